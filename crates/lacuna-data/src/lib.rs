@@ -1,0 +1,1 @@
+//! Text to tokens to packed, memory-mapped training windows, with resumable batches.

@@ -1,0 +1,1 @@
+//! Corruption, weighted cross-entropy and exact block likelihood for masked diffusion.

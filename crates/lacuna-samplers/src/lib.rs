@@ -1,0 +1,1 @@
+//! Block decoding over any denoiser: fill rules, fused commits, the released algorithm line by line.

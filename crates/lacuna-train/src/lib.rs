@@ -1,0 +1,1 @@
+//! Recipes, stages, one legible training step, checkpoints and metrics.

@@ -1,0 +1,1 @@
+//! Block-diffusion code language models: train, measure, write, fill in and edit code.
