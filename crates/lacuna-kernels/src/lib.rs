@@ -1,1 +1,50 @@
-//! Attention masks and the hot operations of block diffusion: slow reference first, fast CPU and CUDA beside it.
+//! Attention masks and the hot operations of block diffusion: slow reference first, fast CPU and
+//! CUDA beside it.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use lacuna_kernels::{AttentionMask, Spans, attention};
+//!
+//! // Two noisy and two clean positions, blocks of one token, one head of size 2.
+//! let mask = AttentionMask::BlockDiffusion { block_size: 1.try_into().unwrap(), seq_len: 2 };
+//! let spans = Spans::new(mask, 4, 4, 0);
+//! let x = Tensor::arange(0f32, 8., &Device::Cpu)?.reshape((1, 1, 4, 2))?;
+//! let y = attention(&x, &x, &x, &spans, 1.0)?;
+//! // The first noisy block sees nothing but itself.
+//! assert_eq!(y.get(0)?.get(0)?.get(0)?.to_vec1::<f32>()?, [0., 1.]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+//!
+//! - [`AttentionMask`] says which key a query sees; [`Spans`] lays that out for one pass.
+//! - [`attention`], [`rms_norm`], [`rope`], [`swiglu`], [`embedding`], [`linear`] and
+//!   [`linear_cross_entropy`] are a transformer's parts, all differentiable.
+//! - [`AdamW`] trains them.
+//! - [`mod@reference`] holds the definition of each; every fast form is tested against it.
+//!
+//! The tensor's device and dtype choose the implementation: f32 on the CPU runs fused kernels,
+//! anything else the reference. Results do not depend on the number of threads.
+//!
+//! Not here: models, caches, noise schedules, files, random numbers.
+
+mod adamw;
+mod attention;
+mod cross_entropy;
+mod embedding;
+mod linear;
+mod mask;
+pub mod reference;
+mod rms_norm;
+mod rope;
+mod spans;
+mod swiglu;
+
+pub use adamw::{AdamW, AdamWConfig, AdamWState, Parameter, global_norm};
+pub use attention::attention;
+pub use cross_entropy::{CrossEntropy, linear_cross_entropy, token_nll};
+pub use embedding::embedding;
+pub use linear::linear;
+pub use mask::AttentionMask;
+pub use rms_norm::rms_norm;
+pub use rope::{Positions, Rope, rope};
+pub use spans::Spans;
+pub use swiglu::swiglu;
