@@ -1,0 +1,382 @@
+//! `config.json` in and out.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::{Config, Mode, RopeScaling, strict};
+use crate::error::{ModelError, Result};
+use crate::weights::{StorageDtype, read_small_file};
+
+/// No configuration comes near it; bounds what parsing can allocate.
+const LONGEST_CONFIG: u64 = 1 << 20;
+
+const BLOCK_DIFFUSION: &str = "StableDiffcoderForCausalLM";
+
+/// Architectures whose forward pass is this crate's, and what they imply where the file is silent.
+const ARCHITECTURES: [(&str, &str); 6] = [
+    ("LlamaForCausalLM", "llama"),
+    (BLOCK_DIFFUSION, "llama"),
+    ("MistralForCausalLM", "mistral"),
+    ("Qwen2ForCausalLM", "qwen2"),
+    ("Qwen3ForCausalLM", "qwen3"),
+    ("SDARForCausalLM", "sdar"),
+];
+
+pub(super) fn open(dir: &Path) -> Result<Config> {
+    let file = Config::config_file(dir);
+    let text = read_small_file(&file, LONGEST_CONFIG)?;
+    let generation_file = dir.join("generation_config.json");
+    if !generation_file.exists() {
+        return parse(&text, None, &file);
+    }
+    let generation = read_small_file(&generation_file, LONGEST_CONFIG)?;
+    parse(&text, Some((&generation, &generation_file)), &file)
+}
+
+pub(super) fn parse(
+    text: &[u8],
+    generation: Option<(&[u8], &Path)>,
+    file: &Path,
+) -> Result<Config> {
+    let mut fields = Fields::parse(text, file)?;
+    let (architecture, family) = family(&mut fields)?;
+    refuse_unsupported(&mut fields, &family)?;
+
+    let hidden_size = fields.required("hidden_size")?;
+    let num_heads = fields.required("num_attention_heads")?;
+    let head_dim = match fields.size("head_dim")? {
+        Some(head_dim) => head_dim,
+        None if num_heads == 0 => {
+            return Err(fields.fault("num_attention_heads", "0", "expected at least 1"));
+        }
+        None if !hidden_size.is_multiple_of(num_heads) => {
+            let reason = format!("not divisible by num_attention_heads = {num_heads}");
+            return Err(fields.fault("hidden_size", hidden_size, reason));
+        }
+        None => hidden_size / num_heads,
+    };
+    let (rope_theta, rope_scaling) = rope(&mut fields)?;
+    let is_qwen2 = family == "qwen2";
+    let attention_bias = fields.flag("attention_bias")?.unwrap_or(is_qwen2);
+    let attention_output_bias =
+        fields.flag("attention_output_bias")?.unwrap_or(attention_bias && !is_qwen2);
+    let qk_norm = fields.flag("qk_norm")?.unwrap_or(family == "qwen3" || family == "sdar");
+    let vocab_size = fields.required("vocab_size")?;
+    let mut config = Config {
+        vocab_size,
+        hidden_size,
+        intermediate_size: fields.required("intermediate_size")?,
+        num_layers: fields.required("num_hidden_layers")?,
+        num_heads,
+        num_kv_heads: fields.size("num_key_value_heads")?.unwrap_or(num_heads),
+        head_dim,
+        max_position_embeddings: fields.size("max_position_embeddings")?.unwrap_or(2048),
+        rope_theta,
+        rope_scaling,
+        rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
+        tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
+        attention_bias,
+        attention_output_bias,
+        mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
+        qk_norm,
+        bos_token_id: fields.id("bos_token_id")?,
+        pad_token_id: fields.id("pad_token_id")?,
+        eos_token_ids: fields.ids("eos_token_id")?.unwrap_or_default(),
+        mode: mode(&mut fields, architecture.as_deref() == Some(BLOCK_DIFFUSION))?,
+        dtype: dtype(&mut fields),
+        extra: Map::new(),
+    };
+    config.extra = fields.map;
+    config.validate_in(file)?;
+    if let Some((text, generation_file)) = generation {
+        override_ids(&mut config, text, generation_file)?;
+    }
+    Ok(config)
+}
+
+/// What generation uses wins over what the model was configured with.
+fn override_ids(config: &mut Config, text: &[u8], file: &Path) -> Result<()> {
+    let mut fields = Fields::parse(text, file)?;
+    config.bos_token_id = fields.id("bos_token_id")?.or(config.bos_token_id);
+    config.pad_token_id = fields.id("pad_token_id")?.or(config.pad_token_id);
+    if let Some(eos) = fields.ids("eos_token_id")? {
+        config.eos_token_ids = eos;
+    }
+    config.validate_in(file)
+}
+
+/// The architecture's name, if the file has it, and the family whose defaults hold.
+fn family(fields: &mut Fields) -> Result<(Option<String>, String)> {
+    let model_type = match fields.map.remove("model_type") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(name)) => Some(name),
+        Some(other) => return Err(fields.fault("model_type", other, "expected a string")),
+    };
+    let known = ARCHITECTURES.map(|(name, _)| name).join(", ");
+    let names = match fields.map.remove("architectures") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(names)) => names,
+        Some(other) => return Err(fields.fault("architectures", other, "expected a list")),
+    };
+    let Some(name) = names.first() else {
+        let model_type = model_type.unwrap_or_else(|| "llama".to_owned());
+        if ARCHITECTURES.iter().any(|(_, family)| *family == model_type) {
+            return Ok((None, model_type));
+        }
+        let reason = format!("not supported; known architectures: {known}");
+        return Err(fields.fault("model_type", model_type, reason));
+    };
+    // The released block-diffusion name counts wherever it stands in the list.
+    let released = names.iter().find(|name| name.as_str() == Some(BLOCK_DIFFUSION));
+    let name = released.unwrap_or(name);
+    match ARCHITECTURES.iter().find(|(known, _)| name.as_str() == Some(known)) {
+        Some((name, family)) => Ok((Some((*name).to_owned()), (*family).to_owned())),
+        None => {
+            let reason = format!("not supported; known: {known}");
+            Err(fields.fault("architectures", name, reason))
+        }
+    }
+}
+
+/// Fields that change the forward pass in ways this crate does not compute.
+fn refuse_unsupported(fields: &mut Fields, family: &str) -> Result<()> {
+    for name in ["hidden_act", "hidden_activation"] {
+        match fields.map.remove(name) {
+            None | Some(Value::Null) => {}
+            Some(Value::String(act)) if act == "silu" || act == "swish" => {}
+            Some(other) => return Err(fields.fault(name, other, "only silu is supported")),
+        }
+    }
+    let windowed = match fields.map.get("use_sliding_window") {
+        Some(Value::Bool(used)) => *used,
+        _ => family == "mistral",
+    };
+    if windowed && fields.map.get("sliding_window").is_some_and(|v| !v.is_null()) {
+        let window = fields.map["sliding_window"].clone();
+        return Err(fields.fault("sliding_window", window, "sliding windows are not supported"));
+    }
+    if let Some(factor) = fields.number("partial_rotary_factor")?
+        && factor != 1.0
+    {
+        return Err(fields.fault("partial_rotary_factor", factor, "only 1 is supported"));
+    }
+    if let Some(Value::Object(_)) = fields.map.get("quantization_config") {
+        let reason = "quantized Hugging Face checkpoints are not read; use the GGUF file";
+        return Err(fields.fault("quantization_config", "{…}", reason));
+    }
+    Ok(())
+}
+
+fn mode(fields: &mut Fields, named: bool) -> Result<Mode> {
+    let has = |fields: &Fields, name: &str| fields.map.get(name).is_some_and(|v| !v.is_null());
+    let carries_both = has(fields, "block_size") && has(fields, "mask_token_id");
+    if !(named || carries_both) {
+        return Ok(Mode::Autoregressive);
+    }
+    let block_size = fields.size("block_size")?.unwrap_or(4);
+    let Some(block_size) = NonZeroUsize::new(block_size) else {
+        return Err(fields.fault("block_size", 0, "expected at least 1"));
+    };
+    Ok(Mode::BlockDiffusion { block_size, mask_token_id: fields.id("mask_token_id")?.unwrap_or(5) })
+}
+
+/// The base and its scaling, from the top level or, in newer files, from `rope_parameters`.
+fn rope(fields: &mut Fields) -> Result<(f64, RopeScaling)> {
+    let mut theta = fields.number("rope_theta")?;
+    let mut scaling = RopeScaling::None;
+    for parent in ["rope_scaling", "rope_parameters"] {
+        let map = match fields.map.remove(parent) {
+            None | Some(Value::Null) => continue,
+            Some(Value::Object(map)) => map,
+            Some(other) => return Err(fields.fault(parent, other, "expected an object or null")),
+        };
+        let mut inner = Fields { map, file: fields.file.clone(), parent: Some(parent) };
+        theta = inner.number("rope_theta")?.or(theta);
+        scaling = rope_scaling(&mut inner)?;
+    }
+    Ok((theta.unwrap_or(10_000.0), scaling))
+}
+
+fn rope_scaling(fields: &mut Fields) -> Result<RopeScaling> {
+    let kind = fields.map.remove("rope_type").or_else(|| fields.map.remove("type"));
+    let kind = match kind {
+        None | Some(Value::Null) => "default".to_owned(),
+        Some(Value::String(kind)) => kind,
+        Some(other) => return Err(fields.fault("rope_type", other, "expected a string")),
+    };
+    match kind.as_str() {
+        "default" if fields.map.values().any(Value::is_object) => {
+            Err(fields.fault("rope_type", "per layer", "one rope for all layers is supported"))
+        }
+        "default" => Ok(RopeScaling::None),
+        "linear" => Ok(RopeScaling::Linear { factor: fields.required_number("factor")? }),
+        "llama3" => Ok(RopeScaling::Llama3 {
+            factor: fields.required_number("factor")?,
+            low_freq_factor: fields.required_number("low_freq_factor")?,
+            high_freq_factor: fields.required_number("high_freq_factor")?,
+            original_max_position_embeddings: fields
+                .required("original_max_position_embeddings")?,
+        }),
+        other => Err(fields.fault("rope_type", other, "known: default, linear, llama3")),
+    }
+}
+
+fn dtype(fields: &mut Fields) -> Option<StorageDtype> {
+    let old = fields.map.remove("torch_dtype");
+    let new = fields.map.remove("dtype");
+    new.or(old).and_then(|value| StorageDtype::from_name(value.as_str()?))
+}
+
+/// The architecture and the model type that announce `config` to other loaders.
+pub(super) fn architecture(config: &Config) -> (&'static str, &'static str) {
+    match config.mode {
+        Mode::BlockDiffusion { .. } => (BLOCK_DIFFUSION, "llama"),
+        Mode::Autoregressive if config.qk_norm => ("Qwen3ForCausalLM", "qwen3"),
+        Mode::Autoregressive if config.attention_bias && !config.attention_output_bias => {
+            ("Qwen2ForCausalLM", "qwen2")
+        }
+        Mode::Autoregressive => ("LlamaForCausalLM", "llama"),
+    }
+}
+
+pub(super) fn write(config: &Config) -> String {
+    let (architecture, model_type) = architecture(config);
+    let mut map = config.extra.clone();
+    let mut set = |name: &str, value: Value| map.insert(name.to_owned(), value);
+    set("architectures", json!([architecture]));
+    set("model_type", json!(model_type));
+    set("vocab_size", json!(config.vocab_size));
+    set("hidden_size", json!(config.hidden_size));
+    set("intermediate_size", json!(config.intermediate_size));
+    set("num_hidden_layers", json!(config.num_layers));
+    set("num_attention_heads", json!(config.num_heads));
+    set("num_key_value_heads", json!(config.num_kv_heads));
+    set("head_dim", json!(config.head_dim));
+    set("max_position_embeddings", json!(config.max_position_embeddings));
+    set("rope_theta", json!(config.rope_theta));
+    set("rope_scaling", write_scaling(config.rope_scaling));
+    set("rms_norm_eps", json!(config.rms_norm_eps));
+    set("tie_word_embeddings", json!(config.tie_word_embeddings));
+    set("attention_bias", json!(config.attention_bias));
+    set("mlp_bias", json!(config.mlp_bias));
+    set("hidden_act", json!("silu"));
+    set("bos_token_id", json!(config.bos_token_id));
+    set("pad_token_id", json!(config.pad_token_id));
+    match config.eos_token_ids.as_slice() {
+        [] => set("eos_token_id", Value::Null),
+        [one] => set("eos_token_id", json!(one)),
+        many => set("eos_token_id", json!(many)),
+    };
+    // Said only where the model type alone would imply something else.
+    if config.attention_output_bias != (config.attention_bias && model_type != "qwen2") {
+        set("attention_output_bias", json!(config.attention_output_bias));
+    }
+    if config.qk_norm != (model_type == "qwen3") {
+        set("qk_norm", json!(config.qk_norm));
+    }
+    if let Mode::BlockDiffusion { block_size, mask_token_id } = config.mode {
+        set("block_size", json!(block_size));
+        set("mask_token_id", json!(mask_token_id));
+    }
+    if let Some(name) = config.dtype.and_then(StorageDtype::torch_name) {
+        set("torch_dtype", json!(name));
+    }
+    // Sorted whether or not some crate of the build makes serde_json keep insertion order.
+    let sorted: std::collections::BTreeMap<String, Value> = map.into_iter().collect();
+    let mut text = serde_json::to_string_pretty(&sorted).expect("a map of strings serialises");
+    text.push('\n');
+    text
+}
+
+fn write_scaling(scaling: RopeScaling) -> Value {
+    match scaling {
+        RopeScaling::None => Value::Null,
+        RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low_freq_factor,
+            "high_freq_factor": high_freq_factor,
+            "original_max_position_embeddings": original_max_position_embeddings,
+        }),
+    }
+}
+
+/// A JSON object whose fields are taken one by one; what is left is carried through.
+struct Fields {
+    map: Map<String, Value>,
+    file: PathBuf,
+    parent: Option<&'static str>,
+}
+
+impl Fields {
+    fn parse(text: &[u8], file: &Path) -> Result<Self> {
+        let map = strict::parse_object(text).map_err(|reason| ModelError::file(file, reason))?;
+        Ok(Self { map, file: file.to_path_buf(), parent: None })
+    }
+
+    fn fault(
+        &self,
+        field: &str,
+        value: impl std::fmt::Display,
+        reason: impl Into<String>,
+    ) -> ModelError {
+        let field = match self.parent {
+            Some(parent) => format!("{parent}.{field}"),
+            None => field.to_owned(),
+        };
+        ModelError::config(&self.file, &field, value, reason)
+    }
+
+    fn take(&mut self, field: &str) -> Option<Value> {
+        self.map.remove(field).filter(|value| !value.is_null())
+    }
+
+    fn size(&mut self, field: &str) -> Result<Option<usize>> {
+        let Some(value) = self.take(field) else { return Ok(None) };
+        let size = value.as_u64().and_then(|n| usize::try_from(n).ok());
+        size.map(Some).ok_or_else(|| self.fault(field, value, "expected a whole number"))
+    }
+
+    fn required(&mut self, field: &str) -> Result<usize> {
+        self.size(field)?.ok_or_else(|| self.fault(field, "nothing", "the field is required"))
+    }
+
+    fn number(&mut self, field: &str) -> Result<Option<f64>> {
+        let Some(value) = self.take(field) else { return Ok(None) };
+        let number = value.as_f64().filter(|n| n.is_finite());
+        number.map(Some).ok_or_else(|| self.fault(field, value, "expected a finite number"))
+    }
+
+    fn required_number(&mut self, field: &str) -> Result<f64> {
+        self.number(field)?.ok_or_else(|| self.fault(field, "nothing", "the field is required"))
+    }
+
+    fn flag(&mut self, field: &str) -> Result<Option<bool>> {
+        let Some(value) = self.take(field) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.fault(field, value, "expected true or false"))
+    }
+
+    fn id(&mut self, field: &str) -> Result<Option<u32>> {
+        Ok(self.ids(field)?.and_then(|ids| ids.first().copied()))
+    }
+
+    /// A token id or a list of them.
+    fn ids(&mut self, field: &str) -> Result<Option<Vec<u32>>> {
+        let Some(value) = self.take(field) else { return Ok(None) };
+        let id = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+        let ids = match &value {
+            Value::Array(values) => values.iter().map(id).collect(),
+            one => id(one).map(|id| vec![id]),
+        };
+        let reason = "expected a token id (0 or more) or a list of them";
+        ids.map(Some).ok_or_else(|| self.fault(field, value, reason))
+    }
+}

@@ -1,0 +1,315 @@
+//! An opened checkpoint: every name, shape and byte range validated, the bytes mapped.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::config::Config;
+use crate::error::{ModelError, Result, printable};
+
+mod directory;
+mod dtype;
+mod header;
+mod mapped;
+
+pub use dtype::StorageDtype;
+
+use directory::Layout;
+use header::HeaderEntry;
+pub(crate) use mapped::{MappedFile, read_small_file};
+
+const HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// The weights of a checkpoint, in Hugging Face names, mapped and not copied.
+///
+/// Nothing of the file is trusted: a header that does not describe exactly the bytes that follow it,
+/// or tensors that are not those of the configuration, give an error that names file, tensor and
+/// reason before any weight is read.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    config: Config,
+    format: Format,
+    files: Vec<Arc<MappedFile>>,
+    tensors: BTreeMap<String, Entry>,
+    missing: Vec<String>,
+    extra: Vec<String>,
+    ignored: Vec<String>,
+}
+
+/// The kind of file that a checkpoint came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// A directory in Hugging Face layout.
+    Safetensors,
+    /// One `.gguf` file.
+    Gguf,
+}
+
+/// What `lacuna inspect` says of a checkpoint's files.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Report {
+    /// Where the weights came from.
+    pub format: Format,
+    /// The files that hold them.
+    pub files: Vec<PathBuf>,
+    /// The dtype that most bytes are stored in.
+    pub dtype: Option<StorageDtype>,
+    /// Bytes by dtype.
+    pub bytes_by_dtype: BTreeMap<StorageDtype, u64>,
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// Values in all tensors.
+    pub parameters: u64,
+    /// Tensors that the configuration implies and no file holds.
+    pub missing: Vec<String>,
+    /// Tensors that the configuration does not imply.
+    pub extra: Vec<String>,
+    /// Tensors that are known not to matter: old rotary tables, causal masks, a tied head.
+    pub ignored: Vec<String>,
+}
+
+/// Where a tensor lies.
+#[derive(Clone, Debug)]
+struct Entry {
+    file: usize,
+    dtype: StorageDtype,
+    shape: Vec<usize>,
+    range: std::ops::Range<usize>,
+}
+
+impl Weights {
+    /// Opens a directory in Hugging Face layout or a `.gguf` file, whole.
+    ///
+    /// # Errors
+    /// If a file can't be read or is malformed, and if the tensors are not exactly those that the
+    /// configuration implies. A missing `lm_head.weight` means that the embedding is tied.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let weights = Self::inspect(path)?;
+        if !weights.missing.is_empty() {
+            let reason = format!("lacks {}", listed(&weights.missing));
+            return Err(ModelError::file(path, reason));
+        }
+        if !weights.extra.is_empty() {
+            let reason =
+                format!("holds {}, which its configuration does not imply", listed(&weights.extra));
+            return Err(ModelError::file(path, reason));
+        }
+        Ok(weights)
+    }
+
+    /// Like [`Weights::open`], but missing and extra tensors are reported and not refused.
+    ///
+    /// # Errors
+    /// If a file can't be read or is malformed, or a tensor has a shape that the configuration
+    /// does not give it.
+    pub fn inspect(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if path.is_dir() {
+            return Self::inspect_directory(path);
+        }
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            let reason =
+                "is one file of a checkpoint: give the directory that also has config.json";
+            return Err(ModelError::file(path, reason));
+        }
+        std::fs::metadata(path).map_err(|e| ModelError::io(path, "open it", e))?;
+        Err(ModelError::file(path, "expected a directory in Hugging Face layout or a .gguf file"))
+    }
+
+    fn inspect_directory(dir: &Path) -> Result<Self> {
+        let config = Config::open(dir)?;
+        let mut files = Vec::new();
+        let mut found = Found::default();
+        match directory::layout(dir)? {
+            Layout::Single(path) => {
+                let file = MappedFile::open(&path)?;
+                for entry in parse_safetensors(&file)? {
+                    found.insert(entry, 0, &path)?;
+                }
+                files.push(Arc::new(file));
+            }
+            Layout::Sharded { index, shards, mut shard_of } => {
+                for (place, path) in shards.iter().enumerate() {
+                    let file = MappedFile::open(path)?;
+                    for entry in parse_safetensors(&file)? {
+                        if shard_of.remove(&entry.name) != Some(place) {
+                            let reason = "is not what the index says of this shard";
+                            return Err(ModelError::tensor(path, &entry.name, reason));
+                        }
+                        found.insert(entry, place, path)?;
+                    }
+                    files.push(Arc::new(file));
+                }
+                if let Some((tensor, place)) = shard_of.first_key_value() {
+                    let reason = format!("is not in {}", printable_path(&shards[*place]));
+                    return Err(ModelError::tensor(&index, tensor, reason));
+                }
+            }
+        }
+        Self::assemble(config, Format::Safetensors, files, found)
+    }
+
+    /// Compares what was found with what the configuration implies.
+    fn assemble(
+        mut config: Config,
+        format: Format,
+        files: Vec<Arc<MappedFile>>,
+        found: Found,
+    ) -> Result<Self> {
+        let Found { mut tensors, mut ignored } = found;
+        if config.tie_word_embeddings {
+            // Loaders take the embedding whatever the file holds; so does this one.
+            ignored.extend(tensors.remove(HEAD).map(|_| HEAD.to_owned()));
+        } else if !tensors.contains_key(HEAD) {
+            config.tie_word_embeddings = true;
+        }
+        let mut missing = Vec::new();
+        let mut expected = BTreeMap::new();
+        for (name, shape) in config.expected_tensors() {
+            let Some(entry) = tensors.remove(&name) else {
+                missing.push(name);
+                continue;
+            };
+            if entry.shape != shape {
+                let path = files[entry.file].path();
+                let reason =
+                    format!("has shape {:?}, the configuration implies {shape:?}", entry.shape);
+                return Err(ModelError::tensor(path, &name, reason));
+            }
+            expected.insert(name, entry);
+        }
+        let extra = tensors.into_keys().collect();
+        Ok(Self { config, format, files, tensors: expected, missing, extra, ignored })
+    }
+
+    /// The configuration, with `tie_word_embeddings` set where the head is missing.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// How a tensor is stored, if it exists. A tied head is stored as its embedding.
+    pub fn dtype(&self, name: &str) -> Option<StorageDtype> {
+        self.entry(name).ok().map(|entry| entry.dtype)
+    }
+
+    /// A tensor's shape, if it exists: `[out, in]` or `[len]`.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entry(name).ok().map(|entry| entry.shape.as_slice())
+    }
+
+    /// A copy of a tensor in `dtype` on `device`.
+    ///
+    /// # Errors
+    /// If there is no such tensor, the file was shortened since it was opened, or memory ran out.
+    pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let entry = self.entry(name)?;
+        let file = &self.files[entry.file];
+        let Some(stored) = entry.dtype.to_candle() else {
+            let reason = format!("is stored as {}", entry.dtype);
+            return Err(ModelError::tensor(file.path(), name, reason));
+        };
+        let bytes = file.read(entry.range.clone())?;
+        let tensor = Tensor::from_raw_buffer(&bytes, stored, &entry.shape, &Device::Cpu)?;
+        Ok(tensor.to_dtype(dtype)?.to_device(device)?)
+    }
+
+    /// What the files hold.
+    pub fn report(&self) -> Report {
+        let mut bytes_by_dtype = BTreeMap::new();
+        for entry in self.tensors.values() {
+            *bytes_by_dtype.entry(entry.dtype).or_insert(0) += entry.range.len() as u64;
+        }
+        let parameters =
+            self.tensors.values().map(|entry| entry.shape.iter().product::<usize>() as u64);
+        Report {
+            format: self.format,
+            files: self.files.iter().map(|file| file.path().to_path_buf()).collect(),
+            dtype: bytes_by_dtype.iter().max_by_key(|(_, bytes)| **bytes).map(|(dtype, _)| *dtype),
+            bytes: bytes_by_dtype.values().sum(),
+            parameters: parameters.sum(),
+            bytes_by_dtype,
+            missing: self.missing.clone(),
+            extra: self.extra.clone(),
+            ignored: self.ignored.clone(),
+        }
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        let tied = name == HEAD && self.config.tie_word_embeddings;
+        let stored = if tied { EMBEDDING } else { name };
+        self.tensors.get(stored).ok_or_else(|| {
+            let file = self.files.first().map_or(Path::new(""), |file| file.path());
+            ModelError::tensor(file, name, "no such tensor in the checkpoint")
+        })
+    }
+}
+
+/// Tensors by name while files are read.
+#[derive(Default)]
+struct Found {
+    tensors: BTreeMap<String, Entry>,
+    ignored: Vec<String>,
+}
+
+impl Found {
+    fn insert(&mut self, entry: HeaderEntry, file: usize, path: &Path) -> Result<()> {
+        if is_ignored(&entry.name) {
+            self.ignored.push(entry.name);
+            return Ok(());
+        }
+        let Some(dtype) = entry.dtype else {
+            let reason = format!("stored as {}, which is no dtype of weights", entry.dtype_name);
+            return Err(ModelError::tensor(path, &entry.name, reason));
+        };
+        let HeaderEntry { name, shape, range, .. } = entry;
+        if self.tensors.contains_key(&name) {
+            return Err(ModelError::tensor(path, &name, "is in two shards"));
+        }
+        self.tensors.insert(name, Entry { file, dtype, shape, range });
+        Ok(())
+    }
+}
+
+/// Buffers that old exporters saved and that follow from the configuration.
+fn is_ignored(name: &str) -> bool {
+    ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "position_ids"]
+        .iter()
+        .any(|suffix| name.ends_with(suffix))
+}
+
+fn parse_safetensors(file: &MappedFile) -> Result<Vec<HeaderEntry>> {
+    header::parse_safetensors(file.bytes()).map_err(|fault| fault.in_file(file.path()))
+}
+
+/// Validates a whole safetensors file in memory: its header, and that it describes these bytes.
+///
+/// # Errors
+/// Names the tensor and the reason.
+pub fn check_safetensors(file: &[u8]) -> Result<()> {
+    match header::parse_safetensors(file) {
+        Ok(_) => Ok(()),
+        Err(fault) => Err(fault.in_file(Path::new("safetensors"))),
+    }
+}
+
+/// `3 tensors: a, b, c`, at most eight by name.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| printable(name)).collect();
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    let plural = if names.len() == 1 { "" } else { "s" };
+    format!("{} tensor{plural}: {}{more}", names.len(), shown.join(", "))
+}
+
+fn printable_path(path: &Path) -> String {
+    printable(&path.display().to_string())
+}

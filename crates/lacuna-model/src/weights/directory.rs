@@ -1,0 +1,121 @@
+//! A directory in Hugging Face layout: which files hold the weights, and that they lie where they may.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::Value;
+
+use super::mapped::read_small_file;
+use crate::config::strict;
+use crate::error::{ModelError, Result, printable};
+
+const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// An index takes some 80 bytes a tensor; bounds what parsing can allocate.
+const LONGEST_INDEX: u64 = 1 << 20;
+const MOST_SHARDS: usize = 4096;
+
+/// The safetensors files of a checkpoint.
+pub(super) enum Layout {
+    /// One file.
+    Single(PathBuf),
+    /// Several; `shard_of[tensor]` is a place in `shards`.
+    Sharded { index: PathBuf, shards: Vec<PathBuf>, shard_of: BTreeMap<String, usize> },
+}
+
+/// Finds the weight files of `dir`.
+pub(super) fn layout(dir: &Path) -> Result<Layout> {
+    let single = dir.join(SINGLE);
+    if single.exists() {
+        return Ok(Layout::Single(contained(dir, SINGLE)?));
+    }
+    if dir.join(INDEX).exists() {
+        return index(dir);
+    }
+    let pickled = dir.join("pytorch_model.bin").exists();
+    let hint = if pickled {
+        "; pytorch_model.bin is not read: it can run code. Convert it with transformers' \
+         save_pretrained"
+    } else {
+        ""
+    };
+    let reason = format!("holds neither {SINGLE} nor {INDEX}{hint}");
+    Err(ModelError::file(dir, reason))
+}
+
+fn index(dir: &Path) -> Result<Layout> {
+    let path = contained(dir, INDEX)?;
+    let text = read_small_file(&path, LONGEST_INDEX)?;
+    let fault = |reason: String| ModelError::file(&path, reason);
+    let mut map = strict::parse_object(&text).map_err(fault)?;
+    let Some(Value::Object(weight_map)) = map.remove("weight_map") else {
+        return Err(fault("has no object weight_map of shards by tensor".to_owned()));
+    };
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    let mut shards = Vec::new();
+    let mut shard_of = BTreeMap::new();
+    for (tensor, shard) in weight_map {
+        let Value::String(shard) = shard else {
+            return Err(ModelError::tensor(&path, &tensor, "its shard is no string"));
+        };
+        let place = match places.get(&shard) {
+            Some(&place) => place,
+            None => {
+                check_plain(&shard).map_err(|reason| ModelError::tensor(&path, &tensor, reason))?;
+                shards.push(contained(dir, &shard)?);
+                places.insert(shard, shards.len() - 1);
+                shards.len() - 1
+            }
+        };
+        shard_of.insert(tensor, place);
+        if shards.len() > MOST_SHARDS {
+            return Err(fault(format!("names more than {MOST_SHARDS} shards")));
+        }
+    }
+    if shards.is_empty() {
+        return Err(fault("names no shard".to_owned()));
+    }
+    Ok(Layout::Sharded { index: path, shards, shard_of })
+}
+
+/// A shard is a plain file name that ends in `.safetensors`.
+fn check_plain(shard: &str) -> std::result::Result<(), String> {
+    let mut components = Path::new(shard).components();
+    let plain = matches!(components.next(), Some(Component::Normal(_)))
+        && components.next().is_none()
+        && !shard.contains(['/', '\\', ':', '\0'])
+        && shard.ends_with(".safetensors");
+    if plain {
+        return Ok(());
+    }
+    let shard = printable(shard);
+    Err(format!("shard {shard} is no plain file name that ends in .safetensors"))
+}
+
+/// `dir/name`, if it lies in `dir` after all links are followed.
+///
+/// The Hugging Face cache links `models--owner--name/snapshots/REVISION/file` to
+/// `models--owner--name/blobs/HASH`; links within one such folder are followed, others refused.
+pub(crate) fn contained(dir: &Path, name: &str) -> Result<PathBuf> {
+    let path = dir.join(name);
+    let real = |path: &Path| path.canonicalize().map_err(|e| ModelError::io(path, "find it", e));
+    let (real_dir, real_path) = (real(dir)?, real(&path)?);
+    if real_path.starts_with(&real_dir) {
+        return Ok(path);
+    }
+    let hub_folder = real_dir.ancestors().find(|folder| {
+        let name = folder.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with("models--"))
+    });
+    let in_hub = hub_folder.is_some_and(|folder| {
+        real_dir.starts_with(folder.join("snapshots"))
+            && real_path.starts_with(folder.join("blobs"))
+    });
+    if in_hub {
+        return Ok(path);
+    }
+    let target = printable(&real_path.display().to_string());
+    let reason = format!("is a link to {target}, outside of its directory; copy the file instead");
+    Err(ModelError::file(&path, reason))
+}

@@ -1,0 +1,125 @@
+//! Files as they lie on disk: opened with suspicion, mapped, never copied whole.
+
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use crate::error::{ModelError, Result};
+
+/// A weight file in memory, as far as the system has paged it in.
+///
+/// Another process that shortens the file pulls the pages from under the map, and touching them
+/// then ends this process (SIGBUS); no program can prevent that for a mapped file. What is done:
+/// the length is compared again before every tensor is handed out, so that a file that was
+/// truncated or is still being written gives an error, and everything that is copied anyway
+/// ([`MappedFile::read`]) is read through the file, where a short read is an error and no signal.
+pub(crate) struct MappedFile {
+    path: PathBuf,
+    file: File,
+    map: Mmap,
+}
+
+impl MappedFile {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let file = open_regular(path)?;
+        #[expect(unsafe_code, reason = "mapping is what makes opening an 8 B model cheap")]
+        // SAFETY: the map is read only and lives as long as `self`. Another process can still
+        // change the bytes; nothing here relies on two reads of a byte agreeing for memory
+        // safety: headers are parsed into owned, validated values, and weights are plain numbers.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| ModelError::io(path, "map it", e))?;
+        Ok(Self { path: path.to_path_buf(), file, map })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Fails if the file is no longer as long as when it was opened.
+    pub(crate) fn check_length(&self) -> Result<()> {
+        let now = self.file.metadata().map_err(|e| ModelError::io(&self.path, "measure it", e))?;
+        if now.len() < self.map.len() as u64 {
+            let reason = format!(
+                "holds {} bytes now, held {} when it was opened; open it again when it is complete",
+                now.len(),
+                self.map.len()
+            );
+            return Err(ModelError::file(&self.path, reason));
+        }
+        Ok(())
+    }
+
+    /// A copy of `range`, read through the file and not through the map.
+    pub(crate) fn read(&self, range: Range<usize>) -> Result<Vec<u8>> {
+        self.check_length()?;
+        let mut bytes = vec![0; range.len()];
+        read_exact_at(&self.file, &mut bytes, range.start as u64)
+            .map_err(|e| ModelError::io(&self.path, "read it", e))?;
+        Ok(bytes)
+    }
+}
+
+impl AsRef<[u8]> for MappedFile {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl std::fmt::Debug for MappedFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MappedFile({}, {} bytes)", self.path.display(), self.map.len())
+    }
+}
+
+/// Reads a file of at most `longest` bytes.
+pub(crate) fn read_small_file(path: &Path, longest: u64) -> Result<Vec<u8>> {
+    let file = open_regular(path)?;
+    let mut bytes = Vec::new();
+    file.take(longest + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| ModelError::io(path, "read it", e))?;
+    if bytes.len() as u64 > longest {
+        let reason = format!("is longer than {longest} bytes, the most that is read of it");
+        return Err(ModelError::file(path, reason));
+    }
+    Ok(bytes)
+}
+
+/// Opens a regular file: no pipe to wait on, no device without end.
+fn open_regular(path: &Path) -> Result<File> {
+    let io = |action| move |e| ModelError::io(path, action, e);
+    let is_file = std::fs::metadata(path).map_err(io("open it"))?.is_file();
+    if !is_file {
+        return Err(ModelError::file(path, "is no regular file"));
+    }
+    let file = File::open(path).map_err(io("open it"))?;
+    if !file.metadata().map_err(io("measure it"))?.is_file() {
+        return Err(ModelError::file(path, "is no regular file"));
+    }
+    Ok(file)
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                bytes = &mut bytes[n..];
+                offset += n as u64;
+            }
+        }
+    }
+    Ok(())
+}
