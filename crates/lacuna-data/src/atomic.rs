@@ -1,0 +1,57 @@
+//! Files that are whole or absent.
+
+use crate::error::{Result, io_error};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+/// Writes `path` through a temporary file in the same folder: filled, synced, renamed.
+///
+/// When anything fails (a full disk above all), the temporary file is removed and what stood at
+/// `path` before still stands there.
+pub(crate) fn write(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".lacuna-").suffix(".tmp");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    let mut file = builder.tempfile_in(folder).map_err(io_error(folder, "create a file in it"))?;
+    let written = (|| {
+        let mut out = BufWriter::with_capacity(1 << 18, file.as_file_mut());
+        fill(&mut out)?;
+        out.flush()?;
+        drop(out);
+        file.as_file().sync_all()
+    })();
+    written.map_err(io_error(path, "write"))?;
+    file.persist(path).map_err(|error| io_error(path, "write")(error.error))?;
+    // The rename itself must reach the disk; not every file system can sync a folder.
+    if let Ok(folder) = std::fs::File::open(folder) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::write;
+    use std::io::Error;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        write(&path, |out| out.write_all(b"old")).unwrap();
+        let full = write(&path, |out| {
+            out.write_all(&[7; 1 << 20])?;
+            Err(Error::from(std::io::ErrorKind::StorageFull))
+        });
+        let message = full.unwrap_err().to_string();
+        assert!(message.contains("a.bin: cannot write"), "{message}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,137 @@
+use crate::error::{Error, Result};
+use crate::packing::Packed;
+use crate::shard::{Manifest, Shard};
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+/// A packed context: what a model sees in one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// Token ids; as many as every window of the dataset has.
+    pub tokens: Vec<u32>,
+    /// Which tokens may be supervised: not padding, not a prompt. One flag a token.
+    pub eligible: Vec<bool>,
+    /// The lengths of the documents in it, in order; their sum is the window's length. The first may
+    /// be the rest of a document that began in the window before, the last may go on in the next.
+    /// Padding counts as a document.
+    pub documents: Vec<usize>,
+}
+
+/// Windows to train on or to score, in memory or in mapped shards.
+#[derive(Debug)]
+pub struct Dataset {
+    store: Store,
+    window_len: NonZeroUsize,
+    vocab_size: usize,
+    windows: usize,
+}
+
+#[derive(Debug)]
+enum Store {
+    Memory(Packed),
+    /// Each with the number of its first window.
+    Shards(Vec<(usize, Shard)>, Manifest),
+}
+
+impl Dataset {
+    /// Windows in memory, with ids below `vocab_size`.
+    ///
+    /// # Errors
+    /// When an id is outside the vocabulary.
+    pub fn from_packed(packed: Packed, vocab_size: usize) -> Result<Self> {
+        check_ids(&packed.stream.tokens, vocab_size)
+            .map_err(|reason| Error::Packing(format!("packed windows: {reason}")))?;
+        let (window_len, windows) = (packed.window_len(), packed.windows());
+        Ok(Self { store: Store::Memory(packed), window_len, vocab_size, windows })
+    }
+
+    /// Opens a folder of shards that [`ShardWriter`](crate::ShardWriter) wrote, without reading it
+    /// through. Sizes and headers are checked here, ids as windows are read, contents by
+    /// [`verify`](Self::verify).
+    ///
+    /// # Errors
+    /// When the manifest or a shard is missing, cut short, or disagrees with the other.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let manifest = Manifest::read(folder.as_ref())?;
+        let mut shards = vec![];
+        let mut windows = 0;
+        for number in 0..manifest.shards.len() {
+            let shard = Shard::open(folder.as_ref(), number, &manifest)?;
+            let first = windows;
+            windows += shard.windows();
+            shards.push((first, shard));
+        }
+        let (window_len, vocab_size) = (manifest.window_len, manifest.vocab_size);
+        Ok(Self { store: Store::Shards(shards, manifest), window_len, vocab_size, windows })
+    }
+
+    /// How many windows there are.
+    pub fn windows(&self) -> usize {
+        self.windows
+    }
+
+    /// How many tokens every window holds.
+    pub fn window_len(&self) -> NonZeroUsize {
+        self.window_len
+    }
+
+    /// All ids are below this.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// What the folder says of itself; windows in memory have none.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        match &self.store {
+            Store::Memory(_) => None,
+            Store::Shards(_, manifest) => Some(manifest),
+        }
+    }
+
+    /// Window number `index`.
+    ///
+    /// # Errors
+    /// When a shard holds an id outside its vocabulary.
+    ///
+    /// # Panics
+    /// When there are not that many windows.
+    pub fn window(&self, index: usize) -> Result<Window> {
+        assert!(index < self.windows, "window {index} of {}", self.windows);
+        match &self.store {
+            Store::Memory(packed) => Ok(packed.window(index)),
+            Store::Shards(shards, _) => {
+                let after = shards.partition_point(|(first, _)| *first <= index);
+                let (first, shard) = &shards[after - 1];
+                shard.window(index - first)
+            }
+        }
+    }
+
+    /// All windows in their order.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Window>> + '_ {
+        (0..self.windows).map(|index| self.window(index))
+    }
+
+    /// Reads everything and compares it with the hashes that were written with it.
+    ///
+    /// # Errors
+    /// When a shard's contents are not what was written.
+    pub fn verify(&self) -> Result<()> {
+        match &self.store {
+            Store::Memory(_) => Ok(()),
+            Store::Shards(shards, _) => shards.iter().try_for_each(|(_, shard)| shard.verify()),
+        }
+    }
+}
+
+/// The first id that an embedding of `vocab_size` rows does not hold, as a reason.
+pub(crate) fn check_ids(tokens: &[u32], vocab_size: usize) -> Result<(), String> {
+    let outside = |&token: &u32| token as usize >= vocab_size;
+    match tokens.iter().position(outside) {
+        None => Ok(()),
+        Some(at) => {
+            let token = tokens[at];
+            Err(format!("token {at} is {token}, outside the vocabulary of {vocab_size}"))
+        }
+    }
+}

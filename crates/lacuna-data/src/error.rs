@@ -1,0 +1,72 @@
+use std::path::PathBuf;
+
+/// What can go wrong between text on disk and a batch of windows.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused an operation on a file.
+    #[error("{}: cannot {verb}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried, as in "cannot read".
+        verb: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A tokenizer file is missing, cut short, or something else altogether.
+    #[error("tokenizer {name}: {reason}")]
+    Tokenizer {
+        /// The file's name, or "in memory".
+        name: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The inputs hold no text that can be trained on.
+    #[error(
+        "no documents in {inputs}: {skipped}; name a folder of source files, a text file, a .jsonl \
+         or a .tar.gz"
+    )]
+    EmptyCorpus {
+        /// The inputs as given.
+        inputs: String,
+        /// Why files were passed over.
+        skipped: String,
+    },
+    /// One input cannot be understood.
+    #[error("{}: {reason}", path.display())]
+    Corpus {
+        /// The input.
+        path: PathBuf,
+        /// What is wrong, where in it, and what was expected.
+        reason: String,
+    },
+    /// A shard or its manifest does not hold what it says.
+    #[error("{shard}: {reason}")]
+    Shard {
+        /// "shard 3" or "manifest", with the folder.
+        shard: String,
+        /// What it says and what it holds.
+        reason: String,
+    },
+    /// Windows cannot be packed or batched as asked.
+    #[error("packing: {0}")]
+    Packing(String),
+    /// A chat template is broken, refuses the conversation, or never ends.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// The tokenizer lacks the tokens of the fill-in-the-middle format.
+    #[error("fill in the middle: {0}")]
+    Fim(String),
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Turns an I/O error into ours, with the path and what was tried.
+pub(crate) fn io_error<'a>(
+    path: &'a std::path::Path,
+    verb: &'static str,
+) -> impl FnOnce(std::io::Error) -> Error + 'a {
+    move |source| Error::Io { path: path.to_owned(), verb, source }
+}

@@ -1,0 +1,331 @@
+//! Text to token ids and back.
+
+use crate::error::{Error, Result, io_error};
+use std::path::Path;
+use std::sync::OnceLock;
+use tokenizers::decoders::DecoderWrapper;
+use tokenizers::decoders::byte_level::ByteLevel;
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, SplitDelimiterBehavior};
+
+/// The special tokens of a tokenizer that [`Tokenizer::train_bpe`] makes, in order of their ids.
+///
+/// Spelt as in the released Stable-DiffCoder tokenizer, and with its ids where the format depends
+/// on them: begin of sentence 0, padding 1, end of sentence 2, mask 5.
+pub const SPECIAL_TOKENS: [&str; 7] = [
+    "<[begin▁of▁sentence]>",
+    "<[PAD▁TOKEN]>",
+    "<[end▁of▁sentence]>",
+    "<[fim-prefix]>",
+    "<[fim-suffix]>",
+    "<[MASK_TOKEN]>",
+    "<[fim-middle]>",
+];
+
+/// How the released tokenizers cut text before merging: words with at most one leading mark, digits
+/// one by one, runs of punctuation, line ends, other white space.
+const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Turns text into token ids and back, as a `tokenizer.json` says.
+///
+/// Cheap to share behind an `Arc`; all methods take `&self`.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// The same with special tokens unknown, made when first wanted.
+    ordinary: OnceLock<Box<tokenizers::Tokenizer>>,
+    /// What each id adds to decoded text, made when first wanted.
+    pieces: OnceLock<Pieces>,
+    vocab_size: usize,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When the file is missing, cut short, or not a tokenizer.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(io_error(path, "read"))?;
+        Self::parse(&bytes, &path.display().to_string())
+    }
+
+    /// Reads a `tokenizer.json` that is already in memory.
+    ///
+    /// # Errors
+    /// When the bytes are cut short or not a tokenizer.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::parse(bytes, "in memory")
+    }
+
+    fn parse(bytes: &[u8], name: &str) -> Result<Self> {
+        match tokenizers::Tokenizer::from_bytes(bytes) {
+            Ok(inner) => Self::new(inner, name),
+            Err(error) => {
+                Err(Error::Tokenizer { name: name.to_owned(), reason: diagnose(bytes, &error) })
+            }
+        }
+    }
+
+    fn new(mut inner: tokenizers::Tokenizer, name: &str) -> Result<Self> {
+        // A file may ask for truncation or padding to a model's length: training and scoring must
+        // see every token.
+        inner.with_padding(None);
+        let no_truncation = inner.with_truncation(None).is_ok();
+        debug_assert!(no_truncation, "removing truncation cannot fail");
+        let last = inner.get_vocab(true).into_values().max();
+        let Some(last) = last.filter(|&last| last < u32::MAX) else {
+            let reason = "its vocabulary is empty or has no last id".to_owned();
+            return Err(Error::Tokenizer { name: name.to_owned(), reason });
+        };
+        let vocab_size = last as usize + 1;
+        Ok(Self { inner, ordinary: OnceLock::new(), pieces: OnceLock::new(), vocab_size })
+    }
+
+    /// Trains a byte-level BPE of `vocab_size` tokens, special tokens and 256 bytes included.
+    ///
+    /// Text is cut into words as the released tokenizers do, digits one by one. The same documents
+    /// in any order give the same bytes on every machine.
+    ///
+    /// DIFFERENCE: the released tokenizers normalise to NFC first, which loses other spellings of a
+    /// letter; ours returns every text unchanged (`decoding_returns_the_text`).
+    ///
+    /// # Errors
+    /// When `vocab_size` has no room for the bytes and special tokens, or the documents hold too
+    /// little text for that many tokens.
+    pub fn train_bpe<S: AsRef<str> + Send>(
+        documents: impl Iterator<Item = S> + Send,
+        vocab_size: usize,
+        special_tokens: &[&str],
+    ) -> Result<Self> {
+        let fail = |reason: String| Error::Tokenizer { name: "in training".to_owned(), reason };
+        let least = 256 + special_tokens.len();
+        if vocab_size <= least {
+            return Err(fail(format!(
+                "{vocab_size} tokens asked for, but bytes and special tokens alone are {least}"
+            )));
+        }
+        let split = Split::new(
+            SplitPattern::Regex(WORDS.to_owned()),
+            SplitDelimiterBehavior::Isolated,
+            false,
+        )
+        .map_err(|error| fail(error.to_string()))?;
+        let byte_level = ByteLevel::new(false, true, false);
+        let words: Vec<PreTokenizerWrapper> = vec![split.into(), byte_level.into()];
+        let mut inner = tokenizers::Tokenizer::new(BPE::default());
+        inner.with_pre_tokenizer(Some(Sequence::new(words)));
+        inner.with_decoder(Some(ByteLevel::new(false, true, false)));
+        let special_tokens =
+            special_tokens.iter().map(|&token| AddedToken::from(token, true)).collect();
+        let trainer = BpeTrainer::builder()
+            .vocab_size(vocab_size)
+            .min_frequency(2)
+            .show_progress(false)
+            .special_tokens(special_tokens)
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build();
+        inner
+            .train(&mut TrainerWrapper::from(trainer), documents)
+            .map_err(|error| fail(error.to_string()))?;
+        let trained = Self::new(inner, "in training")?;
+        if trained.vocab_size != vocab_size {
+            return Err(fail(format!(
+                "{vocab_size} tokens asked for, but the text gives only {}",
+                trained.vocab_size
+            )));
+        }
+        Ok(trained)
+    }
+
+    /// The ids of `text`. Special tokens spelt out in it become their ids; none is added.
+    ///
+    /// # Errors
+    /// When the tokenizer's own rules fail on the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        encode_with(&self.inner, text, false)
+    }
+
+    /// The ids of `text` with the special tokens that the tokenizer puts around a text.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_with_special_tokens(&self, text: &str) -> Result<Vec<u32>> {
+        encode_with(&self.inner, text, true)
+    }
+
+    /// The ids of `text`, in which a special token spelt out is ordinary text.
+    ///
+    /// For text that others wrote: a source file that mentions the mask token must not bring the
+    /// mask's id into the training data, nor a user's message end the turn.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_ordinary(&self, text: &str) -> Result<Vec<u32>> {
+        let ordinary = self.ordinary.get_or_init(|| {
+            let mut ordinary = self.inner.clone();
+            ordinary.set_encode_special_tokens(true);
+            Box::new(ordinary)
+        });
+        encode_with(ordinary, text, false)
+    }
+
+    /// The text of `ids`, special tokens left out.
+    ///
+    /// # Errors
+    /// When the tokenizer's own decoder fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(in_use)
+    }
+
+    /// The text of `ids`, special tokens spelt out.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_with_special_tokens(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, false).map_err(in_use)
+    }
+
+    /// The id of a token as the vocabulary spells it.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// How the vocabulary spells an id.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// True for ids that [`decode`](Self::decode) leaves out.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.pieces().special.get(id as usize).copied().unwrap_or(false)
+    }
+
+    /// The largest id plus one: what an embedding must at least hold.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// How many bytes of text each id stands for; 0 for special tokens and unused ids.
+    ///
+    /// Bits per byte = nats / ln 2 / the sum of these over the scored tokens.
+    pub fn token_bytes(&self) -> Vec<u32> {
+        let pieces = self.pieces();
+        let length = |id: usize| if pieces.special[id] { 0 } else { pieces.get(id).len() as u32 };
+        (0..self.vocab_size).map(length).collect()
+    }
+
+    /// The blake3 hash of the tokenizer, in hexadecimal: equal hashes, equal ids.
+    pub fn fingerprint(&self) -> String {
+        let json = self.inner.to_string(false).expect("a loaded tokenizer serialises");
+        blake3::hash(json.as_bytes()).to_hex().to_string()
+    }
+
+    /// The tokenizer as `tokenizer.json`.
+    pub fn to_json(&self) -> String {
+        let mut json = self.inner.to_string(true).expect("a loaded tokenizer serialises");
+        json.push('\n');
+        json
+    }
+
+    /// Writes `tokenizer.json`, whole or not at all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        crate::atomic::write(path.as_ref(), |out| out.write_all(self.to_json().as_bytes()))
+    }
+
+    pub(crate) fn pieces(&self) -> &Pieces {
+        self.pieces.get_or_init(|| Pieces::new(&self.inner, self.vocab_size))
+    }
+}
+
+/// The bytes of every token, one after the other.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+    special: Vec<bool>,
+    /// Whether the bytes of a text are exactly its tokens' bytes, joined.
+    pub(crate) joinable: bool,
+}
+
+impl Pieces {
+    fn new(inner: &tokenizers::Tokenizer, vocab_size: usize) -> Self {
+        let joinable = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
+        let byte_of = byte_of_char();
+        let mut pieces =
+            Self { bytes: vec![], ends: vec![], special: vec![false; vocab_size], joinable };
+        for (id, token) in inner.get_added_tokens_decoder() {
+            if let Some(special) = pieces.special.get_mut(id as usize) {
+                *special = token.special;
+            }
+        }
+        for id in 0..vocab_size as u32 {
+            let token = inner.id_to_token(id).unwrap_or_default();
+            if joinable {
+                // As the decoder does: a token with any foreign character stands for itself.
+                let mapped: Option<Vec<u8>> =
+                    token.chars().map(|c| byte_of.get(c as usize).copied().flatten()).collect();
+                pieces.bytes.extend(mapped.unwrap_or_else(|| token.into_bytes()));
+            } else if is_byte_token(&token) {
+                pieces.bytes.push(0);
+            } else {
+                pieces.bytes.extend(token.replace('▁', " ").bytes());
+            }
+            pieces.ends.push(u32::try_from(pieces.bytes.len()).expect("a vocabulary under 4 GB"));
+        }
+        pieces
+    }
+
+    pub(crate) fn get(&self, id: usize) -> &[u8] {
+        let Some(&end) = self.ends.get(id) else { return &[] };
+        let start = if id == 0 { 0 } else { self.ends[id - 1] };
+        &self.bytes[start as usize..end as usize]
+    }
+}
+
+/// `<0x0A>`: a byte-fallback token.
+fn is_byte_token(token: &str) -> bool {
+    token.len() == 6 && token.starts_with("<0x") && token.ends_with('>')
+}
+
+/// The inverse of byte-level BPE's printable spelling of bytes: indexed by character, below 0x144.
+fn byte_of_char() -> Vec<Option<u8>> {
+    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let mut table = vec![None; 0x144];
+    let mut next = 0x100;
+    for byte in 0..=255u8 {
+        if printable(byte) {
+            table[usize::from(byte)] = Some(byte);
+        } else {
+            table[next] = Some(byte);
+            next += 1;
+        }
+    }
+    table
+}
+
+fn encode_with(inner: &tokenizers::Tokenizer, text: &str, special: bool) -> Result<Vec<u32>> {
+    Ok(inner.encode_fast(text, special).map_err(in_use)?.get_ids().to_vec())
+}
+
+fn in_use(error: tokenizers::Error) -> Error {
+    Error::Tokenizer { name: "in use".to_owned(), reason: error.to_string() }
+}
+
+fn diagnose(bytes: &[u8], error: &tokenizers::Error) -> String {
+    match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+        Err(_) if bytes.is_empty() => "the file is empty; fetch it again".to_owned(),
+        Err(json) if json.is_eof() => {
+            format!("the file ends in the middle, after {} bytes; fetch it again", bytes.len())
+        }
+        Err(json) => format!("not JSON ({json}); a tokenizer.json is expected"),
+        Ok(_) => format!("JSON, but not a tokenizer.json ({error})"),
+    }
+}
