@@ -1,1 +1,73 @@
-fn main() {}
+//! `cargo xtask`: everything that is done *to* the workspace, in one place and on every platform.
+//!
+//! Builds in seconds: it links no candle and no crate of the workspace, and runs the `lacuna` binary instead.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod cargo;
+mod ci;
+mod fixtures;
+mod tidy;
+mod train;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Work on the lacuna workspace.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask train                            train recipes/tiny.toml, minutes on a laptop
+  cargo xtask train recipes/tiny.toml --resume go on from the newest checkpoint
+  cargo xtask bench attention                  only the benchmarks with `attention` in their name
+  cargo xtask ci --only test                   one step of what CI runs";
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build `lacuna` for speed and run `lacuna train RECIPE ARGS…`
+    ///
+    /// Without a recipe it trains recipes/tiny.toml. Everything else is handed to `lacuna train`;
+    /// `--device cuda` also builds with the feature `cuda`.
+    Train {
+        /// [RECIPE.toml] and whatever `lacuna train` takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<OsString>,
+    },
+    /// Measure kernels, training and decoding; write benches/record/DATE-MACHINE/
+    Bench {
+        /// [FILTER] (part of a benchmark's name) and whatever the bench program takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<OsString>,
+    },
+    /// Run every check that a change must pass
+    Ci(ci::Args),
+    /// Rebuild the shipped tokenizer and the hostile model files, and compare with what is in the tree
+    Fixtures(fixtures::Args),
+    /// Check the rules of the house that a program can check
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Train { args } => train::train(&args),
+        Task::Bench { args } => bench::bench(&args),
+        Task::Ci(args) => ci::ci(&args),
+        Task::Fixtures(args) => fixtures::fixtures(args),
+        Task::Tidy => tidy::tidy(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

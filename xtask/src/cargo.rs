@@ -1,0 +1,136 @@
+//! Calling cargo and the programs it builds.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// The folder that holds the workspace's Cargo.toml.
+pub(crate) fn root() -> PathBuf {
+    // Cargo sets the variable for `cargo run`; the built-in value serves a program started by hand.
+    let manifest =
+        std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&manifest).parent().expect("xtask lies in the workspace").to_path_buf()
+}
+
+/// `cargo ARGS…` in the workspace's root.
+pub(crate) fn cargo<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root());
+    command
+}
+
+/// Where cargo puts what it builds, whatever `CARGO_TARGET_DIR` and the configuration say.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let output = cargo(["metadata", "--format-version=1", "--no-deps"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("can't run cargo metadata")?;
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")?;
+    let dir =
+        metadata["target_directory"].as_str().context("cargo metadata: no target_directory")?;
+    Ok(dir.into())
+}
+
+/// Builds with `cargo build ARGS…`, cargo's progress on stderr, and returns the path of program `name`.
+pub(crate) fn build(name: &str, args: &[&str]) -> Result<PathBuf> {
+    let mut child = cargo(["build", "--message-format=json-render-diagnostics"])
+        .args(args)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("can't run cargo build")?;
+    let messages = BufReader::new(child.stdout.take().expect("stdout is piped"));
+    let mut program = None;
+    for line in messages.lines() {
+        program = executable(&line?, name).or(program);
+    }
+    if !child.wait()?.success() {
+        bail!("cargo build {} failed", args.join(" "));
+    }
+    program.with_context(|| format!("cargo build {} made no program `{name}`", args.join(" ")))
+}
+
+/// The program that one of cargo's JSON messages reports, if it is `name`.
+fn executable(message: &str, name: &str) -> Option<PathBuf> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    let ours = message["reason"] == "compiler-artifact" && message["target"]["name"] == name;
+    ours.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+}
+
+/// Runs a command to its end; an error names the command.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("can't run {}", shown(command)))?;
+    if !status.success() {
+        bail!("{} ended with {status}", shown(command));
+    }
+    Ok(())
+}
+
+/// Runs a command and returns what it printed on stdout; stderr goes through.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("can't run {}", shown(command)))?;
+    if !output.status.success() {
+        bail!("{} ended with {}", shown(command), output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("{} printed no UTF-8", shown(command)))
+}
+
+/// Becomes the command: terminal, signals and exit status are its own from here on.
+pub(crate) fn become_program(mut command: Command) -> Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::process::CommandExt;
+        let error = command.exec();
+        Err(error).with_context(|| format!("can't run {}", shown(&command)))
+    }
+    #[cfg(not(unix))]
+    {
+        let status = command.status().with_context(|| format!("can't run {}", shown(&command)))?;
+        std::process::exit(status.code().unwrap_or(1))
+    }
+}
+
+/// A command as one would type it, for messages.
+pub(crate) fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words = std::iter::once(program).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_holds_the_workspace_manifest() {
+        let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+        assert!(manifest.contains("[workspace]"));
+    }
+
+    #[test]
+    fn only_the_program_asked_for_is_taken_from_cargos_messages() {
+        let message = |name: &str, program: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","target":{{"name":"{name}"}},"executable":{program}}}"#
+            )
+        };
+        let found = executable(&message("lacuna", "\"/t/release/lacuna\""), "lacuna");
+        assert_eq!(found, Some("/t/release/lacuna".into()));
+        assert_eq!(executable(&message("lacuna", "null"), "lacuna"), None, "the library");
+        assert_eq!(executable(&message("other", "\"/t/release/other\""), "lacuna"), None);
+        assert_eq!(executable("not json", "lacuna"), None);
+    }
+
+    #[test]
+    fn a_failing_program_is_named_with_its_status() {
+        let mut command = cargo(["no-such-subcommand", "-q"]);
+        let error = run(command.stderr(Stdio::null())).unwrap_err().to_string();
+        assert!(error.contains("no-such-subcommand -q ended with exit status"), "{error}");
+    }
+}

@@ -1,0 +1,207 @@
+//! What the manifests say: who may depend on whom, and why on strangers.
+
+use toml::{Table, Value};
+
+use super::{Tree, crate_of};
+
+/// One direction of dependency. A crate that is not here may not exist; `*` is everything.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("lacuna-schedules", &[]),
+    ("lacuna-kernels", &[]),
+    ("lacuna-data", &[]),
+    ("lacuna-objective", &["lacuna-schedules", "lacuna-kernels"]),
+    ("lacuna-model", &["lacuna-kernels"]),
+    ("lacuna-samplers", &["lacuna-kernels"]),
+    (
+        "lacuna-train",
+        &["lacuna-data", "lacuna-model", "lacuna-objective", "lacuna-schedules", "lacuna-kernels"],
+    ),
+    ("lacuna-eval", &["lacuna-data", "lacuna-samplers", "lacuna-objective"]),
+    ("lacuna-serve", &["lacuna-samplers", "lacuna-data"]),
+    ("lacuna", &["*"]),
+    ("lacuna-benches", &["*"]),
+    ("xtask", &[]),
+];
+
+/// What a crate may never know of, by the start of a dependency's name: what would let it.
+const MAY_NEVER_USE: &[(&str, &[&str])] = &[
+    ("lacuna-schedules", &[""]),
+    ("lacuna-data", &["candle"]),
+    ("lacuna-kernels", &["tokenizers", "serde"]),
+    ("lacuna-model", &["tokenizers"]),
+    ("lacuna-objective", &["tokenizers", "serde"]),
+    ("lacuna-samplers", &["tokenizers", "safetensors", "memmap2"]),
+    ("lacuna-train", &["clap", "anyhow"]),
+    ("xtask", &["candle", "tokenizers"]),
+];
+
+/// Nothing uses these.
+const OUTSIDE: &[&str] = &["xtask", "lacuna-benches"];
+
+/// Invariants 1, 2, 3 and 8: the arrows between crates point one way.
+pub(super) fn directions(tree: &Tree) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (path, manifest) in packages(tree, &mut complaints) {
+        let name = package_name(&manifest).unwrap_or_default();
+        let Some((_, may_use)) = MAY_USE.iter().find(|(known, _)| *known == name) else {
+            complaints.push(format!(
+                "{path}: `{name}` is not in the table of xtask/src/tidy/manifests.rs"
+            ));
+            continue;
+        };
+        if crate_of(path).is_some_and(|folder| folder != name) {
+            complaints.push(format!("{path}: folder and package `{name}` must share a name"));
+        }
+        let never = MAY_NEVER_USE.iter().filter(|(known, _)| *known == name);
+        let never: Vec<_> = never.flat_map(|(_, starts)| *starts).collect();
+        for (dependency, kind) in dependencies(&manifest) {
+            let is_ours = MAY_USE.iter().any(|(known, _)| *known == dependency);
+            let allowed = may_use.iter().any(|known| *known == "*" || *known == dependency);
+            let is_test_only = kind == "dev-dependencies";
+            if OUTSIDE.contains(&dependency) {
+                complaints.push(format!("{path}: nothing may use `{dependency}`"));
+            } else if is_ours && !allowed && !is_test_only {
+                complaints.push(format!("{path}: `{name}` may not use `{dependency}`"));
+            } else if !is_test_only && never.iter().any(|start| dependency.starts_with(**start)) {
+                complaints.push(format!("{path}: `{name}` may never know of `{dependency}`"));
+            }
+        }
+    }
+    complaints
+}
+
+/// Style 18: every stranger carries a comment that says why; it covers the lines up to the next
+/// comment or blank line.
+pub(super) fn reasons(tree: &Tree) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (path, text) in manifests(tree) {
+        let (mut in_dependencies, mut explained) = (false, false);
+        for (index, line) in text.lines().enumerate().map(|(index, line)| (index, line.trim())) {
+            if line.starts_with('[') {
+                in_dependencies = line.trim_end_matches(']').ends_with("dependencies");
+                explained = false;
+            } else if line.starts_with('#') {
+                explained = true;
+            } else if line.is_empty() {
+                explained = false;
+            } else if in_dependencies && line.contains('=') && !explained && !is_explained(line) {
+                let name = line.split(['=', '.', ' ']).next().unwrap_or_default();
+                complaints.push(format!("{path}:{}: say in a comment why `{name}`", index + 1));
+            }
+        }
+    }
+    complaints
+}
+
+/// The workspace's table explains what is taken from it; our own crates explain themselves.
+fn is_explained(line: &str) -> bool {
+    line.contains("workspace = true")
+        || line.contains("workspace=true")
+        || line.starts_with("lacuna")
+        || line.contains("path = ")
+}
+
+/// Every package takes the workspace's lints.
+pub(super) fn lints(tree: &Tree) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (path, manifest) in packages(tree, &mut complaints) {
+        if manifest.get("lints").and_then(|lints| lints.get("workspace")) != Some(&true.into()) {
+            complaints.push(format!("{path}: `[lints] workspace = true` is missing"));
+        }
+    }
+    complaints
+}
+
+fn manifests(tree: &Tree) -> impl Iterator<Item = (&str, &str)> {
+    tree.matching("", "Cargo.toml").filter(|(path, _)| !path.starts_with("examples/"))
+}
+
+/// Every member's manifest, parsed; one that doesn't parse is a complaint.
+fn packages<'a>(tree: &'a Tree, complaints: &mut Vec<String>) -> Vec<(&'a str, Table)> {
+    let mut packages = Vec::new();
+    for (path, text) in manifests(tree).filter(|(path, _)| *path != "Cargo.toml") {
+        match text.parse::<Table>() {
+            Ok(manifest) => packages.push((path, manifest)),
+            Err(error) => complaints.push(format!("{path}: {error}")),
+        }
+    }
+    packages
+}
+
+fn package_name(manifest: &Table) -> Option<&str> {
+    manifest.get("package")?.get("name")?.as_str()
+}
+
+/// Every dependency by the name of its package, with the kind of table it stands in.
+fn dependencies(manifest: &Table) -> Vec<(&str, &str)> {
+    const KINDS: [&str; 3] = ["dependencies", "build-dependencies", "dev-dependencies"];
+    let targets = manifest.get("target").and_then(Value::as_table);
+    let per_target = targets.into_iter().flat_map(|targets| targets.values());
+    let tables = std::iter::once(manifest).chain(per_target.filter_map(Value::as_table));
+    let mut found = Vec::new();
+    for (table, kind) in tables.flat_map(|table| KINDS.map(|kind| (table, kind))) {
+        for (key, value) in table.get(kind).and_then(Value::as_table).into_iter().flatten() {
+            let renamed = value.get("package").and_then(Value::as_str);
+            found.push((renamed.unwrap_or(key), kind));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(path: &str, dependencies: &str, check: fn(&Tree) -> Vec<String>) -> Vec<String> {
+        let name = path.split('/').nth(1).unwrap_or("xtask");
+        let text =
+            format!("[package]\nname = \"{name}\"\n{dependencies}\n[lints]\nworkspace = true\n");
+        check(&Tree::of(&[(&format!("{path}/Cargo.toml"), &text)]))
+    }
+
+    #[test]
+    fn an_arrow_that_points_back_is_refused() {
+        let samplers = "crates/lacuna-samplers";
+        let fine = "[dependencies]\nlacuna-kernels.workspace = true";
+        assert_eq!(told(samplers, fine, directions), [""; 0]);
+        let back = told(samplers, "[dependencies]\nlacuna-model.workspace = true", directions);
+        assert_eq!(back.len(), 1);
+        assert!(back[0].contains("`lacuna-samplers` may not use `lacuna-model`"));
+        let renamed = "[dependencies]\nm = { path = \"../x\", package = \"lacuna-model\" }";
+        assert_eq!(told(samplers, renamed, directions).len(), 1, "under another name too");
+        let per_target = "[target.'cfg(unix)'.dependencies]\nlacuna-model.workspace = true";
+        assert_eq!(told(samplers, per_target, directions).len(), 1, "for one platform too");
+    }
+
+    #[test]
+    fn schedules_have_no_dependency_at_all() {
+        let any = told("crates/lacuna-schedules", "[dependencies]\nlibm = \"1\"", directions);
+        assert_eq!(any.len(), 1);
+        let tests = "[dev-dependencies]\nproptest.workspace = true";
+        assert_eq!(told("crates/lacuna-schedules", tests, directions), [""; 0]);
+    }
+
+    #[test]
+    fn nothing_uses_the_outside_and_strangers_to_the_table_are_told() {
+        let uses = told("crates/lacuna", "[dev-dependencies]\nxtask = { path = \"\" }", directions);
+        assert!(uses[0].contains("nothing may use `xtask`"));
+        assert!(told("crates/lacuna-extra", "", directions)[0].contains("not in the table"));
+    }
+
+    #[test]
+    fn a_dependency_without_a_reason_is_told_with_its_line() {
+        let text = "[workspace.dependencies]\n# Why.\na = \"1\"\nb = \"1\"\n\nc = \"1\"\nlacuna-x = { path = \"x\" }\n[profile.dev]\nopt-level = 1\n";
+        let told = reasons(&Tree::of(&[("Cargo.toml", text)]));
+        assert_eq!(told, ["Cargo.toml:6: say in a comment why `c`"]);
+        let text = "[dependencies]\nd = \"1\"\ne.workspace = true\n";
+        let told = reasons(&Tree::of(&[("crates/lacuna/Cargo.toml", text)]));
+        assert_eq!(told, ["crates/lacuna/Cargo.toml:2: say in a comment why `d`"]);
+    }
+
+    #[test]
+    fn a_package_without_the_workspace_lints_is_told() {
+        let text = "[package]\nname = \"lacuna\"\n";
+        assert_eq!(lints(&Tree::of(&[("crates/lacuna/Cargo.toml", text)])).len(), 1);
+        assert_eq!(told("crates/lacuna", "", lints), [""; 0]);
+    }
+}

@@ -1,0 +1,367 @@
+//! What the sources say: where unsafe code, files, output and configuration may stand, and how long a file may be.
+
+use super::code::{without_comments, without_tests};
+use super::{Tree, crate_of};
+
+/// Crates with `unsafe`: each block there carries a `SAFETY:` comment, which clippy checks.
+const UNSAFE: &[(&str, &str)] = &[
+    ("lacuna-kernels", "vector instructions and CUDA launches"),
+    ("lacuna-data", "mapped shards"),
+    ("lacuna-model", "mapped weights"),
+];
+
+/// Where files may be touched (invariant 6), by the start of a path.
+const FILES: &[(&str, &str)] = &[
+    ("crates/lacuna-data/src/", "corpora, tokenizers, shards"),
+    ("crates/lacuna-model/src/weights", "model weights"),
+    ("crates/lacuna-model/src/config", "a checkpoint's config.json"),
+    ("crates/lacuna-train/src/recipe", "the recipe, and the one a run resolved it to"),
+    ("crates/lacuna-train/src/checkpoint", "checkpoints"),
+    ("crates/lacuna-train/src/metrics", "metrics.jsonl"),
+    ("crates/lacuna-train/src/plot", "loss.svg and loss.png"),
+    ("crates/lacuna-train/src/run", "a run's folder"),
+    ("crates/lacuna/src/", "the binary"),
+];
+
+/// Where `Deserialize` may stand (invariant 5), by the start of a path.
+const DESERIALIZES: &[(&str, &str)] = &[
+    ("crates/lacuna-train/src/recipe", "recipes"),
+    ("crates/lacuna-train/src/checkpoint", "the optimizer state's manifest"),
+    ("crates/lacuna-train/src/metrics", "metrics, read back for plots"),
+    ("crates/lacuna-model/src/config", "model configurations"),
+    ("crates/lacuna-model/src/weights", "the index of sharded weights"),
+    ("crates/lacuna-data/src/shard", "the manifest of shards"),
+    ("crates/lacuna-data/src/batch", "the cursor inside a checkpoint"),
+    ("crates/lacuna-data/src/chat", "chat templates' configuration"),
+    ("crates/lacuna-data/src/corpus", "lines of .jsonl"),
+    ("crates/lacuna-samplers/src/trace", "replayable traces"),
+    ("crates/lacuna-samplers/src/request", "the request inside a trace"),
+    ("crates/lacuna-samplers/src/candidates", "the request inside a trace"),
+    ("crates/lacuna-samplers/src/fill", "the request inside a trace"),
+    ("crates/lacuna-samplers/src/reference", "the request inside a trace"),
+    ("crates/lacuna/src/cli", "command-line input"),
+];
+
+/// Public traits. A third needs its reason in docs/design.md, where `tidy` looks for its name.
+const TRAITS: &[&str] = &["NoiseSchedule", "Denoiser"];
+
+/// Operations that stand in `lacuna_kernels` fast and in `lacuna_kernels::reference` slow (invariant 7).
+const OPERATIONS: &[&str] =
+    &["attention", "rms_norm", "rope", "swiglu", "embedding", "linear_cross_entropy", "linear"];
+
+/// Files over `MOST_LINES`, each with its reason.
+const LONG: &[(&str, &str)] = &[];
+const MOST_LINES: usize = 500;
+/// Worth a look, no complaint.
+pub(super) const LONG_LINES: usize = 250;
+
+/// The sources of libraries: everything in crates/ but the binary and its commands.
+fn libraries(tree: &Tree) -> impl Iterator<Item = (&str, &str)> {
+    tree.matching("crates/", ".rs").filter(|(path, _)| {
+        let is_source = path.split('/').nth(2) == Some("src");
+        let is_test = path.ends_with("/tests.rs") || path.contains("/tests/");
+        is_source && !is_test && !is_binary(path)
+    })
+}
+
+fn is_binary(path: &str) -> bool {
+    path == "crates/lacuna/src/main.rs" || path.starts_with("crates/lacuna/src/cli")
+}
+
+/// Lines of library code (no comments, no tests) that hold one of the words, as `path:line: word`.
+fn code_with<'a>(
+    files: impl Iterator<Item = (&'a str, &'a str)>,
+    words: &[&str],
+) -> Vec<(&'a str, String)> {
+    let mut found = Vec::new();
+    for (path, text) in files {
+        if !words.iter().any(|word| text.contains(word)) {
+            continue;
+        }
+        for (index, line) in without_tests(text).lines().enumerate() {
+            let here = words.iter().filter(|word| has_word(line, word));
+            found.extend(here.map(|word| (path, format!("{path}:{}: `{word}`", index + 1))));
+        }
+    }
+    found
+}
+
+/// Whether `word` stands in `line` and is no part of a longer name.
+pub(super) fn has_word(line: &str, word: &str) -> bool {
+    let is_name = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let (opens, ends) = (is_name(word.chars().next()), is_name(word.chars().next_back()));
+    line.match_indices(word).any(|(at, _)| {
+        let (before, behind) = (&line[..at], &line[at + word.len()..]);
+        let goes_on = (opens && is_name(before.chars().next_back()))
+            || (ends && is_name(behind.chars().next()));
+        !goes_on
+    })
+}
+
+fn allowed(table: &[(&str, &str)], path: &str) -> bool {
+    table.iter().any(|(start, _)| path.starts_with(start))
+}
+
+/// Invariant 1.
+pub(super) fn no_std(tree: &Tree) -> Vec<String> {
+    let root = "crates/lacuna-schedules/src/lib.rs";
+    let Some(text) = tree.text.get(root) else { return vec![format!("{root} is missing")] };
+    let code = without_comments(text);
+    let mut complaints = Vec::new();
+    if !code.lines().any(|line| line.trim() == "#![no_std]") {
+        complaints.push(format!("{root}: `#![no_std]` is missing"));
+    }
+    let schedules = tree.matching("crates/lacuna-schedules/src/", ".rs");
+    let linked = code_with(schedules, &["extern crate"]);
+    complaints.extend(linked.into_iter().map(|(_, line)| line));
+    complaints
+}
+
+/// Style 19: `#![forbid(unsafe_code)]` in every crate root that needs no unsafe code.
+pub(super) fn unsafe_code(tree: &Tree) -> Vec<String> {
+    let ends = ["src/lib.rs", "src/main.rs"];
+    let is_root = |path: &str| ends.iter().any(|end| path.ends_with(end));
+    tree.matching("", ".rs")
+        .filter(|(path, _)| is_root(path) && !path.starts_with("examples/"))
+        .filter(|(path, _)| !crate_of(path).is_some_and(|name| allowed(UNSAFE, name)))
+        .filter(|(_, text)| !without_comments(text).contains("#![forbid(unsafe_code)]"))
+        .map(|(path, _)| format!("{path}: `#![forbid(unsafe_code)]` is missing"))
+        .collect()
+}
+
+pub(super) fn prints(tree: &Tree) -> Vec<String> {
+    let words = ["println!", "print!", "eprintln!", "eprint!", "dbg!", "todo!", "unimplemented!"];
+    let words = [&words[..], &[".unwrap()", "process::exit"]].concat();
+    code_with(libraries(tree), &words)
+        .into_iter()
+        .map(|(_, line)| format!("{line}: return a value or an error"))
+        .collect()
+}
+
+pub(super) fn files(tree: &Tree) -> Vec<String> {
+    code_with(libraries(tree), &["std::fs", "File::open", "File::create", "memmap2"])
+        .into_iter()
+        .filter(|(path, _)| !allowed(FILES, path))
+        .map(|(_, line)| format!("{line}: only data, weights, checkpoints and the binary do"))
+        .collect()
+}
+
+pub(super) fn deserialize(tree: &Tree) -> Vec<String> {
+    code_with(libraries(tree), &["Deserialize"])
+        .into_iter()
+        .filter(|(path, _)| !allowed(DESERIALIZES, path))
+        .map(|(_, line)| format!("{line}: not in the list of xtask/src/tidy/sources.rs"))
+        .collect()
+}
+
+/// Invariant 4: no generator that seeds itself.
+pub(super) fn ambient_state(tree: &Tree) -> Vec<String> {
+    let words = [
+        "thread_rng",
+        "rand::rng",
+        "rand::random",
+        "from_os_rng",
+        "from_entropy",
+        "SystemTime::now",
+    ];
+    code_with(libraries(tree), &words)
+        .into_iter()
+        .map(|(_, line)| format!("{line}: take it as an argument"))
+        .collect()
+}
+
+pub(super) fn public_traits(tree: &Tree) -> Vec<String> {
+    let design = tree.text.get("docs/design.md").map_or("", String::as_str);
+    declared(tree, "pub trait ")
+        .into_iter()
+        .filter(|(_, name)| !TRAITS.contains(&name.as_str()) && !has_word(design, name))
+        .map(|(path, name)| format!("{path}: trait `{name}` has no reason in docs/design.md"))
+        .collect()
+}
+
+/// Invariant 9.
+pub(super) fn error_types(tree: &Tree) -> Vec<String> {
+    let mut errors = declared(tree, "pub enum ");
+    errors.retain(|(_, name)| name.ends_with("Error"));
+    let mut complaints = Vec::new();
+    for (index, (path, name)) in errors.iter().enumerate() {
+        let earlier = errors[..index].iter().find(|(other, _)| crate_of(other) == crate_of(path));
+        if let Some((_, first)) = earlier {
+            complaints.push(format!("{path}: `{name}` stands beside `{first}`"));
+        }
+    }
+    complaints
+}
+
+/// Names that library code declares behind `keyword`, with their files.
+fn declared<'a>(tree: &'a Tree, keyword: &str) -> Vec<(&'a str, String)> {
+    let mut found = Vec::new();
+    for (path, text) in libraries(tree) {
+        for line in without_tests(text).lines() {
+            if let Some(rest) = line.trim_start().strip_prefix(keyword) {
+                let is_name = |c: char| c.is_alphanumeric() || c == '_';
+                found.push((path, rest.chars().take_while(|c| is_name(*c)).collect()));
+            }
+        }
+    }
+    found
+}
+
+/// Style 1: a library's first screen holds an example (compiled with the documentation tests).
+pub(super) fn opening_examples(tree: &Tree) -> Vec<String> {
+    tree.matching("crates/", "/src/lib.rs")
+        .filter(|(_, text)| !text.lines().any(|line| line.trim_start().starts_with("//! ```")))
+        .map(|(path, _)| format!("{path}: the crate's documentation has no example"))
+        .collect()
+}
+
+/// Invariant 7, for the operations that models call.
+pub(super) fn references(tree: &Tree) -> Vec<String> {
+    let start = "crates/lacuna-kernels/src/";
+    if tree.matching(start, "reference.rs").next().is_none() {
+        return vec![format!("{start}reference.rs is missing")];
+    }
+    let declares = |text: &str, name: &str| {
+        without_comments(text).lines().any(|line| has_word(line, &format!("pub fn {name}")))
+    };
+    let is_reference = |path: &str| path.contains("/reference");
+    let mut complaints = Vec::new();
+    for name in OPERATIONS {
+        let mut files = tree.matching(start, ".rs").filter(|(_, text)| declares(text, name));
+        if !files.any(|(path, _)| is_reference(path)) {
+            complaints.push(format!("`{name}` has no reference"));
+        }
+        let mut files = tree.matching(start, ".rs").filter(|(_, text)| declares(text, name));
+        if !files.any(|(path, _)| !is_reference(path)) {
+            complaints.push(format!("`{name}` has no fast version"));
+        }
+    }
+    complaints
+}
+
+pub(super) fn lengths(tree: &Tree) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (path, lines) in source_lengths(tree).filter(|(_, lines)| *lines > MOST_LINES) {
+        if !LONG.iter().any(|(long, _)| *long == path) {
+            complaints.push(format!("{path}: {lines} lines, {MOST_LINES} at most"));
+        }
+    }
+    complaints
+}
+
+/// Files over `LONG_LINES`, as `path (lines)`.
+pub(super) fn long_files(tree: &Tree) -> Vec<String> {
+    source_lengths(tree)
+        .filter(|(_, lines)| *lines > LONG_LINES)
+        .map(|(path, lines)| format!("{path} ({lines})"))
+        .collect()
+}
+
+fn source_lengths(tree: &Tree) -> impl Iterator<Item = (&str, usize)> {
+    let ends = [".rs", ".cu", ".cuh", ".py", ".sh"];
+    tree.matching("", "")
+        .filter(move |(path, _)| ends.iter().any(|end| path.ends_with(end)))
+        .map(|(path, text)| (path, text.lines().count()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn library(text: &str) -> Tree {
+        Tree::of(&[("crates/lacuna-samplers/src/decoder.rs", text)])
+    }
+
+    #[test]
+    fn forbidden_words_count_in_code_only() {
+        let quiet = "/// println!(\"x\")\nfn f() { g(\"std::fs\") } // dbg!\n#[cfg(test)]\nmod tests { fn t() { x.unwrap(); } }\n";
+        assert_eq!(prints(&library(quiet)), [""; 0]);
+        assert_eq!(files(&library(quiet)), [""; 0]);
+        let told = prints(&library("fn f() {\n    println!(\"x\");\n    a.unwrap();\n}\n"));
+        assert_eq!(told.len(), 2);
+        assert!(
+            told[0].starts_with("crates/lacuna-samplers/src/decoder.rs:2: `println!`"),
+            "{told:?}"
+        );
+        let binary = [("crates/lacuna/src/main.rs", "fn main() { println!(); }")];
+        assert_eq!(prints(&Tree::of(&binary)), [""; 0]);
+    }
+
+    #[test]
+    fn files_and_configuration_stand_where_the_tables_say() {
+        let text = "use std::fs::File;\n#[derive(serde::Deserialize)]\nstruct A;\n";
+        assert_eq!(files(&library(text)).len(), 1);
+        assert_eq!(deserialize(&library(text)).len(), 1);
+        let allowed = Tree::of(&[
+            ("crates/lacuna-train/src/recipe.rs", text),
+            ("crates/lacuna-model/src/config/rope.rs", text),
+        ]);
+        assert_eq!(files(&allowed), [""; 0]);
+        assert_eq!(deserialize(&allowed), [""; 0]);
+    }
+
+    #[test]
+    fn a_generator_that_seeds_itself_is_told() {
+        assert_eq!(ambient_state(&library("let r = rand::rng();")).len(), 1);
+        assert_eq!(ambient_state(&library("fn f(rng: &mut impl rand::RngCore) {}")), [""; 0]);
+    }
+
+    #[test]
+    fn schedules_stay_without_std() {
+        let root = "crates/lacuna-schedules/src/lib.rs";
+        assert_eq!(no_std(&Tree::of(&[(root, "//! Doc.\n#![no_std]\nmod a;\n")])), [""; 0]);
+        assert_eq!(no_std(&Tree::of(&[(root, "// #![no_std]\n")])).len(), 1);
+        assert_eq!(no_std(&Tree::of(&[(root, "#![no_std]\nextern crate std;\n")])).len(), 1);
+    }
+
+    #[test]
+    fn every_root_forbids_unsafe_code_but_the_listed() {
+        let tree = Tree::of(&[
+            ("crates/lacuna-kernels/src/lib.rs", ""),
+            ("crates/lacuna-samplers/src/lib.rs", "// #![forbid(unsafe_code)]"),
+            ("crates/lacuna-objective/src/lib.rs", "#![forbid(unsafe_code)]"),
+            ("xtask/src/main.rs", ""),
+        ]);
+        let told = unsafe_code(&tree);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("crates/lacuna-samplers") && told[1].starts_with("xtask"));
+    }
+
+    #[test]
+    fn a_third_trait_needs_its_reason() {
+        let source =
+            ("crates/lacuna-model/src/lib.rs", "pub trait Denoiser {}\npub trait Extra {}");
+        assert_eq!(public_traits(&Tree::of(&[source])).len(), 1);
+        let reason = ("docs/design.md", "`Extra` is a trait because …");
+        assert_eq!(public_traits(&Tree::of(&[source, reason])), [""; 0]);
+    }
+
+    #[test]
+    fn two_error_types_in_one_crate_are_told() {
+        let tree = Tree::of(&[
+            ("crates/lacuna-data/src/error.rs", "pub enum Error {}"),
+            ("crates/lacuna-data/src/shard.rs", "pub enum ShardError {}"),
+            ("crates/lacuna-model/src/error.rs", "pub enum Error {}"),
+        ]);
+        assert_eq!(error_types(&tree).len(), 1);
+    }
+
+    #[test]
+    fn an_operation_without_its_reference_is_told() {
+        let fast: String = OPERATIONS.iter().map(|name| format!("pub fn {name}(\n")).collect();
+        let slow = fast.replace("pub fn swiglu(", "pub fn swiglu_slow(");
+        let tree = Tree::of(&[
+            ("crates/lacuna-kernels/src/fast.rs", &fast),
+            ("crates/lacuna-kernels/src/reference.rs", &slow),
+        ]);
+        assert_eq!(references(&tree), ["`swiglu` has no reference"]);
+    }
+
+    #[test]
+    fn a_file_over_the_limit_is_told() {
+        let long = "\n".repeat(MOST_LINES + 1);
+        assert_eq!(lengths(&library(&long)).len(), 1);
+        assert_eq!(lengths(&library(&long[1..])), [""; 0]);
+        assert_eq!(long_files(&library(&long)).len(), 1);
+    }
+}

@@ -1,0 +1,69 @@
+//! `cargo xtask train`: build for speed, then become `lacuna train`.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::cargo;
+
+const DEFAULT_RECIPE: &str = "recipes/tiny.toml";
+
+/// Builds `lacuna` in release and becomes `lacuna train` with these arguments.
+pub(crate) fn train(args: &[OsString]) -> Result<()> {
+    let mut build = vec!["--release", "--package", "lacuna", "--bin", "lacuna"];
+    if asks_for_cuda(args) {
+        build.extend(["--features", "cuda"]);
+    }
+    let program = cargo::build("lacuna", &build)?;
+    let mut command = Command::new(program);
+    command.arg("train");
+    if !names_a_recipe(args) {
+        command.arg(cargo::root().join(DEFAULT_RECIPE));
+    }
+    cargo::become_program({
+        command.args(args);
+        command
+    })
+}
+
+/// Whether a recipe is among the arguments: the first word, or any that ends in `.toml`.
+fn names_a_recipe(args: &[OsString]) -> bool {
+    let is_flag = |arg: &OsString| arg.to_string_lossy().starts_with('-');
+    let is_toml = |arg: &OsString| Path::new(arg).extension().is_some_and(|end| end == "toml");
+    args.first().is_some_and(|first| !is_flag(first))
+        || args.iter().any(|arg| !is_flag(arg) && is_toml(arg))
+}
+
+fn asks_for_cuda(args: &[OsString]) -> bool {
+    let is_cuda = |arg: &OsString| arg.to_string_lossy().starts_with("cuda");
+    args.windows(2).any(|pair| pair[0] == "--device" && is_cuda(&pair[1]))
+        || args.iter().any(|arg| arg.to_string_lossy().starts_with("--device=cuda"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_default_recipe_stands_in_only_where_none_is_named() {
+        assert!(!names_a_recipe(&words("")));
+        assert!(!names_a_recipe(&words("--resume")));
+        assert!(!names_a_recipe(&words("--out runs/a --set seed=3")));
+        assert!(names_a_recipe(&words("recipes/smoke.toml")));
+        assert!(names_a_recipe(&words("my-recipe --resume")));
+        assert!(names_a_recipe(&words("--out runs/a recipes/smoke.toml")));
+    }
+
+    #[test]
+    fn a_cuda_device_is_built_for() {
+        assert!(asks_for_cuda(&words("--device cuda")));
+        assert!(asks_for_cuda(&words("recipes/tiny.toml --device=cuda:1")));
+        assert!(!asks_for_cuda(&words("--device cpu --out runs/cuda")));
+    }
+}
