@@ -1,1 +1,72 @@
-fn main() {}
+//! `cargo xtask bench [FILTER]`: how fast the kernels, a training step and a decode are on this machine,
+//! next to what the machine could do at best.
+//!
+//! Every benchmark checks its answer before it is timed, and the two versions that it compares run in turn,
+//! so that a noisy neighbour slows both.
+#![forbid(unsafe_code)]
+
+mod kernels;
+mod machine;
+mod measure;
+mod plot;
+mod report;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+
+use measure::Effort;
+
+/// Measure kernels, training and decoding on this machine.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask bench")]
+struct Args {
+    /// Only benchmarks with this in their name
+    filter: Option<String>,
+    /// Seconds for each benchmark
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Names of the benchmarks, and end
+    #[arg(long)]
+    list: bool,
+    /// Where the report goes (default: benches/record/DATE-MACHINE, or nowhere with a filter)
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    ensure!(args.seconds > 0.0, "--seconds must be above 0");
+    let wanted = |name: &str| args.filter.as_deref().is_none_or(|part| name.contains(part));
+    let benches: Vec<_> = kernels::all().into_iter().filter(|bench| wanted(bench.name)).collect();
+    if args.list {
+        benches.iter().for_each(|bench| println!("{}", bench.name));
+        return Ok(());
+    }
+    let filter = args.filter.as_deref().unwrap_or_default();
+    ensure!(!benches.is_empty(), "no benchmark has `{filter}` in its name; --list names them");
+
+    eprintln!("measuring the machine …");
+    let machine = machine::Machine::measure()?;
+    println!("{machine}\n");
+    println!("{}", report::HEADER);
+    let effort = Effort { per_benchmark: Duration::from_secs_f64(args.seconds) };
+    let mut rows = Vec::new();
+    for bench in benches {
+        let row = bench.run(&machine, effort)?;
+        println!("{}", row.line());
+        rows.push(row);
+    }
+    println!("\n{}", report::LEGEND);
+
+    let folder = match (args.out, args.filter) {
+        (Some(folder), _) => folder,
+        (None, None) => PathBuf::from("benches/record").join(machine.record_name()),
+        (None, Some(_)) => return Ok(()), // a part is no record
+    };
+    report::write(&folder, &machine, &rows)?;
+    println!("report: {}", folder.join("README.md").display());
+    Ok(())
+}

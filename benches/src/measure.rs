@@ -1,0 +1,103 @@
+//! Timing two versions of one thing in turn.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+/// How long to measure.
+#[derive(Clone, Copy)]
+pub(crate) struct Effort {
+    pub(crate) per_benchmark: Duration,
+}
+
+/// Seconds of each run, ascending.
+#[derive(Clone, Debug)]
+pub(crate) struct Timing(Vec<f64>);
+
+impl Timing {
+    pub(crate) fn new(mut seconds: Vec<f64>) -> Self {
+        assert!(!seconds.is_empty(), "a timing has at least one run");
+        seconds.sort_by(f64::total_cmp);
+        Self(seconds)
+    }
+
+    pub(crate) fn runs(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What the thing costs when nothing disturbs it.
+    pub(crate) fn best(&self) -> f64 {
+        self.0[0]
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        let middle = self.0.len() / 2;
+        if self.0.len() % 2 == 1 {
+            self.0[middle]
+        } else {
+            (self.0[middle - 1] + self.0[middle]) / 2.0
+        }
+    }
+}
+
+/// Two versions, timed in turn.
+pub(crate) struct Pair {
+    pub(crate) fast: Timing,
+    pub(crate) reference: Timing,
+    /// Median over the pairs of reference ÷ fast.
+    pub(crate) speedup: f64,
+}
+
+/// Runs both once unmeasured, then in turn until the time is up: three pairs at least.
+pub(crate) fn pairs<T>(
+    effort: Effort,
+    mut fast: impl FnMut() -> Result<T>,
+    mut reference: impl FnMut() -> Result<T>,
+) -> Result<Pair> {
+    const FEWEST: usize = 3;
+    fast()?;
+    reference()?;
+    let start = Instant::now();
+    let (mut fast_seconds, mut reference_seconds) = (Vec::new(), Vec::new());
+    while fast_seconds.len() < FEWEST || start.elapsed() < effort.per_benchmark {
+        fast_seconds.push(time(&mut fast)?);
+        reference_seconds.push(time(&mut reference)?);
+    }
+    let ratios = reference_seconds.iter().zip(&fast_seconds).map(|(slow, fast)| slow / fast);
+    Ok(Pair {
+        speedup: Timing::new(ratios.collect()).median(),
+        fast: Timing::new(fast_seconds),
+        reference: Timing::new(reference_seconds),
+    })
+}
+
+/// Seconds that one call takes; its result is dropped inside, as a caller would.
+pub(crate) fn time<T>(run: &mut impl FnMut() -> Result<T>) -> Result<f64> {
+    let start = Instant::now();
+    std::hint::black_box(run()?);
+    Ok(start.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_count_is_between_the_middle_two() {
+        let timing = Timing::new(vec![4.0, 1.0, 2.0, 10.0]);
+        assert_eq!((timing.best(), timing.median(), timing.runs()), (1.0, 3.0, 4));
+    }
+
+    #[test]
+    fn both_versions_run_in_turn_and_equally_often() {
+        let order = std::cell::RefCell::new(String::new());
+        let note = |name| {
+            order.borrow_mut().push(name);
+            Ok(())
+        };
+        let effort = Effort { per_benchmark: Duration::ZERO };
+        let pair = pairs(effort, || note('f'), || note('r')).unwrap();
+        assert_eq!(*order.borrow(), "frfrfrfr", "one unmeasured, three measured");
+        assert_eq!(pair.fast.runs(), pair.reference.runs());
+    }
+}

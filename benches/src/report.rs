@@ -1,0 +1,123 @@
+//! The table that anyone can read, on the screen and as a page.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::machine::Machine;
+use crate::measure::Pair;
+use crate::plot;
+
+/// One measured comparison.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) pair: Pair,
+    /// Seconds below which this machine can't go.
+    pub(crate) floor: f64,
+    pub(crate) error: f64,
+}
+
+pub(crate) const HEADER: &str = "\
+benchmark                                  lacuna    plain tensor ops   faster   machine's floor   of floor   error    runs";
+
+pub(crate) const LEGEND: &str = "\
+lacuna, plain tensor ops: median time of one call; the two ran in turn, and `faster` is the median of each pair.
+machine's floor: the least time to move the bytes and compute the products; `of floor` 100 % can't be beaten.
+error: largest difference between the two answers, relative to the largest value.";
+
+impl Row {
+    /// How much of the machine is used: floor over the best time.
+    pub(crate) fn of_floor(&self) -> f64 {
+        self.floor / self.pair.fast.best()
+    }
+
+    pub(crate) fn line(&self) -> String {
+        format!(
+            "{:<40} {:>10}  {:>12}  {:>10.2}×  {:>12}  {:>10.0} %   {:.0e}  {:>6}",
+            self.name,
+            duration(self.pair.fast.median()),
+            duration(self.pair.reference.median()),
+            self.pair.speedup,
+            duration(self.floor),
+            100.0 * self.of_floor(),
+            self.error,
+            self.pair.fast.runs(),
+        )
+    }
+
+    fn markdown(&self) -> String {
+        format!(
+            "| {} | {} | {} | {:.2}× | {} | {:.0} % | {:.0e} | {} |",
+            self.name,
+            duration(self.pair.fast.median()),
+            duration(self.pair.reference.median()),
+            self.pair.speedup,
+            duration(self.floor),
+            100.0 * self.of_floor(),
+            self.error,
+            self.pair.fast.runs(),
+        )
+    }
+}
+
+/// Seconds in the unit that leaves one to three digits before the point.
+pub(crate) fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s >= 1.0 => format!("{s:.2} s"),
+        s if s >= 1e-3 => format!("{:.2} ms", s * 1e3),
+        s => format!("{:.1} µs", s * 1e6),
+    }
+}
+
+/// Writes README.md and its plots into `folder`.
+pub(crate) fn write(folder: &Path, machine: &Machine, rows: &[Row]) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+    plot::speedups(&folder.join("kernels.svg"), rows)?;
+    let page = folder.join("README.md");
+    std::fs::write(&page, markdown(machine, rows))
+        .with_context(|| format!("can't write {}", page.display()))
+}
+
+fn markdown(machine: &Machine, rows: &[Row]) -> String {
+    let mut page = format!("# Benchmarks: {}\n\n{machine}.\n\n", machine.record_name());
+    page += "Made by `cargo xtask bench`; comparable only with a record of the same machine.\n\n";
+    page += "![How much faster than plain tensor operations](kernels.svg)\n\n## Kernels\n\n";
+    page +=
+        "| benchmark | lacuna | plain tensor ops | faster | floor | of floor | error | runs |\n";
+    page += "|---|---:|---:|---:|---:|---:|---:|---:|\n";
+    for row in rows {
+        writeln!(page, "{}", row.markdown()).expect("a string takes every write");
+    }
+    for line in LEGEND.lines() {
+        write!(page, "\n{line}\n").expect("a string takes every write");
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::Timing;
+
+    #[test]
+    fn times_are_shown_in_a_unit_that_fits() {
+        assert_eq!(duration(1.5), "1.50 s");
+        assert_eq!(duration(0.0123), "12.30 ms");
+        assert_eq!(duration(4.56e-5), "45.6 µs");
+    }
+
+    #[test]
+    fn a_row_names_both_times_and_the_share_of_the_floor() {
+        let pair = Pair {
+            fast: Timing::new(vec![0.002, 0.004, 0.003]),
+            reference: Timing::new(vec![0.009]),
+            speedup: 3.0,
+        };
+        let row = Row { name: "a/b", pair, floor: 0.001, error: 1e-6 };
+        let line = row.line();
+        for part in ["a/b", "3.00 ms", "9.00 ms", "3.00×", "1.00 ms", "50 %", "1e-6"] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+    }
+}
