@@ -1,0 +1,528 @@
+//! Which token is proposed for a masked position, and how sure the model is of it.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, SamplerError, setting};
+use crate::fill::{Candidate, Needs};
+use crate::keyed::{Purpose, Words, ln_exponential, stream, uniform};
+use crate::rows;
+
+/// How tokens are drawn from the logits. The default is greedy.
+///
+/// In this order: forbidden tokens go; repetition penalty; temperature; top-k; top-p; min-p; then
+/// argmax of exp(ℓ)/(−ln u)^T over what is left, u uniform per token (for T = 0 argmax of ℓ), which
+/// is a draw from softmax(ℓ/T). A token's u depends on (seed, position, refinement, token) alone:
+/// not on the other requests of a batch, not on which tokens were left out.
+///
+/// None of this touches the confidence, which is the model's own: softmax of its logits, whole, at
+/// temperature 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// 0: the most probable token. 1: the model's distribution.
+    pub temperature: f64,
+    /// Only the k largest logits.
+    pub top_k: Option<NonZeroUsize>,
+    /// Only the fewest most probable tokens that hold this much probability (after top-k).
+    pub top_p: Option<f64>,
+    /// Only tokens at least this probable in proportion to the most probable.
+    pub min_p: Option<f64>,
+    /// Logits of tokens that stand in the prompt or were generated are divided by this if positive,
+    /// multiplied if negative. 1: off.
+    pub repetition_penalty: f64,
+    /// Names the random stream.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            repetition_penalty: 1.0,
+            seed: 0,
+        }
+    }
+}
+
+impl Sampling {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// A setting outside its range, or not a number.
+    pub fn validate(&self) -> Result<()> {
+        let Self { temperature, top_p, min_p, repetition_penalty, .. } = *self;
+        if !(temperature >= 0.0 && temperature.is_finite()) {
+            return setting("temperature", temperature, "a finite number of at least 0");
+        }
+        if let Some(p) = top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
+            return setting("top_p", p, "a number above 0, at most 1");
+        }
+        if let Some(p) = min_p.filter(|p| !(0.0..=1.0).contains(p)) {
+            return setting("min_p", p, "a number between 0 and 1");
+        }
+        if !(repetition_penalty > 0.0 && repetition_penalty.is_finite()) {
+            return setting("repetition_penalty", repetition_penalty, "a finite number above 0");
+        }
+        Ok(())
+    }
+
+    /// Whether tokens seen before count; the caller need not gather them otherwise.
+    pub(crate) fn penalises(&self) -> bool {
+        self.repetition_penalty != 1.0
+    }
+}
+
+/// Where a draw stands, and what is ruled out there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Site<'a> {
+    /// The request's number, for messages.
+    pub(crate) request: usize,
+    /// Absolute position.
+    pub(crate) position: usize,
+    /// Refinement within the block.
+    pub(crate) refinement: usize,
+    /// Tokens that may not come out, ascending.
+    pub(crate) forbidden: &'a [u32],
+    /// Tokens that the repetition penalty applies to.
+    pub(crate) seen: &'a BTreeSet<u32>,
+}
+
+/// Draws candidates; keeps its buffers from row to row.
+#[derive(Debug, Default)]
+pub(crate) struct Picker {
+    chunk_max: Vec<f32>,
+    penalised: Vec<f32>,
+    pool: Vec<(f32, u32)>,
+}
+
+impl Picker {
+    /// The candidate for one row of logits.
+    pub(crate) fn pick(
+        &mut self,
+        row: &[f32],
+        sampling: &Sampling,
+        needs: Needs,
+        site: Site<'_>,
+    ) -> Result<Candidate> {
+        let Site { request, position, refinement, forbidden, seen } = site;
+        let max = rows::max(row, &mut self.chunk_max).map_err(|value| SamplerError::NotFinite {
+            request,
+            position,
+            value,
+        })?;
+        let nothing = SamplerError::NothingAllowed { request, position };
+        if max.value == f32::NEG_INFINITY {
+            return Err(nothing);
+        }
+        let (sum, entropy) = if needs.entropy {
+            let (sum, moment) = rows::exp_sums::<true>(row, max.value, 1.0);
+            (sum, (sum.ln() - moment / sum).max(0.0)) // H = ln Z − E[d]
+        } else {
+            (rows::exp_sums::<false>(row, max.value, 1.0).0, 0.0)
+        };
+
+        let plain = !sampling.penalises() && !is_member(forbidden, max.index);
+        let token = if sampling.temperature == 0.0 && plain {
+            max.index
+        } else {
+            let mut penalised = std::mem::take(&mut self.penalised);
+            let logits = if sampling.penalises() {
+                penalise(row, &mut penalised, sampling.repetition_penalty, seen);
+                rows::max(&penalised, &mut self.chunk_max)
+                    .map_err(|value| SamplerError::NotFinite { request, position, value })?;
+                &penalised
+            } else {
+                row
+            };
+            let token = self.draw(logits, sampling, site);
+            self.penalised = penalised;
+            token.ok_or(nothing)?
+        };
+
+        let probability = |logit: f32| (f64::from(logit) - f64::from(max.value)).exp() / sum;
+        let confidence = probability(row[token]);
+        let margin = if needs.margin {
+            let mut excluded = forbidden.to_vec();
+            excluded.push(token as u32);
+            excluded.sort_unstable();
+            let other = rows::max_excluding(row, &excluded);
+            confidence - other.map_or(0.0, |(_, logit)| probability(logit))
+        } else {
+            0.0
+        };
+        let uniform = if needs.uniform {
+            uniform(&mut stream(sampling.seed, Purpose::Order, position, refinement))
+        } else {
+            0.0
+        };
+        Ok(Candidate { position, token: token as u32, confidence, margin, entropy, uniform })
+    }
+
+    /// A token from the filtered, tempered logits. `self.chunk_max` belongs to `logits`.
+    fn draw(&mut self, logits: &[f32], sampling: &Sampling, site: Site<'_>) -> Option<usize> {
+        let (best, max) = rows::max_excluding(logits, site.forbidden)?;
+        if sampling.temperature == 0.0 {
+            return Some(best);
+        }
+        let draws = stream(sampling.seed, Purpose::Token, site.position, site.refinement);
+        let race = Race { temperature: sampling.temperature, max };
+        if sampling.top_k.is_none() && sampling.top_p.is_none() && sampling.min_p.is_none() {
+            return race.over_all(logits, site.forbidden, Words::new(draws));
+        }
+        self.filter(logits, sampling, site.forbidden, max);
+        race.over_pool(&mut self.pool, Words::new(draws))
+    }
+
+    /// Fills `self.pool` with what top-k, top-p and min-p leave, in falling order of logits.
+    fn filter(&mut self, logits: &[f32], sampling: &Sampling, forbidden: &[u32], max: f32) {
+        let Self { chunk_max, pool, .. } = self;
+        let weight =
+            |logit: f32| ((f64::from(logit) - f64::from(max)) / sampling.temperature).exp();
+        let total = match sampling.top_p {
+            Some(_) if sampling.top_k.is_none() => {
+                let scale = scale(sampling.temperature);
+                rows::segments(logits, forbidden)
+                    .map(|(_, segment)| rows::exp_sums::<false>(segment, max, scale).0)
+                    .sum()
+            }
+            _ => 0.0,
+        };
+
+        // Lower bounds that spare sorting the whole vocabulary. The k-th largest of the chunks'
+        // maxima is at most the k-th largest logit (forbidden ones may be among them). Tokens of
+        // weight below (1 − p)·W/V hold less than (1 − p)·W together: top-p keeps none of them.
+        let mut floor = f64::NEG_INFINITY;
+        if let Some(k) = sampling.top_k {
+            let rank = k.get().saturating_add(forbidden.len());
+            if rank <= chunk_max.len() {
+                let order = |a: &f32, b: &f32| b.total_cmp(a);
+                floor = f64::from(*chunk_max.select_nth_unstable_by(rank - 1, order).1);
+            }
+        } else if let Some(p) = sampling.top_p {
+            // The 1e-3 covers the rounding of W.
+            let least = (1.0 - p) * total / logits.len() as f64 * (1.0 - 1e-3);
+            floor = f64::from(max) + sampling.temperature * least.ln();
+        }
+        if let Some(p) = sampling.min_p.filter(|_| sampling.top_k.is_none()) {
+            // (After top-k the pool is small, and top-p must see all of it.)
+            // Exact comparisons follow; the slack covers this line's rounding.
+            floor = floor.max(f64::from(max) + sampling.temperature * (p.ln() - 1e-9));
+        }
+
+        pool.clear();
+        for (start, segment) in rows::segments(logits, forbidden) {
+            let kept = segment.iter().zip(start as u32..);
+            let kept = kept.filter(|&(&x, _)| x > f32::NEG_INFINITY && f64::from(x) >= floor);
+            pool.extend(kept.map(|(&logit, id)| (logit, id)));
+        }
+        pool.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        if let Some(k) = sampling.top_k {
+            pool.truncate(k.get());
+        }
+        if let Some(p) = sampling.top_p {
+            let total = match sampling.top_k {
+                Some(_) => pool.iter().map(|&(logit, _)| weight(logit)).sum(),
+                None => total,
+            };
+            let mut held = 0.0;
+            let kept = pool.iter().take_while(|&&(logit, _)| {
+                let wanted = held < p * total;
+                held += weight(logit);
+                wanted
+            });
+            let kept = kept.count();
+            pool.truncate(kept.max(1));
+        }
+        if let Some(p) = sampling.min_p {
+            let kept = pool.iter().take_while(|&&(logit, _)| weight(logit) >= p).count();
+            pool.truncate(kept.max(1));
+        }
+    }
+}
+
+/// argmax of exp(ℓ)/E^T, E = −ln u: the token whose exponential clock E/e^(ℓ/T) rings first.
+/// In logarithms (ℓ − max)/T − ln E, which neither overflows nor underflows.
+struct Race {
+    temperature: f64,
+    max: f32,
+}
+
+impl Race {
+    fn score(&self, logit: f32, word: u32) -> f64 {
+        (f64::from(logit) - f64::from(self.max)) / self.temperature - ln_exponential(word)
+    }
+
+    /// The winner among all tokens but `forbidden`; ties go to the lowest id.
+    ///
+    /// Nearly every token is ruled out without a logarithm: to beat a score s a token needs
+    /// E < e^((ℓ − max)/T)·e^−s, and E = −ln(1 − v) ≥ v.
+    fn over_all(&self, logits: &[f32], forbidden: &[u32], mut words: Words) -> Option<usize> {
+        let scale = scale(self.temperature);
+        let mut winner = None;
+        let mut best = f64::NEG_INFINITY;
+        let mut bound = f32::INFINITY;
+        for (index, chunk) in logits.chunks(Words::CHUNK).enumerate() {
+            let words = words.chunk(index);
+            let could_win = |logit: f32, word: u32, bound: f32| {
+                // 24 bits convert exactly. A forbidden token may lie above max: cap its exponent.
+                let v = (word >> 8) as i32 as f32 * (1.0 / 16_777_216.0);
+                let d = rows::clamped((logit - self.max) * scale);
+                v <= rows::exp_nonpositive(if d < 0.0 { d } else { 0.0 }) * bound
+            };
+            let mut any = false;
+            for (&logit, &word) in chunk.iter().zip(words) {
+                any |= could_win(logit, word, bound);
+            }
+            if !any {
+                continue;
+            }
+            for (offset, (&logit, &word)) in chunk.iter().zip(words).enumerate() {
+                if !could_win(logit, word, bound) {
+                    continue;
+                }
+                let token = index * Words::CHUNK + offset;
+                let score = self.score(logit, word);
+                if score > best && !is_member(forbidden, token) {
+                    (winner, best) = (Some(token), score);
+                    // The slack covers the f32 exponential and its argument's rounding (1e-5).
+                    bound = ((-best).exp() * (1.0 + 1e-4)) as f32;
+                }
+            }
+        }
+        winner
+    }
+
+    /// The winner among a pool of (logit, token).
+    fn over_pool(&self, pool: &mut [(f32, u32)], mut words: Words) -> Option<usize> {
+        pool.sort_unstable_by_key(|&(_, id)| id); // so that every chunk of words is read once
+        let mut winner = None;
+        let mut best = f64::NEG_INFINITY;
+        for &(logit, id) in pool.iter() {
+            let score = self.score(logit, words.word(id as usize));
+            if score > best {
+                (winner, best) = (Some(id as usize), score);
+            }
+        }
+        winner
+    }
+}
+
+/// 1/T as a finite f32.
+fn scale(temperature: f64) -> f32 {
+    (1.0 / temperature).min(f64::from(f32::MAX)) as f32
+}
+
+/// Whether `token` is among `ids` (ascending).
+fn is_member(ids: &[u32], token: usize) -> bool {
+    u32::try_from(token).is_ok_and(|token| ids.binary_search(&token).is_ok())
+}
+
+fn penalise(row: &[f32], out: &mut Vec<f32>, penalty: f64, seen: &BTreeSet<u32>) {
+    out.clear();
+    out.extend_from_slice(row);
+    for &token in seen {
+        if let Some(logit) = out.get_mut(token as usize) {
+            let old = f64::from(*logit);
+            *logit = (if old > 0.0 { old / penalty } else { old * penalty }) as f32;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The definition, in f64, without any shortcut.
+    fn pick_slowly(row: &[f32], sampling: &Sampling, site: Site<'_>) -> (usize, f64) {
+        let mut logits: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
+        let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = logits.iter().map(|x| (x - max).exp()).sum();
+        let confidence = |token: usize| (f64::from(row[token]) - max).exp() / sum;
+        if sampling.penalises() {
+            for &token in site.seen {
+                let Some(x) = logits.get_mut(token as usize) else { continue };
+                let penalty = sampling.repetition_penalty;
+                *x = f64::from((if *x > 0.0 { *x / penalty } else { *x * penalty }) as f32);
+            }
+        }
+        let mut kept: Vec<usize> =
+            (0..row.len()).filter(|&i| !site.forbidden.contains(&(i as u32))).collect();
+        kept.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        if sampling.temperature == 0.0 {
+            return (kept[0], confidence(kept[0]));
+        }
+        let top = logits[kept[0]];
+        let weight = |i: usize| ((logits[i] - top) / sampling.temperature).exp();
+        if let Some(k) = sampling.top_k {
+            kept.truncate(k.get());
+        }
+        if let Some(p) = sampling.top_p {
+            let total: f64 = kept.iter().map(|&i| weight(i)).sum();
+            let mut held = 0.0;
+            let mut count = 0;
+            while count < kept.len() && held < p * total {
+                held += weight(kept[count]);
+                count += 1;
+            }
+            kept.truncate(count.max(1));
+        }
+        if let Some(p) = sampling.min_p {
+            kept.retain(|&i| weight(i) >= p);
+        }
+        let draws = stream(sampling.seed, Purpose::Token, site.position, site.refinement);
+        let mut words = Words::new(draws);
+        kept.sort_unstable();
+        let score = |i: usize, words: &mut Words| {
+            (logits[i] - top) / sampling.temperature - ln_exponential(words.word(i))
+        };
+        let mut best = kept[0];
+        for &i in &kept {
+            if score(i, &mut words) > score(best, &mut words) {
+                best = i;
+            }
+        }
+        (best, confidence(best))
+    }
+
+    fn sampling() -> impl Strategy<Value = Sampling> {
+        (
+            prop_oneof![Just(0.0), 0.05f64..3.0],
+            prop::option::of(1usize..30),
+            prop::option::of(0.05f64..=1.0),
+            prop::option::of(0.0f64..0.9),
+            prop_oneof![Just(1.0), 0.5f64..2.0],
+            any::<u64>(),
+        )
+            .prop_map(|(temperature, top_k, top_p, min_p, repetition_penalty, seed)| {
+                Sampling {
+                    temperature,
+                    top_k: top_k.and_then(NonZeroUsize::new),
+                    top_p,
+                    min_p,
+                    repetition_penalty,
+                    seed,
+                }
+            })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(600))]
+        #[test]
+        fn the_fast_choice_is_the_definitions(
+            row in prop::collection::vec(-12f32..12.0, 5..1500), sampling in sampling(),
+            forbidden in prop::collection::btree_set(0u32..1600, 0..4),
+            seen in prop::collection::btree_set(0u32..1600, 0..40),
+            position in 0usize..100, refinement in 0usize..4,
+        ) {
+            let forbidden: Vec<u32> = forbidden.into_iter().collect();
+            let site = Site { request: 0, position, refinement, forbidden: &forbidden, seen: &seen };
+            let (token, confidence) = pick_slowly(&row, &sampling, site);
+            let needs = Needs { margin: true, entropy: true, uniform: true };
+            let fast = Picker::default().pick(&row, &sampling, needs, site).unwrap();
+            prop_assert_eq!(fast.token as usize, token);
+            // rows.rs: under 1e-6 + 2⁻²⁴·E|d|.
+            prop_assert!((fast.confidence / confidence - 1.0).abs() < 1.6e-6);
+            prop_assert!((0.0..1.0).contains(&fast.uniform));
+            prop_assert!(fast.entropy >= 0.0 && fast.entropy <= (row.len() as f64).ln() + 1e-5);
+        }
+    }
+
+    fn site(forbidden: &[u32]) -> Site<'_> {
+        static NONE: BTreeSet<u32> = BTreeSet::new();
+        Site { request: 3, position: 7, refinement: 0, forbidden, seen: &NONE }
+    }
+
+    #[test]
+    fn tokens_come_out_as_often_as_softmax_says() {
+        let row = [0.0f32, 1.0, 2.0, -1.0, 0.5];
+        let temperature = 0.7;
+        let weights: Vec<f64> = row.iter().map(|&x| (f64::from(x) / temperature).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let mut counts = [0u32; 5];
+        let draws = 20_000;
+        for seed in 0..draws {
+            let sampling = Sampling { temperature, seed, ..Sampling::default() };
+            let picked =
+                Picker::default().pick(&row, &sampling, Needs::default(), site(&[])).unwrap();
+            counts[picked.token as usize] += 1;
+        }
+        for (count, weight) in counts.iter().zip(weights) {
+            let p = weight / total;
+            let expected = p * draws as f64;
+            let deviation = (expected * (1.0 - p)).sqrt();
+            assert!((f64::from(*count) - expected).abs() < 4.5 * deviation, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_are_an_error() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let row = [0.0, bad, 1.0];
+            let error = Picker::default()
+                .pick(&row, &Sampling::default(), Needs::default(), site(&[]))
+                .unwrap_err();
+            assert!(error.to_string().contains("position 7 hold"), "{error}");
+        }
+        let nothing = [f32::NEG_INFINITY; 4];
+        assert!(matches!(
+            Picker::default().pick(&nothing, &Sampling::default(), Needs::default(), site(&[])),
+            Err(SamplerError::NothingAllowed { request: 3, position: 7 })
+        ));
+        for temperature in [0.0, 1.0] {
+            let sampling = Sampling { temperature, ..Sampling::default() };
+            assert!(matches!(
+                Picker::default().pick(&[1.0, 2.0], &sampling, Needs::default(), site(&[0, 1])),
+                Err(SamplerError::NothingAllowed { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn equal_logits_go_to_the_lowest_id() {
+        let row = vec![1.5f32; 300];
+        let pick = |forbidden: &[u32]| {
+            Picker::default()
+                .pick(&row, &Sampling::default(), Needs::default(), site(forbidden))
+                .unwrap()
+                .token
+        };
+        assert_eq!(pick(&[]), 0);
+        assert_eq!(pick(&[0, 1, 3]), 2);
+    }
+
+    #[test]
+    fn a_very_low_temperature_is_greedy() {
+        let row: Vec<f32> = (0..700).map(|i| ((i * 37) % 700) as f32 * 0.01).collect();
+        let greedy = Picker::default()
+            .pick(&row, &Sampling::default(), Needs::default(), site(&[]))
+            .unwrap();
+        for temperature in [1e-300, 1e-40, 1e-9] {
+            for top_p in [None, Some(0.9)] {
+                let sampling = Sampling { temperature, top_p, ..Sampling::default() };
+                let cold =
+                    Picker::default().pick(&row, &sampling, Needs::default(), site(&[])).unwrap();
+                assert_eq!(cold, greedy);
+            }
+        }
+    }
+
+    #[test]
+    fn settings_outside_their_range_are_refused_by_name() {
+        let bad = [
+            (Sampling { temperature: f64::NAN, ..Sampling::default() }, "temperature"),
+            (Sampling { temperature: -1.0, ..Sampling::default() }, "temperature"),
+            (Sampling { top_p: Some(0.0), ..Sampling::default() }, "top_p"),
+            (Sampling { min_p: Some(1.5), ..Sampling::default() }, "min_p"),
+            (Sampling { repetition_penalty: 0.0, ..Sampling::default() }, "repetition_penalty"),
+        ];
+        for (sampling, name) in bad {
+            assert!(sampling.validate().unwrap_err().to_string().starts_with(name));
+        }
+    }
+}
