@@ -1,1 +1,46 @@
-//! Corruption, weighted cross-entropy and exact block likelihood for masked diffusion.
+//! Hides tokens of a row block by block, weighs what is hidden, and turns predictions into a loss or a likelihood.
+//!
+//! ```
+//! use lacuna_objective::{CorruptionRule, Row, block_ranges, draw_times};
+//! use rand::SeedableRng;
+//!
+//! let rule = CorruptionRule::paper(5).at_step(0)?; // 5 is the mask
+//! let (clean, eligible) = ([11, 12, 13, 14, 15, 16, 17, 18], [true; 8]);
+//! let blocks = block_ranges(8, 4.try_into().unwrap());
+//!
+//! let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(0);
+//! let times = draw_times(Default::default(), blocks.len(), &mut rng);
+//! let corruption = rule.corrupt_row(Row::new(&clean, &eligible, &blocks)?, &times, &mut rng)?;
+//! assert!(blocks.iter().all(|b| corruption.noisy[b.clone()].contains(&5)));
+//! # Ok::<(), lacuna_objective::Error>(())
+//! ```
+//!
+//! - [`CorruptionRule`]: schedule, [`RateTransform`], [`MaskSampler`], [`Weighting`], warmup; one
+//!   recipe key each. [`StepRule`] is the rule at one step and does the work.
+//! - [`Row`]: a window's clean tokens, which are eligible, and its blocks ([`block_ranges`],
+//!   [`document_block_ranges`]). Full bidirectional diffusion is one block as long as the window.
+//! - [`Corruption`]: what the model is shown, and what each position counts for.
+//! - [`Targets`], [`weighted_loss`]: cross-entropy on the supervised rows, over all eligible tokens.
+//! - [`exact_passes`], [`left_to_right_passes`], [`monte_carlo_passes`]: block likelihood.
+//!
+//! It never calls a model and knows no tokenizer. Randomness is an argument; where it must not
+//! depend on the batch split, key the generator by (seed, step, [row](StepRule::noise_of)).
+
+#![forbid(unsafe_code)]
+
+mod corruption;
+mod error;
+mod loss;
+mod nelbo;
+mod row;
+mod rule;
+
+pub use corruption::{BlockStats, Corruption, NoiseOf, StepRule, draw_times};
+pub use error::{Error, Result};
+pub use loss::{Predicts, Targets, weighted_loss};
+pub use nelbo::{
+    BlockSums, EXACT_ELIGIBLE_MAX, Estimate, MonteCarlo, Pass, Scored, exact_passes,
+    left_to_right_passes, monte_carlo_passes,
+};
+pub use row::{Row, block_ranges, document_block_ranges};
+pub use rule::{CorruptionRule, MaskSampler, RateTransform, Weighting};

@@ -49,7 +49,7 @@ impl<S: NoiseSchedule> NoiseSchedule for BlockClipped<S> {
     }
 }
 
-/// Uses only the times in [β, ω] of a schedule: t ~ U[β, ω] in place of U[0, 1].
+/// Uses only the times from β to ω of a schedule: t ~ U(β, ω) in place of U(0, 1).
 ///
 /// u(t) = u_inner(β + (ω − β)·t),  w(t) = w_inner(β + (ω − β)·t)        (BD3-LM's clip)
 ///

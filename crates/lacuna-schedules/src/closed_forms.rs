@@ -68,13 +68,13 @@ impl BlockMasking {
     }
 }
 
-/// E[u_blk] = ½·(1 + 1/B²).
+/// `E[u_blk]` = ½·(1 + 1/B²).
 pub fn mean_clipped_rate(block_size: NonZeroUsize) -> f64 {
     let b = block_size.get() as f64;
     0.5 * (1.0 + 1.0 / (b * b))
 }
 
-/// E[1/u_blk] = 1 + ln B: the mean weight of the paper's rule.
+/// `E[1/u_blk]` = 1 + ln B: the mean weight of the paper's rule.
 pub fn mean_inverse_clipped_rate(block_size: NonZeroUsize) -> f64 {
     1.0 + ln(block_size.get() as f64)
 }
