@@ -34,7 +34,9 @@
 //! - [`Request`], [`Sampling`], [`Generation`]: what goes in and what comes out.
 //! - [`Decoder`]: the loop, for many requests at once; [`generate`] for one.
 //! - [`reference`](mod@reference): the released algorithm, faults included, to compare with.
-//! - [`Event`]: what an observer sees, for streaming, stop strings and traces.
+//! - [`edit`]: the same text in fewer passes, with an old version of it as draft.
+//! - [`generate_autoregressive`]: next-token decoding with the same requests and draws.
+//! - [`Event`]: what an observer sees, for streaming, stop strings and [`trace`]s.
 //!
 //! Randomness is counter-based: a draw depends on the request's seed, the position and the
 //! refinement, never on the batch. This crate knows no model, no tokenizer and no text: stop
@@ -53,6 +55,8 @@ pub mod reference;
 mod request;
 mod rows;
 mod sequence;
+mod speculative;
+pub mod trace;
 
 pub use autoregressive::generate_autoregressive;
 pub use candidates::Sampling;
@@ -61,3 +65,4 @@ pub use denoiser::{Denoiser, Lane};
 pub use error::{Result, SamplerError};
 pub use fill::{Candidate, FillRule, Needs, quota};
 pub use request::{BlockEvent, Event, FinishReason, Generation, Refinement, Request};
+pub use speculative::{Drafting, Edit, edit};

@@ -20,6 +20,8 @@ pub(crate) struct Scripted {
     /// Of a hundred positions, how many favour eos, and how many favour MASK.
     eos_percent: u64,
     mask_percent: u64,
+    /// Of a hundred positions, how many are sure of their favourite.
+    sure_percent: u64,
     committed: HashMap<usize, Vec<u32>>,
     pending: HashMap<usize, Vec<u32>>,
     /// (sequence, committed tokens, block) of every lane of every pass.
@@ -37,6 +39,7 @@ impl Scripted {
             target: Vec::new(),
             eos_percent: 0,
             mask_percent: 0,
+            sure_percent: 25,
             committed: HashMap::new(),
             pending: HashMap::new(),
             seen: Vec::new(),
@@ -59,6 +62,11 @@ impl Scripted {
 
     pub(crate) fn with_target(mut self, target: &[u32]) -> Self {
         self.target = target.to_vec();
+        self
+    }
+
+    pub(crate) fn with_sureness(mut self, percent: u64) -> Self {
+        self.sure_percent = percent;
         self
     }
 
@@ -89,7 +97,9 @@ impl Scripted {
         } else {
             (mix(state, 78) % VOCAB as u64) as u32
         };
-        row[favourite as usize] += [1.0, 4.0, 8.0, 12.0][(mix(state, 79) % 4) as usize];
+        let sure = mix(state, 79) % 100 < self.sure_percent;
+        row[favourite as usize] +=
+            if sure { 14.0 } else { [1.0, 4.0, 8.0][(mix(state, 80) % 3) as usize] };
         row
     }
 

@@ -1,0 +1,119 @@
+//! The sampler's own time per refinement: everything but the model's pass.
+//!
+//! ```text
+//! cargo run --release -p lacuna-samplers --example overhead
+//! ```
+//!
+//! Blocks of 4 over a vocabulary of 49152 (that of the 135 M-parameter SmolLM2, whose pass over 4
+//! tokens takes some 20 to 40 ms on two cores). Each line is the best of many runs, and its tokens
+//! are checked against plain f64 in the crate's tests.
+
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use candle_core::{Device, Result, Tensor, bail};
+use lacuna_samplers::{Denoiser, FillRule, Lane, Request, Sampling, generate};
+
+const VOCAB: usize = 49152;
+const PASS_US: f64 = 20_000.0;
+
+/// Hands out logits that lie ready: its pass takes no time.
+struct Ready {
+    by_rows: Vec<Tensor>,
+}
+
+impl Ready {
+    fn new() -> Result<Self> {
+        let mut state = 1u64;
+        let mut unit = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 40) as f32 / (1u64 << 24) as f32
+        };
+        let logits: Vec<f32> = (0..4 * VOCAB)
+            .map(|i| {
+                let gaussian = (0..6).map(|_| unit()).sum::<f32>() - 3.0;
+                3.0 * gaussian + if i % VOCAB == 1000 + i / VOCAB { 16.0 } else { 0.0 }
+            })
+            .collect();
+        let all = Tensor::from_vec(logits, (4, VOCAB), &Device::Cpu)?;
+        Ok(Self { by_rows: (1..=4).map(|rows| all.narrow(0, 0, rows)).collect::<Result<_>>()? })
+    }
+}
+
+impl Denoiser for Ready {
+    fn prefill(&mut self, _: usize, _: &[u32], _: usize) -> Result<()> {
+        Ok(())
+    }
+    fn denoise(&mut self, lanes: &[Lane<'_>]) -> Result<Tensor> {
+        Ok(self.by_rows[lanes[0].rows.len() - 1].clone())
+    }
+    fn commit(&mut self, _: usize, _: &[u32]) -> Result<()> {
+        Ok(())
+    }
+    fn speculate(&mut self, _: usize, _: &[u32], _: usize, _: u32) -> Result<Tensor> {
+        bail!("not measured")
+    }
+    fn accept(&mut self, _: usize, _: usize) -> Result<()> {
+        Ok(())
+    }
+    fn release(&mut self, _: usize) {}
+}
+
+fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let mut model = Ready::new()?;
+    let warm = Sampling { temperature: 0.8, ..Sampling::default() };
+    let top_k = NonZeroUsize::new(50);
+    let cases = [
+        ("greedy, low-confidence", FillRule::LowConfidence, Sampling::default()),
+        ("greedy, margin", FillRule::Margin, Sampling::default()),
+        ("greedy, entropy", FillRule::Entropy, Sampling::default()),
+        ("T 0.8", FillRule::LowConfidence, warm.clone()),
+        ("T 0.8, top-k 50", FillRule::LowConfidence, Sampling { top_k, ..warm.clone() }),
+        (
+            "T 0.8, top-p 0.95",
+            FillRule::LowConfidence,
+            Sampling { top_p: Some(0.95), ..warm.clone() },
+        ),
+        (
+            "T 0.8, min-p 0.05",
+            FillRule::LowConfidence,
+            Sampling { min_p: Some(0.05), ..warm.clone() },
+        ),
+        (
+            "T 0.8, top-k, top-p, penalty",
+            FillRule::LowConfidence,
+            Sampling { top_k, top_p: Some(0.95), repetition_penalty: 1.1, ..warm },
+        ),
+    ];
+    println!(
+        "{:<30} {:>14} {:>14} {:>22}",
+        "", "µs, 1st of 4", "µs, mean of 4", "share of a 20 ms pass"
+    );
+    for (name, fill, sampling) in cases {
+        // One token a refinement: 4, 3, 2 and 1 rows. With every token at once: 4 rows.
+        let mut mean = f64::INFINITY;
+        let mut whole = f64::INFINITY;
+        for steps in [64, 16] {
+            for _ in 0..40 {
+                let request = Request {
+                    fill,
+                    steps: NonZeroUsize::new(steps),
+                    sampling: sampling.clone(),
+                    ..Request::new(vec![7; 128], 64, NonZeroUsize::new(4).ok_or("zero")?, 5)
+                };
+                let start = Instant::now();
+                let done = generate(&mut model, request, |_| ControlFlow::Continue(()))?;
+                let us = start.elapsed().as_secs_f64() * 1e6 / done.forwards as f64;
+                assert_eq!((done.tokens.len(), done.forwards), (64, steps));
+                if sampling.temperature == 0.0 {
+                    assert!(done.tokens.iter().all(|token| (1000..1004).contains(token)));
+                }
+                let best = if steps == 64 { &mut mean } else { &mut whole };
+                *best = best.min(us);
+            }
+        }
+        println!("{name:<30} {whole:>14.0} {mean:>14.0} {:>20.2} %", 100.0 * mean / PASS_US);
+    }
+    Ok(())
+}

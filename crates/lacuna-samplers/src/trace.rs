@@ -1,0 +1,387 @@
+//! Decoding traces: JSON lines that can be read, replayed, and written again byte for byte.
+//!
+//! A trace holds, per request, a [`Line::Header`] with everything that was asked for, a
+//! [`Line::Refinement`] for every pass with all candidates, a [`Line::Block`] for every finished
+//! block, and a [`Line::End`]. [`Trace::replay`] runs the fill rule again on the recorded
+//! candidates, and so derives the text anew.
+//!
+//! ```
+//! use lacuna_samplers::trace::{Line, Mode, Trace};
+//! # use lacuna_samplers::Request;
+//! # let request = Request::new(vec![1, 2], 4, std::num::NonZeroUsize::MIN, 5);
+//! let mut text = Line::header(0, Mode::Fused, &request).to_json() + "\n";
+//! // … one line per event: `text += &(Line::from(event).to_json() + "\n")` …
+//! let trace = Trace::parse(&text)?;
+//! assert_eq!(trace.to_jsonl(), text);
+//! # Ok::<(), lacuna_samplers::SamplerError>(())
+//! ```
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, SamplerError};
+use crate::fill::quota;
+use crate::reference::Settings;
+use crate::request::{Event, FinishReason, Generation, Refinement, Request};
+use crate::{FillRule, Sampling};
+
+/// The format that this crate writes, and the only one it reads.
+pub const VERSION: u32 = 1;
+
+/// Which loop wrote a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// [`Decoder`](crate::Decoder), with or without drafts.
+    Fused,
+    /// [`reference::generate`](crate::reference::generate): MASK may be filled in, and is a hole
+    /// again then.
+    Reference,
+    /// [`generate_autoregressive`](crate::generate_autoregressive): blocks of one token.
+    Autoregressive,
+}
+
+/// One line of a trace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Line {
+    /// What was asked for.
+    Header {
+        /// [`VERSION`].
+        version: u32,
+        /// The request, by its number.
+        request: usize,
+        /// The loop that ran.
+        mode: Mode,
+        /// Prompt, seed and all other settings.
+        settings: Request,
+    },
+    /// One pass over one block.
+    Refinement(Refinement),
+    /// A finished block.
+    Block {
+        /// The request, by its number.
+        request: usize,
+        /// Absolute position of the block.
+        block_start: usize,
+        /// Its new tokens, as they stand in the result.
+        tokens: Vec<u32>,
+    },
+    /// The request's end.
+    End {
+        /// The request, by its number.
+        request: usize,
+        /// Why it ended.
+        finish: FinishReason,
+        /// How many new tokens remain.
+        tokens: usize,
+        /// How many of them are text.
+        text_len: usize,
+    },
+}
+
+impl Line {
+    /// The first line of a request's trace.
+    pub fn header(request: usize, mode: Mode, settings: &Request) -> Self {
+        let mut settings = settings.clone();
+        if mode == Mode::Autoregressive {
+            settings.block_size = std::num::NonZeroUsize::MIN;
+        }
+        Self::Header { version: VERSION, request, mode, settings }
+    }
+
+    /// The first line of a trace in reference mode, whose arguments are put into a request's words.
+    /// `remasking: random` needs none of its own: what ranked is recorded as the confidence.
+    ///
+    /// # Errors
+    /// A block length of 0.
+    pub fn reference_header(prompt: &[u32], settings: &Settings) -> Result<Self> {
+        let Some(block_size) = std::num::NonZeroUsize::new(settings.block_length) else {
+            return crate::error::setting("block_length", 0, "at least 1");
+        };
+        let fill = match settings.threshold {
+            None => FillRule::LowConfidence,
+            Some(tau) => FillRule::Threshold { tau },
+        };
+        let sampling = Sampling {
+            temperature: settings.temperature,
+            seed: settings.seed,
+            ..Sampling::default()
+        };
+        let request = Request {
+            steps: std::num::NonZeroUsize::new(settings.steps),
+            fill,
+            sampling,
+            eos_ids: settings.eos_id.into_iter().collect(),
+            ..Request::new(prompt.to_vec(), settings.gen_length, block_size, settings.mask_id)
+        };
+        Ok(Self::header(0, Mode::Reference, &request))
+    }
+
+    /// The last line of a request's trace.
+    pub fn end(generation: &Generation) -> Self {
+        let Generation { request, finish, text_len, .. } = *generation;
+        Self::End { request, finish, tokens: generation.tokens.len(), text_len }
+    }
+
+    /// The line as JSON, without a line break.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a line has string keys and finite numbers")
+    }
+
+    fn request(&self) -> usize {
+        match self {
+            Self::Header { request, .. } | Self::Block { request, .. } => *request,
+            Self::End { request, .. } => *request,
+            Self::Refinement(refinement) => refinement.request,
+        }
+    }
+}
+
+impl From<Event<'_>> for Line {
+    fn from(event: Event<'_>) -> Self {
+        match event {
+            Event::Refinement(refinement) => Self::Refinement(refinement.clone()),
+            Event::Block(block) => Self::Block {
+                request: block.request,
+                block_start: block.block_start,
+                tokens: block.tokens.to_vec(),
+            },
+        }
+    }
+}
+
+/// A whole trace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trace {
+    /// Its lines; those of several requests may be interleaved.
+    pub lines: Vec<Line>,
+}
+
+/// A request's text as a replay derives it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replayed {
+    /// The request, by its number.
+    pub request: usize,
+    /// What was asked for.
+    pub settings: Request,
+    /// The new tokens.
+    pub tokens: Vec<u32>,
+    /// Why it ended; None for a trace that was cut off.
+    pub finish: Option<FinishReason>,
+    /// Refinements that were replayed.
+    pub refinements: usize,
+}
+
+impl Trace {
+    /// Reads JSON lines; empty lines are skipped.
+    ///
+    /// # Errors
+    /// A line that is no line of this format and version, by its number.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut lines = Vec::new();
+        for (index, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
+            let wrong = |reason: String| SamplerError::Trace { line: index + 1, reason };
+            let line: Line =
+                serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+            if let Line::Header { version, .. } = line
+                && version != VERSION
+            {
+                return Err(wrong(format!("format version {version}: expected {VERSION}")));
+            }
+            lines.push(line);
+        }
+        Ok(Self { lines })
+    }
+
+    /// The same bytes that were written.
+    pub fn to_jsonl(&self) -> String {
+        self.lines.iter().map(|line| line.to_json() + "\n").collect()
+    }
+
+    /// Derives every request's text from its candidates and its fill rule, and checks it against
+    /// the recorded fills and blocks.
+    ///
+    /// # Errors
+    /// [`SamplerError::Trace`] at the first line that contradicts those before it (lines are
+    /// counted without empty ones).
+    pub fn replay(&self) -> Result<Vec<Replayed>> {
+        let mut replays: BTreeMap<usize, Replay> = BTreeMap::new();
+        for (index, line) in self.lines.iter().enumerate() {
+            let wrong = |reason: String| SamplerError::Trace { line: index + 1, reason };
+            let request = line.request();
+            if let Line::Header { mode, settings, .. } = line {
+                let replay = Replay::new(request, *mode, settings).map_err(wrong)?;
+                if replays.insert(request, replay).is_some() {
+                    return Err(wrong(format!("request {request} has two headers")));
+                }
+                continue;
+            }
+            let Some(replay) = replays.get_mut(&request) else {
+                return Err(wrong(format!("request {request} has no header")));
+            };
+            replay.take(line).map_err(wrong)?;
+        }
+        Ok(replays.into_values().map(Replay::finish).collect())
+    }
+}
+
+/// The state of one request in a replay.
+struct Replay {
+    mode: Mode,
+    canvas: Vec<u32>,
+    /// Where the open block starts, and its holes (absolute), ascending.
+    block_start: usize,
+    holes: Vec<usize>,
+    masked: usize,
+    refinement: usize,
+    out: Replayed,
+}
+
+type Check<T = ()> = std::result::Result<T, String>;
+
+impl Replay {
+    fn new(request: usize, mode: Mode, settings: &Request) -> Check<Self> {
+        // A trace may come from anywhere: nothing in it may ask for more memory than it holds.
+        settings.validate().map_err(|error| error.to_string())?;
+        let size = settings.block_size.get();
+        let mut replay = Self {
+            mode,
+            canvas: settings.prompt.clone(),
+            block_start: settings.prompt.len() / size * size,
+            holes: Vec::new(),
+            masked: 0,
+            refinement: 0,
+            out: Replayed {
+                request,
+                settings: settings.clone(),
+                tokens: Vec::new(),
+                finish: None,
+                refinements: 0,
+            },
+        };
+        replay.open_block(None);
+        Ok(replay)
+    }
+
+    /// Opens the block at `block_start`; its holes are known once its first refinement is.
+    fn open_block(&mut self, first: Option<&Refinement>) {
+        self.refinement = 0;
+        self.holes = first.map_or(Vec::new(), |first| {
+            first.candidates.iter().map(|candidate| candidate.position).collect()
+        });
+        self.masked = self.holes.len();
+    }
+
+    /// The positions that the first refinement of the open block must propose for.
+    fn are_the_holes(&self, positions: &[usize]) -> bool {
+        let Request { prompt, max_new_tokens, block_size, mask_id, .. } = &self.out.settings;
+        let end = prompt.len() + max_new_tokens;
+        let end = self.block_start.saturating_add(block_size.get()).min(end);
+        let prompt_holes = (self.block_start..prompt.len().min(end))
+            .filter(|&at| self.mode == Mode::Reference && prompt[at] == *mask_id);
+        let new = self.block_start.max(prompt.len())..end;
+        prompt_holes.chain(new).eq(positions.iter().copied())
+    }
+
+    fn take(&mut self, line: &Line) -> Check {
+        if self.out.finish.is_some() {
+            return Err(format!("request {} has ended already", self.out.request));
+        }
+        match line {
+            Line::Header { .. } => Ok(()),
+            Line::Refinement(refinement) => self.refine(refinement),
+            Line::Block { block_start, tokens, .. } => self.block(*block_start, tokens),
+            Line::End { finish, tokens, text_len, .. } => {
+                let new = self.block_start.saturating_sub(self.start());
+                if *tokens > new || text_len > tokens {
+                    return Err(format!(
+                        "{tokens} tokens remain of {new}, {text_len} of them text"
+                    ));
+                }
+                self.canvas.truncate(self.start() + tokens);
+                self.out.finish = Some(*finish);
+                Ok(())
+            }
+        }
+    }
+
+    fn start(&self) -> usize {
+        self.out.settings.prompt.len()
+    }
+
+    fn refine(&mut self, refinement: &Refinement) -> Check {
+        let Refinement { block_start, refinement: number, candidates, filled, .. } = refinement;
+        let positions: Vec<usize> = candidates.iter().map(|c| c.position).collect();
+        if *number == 0 && self.refinement == 0 && self.are_the_holes(&positions) {
+            self.open_block(Some(refinement));
+            let end = positions.last().map_or(0, |last| last + 1);
+            let mask_id = self.out.settings.mask_id;
+            self.canvas.resize(end.max(self.canvas.len()), mask_id);
+        }
+        if *block_start != self.block_start || *number != self.refinement {
+            return Err(format!(
+                "refinement {number} of block {block_start}: expected refinement {} of block {}",
+                self.refinement, self.block_start
+            ));
+        }
+        if positions != self.holes || positions.is_empty() {
+            return Err(format!("candidates at {positions:?}: the holes are {:?}", self.holes));
+        }
+        let settings = &self.out.settings;
+        let count = quota(self.masked, settings.steps_per_block(), *number);
+        let chosen = settings.fill.select(candidates, count);
+        let derived: Vec<usize> = chosen.iter().map(|&index| candidates[index].position).collect();
+        if derived != *filled {
+            return Err(format!("filled {filled:?}: the rule fills {derived:?}"));
+        }
+        for &index in &chosen {
+            self.canvas[candidates[index].position] = candidates[index].token;
+        }
+        let (mode, canvas) = (self.mode, &self.canvas);
+        self.holes.retain(|at| {
+            !derived.contains(at) || (mode == Mode::Reference && canvas[*at] == settings.mask_id)
+        });
+        self.refinement += 1;
+        self.out.refinements += 1;
+        Ok(())
+    }
+
+    fn block(&mut self, block_start: usize, tokens: &[u32]) -> Check {
+        if block_start != self.block_start || self.refinement == 0 {
+            return Err(format!("block {block_start} is not the one that was refined"));
+        }
+        let Request { eos_ids, stop_ids, .. } = &self.out.settings;
+        let first = self.block_start.max(self.start());
+        let mut derived = self.canvas[first..].to_vec();
+        let open = self.holes.first().copied().unwrap_or(self.canvas.len());
+        let ends = |id: &u32| eos_ids.contains(id) || stop_ids.contains(id);
+        let end = derived.iter().position(ends).filter(|at| first + at < open);
+        let left = self.mode == Mode::Reference && !self.holes.is_empty();
+        match end.filter(|_| !left) {
+            Some(at) if eos_ids.contains(&derived[at]) => {
+                let eos = derived[at];
+                derived[at..].fill(eos);
+            }
+            Some(at) => derived.truncate(at + 1),
+            None if self.holes.is_empty() || left => {}
+            None => return Err(format!("block {block_start} ends with holes at {:?}", self.holes)),
+        }
+        if derived != tokens {
+            return Err(format!("block {block_start} holds {tokens:?}: derived {derived:?}"));
+        }
+        self.canvas.truncate(first);
+        self.canvas.extend_from_slice(tokens);
+        self.block_start = self.canvas.len();
+        self.open_block(None);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Replayed {
+        // Of a block that was not finished nothing counts.
+        self.canvas.truncate(self.block_start.max(self.start()));
+        self.out.tokens = self.canvas.split_off(self.start());
+        self.out
+    }
+}
