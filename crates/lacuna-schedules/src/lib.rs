@@ -50,3 +50,8 @@ pub use schedule::{
 };
 pub use times::TimeSampling;
 pub use warmup::{Capped, Warmup};
+
+/// The guide's code runs with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guides/use-the-schedules-alone.md")]
+struct Guide;
