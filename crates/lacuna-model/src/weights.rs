@@ -8,15 +8,20 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::config::Config;
 use crate::error::{ModelError, Result, printable};
+use crate::gguf::{self, Gguf};
 
 mod directory;
 mod dtype;
-mod header;
+pub(crate) mod header;
 mod mapped;
+mod partial;
+mod save;
 
 pub use dtype::StorageDtype;
+pub use save::{Outgoing, SaveOptions, save_safetensors};
 
 use directory::Layout;
+pub(crate) use directory::contained;
 use header::HeaderEntry;
 pub(crate) use mapped::{MappedFile, read_small_file};
 
@@ -78,6 +83,8 @@ struct Entry {
     dtype: StorageDtype,
     shape: Vec<usize>,
     range: std::ops::Range<usize>,
+    /// Heads whose rows the file stores for interleaved rotary pairs.
+    permuted: Option<usize>,
 }
 
 impl Weights {
@@ -116,8 +123,26 @@ impl Weights {
                 "is one file of a checkpoint: give the directory that also has config.json";
             return Err(ModelError::file(path, reason));
         }
-        std::fs::metadata(path).map_err(|e| ModelError::io(path, "open it", e))?;
-        Err(ModelError::file(path, "expected a directory in Hugging Face layout or a .gguf file"))
+        Self::inspect_gguf(path)
+    }
+
+    fn inspect_gguf(path: &Path) -> Result<Self> {
+        let file = MappedFile::open(path)?;
+        let gguf = Gguf::parse(file.bytes()).map_err(|fault| fault.in_file(path))?;
+        let config = gguf::read_config(&gguf, path)?;
+        let architecture = gguf::architecture(&gguf, path)?;
+        let mut found = Found::default();
+        for mut entry in gguf.tensors {
+            if entry.name == gguf::ROPE_FACTORS {
+                found.ignored.push(entry.name);
+                continue;
+            }
+            // A name of no known tensor stays as it is and is reported as extra.
+            entry.name = gguf::hugging_face_name(&entry.name).unwrap_or(entry.name);
+            let permuted = gguf::permuted_heads(architecture, &entry.name, &config);
+            found.insert(entry, 0, path, permuted)?;
+        }
+        Self::assemble(config, Format::Gguf, vec![Arc::new(file)], found)
     }
 
     fn inspect_directory(dir: &Path) -> Result<Self> {
@@ -128,7 +153,7 @@ impl Weights {
             Layout::Single(path) => {
                 let file = MappedFile::open(&path)?;
                 for entry in parse_safetensors(&file)? {
-                    found.insert(entry, 0, &path)?;
+                    found.insert(entry, 0, &path, None)?;
                 }
                 files.push(Arc::new(file));
             }
@@ -140,7 +165,7 @@ impl Weights {
                             let reason = "is not what the index says of this shard";
                             return Err(ModelError::tensor(path, &entry.name, reason));
                         }
-                        found.insert(entry, place, path)?;
+                        found.insert(entry, place, path, None)?;
                     }
                     files.push(Arc::new(file));
                 }
@@ -217,9 +242,48 @@ impl Weights {
             let reason = format!("is stored as {}", entry.dtype);
             return Err(ModelError::tensor(file.path(), name, reason));
         };
-        let bytes = file.read(entry.range.clone())?;
+        let mut bytes = file.read(entry.range.clone())?;
+        if let Some(heads) = entry.permuted {
+            bytes = gguf::unpermute_rows(&bytes, entry.shape[0], heads);
+        }
         let tensor = Tensor::from_raw_buffer(&bytes, stored, &entry.shape, &Device::Cpu)?;
         Ok(tensor.to_dtype(dtype)?.to_device(device)?)
+    }
+
+    /// The text of a `tokenizer.json` made from the metadata of a GGUF file; `None` where there is
+    /// none, and for a directory, which has its own `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If the metadata describe a tokenizer that has no such form.
+    pub fn tokenizer_json(&self) -> Result<Option<String>> {
+        self.with_gguf(|gguf, path| gguf::tokenizer_json(gguf, path, self.config.vocab_size))
+            .unwrap_or(Ok(None))
+    }
+
+    /// The chat template in the metadata of a GGUF file.
+    pub fn chat_template(&self) -> Option<String> {
+        let key = "tokenizer.chat_template";
+        self.with_gguf(|gguf, _| Ok(gguf.text(key).map(str::to_owned)))?.ok()?
+    }
+
+    /// Parses the header again: it is not kept, because it borrows from the map.
+    fn with_gguf<T>(&self, read: impl FnOnce(&Gguf<'_>, &Path) -> Result<T>) -> Option<Result<T>> {
+        let file = self.files.first().filter(|_| self.format == Format::Gguf)?;
+        let parsed = file.check_length().and_then(|()| {
+            let gguf = Gguf::parse(file.bytes()).map_err(|fault| fault.in_file(file.path()))?;
+            read(&gguf, file.path())
+        });
+        Some(parsed)
+    }
+
+    /// Every tensor, read when its turn comes: what [`save_safetensors`] takes.
+    pub fn outgoing(&self) -> impl Iterator<Item = Outgoing<'_>> {
+        self.tensors.iter().map(move |(name, entry)| {
+            let stored = entry.dtype.to_candle().unwrap_or(DType::F32);
+            let dtype = StorageDtype::from_candle(stored).expect("a float");
+            let shape = entry.shape.as_slice();
+            Outgoing::new(name, dtype, shape, move || self.tensor(name, stored, &Device::Cpu))
+        })
     }
 
     /// What the files hold.
@@ -261,7 +325,13 @@ struct Found {
 }
 
 impl Found {
-    fn insert(&mut self, entry: HeaderEntry, file: usize, path: &Path) -> Result<()> {
+    fn insert(
+        &mut self,
+        entry: HeaderEntry,
+        file: usize,
+        path: &Path,
+        permuted: Option<usize>,
+    ) -> Result<()> {
         if is_ignored(&entry.name) {
             self.ignored.push(entry.name);
             return Ok(());
@@ -272,9 +342,9 @@ impl Found {
         };
         let HeaderEntry { name, shape, range, .. } = entry;
         if self.tensors.contains_key(&name) {
-            return Err(ModelError::tensor(path, &name, "is in two shards"));
+            return Err(ModelError::tensor(path, &name, "appears twice"));
         }
-        self.tensors.insert(name, Entry { file, dtype, shape, range });
+        self.tensors.insert(name, Entry { file, dtype, shape, range, permuted });
         Ok(())
     }
 }
@@ -299,6 +369,17 @@ pub fn check_safetensors(file: &[u8]) -> Result<()> {
         Ok(_) => Ok(()),
         Err(fault) => Err(fault.in_file(Path::new("safetensors"))),
     }
+}
+
+/// Validates a whole GGUF file in memory: its header, its configuration, and its tokenizer.
+///
+/// # Errors
+/// Names the tensor or the metadata key and the reason.
+pub fn check_gguf(file: &[u8]) -> Result<()> {
+    let path = Path::new("gguf");
+    let parsed = Gguf::parse(file).map_err(|fault| fault.in_file(path))?;
+    let config = gguf::read_config(&parsed, path)?;
+    gguf::tokenizer_json(&parsed, path, config.vocab_size).map(|_| ())
 }
 
 /// `3 tensors: a, b, c`, at most eight by name.

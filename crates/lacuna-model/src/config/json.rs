@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Config, Mode, RopeScaling, strict};
 use crate::error::{ModelError, Result};
-use crate::weights::{StorageDtype, read_small_file};
+use crate::weights::{StorageDtype, contained, read_small_file};
 
 /// No configuration comes near it; bounds what parsing can allocate.
 const LONGEST_CONFIG: u64 = 1 << 20;
@@ -25,12 +25,13 @@ const ARCHITECTURES: [(&str, &str); 6] = [
 ];
 
 pub(super) fn open(dir: &Path) -> Result<Config> {
-    let file = Config::config_file(dir);
+    let file = contained(dir, "config.json")?;
     let text = read_small_file(&file, LONGEST_CONFIG)?;
-    let generation_file = dir.join("generation_config.json");
-    if !generation_file.exists() {
+    let generation_file = "generation_config.json";
+    if !dir.join(generation_file).exists() {
         return parse(&text, None, &file);
     }
+    let generation_file = contained(dir, generation_file)?;
     let generation = read_small_file(&generation_file, LONGEST_CONFIG)?;
     parse(&text, Some((&generation, &generation_file)), &file)
 }

@@ -9,7 +9,7 @@ use super::mapped::read_small_file;
 use crate::config::strict;
 use crate::error::{ModelError, Result, printable};
 
-const SINGLE: &str = "model.safetensors";
+pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// An index takes some 80 bytes a tensor; bounds what parsing can allocate.

@@ -1,0 +1,56 @@
+//! GGUF files in and out, with a reader of our own: nothing of the file is used before it is checked.
+
+mod config;
+mod parse;
+mod pre;
+mod tokenizer;
+
+pub(crate) use config::{
+    ROPE_FACTORS, architecture, hugging_face_name, permuted_heads, read_config,
+};
+pub(crate) use parse::Gguf;
+pub(crate) use tokenizer::tokenizer_json;
+
+/// Undoes the permutation that files of architecture "llama" apply to the rows of queries and keys.
+///
+/// Interleaved rotary pairs rows 2j and 2j + 1 of a head, Hugging Face's pairs j and j + d/2:
+/// row j + s·d/2 of a head is stored at 2j + s. Rows move whole, so packed ones move too.
+pub(crate) fn unpermute_rows(stored: &[u8], rows: usize, heads: usize) -> Vec<u8> {
+    move_rows(stored, rows, heads, |half, row| 2 * (row % half) + row / half)
+}
+
+/// The inverse of [`unpermute_rows`].
+pub(crate) fn permute_rows(values: &[u8], rows: usize, heads: usize) -> Vec<u8> {
+    move_rows(values, rows, heads, |half, row| row / 2 + (row % 2) * half)
+}
+
+/// Row r of a head comes from row `source(d/2, r)` of the same head.
+fn move_rows(
+    bytes: &[u8],
+    rows: usize,
+    heads: usize,
+    source: impl Fn(usize, usize) -> usize,
+) -> Vec<u8> {
+    let (row_bytes, head_rows) = (bytes.len() / rows, rows / heads);
+    let mut moved = Vec::with_capacity(bytes.len());
+    for row in 0..rows {
+        let (head, within) = (row / head_rows, row % head_rows);
+        let from = (head * head_rows + source(head_rows / 2, within)) * row_bytes;
+        moved.extend_from_slice(&bytes[from..from + row_bytes]);
+    }
+    moved
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn undoing_the_permutation_gives_the_rows_back() {
+        // Two heads of six rows of three bytes.
+        let rows: Vec<u8> = (0..36).collect();
+        let stored = permute_rows(&rows, 12, 2);
+        assert_eq!(stored[..9], [0, 1, 2, 9, 10, 11, 3, 4, 5], "rows 0, 3, 1 of the first head");
+        assert_eq!(unpermute_rows(&stored, 12, 2), rows);
+    }
+}

@@ -1,0 +1,315 @@
+//! A model's configuration from GGUF metadata, and the names of its tensors.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use super::parse::{Gguf, Kind, Value};
+use crate::config::{Config, Mode, RopeScaling};
+use crate::error::{ModelError, Result};
+
+/// GGUF's names within a layer, and Hugging Face's.
+const LAYER_NAMES: [(&str, &str); 11] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+const OUTER_NAMES: [(&str, &str); 3] = [
+    ("token_embd.weight", "model.embed_tokens.weight"),
+    ("output_norm.weight", "model.norm.weight"),
+    ("output.weight", "lm_head.weight"),
+];
+
+/// Rotary divisors that llama.cpp's converter stores for Llama 3.1 and later.
+pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+/// The Hugging Face name of a GGUF tensor.
+pub(crate) fn hugging_face_name(name: &str) -> Option<String> {
+    if let Some((_, outer)) = OUTER_NAMES.iter().find(|(gguf, _)| *gguf == name) {
+        return Some((*outer).to_owned());
+    }
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    // Written back the same, so that two spellings of a number never name one tensor.
+    let layer = layer.parse::<usize>().ok().filter(|n| n.to_string() == layer)?;
+    let (stem, kind) =
+        rest.rsplit_once('.').filter(|(_, kind)| ["weight", "bias"].contains(kind))?;
+    let (_, found) = LAYER_NAMES.iter().find(|(gguf, _)| *gguf == stem)?;
+    Some(format!("model.layers.{layer}.{found}.{kind}"))
+}
+
+/// The GGUF name of a Hugging Face tensor.
+pub(crate) fn gguf_name(name: &str) -> Option<String> {
+    if let Some((gguf, _)) = OUTER_NAMES.iter().find(|(_, outer)| *outer == name) {
+        return Some((*gguf).to_owned());
+    }
+    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    let (stem, kind) = rest.rsplit_once('.')?;
+    let (gguf, _) = LAYER_NAMES.iter().find(|(_, found)| *found == stem)?;
+    Some(format!("blk.{layer}.{gguf}.{kind}"))
+}
+
+/// The number of heads whose rows are permuted in a tensor: files of architecture "llama" store
+/// queries and keys for interleaved rotary pairs, all others as Hugging Face does.
+pub(crate) fn permuted_heads(architecture: &str, name: &str, config: &Config) -> Option<usize> {
+    let is = |projection: &str| {
+        name.strip_suffix(".weight")
+            .or(name.strip_suffix(".bias"))
+            .is_some_and(|stem| stem.ends_with(projection))
+    };
+    match architecture {
+        "llama" if is("self_attn.q_proj") => Some(config.num_heads),
+        "llama" if is("self_attn.k_proj") => Some(config.num_kv_heads),
+        _ => None,
+    }
+}
+
+/// The architecture's name, if this crate computes it.
+pub(crate) fn architecture<'a>(gguf: &Gguf<'a>, file: &Path) -> Result<&'a str> {
+    let fields = Fields { gguf, file, architecture: "general" };
+    let name = gguf.text("general.architecture").unwrap_or("");
+    if ["llama", "qwen2", "qwen3"].contains(&name) {
+        return Ok(name);
+    }
+    Err(fields.fault("general.architecture", name, "known: llama, qwen2, qwen3"))
+}
+
+/// The configuration that the metadata and the tensors' names describe.
+pub(crate) fn read_config(gguf: &Gguf<'_>, file: &Path) -> Result<Config> {
+    let architecture = architecture(gguf, file)?;
+    let fields = Fields { gguf, file, architecture };
+    let has = |name: &str| gguf.tensors.iter().any(|tensor| tensor.name == name);
+
+    let hidden_size = fields.required("embedding_length")?;
+    let num_heads = fields.required("attention.head_count")?;
+    let head_dim = match fields.size("attention.key_length")? {
+        Some(head_dim) => head_dim,
+        None if num_heads == 0 => {
+            return Err(fields.fault("attention.head_count", 0, "expected at least 1"));
+        }
+        None if !hidden_size.is_multiple_of(num_heads) => {
+            let reason = format!("not divisible by attention.head_count = {num_heads}");
+            return Err(fields.fault("embedding_length", hidden_size, reason));
+        }
+        None => hidden_size / num_heads,
+    };
+    fields.refuse_unless("attention.value_length", head_dim)?;
+    fields.refuse_unless("rope.dimension_count", head_dim)?;
+    fields.refuse_unless("expert_count", 0)?;
+    let embedding = gguf.tensors.iter().find(|tensor| tensor.name == "token_embd.weight");
+    let Some(&[vocab_size, _]) = embedding.map(|tensor| tensor.shape.as_slice()) else {
+        let reason = "is missing or no matrix; the vocabulary is its rows";
+        return Err(ModelError::tensor(file, "token_embd.weight", reason));
+    };
+    fields.refuse_unless("vocab_size", vocab_size)?;
+
+    let mut config = Config {
+        vocab_size,
+        hidden_size,
+        intermediate_size: fields.required("feed_forward_length")?,
+        num_layers: fields.required("block_count")?,
+        num_heads,
+        num_kv_heads: fields.size("attention.head_count_kv")?.unwrap_or(num_heads),
+        head_dim,
+        max_position_embeddings: fields.size("context_length")?.unwrap_or(2048),
+        rope_theta: fields.number("rope.freq_base")?.unwrap_or(10_000.0),
+        rope_scaling: scaling(&fields)?,
+        rms_norm_eps: fields.number("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
+        tie_word_embeddings: !has("output.weight"),
+        attention_bias: has("blk.0.attn_q.bias"),
+        attention_output_bias: has("blk.0.attn_output.bias"),
+        mlp_bias: has("blk.0.ffn_gate.bias"),
+        qk_norm: has("blk.0.attn_q_norm.weight"),
+        bos_token_id: fields.id("tokenizer.ggml.bos_token_id")?,
+        pad_token_id: fields.id("tokenizer.ggml.padding_token_id")?,
+        eos_token_ids: eos(&fields)?,
+        mode: mode(&fields)?,
+        dtype: None,
+        extra: serde_json::Map::new(),
+    };
+    config.validate_in(file)?;
+    if let Some(factors) = rope_factors(gguf, file)? {
+        config.rope_scaling = llama3_of(&config, &factors).ok_or_else(|| {
+            ModelError::tensor(file, ROPE_FACTORS, "holds divisors of no known rope scaling")
+        })?;
+    }
+    Ok(config)
+}
+
+fn eos(fields: &Fields<'_>) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
+        ids.extend(fields.id(key)?.filter(|id| !ids.contains(id)));
+    }
+    if let Some(array) = fields.gguf.array("lacuna.eos_token_ids") {
+        let listed: Option<Vec<u32>> =
+            array.integers().and_then(|ids| ids.map(|id| u32::try_from(id).ok()).collect());
+        ids = listed.filter(|ids| ids.len() <= 64).ok_or_else(|| {
+            fields.fault("lacuna.eos_token_ids", "a list", "expected at most 64 token ids")
+        })?;
+    }
+    Ok(ids)
+}
+
+fn mode(fields: &Fields<'_>) -> Result<Mode> {
+    let Some(block_size) = fields.size("lacuna.block_size")? else {
+        return Ok(Mode::Autoregressive);
+    };
+    let mask = match fields.id("lacuna.mask_token_id")? {
+        Some(id) => Some(id),
+        None => fields.id("tokenizer.ggml.mask_token_id")?,
+    };
+    match (NonZeroUsize::new(block_size), mask) {
+        (None, _) => Err(fields.fault("lacuna.block_size", 0, "expected at least 1")),
+        (_, None) => Err(fields.fault("lacuna.mask_token_id", "nothing", "the field is required")),
+        (Some(block_size), Some(mask_token_id)) => {
+            Ok(Mode::BlockDiffusion { block_size, mask_token_id })
+        }
+    }
+}
+
+fn scaling(fields: &Fields<'_>) -> Result<RopeScaling> {
+    let old = fields.number("rope.scale_linear")?;
+    let kind = fields.get("rope.scaling.type").map(|(_, value)| value);
+    match kind {
+        None | Some(Value::Text("none")) => Ok(match old {
+            Some(factor) if factor != 1.0 => RopeScaling::Linear { factor },
+            _ => RopeScaling::None,
+        }),
+        Some(Value::Text("linear")) => {
+            let factor = fields.number("rope.scaling.factor")?;
+            let missing = || fields.fault("rope.scaling.factor", "nothing", "it is required");
+            Ok(RopeScaling::Linear { factor: factor.ok_or_else(missing)? })
+        }
+        Some(other) => Err(fields.fault("rope.scaling.type", shown(&other), "known: none, linear")),
+    }
+}
+
+/// The stored divisors, bounded by the largest head.
+fn rope_factors(gguf: &Gguf<'_>, file: &Path) -> Result<Option<Vec<f64>>> {
+    let Some(tensor) = gguf.tensors.iter().find(|tensor| tensor.name == ROPE_FACTORS) else {
+        return Ok(None);
+    };
+    if tensor.dtype_name != "f32" || tensor.shape.len() != 1 || tensor.shape[0] > 1 << 11 {
+        return Err(ModelError::tensor(file, ROPE_FACTORS, "expected f32 divisors, one a pair"));
+    }
+    let bytes = gguf.file_bytes(tensor.range.clone());
+    let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four")));
+    Ok(Some(values.map(f64::from).collect()))
+}
+
+/// The Llama 3 scaling that gives these divisors: all published ones ramp from 1 to 4 over 8192.
+fn llama3_of(config: &Config, factors: &[f64]) -> Option<RopeScaling> {
+    let factor = *factors.last()?;
+    let scaling = RopeScaling::Llama3 {
+        factor,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192,
+    };
+    let plain = Config { rope_scaling: RopeScaling::None, ..config.clone() };
+    let frequencies = plain.inverse_frequencies();
+    let agrees = |(frequency, stored): (&f64, &f64)| {
+        (scaling.divisor(*frequency) - stored).abs() <= 1e-4 * stored.abs()
+    };
+    let same = frequencies.len() == factors.len() && frequencies.iter().zip(factors).all(agrees);
+    same.then_some(scaling)
+}
+
+/// Metadata under the architecture's prefix, or whole keys where they name another one.
+struct Fields<'a> {
+    gguf: &'a Gguf<'a>,
+    file: &'a Path,
+    architecture: &'a str,
+}
+
+impl<'a> Fields<'a> {
+    fn get(&self, key: &str) -> Option<(String, Value<'a>)> {
+        let whole = key.starts_with("tokenizer.") || key.starts_with("lacuna.");
+        let key = if whole { key.to_owned() } else { format!("{}.{key}", self.architecture) };
+        let value = *self.gguf.metadata.get(key.as_str())?;
+        Some((key, value))
+    }
+
+    fn fault(
+        &self,
+        key: &str,
+        value: impl std::fmt::Display,
+        reason: impl Into<String>,
+    ) -> ModelError {
+        let whole = ["tokenizer.", "lacuna.", "general."].iter().any(|p| key.starts_with(p));
+        let key = if whole { key.to_owned() } else { format!("{}.{key}", self.architecture) };
+        ModelError::config(self.file, &key, value, reason)
+    }
+
+    /// A whole number; an array counts where all its elements are equal.
+    fn size(&self, key: &str) -> Result<Option<usize>> {
+        let Some((_, value)) = self.get(key) else { return Ok(None) };
+        let number = match value {
+            Value::Unsigned(n, _) => usize::try_from(n).ok(),
+            Value::Signed(n) => usize::try_from(n).ok(),
+            Value::Array(array) => array.integers().and_then(|mut all| {
+                let first = all.next()?;
+                all.all(|n| n == first).then_some(first).and_then(|n| usize::try_from(n).ok())
+            }),
+            _ => None,
+        };
+        let reason = "expected a whole number, the same for all layers";
+        number.map(Some).ok_or_else(|| self.fault(key, shown(&value), reason))
+    }
+
+    fn required(&self, key: &str) -> Result<usize> {
+        self.size(key)?.ok_or_else(|| self.fault(key, "nothing", "the field is required"))
+    }
+
+    fn refuse_unless(&self, key: &str, expected: usize) -> Result<()> {
+        match self.size(key)? {
+            Some(found) if found != expected => {
+                Err(self.fault(key, found, format!("only {expected} is supported here")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>> {
+        let Some((_, value)) = self.get(key) else { return Ok(None) };
+        let number = match value {
+            // 1e-5 as f32 is 9.99999974e-6 as f64; the shortest decimal is what was meant.
+            Value::F32(n) => n.to_string().parse().ok(),
+            Value::F64(n) => Some(n),
+            Value::Unsigned(n, _) => Some(n as f64),
+            _ => None,
+        };
+        let finite = number.filter(|n: &f64| n.is_finite());
+        finite.map(Some).ok_or_else(|| self.fault(key, shown(&value), "expected a finite number"))
+    }
+
+    fn id(&self, key: &str) -> Result<Option<u32>> {
+        let Some((_, value)) = self.get(key) else { return Ok(None) };
+        let id = match value {
+            Value::Unsigned(n, Kind::U32 | Kind::U64) => u32::try_from(n).ok(),
+            Value::Signed(n) => u32::try_from(n).ok(),
+            _ => None,
+        };
+        id.map(Some).ok_or_else(|| self.fault(key, shown(&value), "expected a token id"))
+    }
+}
+
+fn shown(value: &Value<'_>) -> String {
+    match value {
+        Value::Unsigned(n, _) => n.to_string(),
+        Value::Signed(n) => n.to_string(),
+        Value::F32(n) => n.to_string(),
+        Value::F64(n) => n.to_string(),
+        Value::Bool(b) => b.to_string(),
+        Value::Text(text) => (*text).to_owned(),
+        Value::Array(array) => format!("an array of {}", array.len()),
+    }
+}

@@ -1,0 +1,263 @@
+//! Checkpoints out, in Hugging Face layout.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::json;
+
+use super::partial::{Finished, Partial, sync_directory, write_file};
+use super::{StorageDtype, directory, listed};
+use crate::config::Config;
+use crate::error::{ModelError, Result};
+
+/// How [`save_safetensors`] writes.
+#[derive(Clone, Copy, Debug)]
+pub struct SaveOptions {
+    /// The dtype of every tensor; `None` keeps each tensor's own.
+    pub dtype: Option<DType>,
+    /// A checkpoint with more bytes is split into shards of at most this size.
+    pub max_shard_bytes: u64,
+}
+
+impl Default for SaveOptions {
+    fn default() -> Self {
+        Self { dtype: None, max_shard_bytes: 5_000_000_000 }
+    }
+}
+
+/// A tensor on its way into a file, read only when its turn comes.
+pub struct Outgoing<'a> {
+    pub(crate) name: String,
+    /// `None`: integers, which no weight is.
+    pub(crate) dtype: Option<StorageDtype>,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) read: Box<dyn FnOnce() -> Result<Tensor> + 'a>,
+}
+
+impl<'a> Outgoing<'a> {
+    /// A tensor that `read` will produce with this dtype and shape.
+    pub fn new(
+        name: impl Into<String>,
+        dtype: StorageDtype,
+        shape: impl Into<Vec<usize>>,
+        read: impl FnOnce() -> Result<Tensor> + 'a,
+    ) -> Self {
+        let (name, shape) = (name.into(), shape.into());
+        Self { name, dtype: Some(dtype), shape, read: Box::new(read) }
+    }
+
+    /// The tensor's Hugging Face name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl From<(String, Tensor)> for Outgoing<'_> {
+    fn from((name, tensor): (String, Tensor)) -> Self {
+        let dtype = StorageDtype::from_candle(tensor.dtype());
+        let shape = tensor.dims().to_vec();
+        Outgoing { name, dtype, shape, read: Box::new(move || Ok(tensor)) }
+    }
+}
+
+/// Writes `config.json` and `model.safetensors` (or shards and their index) into `dir`.
+///
+/// The same tensors give the same bytes. Every file is written under a temporary name, synced and
+/// renamed; the weights get their names first, the configuration last. Tensors are pulled one at a
+/// time, so that converting a checkpoint never holds it whole. Returns the files written.
+///
+/// # Errors
+/// If the tensors are not exactly those of the configuration, if reading one fails, or if the disk
+/// is full or refuses; nothing half written is left then.
+pub fn save_safetensors<'a, T: Into<Outgoing<'a>>>(
+    dir: &Path,
+    config: &Config,
+    tensors: impl IntoIterator<Item = T>,
+    options: &SaveOptions,
+) -> Result<Vec<PathBuf>> {
+    let tensors = checked(dir, config, tensors)?;
+    let target = |tensor: &Outgoing<'_>| {
+        let wanted = options.dtype.map_or(tensor.dtype, StorageDtype::from_candle);
+        wanted.filter(|dtype| tensor.dtype.is_some() && !dtype.is_quantized())
+    };
+    let mut planned = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        let Some(dtype) = target(&tensor) else {
+            let reason = "safetensors hold f64, f32, f16 or bf16: choose one of them";
+            return Err(ModelError::tensor(dir, &tensor.name, reason));
+        };
+        planned.push((dtype, tensor));
+    }
+    std::fs::create_dir_all(dir).map_err(|e| ModelError::io(dir, "create it", e))?;
+    let mut config = config.clone();
+    config.dtype = most_common(planned.iter().map(|(dtype, _)| *dtype));
+    let finished = write_shards(dir, planned, options.max_shard_bytes)?;
+    let config = write_file(&Config::config_file(dir), config.to_json().as_bytes())?;
+    publish(dir, finished, config)
+}
+
+/// The tensors sorted by name, if they are those of the configuration.
+pub(crate) fn checked<'a, T: Into<Outgoing<'a>>>(
+    path: &Path,
+    config: &Config,
+    tensors: impl IntoIterator<Item = T>,
+) -> Result<Vec<Outgoing<'a>>> {
+    config.validate()?;
+    let mut by_name = BTreeMap::new();
+    for tensor in tensors {
+        let tensor = tensor.into();
+        if let Some(twice) = by_name.insert(tensor.name.clone(), tensor) {
+            return Err(ModelError::tensor(path, &twice.name, "is given twice"));
+        }
+    }
+    let mut sorted = Vec::with_capacity(by_name.len());
+    let mut missing = Vec::new();
+    for (name, shape) in config.expected_tensors() {
+        match by_name.remove(&name) {
+            Some(tensor) if tensor.shape == shape => sorted.push(tensor),
+            Some(tensor) => {
+                let reason =
+                    format!("has shape {:?}, the configuration implies {shape:?}", tensor.shape);
+                return Err(ModelError::tensor(path, &name, reason));
+            }
+            None => missing.push(name),
+        }
+    }
+    if !missing.is_empty() {
+        let reason = format!("can't be written without {}", listed(&missing));
+        return Err(ModelError::file(path, reason));
+    }
+    let extra: Vec<String> = by_name.into_keys().collect();
+    if !extra.is_empty() {
+        let reason = format!("{} are not of this configuration", listed(&extra));
+        return Err(ModelError::file(path, reason));
+    }
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(sorted)
+}
+
+fn most_common(dtypes: impl Iterator<Item = StorageDtype>) -> Option<StorageDtype> {
+    let mut counts = BTreeMap::new();
+    dtypes.for_each(|dtype| *counts.entry(dtype).or_insert(0usize) += 1);
+    counts.into_iter().max_by_key(|&(_, count)| count).map(|(dtype, _)| dtype)
+}
+
+/// Splits the tensors, in the order of their names, into shards of at most `most` bytes.
+fn write_shards(
+    dir: &Path,
+    planned: Vec<(StorageDtype, Outgoing<'_>)>,
+    most: u64,
+) -> Result<Vec<Finished>> {
+    let size = |dtype: StorageDtype, tensor: &Outgoing<'_>| {
+        dtype.bytes_of(&tensor.shape).expect("validated: below 2^48 values") as u64
+    };
+    let mut shards: Vec<Vec<(StorageDtype, Outgoing<'_>)>> = vec![Vec::new()];
+    let (mut filled, mut total) = (0, 0);
+    for (dtype, tensor) in planned {
+        let bytes = size(dtype, &tensor);
+        if filled > 0 && filled + bytes > most {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        (filled, total) = (filled + bytes, total + bytes);
+        shards.last_mut().expect("starts with one").push((dtype, tensor));
+    }
+    if let [_] = shards.as_slice() {
+        let shard = shards.pop().expect("there is one");
+        return Ok(vec![write_shard(&dir.join(directory::SINGLE), shard)?]);
+    }
+    let count = shards.len();
+    let mut weight_map = BTreeMap::new();
+    let mut finished = Vec::with_capacity(count + 1);
+    for (place, shard) in shards.into_iter().enumerate() {
+        let name = format!("model-{:05}-of-{count:05}.safetensors", place + 1);
+        weight_map.extend(shard.iter().map(|(_, tensor)| (tensor.name.clone(), name.clone())));
+        finished.push(write_shard(&dir.join(name), shard)?);
+    }
+    // A BTreeMap, not `json!`: keys sorted whatever features serde_json was built with.
+    let metadata = BTreeMap::from([("total_size", total)]);
+    let index = BTreeMap::from([("metadata", json!(metadata)), ("weight_map", json!(weight_map))]);
+    let mut text = serde_json::to_string_pretty(&index).expect("maps of strings serialise");
+    text.push('\n');
+    finished.push(write_file(&dir.join(directory::INDEX), text.as_bytes())?);
+    Ok(finished)
+}
+
+/// One safetensors file: larger dtypes first, so that every tensor is aligned, then by name.
+fn write_shard(path: &Path, mut shard: Vec<(StorageDtype, Outgoing<'_>)>) -> Result<Finished> {
+    shard.sort_by(|(a, x), (b, y)| b.block().1.cmp(&a.block().1).then_with(|| x.name.cmp(&y.name)));
+    let mut header = String::from(r#"{"__metadata__":{"format":"pt"}"#);
+    let mut start = 0;
+    for (dtype, tensor) in &shard {
+        let bytes = dtype.bytes_of(&tensor.shape).expect("validated: below 2^48 values");
+        let (name, shape) = (json!(tensor.name), json!(tensor.shape));
+        let dtype = dtype.name().to_ascii_uppercase();
+        header.push_str(&format!(
+            r#",{name}:{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{start},{}]}}"#,
+            start + bytes
+        ));
+        start += bytes;
+    }
+    header.push('}');
+    let padded = header.len().next_multiple_of(8);
+    header.extend(std::iter::repeat_n(' ', padded - header.len()));
+
+    let mut file = Partial::create(path)?;
+    file.write(&(header.len() as u64).to_le_bytes())?;
+    file.write(header.as_bytes())?;
+    for (dtype, tensor) in shard {
+        let Outgoing { name, shape, read, .. } = tensor;
+        let values = read()?;
+        if values.dims() != shape {
+            let reason = format!("was read as {:?}, announced as {shape:?}", values.dims());
+            return Err(ModelError::tensor(path, &name, reason));
+        }
+        write_floats(&mut file, &values, dtype)?;
+    }
+    file.finish()
+}
+
+/// Values in little-endian order.
+pub(crate) fn write_floats(file: &mut Partial, tensor: &Tensor, dtype: StorageDtype) -> Result<()> {
+    let dtype = dtype.to_candle().expect("only floats are planned");
+    let flat = tensor.to_device(&Device::Cpu)?.to_dtype(dtype)?.flatten_all()?;
+    match dtype {
+        DType::F64 => write_values(file, &flat.to_vec1::<f64>()?, |v| v.to_le_bytes()),
+        DType::F32 => write_values(file, &flat.to_vec1::<f32>()?, |v| v.to_le_bytes()),
+        DType::F16 => write_values(file, &flat.to_vec1::<half::f16>()?, |v| v.to_le_bytes()),
+        _ => write_values(file, &flat.to_vec1::<half::bf16>()?, |v| v.to_le_bytes()),
+    }
+}
+
+fn write_values<T: Copy, const N: usize>(
+    file: &mut Partial,
+    values: &[T],
+    bytes: impl Fn(T) -> [u8; N],
+) -> Result<()> {
+    let mut buffer = Vec::with_capacity(N << 14);
+    for chunk in values.chunks(1 << 14) {
+        buffer.clear();
+        chunk.iter().for_each(|&value| buffer.extend_from_slice(&bytes(value)));
+        file.write(&buffer)?;
+    }
+    Ok(())
+}
+
+/// Names the finished files, the configuration last, and removes an older layout beside them.
+fn publish(dir: &Path, weights: Vec<Finished>, config: Finished) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::with_capacity(weights.len() + 1);
+    for file in weights {
+        paths.push(file.publish()?);
+    }
+    for stale in [directory::SINGLE, directory::INDEX].map(|name| dir.join(name)) {
+        // Both layouts in one directory would name two different checkpoints.
+        if !paths.contains(&stale) && stale.exists() {
+            std::fs::remove_file(&stale)
+                .map_err(|e| ModelError::io(&stale, "remove the older layout", e))?;
+        }
+    }
+    paths.push(config.publish()?);
+    sync_directory(dir)?;
+    Ok(paths)
+}

@@ -1,0 +1,200 @@
+//! Checkpoints in and out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use lacuna_model::{
+    Config, Format, Outgoing, Result, SaveOptions, StorageDtype, Weights, save_safetensors,
+};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+fn golden(name: &str) -> PathBuf {
+    fixtures().join("golden/models").join(name)
+}
+
+fn bits(weights: &Weights, name: &str) -> Vec<u32> {
+    let tensor = weights.tensor(name, DType::F32, &Device::Cpu).expect("a tensor of the model");
+    let values = tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).expect("on the CPU");
+    values.into_iter().map(f32::to_bits).collect()
+}
+
+fn saved(weights: &Weights, dir: &Path, options: &SaveOptions) -> Vec<PathBuf> {
+    save_safetensors(dir, weights.config(), weights.outgoing(), options).expect("room on the disk")
+}
+
+#[test]
+fn golden_checkpoints_open_whole() {
+    for (path, tied, parameters) in [
+        (golden("tiny_untied"), false, 229_952),
+        (golden("tiny_tied"), true, 197_184),
+        (fixtures().join("models/stories260K"), true, 260_032),
+    ] {
+        let weights = Weights::open(&path).unwrap();
+        let report = weights.report();
+        assert_eq!(weights.config().tie_word_embeddings, tied, "{}", path.display());
+        assert_eq!(report.parameters, parameters, "{}", path.display());
+        assert_eq!(report.parameters, weights.config().parameter_count());
+        assert_eq!(report.format, Format::Safetensors);
+        assert_eq!(report.bytes, report.bytes_by_dtype.values().sum::<u64>());
+        assert!(report.missing.is_empty() && report.extra.is_empty(), "{report:?}");
+    }
+}
+
+#[test]
+fn tensors_are_those_that_the_safetensors_crate_reads() {
+    let dir = golden("tiny_untied");
+    let bytes = fs::read(dir.join("model.safetensors")).unwrap();
+    let oracle = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let weights = Weights::open(&dir).unwrap();
+    assert_eq!(weights.names().count(), oracle.len());
+    for (name, view) in oracle.tensors() {
+        assert_eq!(weights.shape(&name).unwrap(), view.shape(), "{name}");
+        let values = weights.tensor(&name, DType::F32, &Device::Cpu).unwrap();
+        let stored = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        assert_eq!(values.flatten_all().unwrap().to_vec1::<f32>().unwrap(), Vec::from_iter(stored));
+    }
+}
+
+#[test]
+fn a_tied_head_is_the_embedding() {
+    let weights = Weights::open(golden("tiny_tied")).unwrap();
+    assert_eq!(bits(&weights, "lm_head.weight"), bits(&weights, "model.embed_tokens.weight"));
+    assert!(weights.tensor("lm_head.bias", DType::F32, &Device::Cpu).is_err());
+}
+
+#[test]
+fn a_missing_head_means_tied_whatever_the_configuration_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(golden("tiny_tied").join("config.json")).unwrap();
+    let untied = text.replace("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+    assert_ne!(text, untied);
+    fs::write(dir.path().join("config.json"), untied).unwrap();
+    let weights = golden("tiny_tied").join("model.safetensors");
+    fs::copy(weights, dir.path().join("model.safetensors")).unwrap();
+    assert!(Weights::open(dir.path()).unwrap().config().tie_word_embeddings);
+}
+
+#[test]
+fn a_round_trip_is_bit_equal_and_deterministic() {
+    for name in ["tiny_untied", "tiny_tied"] {
+        let weights = Weights::open(golden(name)).unwrap();
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let paths = saved(&weights, a.path(), &SaveOptions::default());
+        assert_eq!(paths.len(), 2);
+        let again = Weights::open(a.path()).unwrap();
+        let mut config = again.config().clone();
+        config.extra = weights.config().extra.clone();
+        assert_eq!(&config, weights.config());
+        weights.names().for_each(|n| assert_eq!(bits(&again, n), bits(&weights, n), "{n}"));
+
+        saved(&again, b.path(), &SaveOptions::default());
+        for file in ["model.safetensors", "config.json"] {
+            let read = |dir: &Path| fs::read(dir.join(file)).unwrap();
+            assert_eq!(read(a.path()), read(b.path()), "{file}");
+        }
+        let written = fs::read(a.path().join("model.safetensors")).unwrap();
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(&written).unwrap();
+        assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
+        assert_eq!(
+            safetensors::SafeTensors::deserialize(&written).unwrap().len(),
+            again.names().count()
+        );
+    }
+}
+
+#[test]
+fn every_float_dtype_survives_its_own_round_trip() {
+    let weights = Weights::open(golden("tiny_tied")).unwrap();
+    for dtype in [DType::BF16, DType::F16, DType::F64] {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        saved(&weights, a.path(), &SaveOptions { dtype: Some(dtype), ..Default::default() });
+        let converted = Weights::open(a.path()).unwrap();
+        assert_eq!(converted.report().dtype, StorageDtype::from_candle(dtype));
+        assert_eq!(converted.config().dtype, StorageDtype::from_candle(dtype));
+        saved(&converted, b.path(), &SaveOptions::default());
+        let read = |dir: &Path| fs::read(dir.join("model.safetensors")).unwrap();
+        assert_eq!(read(a.path()), read(b.path()), "{dtype:?}");
+    }
+}
+
+#[test]
+fn shards_hold_the_same_tensors_and_replace_a_single_file() {
+    let weights = Weights::open(golden("tiny_untied")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    saved(&weights, dir.path(), &SaveOptions::default());
+    let options = SaveOptions { max_shard_bytes: 200_000, ..Default::default() };
+    let paths = saved(&weights, dir.path(), &options);
+    assert!(paths.len() > 4, "{paths:?}");
+    assert!(!dir.path().join("model.safetensors").exists(), "one checkpoint a directory");
+    assert!(dir.path().join("model-00001-of-00006.safetensors").exists(), "{paths:?}");
+    let again = Weights::open(dir.path()).unwrap();
+    weights.names().for_each(|n| assert_eq!(bits(&again, n), bits(&weights, n), "{n}"));
+
+    saved(&weights, dir.path(), &SaveOptions::default());
+    assert!(!dir.path().join("model.safetensors.index.json").exists(), "and back");
+    Weights::open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_failure_leaves_nothing_half_written() {
+    let weights = Weights::open(golden("tiny_tied")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fn fails(tensor: Outgoing<'_>) -> Outgoing<'_> {
+        let wrong = || Ok(Tensor::zeros(3, DType::F32, &Device::Cpu)?);
+        match tensor.name() {
+            "model.norm.weight" => {
+                Outgoing::new("model.norm.weight", StorageDtype::F32, [64], wrong)
+            }
+            _ => tensor,
+        }
+    }
+    let save = || -> Result<_> {
+        let tensors = weights.outgoing().map(fails);
+        save_safetensors(dir.path(), weights.config(), tensors, &SaveOptions::default())
+    };
+    let error = save().unwrap_err().to_string();
+    assert!(error.contains("model.norm.weight: was read as [3]"), "{error}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "not even a temporary file");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_said_and_leaves_nothing() {
+    // /dev/full can't be created in; a name in a directory that does not take files stands in.
+    let weights = Weights::open(golden("tiny_tied")).unwrap();
+    let options = SaveOptions::default();
+    let dir = Path::new("/proc/self/task");
+    let error = save_safetensors(dir, weights.config(), weights.outgoing(), &options).unwrap_err();
+    assert!(error.to_string().contains("cannot write it"), "{error}");
+}
+
+#[test]
+fn only_the_tensors_of_the_configuration_are_written() {
+    let config = Config { tie_word_embeddings: true, ..Config::default() };
+    let zeros = |(name, shape): (String, Vec<usize>)| {
+        (name, Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap())
+    };
+    let tensors: Vec<(String, Tensor)> = config.expected_tensors().map(zeros).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let save = |tensors: Vec<(String, Tensor)>| {
+        save_safetensors(dir.path(), &config, tensors, &SaveOptions::default())
+            .map_err(|error| error.to_string())
+    };
+    let error = save(tensors[1..].to_vec()).unwrap_err();
+    assert!(error.contains("without 1 tensor: model.embed_tokens.weight"), "{error}");
+    let mut twice = tensors.clone();
+    twice.push(tensors[0].clone());
+    assert!(save(twice).unwrap_err().contains("given twice"));
+    let mut integer = tensors.clone();
+    integer[0].1 = integer[0].1.to_dtype(DType::U32).unwrap();
+    assert!(save(integer).unwrap_err().contains("model.embed_tokens.weight"));
+    let mut named = tensors.clone();
+    named.push(("lm_head.weight".into(), tensors[0].1.clone()));
+    assert!(save(named).unwrap_err().contains("lm_head.weight"));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    save(tensors).unwrap();
+}
