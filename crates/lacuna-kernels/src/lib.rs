@@ -28,6 +28,7 @@
 
 mod adamw;
 mod attention;
+mod cpu;
 mod cross_entropy;
 mod embedding;
 mod linear;
@@ -35,16 +36,19 @@ mod mask;
 pub mod reference;
 mod rms_norm;
 mod rope;
+mod simd;
 mod spans;
 mod swiglu;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState, Parameter, global_norm};
-pub use attention::attention;
+pub use attention::{attention, attention_by_token};
 pub use cross_entropy::{CrossEntropy, linear_cross_entropy, token_nll};
 pub use embedding::embedding;
 pub use linear::linear;
 pub use mask::AttentionMask;
 pub use rms_norm::rms_norm;
 pub use rope::{Positions, Rope, rope};
+#[doc(hidden)]
+pub use simd::force_portable;
 pub use spans::Spans;
 pub use swiglu::swiglu;

@@ -1,11 +1,13 @@
 //! A mask laid out for one pass: which ranges of keys each query reads.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use crate::AttentionMask;
+use crate::attention::plan::Plan;
 
 /// Which keys each query sees: a `prefix` that everyone sees, then at most two contiguous ranges.
 ///
@@ -27,7 +29,11 @@ struct Inner {
     prefix: usize,
     /// One list of `q_len` entries per batch row, or a single list that all rows share.
     rows: Vec<Vec<[Range<usize>; 2]>>,
+    /// Work plans made so far, by (group, lanes): every layer of a pass asks for the same one.
+    plans: Plans,
 }
+
+type Plans = Mutex<Vec<((usize, usize), Arc<Plan>)>>;
 
 impl Spans {
     /// Queries `0..q_len` against `prefix` cached keys followed by `kv_len - prefix` keys of the
@@ -41,7 +47,7 @@ impl Spans {
         let own = kv_len - prefix;
         let shift = |r: Range<usize>| r.start + prefix..r.end + prefix;
         let row = (0..q_len).map(|q| mask.ranges(q, own).map(shift)).collect();
-        Self(Arc::new(Inner { q_len, kv_len, prefix, rows: vec![row] }))
+        Self(Arc::new(Inner { q_len, kv_len, prefix, rows: vec![row], plans: Plans::default() }))
     }
 
     /// Packed documents: `documents[row]` holds the lengths of consecutive documents of that row.
@@ -71,7 +77,58 @@ impl Spans {
             rows.push(document_row(mask, lengths, window));
         }
         let len = rows[0].len();
-        Ok(Self(Arc::new(Inner { q_len: len, kv_len: len, prefix: 0, rows })))
+        Ok(Self(Arc::new(Inner {
+            q_len: len,
+            kv_len: len,
+            prefix: 0,
+            rows,
+            plans: Plans::default(),
+        })))
+    }
+
+    /// A speculative pass over \[`draft` masked | `queued` | `draft` tokens\]: the training mask whose clean half
+    /// begins with `queued` finished tokens. Masked block b sees the prefix, itself, what is queued and the
+    /// draft's blocks before b; queued and draft tokens are block-causal. Both are multiples of the block size.
+    pub fn speculative(
+        block_size: NonZeroUsize,
+        queued: usize,
+        draft: usize,
+        prefix: usize,
+    ) -> Self {
+        let size = block_size.get();
+        let clean = prefix + draft;
+        let masked = (0..draft).map(|i| {
+            let begin = i / size * size;
+            [prefix + begin..prefix + (begin + size).min(draft), clean..clean + queued + begin]
+        });
+        let finished = (0..queued + draft).map(|i| {
+            let end = ((i / size + 1) * size).min(queued + draft);
+            [prefix..prefix, clean..clean + end]
+        });
+        let row: Vec<_> = masked.chain(finished).collect();
+        let q_len = row.len();
+        Self(Arc::new(Inner {
+            q_len,
+            kv_len: prefix + q_len,
+            prefix,
+            rows: vec![row],
+            plans: Plans::default(),
+        }))
+    }
+
+    /// The same for the first `n` queries alone, e.g. the noisy half of a block-diffusion pass.
+    ///
+    /// # Panics
+    /// If there are fewer than `n` queries.
+    pub fn first_queries(&self, n: usize) -> Self {
+        let rows = self.0.rows.iter().map(|row| row[..n].to_vec()).collect();
+        Self(Arc::new(Inner {
+            q_len: n,
+            kv_len: self.0.kv_len,
+            prefix: self.0.prefix,
+            rows,
+            plans: Plans::default(),
+        }))
     }
 
     /// Whether query `q` of batch row `row` sees key `kv`.
@@ -109,6 +166,17 @@ impl Spans {
     pub(crate) fn ranges(&self, row: usize, q: usize) -> &[Range<usize>; 2] {
         let row = if self.0.rows.len() == 1 { 0 } else { row };
         &self.0.rows[row][q]
+    }
+
+    /// The order of work for `group` query heads per key head and panels of `lanes` queries.
+    pub(crate) fn plan(&self, group: usize, lanes: usize) -> Arc<Plan> {
+        let mut plans = self.0.plans.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((_, plan)) = plans.iter().find(|(key, _)| *key == (group, lanes)) {
+            return plan.clone();
+        }
+        let plan = Arc::new(Plan::new(self, group, lanes));
+        plans.push(((group, lanes), plan.clone()));
+        plan
     }
 
     /// 1 where visible, else 0: `[rows, 1, q_len, kv_len]`.
@@ -168,7 +236,6 @@ fn document_row(mask: AttentionMask, lengths: &[usize], window: usize) -> Vec<[R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::num::NonZeroUsize;
 
     #[test]
     fn spans_agree_with_the_mask_behind_a_prefix() {

@@ -1,0 +1,301 @@
+//! The inner loops: one panel of `N` query lanes against a list of key tiles.
+//!
+//! Everything is laid out with the queries in the vector lanes (scores as `[key][lane]`, outputs
+//! as `[d][lane]`): maxima, sums and masks then need no work across lanes, keys and values are
+//! read as they lie, and every product is the same small kernel.
+
+use super::plan::{TILE, Tile};
+use crate::simd::{exp, madd, simd};
+
+/// Score of a hidden pair. Finite, so that differences of two stay finite.
+const HIDDEN: f32 = -1e30;
+
+/// Keys and values of one key head; rows are `k_row` and `v_row` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'a> {
+    pub(super) k: &'a [f32],
+    pub(super) v: &'a [f32],
+    pub(super) k_row: usize,
+    pub(super) v_row: usize,
+    pub(super) d: usize,
+}
+
+/// What each lane sees: everything below `prefix`, and two ranges.
+pub(super) struct Sight<const N: usize> {
+    pub(super) prefix: usize,
+    pub(super) from: [[i32; N]; 2],
+    pub(super) to: [[i32; N]; 2],
+}
+
+/// A softmax under way: maxima and sums per lane, outputs `[d][N]` not yet divided.
+pub(super) struct State<const N: usize> {
+    pub(super) max: [f32; N],
+    pub(super) sum: [f32; N],
+    pub(super) out: Vec<f32>,
+}
+
+impl<const N: usize> State<N> {
+    pub(super) fn new(d: usize) -> Self {
+        Self { max: [HIDDEN; N], sum: [0.; N], out: vec![0.; d * N] }
+    }
+
+    pub(super) fn reset(&mut self) {
+        (self.max, self.sum) = ([HIDDEN; N], [0.; N]);
+        self.out.fill(0.);
+    }
+
+    /// Joins the softmax over other keys.
+    pub(super) fn merge(&mut self, other: &Self) {
+        for lane in 0..N {
+            let max = self.max[lane].max(other.max[lane]);
+            let (a, b) = ((self.max[lane] - max).exp(), (other.max[lane] - max).exp());
+            self.max[lane] = max;
+            self.sum[lane] = self.sum[lane] * a + other.sum[lane] * b;
+            for (x, y) in self.out.chunks_exact_mut(N).zip(other.out.chunks_exact(N)) {
+                x[lane] = x[lane] * a + y[lane] * b;
+            }
+        }
+    }
+}
+
+simd!(
+    /// Adds the tiles' keys to `state`. `qt`: scaled queries, `[d][N]`.
+    pub(super) fn attend<const N: usize>(
+        keys: Keys<'_>,
+        tiles: &[Tile],
+        sight: &Sight<N>,
+        qt: &[f32],
+        state: &mut State<N>,
+    ) = attend_body
+);
+
+#[inline(always)]
+fn attend_body<const FMA: bool, const N: usize>(
+    keys: Keys<'_>,
+    tiles: &[Tile],
+    sight: &Sight<N>,
+    qt: &[f32],
+    state: &mut State<N>,
+) {
+    let mut scores = [[0f32; N]; TILE];
+    for tile in tiles {
+        let n = tile.keys.len();
+        let scores = &mut scores[..n];
+        score::<FMA, N>(keys, tile, sight, qt, scores);
+        let mut max = state.max;
+        for row in scores.iter() {
+            for lane in 0..N {
+                max[lane] = if row[lane] > max[lane] { row[lane] } else { max[lane] };
+            }
+        }
+        let mut shrink = [0f32; N];
+        for lane in 0..N {
+            shrink[lane] = exp::<FMA>(state.max[lane] - max[lane]);
+            state.sum[lane] *= shrink[lane];
+        }
+        state.max = max;
+        for row in scores.iter_mut() {
+            for lane in 0..N {
+                let p = exp::<FMA>(row[lane] - max[lane]);
+                // Not `>`: NaN must come through.
+                row[lane] = if row[lane] <= 0.5 * HIDDEN { 0. } else { p };
+                state.sum[lane] += row[lane];
+            }
+        }
+        if shrink != [1.; N] {
+            for row in state.out.as_chunks_mut::<N>().0 {
+                for lane in 0..N {
+                    row[lane] *= shrink[lane];
+                }
+            }
+        }
+        let v = &keys.v[tile.keys.start * keys.v_row..];
+        let p = scores.as_flattened();
+        product::<FMA, N, true>(keys.d, n, v, (1, keys.v_row), p, N, &mut state.out, N);
+    }
+}
+
+/// What a panel's backward pass reads and writes besides the keys.
+pub(super) struct Backward<'a, const N: usize> {
+    /// Scaled queries and output gradients, `[d][N]`.
+    pub(super) qt: &'a [f32],
+    pub(super) d_out_t: &'a [f32],
+    /// The same as rows `[N][width]`, zero beyond d.
+    pub(super) q: &'a [f32],
+    pub(super) d_out: &'a [f32],
+    /// log Σ exp of each lane, and Σ out · d_out.
+    pub(super) log_sum: [f32; N],
+    pub(super) dot: [f32; N],
+    /// Accumulators: d_queries before scaling `[d][N]`, d_keys and d_values `[kv_len][width]`.
+    pub(super) d_qt: &'a mut [f32],
+    pub(super) d_k: &'a mut [f32],
+    pub(super) d_v: &'a mut [f32],
+    pub(super) width: usize,
+}
+
+simd!(
+    /// Recomputes the tiles' probabilities and adds the panel's share of all three gradients.
+    pub(super) fn backward<const N: usize>(
+        keys: Keys<'_>,
+        tiles: &[Tile],
+        sight: &Sight<N>,
+        io: &mut Backward<'_, N>,
+    ) = backward_body
+);
+
+#[inline(always)]
+fn backward_body<const FMA: bool, const N: usize>(
+    keys: Keys<'_>,
+    tiles: &[Tile],
+    sight: &Sight<N>,
+    io: &mut Backward<'_, N>,
+) {
+    let (mut p, mut ds) = ([[0f32; N]; TILE], [[0f32; N]; TILE]);
+    let d = keys.d;
+    for tile in tiles {
+        let (n, first) = (tile.keys.len(), tile.keys.start);
+        let (p, ds) = (&mut p[..n], &mut ds[..n]);
+        score::<FMA, N>(keys, tile, sight, io.qt, p);
+        let v = &keys.v[first * keys.v_row..];
+        let d_out_t = io.d_out_t;
+        product::<FMA, N, false>(n, d, v, (keys.v_row, 1), d_out_t, N, ds.as_flattened_mut(), N);
+        for (p, ds) in p.iter_mut().zip(ds.iter_mut()) {
+            for lane in 0..N {
+                let e = exp::<FMA>(p[lane] - io.log_sum[lane]);
+                p[lane] = if p[lane] <= 0.5 * HIDDEN { 0. } else { e };
+                ds[lane] = p[lane] * (ds[lane] - io.dot[lane]);
+            }
+        }
+        let (p, ds) = (p.as_flattened(), ds.as_flattened());
+        let k = &keys.k[first * keys.k_row..];
+        product::<FMA, N, true>(d, n, k, (1, keys.k_row), ds, N, io.d_qt, N);
+        let at = first * io.width;
+        for column in (0..io.width).step_by(16) {
+            let (q, d_out) = (&io.q[column..], &io.d_out[column..]);
+            let d_v = &mut io.d_v[at + column..];
+            product::<FMA, 16, true>(n, N, p, (N, 1), d_out, io.width, d_v, io.width);
+            let d_k = &mut io.d_k[at + column..];
+            product::<FMA, 16, true>(n, N, ds, (N, 1), q, io.width, d_k, io.width);
+        }
+    }
+}
+
+/// scores\[key\]\[lane\] = k · q, hidden pairs set to [`HIDDEN`].
+#[inline(always)]
+fn score<const FMA: bool, const N: usize>(
+    keys: Keys<'_>,
+    tile: &Tile,
+    sight: &Sight<N>,
+    qt: &[f32],
+    scores: &mut [[f32; N]],
+) {
+    let k = &keys.k[tile.keys.start * keys.k_row..];
+    let (n, out) = (scores.len(), scores.as_flattened_mut());
+    product::<FMA, N, false>(n, keys.d, k, (keys.k_row, 1), qt, N, out, N);
+    if tile.full {
+        return;
+    }
+    for (row, key) in scores.iter_mut().zip(tile.keys.clone()) {
+        if key < sight.prefix {
+            continue;
+        }
+        let key = key as i32;
+        for lane in 0..N {
+            let first = (key >= sight.from[0][lane]) & (key < sight.to[0][lane]);
+            let second = (key >= sight.from[1][lane]) & (key < sight.to[1][lane]);
+            row[lane] = if first | second { row[lane] } else { HIDDEN };
+        }
+    }
+}
+
+/// C = A · B, or C += A · B if `ADD`. A is m × k with strides (`row`, `step`), B is k × N and C
+/// m × N, their rows `b_row` and `c_row` apart.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "three matrices and their strides")]
+fn product<const FMA: bool, const N: usize, const ADD: bool>(
+    m: usize,
+    k: usize,
+    a: &[f32],
+    (row, step): (usize, usize),
+    b: &[f32],
+    b_row: usize,
+    c: &mut [f32],
+    c_row: usize,
+) {
+    assert!(m > 0 && k > 0 && a.len() > (m - 1) * row + (k - 1) * step);
+    assert!(b.len() >= (k - 1) * b_row + N && c.len() >= (m - 1) * c_row + N);
+    let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+    let mut done = 0;
+    macro_rules! rows {
+        ($rows:literal) => {{
+            // SAFETY: rows done..done + $rows lie below m, which the assertions above cover.
+            unsafe {
+                let (a, c) = (a.add(done * row), c.add(done * c_row));
+                micro::<FMA, $rows, N, ADD>(k, a, row, step, b, b_row, c, c_row);
+            }
+            done += $rows;
+        }};
+    }
+    // As many accumulators as the registers hold: 16 of 8 lanes with AVX2, 16 of 4 without.
+    if !FMA && cfg!(target_arch = "x86_64") {
+        while done + 2 <= m {
+            rows!(2);
+        }
+    } else if N > 8 {
+        while done + 6 <= m {
+            rows!(6);
+        }
+        if done + 4 <= m {
+            rows!(4);
+        }
+    } else {
+        while done + 8 <= m {
+            rows!(8);
+        }
+        if done + 4 <= m {
+            rows!(4);
+        }
+    }
+    match m - done {
+        0 => {}
+        1 => rows!(1),
+        2 => rows!(2),
+        _ => rows!(3),
+    }
+    debug_assert_eq!(done, m);
+}
+
+/// # Safety
+/// As the assertions of [`product`] with m = `M`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "three matrices and their strides")]
+unsafe fn micro<const FMA: bool, const M: usize, const N: usize, const ADD: bool>(
+    k: usize,
+    a: *const f32,
+    row: usize,
+    step: usize,
+    b: *const f32,
+    b_row: usize,
+    c: *mut f32,
+    c_row: usize,
+) {
+    let mut sums = [[0f32; N]; M];
+    for p in 0..k {
+        // SAFETY: row p < k of B holds N elements; [f32; N] needs no more alignment than f32.
+        let b = unsafe { *b.add(p * b_row).cast::<[f32; N]>() };
+        for i in 0..M {
+            // SAFETY: element (i, p) of A, i < M and p < k.
+            let x = unsafe { *a.add(i * row + p * step) };
+            for lane in 0..N {
+                sums[i][lane] = madd::<FMA>(x, b[lane], sums[i][lane]);
+            }
+        }
+    }
+    for (i, sums) in sums.iter().enumerate() {
+        // SAFETY: row i < M of C holds N elements, and C is borrowed mutably by the caller.
+        let c = unsafe { &mut *c.add(i * c_row).cast::<[f32; N]>() };
+        for lane in 0..N {
+            c[lane] = if ADD { c[lane] + sums[lane] } else { sums[lane] };
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Getting at the numbers of CPU tensors, and writing results in parallel.
+
+use std::marker::PhantomData;
+use std::sync::Mutex;
+
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
+
+/// Whether a tensor can go to the fused f32 kernels.
+pub(crate) fn is_f32(t: &Tensor) -> bool {
+    t.dtype() == DType::F32 && t.device().is_cpu()
+}
+
+/// The elements of a contiguous f32 storage.
+pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => bail!("kernel: a strided tensor came in, expected a contiguous one"),
+    }
+}
+
+/// Runs `f` on the elements of a contiguous f32 CPU tensor.
+pub(crate) fn with<R>(t: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    let (storage, layout) = t.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => f(slice(storage, layout)?),
+        _ => bail!("kernel: a tensor is on {:?}, expected the CPU", t.device().location()),
+    }
+}
+
+/// A mutable slice that several threads write at once, each its own part.
+pub(crate) struct Disjoint<'a> {
+    start: *mut f32,
+    len: usize,
+    owner: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the only access is `part`, whose callers promise that no two parts overlap.
+unsafe impl Sync for Disjoint<'_> {}
+// SAFETY: as above; the pointer is to plain floats.
+unsafe impl Send for Disjoint<'_> {}
+
+impl<'a> Disjoint<'a> {
+    pub(crate) fn new(slice: &'a mut [f32]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), owner: PhantomData }
+    }
+
+    /// `len` elements from `at` on.
+    ///
+    /// # Safety
+    /// No other part that overlaps this one may be alive.
+    #[allow(clippy::mut_from_ref, reason = "the caller keeps parts apart")]
+    pub(crate) unsafe fn part(&self, at: usize, len: usize) -> &mut [f32] {
+        assert!(at <= self.len && len <= self.len - at, "part {at}+{len} of {}", self.len);
+        // SAFETY: in bounds by the line above, exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
+    }
+}
+
+/// Temporary buffers that outlive a call, so that their pages are not faulted in again each time.
+static POOL: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+
+/// Buffers kept at most; beyond that they are freed.
+const POOL_BUFFERS: usize = 32;
+
+/// A buffer from the pool, given back when dropped. Its contents are whatever was there.
+pub(crate) struct Scratch(Vec<f32>);
+
+impl Scratch {
+    pub(crate) fn new(len: usize) -> Self {
+        let mut pool = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // The smallest that is large enough, else the largest, which then grows.
+        let fit = (0..pool.len())
+            .filter(|i| pool[*i].capacity() >= len)
+            .min_by_key(|i| pool[*i].capacity())
+            .or_else(|| (0..pool.len()).max_by_key(|i| pool[*i].capacity()));
+        let mut buffer = fit.map(|i| pool.swap_remove(i)).unwrap_or_default();
+        drop(pool);
+        if buffer.capacity() < len {
+            buffer = vec![0.; len];
+        }
+        buffer.resize(len, 0.);
+        Self(buffer)
+    }
+
+    pub(crate) fn zeroed(len: usize) -> Self {
+        let mut scratch = Self::new(len);
+        scratch.0.fill(0.);
+        scratch
+    }
+}
+
+impl std::ops::Deref for Scratch {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let mut pool = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if pool.len() < POOL_BUFFERS {
+            pool.push(std::mem::take(&mut self.0));
+        }
+    }
+}
