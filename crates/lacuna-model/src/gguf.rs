@@ -4,12 +4,17 @@ mod config;
 mod parse;
 mod pre;
 mod tokenizer;
+mod write;
 
 pub(crate) use config::{
     ROPE_FACTORS, architecture, hugging_face_name, permuted_heads, read_config,
 };
 pub(crate) use parse::Gguf;
 pub(crate) use tokenizer::tokenizer_json;
+pub use write::{GgufOptions, save_gguf};
+
+/// Where tensors start in the files that are written; the format's default.
+const ALIGNMENT_BYTES: u64 = 32;
 
 /// Undoes the permutation that files of architecture "llama" apply to the rows of queries and keys.
 ///

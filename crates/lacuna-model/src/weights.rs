@@ -14,6 +14,7 @@ mod directory;
 mod dtype;
 pub(crate) mod header;
 mod mapped;
+mod packed;
 mod partial;
 mod save;
 
@@ -24,6 +25,9 @@ use directory::Layout;
 pub(crate) use directory::contained;
 use header::HeaderEntry;
 pub(crate) use mapped::{MappedFile, read_small_file};
+pub(crate) use packed::encode;
+pub(crate) use partial::{Partial, sync_directory};
+pub(crate) use save::checked as save_checked;
 
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -238,15 +242,17 @@ impl Weights {
     pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let entry = self.entry(name)?;
         let file = &self.files[entry.file];
-        let Some(stored) = entry.dtype.to_candle() else {
-            let reason = format!("is stored as {}", entry.dtype);
-            return Err(ModelError::tensor(file.path(), name, reason));
-        };
         let mut bytes = file.read(entry.range.clone())?;
         if let Some(heads) = entry.permuted {
             bytes = gguf::unpermute_rows(&bytes, entry.shape[0], heads);
         }
-        let tensor = Tensor::from_raw_buffer(&bytes, stored, &entry.shape, &Device::Cpu)?;
+        let tensor = match (entry.dtype.to_candle(), packed::ggml(entry.dtype)) {
+            (Some(stored), _) => {
+                Tensor::from_raw_buffer(&bytes, stored, &entry.shape, &Device::Cpu)?
+            }
+            (None, Some(packed)) => packed::unpack(bytes, packed, &entry.shape)?,
+            (None, None) => unreachable!("a format is a float or packed"),
+        };
         Ok(tensor.to_dtype(dtype)?.to_device(device)?)
     }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use lacuna_model::{
-    Config, Format, Outgoing, Result, SaveOptions, StorageDtype, Weights, save_safetensors,
+    Config, Format, GgufOptions, Mode, Outgoing, Result, RopeScaling, SaveOptions, StorageDtype,
+    Weights, save_gguf, save_safetensors,
 };
 
 fn fixtures() -> PathBuf {
@@ -197,4 +198,128 @@ fn only_the_tensors_of_the_configuration_are_written() {
     assert!(save(named).unwrap_err().contains("lm_head.weight"));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     save(tensors).unwrap();
+}
+
+fn gguf(weights: &Weights, path: &Path, dtype: StorageDtype) -> Weights {
+    let tokenizer = fs::read_to_string(golden("tiny_tied").join("tokenizer.json")).expect("golden");
+    let options = GgufOptions {
+        dtype,
+        name: "tiny",
+        tokenizer_json: Some(&tokenizer),
+        chat_template: Some("{{ messages }}"),
+    };
+    save_gguf(path, weights.config(), weights.outgoing(), &options).expect("room on the disk");
+    let again = Weights::open(path).expect("what was written opens");
+    assert_eq!(again.tokenizer_json().expect("well formed"), Some(tokenizer));
+    assert_eq!(again.chat_template().as_deref(), Some("{{ messages }}"));
+    again
+}
+
+/// A configuration without what GGUF has no key for.
+fn comparable(config: &Config) -> Config {
+    Config { dtype: None, extra: Default::default(), ..config.clone() }
+}
+
+#[test]
+fn gguf_in_f32_gives_the_same_bits_back() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["tiny_untied", "tiny_tied"] {
+        let weights = Weights::open(golden(name)).unwrap();
+        let again = gguf(&weights, &dir.path().join("m.gguf"), StorageDtype::F32);
+        assert_eq!(comparable(again.config()), comparable(weights.config()));
+        assert_eq!(again.report().format, Format::Gguf);
+        weights.names().for_each(|n| assert_eq!(bits(&again, n), bits(&weights, n), "{n}"));
+    }
+}
+
+#[test]
+fn gguf_rounds_each_value_to_its_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = Weights::open(golden("tiny_untied")).unwrap();
+    // Half a step: of the mantissa relative to the value, of the block's scale relative to its
+    // largest value (127 steps of q8_0; 8 of q4_0, whose far end is a whole step off).
+    for (dtype, relative, of_largest) in [
+        (StorageDtype::F16, 2f32.powi(-11), 2f32.powi(-25)),
+        (StorageDtype::BF16, 2f32.powi(-8), 0.0),
+        (StorageDtype::Q8_0, 2f32.powi(-10), 0.5 / 127.0),
+        (StorageDtype::Q4_0, 2f32.powi(-10), 1.0 / 8.0),
+    ] {
+        let again = gguf(&weights, &dir.path().join("m.gguf"), dtype);
+        assert_eq!(again.dtype("model.layers.0.mlp.up_proj.weight"), Some(dtype));
+        assert_eq!(again.dtype("model.norm.weight"), Some(StorageDtype::F32));
+        for name in weights.names() {
+            let (exact, rounded) = (bits(&weights, name), bits(&again, name));
+            for (exact, rounded) in exact.chunks(32).zip(rounded.chunks(32)) {
+                let exact: Vec<f32> = exact.iter().map(|&b| f32::from_bits(b)).collect();
+                let largest = exact.iter().fold(0f32, |m, x| m.max(x.abs()));
+                for (x, &y) in exact.iter().zip(rounded) {
+                    let off = (x - f32::from_bits(y)).abs();
+                    let allowed = relative * largest.max(x.abs()) + of_largest * largest;
+                    assert!(off <= allowed * 1.001, "{dtype} {name}: {x} became {off} off");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gguf_keeps_every_variant_of_the_configuration() {
+    let block_diffusion =
+        Mode::BlockDiffusion { block_size: 8.try_into().unwrap(), mask_token_id: 7 };
+    let llama3 = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192,
+    };
+    let plain = Config { num_layers: 1, rope_theta: 500_000.0, ..Config::default() };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    for config in [
+        plain.clone(),
+        Config { mode: block_diffusion, eos_token_ids: vec![2, 9], ..plain.clone() },
+        Config { rope_scaling: llama3, head_dim: 128, ..plain.clone() },
+        Config { rope_scaling: RopeScaling::Linear { factor: 2.0 }, ..plain.clone() },
+        Config { attention_bias: true, tie_word_embeddings: true, ..plain.clone() },
+        Config { qk_norm: true, head_dim: 16, ..plain.clone() },
+    ] {
+        // Every value differs, so that a permutation that is not undone shows.
+        let tensors: Vec<(String, Tensor)> = config
+            .expected_tensors()
+            .map(|(name, shape)| {
+                let count = shape.iter().product::<usize>() as f32;
+                let values = Tensor::arange(0f32, count, &Device::Cpu).unwrap();
+                (name, values.reshape(shape).unwrap())
+            })
+            .collect();
+        let dtype = StorageDtype::F32;
+        let options = GgufOptions { dtype, name: "t", tokenizer_json: None, chat_template: None };
+        save_gguf(&path, &config, tensors.clone(), &options).unwrap();
+        let again = Weights::open(&path).unwrap();
+        assert_eq!(again.config(), &config);
+        assert_eq!(again.tokenizer_json().unwrap(), None);
+        for (name, tensor) in tensors {
+            let read = again.tensor(&name, DType::F32, &Device::Cpu).unwrap();
+            let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(flat(read), flat(tensor), "{name}");
+        }
+    }
+}
+
+#[test]
+fn candle_reads_the_gguf_that_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let weights = Weights::open(golden("tiny_untied")).unwrap();
+    gguf(&weights, &path, StorageDtype::Q8_0);
+    let mut file = fs::File::open(&path).unwrap();
+    let content = candle_core::quantized::gguf_file::Content::read(&mut file).unwrap();
+    let metadata = |key: &str| content.metadata[key].to_u32().unwrap();
+    assert_eq!(metadata("llama.attention.head_count_kv"), 2);
+    assert_eq!(metadata("lacuna.block_size"), 4);
+    let up = content.tensor(&mut file, "blk.0.ffn_up.weight", &Device::Cpu).unwrap();
+    let ours = weights.tensor("model.layers.0.mlp.up_proj.weight", DType::F32, &Device::Cpu);
+    let theirs = up.dequantize(&Device::Cpu).unwrap();
+    let off = (ours.unwrap() - theirs).unwrap().abs().unwrap().max_all().unwrap();
+    assert!(off.to_scalar::<f32>().unwrap() < 1e-2);
 }

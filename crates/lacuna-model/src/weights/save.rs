@@ -28,11 +28,11 @@ impl Default for SaveOptions {
 
 /// A tensor on its way into a file, read only when its turn comes.
 pub struct Outgoing<'a> {
-    pub(crate) name: String,
+    name: String,
     /// `None`: integers, which no weight is.
-    pub(crate) dtype: Option<StorageDtype>,
-    pub(crate) shape: Vec<usize>,
-    pub(crate) read: Box<dyn FnOnce() -> Result<Tensor> + 'a>,
+    dtype: Option<StorageDtype>,
+    shape: Vec<usize>,
+    read: Box<dyn FnOnce() -> Result<Tensor> + 'a>,
 }
 
 impl<'a> Outgoing<'a> {
@@ -50,6 +50,14 @@ impl<'a> Outgoing<'a> {
     /// The tensor's Hugging Face name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(crate) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    pub(crate) fn read(self) -> Result<Tensor> {
+        (self.read)()
     }
 }
 
@@ -213,33 +221,37 @@ fn write_shard(path: &Path, mut shard: Vec<(StorageDtype, Outgoing<'_>)>) -> Res
             let reason = format!("was read as {:?}, announced as {shape:?}", values.dims());
             return Err(ModelError::tensor(path, &name, reason));
         }
-        write_floats(&mut file, &values, dtype)?;
+        le_bytes(&values, dtype, |chunk| file.write(chunk))?;
     }
     file.finish()
 }
 
-/// Values in little-endian order.
-pub(crate) fn write_floats(file: &mut Partial, tensor: &Tensor, dtype: StorageDtype) -> Result<()> {
-    let dtype = dtype.to_candle().expect("only floats are planned");
+/// Values in little-endian order, in chunks.
+pub(crate) fn le_bytes(
+    tensor: &Tensor,
+    dtype: StorageDtype,
+    mut write: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let dtype = dtype.to_candle().expect("only floats are asked for");
     let flat = tensor.to_device(&Device::Cpu)?.to_dtype(dtype)?.flatten_all()?;
     match dtype {
-        DType::F64 => write_values(file, &flat.to_vec1::<f64>()?, |v| v.to_le_bytes()),
-        DType::F32 => write_values(file, &flat.to_vec1::<f32>()?, |v| v.to_le_bytes()),
-        DType::F16 => write_values(file, &flat.to_vec1::<half::f16>()?, |v| v.to_le_bytes()),
-        _ => write_values(file, &flat.to_vec1::<half::bf16>()?, |v| v.to_le_bytes()),
+        DType::F64 => in_chunks(&flat.to_vec1::<f64>()?, |v| v.to_le_bytes(), &mut write),
+        DType::F32 => in_chunks(&flat.to_vec1::<f32>()?, |v| v.to_le_bytes(), &mut write),
+        DType::F16 => in_chunks(&flat.to_vec1::<half::f16>()?, |v| v.to_le_bytes(), &mut write),
+        _ => in_chunks(&flat.to_vec1::<half::bf16>()?, |v| v.to_le_bytes(), &mut write),
     }
 }
 
-fn write_values<T: Copy, const N: usize>(
-    file: &mut Partial,
+fn in_chunks<T: Copy, const N: usize>(
     values: &[T],
     bytes: impl Fn(T) -> [u8; N],
+    write: &mut impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     let mut buffer = Vec::with_capacity(N << 14);
     for chunk in values.chunks(1 << 14) {
         buffer.clear();
         chunk.iter().for_each(|&value| buffer.extend_from_slice(&bytes(value)));
-        file.write(&buffer)?;
+        write(&buffer)?;
     }
     Ok(())
 }

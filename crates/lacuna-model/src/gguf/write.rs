@@ -1,0 +1,347 @@
+//! GGUF files out, as llama.cpp expects them.
+
+use std::path::Path;
+
+use serde_json::Value as Json;
+
+use super::config::{ROPE_FACTORS, gguf_name, permuted_heads};
+use super::parse::ggml_id;
+use super::pre::Pre;
+use super::tokenizer::WHOLE;
+use super::{ALIGNMENT_BYTES, permute_rows};
+use crate::config::{Config, Mode, RopeScaling};
+use crate::error::{ModelError, Result};
+use crate::weights::{Outgoing, Partial, StorageDtype, encode, save_checked, sync_directory};
+
+/// How [`save_gguf`] writes.
+#[derive(Clone, Copy, Debug)]
+pub struct GgufOptions<'a> {
+    /// The format of the matrices: f32, f16, bf16, q8_0 or q4_0. Norms and biases stay f32, and
+    /// matrices whose rows do not divide into blocks become f16.
+    pub dtype: StorageDtype,
+    /// `general.name`.
+    pub name: &'a str,
+    /// The text of a `tokenizer.json`; without it the file has no tokenizer.
+    pub tokenizer_json: Option<&'a str>,
+    /// A chat template to carry along.
+    pub chat_template: Option<&'a str>,
+}
+
+/// Writes a checkpoint as one GGUF file, complete or not at all.
+///
+/// The architecture is `llama` (queries and keys permuted as llama.cpp's converter does), `qwen2`
+/// for biases or `qwen3` for normed heads. A block-diffusion model keeps its mode in
+/// `lacuna.block_size` and `lacuna.mask_token_id`. The `tokenizer.json` is carried twice: as
+/// llama.cpp reads it, and whole, so that nothing of it is lost when the file is read back.
+///
+/// # Errors
+/// If the tensors are not those of the configuration, the configuration or tokenizer has no such
+/// form, reading a tensor fails, or the disk refuses.
+pub fn save_gguf<'a, T: Into<Outgoing<'a>>>(
+    path: &Path,
+    config: &Config,
+    tensors: impl IntoIterator<Item = T>,
+    options: &GgufOptions<'_>,
+) -> Result<()> {
+    let architecture = architecture(config, path)?;
+    let tensors = save_checked(path, config, tensors)?;
+    let writable = [
+        StorageDtype::F32,
+        StorageDtype::F16,
+        StorageDtype::BF16,
+        StorageDtype::Q8_0,
+        StorageDtype::Q4_0,
+    ];
+    if !writable.contains(&options.dtype) {
+        let reason =
+            format!("{} is not written; choose f32, f16, bf16, q8_0 or q4_0", options.dtype);
+        return Err(ModelError::file(path, reason));
+    }
+    let mut metadata = Metadata::default();
+    describe(&mut metadata, config, architecture, options);
+    if let Some(text) = options.tokenizer_json {
+        describe_tokenizer(&mut metadata, config, text)
+            .map_err(|reason| ModelError::file(path, format!("tokenizer: {reason}")))?;
+    }
+    let factors = rope_factors(config);
+
+    let mut infos = Vec::new();
+    let mut offset = 0u64;
+    let mut info = |name: &str, shape: &[usize], dtype: StorageDtype| {
+        put_text(&mut infos, name);
+        infos.extend_from_slice(&(shape.len() as u32).to_le_bytes());
+        shape.iter().rev().for_each(|&n| infos.extend_from_slice(&(n as u64).to_le_bytes()));
+        infos.extend_from_slice(&ggml_id(dtype).to_le_bytes());
+        infos.extend_from_slice(&offset.to_le_bytes());
+        let bytes = dtype.bytes_of(shape).expect("validated: below 2^48 values, whole blocks");
+        offset = (offset + bytes as u64).next_multiple_of(ALIGNMENT_BYTES);
+    };
+    if let Some(factors) = &factors {
+        info(ROPE_FACTORS, &[factors.len()], StorageDtype::F32);
+    }
+    for tensor in &tensors {
+        let name = gguf_name(tensor.name()).expect("every tensor of a configuration has a name");
+        info(&name, tensor.shape(), target(tensor.shape(), options.dtype));
+    }
+    let count = tensors.len() as u64 + u64::from(factors.is_some());
+
+    let mut file = Aligned { file: Partial::create(path)?, position: 0 };
+    file.write(b"GGUF\x03\0\0\0")?;
+    file.write(&count.to_le_bytes())?;
+    file.write(&metadata.count.to_le_bytes())?;
+    file.write(&metadata.bytes)?;
+    file.write(&infos)?;
+    file.align()?;
+    if let Some(factors) = &factors {
+        let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
+        file.write(&bytes)?;
+        file.align()?;
+    }
+    for tensor in tensors {
+        let dtype = target(tensor.shape(), options.dtype);
+        let heads = permuted_heads(architecture, tensor.name(), config);
+        let rows = tensor.shape()[0];
+        let mut bytes = encode(path, tensor, dtype)?;
+        if let Some(heads) = heads {
+            bytes = permute_rows(&bytes, rows, heads);
+        }
+        file.write(&bytes)?;
+        file.align()?;
+    }
+    file.file.finish()?.publish()?;
+    sync_directory(
+        path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+    )
+}
+
+/// What a tensor of this shape is stored as.
+fn target(shape: &[usize], wanted: StorageDtype) -> StorageDtype {
+    match shape {
+        [_] => StorageDtype::F32,
+        _ if wanted.bytes_of(shape).is_none() => StorageDtype::F16,
+        _ => wanted,
+    }
+}
+
+fn architecture(config: &Config, path: &Path) -> Result<&'static str> {
+    let biased = config.attention_bias || config.attention_output_bias || config.mlp_bias;
+    match (config.qk_norm, biased) {
+        (false, false) => Ok("llama"),
+        (true, false) => Ok("qwen3"),
+        (false, true) if !config.attention_output_bias && !config.mlp_bias => Ok("qwen2"),
+        _ => {
+            let reason = "no GGUF architecture has this combination of biases and normed heads";
+            Err(ModelError::file(path, reason))
+        }
+    }
+}
+
+/// The divisors of Llama 3's scaling, as llama.cpp's converter stores them.
+fn rope_factors(config: &Config) -> Option<Vec<f32>> {
+    if !matches!(config.rope_scaling, RopeScaling::Llama3 { .. }) {
+        return None;
+    }
+    let plain = Config { rope_scaling: RopeScaling::None, ..config.clone() };
+    let frequencies = plain.inverse_frequencies();
+    Some(frequencies.iter().map(|&f| config.rope_scaling.divisor(f) as f32).collect())
+}
+
+fn describe(
+    metadata: &mut Metadata,
+    config: &Config,
+    architecture: &str,
+    options: &GgufOptions<'_>,
+) {
+    // llama.cpp's numbers of "mostly this format".
+    let file_type = match options.dtype {
+        StorageDtype::F32 => 0,
+        StorageDtype::F16 => 1,
+        StorageDtype::Q4_0 => 2,
+        StorageDtype::Q8_0 => 7,
+        _ => 32,
+    };
+    metadata.text("general.architecture", architecture);
+    metadata.text("general.type", "model");
+    metadata.text("general.name", options.name);
+    metadata.number("general.file_type", file_type);
+    metadata.number("general.quantization_version", 2);
+    for (key, value) in [
+        ("block_count", config.num_layers),
+        ("context_length", config.max_position_embeddings),
+        ("embedding_length", config.hidden_size),
+        ("feed_forward_length", config.intermediate_size),
+        ("attention.head_count", config.num_heads),
+        ("attention.head_count_kv", config.num_kv_heads),
+        ("attention.key_length", config.head_dim),
+        ("attention.value_length", config.head_dim),
+        ("rope.dimension_count", config.head_dim),
+        ("vocab_size", config.vocab_size),
+    ] {
+        metadata.number(&format!("{architecture}.{key}"), bounded(value));
+    }
+    metadata.float(&format!("{architecture}.rope.freq_base"), config.rope_theta as f32);
+    let eps = config.rms_norm_eps as f32;
+    metadata.float(&format!("{architecture}.attention.layer_norm_rms_epsilon"), eps);
+    if let RopeScaling::Linear { factor } = config.rope_scaling {
+        metadata.text(&format!("{architecture}.rope.scaling.type"), "linear");
+        metadata.float(&format!("{architecture}.rope.scaling.factor"), factor as f32);
+    }
+    if let Mode::BlockDiffusion { block_size, mask_token_id } = config.mode {
+        metadata.number("lacuna.block_size", bounded(block_size.get()));
+        metadata.number("lacuna.mask_token_id", mask_token_id);
+        metadata.number("tokenizer.ggml.mask_token_id", mask_token_id);
+    }
+    let ids = [
+        ("bos_token_id", config.bos_token_id),
+        ("eos_token_id", config.eos_token_id()),
+        ("padding_token_id", config.pad_token_id),
+    ];
+    for (key, id) in ids {
+        if let Some(id) = id {
+            metadata.number(&format!("tokenizer.ggml.{key}"), id);
+        }
+    }
+    if config.eos_token_ids.len() > 1 {
+        metadata.numbers("lacuna.eos_token_ids", &config.eos_token_ids);
+    }
+    if let Some(template) = options.chat_template {
+        metadata.text("tokenizer.chat_template", template);
+    }
+}
+
+/// The vocabulary as llama.cpp reads it, and the whole text besides.
+fn describe_tokenizer(
+    metadata: &mut Metadata,
+    config: &Config,
+    text: &str,
+) -> std::result::Result<(), String> {
+    let json: Json = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    metadata.text(WHOLE, text);
+    if json["model"]["type"] != "BPE" || json["model"]["byte_fallback"] == true {
+        // Nothing that llama.cpp has a vocabulary model for; the whole text still serves us.
+        return Ok(());
+    }
+    let vocab = json["model"]["vocab"].as_object().ok_or("has no vocabulary")?;
+    let mut tokens: Vec<Option<(&str, i32)>> = vec![None; config.vocab_size];
+    let mut place = |token, id: &Json, kind| -> std::result::Result<(), String> {
+        let id = id.as_u64().and_then(|id| usize::try_from(id).ok());
+        let slot = id.and_then(|id| tokens.get_mut(id));
+        let rows = config.vocab_size;
+        *slot.ok_or_else(|| format!("has an id beyond the embedding's {rows} rows"))? =
+            Some((token, kind));
+        Ok(())
+    };
+    for (token, id) in vocab {
+        place(token, id, 1)?;
+    }
+    for added in json["added_tokens"].as_array().into_iter().flatten() {
+        let token = added["content"].as_str().ok_or("has an added token without content")?;
+        let kind = if added["special"] == true { 3 } else { 4 };
+        place(token, &added["id"], kind)?;
+    }
+    let unused: Vec<String> = (0..tokens.len()).map(|id| format!("[PAD{id}]")).collect();
+    let named: Vec<&str> = (0..tokens.len())
+        .map(|id| tokens[id].map_or(unused[id].as_str(), |(token, _)| token))
+        .collect();
+    let kinds: Vec<i32> = tokens.iter().map(|slot| slot.map_or(5, |(_, kind)| kind)).collect();
+    let merges: Vec<String> = json["model"]["merges"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|merge| match merge {
+            Json::String(line) => Some(line.clone()),
+            pair => Some(format!("{} {}", pair[0].as_str()?, pair[1].as_str()?)),
+        })
+        .collect::<Option<_>>()
+        .ok_or("has a merge that is no pair of tokens")?;
+    let pre = Pre::of_tokenizer(&json).map_or("default", |pre| pre.names[0]);
+    metadata.text("tokenizer.ggml.model", "gpt2");
+    metadata.text("tokenizer.ggml.pre", pre);
+    metadata.texts("tokenizer.ggml.tokens", &named);
+    metadata.signed("tokenizer.ggml.token_type", &kinds);
+    metadata.texts("tokenizer.ggml.merges", &merges);
+    let adds_bos = json["post_processor"]["type"] == "TemplateProcessing";
+    metadata.truth("tokenizer.ggml.add_bos_token", adds_bos);
+    Ok(())
+}
+
+fn bounded(value: usize) -> u32 {
+    u32::try_from(value).expect("validated: at most 2^24")
+}
+
+/// Metadata entries in the order they are given.
+#[derive(Default)]
+struct Metadata {
+    count: u64,
+    bytes: Vec<u8>,
+}
+
+impl Metadata {
+    fn entry(&mut self, key: &str, kind: u32) -> &mut Vec<u8> {
+        self.count += 1;
+        put_text(&mut self.bytes, key);
+        self.bytes.extend_from_slice(&kind.to_le_bytes());
+        &mut self.bytes
+    }
+
+    fn text(&mut self, key: &str, text: &str) {
+        put_text(self.entry(key, 8), text);
+    }
+
+    fn number(&mut self, key: &str, n: u32) {
+        self.entry(key, 4).extend_from_slice(&n.to_le_bytes());
+    }
+
+    fn float(&mut self, key: &str, x: f32) {
+        self.entry(key, 6).extend_from_slice(&x.to_le_bytes());
+    }
+
+    fn truth(&mut self, key: &str, truth: bool) {
+        self.entry(key, 7).push(u8::from(truth));
+    }
+
+    fn array(&mut self, key: &str, kind: u32, len: usize) -> &mut Vec<u8> {
+        let bytes = self.entry(key, 9);
+        bytes.extend_from_slice(&kind.to_le_bytes());
+        bytes.extend_from_slice(&(len as u64).to_le_bytes());
+        bytes
+    }
+
+    fn texts(&mut self, key: &str, texts: &[impl AsRef<str>]) {
+        let bytes = self.array(key, 8, texts.len());
+        texts.iter().for_each(|text| put_text(bytes, text.as_ref()));
+    }
+
+    fn numbers(&mut self, key: &str, numbers: &[u32]) {
+        let bytes = self.array(key, 4, numbers.len());
+        numbers.iter().for_each(|n| bytes.extend_from_slice(&n.to_le_bytes()));
+    }
+
+    fn signed(&mut self, key: &str, numbers: &[i32]) {
+        let bytes = self.array(key, 5, numbers.len());
+        numbers.iter().for_each(|n| bytes.extend_from_slice(&n.to_le_bytes()));
+    }
+}
+
+fn put_text(bytes: &mut Vec<u8>, text: &str) {
+    bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(text.as_bytes());
+}
+
+/// A file that knows how far it is.
+struct Aligned {
+    file: Partial,
+    position: u64,
+}
+
+impl Aligned {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.position += bytes.len() as u64;
+        self.file.write(bytes)
+    }
+
+    fn align(&mut self) -> Result<()> {
+        let padding = self.position.next_multiple_of(ALIGNMENT_BYTES) - self.position;
+        self.write(&vec![0; padding as usize])
+    }
+}
