@@ -1,1 +1,57 @@
 //! Recipes, stages, one legible training step, checkpoints and metrics.
+//!
+//! ```no_run
+//! use lacuna_train::{Recipe, RunOptions, run};
+//! use std::sync::atomic::AtomicBool;
+//!
+//! let recipe = Recipe::load("recipes/tiny.toml".as_ref(), &["stage.0.steps=10".into()])?;
+//! let options = RunOptions {
+//!     dir: "runs/tiny".into(),
+//!     resume: false,
+//!     device: candle_core::Device::Cpu,
+//!     stop: &AtomicBool::new(false),
+//! };
+//! let outcome = run(&recipe, &options, &mut |event| println!("{event:?}"))?;
+//! println!("{}", outcome.model.display());
+//! # Ok::<(), lacuna_train::TrainError>(())
+//! ```
+//!
+//! - [`Recipe`]: everything a run depends on, as TOML.
+//! - [`run`]: its stages, one after the other, on the same weights; [`Event`] is what it tells meanwhile.
+//! - [`step()`]: forward, backward, clip, update.
+//! - [`StageObjective`], [`Example`]: from windows to supervised tokens.
+//! - [`likelihood()`]: exact, left-to-right, Monte-Carlo and autoregressive, of the same tokens.
+//! - [`stream`]: the counter-based randomness that all of it draws from.
+//!
+//! It decodes nothing and prints nothing.
+
+#![forbid(unsafe_code)]
+
+mod checkpoint;
+mod error;
+mod evaluation;
+mod likelihood;
+mod metrics;
+mod objective;
+mod plot;
+mod recipe;
+mod run;
+mod seed;
+mod setup;
+mod step;
+
+pub use checkpoint::{Progress, newest as newest_checkpoint};
+pub use error::{Result, TrainError};
+pub use evaluation::{Evaluation, ScoreName, evaluate};
+pub use likelihood::{Blocks, Likelihood, Method, Scoring, likelihood};
+pub use metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, MetricsWriter, StepMetrics, read_metrics};
+pub use objective::{Example, StageObjective, Supervised, Target};
+pub use plot::draw as draw_plots;
+pub use recipe::{
+    CorruptionRecipe, DataRecipe, EvaluationRecipe, MaskEmbedding, ModelRecipe, ObjectiveKind,
+    OptimizerRecipe, Recipe, SftRecipe, Stage, StageData,
+};
+pub use run::{Event, Outcome, RunOptions, run};
+pub use seed::{Purpose, stream};
+pub use setup::{RunData, SpecialIds};
+pub use step::{StepOutcome, learning_rate, step};

@@ -1,1 +1,38 @@
 //! Block-diffusion code language models: train, measure, write, fill in and edit code.
+//!
+//! ```no_run
+//! use lacuna::{GenerateOptions, Model, OpenOptions};
+//!
+//! let model = Model::open("runs/tiny/final".as_ref(), &OpenOptions::default())?;
+//! let written = lacuna::generate(&model, "def fibonacci(n):\n", &GenerateOptions::default(), |_| {})?;
+//! println!("{}", written.text);
+//! # Ok::<(), lacuna::Error>(())
+//! ```
+//!
+//! - [`Model`]: a checkpoint opened for use: transformer, tokenizer, mode.
+//! - [`Session`]: its sequences and their caches; what a sampler decodes on.
+//! - [`generate`]: a text continued, by block diffusion or autoregressively, as the checkpoint is.
+//! - The crates below, whole: [`schedules`], [`data`], [`kernels`], [`model`], [`objective`], [`samplers`],
+//!   [`train`].
+//!
+//! It holds no method of its own: it joins what the crates below know.
+
+#![forbid(unsafe_code)]
+
+pub use lacuna_data as data;
+pub use lacuna_kernels as kernels;
+pub use lacuna_model as model;
+pub use lacuna_objective as objective;
+pub use lacuna_samplers as samplers;
+pub use lacuna_schedules as schedules;
+pub use lacuna_train as train;
+
+mod error;
+mod generate;
+mod open;
+mod session;
+
+pub use error::{Error, Result};
+pub use generate::{mismatch as mode_mismatch, DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate};
+pub use open::{Model, OpenOptions, select_device};
+pub use session::Session;

@@ -1,1 +1,11 @@
-fn main() {}
+//! The `lacuna` binary.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+mod cli;
+
+fn main() -> ExitCode {
+    cli::main()
+}

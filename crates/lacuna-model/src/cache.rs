@@ -1,0 +1,117 @@
+//! Keys and values of committed tokens, one buffer per layer, grown by doubling.
+
+use candle_core::{DType, Device, Tensor};
+use std::ops::Range;
+
+use crate::config::Config;
+use crate::error::{ModelError, Result};
+
+/// The committed past of one sequence: keys and values, [1, kv_heads, capacity, head_dim] per layer.
+///
+/// A pass writes its keys and values behind the committed ones; [`keep`](Self::keep) commits them, the next
+/// pass overwrites them. Cropping is free, so a block can be tried and taken back.
+#[derive(Debug)]
+pub struct KvCache {
+    layers: Vec<(Tensor, Tensor)>,
+    len: usize,
+    /// Rows behind `len` that the last pass wrote.
+    uncommitted: usize,
+    capacity: usize,
+}
+
+impl KvCache {
+    /// An empty cache for a model of this configuration, with room for `capacity` tokens at first.
+    ///
+    /// # Errors
+    /// Errors if the device has no room.
+    pub fn new(config: &Config, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
+        let capacity = capacity.max(1);
+        let shape = (1, config.num_kv_heads, capacity, config.head_dim);
+        let buffer = || Tensor::zeros(shape, dtype, device);
+        let layers = (0..config.num_layers)
+            .map(|_| Ok((buffer()?, buffer()?)))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self { layers, len: 0, uncommitted: 0, capacity })
+    }
+
+    /// Committed tokens.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is committed.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Forgets all but the first `len` committed tokens; longer than what is there changes nothing.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        self.uncommitted = 0;
+    }
+
+    /// Commits rows `range` of the last pass, counted from its first token, and drops its others.
+    ///
+    /// # Errors
+    /// Errors if the last pass had fewer rows.
+    pub fn keep(&mut self, range: Range<usize>) -> Result<()> {
+        if range.end > self.uncommitted || range.start > range.end {
+            return Err(ModelError::Input(format!(
+                "rows {range:?} of a pass of {} can't be kept",
+                self.uncommitted
+            )));
+        }
+        if range.start > 0 && !range.is_empty() {
+            for (k, v) in &self.layers {
+                for buffer in [k, v] {
+                    let rows = buffer
+                        .narrow(2, self.len + range.start, range.len())?
+                        .force_contiguous()?;
+                    buffer.slice_set(&rows, 2, self.len)?;
+                }
+            }
+        }
+        self.len += range.len();
+        self.uncommitted = 0;
+        Ok(())
+    }
+
+    /// Makes room for `n` tokens in all.
+    pub(crate) fn reserve(&mut self, n: usize) -> Result<()> {
+        if n <= self.capacity {
+            return Ok(());
+        }
+        let capacity = n.max(2 * self.capacity);
+        for (k, v) in &mut self.layers {
+            for buffer in [k, v] {
+                let (one, heads, _, dim) = buffer.dims4()?;
+                let grown =
+                    Tensor::zeros((one, heads, capacity, dim), buffer.dtype(), buffer.device())?;
+                if self.len > 0 {
+                    grown.slice_set(&buffer.narrow(2, 0, self.len)?.contiguous()?, 2, 0)?;
+                }
+                *buffer = grown;
+            }
+        }
+        self.capacity = capacity;
+        Ok(())
+    }
+
+    /// Writes a layer's new keys and values behind the committed ones and gives views of both together,
+    /// [1, kv_heads, len + n, head_dim].
+    pub(crate) fn extended(
+        &mut self,
+        layer_idx: usize,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let Some((k_buffer, v_buffer)) = self.layers.get(layer_idx) else {
+            return Err(ModelError::Input("the cache belongs to a model with fewer layers".into()));
+        };
+        let n = k.dim(2)?;
+        k_buffer.slice_set(&k.contiguous()?, 2, self.len)?;
+        v_buffer.slice_set(&v.contiguous()?, 2, self.len)?;
+        self.uncommitted = n;
+        Ok((k_buffer.narrow(2, 0, self.len + n)?, v_buffer.narrow(2, 0, self.len + n)?))
+    }
+}

@@ -1,0 +1,488 @@
+//! The whole forward pass: embedding, layers, final norm, head.
+//!
+//! Every pass works on `rows`, the tokens of all sequences laid end to end ([rows, hidden]); only attention
+//! knows which sequence a row belongs to. So one function serves training windows, cached decoding and a
+//! batch of ragged sequences alike, and a row's result never depends on its neighbours in the batch.
+
+use candle_core::{DType, Device, Tensor, Var};
+use lacuna_kernels::{
+    AttentionMask, Positions, Rope, Spans, attention, embedding, linear, rms_norm, rope, swiglu,
+};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use crate::cache::KvCache;
+use crate::config::{Config, Mode};
+use crate::error::{ModelError, Result};
+use crate::stored_stub::WeightMatrix;
+
+/// A weight: a tensor that gradients reach, or bytes kept as the checkpoint stores them.
+#[derive(Clone, Debug)]
+pub(crate) enum Weight {
+    Tensor(Tensor),
+    Stored(Arc<WeightMatrix>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Linear {
+    pub(crate) weight: Weight,
+    pub(crate) bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// x: [rows, in] to [rows, out].
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = match &self.weight {
+            Weight::Tensor(weight) => linear(x, weight)?,
+            Weight::Stored(weight) => weight.matmul(x)?,
+        };
+        self.biased(y)
+    }
+
+    fn biased(&self, y: Tensor) -> Result<Tensor> {
+        match &self.bias {
+            Some(bias) => Ok(y.broadcast_add(bias)?),
+            None => Ok(y),
+        }
+    }
+
+    /// Several layers over the same input; stored weights share one parallel region.
+    fn forward_many<const N: usize>(layers: [&Linear; N], x: &Tensor) -> Result<[Tensor; N]> {
+        let mut stored = Vec::with_capacity(N);
+        for layer in layers {
+            if let Weight::Stored(weight) = &layer.weight {
+                stored.push(weight.as_ref());
+            }
+        }
+        let outputs = if stored.len() == N {
+            let products = WeightMatrix::matmul_many(&stored, x)?;
+            layers.iter().zip(products).map(|(l, y)| l.biased(y)).collect::<Result<Vec<_>>>()?
+        } else {
+            layers.iter().map(|l| l.forward(x)).collect::<Result<Vec<_>>>()?
+        };
+        Ok(outputs.try_into().expect("one output for each layer"))
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    pub(crate) input_norm: Tensor,
+    pub(crate) q_proj: Linear,
+    pub(crate) k_proj: Linear,
+    pub(crate) v_proj: Linear,
+    pub(crate) o_proj: Linear,
+    /// Per-head RMS norms of queries and keys (Qwen3, SDAR).
+    pub(crate) qk_norm: Option<(Tensor, Tensor)>,
+    pub(crate) post_attention_norm: Tensor,
+    pub(crate) gate_proj: Linear,
+    pub(crate) up_proj: Linear,
+    pub(crate) down_proj: Linear,
+}
+
+/// What the new tokens of a [`Lane`] see of each other, and where they stand behind the committed ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// Autoregressive: each sees those before it.
+    Causal,
+    /// Bidirectional in a block, causal between blocks.
+    BlockCausal {
+        /// Tokens of a block.
+        block_size: NonZeroUsize,
+    },
+    /// \[`draft` masks | `queued` finished tokens | `draft` drafted tokens\]: the training mask at inference.
+    Speculative {
+        /// Tokens of a block.
+        block_size: NonZeroUsize,
+        /// Finished tokens that are not in the cache yet.
+        queued: usize,
+        /// Drafted tokens, and masks in their places.
+        draft: usize,
+    },
+}
+
+impl View {
+    fn spans(self, n: usize, prefix: usize) -> Spans {
+        match self {
+            View::Causal => Spans::new(AttentionMask::Causal, n, prefix + n, prefix),
+            View::BlockCausal { block_size } => {
+                Spans::new(AttentionMask::BlockCausal { block_size }, n, prefix + n, prefix)
+            }
+            View::Speculative { block_size, queued, draft } => {
+                Spans::speculative(block_size, queued, draft, prefix)
+            }
+        }
+    }
+
+    /// Position of new token `i`, counted from the end of the committed ones.
+    fn offset(self, i: usize) -> usize {
+        match self {
+            View::Speculative { queued, draft, .. } if i < draft => queued + i,
+            View::Speculative { draft, .. } => i - draft,
+            _ => i,
+        }
+    }
+}
+
+/// One sequence's share of a cached pass ([`Transformer::pass`]).
+pub struct Lane<'a> {
+    /// The sequence's committed keys and values; the pass writes its own behind them, uncommitted.
+    pub cache: &'a mut KvCache,
+    /// The new tokens.
+    pub tokens: &'a [u32],
+    /// What the new tokens see of each other; committed ones are seen by all.
+    pub view: View,
+    /// Which of the new tokens' logits are wanted, ascending.
+    pub rows: &'a [usize],
+}
+
+/// A Llama-shaped decoder with every attention mask that block diffusion needs.
+#[derive(Clone, Debug)]
+pub struct Transformer {
+    pub(crate) config: Config,
+    pub(crate) embed: Weight,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) norm: Tensor,
+    /// `None`: tied to the embedding.
+    pub(crate) head: Option<Weight>,
+    pub(crate) rope: Rope,
+    pub(crate) parameters: Vec<(String, Var)>,
+    pub(crate) device: Device,
+}
+
+impl Transformer {
+    /// What the model is.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Declares what the weights have been trained for; the next checkpoint will say so.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.config.mode = mode;
+    }
+
+    /// The element type of activations.
+    pub fn dtype(&self) -> DType {
+        self.norm.dtype()
+    }
+
+    /// Where the model lives.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The trainable parameters in a fixed order; empty for a model opened for inference.
+    pub fn parameters(&self) -> &[(String, Var)] {
+        &self.parameters
+    }
+
+    /// The output head as a tensor [vocab, hidden], tied or not.
+    ///
+    /// # Errors
+    /// Errors if a stored head can't be dequantized.
+    pub fn head(&self) -> Result<Tensor> {
+        match self.head.as_ref().unwrap_or(&self.embed) {
+            Weight::Tensor(head) => Ok(head.clone()),
+            Weight::Stored(head) => Ok(head.to_tensor()?),
+        }
+    }
+
+    /// Logits [rows, vocab] in f32 of hidden rows [rows, hidden].
+    ///
+    /// # Errors
+    /// Errors on a shape that is not the model's.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let logits = match self.head.as_ref().unwrap_or(&self.embed) {
+            Weight::Tensor(head) => linear(hidden, head)?,
+            Weight::Stored(head) => head.matmul(hidden)?,
+        };
+        Ok(logits)
+    }
+
+    /// −log p(target) of hidden rows [rows, hidden], in nats, without a gradient.
+    ///
+    /// # Errors
+    /// Errors if shapes disagree or a target is outside the vocabulary.
+    pub fn token_nll(&self, hidden: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
+        const ROWS_AT_ONCE: usize = 256;
+        let hidden = hidden.detach();
+        if let Weight::Tensor(head) = self.head.as_ref().unwrap_or(&self.embed) {
+            return Ok(lacuna_kernels::token_nll(&hidden, &head.detach(), targets)?);
+        }
+        let mut nll = Vec::with_capacity(targets.len());
+        for (i, targets) in targets.chunks(ROWS_AT_ONCE).enumerate() {
+            let rows = hidden.narrow(0, i * ROWS_AT_ONCE, targets.len())?;
+            for (row, target) in self.logits(&rows)?.to_vec2::<f32>()?.iter().zip(targets) {
+                let Some(own) = row.get(*target as usize) else {
+                    return Err(ModelError::Input(format!(
+                        "token {target} is outside the vocabulary"
+                    )));
+                };
+                let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let sum: f64 = row.iter().map(|l| f64::from(l - highest).exp()).sum();
+                nll.push((sum.ln() + f64::from(highest - own)) as f32);
+            }
+        }
+        Ok(nll)
+    }
+
+    /// One pass over whole windows under any mask on one copy of the tokens (causal, full, block-causal).
+    ///
+    /// tokens: [batch, window] u32; `rows`: wanted positions of the flattened batch, or all. Gives hidden
+    /// states after the final norm, [rows, hidden]. `documents`: per window, the lengths of its documents;
+    /// positions restart in each and nothing is seen across (default: one document).
+    ///
+    /// # Errors
+    /// Errors if shapes disagree or a window exceeds the model's positions.
+    pub fn hidden(
+        &self,
+        tokens: &Tensor,
+        mask: AttentionMask,
+        documents: Option<&[Vec<usize>]>,
+        rows: Option<&[u32]>,
+    ) -> Result<Tensor> {
+        let (batch, window) = tokens.dims2()?;
+        self.check_positions(window)?;
+        let spans = spans(mask, window, documents)?;
+        let positions = window_positions(batch, window, documents, 1);
+        let select = rows.map(|rows| self.select(rows, rows)).transpose()?;
+        self.run(&tokens.flatten_all()?, select, |layer, qkv, _| {
+            self.attend_windows(layer, qkv, (batch, window, window), &positions, &spans)
+        })
+    }
+
+    /// Next-token pass: [`hidden`](Self::hidden) under the causal mask.
+    ///
+    /// # Errors
+    /// As [`hidden`](Self::hidden).
+    pub fn causal(
+        &self,
+        tokens: &Tensor,
+        documents: Option<&[Vec<usize>]>,
+        rows: Option<&[u32]>,
+    ) -> Result<Tensor> {
+        self.hidden(tokens, AttentionMask::Causal, documents, rows)
+    }
+
+    /// The block-diffusion training pass: [noisy ; clean], 2·window positions, position ids restarting in
+    /// each half (paper §2). Gives the noisy half's hidden states, or those of `rows` of it, counted in the
+    /// flattened [batch · window].
+    ///
+    /// noisy, clean: [batch, window] u32. In the last layer the clean half is only keys and values, and only
+    /// wanted rows pass through its output projection and feed-forward.
+    ///
+    /// # Errors
+    /// Errors if shapes disagree or a window exceeds the model's positions.
+    pub fn denoise(
+        &self,
+        noisy: &Tensor,
+        clean: &Tensor,
+        block_size: NonZeroUsize,
+        documents: Option<&[Vec<usize>]>,
+        rows: Option<&[u32]>,
+    ) -> Result<Tensor> {
+        let (batch, window) = noisy.dims2()?;
+        if clean.dims() != noisy.dims() {
+            return Err(ModelError::Input(format!(
+                "noisy tokens are {:?}, clean ones {:?}: they must agree",
+                noisy.dims(),
+                clean.dims()
+            )));
+        }
+        self.check_positions(window)?;
+        let mask = AttentionMask::BlockDiffusion { block_size, seq_len: window };
+        let both = spans(mask, 2 * window, documents)?;
+        let noisy_half = both.first_queries(window);
+        let positions = window_positions(batch, window, documents, 2);
+        let every: Vec<u32>;
+        let rows = match rows {
+            Some(rows) => rows,
+            None => {
+                every = (0..(batch * window) as u32).collect();
+                &every
+            }
+        };
+        let in_both: Vec<u32> =
+            rows.iter().map(|r| r + r / window as u32 * window as u32).collect();
+        let select = Some(self.select(&in_both, rows)?);
+        let tokens = Tensor::cat(&[noisy, clean], 1)?.flatten_all()?;
+        self.run(&tokens, select, |layer, qkv, last| {
+            let (n_query, spans) = if last { (window, &noisy_half) } else { (2 * window, &both) };
+            self.attend_windows(layer, qkv, (batch, n_query, 2 * window), &positions, spans)
+        })
+    }
+
+    /// One cached pass over several sequences; the logits [sum of wanted rows, vocab], lanes in order, or
+    /// `None` if no row is wanted. New keys and values lie behind the committed ones until
+    /// [`KvCache::keep`] takes them or the next pass overwrites them.
+    ///
+    /// # Errors
+    /// Errors if a sequence outgrows the model's positions or a cache belongs to another model.
+    pub fn pass(&self, lanes: &mut [Lane<'_>]) -> Result<Option<Tensor>> {
+        let (mut tokens, mut wanted, mut position_ids) = (Vec::new(), Vec::new(), Vec::new());
+        let mut lane_spans = Vec::with_capacity(lanes.len());
+        for lane in lanes.iter_mut() {
+            let (prefix, n) = (lane.cache.len(), lane.tokens.len());
+            lane.cache.reserve(prefix + n)?;
+            wanted.extend(lane.rows.iter().map(|r| (tokens.len() + r) as u32));
+            position_ids.extend((0..n).map(|i| (prefix + lane.view.offset(i)) as u32));
+            tokens.extend_from_slice(lane.tokens);
+            lane_spans.push(lane.view.spans(n, prefix));
+        }
+        self.check_positions(position_ids.iter().max().map_or(0, |p| *p as usize + 1))?;
+        let n_rows = tokens.len();
+        let tokens = Tensor::from_vec(tokens, n_rows, &self.device)?;
+        let positions = Positions::Explicit(vec![position_ids].into());
+        let select = Some(self.select(&wanted, &wanted)?);
+        let hidden = self.run(&tokens, select, |layer_idx, qkv, last| {
+            let (q, k, v) = self.rotated(layer_idx, qkv, (1, n_rows, n_rows), &positions)?;
+            let mut outputs = Vec::with_capacity(lanes.len());
+            let mut start = 0;
+            for (lane, spans) in lanes.iter_mut().zip(&lane_spans) {
+                let n = lane.tokens.len();
+                let lane_q = q.narrow(2, start, n)?;
+                let (k, v) = lane.cache.extended(
+                    layer_idx,
+                    &k.narrow(2, start, n)?,
+                    &v.narrow(2, start, n)?,
+                )?;
+                // After the last layer only wanted rows are read on.
+                let unread = last && lane.rows.is_empty();
+                outputs.push(if unread {
+                    lane_q
+                } else {
+                    attention(&lane_q, &k, &v, spans, self.scale())?
+                });
+                start += n;
+            }
+            let out =
+                if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(&outputs, 2)? };
+            self.rows_first(&out)
+        })?;
+        if wanted.is_empty() { Ok(None) } else { Ok(Some(self.logits(&hidden)?)) }
+    }
+
+    /// The layers. `attend` gets a layer's index, its queries, keys and values ([rows, heads · head_dim])
+    /// and whether it is the last. `select` holds the rows that matter from the last attention on: their
+    /// indices among the inputs and among the rows that `attend` returned last.
+    fn run(
+        &self,
+        tokens: &Tensor,
+        select: Option<(Tensor, Tensor)>,
+        mut attend: impl FnMut(usize, [Tensor; 3], bool) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let eps = self.config.rms_norm_eps;
+        let mut x = self.embed_rows(tokens)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let last = i + 1 == self.layers.len();
+            let normed = rms_norm(&x, &layer.input_norm, eps)?;
+            let qkv = Linear::forward_many([&layer.q_proj, &layer.k_proj, &layer.v_proj], &normed)?;
+            let mut attended = attend(i, qkv, last)?;
+            if last && let Some((in_x, in_attended)) = &select {
+                if in_x.elem_count() == 0 {
+                    return Ok(Tensor::zeros((0, self.config.hidden_size), x.dtype(), x.device())?);
+                }
+                x = x.index_select(in_x, 0)?;
+                attended = attended.index_select(in_attended, 0)?;
+            }
+            x = (x + layer.o_proj.forward(&attended)?)?;
+            let normed = rms_norm(&x, &layer.post_attention_norm, eps)?;
+            let [gate, up] = Linear::forward_many([&layer.gate_proj, &layer.up_proj], &normed)?;
+            x = (x + layer.down_proj.forward(&swiglu(&gate, &up)?)?)?;
+        }
+        Ok(rms_norm(&x, &self.norm, eps)?)
+    }
+
+    /// ids: [rows] to [rows, hidden].
+    fn embed_rows(&self, ids: &Tensor) -> Result<Tensor> {
+        match &self.embed {
+            Weight::Tensor(table) => Ok(embedding(table, ids)?),
+            Weight::Stored(table) => Ok(table.rows_f32(&ids.to_vec1::<u32>()?)?),
+        }
+    }
+
+    /// Attention inside windows: `(batch, n_query, n_key)` per window; queries are its first `n_query` rows.
+    fn attend_windows(
+        &self,
+        layer_idx: usize,
+        qkv: [Tensor; 3],
+        dims: (usize, usize, usize),
+        positions: &Positions,
+        spans: &Spans,
+    ) -> Result<Tensor> {
+        let (q, k, v) = self.rotated(layer_idx, qkv, dims, positions)?;
+        self.rows_first(&attention(&q, &k, &v, spans, self.scale())?)
+    }
+
+    /// [rows, heads · head_dim] each to [batch, heads, len, head_dim], queries and keys normed (if the model
+    /// does) and rotated, queries cut to the first `n_query` of each window.
+    fn rotated(
+        &self,
+        layer_idx: usize,
+        [q, k, v]: [Tensor; 3],
+        (batch, n_query, n_key): (usize, usize, usize),
+        positions: &Positions,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        let Config { num_heads, num_kv_heads, head_dim, rms_norm_eps, .. } = self.config;
+        let mut q = q.reshape((batch, n_key, num_heads, head_dim))?.narrow(1, 0, n_query)?;
+        let mut k = k.reshape((batch, n_key, num_kv_heads, head_dim))?;
+        let v = v.reshape((batch, n_key, num_kv_heads, head_dim))?.transpose(1, 2)?;
+        if let Some((q_norm, k_norm)) = &self.layers[layer_idx].qk_norm {
+            q = rms_norm(&q.contiguous()?, q_norm, rms_norm_eps)?;
+            k = rms_norm(&k, k_norm, rms_norm_eps)?;
+        }
+        let q = rope(&q.transpose(1, 2)?, &self.rope, positions)?;
+        let k = rope(&k.transpose(1, 2)?, &self.rope, positions)?;
+        Ok((q, k, v))
+    }
+
+    /// [batch, heads, len, head_dim] to [batch · len, heads · head_dim].
+    fn rows_first(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, heads, len, head_dim) = x.dims4()?;
+        Ok(x.transpose(1, 2)?.reshape((batch * len, heads * head_dim))?)
+    }
+
+    fn scale(&self) -> f64 {
+        1.0 / (self.config.head_dim as f64).sqrt()
+    }
+
+    fn select(&self, in_x: &[u32], in_attended: &[u32]) -> Result<(Tensor, Tensor)> {
+        Ok((Tensor::new(in_x, &self.device)?, Tensor::new(in_attended, &self.device)?))
+    }
+
+    fn check_positions(&self, len: usize) -> Result<()> {
+        let max = self.config.max_position_embeddings;
+        if len > max {
+            return Err(ModelError::Input(format!(
+                "{len} positions, but the model has {max} (max_position_embeddings)"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Visibility in a pass over `len` positions.
+fn spans(mask: AttentionMask, len: usize, documents: Option<&[Vec<usize>]>) -> Result<Spans> {
+    match documents {
+        None => Ok(Spans::new(mask, len, len, 0)),
+        Some(documents) => Ok(Spans::documents(mask, documents)?),
+    }
+}
+
+/// Position ids of `halves` copies of a window; they restart in every document.
+fn window_positions(
+    batch: usize,
+    window: usize,
+    documents: Option<&[Vec<usize>]>,
+    halves: usize,
+) -> Positions {
+    let one_document = [vec![window]];
+    let rows = match documents {
+        Some(documents) => documents.iter().collect::<Vec<_>>(),
+        None => vec![&one_document[0]; batch],
+    };
+    let per_row = |lengths: &Vec<usize>| -> Vec<u32> {
+        let half = lengths.iter().flat_map(|n| 0..*n as u32);
+        (0..halves).flat_map(|_| half.clone()).collect()
+    };
+    Positions::Explicit(rows.into_iter().map(per_row).collect())
+}

@@ -1,0 +1,82 @@
+use std::path::{Path, PathBuf};
+
+/// Why a run could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The recipe does not say something that can be run.
+    #[error("recipe {file}: {reason}")]
+    Recipe {
+        /// The recipe's file.
+        file: PathBuf,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// A file of the run could not be read or written.
+    #[error("{action} {path}: {source}")]
+    Io {
+        /// What was being done: `writing`, `reading`, …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A run directory that can't be used as it is.
+    #[error("run directory {path}: {reason}")]
+    Run {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A loss or gradient that is no number: the run stops before the weights are spoilt.
+    #[error("step {step}: {what} is {value}; lower the learning rate or clip harder, then --resume")]
+    Diverged {
+        /// The optimizer step.
+        step: u64,
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// The value.
+        value: f64,
+    },
+    /// A parameter that the loss does not reach would silently never learn.
+    #[error("parameter {parameter} got no gradient")]
+    NoGradient {
+        /// Its name.
+        parameter: String,
+    },
+    /// A plot could not be drawn.
+    #[error("plot {path}: {reason}")]
+    Plot {
+        /// The image file.
+        path: PathBuf,
+        /// The plotting library's reason.
+        reason: String,
+    },
+    /// From the corpus, the tokenizer or the shards.
+    #[error(transparent)]
+    Data(#[from] lacuna_data::Error),
+    /// From the model or its weights.
+    #[error(transparent)]
+    Model(#[from] lacuna_model::ModelError),
+    /// From the corruption or the loss.
+    #[error(transparent)]
+    Objective(#[from] lacuna_objective::Error),
+    /// From a tensor operation.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// A result of this crate.
+pub type Result<T, E = TrainError> = std::result::Result<T, E>;
+
+/// Names the file and the action in an I/O error.
+pub(crate) trait IoContext<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T>;
+}
+
+impl<T> IoContext<T> for std::io::Result<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T> {
+        self.map_err(|source| TrainError::Io { action, path: path.to_owned(), source })
+    }
+}

@@ -1,0 +1,236 @@
+//! The likelihood of windows under a model: next-token, exact block NELBO, in-block left-to-right,
+//! Monte-Carlo, all of the same tokens (paper §3, "Likelihood").
+
+use candle_core::Tensor;
+use lacuna_data::Window;
+use lacuna_model::Transformer;
+use lacuna_objective::{
+    BlockSums, MonteCarlo, Pass, Row, document_block_ranges, exact_passes, left_to_right_passes,
+    monte_carlo_passes,
+};
+use std::num::NonZeroUsize;
+
+use crate::error::Result;
+use crate::seed::{Purpose, stream};
+
+/// How a likelihood is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// One causal pass; −log p of each token given those before it.
+    Autoregressive,
+    /// The NELBO of linear-time block diffusion, by enumeration: 2^B − 1 passes.
+    Exact,
+    /// Blocks filled from the left, one token at a time: B passes. Compares with `Autoregressive`.
+    LeftToRight,
+    /// An unbiased estimate of the NELBO for any block size.
+    MonteCarlo {
+        /// Passes.
+        samples: usize,
+        /// Names the random stream.
+        seed: u64,
+    },
+}
+
+/// What a block-diffusion likelihood needs to know of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Tokens in a block.
+    pub block_size: NonZeroUsize,
+    /// MASK.
+    pub mask_id: u32,
+}
+
+/// The likelihood of some tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Likelihood {
+    /// −log p of all scored tokens together, or its bound, in nats.
+    pub nats: f64,
+    /// Scored tokens: all eligible ones but each window's first (with `document_mask`, each document's).
+    pub tokens: usize,
+    /// Passes over each window.
+    pub passes: usize,
+    /// Standard error of `nats` (Monte-Carlo only).
+    pub standard_error: Option<f64>,
+}
+
+impl Likelihood {
+    /// Nats per scored token.
+    pub fn nats_per_token(&self) -> f64 {
+        self.nats / self.tokens.max(1) as f64
+    }
+
+    /// Bits per byte of a text of `bytes` bytes.
+    pub fn bits_per_byte(&self, bytes: u64) -> f64 {
+        self.nats / std::f64::consts::LN_2 / bytes.max(1) as f64
+    }
+}
+
+/// Settings of [`likelihood`] beyond the method.
+#[derive(Clone, Copy, Debug)]
+pub struct Scoring {
+    /// The method.
+    pub method: Method,
+    /// Blocks and MASK; unused by [`Method::Autoregressive`].
+    pub blocks: Option<Blocks>,
+    /// Documents of a window do not see each other.
+    pub document_mask: bool,
+    /// Rows of one forward pass.
+    pub batch_size: usize,
+}
+
+/// Scores windows. Each window's first token is context, never scored; every other eligible token is.
+///
+/// `progress` hears how many windows are done.
+///
+/// # Errors
+/// Errors if a block is too large to enumerate, or a tensor operation fails.
+pub fn likelihood(
+    model: &Transformer,
+    windows: &[Window],
+    scoring: &Scoring,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Likelihood> {
+    let mut total = Likelihood::default();
+    let mut variance = 0.0;
+    for (i, window) in windows.iter().enumerate() {
+        let eligible = scored_positions(window, scoring.document_mask);
+        let one = match (scoring.method, scoring.blocks) {
+            (Method::Autoregressive, _) => next_token(model, window, &eligible, scoring)?,
+            (_, Some(blocks)) => block_diffusion(model, window, &eligible, blocks, scoring, i as u64)?,
+            (_, None) => {
+                let message = "a block-diffusion likelihood needs a block size and a MASK id";
+                return Err(candle_core::Error::msg(message).into());
+            }
+        };
+        total.nats += one.nats;
+        total.tokens += one.tokens;
+        total.passes = total.passes.max(one.passes);
+        variance += one.standard_error.unwrap_or(0.0).powi(2);
+        progress(i + 1);
+    }
+    if matches!(scoring.method, Method::MonteCarlo { .. }) {
+        total.standard_error = Some(variance.sqrt());
+    }
+    Ok(total)
+}
+
+/// Eligible tokens that have something before them.
+pub(crate) fn scored_positions(window: &Window, document_mask: bool) -> Vec<bool> {
+    let mut scored = window.eligible.clone();
+    scored[0] = false;
+    if document_mask {
+        let mut at = 0;
+        for len in &window.documents {
+            if let Some(first) = scored.get_mut(at) {
+                *first = false;
+            }
+            at += len;
+        }
+    }
+    scored
+}
+
+fn next_token(
+    model: &Transformer,
+    window: &Window,
+    scored: &[bool],
+    scoring: &Scoring,
+) -> Result<Likelihood> {
+    let positions: Vec<usize> = (0..scored.len()).filter(|i| scored[*i]).collect();
+    let rows: Vec<u32> = positions.iter().map(|i| *i as u32 - 1).collect();
+    let targets: Vec<u32> = positions.iter().map(|i| window.tokens[*i]).collect();
+    let tokens = Tensor::new(window.tokens.as_slice(), model.device())?.unsqueeze(0)?;
+    let documents = [window.documents.clone()];
+    let documents = scoring.document_mask.then_some(&documents[..]);
+    let hidden = model.causal(&tokens, documents, Some(&rows))?;
+    let nll = model.token_nll(&hidden, &targets)?;
+    Ok(Likelihood {
+        nats: nll.iter().map(|v| f64::from(*v)).sum(),
+        tokens: targets.len(),
+        passes: 1,
+        standard_error: None,
+    })
+}
+
+fn block_diffusion(
+    model: &Transformer,
+    window: &Window,
+    scored: &[bool],
+    blocks: Blocks,
+    scoring: &Scoring,
+    number: u64,
+) -> Result<Likelihood> {
+    let ranges = if scoring.document_mask {
+        document_block_ranges(&window.documents, blocks.block_size)
+    } else {
+        document_block_ranges(&[window.tokens.len()], blocks.block_size)
+    };
+    let row = Row::new(&window.tokens, scored, &ranges)?;
+    let tokens = scored.iter().filter(|s| **s).count();
+    let run = |passes: &[Pass]| nll_of(model, window, passes, blocks, scoring);
+    if let Method::MonteCarlo { samples, seed } = scoring.method {
+        let mut rng = stream(seed, Purpose::Likelihood, 0, number);
+        let passes: Vec<Pass> =
+            monte_carlo_passes(row, blocks.mask_id, samples, &mut rng).collect();
+        let mut estimate = MonteCarlo::new();
+        for chunk in passes.chunks(scoring.batch_size) {
+            for (pass, nll) in chunk.iter().zip(run(chunk)?) {
+                estimate.add(pass, &nll)?;
+            }
+        }
+        let estimate = estimate.estimate();
+        return Ok(Likelihood {
+            nats: estimate.nelbo,
+            tokens,
+            passes: samples,
+            standard_error: Some(estimate.standard_error),
+        });
+    }
+    let passes: Box<dyn Iterator<Item = Pass>> = match scoring.method {
+        Method::LeftToRight => Box::new(left_to_right_passes(row, blocks.mask_id)),
+        _ => Box::new(exact_passes(row, blocks.mask_id)?),
+    };
+    let mut passes = passes.peekable();
+    let mut sums = BlockSums::new(row);
+    let mut n_passes = 0;
+    while passes.peek().is_some() {
+        let chunk: Vec<Pass> = passes.by_ref().take(scoring.batch_size).collect();
+        for (pass, nll) in chunk.iter().zip(run(&chunk)?) {
+            sums.add(pass, &nll)?;
+            n_passes += 1;
+        }
+    }
+    Ok(Likelihood { nats: sums.total(), tokens, passes: n_passes, standard_error: None })
+}
+
+/// −log p of every scored position of every pass: the passes are the rows of one batch.
+fn nll_of(
+    model: &Transformer,
+    window: &Window,
+    passes: &[Pass],
+    blocks: Blocks,
+    scoring: &Scoring,
+) -> Result<Vec<Vec<f32>>> {
+    let (n, len) = (passes.len(), window.tokens.len());
+    let noisy: Vec<u32> = passes.iter().flat_map(|p| p.noisy.iter().copied()).collect();
+    let noisy = Tensor::from_vec(noisy, (n, len), model.device())?;
+    let clean = Tensor::new(window.tokens.as_slice(), model.device())?;
+    let clean = clean.unsqueeze(0)?.broadcast_as((n, len))?.contiguous()?;
+    let (mut rows, mut targets) = (Vec::new(), Vec::new());
+    for (p, pass) in passes.iter().enumerate() {
+        rows.extend(pass.scored.iter().map(|s| (p * len + s.position) as u32));
+        targets.extend(pass.scored.iter().map(|s| window.tokens[s.position]));
+    }
+    let documents = vec![window.documents.clone(); n];
+    let documents = scoring.document_mask.then_some(documents.as_slice());
+    let hidden = model.denoise(&noisy, &clean, blocks.block_size, documents, Some(&rows))?;
+    let nll = model.token_nll(&hidden, &targets)?;
+    let mut rest = nll.as_slice();
+    let mut split = Vec::with_capacity(n);
+    for pass in passes {
+        let (own, after) = rest.split_at(pass.scored.len());
+        split.push(own.to_vec());
+        rest = after;
+    }
+    Ok(split)
+}

@@ -1,0 +1,335 @@
+//! From windows to supervised tokens to a loss: what each kind of stage learns.
+
+use candle_core::Tensor;
+use lacuna_data::Window;
+use lacuna_kernels::{AttentionMask, CrossEntropy, linear_cross_entropy};
+use lacuna_model::Transformer;
+use lacuna_objective::{
+    BlockStats, Corruption, CorruptionRule, MaskSampler, Row, document_block_ranges, draw_times,
+};
+use lacuna_schedules::TimeSampling;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+
+use crate::error::{Result, TrainError};
+use crate::metrics::{BucketMeans, DiffusionMetrics, MASK_RATE_BUCKETS};
+use crate::recipe::{ObjectiveKind, Recipe, Stage};
+use crate::seed::{Purpose, stream};
+use crate::setup::RunData;
+
+/// One window, ready for the model.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// What the model reads: the clean tokens, or the noisy ones.
+    pub input: Vec<u32>,
+    /// The clean tokens.
+    pub clean: Vec<u32>,
+    /// Lengths of the window's documents.
+    pub documents: Vec<usize>,
+    /// What is predicted.
+    pub targets: Vec<Target>,
+    /// Tokens that could be supervised: the denominator of the loss (choice 6).
+    pub eligible: usize,
+    /// What happened to each block.
+    pub blocks: Vec<BlockStats>,
+}
+
+/// One supervised token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Target {
+    /// Position in the window whose logits predict it.
+    pub row: u32,
+    /// The clean token.
+    pub token: u32,
+    /// Its weight, not normalised.
+    pub weight: f32,
+    /// The mask rate its block drew.
+    pub rate: f32,
+    /// Its position in the block.
+    pub offset: u32,
+}
+
+/// The supervised tokens of a micro-batch, laid out for the model and the loss.
+#[derive(Clone, Debug, Default)]
+pub struct Supervised {
+    /// Rows of the flattened micro-batch, ascending.
+    pub rows: Vec<u32>,
+    /// The clean token of each.
+    pub targets: Vec<u32>,
+    /// The weight of each, divided by the step's eligible tokens.
+    pub weights: Vec<f32>,
+}
+
+impl Supervised {
+    /// Collects the targets of a micro-batch; `eligible` counts the whole step's.
+    pub fn gather(examples: &[Example], eligible: usize) -> Self {
+        let mut all = Self::default();
+        for (i, example) in examples.iter().enumerate() {
+            let first = (i * example.input.len()) as u32;
+            for target in &example.targets {
+                all.rows.push(first + target.row);
+                all.targets.push(target.token);
+                all.weights.push((f64::from(target.weight) / eligible as f64) as f32);
+            }
+        }
+        all
+    }
+}
+
+/// What a stage learns, with its corruption resolved.
+#[derive(Clone, Debug)]
+pub struct StageObjective {
+    kind: ObjectiveKind,
+    document_mask: bool,
+    logit_shift: bool,
+    block_size: NonZeroUsize,
+    corruption: Option<(CorruptionRule, TimeSampling)>,
+}
+
+impl StageObjective {
+    /// The objective of a stage.
+    ///
+    /// # Errors
+    /// Errors if the corruption is no valid rule or the tokenizer has no MASK.
+    pub fn new(stage: &Stage, recipe: &Recipe, data: &RunData) -> Result<Self> {
+        let invalid = |reason| TrainError::Recipe { file: recipe.name.clone().into(), reason };
+        let corruption = match stage.objective {
+            ObjectiveKind::Autoregressive => None,
+            _ => Some((
+                stage.corruption.rule(data.mask_id()?).map_err(invalid)?,
+                stage.corruption.time_sampling().map_err(invalid)?,
+            )),
+        };
+        let block_size = match stage.objective {
+            ObjectiveKind::BlockDiffusion => stage.block_size.unwrap_or(recipe.data.window),
+            _ => recipe.data.window,
+        };
+        Ok(Self {
+            kind: stage.objective,
+            document_mask: recipe.data.document_mask,
+            logit_shift: stage.logit_shift,
+            block_size: NonZeroUsize::new(block_size).expect("validated: at least 1"),
+            corruption,
+        })
+    }
+
+    /// Whether tokens are masked.
+    pub fn is_diffusion(&self) -> bool {
+        self.corruption.is_some()
+    }
+
+    /// Two rows of every window, for complementary pairs.
+    pub fn rows_per_window(&self) -> usize {
+        let paired = |(rule, _): &(CorruptionRule, _)| rule.mask_sampler == MaskSampler::ComplementaryPairs;
+        if self.corruption.as_ref().is_some_and(paired) { 2 } else { 1 }
+    }
+
+    /// Corrupts a step's windows. Row r's masks come from the stream (seed, masks, `step`, r), the times of
+    /// all blocks from (seed, times, `step`, 0): the same for any split into micro-batches.
+    /// `stage_step` counts within the stage, for the warmup.
+    ///
+    /// # Errors
+    /// Errors if a window is inconsistent.
+    pub fn examples(&self, windows: &[Window], seed: u64, step: u64, stage_step: u64) -> Result<Vec<Example>> {
+        let Some((rule, sampling)) = &self.corruption else {
+            return Ok(windows.iter().map(|w| self.next_token_example(w)).collect());
+        };
+        let rule = rule.at_step(stage_step)?;
+        let blocks: Vec<Vec<Range<usize>>> = windows.iter().map(|w| self.blocks(w)).collect();
+        let n_blocks = blocks.iter().map(Vec::len).sum();
+        let times = draw_times(*sampling, n_blocks, &mut stream(seed, Purpose::Times, step, 0));
+        let mut first_block = Vec::with_capacity(blocks.len());
+        blocks.iter().fold(0, |at, b| {
+            first_block.push(at);
+            at + b.len()
+        });
+        let mut examples: Vec<Example> = Vec::with_capacity(windows.len());
+        for (r, window) in windows.iter().enumerate() {
+            let row = Row::new(&window.tokens, &window.eligible, &blocks[r])?;
+            let source = rule.noise_of(r);
+            let times = &times[first_block[source.row]..][..blocks[source.row].len()];
+            let mut rng = stream(seed, Purpose::Masks, step, source.row as u64);
+            let mut corruption = rule.corrupt_row(row, times, &mut rng)?;
+            if source.complement {
+                corruption = rule.complement(row, &corruption)?;
+            }
+            examples.push(self.diffusion_example(window, &blocks[r], corruption));
+        }
+        Ok(examples)
+    }
+
+    /// The loss of a micro-batch: Σ w·ce / eligible.
+    ///
+    /// # Errors
+    /// Errors if a tensor operation fails.
+    pub fn loss(
+        &self,
+        model: &Transformer,
+        examples: &[Example],
+        supervised: &Supervised,
+    ) -> Result<CrossEntropy> {
+        let hidden = self.hidden(model, examples, &supervised.rows)?;
+        let head = model.head()?;
+        Ok(linear_cross_entropy(&hidden, &head, &supervised.targets, &supervised.weights)?)
+    }
+
+    fn hidden(&self, model: &Transformer, examples: &[Example], rows: &[u32]) -> Result<Tensor> {
+        let documents: Vec<Vec<usize>> = examples.iter().map(|e| e.documents.clone()).collect();
+        let documents = self.document_mask.then_some(documents.as_slice());
+        let input = matrix(model, examples.iter().map(|e| e.input.as_slice()))?;
+        let hidden = match self.kind {
+            ObjectiveKind::Autoregressive | ObjectiveKind::CausalDiffusion => {
+                model.hidden(&input, AttentionMask::Causal, documents, Some(rows))?
+            }
+            ObjectiveKind::FullDiffusion => {
+                model.hidden(&input, AttentionMask::Full, documents, Some(rows))?
+            }
+            ObjectiveKind::BlockDiffusion => {
+                let clean = matrix(model, examples.iter().map(|e| e.clean.as_slice()))?;
+                model.denoise(&input, &clean, self.block_size, documents, Some(rows))?
+            }
+        };
+        Ok(hidden)
+    }
+
+    fn blocks(&self, window: &Window) -> Vec<Range<usize>> {
+        if self.document_mask {
+            document_block_ranges(&window.documents, self.block_size)
+        } else {
+            document_block_ranges(&[window.tokens.len()], self.block_size)
+        }
+    }
+
+    fn next_token_example(&self, window: &Window) -> Example {
+        let begins = document_starts(window, self.document_mask);
+        let targets = (1..window.tokens.len()).filter(|i| window.eligible[*i] && !begins[*i]).map(|i| Target {
+            row: i as u32 - 1,
+            token: window.tokens[i],
+            weight: 1.0,
+            rate: 0.0,
+            offset: 0,
+        });
+        let targets: Vec<Target> = targets.collect();
+        Example {
+            input: window.tokens.clone(),
+            clean: window.tokens.clone(),
+            documents: window.documents.clone(),
+            eligible: targets.len(),
+            targets,
+            blocks: Vec::new(),
+        }
+    }
+
+    fn diffusion_example(
+        &self,
+        window: &Window,
+        blocks: &[Range<usize>],
+        corruption: Corruption,
+    ) -> Example {
+        let begins = document_starts(window, self.document_mask);
+        let mut targets = Vec::new();
+        for (block, stats) in blocks.iter().zip(&corruption.blocks) {
+            for i in block.clone().filter(|i| corruption.weights[*i] > 0.0) {
+                // A shifted head has no logits for a document's first token.
+                if self.logit_shift && begins[i] {
+                    continue;
+                }
+                targets.push(Target {
+                    row: (i - usize::from(self.logit_shift)) as u32,
+                    token: window.tokens[i],
+                    weight: corruption.weights[i],
+                    rate: stats.rate as f32,
+                    offset: (i - block.start) as u32,
+                });
+            }
+        }
+        Example {
+            input: corruption.noisy,
+            clean: window.tokens.clone(),
+            documents: window.documents.clone(),
+            targets,
+            eligible: window.eligible.iter().filter(|e| **e).count(),
+            blocks: corruption.blocks,
+        }
+    }
+
+    /// The realised mask rate and what the corruption did, for the metrics.
+    pub fn telemetry(
+        &self,
+        examples: &[Example],
+        nll: &[f32],
+        stage_step: u64,
+    ) -> (Option<f64>, Option<DiffusionMetrics>) {
+        let Some((rule, _)) = &self.corruption else { return (None, None) };
+        let mut by_rate = BucketMeans::new(MASK_RATE_BUCKETS);
+        // Large blocks are shown in 64 equal parts.
+        let block_size = self.block_size.get();
+        let n_offsets = block_size.min(64);
+        let mut by_offset = BucketMeans::new(n_offsets);
+        let mut weight_sum = 0.0;
+        for (target, nll) in examples.iter().flat_map(|e| &e.targets).zip(nll) {
+            let bucket = (f64::from(target.rate) * MASK_RATE_BUCKETS as f64).ceil() as usize;
+            by_rate.add(bucket.saturating_sub(1), f64::from(*nll));
+            by_offset.add(target.offset as usize * n_offsets / block_size, f64::from(*nll));
+            weight_sum += f64::from(target.weight);
+        }
+        let blocks: Vec<&BlockStats> =
+            examples.iter().flat_map(|e| &e.blocks).filter(|b| b.eligible > 0).collect();
+        let n_blocks = blocks.len().max(1) as f64;
+        let part = |f: &dyn Fn(&BlockStats) -> bool| blocks.iter().filter(|b| f(b)).count() as f64 / n_blocks;
+        let masked: usize = blocks.iter().map(|b| b.masked).sum();
+        let eligible: usize = examples.iter().map(|e| e.eligible).sum();
+        let diffusion = DiffusionMetrics {
+            mask_rate_cap: rule.warmup.rate_max(stage_step),
+            mask_rate_drawn: blocks.iter().map(|b| b.rate).sum::<f64>() / n_blocks,
+            mean_weight: weight_sum / nll.len().max(1) as f64,
+            zero_mask_fraction: part(&|b| b.masked_before_fallback() == 0),
+            forced_fraction: part(&|b| b.forced),
+            loss_by_mask_rate: by_rate.means(),
+            loss_by_position: by_offset.means(),
+        };
+        (Some(masked as f64 / eligible.max(1) as f64), Some(diffusion))
+    }
+}
+
+/// Mean next-token loss of clean windows, without a gradient.
+///
+/// # Errors
+/// Errors if a tensor operation fails.
+pub(crate) fn next_token_loss(model: &Transformer, windows: &[Window], document_mask: bool) -> Result<f64> {
+    let tokens = matrix(model, windows.iter().map(|w| w.tokens.as_slice()))?;
+    let documents: Vec<Vec<usize>> = windows.iter().map(|w| w.documents.clone()).collect();
+    let (mut rows, mut targets) = (Vec::new(), Vec::new());
+    for (r, window) in windows.iter().enumerate() {
+        let begins = document_starts(window, document_mask);
+        for i in (1..window.tokens.len()).filter(|i| window.eligible[*i] && !begins[*i]) {
+            rows.push((r * window.tokens.len() + i - 1) as u32);
+            targets.push(window.tokens[i]);
+        }
+    }
+    let hidden = model.causal(&tokens, document_mask.then_some(documents.as_slice()), Some(&rows))?;
+    let nll = model.token_nll(&hidden, &targets)?;
+    Ok(nll.iter().map(|v| f64::from(*v)).sum::<f64>() / nll.len().max(1) as f64)
+}
+
+/// Whether each position begins a document that sees nothing before it.
+fn document_starts(window: &Window, document_mask: bool) -> Vec<bool> {
+    let mut begins = vec![false; window.tokens.len()];
+    begins[0] = true;
+    if document_mask {
+        window.documents.iter().fold(0, |at, len| {
+            if let Some(first) = begins.get_mut(at) {
+                *first = true;
+            }
+            at + len
+        });
+    }
+    begins
+}
+
+fn matrix<'a>(model: &Transformer, rows: impl ExactSizeIterator<Item = &'a [u32]>) -> Result<Tensor> {
+    let n = rows.len();
+    let flat: Vec<u32> = rows.flatten().copied().collect();
+    let width = flat.len() / n.max(1);
+    Ok(Tensor::from_vec(flat, (n, width), model.device())?)
+}

@@ -1,0 +1,496 @@
+//! A recipe: everything a run depends on, as TOML. Unknown keys are errors that name the nearest known one.
+
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+use lacuna_objective::{CorruptionRule, MaskSampler};
+use lacuna_schedules::{TimeSampling, Warmup};
+
+use crate::error::{IoContext, Result, TrainError};
+
+/// A whole run: model, data, optimizer, stages.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Names the run's directory.
+    pub name: String,
+    /// The one source of all randomness.
+    pub seed: u64,
+    /// The model to start from.
+    pub model: ModelRecipe,
+    /// Tokenizer and text.
+    pub data: DataRecipe,
+    /// Chat-formatted samples for stages with `data = "sft"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sft: Option<SftRecipe>,
+    /// AdamW's settings.
+    #[serde(default)]
+    pub optimizer: OptimizerRecipe,
+    /// Run one after the other on the same weights.
+    pub stage: Vec<Stage>,
+    /// What is measured at the end of each stage.
+    #[serde(default)]
+    pub evaluation: EvaluationRecipe,
+}
+
+/// A fresh model's shape, or a checkpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRecipe {
+    /// A checkpoint to go on from (a Hugging Face directory); then the shape is the checkpoint's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
+    /// Width of the residual stream.
+    #[serde(default)]
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer (SwiGLU).
+    #[serde(default)]
+    pub intermediate_size: usize,
+    /// Number of layers.
+    #[serde(default)]
+    pub layers: usize,
+    /// Attention heads.
+    #[serde(default)]
+    pub heads: usize,
+    /// Key/value heads (grouped-query attention); default: `heads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_heads: Option<usize>,
+    /// Rotary base.
+    #[serde(default = "default_rope_theta")]
+    pub rope_theta: f64,
+    /// Longest context of a fresh model; default: four windows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_positions: Option<usize>,
+    /// The token of an AR checkpoint's tokenizer that becomes MASK, by name; default: the checkpoint's own
+    /// mask token, else the tokenizer's `<[MASK_TOKEN]>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_token: Option<String>,
+    /// Whether the output head is the embedding.
+    #[serde(default = "yes")]
+    pub tie_word_embeddings: bool,
+    /// How the MASK row of an AR checkpoint starts (choice 10).
+    #[serde(default)]
+    pub mask_embedding: MaskEmbedding,
+    /// Recompute each layer's activations in the backward pass instead of keeping them.
+    #[serde(default)]
+    pub checkpoint_activations: bool,
+}
+
+/// How the MASK embedding starts when training goes on from an AR checkpoint (paper choice 10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MaskEmbedding {
+    /// As the checkpoint holds it.
+    #[default]
+    Checkpoint,
+    /// The mean of all rows plus noise of a hundredth of their spread.
+    Mean,
+}
+
+/// Text and how it is cut.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataRecipe {
+    /// A `tokenizer.json`.
+    pub tokenizer: PathBuf,
+    /// Source trees, text files, `.jsonl[.gz|.zst]`; packed when the run starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub corpus: Vec<PathBuf>,
+    /// A directory that `lacuna pack` wrote, in place of `corpus`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<PathBuf>,
+    /// Tokens in a packed window.
+    pub window: usize,
+    /// Part of the corpus' files kept out of training, chosen by the hash of their paths.
+    #[serde(default = "default_held_out")]
+    pub held_out: f64,
+    /// Keep packed documents apart: no attention across, positions restart (choice 8's option).
+    #[serde(default)]
+    pub document_mask: bool,
+}
+
+/// Chat samples, one JSON object with `messages` a line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SftRecipe {
+    /// `.jsonl[.gz|.zst]` files.
+    pub samples: Vec<PathBuf>,
+}
+
+/// AdamW (choice 11).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerRecipe {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled decay of matrices (norm weights and biases do not decay).
+    pub weight_decay: f64,
+    /// Largest norm of the whole gradient.
+    pub clip: f64,
+}
+
+impl Default for OptimizerRecipe {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, clip: 1.0 }
+    }
+}
+
+/// What a stage learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectiveKind {
+    /// Next token, causal attention.
+    Autoregressive,
+    /// Masked tokens in place, blocks of `block_size`, causal between blocks (the paper's).
+    BlockDiffusion,
+    /// Masked tokens in place, everything sees everything (BiDLLM).
+    FullDiffusion,
+    /// Masked tokens in place under causal attention (ARDLLM).
+    CausalDiffusion,
+}
+
+/// Where a stage's windows come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StageData {
+    /// `[data]`.
+    #[default]
+    Corpus,
+    /// `[sft]`: only responses are supervised.
+    Sft,
+}
+
+/// A stretch of training with one objective.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Names the stage in metrics and checkpoints.
+    pub name: String,
+    /// What is learnt.
+    pub objective: ObjectiveKind,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Windows in an optimizer step.
+    pub batch_size: usize,
+    /// Windows in a forward pass; gradients of a step's micro-batches add up. Default: `batch_size`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch_size: Option<usize>,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Steps in which the learning rate rises from 0.
+    #[serde(default)]
+    pub learning_rate_warmup: u64,
+    /// Steps at the end in which it falls to `learning_rate_final`.
+    #[serde(default)]
+    pub learning_rate_decay: u64,
+    /// Learning rate of the last step, as a part of the peak.
+    #[serde(default)]
+    pub learning_rate_final: f64,
+    /// Where the windows come from.
+    #[serde(default)]
+    pub data: StageData,
+    /// Tokens in a block (block diffusion only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<usize>,
+    /// The logits at position i predict token i + 1, as an AR head's do (off in the paper).
+    #[serde(default)]
+    pub logit_shift: bool,
+    /// How tokens are masked and weighted (diffusion only).
+    #[serde(default)]
+    pub corruption: CorruptionRecipe,
+    /// Measure the next-token loss on the step's own batch every so many steps (0: never).
+    #[serde(default)]
+    pub autoregressive_loss_every: u64,
+    /// Write a resumable checkpoint every so many steps (0: at the end of the stage only).
+    #[serde(default)]
+    pub checkpoint_every: u64,
+}
+
+/// Corruption: times → mask rate → transform → mask sampler → weight, one key each (paper §3).
+///
+/// The values are the names of `lacuna-objective` and `lacuna-schedules`, which say what each does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorruptionRecipe {
+    /// `permuted-stratified` (default), `stratified`, `independent`.
+    pub times: String,
+    /// `linear` (default), `cosine-mask-heavy`, `cosine-mask-light`, `polynomial-P`, `log`,
+    /// `geometric-MIN-MAX`.
+    pub schedule: String,
+    /// `block-clip` (the paper's, the default), `identity`, `band-MIN-MAX`.
+    pub transform: String,
+    /// `bernoulli-forced` (the paper's, the default), `bernoulli`, `exact-count`, `complementary-pairs`.
+    pub mask: String,
+    /// `paper` (default), `unbiased`, `exact-count`, `none`.
+    pub weight: String,
+    /// Steps in which the largest mask rate grows from `warmup_start` to 1 and the weight is dropped.
+    pub warmup_steps: u64,
+    /// Largest mask rate of the first step.
+    pub warmup_start: f64,
+    /// Keep transform and mask sampler during warmup (choice 5's option).
+    pub transform_during_warmup: bool,
+}
+
+impl Default for CorruptionRecipe {
+    fn default() -> Self {
+        Self {
+            times: "permuted-stratified".into(),
+            schedule: "linear".into(),
+            transform: "block-clip".into(),
+            mask: "bernoulli-forced".into(),
+            weight: "paper".into(),
+            warmup_steps: 0,
+            warmup_start: 1e-3,
+            transform_during_warmup: false,
+        }
+    }
+}
+
+impl CorruptionRecipe {
+    /// How times are drawn.
+    ///
+    /// # Errors
+    /// Errors on an unknown name.
+    pub fn time_sampling(&self) -> Result<TimeSampling, String> {
+        self.times.parse().map_err(|_| {
+            let known = TimeSampling::ALL.map(TimeSampling::name);
+            format!("corruption.times is `{}`, expected one of {}", self.times, known.join(", "))
+        })
+    }
+
+    /// The rule, its parts checked against each other.
+    ///
+    /// # Errors
+    /// Errors name the key.
+    pub fn rule(&self, mask_id: u32) -> Result<CorruptionRule, String> {
+        let schedule = self.schedule.parse().map_err(|_| {
+            format!(
+                "corruption.schedule is `{}`, expected linear, cosine-mask-heavy, cosine-mask-light, \
+                 polynomial-P, log or geometric-MIN-MAX",
+                self.schedule
+            )
+        })?;
+        let rule = CorruptionRule {
+            schedule,
+            transform: self.transform.parse().map_err(|e| format!("corruption.transform: {e}"))?,
+            mask_sampler: self.mask.parse().map_err(|e| format!("corruption.mask: {e}"))?,
+            weighting: self.weight.parse().map_err(|e| format!("corruption.weight: {e}"))?,
+            warmup: Warmup::new(self.warmup_steps)
+                .with_rate_init(self.warmup_start)
+                .map_err(|e| format!("corruption.warmup_start: {e}"))?,
+            transform_during_warmup: self.transform_during_warmup,
+            mask_id,
+        };
+        rule.validate().map_err(|e| format!("corruption: {e}"))?;
+        Ok(rule)
+    }
+}
+
+/// What is measured at the end of each stage, on held-out windows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationRecipe {
+    /// Held-out windows scored (0: none).
+    pub windows: usize,
+    /// Prompts completed at the end.
+    pub prompts: Vec<String>,
+    /// Tokens of each completion.
+    pub max_new_tokens: usize,
+}
+
+impl Default for EvaluationRecipe {
+    fn default() -> Self {
+        Self { windows: 32, prompts: Vec::new(), max_new_tokens: 64 }
+    }
+}
+
+fn default_rope_theta() -> f64 {
+    10_000.0
+}
+
+fn default_held_out() -> f64 {
+    0.08
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Recipe {
+    /// Reads a recipe and applies `--set key.path=value` overrides. Relative paths in the file are taken from
+    /// the file's directory, those in overrides from the current one.
+    ///
+    /// # Errors
+    /// Errors name the file, the key and, where a key is unknown, the nearest known one.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        let fail = |reason: String| TrainError::Recipe { file: path.to_owned(), reason };
+        let text = std::fs::read_to_string(path).at("reading", path)?;
+        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| fail(e.to_string()))?;
+        let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        anchor_paths(&mut table, &std::path::absolute(base).at("resolving", base)?);
+        for item in overrides {
+            set(&mut table, item).map_err(&fail)?;
+        }
+        let here = std::env::current_dir().at("resolving", Path::new("."))?;
+        anchor_paths(&mut table, &here);
+        let recipe: Recipe =
+            table.try_into().map_err(|e: toml::de::Error| fail(with_nearest_key(&e.to_string())))?;
+        recipe.validate().map_err(fail)?;
+        Ok(recipe)
+    }
+
+    /// The recipe as TOML, every default written out.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("a recipe holds nothing that TOML can't say")
+    }
+
+    /// Optimizer steps of all stages.
+    pub fn total_steps(&self) -> u64 {
+        self.stage.iter().map(|s| s.steps).sum()
+    }
+
+    fn validate(&self) -> std::result::Result<(), String> {
+        let need = |ok: bool, message: String| if ok { Ok(()) } else { Err(message) };
+        need(!self.stage.is_empty(), "no [[stage]]: a run needs at least one".into())?;
+        need(self.data.window >= 2, format!("data.window is {}, at least 2 is needed", self.data.window))?;
+        need(
+            (0.0..1.0).contains(&self.data.held_out),
+            format!("data.held_out is {}, expected 0 to below 1", self.data.held_out),
+        )?;
+        need(
+            self.data.shards.is_some() != !self.data.corpus.is_empty(),
+            "give data.corpus or data.shards, one of the two".into(),
+        )?;
+        if self.model.from.is_none() {
+            let m = &self.model;
+            for (key, value) in [
+                ("hidden_size", m.hidden_size),
+                ("intermediate_size", m.intermediate_size),
+                ("layers", m.layers),
+                ("heads", m.heads),
+            ] {
+                need(value > 0, format!("model.{key} is missing (or give model.from)"))?;
+            }
+        }
+        let o = &self.optimizer;
+        need(o.clip > 0.0, format!("optimizer.clip is {}, it must be above 0", o.clip))?;
+        for (key, beta) in [("beta1", o.beta1), ("beta2", o.beta2)] {
+            need((0.0..1.0).contains(&beta), format!("optimizer.{key} is {beta}, expected 0 to below 1"))?;
+        }
+        self.stage.iter().enumerate().try_for_each(|(i, stage)| {
+            let at = |reason: String| format!("stage {} (`{}`): {reason}", i + 1, stage.name);
+            self.validate_stage(stage).map_err(at)
+        })
+    }
+
+    fn validate_stage(&self, stage: &Stage) -> std::result::Result<(), String> {
+        if stage.steps == 0 || stage.batch_size == 0 {
+            return Err("steps and batch_size must be at least 1".into());
+        }
+        let micro = stage.micro_batch_size.unwrap_or(stage.batch_size);
+        if micro == 0 || micro > stage.batch_size {
+            return Err(format!("micro_batch_size is {micro}, expected 1 to batch_size ({})", stage.batch_size));
+        }
+        if !(stage.learning_rate.is_finite() && stage.learning_rate >= 0.0) {
+            return Err(format!("learning_rate is {}, expected a number from 0", stage.learning_rate));
+        }
+        if stage.learning_rate_warmup + stage.learning_rate_decay > stage.steps {
+            return Err("learning_rate_warmup + learning_rate_decay exceed steps".into());
+        }
+        if stage.data == StageData::Sft && self.sft.is_none() {
+            return Err("data = \"sft\" needs an [sft] section with samples".into());
+        }
+        if stage.objective != ObjectiveKind::Autoregressive {
+            stage.corruption.time_sampling()?;
+            let rule = stage.corruption.rule(0)?;
+            let paired = rule.mask_sampler == MaskSampler::ComplementaryPairs;
+            if paired && !(stage.batch_size.is_multiple_of(2) && micro.is_multiple_of(2)) {
+                return Err("complementary-pairs needs an even batch_size and micro_batch_size".into());
+            }
+            if stage.corruption.warmup_steps > stage.steps {
+                return Err("corruption.warmup_steps exceeds steps".into());
+            }
+        }
+        match (stage.objective, stage.block_size) {
+            (ObjectiveKind::BlockDiffusion, None) => Err("block_size is missing".into()),
+            (ObjectiveKind::BlockDiffusion, Some(b)) if b == 0 || b > self.data.window => {
+                Err(format!("block_size is {b}, expected 1 to data.window ({})", self.data.window))
+            }
+            (ObjectiveKind::BlockDiffusion, Some(_)) | (_, None) => Ok(()),
+            (_, Some(_)) => Err("block_size belongs to objective = \"block-diffusion\" alone".into()),
+        }
+    }
+}
+
+/// Makes the recipe's path values absolute.
+fn anchor_paths(table: &mut toml::Table, base: &Path) {
+    let anchor = |value: &mut toml::Value| {
+        if let toml::Value::String(text) = value {
+            *text = base.join(&*text).to_string_lossy().into_owned();
+        }
+    };
+    for (section, key) in
+        [("model", "from"), ("data", "tokenizer"), ("data", "corpus"), ("data", "shards"), ("sft", "samples")]
+    {
+        match table.get_mut(section).and_then(|s| s.get_mut(key)) {
+            Some(toml::Value::Array(items)) => items.iter_mut().for_each(anchor),
+            Some(value) => anchor(value),
+            None => {}
+        }
+    }
+}
+
+/// Applies `key.path=value`; stages are counted from 0: `stage.1.steps=50`.
+fn set(table: &mut toml::Table, item: &str) -> std::result::Result<(), String> {
+    let Some((path, raw)) = item.split_once('=') else {
+        return Err(format!("--set {item}: expected key.path=value"));
+    };
+    // A bare word is a string; anything TOML can read as a value is that value.
+    let value = format!("v = {raw}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(raw.to_owned()));
+    let mut keys: Vec<&str> = path.split('.').collect();
+    let last = keys.pop().filter(|k| !k.is_empty()).ok_or_else(|| format!("--set {item}: empty key"))?;
+    let mut node = table;
+    let mut keys = keys.into_iter();
+    while let Some(key) = keys.next() {
+        let next = node.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        node = match next {
+            toml::Value::Table(inner) => inner,
+            toml::Value::Array(items) => {
+                let n = items.len();
+                let index = keys.next().and_then(|k| k.parse::<usize>().ok()).filter(|i| *i < n);
+                let item_at = index.and_then(|i| items[i].as_table_mut());
+                item_at.ok_or_else(|| format!("--set {item}: `{key}` has entries 0 to {}", n.max(1) - 1))?
+            }
+            _ => return Err(format!("--set {item}: `{key}` is a value, not a section")),
+        };
+    }
+    node.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// Adds "did you mean" to serde's message about an unknown key or value.
+fn with_nearest_key(message: &str) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let unknown = ["unknown field", "unknown variant"].iter().any(|kind| message.contains(kind));
+    let start = message.find("unknown ").map_or(0, |at| message[..at].matches('`').count() / 2);
+    match quoted.get(start..).and_then(<[_]>::split_first) {
+        Some((wrong, known)) if unknown => {
+            let nearest = known.iter().max_by(|a, b| {
+                strsim::jaro_winkler(wrong, a).total_cmp(&strsim::jaro_winkler(wrong, b))
+            });
+            match nearest {
+                Some(nearest) => format!("{}\ndid you mean `{nearest}`?", message.trim_end()),
+                None => message.to_owned(),
+            }
+        }
+        _ => message.to_owned(),
+    }
+}

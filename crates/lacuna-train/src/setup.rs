@@ -1,0 +1,240 @@
+//! What a run starts from: packed text, tokenizer, model.
+
+use candle_core::{DType, Device};
+use lacuna_data::{
+    Batches, Corpus, CorpusOptions, Dataset, Document, Packer, Remainder, Tokenizer, pack,
+};
+use lacuna_model::{Config, Mode, Transformer, Weights};
+use rand::Rng;
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use crate::error::{Result, TrainError};
+use crate::recipe::{MaskEmbedding, ObjectiveKind, Recipe, Stage};
+use crate::seed::{Purpose, stream};
+
+/// The special ids that training needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// Begins a text, if the tokenizer has such a token.
+    pub bos: Option<u32>,
+    /// Pads the last window.
+    pub pad: u32,
+    /// Ends each document.
+    pub eos: u32,
+    /// The hole. Only diffusion stages need it.
+    pub mask: Option<u32>,
+}
+
+/// A run's text, packed.
+#[derive(Debug)]
+pub struct RunData {
+    /// Training windows, dealt out in a seeded order.
+    pub train: Batches,
+    /// Held-out windows, in order; the last one padded.
+    pub held_out: Dataset,
+    /// SFT windows, if the recipe names samples.
+    pub sft: Option<Batches>,
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Its special tokens.
+    pub special: SpecialIds,
+    window: usize,
+    tokenizer_json: String,
+}
+
+impl RunData {
+    /// Reads the tokenizer and the corpus (or opens shards) and packs.
+    ///
+    /// # Errors
+    /// Errors if a file is missing, damaged or empty of text, or the tokenizer lacks a token that is needed.
+    pub fn open(recipe: &Recipe) -> Result<Self> {
+        let tokenizer = Tokenizer::from_file(&recipe.data.tokenizer)?;
+        let special = special_ids(recipe, &tokenizer)?;
+        let window = NonZeroUsize::new(recipe.data.window).expect("validated: at least 2");
+        let (train, held_out) = match &recipe.data.shards {
+            Some(dir) => open_shards(dir, &tokenizer, window)?,
+            None => {
+                let corpus = Corpus::read(&recipe.data.corpus, &CorpusOptions::default())?;
+                let (train, held_out) = corpus.split(recipe.data.held_out);
+                let pack_all = |documents: &[Document], remainder| -> Result<Dataset> {
+                    let packer = Packer::new(window, remainder);
+                    let packed = pack(documents, &tokenizer, special.eos, packer)?;
+                    Ok(Dataset::from_packed(packed, tokenizer.vocab_size())?)
+                };
+                (pack_all(&train, Remainder::Drop)?, pack_all(&held_out, Remainder::Pad(special.pad))?)
+            }
+        };
+        let sft = match &recipe.sft {
+            Some(sft) => {
+                let packed = lacuna_data::pack_chat(
+                    &sft.samples,
+                    &lacuna_data::ChatTemplate::seed_coder(),
+                    &tokenizer,
+                    special.eos,
+                    recipe.seed,
+                    Packer::new(window, Remainder::Pad(special.pad)),
+                )?;
+                let dataset = Dataset::from_packed(packed, tokenizer.vocab_size())?;
+                Some(Batches::new(dataset, recipe.seed)?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            train: Batches::new(train, recipe.seed)?,
+            held_out,
+            sft,
+            tokenizer_json: tokenizer.to_json(),
+            window: recipe.data.window,
+            tokenizer,
+            special,
+        })
+    }
+
+    /// The tokenizer as `tokenizer.json` text.
+    pub fn tokenizer_json(&self) -> &str {
+        &self.tokenizer_json
+    }
+
+    /// What a model is after a stage: the mode that its checkpoint declares.
+    ///
+    /// # Errors
+    /// Errors if a diffusion stage has no MASK token.
+    pub fn mode(&self, stage: &Stage) -> Result<Mode> {
+        let block_size = match stage.objective {
+            ObjectiveKind::Autoregressive => return Ok(Mode::Autoregressive),
+            ObjectiveKind::BlockDiffusion => stage.block_size.unwrap_or(4),
+            ObjectiveKind::FullDiffusion => self.window,
+            // Under causal attention every position is a block of its own.
+            ObjectiveKind::CausalDiffusion => 1,
+        };
+        let block_size = NonZeroUsize::new(block_size).expect("validated: at least 1");
+        Ok(Mode::BlockDiffusion { block_size, mask_token_id: self.mask_id()? })
+    }
+
+    /// The MASK id.
+    ///
+    /// # Errors
+    /// Errors if the tokenizer has none and the recipe names none.
+    pub fn mask_id(&self) -> Result<u32> {
+        self.special.mask.ok_or_else(|| TrainError::Run {
+            path: "tokenizer".into(),
+            reason: "no MASK token; name the token that becomes it with model.mask_token".into(),
+        })
+    }
+}
+
+fn open_shards(dir: &Path, tokenizer: &Tokenizer, window: NonZeroUsize) -> Result<(Dataset, Dataset)> {
+    let open = |part: &str| -> Result<Dataset> {
+        let path = dir.join(part);
+        let dataset = Dataset::open(&path)?;
+        let refuse = |reason| TrainError::Run { path: path.clone(), reason };
+        if dataset.window_len() != window {
+            let reason = format!("windows hold {} tokens, data.window says {window}", dataset.window_len());
+            return Err(refuse(reason));
+        }
+        let packed_with = dataset.manifest().map(|m| m.tokenizer.as_str()).unwrap_or_default();
+        if packed_with != tokenizer.fingerprint() {
+            return Err(refuse("packed with another tokenizer than data.tokenizer; pack again".into()));
+        }
+        Ok(dataset)
+    };
+    Ok((open("train")?, open("held-out")?))
+}
+
+fn special_ids(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<SpecialIds> {
+    let [bos, pad, eos, _, _, mask, _] = lacuna_data::SPECIAL_TOKENS;
+    let of_checkpoint = recipe.model.from.as_deref().map(Config::open).transpose()?;
+    let id = |name: &str| tokenizer.token_to_id(name);
+    let eos_id = of_checkpoint.as_ref().and_then(Config::eos_token_id).or_else(|| id(eos));
+    let Some(eos_id) = eos_id else {
+        return Err(TrainError::Run {
+            path: recipe.data.tokenizer.clone(),
+            reason: format!("no token `{eos}` and no checkpoint that names an end of text"),
+        });
+    };
+    let mask = match &recipe.model.mask_token {
+        Some(name) => Some(id(name).ok_or_else(|| TrainError::Run {
+            path: recipe.data.tokenizer.clone(),
+            reason: format!("model.mask_token is `{name}`, which the tokenizer does not have"),
+        })?),
+        None => of_checkpoint.as_ref().and_then(Config::mask_token_id).or_else(|| id(mask)),
+    };
+    let bos = of_checkpoint.as_ref().and_then(|c| c.bos_token_id).or_else(|| id(bos));
+    let pad = of_checkpoint.as_ref().and_then(|c| c.pad_token_id).or_else(|| id(pad)).unwrap_or(eos_id);
+    Ok(SpecialIds { bos, pad, eos: eos_id, mask })
+}
+
+/// The model a run starts with: a checkpoint of the run itself, one that the recipe names, or a fresh one.
+///
+/// # Errors
+/// Errors if a checkpoint is damaged or its vocabulary is not the tokenizer's.
+pub(crate) fn build_model(
+    recipe: &Recipe,
+    data: &RunData,
+    resumed: Option<&Path>,
+    device: &Device,
+) -> Result<Transformer> {
+    const DTYPE: DType = DType::F32;
+    let Some(from) = resumed.or(recipe.model.from.as_deref()) else {
+        return Ok(Transformer::init(fresh_config(recipe, data)?, recipe.seed, DTYPE, device)?);
+    };
+    let weights = Weights::open(from)?;
+    let (rows, ids) = (weights.config().vocab_size, data.tokenizer.vocab_size());
+    let refuse = |reason| Err(TrainError::Run { path: from.to_owned(), reason });
+    if rows < ids {
+        return refuse(format!(
+            "the model embeds {rows} tokens, the tokenizer {} has {ids}; use the model's own tokenizer",
+            recipe.data.tokenizer.display()
+        ));
+    }
+    let max = weights.config().max_position_embeddings;
+    if max < recipe.data.window {
+        return refuse(format!("the model has {max} positions, data.window is {}", recipe.data.window));
+    }
+    let model = Transformer::trainable(&weights, DTYPE, device)?;
+    if resumed.is_none()
+        && recipe.model.mask_embedding == MaskEmbedding::Mean
+        && let Some(mask) = data.special.mask
+    {
+        set_mask_embedding(&model, mask, recipe.seed)?;
+    }
+    Ok(model)
+}
+
+fn fresh_config(recipe: &Recipe, data: &RunData) -> Result<Config> {
+    let m = &recipe.model;
+    let config = Config {
+        vocab_size: data.tokenizer.vocab_size(),
+        hidden_size: m.hidden_size,
+        intermediate_size: m.intermediate_size,
+        num_layers: m.layers,
+        num_heads: m.heads,
+        num_kv_heads: m.kv_heads.unwrap_or(m.heads),
+        head_dim: m.hidden_size / m.heads,
+        max_position_embeddings: m.max_positions.unwrap_or(4 * recipe.data.window).max(recipe.data.window),
+        rope_theta: m.rope_theta,
+        tie_word_embeddings: m.tie_word_embeddings,
+        bos_token_id: data.special.bos,
+        pad_token_id: Some(data.special.pad),
+        eos_token_ids: vec![data.special.eos],
+        mode: data.mode(&recipe.stage[0])?,
+        ..Config::default()
+    };
+    config.validate()?;
+    Ok(config)
+}
+
+/// Choice 10's option: the MASK row becomes the mean of all rows plus noise of a hundredth of their spread.
+fn set_mask_embedding(model: &Transformer, mask: u32, seed: u64) -> Result<()> {
+    let (_, table) = &model.parameters()[0];
+    let mut rows = table.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    let (n, width) = (rows.len() as f32, rows[0].len());
+    let mean: Vec<f32> = (0..width).map(|j| rows.iter().map(|r| r[j]).sum::<f32>() / n).collect();
+    let spread = (rows.iter().flatten().map(|v| v * v).sum::<f32>() / (n * width as f32)).sqrt();
+    let mut rng = stream(seed, Purpose::MaskEmbedding, 0, 0);
+    rows[mask as usize] = mean.iter().map(|m| m + 0.01 * spread * (rng.random::<f32>() - 0.5)).collect();
+    let flat: Vec<f32> = rows.concat();
+    let filled = candle_core::Tensor::from_vec(flat, table.shape(), &Device::Cpu)?;
+    Ok(table.set(&filled.to_dtype(table.dtype())?.to_device(table.device())?)?)
+}

@@ -1,0 +1,102 @@
+//! One optimizer step: the lines that say what training is.
+
+use candle_core::{Device, Tensor};
+use lacuna_kernels::AdamW;
+use lacuna_model::Transformer;
+
+use crate::error::{Result, TrainError};
+use crate::objective::{Example, StageObjective, Supervised};
+
+/// What came out of a step.
+#[derive(Clone, Debug)]
+pub struct StepOutcome {
+    /// Σ w·ce over the step's supervised tokens, divided by its eligible tokens (choice 6).
+    pub loss: f64,
+    /// Norm of the whole gradient before clipping.
+    pub grad_norm: f64,
+    /// Cross-entropy of every supervised token, in the order of the examples.
+    pub nll: Vec<f32>,
+}
+
+/// Forward, backward, clip, update.
+///
+/// The loss of each micro-batch is divided by the eligible tokens of the *whole* step, so gradients add up to
+/// the same sum for any split.
+///
+/// # Errors
+/// Errors if a loss or gradient is no number (the weights are left as they were), or a tensor operation fails.
+pub fn step(
+    model: &Transformer,
+    objective: &StageObjective,
+    optimizer: &mut AdamW,
+    examples: &[Example],
+    micro_batch_size: usize,
+    learning_rate: f64,
+) -> Result<StepOutcome> {
+    let number = optimizer.steps() + 1;
+    let eligible: usize = examples.iter().map(|e| e.eligible).sum();
+    let mut gradients: Option<Vec<Tensor>> = None;
+    let (mut loss, mut nll) = (0.0, Vec::new());
+    for micro_batch in examples.chunks(micro_batch_size) {
+        let supervised = Supervised::gather(micro_batch, eligible);
+        // A micro-batch without a masked token adds nothing; dividing by its zero count would give NaN.
+        if supervised.targets.is_empty() {
+            continue;
+        }
+        let out = objective.loss(model, micro_batch, &supervised)?;
+        loss += f64::from(out.loss.to_device(&Device::Cpu)?.to_dtype(candle_core::DType::F32)?.to_scalar::<f32>()?);
+        nll.extend(out.nll);
+        let store = out.loss.backward()?;
+        let new = model.parameters().iter().map(|(name, var)| {
+            let gradient = store.get(var.as_tensor()).cloned();
+            gradient.ok_or_else(|| TrainError::NoGradient { parameter: name.clone() })
+        });
+        gradients = Some(match gradients.take() {
+            None => new.collect::<Result<_>>()?,
+            Some(sum) => sum.iter().zip(new).map(|(a, b)| Ok((a + b?)?)).collect::<Result<_>>()?,
+        });
+    }
+    let diverged = |what, value| TrainError::Diverged { step: number, what, value };
+    if !loss.is_finite() {
+        return Err(diverged("loss", loss));
+    }
+    let Some(gradients) = gradients else {
+        return Ok(StepOutcome { loss, grad_norm: 0.0, nll });
+    };
+    let grad_norm = lacuna_kernels::global_norm(&gradients)?;
+    if !grad_norm.is_finite() {
+        return Err(diverged("gradient norm", grad_norm));
+    }
+    optimizer.step_tensors(&gradients, learning_rate)?;
+    Ok(StepOutcome { loss, grad_norm, nll })
+}
+
+/// Warmup, stable, decay: linear up over `warmup` steps, then the peak, then linear down to `last`·peak.
+/// `step` counts from 0.
+pub fn learning_rate(step: u64, steps: u64, peak: f64, warmup: u64, decay: u64, last: f64) -> f64 {
+    if step < warmup {
+        return peak * (step + 1) as f64 / warmup as f64;
+    }
+    let left = steps.saturating_sub(step + 1);
+    if left < decay {
+        return peak * (last + (1.0 - last) * left as f64 / decay as f64);
+    }
+    peak
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_learning_rate_rises_holds_and_falls_to_its_last_value() {
+        let at = |s| learning_rate(s, 100, 2.0, 10, 20, 0.1);
+        assert_eq!(at(0), 0.2);
+        assert_eq!(at(9), 2.0);
+        assert_eq!(at(50), 2.0);
+        assert_eq!(at(79), 2.0);
+        assert!((at(99) - 0.2).abs() < 1e-12);
+        assert!((10..99).all(|s| at(s + 1) <= at(s)));
+        assert_eq!(learning_rate(3, 10, 1.0, 0, 0, 0.0), 1.0);
+    }
+}

@@ -1,0 +1,151 @@
+//! The decoding flags that generate, chat, fill and edit share.
+
+use anyhow::Result;
+use lacuna::samplers::{FillRule, Sampling};
+use lacuna::{DecodeMode, GenerateOptions, Model, OpenOptions, select_device};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use super::Ids;
+
+/// Where the model is and how it is loaded.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    /// A folder in Hugging Face layout or a .gguf file
+    #[arg(long, short, value_name = "M")]
+    pub(crate) model: PathBuf,
+    /// Element type of the weights; default: as the file stores them
+    #[arg(long, value_parser = ["f32", "bf16", "f16"])]
+    pub(crate) dtype: Option<String>,
+    /// Where the model runs
+    #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
+    pub(crate) device: String,
+}
+
+impl ModelArgs {
+    /// Opens the model.
+    pub(crate) fn open(&self) -> Result<Model> {
+        let dtype = self.dtype.as_deref().map(|name| match name {
+            "bf16" => candle_core::DType::BF16,
+            "f16" => candle_core::DType::F16,
+            _ => candle_core::DType::F32,
+        });
+        let options = OpenOptions { dtype, device: Some(select_device(&self.device)?) };
+        Ok(Model::open(&self.model, &options)?)
+    }
+}
+
+/// How a text is written.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Decoding")]
+pub(crate) struct DecodeArgs {
+    /// Token ids in place of text: 1,2,3
+    #[arg(long, value_name = "IDS")]
+    pub(crate) prompt_ids: Option<Ids>,
+    /// At most this many new tokens
+    #[arg(long, value_name = "G", default_value_t = 128)]
+    max_new_tokens: usize,
+    /// No end of text before this many new tokens
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_new_tokens: usize,
+    /// Tokens in a block; default: the checkpoint's, else 4
+    #[arg(long, value_name = "B")]
+    block_size: Option<NonZeroUsize>,
+    /// Refinements in all, as in the released code; default: one a token
+    #[arg(long, value_name = "S")]
+    steps: Option<NonZeroUsize>,
+    /// Fill every position at least this confident (and always the most confident): fewer passes
+    #[arg(long, value_name = "τ", conflicts_with = "fill")]
+    threshold: Option<f64>,
+    /// Which masked positions a pass fills: low-confidence, random, margin, entropy, left-to-right,
+    /// threshold=τ, factor=f, entropy-bounded=γ
+    #[arg(long, value_name = "RULE")]
+    fill: Option<FillRule>,
+    /// fused: commit and next denoise in one pass; reference: the released algorithm, pass by pass
+    #[arg(long, value_parser = ["fused", "reference"])]
+    mode: Option<String>,
+    /// 0: always the most probable token
+    #[arg(long, short = 't', value_name = "T", default_value_t = 0.0)]
+    temperature: f64,
+    /// Only the most probable tokens that hold this much probability
+    #[arg(long, value_name = "P")]
+    top_p: Option<f64>,
+    /// Only the K most probable tokens
+    #[arg(long, value_name = "K")]
+    top_k: Option<NonZeroUsize>,
+    /// Only tokens at least this probable in proportion to the most probable
+    #[arg(long, value_name = "P")]
+    min_p: Option<f64>,
+    /// Above 1: tokens already seen become less likely
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    repetition_penalty: f64,
+    /// Names the random stream: the same seed writes the same text
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// End-of-text id; default: the checkpoint's
+    #[arg(long, value_name = "N", conflicts_with = "no_eos")]
+    eos_id: Option<u32>,
+    /// Never end before --max-new-tokens
+    #[arg(long)]
+    no_eos: bool,
+    /// MASK id; default: the checkpoint's
+    #[arg(long, value_name = "N")]
+    mask_id: Option<u32>,
+    /// Never fill in MASK itself (only --mode reference ever does)
+    #[arg(long)]
+    forbid_mask: bool,
+    /// End before this text; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Use an autoregressive checkpoint as block diffusion, or the reverse
+    #[arg(long)]
+    allow_mode_mismatch: bool,
+}
+
+impl DecodeArgs {
+    /// The options for a model.
+    pub(crate) fn options(&self, model: &Model) -> GenerateOptions {
+        let fill = match self.threshold {
+            Some(tau) => FillRule::Threshold { tau },
+            None => self.fill.unwrap_or_default(),
+        };
+        // Flags that only block diffusion has ask for it.
+        let diffusion = self.mode.is_some()
+            || self.block_size.is_some()
+            || self.steps.is_some()
+            || self.threshold.is_some()
+            || self.fill.is_some()
+            || self.mask_id.is_some();
+        let trained_autoregressive = !model.is_block_diffusion();
+        let autoregressive = match (diffusion, self.allow_mode_mismatch) {
+            (true, _) => false,
+            (false, true) => !trained_autoregressive,
+            (false, false) => trained_autoregressive,
+        };
+        GenerateOptions {
+            max_new_tokens: self.max_new_tokens,
+            min_new_tokens: self.min_new_tokens,
+            block_size: self.block_size,
+            steps: self.steps,
+            fill,
+            sampling: Sampling {
+                temperature: self.temperature,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                min_p: self.min_p,
+                repetition_penalty: self.repetition_penalty,
+                seed: self.seed,
+            },
+            mode: match self.mode.as_deref() {
+                Some("reference") => DecodeMode::Reference,
+                _ => DecodeMode::Fused,
+            },
+            eos_ids: if self.no_eos { Some(Vec::new()) } else { self.eos_id.map(|id| vec![id]) },
+            mask_id: self.mask_id,
+            forbid_mask: self.forbid_mask,
+            stop: self.stop.clone(),
+            allow_mode_mismatch: self.allow_mode_mismatch,
+            autoregressive: Some(autoregressive),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use lacuna::kernels::AttentionMask;
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use super::decode_args::ModelArgs;
+use super::{Ids, Usage};
+
+/// Write the logits of some tokens, to compare with other implementations.
+///
+/// The file holds one tensor, `logits` [tokens, vocab] in f32.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  lacuna logits --model M --ids 1,2,3 --mask block-causal --block-size 4 --out logits.safetensors")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Token ids: 1,2,3
+    #[arg(long, value_name = "LIST")]
+    ids: Ids,
+    /// What each position sees
+    #[arg(long, value_parser = ["causal", "full", "block-causal"])]
+    mask: String,
+    /// Tokens in a block, for block-causal; default: the checkpoint's, else 4
+    #[arg(long, value_name = "B")]
+    block_size: Option<NonZeroUsize>,
+    /// The .safetensors file to write
+    #[arg(long, value_name = "F")]
+    out: PathBuf,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let ids = &args.ids.0;
+    if ids.is_empty() {
+        return Err(Usage("--ids is empty; give at least one token id".into()).into());
+    }
+    let model = args.model.open()?;
+    let config = model.config();
+    if let Some(id) = ids.iter().find(|id| **id as usize >= config.vocab_size) {
+        anyhow::bail!("id {id} is outside the model's {} tokens", config.vocab_size);
+    }
+    let block_size = args.block_size.or(config.block_size());
+    let mask = match args.mask.as_str() {
+        "causal" => AttentionMask::Causal,
+        "full" => AttentionMask::Full,
+        _ => AttentionMask::BlockCausal {
+            block_size: block_size.unwrap_or(const { NonZeroUsize::new(4).expect("not zero") }),
+        },
+    };
+    let transformer = &model.transformer;
+    let tokens = Tensor::new(ids.as_slice(), transformer.device())?.unsqueeze(0)?;
+    let hidden = transformer.hidden(&tokens, mask, None, None)?;
+    let logits = transformer.logits(&hidden)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+    let tensors = HashMap::from([("logits", logits)]);
+    // Through a temporary file: a full disk leaves nothing half written.
+    let partial = args.out.with_extension("partial");
+    let saved = candle_core::safetensors::save(&tensors, &partial)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Ok(std::fs::rename(&partial, &args.out)?));
+    if saved.is_err() {
+        let _ = std::fs::remove_file(&partial);
+    }
+    saved.with_context(|| format!("writing {}", args.out.display()))
+}

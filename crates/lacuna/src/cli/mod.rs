@@ -1,0 +1,122 @@
+//! The command line: one file per subcommand.
+
+use clap::{CommandFactory, Parser, Subcommand};
+use std::process::ExitCode;
+
+mod decode_args;
+mod generate;
+mod inspect;
+mod logits;
+mod pack;
+mod score;
+mod tokenizer;
+mod train;
+
+/// Block-diffusion code language models: train, measure, write, fill in and edit code.
+#[derive(Debug, Parser)]
+#[command(name = "lacuna", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "\
+Examples:
+  lacuna train recipes/tiny.toml                     train on the shipped corpus
+  lacuna generate --model runs/tiny/final 'def '     continue a text
+  lacuna score --model runs/tiny/final --text f.py --method exact
+  lacuna inspect runs/tiny/final                     what a checkpoint is
+
+Exit status: 0 done, 1 failed, 2 wrong usage.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Train(train::Args),
+    Pack(pack::Args),
+    Tokenizer(tokenizer::Args),
+    Generate(generate::Args),
+    Score(score::Args),
+    Logits(logits::Args),
+    Inspect(inspect::Args),
+    /// Print a completion script for a shell.
+    ///
+    /// Example: lacuna completions bash > ~/.local/share/bash-completion/completions/lacuna
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Parses, runs, reports; the exit status.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Train(args) => train::run(&args),
+        Command::Pack(args) => pack::run(&args),
+        Command::Tokenizer(args) => tokenizer::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Score(args) => score::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "lacuna", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+/// The error and its causes on stderr. A reader that closed our stdout (`| head`) is no failure.
+fn report(error: &anyhow::Error) -> ExitCode {
+    let broken_pipe = error.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    });
+    if broken_pipe {
+        return ExitCode::SUCCESS;
+    }
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        // A transparent wrapper repeats what it wraps.
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    eprintln!("error: {text}");
+    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+}
+
+/// A command that was used wrongly: exit status 2.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// A list of token ids as written on the command line: `1,2,3`.
+#[derive(Clone, Debug)]
+pub(crate) struct Ids(pub(crate) Vec<u32>);
+
+impl std::str::FromStr for Ids {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let id = |item: &str| {
+            item.trim().parse::<u32>().map_err(|_| format!("`{item}` is no token id (0, 1, 2, …)"))
+        };
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(Self(Vec::new()));
+        }
+        Ok(Self(text.split(',').map(id).collect::<Result<_, _>>()?))
+    }
+}

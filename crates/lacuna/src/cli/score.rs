@@ -1,0 +1,139 @@
+use anyhow::{Context, Result};
+use lacuna::data::Window;
+use lacuna::train::{Blocks, Method, Scoring, likelihood};
+use lacuna::{Error, Model};
+use serde_json::json;
+use std::io::Read;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use super::decode_args::ModelArgs;
+use super::{Ids, Usage};
+
+/// Likelihood of a text: nats and bits per token and byte.
+///
+/// The first token is context and not scored; all others are. exact: the NELBO of block diffusion by
+/// enumeration, 2^B − 1 passes. left-to-right: blocks filled from the left, B passes; compares with ar.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  lacuna score --model M --text file.py --method exact
+  lacuna score --model M --ids 1,2,3 --method left-to-right --block-size 4 --json")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text to score; `-` reads stdin
+    #[arg(long, value_name = "FILE", required_unless_present = "ids")]
+    text: Option<PathBuf>,
+    /// Token ids to score: 1,2,3
+    #[arg(long, value_name = "LIST", conflicts_with = "text")]
+    ids: Option<Ids>,
+    /// How; default: exact for block-diffusion checkpoints, ar for autoregressive ones
+    #[arg(long, value_parser = ["ar", "exact", "left-to-right", "monte-carlo"])]
+    method: Option<String>,
+    /// Tokens in a block; default: the checkpoint's, else 4
+    #[arg(long, value_name = "B")]
+    block_size: Option<NonZeroUsize>,
+    /// MASK id; default: the checkpoint's
+    #[arg(long, value_name = "N")]
+    mask_id: Option<u32>,
+    /// Passes of monte-carlo
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    samples: usize,
+    /// Names the random stream of monte-carlo
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Score an autoregressive checkpoint as block diffusion, or the reverse
+    #[arg(long)]
+    allow_mode_mismatch: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let text = args.text.as_deref().map(read_text).transpose()?;
+    let model = args.model.open()?;
+    let diffusion = model.is_block_diffusion();
+    let method = match args.method.as_deref().unwrap_or(if diffusion { "exact" } else { "ar" }) {
+        "ar" => Method::Autoregressive,
+        "exact" => Method::Exact,
+        "left-to-right" => Method::LeftToRight,
+        _ => Method::MonteCarlo { samples: args.samples, seed: args.seed },
+    };
+    if (method != Method::Autoregressive) != diffusion && !args.allow_mode_mismatch {
+        return Err(Error::Mode(lacuna::mode_mismatch(!diffusion)).into());
+    }
+    let (tokens, bytes) = tokens_and_bytes(args, &model, text.as_deref())?;
+    let blocks = match method {
+        Method::Autoregressive => None,
+        _ => Some(Blocks {
+            block_size: args
+                .block_size
+                .or(model.config().block_size())
+                .unwrap_or(const { NonZeroUsize::new(4).expect("not zero") }),
+            mask_id: args.mask_id.or(model.config().mask_token_id()).ok_or_else(|| {
+                Error::Request("the checkpoint names no MASK token; give its id with --mask-id".into())
+            })?,
+        }),
+    };
+    let max = model.config().max_position_embeddings;
+    if tokens.len() > max {
+        anyhow::bail!("the text has {} tokens, the model {max} positions; score it in parts", tokens.len());
+    }
+    let window =
+        Window { eligible: vec![true; tokens.len()], documents: vec![tokens.len()], tokens };
+    let scoring = Scoring { method, blocks, document_mask: false, batch_size: 4 };
+    let score = likelihood(&model.transformer, &[window], &scoring, &mut |_| {})?;
+    let (nats, bits) = (score.nats_per_token(), bytes.map(|bytes| score.bits_per_byte(bytes)));
+    if args.json {
+        let mut object = json!({
+            "nats_per_token": nats,
+            "bits_per_byte": bits,
+            "tokens": score.tokens,
+            "passes": score.passes,
+        });
+        if let Some(error) = score.standard_error {
+            object["standard_error"] = json!(error / score.tokens.max(1) as f64);
+        }
+        println!("{object}");
+        return Ok(());
+    }
+    let error = score.standard_error.map(|e| format!(" ± {:.4}", e / score.tokens.max(1) as f64));
+    println!("{nats:.4}{} nats per token, {:.4} bits per token", error.unwrap_or_default(), nats / std::f64::consts::LN_2);
+    if let Some(bits) = bits {
+        println!("{bits:.4} bits per byte");
+    }
+    println!("{} tokens scored, {} passes", score.tokens, score.passes);
+    Ok(())
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("reading the text from stdin")?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// The tokens, and the bytes of those that are scored (unknown for ids without a tokenizer).
+fn tokens_and_bytes(args: &Args, model: &Model, text: Option<&str>) -> Result<(Vec<u32>, Option<u64>)> {
+    let tokens = match (&args.ids, text) {
+        (Some(ids), _) => ids.0.clone(),
+        (None, Some(text)) => model.tokenizer()?.encode(text)?,
+        (None, None) => return Err(Usage("give --text or --ids".into()).into()),
+    };
+    if tokens.len() < 2 {
+        anyhow::bail!("{} tokens: the first is not scored, so at least 2 are needed", tokens.len());
+    }
+    let vocab = model.config().vocab_size;
+    if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab) {
+        anyhow::bail!("id {id} is outside the model's {vocab} tokens");
+    }
+    let bytes = model.tokenizer.as_ref().map(|tokenizer| {
+        let lengths = tokenizer.token_bytes();
+        tokens[1..].iter().map(|t| u64::from(lengths.get(*t as usize).copied().unwrap_or(0))).sum()
+    });
+    Ok((tokens, bytes.filter(|b| *b > 0)))
+}

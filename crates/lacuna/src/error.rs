@@ -1,0 +1,46 @@
+use std::path::PathBuf;
+
+/// Why a model could not be opened or used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no model at the path.
+    #[error("no model at {path}: {reason}")]
+    NoModel {
+        /// The path given.
+        path: PathBuf,
+        /// What was looked for.
+        reason: String,
+    },
+    /// Tokenizer and model do not belong together.
+    #[error("{path}: {reason}")]
+    Tokenizer {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// What disagrees.
+        reason: String,
+    },
+    /// The model's mode is not the one asked for.
+    #[error("{0}")]
+    Mode(String),
+    /// A request that this model can't serve.
+    #[error("{0}")]
+    Request(String),
+    /// The device asked for is not there.
+    #[error("{0}")]
+    Device(String),
+    /// From the model or its files.
+    #[error(transparent)]
+    Model(#[from] lacuna_model::ModelError),
+    /// From the tokenizer.
+    #[error(transparent)]
+    Data(#[from] lacuna_data::Error),
+    /// From decoding.
+    #[error(transparent)]
+    Sampler(#[from] lacuna_samplers::SamplerError),
+    /// From a tensor operation.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,378 @@
+//! A text continued, by block diffusion or autoregressively, as the checkpoint is.
+
+use lacuna_model::Mode;
+use lacuna_samplers::reference::{self, Remasking};
+use lacuna_samplers::{Event, FillRule, FinishReason, Request, Sampling};
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::open::Model;
+use crate::session::Session;
+
+/// Which block decoder runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DecodeMode {
+    /// Commit and next denoise in one pass.
+    #[default]
+    Fused,
+    /// The released algorithm, step by step.
+    Reference,
+}
+
+/// What is continued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// Text, encoded with the checkpoint's tokenizer.
+    Text(String),
+    /// Token ids as they are.
+    Ids(Vec<u32>),
+}
+
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Self {
+        Prompt::Text(text.to_owned())
+    }
+}
+
+impl From<Vec<u32>> for Prompt {
+    fn from(ids: Vec<u32>) -> Self {
+        Prompt::Ids(ids)
+    }
+}
+
+/// How a text is continued. `None` means the checkpoint's own value, else the default named.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// At most this many new tokens (128).
+    pub max_new_tokens: usize,
+    /// No end before this many.
+    pub min_new_tokens: usize,
+    /// Tokens in a block (4).
+    pub block_size: Option<NonZeroUsize>,
+    /// Refinements in all, as in the released code (one a token).
+    pub steps: Option<NonZeroUsize>,
+    /// Which masked positions a refinement fills.
+    pub fill: FillRule,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// Fused or reference.
+    pub mode: DecodeMode,
+    /// End-of-text ids.
+    pub eos_ids: Option<Vec<u32>>,
+    /// MASK.
+    pub mask_id: Option<u32>,
+    /// In reference mode too, never fill in MASK.
+    pub forbid_mask: bool,
+    /// Texts that end the continuation, which does not include them.
+    pub stop: Vec<String>,
+    /// Decode a checkpoint in the mode that it was not trained for.
+    pub allow_mode_mismatch: bool,
+    /// Whether to decode autoregressively; `None`: as the checkpoint is.
+    pub autoregressive: Option<bool>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 128,
+            min_new_tokens: 0,
+            block_size: None,
+            steps: None,
+            fill: FillRule::default(),
+            sampling: Sampling::default(),
+            mode: DecodeMode::default(),
+            eos_ids: None,
+            mask_id: None,
+            forbid_mask: false,
+            stop: Vec::new(),
+            allow_mode_mismatch: false,
+            autoregressive: None,
+        }
+    }
+}
+
+/// Why a continuation ended.
+pub use lacuna_samplers::FinishReason as StopReason;
+
+/// Wall time of the two parts of a decode.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seconds {
+    /// Reading the prompt.
+    pub prefill: f64,
+    /// Writing.
+    pub decode: f64,
+}
+
+/// A continuation.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The new text, without end-of-text and stop text.
+    pub text: String,
+    /// The new tokens.
+    pub tokens: Vec<u32>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Passes after the prefill (reference mode: as the released code counts nfe).
+    pub forwards: usize,
+    /// Why it ended.
+    pub finish: FinishReason,
+    /// Wall time.
+    pub seconds: Seconds,
+}
+
+impl Written {
+    /// New tokens per pass.
+    pub fn tokens_per_forward(&self) -> f64 {
+        self.tokens.len() as f64 / self.forwards.max(1) as f64
+    }
+}
+
+/// Continues a prompt.
+///
+/// `observe` gets every event of the decoding, for streaming and traces.
+///
+/// # Errors
+/// Errors if the checkpoint is of the other mode, an option is out of range, or the model has too few
+/// positions.
+pub fn generate(
+    model: &Model,
+    prompt: impl Into<Prompt>,
+    options: &GenerateOptions,
+    mut observe: impl FnMut(Event<'_>),
+) -> Result<Written> {
+    let prompt = match prompt.into() {
+        Prompt::Ids(ids) => ids,
+        Prompt::Text(text) => model.tokenizer()?.encode_with_special_tokens(&text)?,
+    };
+    let vocab = model.config().vocab_size;
+    if let Some(id) = prompt.iter().find(|id| **id as usize >= vocab) {
+        return Err(Error::Request(format!("prompt id {id} is outside the model's {vocab} tokens")));
+    }
+    let autoregressive = choose_mode(model, options)?;
+    let eos_ids = options.eos_ids.clone().unwrap_or_else(|| model.config().eos_token_ids.clone());
+    let began = Instant::now();
+    let mut on_event = |event: Event<'_>| {
+        observe(event);
+        stop_at(model, &options.stop, event)
+    };
+    let decoded = match (autoregressive, options.mode) {
+        (true, _) => autoregressive_decode(model, &prompt, options, eos_ids, &mut on_event),
+        (false, DecodeMode::Fused) => fused(model, &prompt, options, eos_ids, &mut on_event),
+        (false, DecodeMode::Reference) => {
+            reference_decode(model, &prompt, options, &eos_ids, &mut on_event)
+        }
+    };
+    let Decoded { tokens, text_len, forwards, finish, prefill } = decoded?;
+    let elapsed = began.elapsed().as_secs_f64();
+    let written = match &model.tokenizer {
+        Some(tokenizer) => tokenizer.decode(&tokens[..text_len])?,
+        None => String::new(),
+    };
+    Ok(Written {
+        text: cut_at_stop(written, &options.stop),
+        tokens,
+        prompt_tokens: prompt.len(),
+        forwards,
+        finish,
+        seconds: Seconds { prefill, decode: elapsed - prefill },
+    })
+}
+
+struct Decoded {
+    tokens: Vec<u32>,
+    text_len: usize,
+    forwards: usize,
+    finish: FinishReason,
+    prefill: f64,
+}
+
+type Observer<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<usize>;
+
+/// Whether to decode autoregressively; refuses a checkpoint of the other kind.
+fn choose_mode(model: &Model, options: &GenerateOptions) -> Result<bool> {
+    let trained = !model.is_block_diffusion();
+    let asked = options.autoregressive.unwrap_or(trained && options.mode == DecodeMode::Fused);
+    if asked != trained && !options.allow_mode_mismatch {
+        return Err(Error::Mode(mismatch(trained)));
+    }
+    Ok(asked)
+}
+
+/// Why a checkpoint is not used as what it isn't.
+pub fn mismatch(autoregressive: bool) -> String {
+    let (is, not) = if autoregressive {
+        ("autoregressive: trained to predict the next token", "fill in masked blocks")
+    } else {
+        ("block diffusion: trained to fill in masked blocks", "predict the next token")
+    };
+    format!(
+        "this checkpoint is {is}, and would write nonsense if made to {not}; \
+         --allow-mode-mismatch does it all the same"
+    )
+}
+
+fn mask_id(model: &Model, options: &GenerateOptions) -> Result<u32> {
+    options.mask_id.or(model.config().mask_token_id()).ok_or_else(|| {
+        Error::Request("the checkpoint names no MASK token; give its id with --mask-id".into())
+    })
+}
+
+fn block_size(model: &Model, options: &GenerateOptions) -> NonZeroUsize {
+    const DEFAULT: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
+    let of_checkpoint = match model.config().mode {
+        Mode::BlockDiffusion { block_size, .. } => Some(block_size),
+        Mode::Autoregressive => None,
+    };
+    options.block_size.or(of_checkpoint).unwrap_or(DEFAULT)
+}
+
+/// The request that options and checkpoint amount to.
+pub(crate) fn request(
+    model: &Model,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    eos_ids: Vec<u32>,
+) -> Result<Request> {
+    let mask_id = mask_id(model, options)?;
+    let mut request =
+        Request::new(prompt.to_vec(), options.max_new_tokens, block_size(model, options), mask_id);
+    request.min_new_tokens = options.min_new_tokens;
+    request.steps = options.steps;
+    request.fill = options.fill;
+    request.sampling = options.sampling.clone();
+    request.eos_ids = eos_ids;
+    Ok(request)
+}
+
+fn fused(
+    model: &Model,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    eos_ids: Vec<u32>,
+    observer: Observer<'_>,
+) -> Result<Decoded> {
+    let request = request(model, prompt, options, eos_ids)?;
+    let mut session = Session::new(Arc::clone(&model.transformer), request.block_size);
+    let generation = lacuna_samplers::generate(&mut session, request, observer)?;
+    Ok(Decoded {
+        text_len: generation.text_len,
+        forwards: generation.forwards,
+        finish: generation.finish,
+        prefill: session.prefill_seconds(),
+        tokens: generation.tokens,
+    })
+}
+
+fn autoregressive_decode(
+    model: &Model,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    eos_ids: Vec<u32>,
+    observer: Observer<'_>,
+) -> Result<Decoded> {
+    let mut prompt = prompt.to_vec();
+    if prompt.is_empty() {
+        // Something must come before the first token.
+        prompt.extend(model.config().bos_token_id);
+    }
+    // An autoregressive checkpoint may have no MASK; an id that no token has forbids nothing.
+    let mask_id = options.mask_id.or(model.config().mask_token_id()).unwrap_or(u32::MAX);
+    let mut request = Request::new(prompt, options.max_new_tokens, NonZeroUsize::MIN, mask_id);
+    request.min_new_tokens = options.min_new_tokens;
+    request.sampling = options.sampling.clone();
+    request.eos_ids = eos_ids;
+    let mut session = Session::new(Arc::clone(&model.transformer), NonZeroUsize::MIN);
+    let mut first = None;
+    let next = |tokens: &[u32]| {
+        let began = Instant::now();
+        let logits = session.append_causal(0, tokens);
+        first.get_or_insert(began.elapsed().as_secs_f64());
+        logits
+    };
+    let generation = lacuna_samplers::generate_autoregressive(next, request, observer)?;
+    Ok(Decoded {
+        text_len: generation.text_len,
+        forwards: generation.forwards,
+        finish: generation.finish,
+        prefill: first.unwrap_or(0.0),
+        tokens: generation.tokens,
+    })
+}
+
+fn reference_decode(
+    model: &Model,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    eos_ids: &[u32],
+    observer: Observer<'_>,
+) -> Result<Decoded> {
+    let block_size = block_size(model, options);
+    let (remasking, threshold) = match options.fill {
+        FillRule::LowConfidence => (Remasking::LowConfidence, None),
+        FillRule::Threshold { tau } => (Remasking::LowConfidence, Some(tau)),
+        FillRule::Random => (Remasking::Random, None),
+        other => {
+            let message = format!(
+                "--mode reference knows low-confidence, random and --threshold, not {other}; \
+                 the default mode has it"
+            );
+            return Err(Error::Request(message));
+        }
+    };
+    let mut settings =
+        reference::Settings::new(options.max_new_tokens, block_size.get(), mask_id(model, options)?);
+    if let Some(steps) = options.steps {
+        settings.steps = steps.get();
+    }
+    settings.temperature = options.sampling.temperature;
+    settings.remasking = remasking;
+    settings.threshold = threshold;
+    settings.eos_id = eos_ids.first().copied();
+    settings.forbid_mask = options.forbid_mask;
+    settings.seed = options.sampling.seed;
+    let mut session = Session::new(Arc::clone(&model.transformer), block_size).unfused();
+    let output = reference::generate(&mut session, prompt, &settings, observer)?;
+    let tokens = output.tokens().to_vec();
+    let text_len = tokens.iter().position(|t| Some(*t) == settings.eos_id).unwrap_or(tokens.len());
+    Ok(Decoded {
+        text_len,
+        forwards: output.nfe,
+        finish: output.finish,
+        prefill: session.prefill_seconds(),
+        tokens,
+    })
+}
+
+/// At a finished block that completes a stop text: end after the token that completes it.
+fn stop_at(model: &Model, stop: &[String], event: Event<'_>) -> ControlFlow<usize> {
+    let (Event::Block(block), Some(tokenizer)) = (event, &model.tokenizer) else {
+        return ControlFlow::Continue(());
+    };
+    if stop.is_empty() {
+        return ControlFlow::Continue(());
+    }
+    let text = &block.generated[..block.text_len];
+    let holds_stop = |n: usize| {
+        let decoded = tokenizer.decode(&text[..n]).unwrap_or_default();
+        stop.iter().any(|s| decoded.contains(s.as_str()))
+    };
+    if !holds_stop(text.len()) {
+        return ControlFlow::Continue(());
+    }
+    // The text before this block holds none, so the stop text ends within the block's tokens.
+    let earlier = text.len() - block.tokens.len().min(text.len());
+    let end = (earlier..=text.len()).find(|n| holds_stop(*n));
+    ControlFlow::Break(end.unwrap_or(text.len()))
+}
+
+/// The text up to the first stop text.
+fn cut_at_stop(text: String, stop: &[String]) -> String {
+    let cut = stop.iter().filter_map(|s| text.find(s.as_str())).min();
+    match cut {
+        Some(at) => text[..at].to_owned(),
+        None => text,
+    }
+}

@@ -1,0 +1,225 @@
+//! Joins a model and a sampler: sequences with caches, and passes that carry queued commits along.
+
+use candle_core::{DType, Device, Error, Result, Tensor, bail};
+use lacuna_model::{KvCache, Lane as ModelLane, Transformer, View};
+use lacuna_samplers::{Denoiser, Lane};
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Decoding state of any number of sequences on one model: what a sampler decodes on.
+///
+/// A committed block waits and rides in its sequence's next pass (2B query tokens, exact under block-causal
+/// attention up to rounding), unless the session was made with [`unfused`](Self::unfused).
+#[derive(Debug)]
+pub struct Session {
+    model: Arc<Transformer>,
+    block_size: NonZeroUsize,
+    fused: bool,
+    sequences: HashMap<usize, Sequence>,
+    passes: usize,
+    prefill_seconds: f64,
+}
+
+#[derive(Debug)]
+struct Sequence {
+    cache: KvCache,
+    block_size: NonZeroUsize,
+    /// Finished tokens whose keys and values are not in the cache yet.
+    queued: Vec<u32>,
+    pending: Option<Pending>,
+}
+
+/// The last `speculate`: which rows of its pass were finished tokens and which the draft.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    queued: usize,
+    draft: usize,
+}
+
+impl Session {
+    /// A session without sequences; a sampler's numbers bring them into being.
+    pub fn new(model: Arc<Transformer>, block_size: NonZeroUsize) -> Self {
+        Self { model, block_size, fused: true, sequences: HashMap::new(), passes: 0, prefill_seconds: 0.0 }
+    }
+
+    /// Commits at once, in a pass of their own, as the released decoder does.
+    pub fn unfused(mut self) -> Self {
+        self.fused = false;
+        self
+    }
+
+    /// Forward passes so far, prefill included.
+    pub fn passes(&self) -> usize {
+        self.passes
+    }
+
+    /// Wall time spent on prefills.
+    pub fn prefill_seconds(&self) -> f64 {
+        self.prefill_seconds
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Transformer {
+        &self.model
+    }
+
+    /// The next token's logits [1, vocab] after appending `tokens` to a sequence under causal attention: one
+    /// pass of autoregressive decoding.
+    ///
+    /// # Errors
+    /// Errors if there are no tokens or the sequence outgrows the model's positions.
+    pub fn append_causal(&mut self, sequence: usize, tokens: &[u32]) -> Result<Tensor> {
+        if tokens.is_empty() {
+            bail!("an autoregressive pass needs at least one token; start with the model's bos")
+        }
+        let rows = [tokens.len() - 1];
+        let state = self.take(sequence)?;
+        let lane = [(sequence, state, tokens.to_vec(), rows.to_vec(), View::Causal)];
+        let (logits, mut lanes) = self.pass(lane.into())?;
+        let (_, mut state, ..) = lanes.remove(0);
+        state.cache.keep(0..tokens.len()).map_err(Error::wrap)?;
+        self.sequences.insert(sequence, state);
+        on_cpu(&logits.expect("one row was asked for"))
+    }
+
+    /// Takes a sequence out of the map, or makes an empty one.
+    fn take(&mut self, sequence: usize) -> Result<Sequence> {
+        const FIRST_CAPACITY: usize = 256;
+        if let Some(found) = self.sequences.remove(&sequence) {
+            return Ok(found);
+        }
+        let model = &self.model;
+        let cache = KvCache::new(model.config(), FIRST_CAPACITY, model.dtype(), model.device());
+        Ok(Sequence {
+            cache: cache.map_err(Error::wrap)?,
+            block_size: self.block_size,
+            queued: Vec::new(),
+            pending: None,
+        })
+    }
+
+    fn pass(&mut self, mut lanes: Vec<Pass>) -> Result<(Option<Tensor>, Vec<Pass>)> {
+        let mut joined: Vec<ModelLane<'_>> = lanes
+            .iter_mut()
+            .map(|(_, state, tokens, rows, view)| ModelLane {
+                cache: &mut state.cache,
+                tokens,
+                view: *view,
+                rows,
+            })
+            .collect();
+        self.passes += 1;
+        let logits = self.model.pass(&mut joined).map_err(Error::wrap)?;
+        Ok((logits, lanes))
+    }
+
+    /// Puts queued blocks into the cache with a pass of their own.
+    fn flush(&mut self, sequence: usize) -> Result<()> {
+        let mut state = self.take(sequence)?;
+        if !state.queued.is_empty() {
+            let tokens = std::mem::take(&mut state.queued);
+            let view = View::BlockCausal { block_size: state.block_size };
+            let n = tokens.len();
+            let (_, mut lanes) = self.pass(vec![(sequence, state, tokens, Vec::new(), view)])?;
+            state = lanes.remove(0).1;
+            state.cache.keep(0..n).map_err(Error::wrap)?;
+        }
+        self.sequences.insert(sequence, state);
+        Ok(())
+    }
+}
+
+/// Number, state, new tokens, wanted rows, visibility.
+type Pass = (usize, Sequence, Vec<u32>, Vec<usize>, View);
+
+fn on_cpu(logits: &Tensor) -> Result<Tensor> {
+    logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)
+}
+
+impl Denoiser for Session {
+    fn prefill(&mut self, sequence: usize, tokens: &[u32], block_size: usize) -> Result<()> {
+        let began = Instant::now();
+        let mut state = self.take(sequence)?;
+        state.block_size = NonZeroUsize::new(block_size)
+            .ok_or_else(|| Error::msg("a block of 0 tokens can't be prefilled"))?;
+        state.queued.extend_from_slice(tokens);
+        self.sequences.insert(sequence, state);
+        self.flush(sequence)?;
+        self.prefill_seconds += began.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    fn denoise(&mut self, lanes: &[Lane<'_>]) -> Result<Tensor> {
+        let mut passes = Vec::with_capacity(lanes.len());
+        for lane in lanes {
+            let state = self.take(lane.sequence)?;
+            let queued = state.queued.len();
+            let tokens = state.queued.iter().chain(lane.block).copied().collect();
+            let rows = lane.rows.iter().map(|r| r + queued).collect();
+            let view = View::BlockCausal { block_size: state.block_size };
+            passes.push((lane.sequence, state, tokens, rows, view));
+        }
+        let (logits, passes) = self.pass(passes)?;
+        for (number, mut state, ..) in passes {
+            let queued = std::mem::take(&mut state.queued);
+            state.cache.keep(0..queued.len()).map_err(Error::wrap)?;
+            self.sequences.insert(number, state);
+        }
+        match logits {
+            Some(logits) => on_cpu(&logits),
+            None => bail!("a pass without a wanted row"),
+        }
+    }
+
+    fn commit(&mut self, sequence: usize, block: &[u32]) -> Result<()> {
+        let mut state = self.take(sequence)?;
+        state.queued.extend_from_slice(block);
+        self.sequences.insert(sequence, state);
+        if self.fused { Ok(()) } else { self.flush(sequence) }
+    }
+
+    fn speculate(
+        &mut self,
+        sequence: usize,
+        draft: &[u32],
+        block_size: usize,
+        mask_id: u32,
+    ) -> Result<Tensor> {
+        let Some(size) = NonZeroUsize::new(block_size).filter(|b| draft.len() % b.get() == 0) else {
+            bail!("a draft of {} tokens is no whole number of blocks of {block_size}", draft.len())
+        };
+        let mut state = self.take(sequence)?;
+        let queued = std::mem::take(&mut state.queued);
+        let masks = std::iter::repeat_n(mask_id, draft.len());
+        let tokens = masks.chain(queued.iter().copied()).chain(draft.iter().copied()).collect();
+        let view = View::Speculative { block_size: size, queued: queued.len(), draft: draft.len() };
+        let rows = (0..draft.len()).collect();
+        let (logits, mut lanes) = self.pass(vec![(sequence, state, tokens, rows, view)])?;
+        let (_, mut state, ..) = lanes.remove(0);
+        state.pending = Some(Pending { queued: queued.len(), draft: draft.len() });
+        self.sequences.insert(sequence, state);
+        match logits {
+            Some(logits) => on_cpu(&logits),
+            None => bail!("a draft without tokens"),
+        }
+    }
+
+    fn accept(&mut self, sequence: usize, tokens: usize) -> Result<()> {
+        let mut state = self.take(sequence)?;
+        match state.pending.take() {
+            Some(Pending { queued, draft }) if tokens <= draft => {
+                state.cache.keep(draft..draft + queued + tokens).map_err(Error::wrap)?;
+                self.sequences.insert(sequence, state);
+                Ok(())
+            }
+            Some(Pending { draft, .. }) => bail!("{tokens} tokens of a draft of {draft} can't be accepted"),
+            None => bail!("nothing was speculated, so nothing can be accepted"),
+        }
+    }
+
+    fn release(&mut self, sequence: usize) {
+        self.sequences.remove(&sequence);
+    }
+}
