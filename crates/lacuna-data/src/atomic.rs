@@ -35,6 +35,14 @@ pub(crate) fn write(
     Ok(())
 }
 
+/// Writes `bytes` to `path`, whole or not at all: temporary file, sync, rename.
+///
+/// # Errors
+/// When the folder or the disk refuses; what stood at `path` before still stands there.
+pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    write(path.as_ref(), |out| out.write_all(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::write;

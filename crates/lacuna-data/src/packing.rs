@@ -234,11 +234,15 @@ impl Sample {
         sample
     }
 
-    /// Adds one to four supervised end tokens, uniformly, so that the model learns to go on ending
-    /// (choice 9). The number depends on `seed` and the sample's number alone.
+    /// Ends the sample with one to four supervised end tokens, uniformly, in place of those it ends
+    /// with (choice 9). The number depends on `seed` and the sample's `number` alone.
     pub fn end(&mut self, eos: u32, seed: u64, number: u64) {
         let mut rng = seed::stream(seed, seed::SAMPLE_END, number, 0);
         let count = 1 + seed::below(&mut rng, 4) as usize;
+        while self.tokens.last() == Some(&eos) {
+            self.tokens.pop();
+        }
+        self.supervised.truncate(self.tokens.len());
         self.tokens.resize(self.tokens.len() + count, eos);
         self.supervised.resize(self.tokens.len(), true);
     }

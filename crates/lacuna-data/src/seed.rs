@@ -58,6 +58,6 @@ mod tests {
     #[test]
     fn the_stream_of_a_key_never_changes() {
         let mut rng = stream(7, super::SHUFFLE, 3, 0);
-        assert_eq!([0; 4].map(|_| below(&mut rng, 1000)), [0, 0, 0, 0]);
+        assert_eq!([0; 4].map(|_| below(&mut rng, 1000)), [142, 96, 410, 648]);
     }
 }

@@ -36,7 +36,14 @@ impl<'a> TextStream<'a> {
         let pieces = self.tokenizer.pieces();
         if !pieces.joinable {
             self.ids.extend(ids);
-            let text = self.decode_all()?;
+            // Byte-fallback decoders turn a run of bytes into text only if all of it is valid, so a
+            // run is certain when it has ended.
+            let open = |id: &u32| {
+                pieces.open.get(*id as usize).is_none_or(|&open| open)
+                    || (self.skip_special && self.tokenizer.is_special(*id))
+            };
+            let closed = self.ids.iter().rposition(|id| !open(id)).map_or(0, |last| last + 1);
+            let text = self.decode(&self.ids[..closed])?;
             // Bytes of an unfinished character decode as replacement characters at the end.
             let certain = text.trim_end_matches(char::REPLACEMENT_CHARACTER).len();
             return Ok(self.give(&text, certain));
@@ -76,15 +83,15 @@ impl<'a> TextStream<'a> {
         if self.tokenizer.pieces().joinable {
             return Ok(String::from_utf8_lossy(&self.pending).into_owned());
         }
-        let text = self.decode_all()?;
+        let text = self.decode(&self.ids)?;
         Ok(self.give(&text, text.len()))
     }
 
-    fn decode_all(&self) -> Result<String> {
+    fn decode(&self, ids: &[u32]) -> Result<String> {
         if self.skip_special {
-            self.tokenizer.decode(&self.ids)
+            self.tokenizer.decode(ids)
         } else {
-            self.tokenizer.decode_with_special_tokens(&self.ids)
+            self.tokenizer.decode_with_special_tokens(ids)
         }
     }
 

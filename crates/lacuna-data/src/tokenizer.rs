@@ -205,6 +205,11 @@ impl Tokenizer {
         self.pieces().special.get(id as usize).copied().unwrap_or(false)
     }
 
+    /// The spellings of all special tokens, in order of their ids.
+    pub fn special_tokens(&self) -> Vec<&str> {
+        self.pieces().special_tokens.iter().map(String::as_str).collect()
+    }
+
     /// The largest id plus one: what an embedding must at least hold.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
@@ -251,6 +256,9 @@ pub(crate) struct Pieces {
     bytes: Vec<u8>,
     ends: Vec<u32>,
     special: Vec<bool>,
+    special_tokens: Vec<String>,
+    /// Ids whose text depends on their neighbours (byte fallback) or that have no text at all.
+    pub(crate) open: Vec<bool>,
     /// Whether the bytes of a text are exactly its tokens' bytes, joined.
     pub(crate) joinable: bool,
 }
@@ -259,15 +267,17 @@ impl Pieces {
     fn new(inner: &tokenizers::Tokenizer, vocab_size: usize) -> Self {
         let joinable = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
         let byte_of = byte_of_char();
-        let mut pieces =
-            Self { bytes: vec![], ends: vec![], special: vec![false; vocab_size], joinable };
+        let mut special = vec![false; vocab_size];
         for (id, token) in inner.get_added_tokens_decoder() {
-            if let Some(special) = pieces.special.get_mut(id as usize) {
-                *special = token.special;
-            }
+            special[id as usize] = token.special;
         }
+        let named = (0..vocab_size).filter(|&id| special[id]);
+        let special_tokens = named.filter_map(|id| inner.id_to_token(id as u32)).collect();
+        let (bytes, ends, open) = (vec![], vec![], vec![]);
+        let mut pieces = Self { bytes, ends, special, special_tokens, open, joinable };
         for id in 0..vocab_size as u32 {
             let token = inner.id_to_token(id).unwrap_or_default();
+            pieces.open.push(token.is_empty() || is_byte_token(&token));
             if joinable {
                 // As the decoder does: a token with any foreign character stands for itself.
                 let mapped: Option<Vec<u8>> =

@@ -1,5 +1,7 @@
 //! What must hold for any text, any packing and any seed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
 use lacuna_data::corpus::is_held_out;
 use lacuna_data::{
     Batches, Cursor, Dataset, Packed, Packer, Remainder, Sample, ShardOptions, ShardWriter,
@@ -41,7 +43,13 @@ fn joined(documents: &[Vec<u32>]) -> Vec<u32> {
 
 fn shard_options(window_len: usize, remainder: Remainder, vocab_size: usize) -> ShardOptions {
     let tokenizer = "none".to_owned();
-    ShardOptions { window_len: size(window_len), remainder, vocab_size, tokenizer, shard_tokens: 40 }
+    ShardOptions {
+        window_len: size(window_len),
+        remainder,
+        vocab_size,
+        tokenizer,
+        shard_tokens: 40,
+    }
 }
 
 /// Text with much of what code holds and something of what it does not.
@@ -60,7 +68,7 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn padding_loses_no_token(documents in documents(), window_len in 1usize..50) {

@@ -1,0 +1,242 @@
+//! Jinja templates as Hugging Face's library runs them, with bounds on time and memory.
+
+use crate::error::{Error, Result};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde};
+use minijinja::{Environment, ErrorKind, State, Value};
+use serde::Serialize;
+use std::fmt::Write;
+use std::io;
+
+/// The variable that holds the time.
+pub(crate) const NOW: &str = "__lacuna_now";
+/// About this many instructions, or 64 times as many bytes of text: far more than any conversation
+/// needs. The engine does not count lists joined with `+`: a template that doubles one again and
+/// again still uses up memory.
+const FUEL: u64 = 2_000_000;
+const SOURCE_BYTES: usize = 1 << 20;
+const NAME: &str = "chat";
+
+pub(crate) fn environment(source: &str) -> Result<Environment<'static>> {
+    if source.len() > SOURCE_BYTES {
+        let held = source.len();
+        return Err(Error::Template(format!("{held} bytes, at most {SOURCE_BYTES} are expected")));
+    }
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.map_err(|error| failure(&error))?);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(100);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_filter("tojson", to_json);
+    environment
+        .add_template_owned(NAME, without_generation_marks(source))
+        .map_err(|error| failure(&error))?;
+    Ok(environment)
+}
+
+pub(crate) fn render(
+    environment: &Environment<'static>,
+    variables: &serde_json::Map<String, serde_json::Value>,
+) -> Result<String> {
+    let template = environment.get_template(NAME).map_err(|error| failure(&error))?;
+    template.render(Serde(variables)).map_err(|error| failure(&error))
+}
+
+fn failure(error: &minijinja::Error) -> Error {
+    let place = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
+    Error::Template(match error.kind() {
+        ErrorKind::OutOfFuel => format!("it does not come to an end{place}; stopped"),
+        _ => match error.detail() {
+            Some(detail) => format!("{detail}{place}"),
+            None => format!("{}{place}", error.kind()),
+        },
+    })
+}
+
+fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
+    let message = format!("it refuses the conversation: {message}");
+    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+}
+
+fn strftime_now(state: &mut State, format: String) -> String {
+    let now = state.lookup(NOW).and_then(|now| i64::try_from(now).ok()).unwrap_or(0);
+    strftime(&format, now)
+}
+
+/// Hugging Face's `tojson`: Python's spacing, no escapes for HTML.
+fn to_json(value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    // Others (ensure_ascii, sort_keys) are rare and change no meaning.
+    let bytes = match indent {
+        Some(width) => {
+            let indent = vec![b' '; width.min(16)];
+            serialize(&value, serde_json::ser::PrettyFormatter::with_indent(&indent))
+        }
+        None => serialize(&value, PythonSpacing),
+    };
+    let bytes = bytes
+        .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    Ok(Value::from_safe_string(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+fn serialize(
+    value: &Value,
+    formatter: impl serde_json::ser::Formatter,
+) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = vec![];
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))?;
+    Ok(bytes)
+}
+
+struct PythonSpacing;
+
+impl serde_json::ser::Formatter for PythonSpacing {
+    fn begin_array_value<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        out.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        out.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b": ")
+    }
+}
+
+/// Turns `{% generation %}…{% endgeneration %}`, an extension that marks responses, into an `if`
+/// that is always true, with its white-space control kept.
+fn without_generation_marks(source: &str) -> String {
+    let mut text = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(open) = rest.find("{%") {
+        let (before, tag) = rest.split_at(open);
+        text.push_str(before);
+        let Some(close) = tag.find("%}") else {
+            rest = tag;
+            break;
+        };
+        let (tag, after) = tag.split_at(close + 2);
+        let inner = tag[2..close].trim_matches(['-', '+']).trim();
+        match inner {
+            "generation" => text.push_str(&tag.replace("generation", "if true")),
+            "endgeneration" => text.push_str(&tag.replace("endgeneration", "endif")),
+            _ => text.push_str(tag),
+        }
+        rest = after;
+    }
+    text.push_str(rest);
+    text
+}
+
+const MONTHS: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
+const DAYS: [&str; 7] =
+    ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+
+/// The usual directives of C's `strftime`, in UTC; others stay as they are.
+fn strftime(format: &str, now: i64) -> String {
+    let (days, seconds) = (now.div_euclid(86_400), now.rem_euclid(86_400));
+    let (year, month, day) = civil(days);
+    let month_name = MONTHS[month as usize - 1];
+    let day_name = DAYS[days.rem_euclid(7) as usize];
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let mut text = String::new();
+    let mut characters = format.chars();
+    while let Some(character) = characters.next() {
+        if character != '%' {
+            text.push(character);
+            continue;
+        }
+        let written = match characters.next() {
+            Some('Y') => write!(text, "{year}"),
+            Some('y') => write!(text, "{:02}", year.rem_euclid(100)),
+            Some('m') => write!(text, "{month:02}"),
+            Some('d') => write!(text, "{day:02}"),
+            Some('e') => write!(text, "{day:2}"),
+            Some('B') => write!(text, "{month_name}"),
+            Some('b') => write!(text, "{}", &month_name[..3]),
+            Some('A') => write!(text, "{day_name}"),
+            Some('a') => write!(text, "{}", &day_name[..3]),
+            Some('H') => write!(text, "{hour:02}"),
+            Some('I') => write!(text, "{:02}", (hour + 11) % 12 + 1),
+            Some('p') => write!(text, "{}", if hour < 12 { "AM" } else { "PM" }),
+            Some('M') => write!(text, "{minute:02}"),
+            Some('S') => write!(text, "{second:02}"),
+            Some('F') => write!(text, "{year}-{month:02}-{day:02}"),
+            Some('T') => write!(text, "{hour:02}:{minute:02}:{second:02}"),
+            Some('%') => write!(text, "%"),
+            Some(other) => write!(text, "%{other}"),
+            None => write!(text, "%"),
+        };
+        written.expect("writing to a string cannot fail");
+    }
+    text
+}
+
+/// Year, month and day of a day counted from 1 January 1970, by the proleptic Gregorian calendar.
+fn civil(days: i64) -> (i64, i64, i64) {
+    // Counted from 1 March of year 0, so that leap days end their years and eras are 400 years.
+    let shifted = days.saturating_add(719_468);
+    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let leaps = day_of_era / 1460 - day_of_era / 36_524 + day_of_era / 146_096;
+    let year_of_era = (day_of_era - leaps) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{civil, strftime, without_generation_marks};
+
+    #[test]
+    fn days_count_as_in_the_calendar() {
+        assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(civil(11_016), (2000, 2, 29));
+        assert_eq!(civil(20_780), (2026, 11, 23));
+        assert_eq!(civil(-1), (1969, 12, 31));
+    }
+
+    #[test]
+    fn times_are_written_as_c_does() {
+        let now = 1_795_437_659;
+        assert_eq!(
+            strftime("%d %b %Y, %A %H:%M:%S %I %p %y %q %", now),
+            "23 Nov 2026, Monday 12:40:59 12 PM 26 %q %"
+        );
+        assert_eq!(strftime("%F %T %e %B", 0), "1970-01-01 00:00:00  1 January");
+    }
+
+    #[test]
+    fn generation_marks_keep_their_white_space_control() {
+        let marked = "a{%- generation -%} b {% endgeneration %}{% if generation %}{% endif %}";
+        let plain = "a{%- if true -%} b {% endif %}{% if generation %}{% endif %}";
+        assert_eq!(without_generation_marks(marked), plain);
+    }
+}
