@@ -164,7 +164,7 @@ fn attention_forward() -> Result<Case> {
 fn attention_decode(rows: usize) -> Result<Case> {
     let (heads, kv_heads, prefix) = (9, 3, 512);
     let kv = [1, kv_heads, prefix + rows, HEAD_DIM];
-    let spans = Spans::new(AttentionMask::Full, rows, rows, prefix);
+    let spans = Spans::new(AttentionMask::Full, rows, prefix + rows, prefix);
     let q = values(&[1, heads, rows, HEAD_DIM], 1)?;
     attention_case([q, values(&kv, 2)?, values(&kv, 3)?], spans)
 }
@@ -172,8 +172,8 @@ fn attention_decode(rows: usize) -> Result<Case> {
 fn attention_case([q, k, v]: [Tensor; 3], spans: Spans) -> Result<Case> {
     let scale = (HEAD_DIM as f64).powf(-0.5);
     let floats = 2 * q.elem_count() + k.elem_count() + v.elem_count();
-    let (batch, heads, q_len, _) = q.dims4()?;
-    let pairs = (batch * heads * (spans.pairs() + q_len * spans.prefix())) as f64;
+    let (batch, heads, ..) = q.dims4()?;
+    let pairs = (batch * heads * spans.pairs()) as f64;
     let inputs = Rc::new((q, k, v, spans));
     let slow = inputs.clone();
     Ok(Case {

@@ -5,11 +5,13 @@
 //! so that a noisy neighbour slows both.
 #![forbid(unsafe_code)]
 
+mod decode;
 mod kernels;
 mod machine;
 mod measure;
 mod plot;
 mod report;
+mod train;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,6 +30,9 @@ struct Args {
     /// Seconds for each benchmark
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+    /// Decode this checkpoint (a directory or a .gguf file) instead of random weights of SmolLM2-135M's shape
+    #[arg(long)]
+    model: Option<PathBuf>,
     /// Names of the benchmarks, and end
     #[arg(long)]
     list: bool,
@@ -41,32 +46,53 @@ fn main() -> Result<()> {
     ensure!(args.seconds > 0.0, "--seconds must be above 0");
     let wanted = |name: &str| args.filter.as_deref().is_none_or(|part| name.contains(part));
     let benches: Vec<_> = kernels::all().into_iter().filter(|bench| wanted(bench.name)).collect();
+    let trains = wanted(train::NAME);
+    let decodes: Vec<_> = decode::NAMES.into_iter().filter(|name| wanted(name)).collect();
+    let names = benches.iter().map(|bench| bench.name);
+    let names: Vec<_> =
+        names.chain(trains.then_some(train::NAME)).chain(decodes.iter().copied()).collect();
     if args.list {
-        benches.iter().for_each(|bench| println!("{}", bench.name));
+        names.iter().for_each(|name| println!("{name}"));
         return Ok(());
     }
     let filter = args.filter.as_deref().unwrap_or_default();
-    ensure!(!benches.is_empty(), "no benchmark has `{filter}` in its name; --list names them");
+    ensure!(!names.is_empty(), "no benchmark has `{filter}` in its name; --list names them");
 
     eprintln!("measuring the machine …");
     let machine = machine::Machine::measure()?;
     println!("{machine}\n");
-    println!("{}", report::HEADER);
     let effort = Effort { per_benchmark: Duration::from_secs_f64(args.seconds) };
     let mut rows = Vec::new();
     for bench in benches {
+        if rows.is_empty() {
+            println!("{}", report::HEADER);
+        }
         let row = bench.run(&machine, effort)?;
         println!("{}", row.line());
         rows.push(row);
     }
-    println!("\n{}", report::LEGEND);
+    if !rows.is_empty() {
+        println!("\n{}\n", report::LEGEND);
+    }
+    let mut whole = Vec::new();
+    if trains {
+        whole.push(train::run(&machine, effort)?);
+    }
+    if !decodes.is_empty() {
+        whole.extend(decode::run(&machine, effort, args.model.as_deref(), &decodes)?);
+    }
+    if !whole.is_empty() {
+        println!("{}", report::WHOLE_HEADER);
+        whole.iter().for_each(|row| println!("{}", row.line()));
+        println!("\n{}\n", report::WHOLE_LEGEND);
+    }
 
     let folder = match (args.out, args.filter) {
         (Some(folder), _) => folder,
         (None, None) => PathBuf::from("benches/record").join(machine.record_name()),
         (None, Some(_)) => return Ok(()), // a part is no record
     };
-    report::write(&folder, &machine, &rows)?;
+    report::write(&folder, &machine, &rows, &whole)?;
     println!("report: {}", folder.join("README.md").display());
     Ok(())
 }

@@ -4,6 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::machine::{kib, proc_value};
+
+const FEWEST: usize = 3;
+
 /// How long to measure.
 #[derive(Clone, Copy)]
 pub(crate) struct Effort {
@@ -40,6 +44,17 @@ impl Timing {
     }
 }
 
+/// Runs once unmeasured, then until the time is up: three times at least.
+pub(crate) fn timing<T>(effort: Effort, mut run: impl FnMut() -> Result<T>) -> Result<Timing> {
+    run()?;
+    let start = Instant::now();
+    let mut seconds = Vec::new();
+    while seconds.len() < FEWEST || start.elapsed() < effort.per_benchmark {
+        seconds.push(time(&mut run)?);
+    }
+    Ok(Timing::new(seconds))
+}
+
 /// Two versions, timed in turn.
 pub(crate) struct Pair {
     pub(crate) fast: Timing,
@@ -54,7 +69,6 @@ pub(crate) fn pairs<T>(
     mut fast: impl FnMut() -> Result<T>,
     mut reference: impl FnMut() -> Result<T>,
 ) -> Result<Pair> {
-    const FEWEST: usize = 3;
     fast()?;
     reference()?;
     let start = Instant::now();
@@ -76,6 +90,17 @@ pub(crate) fn time<T>(run: &mut impl FnMut() -> Result<T>) -> Result<f64> {
     let start = Instant::now();
     std::hint::black_box(run()?);
     Ok(start.elapsed().as_secs_f64())
+}
+
+/// The most memory this process has held since [`forget_peak`], where the system tells.
+pub(crate) fn peak_memory_bytes() -> Option<u64> {
+    kib(&proc_value("/proc/self/status", "VmHWM")?)
+}
+
+/// Starts the peak anew at what is held now.
+pub(crate) fn forget_peak() {
+    // Where it can't be done, the peak of the whole process stands: a bound from above.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::machine::Machine;
-use crate::measure::Pair;
+use crate::measure::{Pair, Timing};
 use crate::plot;
 
 /// One measured comparison.
@@ -61,6 +61,54 @@ impl Row {
     }
 }
 
+/// A training step, a pass or a decode as a whole.
+pub(crate) struct Whole {
+    pub(crate) name: &'static str,
+    pub(crate) timing: Timing,
+    /// Tokens that one run trains on or writes.
+    pub(crate) tokens: usize,
+    /// Seconds below which this machine can't go.
+    pub(crate) floor: f64,
+    pub(crate) peak_memory_bytes: Option<u64>,
+}
+
+pub(crate) const WHOLE_HEADER: &str = "\
+benchmark                                    time     tokens/s   machine's floor   of floor   peak memory    runs";
+
+pub(crate) const WHOLE_LEGEND: &str = "\
+train: one optimizer step of a 13.8 M-parameter model on 4 × 512 tokens under the block-diffusion mask, f32.
+decode/pass-N: one pass over N tokens behind 128; decode/…: 64 new tokens, one a refinement, B = 4.
+floor: every product of the step at the machine's rate, or the weights read once for each pass.
+peak memory: of the process while it ran, weights and optimizer state included.";
+
+impl Whole {
+    fn cells(&self) -> [String; 6] {
+        let peak = self.peak_memory_bytes;
+        [
+            duration(self.timing.median()),
+            format!("{:.1}", self.tokens as f64 / self.timing.median()),
+            duration(self.floor),
+            format!("{:.0} %", 100.0 * self.floor / self.timing.best()),
+            peak.map_or("unknown".into(), |bytes| {
+                format!("{:.0} MiB", bytes as f64 / (1 << 20) as f64)
+            }),
+            self.timing.runs().to_string(),
+        ]
+    }
+
+    pub(crate) fn line(&self) -> String {
+        let [time, rate, floor, share, peak, runs] = self.cells();
+        format!(
+            "{:<38} {time:>10} {rate:>12} {floor:>17} {share:>10} {peak:>13} {runs:>7}",
+            self.name
+        )
+    }
+
+    fn markdown(&self) -> String {
+        format!("| {} | {} |", self.name, self.cells().join(" | "))
+    }
+}
+
 /// Seconds in the unit that leaves one to three digits before the point.
 pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
@@ -71,28 +119,42 @@ pub(crate) fn duration(seconds: f64) -> String {
 }
 
 /// Writes README.md and its plots into `folder`.
-pub(crate) fn write(folder: &Path, machine: &Machine, rows: &[Row]) -> Result<()> {
+pub(crate) fn write(folder: &Path, machine: &Machine, rows: &[Row], whole: &[Whole]) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
-    plot::speedups(&folder.join("kernels.svg"), rows)?;
+    if !rows.is_empty() {
+        plot::speedups(&folder.join("kernels.svg"), rows)?;
+    }
     let page = folder.join("README.md");
-    std::fs::write(&page, markdown(machine, rows))
+    std::fs::write(&page, markdown(machine, rows, whole))
         .with_context(|| format!("can't write {}", page.display()))
 }
 
-fn markdown(machine: &Machine, rows: &[Row]) -> String {
+fn markdown(machine: &Machine, rows: &[Row], whole: &[Whole]) -> String {
     let mut page = format!("# Benchmarks: {}\n\n{machine}.\n\n", machine.record_name());
-    page += "Made by `cargo xtask bench`; comparable only with a record of the same machine.\n\n";
-    page += "![How much faster than plain tensor operations](kernels.svg)\n\n## Kernels\n\n";
-    page +=
-        "| benchmark | lacuna | plain tensor ops | faster | floor | of floor | error | runs |\n";
-    page += "|---|---:|---:|---:|---:|---:|---:|---:|\n";
-    for row in rows {
-        writeln!(page, "{}", row.markdown()).expect("a string takes every write");
+    page += "Made by `cargo xtask bench`; comparable only with a record of the same machine.\n";
+    if !whole.is_empty() {
+        page += "\n## Training and decoding\n\n";
+        page += "| benchmark | time | tokens/s | floor | of floor | peak memory | runs |\n";
+        page += "|---|---:|---:|---:|---:|---:|---:|\n";
+        push_lines(&mut page, whole.iter().map(Whole::markdown));
+        page += "\n";
+        push_lines(&mut page, WHOLE_LEGEND.lines());
     }
-    for line in LEGEND.lines() {
-        write!(page, "\n{line}\n").expect("a string takes every write");
+    if !rows.is_empty() {
+        page += "\n## Kernels\n\n![How much faster than plain tensor operations](kernels.svg)\n\n";
+        page += "| benchmark | lacuna | plain tensor ops | faster | floor | of floor | error | runs |\n";
+        page += "|---|---:|---:|---:|---:|---:|---:|---:|\n";
+        push_lines(&mut page, rows.iter().map(Row::markdown));
+        page += "\n";
+        push_lines(&mut page, LEGEND.lines());
     }
     page
+}
+
+fn push_lines<S: std::fmt::Display>(page: &mut String, lines: impl Iterator<Item = S>) {
+    for line in lines {
+        writeln!(page, "{line}").expect("a string takes every write");
+    }
 }
 
 #[cfg(test)]

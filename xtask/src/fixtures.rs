@@ -37,7 +37,16 @@ pub(crate) fn fixtures(args: Args) -> Result<()> {
 
     let tokenizer = scratch.join("tokenizer.json");
     run(Command::new(lacuna()?)
-        .args(["tokenizer", "--vocab-size", VOCAB_SIZE, "--out"])
+        .args([
+            "tokenizer",
+            "--vocab-size",
+            VOCAB_SIZE,
+            "--extension",
+            "py",
+            "--extension",
+            "rs",
+            "--out",
+        ])
         .args([tokenizer.as_path(), Path::new(CORPUS)])
         .current_dir(&root))?;
     differences.extend(compare_file(&tokenizer, &root.join(TOKENIZER), TOKENIZER, args.write)?);

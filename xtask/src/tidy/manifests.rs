@@ -113,7 +113,14 @@ pub(super) fn lints(tree: &Tree) -> Vec<String> {
 }
 
 fn manifests(tree: &Tree) -> impl Iterator<Item = (&str, &str)> {
-    tree.matching("", "Cargo.toml").filter(|(path, _)| !path.starts_with("examples/"))
+    // Members lie flat: crates/NAME/, xtask/, benches/. Anything deeper, or in examples/, stands alone.
+    let is_member = |path: &str| match path.split('/').collect::<Vec<_>>()[..] {
+        ["crates", _, _] => true,
+        [folder, _] => folder != "examples",
+        [_] => true,
+        _ => false,
+    };
+    tree.matching("", "Cargo.toml").filter(move |(path, _)| is_member(path))
 }
 
 /// Every member's manifest, parsed; one that doesn't parse is a complaint.

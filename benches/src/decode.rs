@@ -1,0 +1,137 @@
+//! Passes and whole decodes, on a given checkpoint or on random weights of SmolLM2-135M's shape.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device};
+use lacuna::{GenerateOptions, Model, OpenOptions, Session, generate};
+use lacuna_model::{Config, Mode, Transformer};
+use lacuna_samplers::{Denoiser, Lane};
+
+use crate::machine::Machine;
+use crate::measure::{Effort, forget_peak, peak_memory_bytes, timing};
+use crate::report::Whole;
+
+pub(crate) const NAMES: [&str; 5] = [
+    "decode/pass-1",
+    "decode/pass-4",
+    "decode/pass-8",
+    "decode/block-diffusion",
+    "decode/autoregressive",
+];
+
+const CONTEXT: usize = 128;
+const NEW_TOKENS: usize = 64;
+const BLOCK_SIZE: NonZeroUsize = NonZeroUsize::new(4).expect("4 is not 0");
+const MASK_ID: u32 = 4;
+
+fn config() -> Config {
+    Config {
+        vocab_size: 49_152,
+        hidden_size: 576,
+        intermediate_size: 1536,
+        num_layers: 30,
+        num_heads: 9,
+        num_kv_heads: 3,
+        head_dim: 64,
+        max_position_embeddings: 8192,
+        rope_theta: 1e5,
+        rms_norm_eps: 1e-5,
+        tie_word_embeddings: true,
+        mode: Mode::BlockDiffusion { block_size: BLOCK_SIZE, mask_token_id: MASK_ID },
+        ..Config::default()
+    }
+}
+
+pub(crate) fn run(
+    machine: &Machine,
+    effort: Effort,
+    checkpoint: Option<&Path>,
+    names: &[&'static str],
+) -> Result<Vec<Whole>> {
+    let scratch = tempfile::tempdir().context("no room for a temporary checkpoint")?;
+    let path = match checkpoint {
+        Some(path) => path,
+        None => {
+            eprintln!("writing random weights of SmolLM2-135M's shape …");
+            Transformer::init(config(), 1, DType::F32, &Device::Cpu)?.save(scratch.path())?;
+            scratch.path()
+        }
+    };
+    let model = Model::open(path, &OpenOptions::default())?;
+    // Read once for every pass, whatever it holds: the weights as they are stored.
+    let weights = lacuna_model::Weights::open(path)?.report().bytes as f64;
+    let mut measured = Vec::new();
+    for name in names {
+        forget_peak();
+        let (timing, tokens, passes) = match *name {
+            "decode/pass-1" => (pass(&model, effort, 1)?, 1, 1),
+            "decode/pass-4" => (pass(&model, effort, 4)?, 4, 1),
+            "decode/pass-8" => (pass(&model, effort, 8)?, 8, 1),
+            "decode/block-diffusion" => (write(&model, effort, false)?, NEW_TOKENS, NEW_TOKENS),
+            _ => (write(&model, effort, true)?, NEW_TOKENS, NEW_TOKENS),
+        };
+        measured.push(Whole {
+            name,
+            timing,
+            tokens,
+            floor: machine.floor(weights * passes as f64, 0.0),
+            peak_memory_bytes: peak_memory_bytes(),
+        });
+    }
+    Ok(measured)
+}
+
+fn prompt(vocab_size: usize) -> Vec<u32> {
+    (0..CONTEXT as u32).map(|i| 10 + i * 7919 % (vocab_size as u32 - 10)).collect()
+}
+
+/// One denoising pass over `tokens` masks behind the context, every row wanted.
+fn pass(model: &Model, effort: Effort, tokens: usize) -> Result<crate::measure::Timing> {
+    let block_size = NonZeroUsize::new(tokens).context("a pass over no token")?;
+    let mut session = Session::new(model.transformer.clone(), block_size);
+    let vocab_size = model.config().vocab_size;
+    session.prefill(0, &prompt(vocab_size), tokens)?;
+    let mask_id = model.config().mask_token_id().unwrap_or(MASK_ID);
+    let block = vec![mask_id; tokens];
+    let rows: Vec<usize> = (0..tokens).collect();
+    timing(effort, || {
+        let logits = session.denoise(&[Lane { sequence: 0, block: &block, rows: &rows }])?;
+        ensure!(logits.dims() == [tokens, vocab_size], "logits are {:?}", logits.dims());
+        Ok(logits)
+    })
+}
+
+/// A whole continuation without an end, one token a refinement, commits fused.
+fn write(model: &Model, effort: Effort, autoregressive: bool) -> Result<crate::measure::Timing> {
+    let options = GenerateOptions {
+        max_new_tokens: NEW_TOKENS,
+        block_size: Some(BLOCK_SIZE),
+        steps: NonZeroUsize::new(NEW_TOKENS),
+        eos_ids: Some(Vec::new()),
+        mask_id: Some(model.config().mask_token_id().unwrap_or(MASK_ID)),
+        autoregressive: Some(autoregressive),
+        allow_mode_mismatch: true,
+        ..GenerateOptions::default()
+    };
+    let prompt = prompt(model.config().vocab_size);
+    let mut first = None;
+    timing(effort, || {
+        let written = generate(model, prompt.clone(), &options, |_| {})?;
+        ensure!(written.tokens.len() == NEW_TOKENS, "{} tokens", written.tokens.len());
+        let first = first.get_or_insert_with(|| written.tokens.clone());
+        ensure!(*first == written.tokens, "the same request gave other tokens");
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_random_model_has_the_shape_of_smollm2() {
+        assert_eq!(config().parameter_count(), 134_515_008);
+    }
+}

@@ -1,0 +1,138 @@
+//! A whole training step: forward, backward, clip, update, as `lacuna_train::step` does it.
+
+use std::num::NonZeroUsize;
+
+use anyhow::{Result, ensure};
+use candle_core::{DType, Device, Tensor};
+use lacuna_kernels::{
+    AdamW, AdamWConfig, AttentionMask, Parameter, Spans, global_norm, linear_cross_entropy,
+};
+use lacuna_model::{Config, Mode, Transformer};
+
+use crate::machine::Machine;
+use crate::measure::{Effort, forget_peak, peak_memory_bytes, timing};
+use crate::report::Whole;
+
+pub(crate) const NAME: &str = "train/block-diffusion/14M";
+
+const BATCH: usize = 4;
+const SEQ: usize = 512;
+const BLOCK_SIZE: NonZeroUsize = NonZeroUsize::new(4).expect("4 is not 0");
+const MASK_ID: u32 = 5;
+
+/// The model that `scripts/peers/train_step.py` trains: 13 767 552 parameters.
+fn config() -> Config {
+    Config {
+        vocab_size: 8192,
+        hidden_size: 384,
+        intermediate_size: 1024,
+        num_layers: 6,
+        num_heads: 6,
+        num_kv_heads: 6,
+        head_dim: 64,
+        max_position_embeddings: SEQ,
+        tie_word_embeddings: true,
+        mode: Mode::BlockDiffusion { block_size: BLOCK_SIZE, mask_token_id: MASK_ID },
+        ..Config::default()
+    }
+}
+
+/// Clean and noisy tokens and the masked rows: every second token is masked, so each block has one.
+struct Batch {
+    noisy: Tensor,
+    clean: Tensor,
+    rows: Vec<u32>,
+    targets: Vec<u32>,
+    weights: Vec<f32>,
+}
+
+fn batch(vocab_size: usize) -> Result<Batch> {
+    let clean: Vec<u32> = (0..(BATCH * SEQ) as u32)
+        .map(|i| 6 + i.wrapping_mul(2_654_435_761) % (vocab_size as u32 - 6))
+        .collect();
+    let rows: Vec<u32> = (0..(BATCH * SEQ) as u32).step_by(2).collect();
+    let mut noisy = clean.clone();
+    rows.iter().for_each(|row| noisy[*row as usize] = MASK_ID);
+    let targets = rows.iter().map(|row| clean[*row as usize]).collect();
+    let weights = vec![2.0 / (BATCH * SEQ) as f32; rows.len()]; // 1/u over the eligible tokens
+    let tensor = |ids: Vec<u32>| Tensor::from_vec(ids, (BATCH, SEQ), &Device::Cpu);
+    Ok(Batch { noisy: tensor(noisy)?, clean: tensor(clean)?, rows, targets, weights })
+}
+
+pub(crate) fn run(machine: &Machine, effort: Effort) -> Result<Whole> {
+    forget_peak();
+    let model = Transformer::init(config(), 1, DType::F32, &Device::Cpu)?;
+    let parameters = model.parameters().iter().map(|(_, var)| Parameter::new(var.clone()));
+    let mut optimizer = AdamW::new(parameters.collect(), AdamWConfig::default())?;
+    let batch = batch(config().vocab_size)?;
+    let mut losses = Vec::new();
+    let timing = timing(effort, || {
+        losses.push(step(&model, &mut optimizer, &batch)?);
+        Ok(())
+    })?;
+    // A fresh model knows nothing, ln(8192) = 9.01 a token; a few steps on one batch teach it something.
+    let (first, last) = (losses[0], losses[losses.len() - 1]);
+    ensure!((first - 9.01).abs() < 0.3, "the first loss is {first}, not about 9.01");
+    ensure!(last < first, "the loss rose from {first} to {last}");
+    Ok(Whole {
+        name: NAME,
+        timing,
+        tokens: BATCH * SEQ,
+        floor: machine.floor(bytes(&model), flop()),
+        peak_memory_bytes: peak_memory_bytes(),
+    })
+}
+
+fn step(model: &Transformer, optimizer: &mut AdamW, batch: &Batch) -> Result<f32> {
+    let hidden = model.denoise(&batch.noisy, &batch.clean, BLOCK_SIZE, None, Some(&batch.rows))?;
+    let out = linear_cross_entropy(&hidden, &model.head()?, &batch.targets, &batch.weights)?;
+    let store = out.loss.backward()?;
+    let gradient = |var: &candle_core::Var| store.get(var.as_tensor()).cloned();
+    let gradients: Option<Vec<Tensor>> =
+        model.parameters().iter().map(|(_, var)| gradient(var)).collect();
+    let Some(gradients) = gradients else { anyhow::bail!("a parameter has no gradient") };
+    ensure!(global_norm(&gradients)?.is_finite(), "the gradient is not finite");
+    optimizer.step_tensors(&gradients, 1e-3)?;
+    Ok(out.loss.to_scalar()?)
+}
+
+/// Parameters and both moments in and out, gradients in: what the optimizer alone must move.
+fn bytes(model: &Transformer) -> f64 {
+    let count: usize = model.parameters().iter().map(|(_, var)| var.elem_count()).sum();
+    7.0 * 4.0 * count as f64
+}
+
+/// Products that can't be left out, forward (2 flop a pair of weight and row) and backward (twice that).
+fn flop() -> f64 {
+    let config = config();
+    let (hidden, rows) = (config.hidden_size, 2 * BATCH * SEQ);
+    let masked = BATCH * SEQ / 2;
+    let key_value = 2 * hidden * hidden;
+    let others = 2 * hidden * hidden + 3 * hidden * config.intermediate_size;
+    // In the last layer the clean half is keys and values only, and unmasked rows end there.
+    let weights = (config.num_layers - 1) * rows * (key_value + others)
+        + rows * key_value
+        + masked * others
+        + masked * hidden * config.vocab_size;
+    let mask = AttentionMask::BlockDiffusion { block_size: BLOCK_SIZE, seq_len: SEQ };
+    let pairs = BATCH * config.num_layers * Spans::new(mask, 2 * SEQ, 2 * SEQ, 0).pairs();
+    6.0 * weights as f64 + 14.0 * (pairs * hidden) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_is_the_peers() {
+        assert_eq!(config().parameter_count(), 13_767_552);
+    }
+
+    #[test]
+    fn every_block_of_the_batch_has_a_masked_token() {
+        let batch = batch(8192).unwrap();
+        let noisy: Vec<u32> = batch.noisy.flatten_all().unwrap().to_vec1().unwrap();
+        assert!(noisy.chunks(BLOCK_SIZE.get()).all(|block| block.contains(&MASK_ID)));
+        assert_eq!(batch.rows.len(), BATCH * SEQ / 2);
+    }
+}

@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Decode timing of SmolLM2-135M: transformers on a Hugging Face directory, llama.cpp on a GGUF file.
+Prints one JSON object: milliseconds of a pass over 1, 4 and 8 tokens against a context of 128, prefill and greedy
+decoding in tokens per second."""
+import argparse
+import json
+import statistics
+import time
+
+CONTEXT, PREFILL, NEW_TOKENS = 128, 512, 64
+PASSES = (1, 4, 8)
+
+
+def timed(runs: int, run) -> dict:
+    run()
+    milliseconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        run()
+        milliseconds.append(1e3 * (time.perf_counter() - start))
+    return {"median_ms": statistics.median(milliseconds), "best_ms": min(milliseconds)}
+
+
+def with_rates(report: dict) -> dict:
+    report["prefill_tokens_per_second"] = PREFILL / report["prefill"]["median_ms"] * 1e3
+    report["decode_tokens_per_second"] = NEW_TOKENS / report["decode"]["median_ms"] * 1e3
+    return report
+
+
+def transformers_report(directory: str, dtype: str, threads: int, runs: int) -> dict:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
+    ids = torch.arange(PREFILL)[None] % 1000 + 10
+    report = {"torch": torch.__version__, "dtype": dtype}
+    with torch.inference_mode():
+        cache = model(ids[:, :CONTEXT], use_cache=True).past_key_values
+
+        def block_pass(tokens: int) -> None:
+            model(ids[:, :tokens], past_key_values=cache, use_cache=True)
+            cache.crop(CONTEXT)
+
+        for tokens in PASSES:
+            report[f"pass_{tokens}"] = timed(runs, lambda: block_pass(tokens))
+        report["prefill"] = timed(3, lambda: model(ids, logits_to_keep=1))
+        greedy = dict(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
+        prompt = ids[:, :CONTEXT]
+        report["decode"] = timed(3, lambda: model.generate(prompt, attention_mask=torch.ones_like(prompt), **greedy))
+    return with_rates(report)
+
+
+def llama_cpp_report(file: str, threads: int, runs: int) -> dict:
+    import llama_cpp
+
+    model = llama_cpp.Llama(
+        file, n_ctx=1024, n_threads=threads, n_threads_batch=threads, n_batch=PREFILL, n_ubatch=PREFILL, verbose=False
+    )
+    ids = [i % 1000 + 10 for i in range(PREFILL)]
+    report = {"llama_cpp_python": llama_cpp.__version__, "file": file.rsplit("/", 1)[-1]}
+
+    def from_start(tokens) -> None:
+        model.reset()
+        model.eval(tokens)
+
+    def block_pass(tokens: int) -> None:
+        model.n_tokens = CONTEXT  # eval() drops what the cache holds beyond it
+        model.eval(ids[:tokens])
+
+    def decode() -> None:
+        from_start(ids[:CONTEXT])
+        for _ in range(NEW_TOKENS):
+            model.eval([model.sample(temp=0.0)])
+
+    from_start(ids[:CONTEXT])
+    for tokens in PASSES:
+        report[f"pass_{tokens}"] = timed(runs, lambda: block_pass(tokens))
+    report["prefill"] = timed(3, lambda: from_start(ids))
+    report["decode"] = timed(3, decode)
+    return with_rates(report)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", help="directory in Hugging Face layout, for transformers")
+    parser.add_argument("--gguf", help="GGUF file, for llama.cpp")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=20)
+    args = parser.parse_args()
+    if not (args.model or args.gguf):
+        parser.error("give --model, --gguf or both")
+    report = {"threads": args.threads, "context": CONTEXT, "new_tokens": NEW_TOKENS}
+    if args.model:
+        report["transformers"] = transformers_report(args.model, args.dtype, args.threads, args.runs)
+    if args.gguf:
+        report["llama_cpp"] = llama_cpp_report(args.gguf, args.threads, args.runs)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
