@@ -47,15 +47,4 @@ fn move_rows(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn undoing_the_permutation_gives_the_rows_back() {
-        // Two heads of six rows of three bytes.
-        let rows: Vec<u8> = (0..36).collect();
-        let stored = permute_rows(&rows, 12, 2);
-        assert_eq!(stored[..9], [0, 1, 2, 9, 10, 11, 3, 4, 5], "rows 0, 3, 1 of the first head");
-        assert_eq!(unpermute_rows(&stored, 12, 2), rows);
-    }
-}
+mod tests;

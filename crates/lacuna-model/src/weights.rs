@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use lacuna_kernels::{Bytes, WeightDtype, WeightMatrix};
 
 use crate::config::Config;
 use crate::error::{ModelError, Result, printable};
@@ -246,14 +247,41 @@ impl Weights {
         if let Some(heads) = entry.permuted {
             bytes = gguf::unpermute_rows(&bytes, entry.shape[0], heads);
         }
-        let tensor = match (entry.dtype.to_candle(), packed::ggml(entry.dtype)) {
-            (Some(stored), _) => {
+        let tensor = match (entry.dtype.to_candle(), packed::weight_dtype(entry.dtype)) {
+            (None, Some(packed)) => packed::unpack(bytes, packed, &entry.shape)?,
+            (stored, _) => {
+                let stored = stored.expect("what is not packed is a float");
                 Tensor::from_raw_buffer(&bytes, stored, &entry.shape, &Device::Cpu)?
             }
-            (None, Some(packed)) => packed::unpack(bytes, packed, &entry.shape)?,
-            (None, None) => unreachable!("a format is a float or packed"),
         };
         Ok(tensor.to_dtype(dtype)?.to_device(device)?)
+    }
+
+    /// A matrix as the file stores it, mapped. Copied only where it can't be used in place: queries
+    /// and keys of a GGUF file of architecture `llama`, whose rows are put in order, and f64.
+    ///
+    /// # Errors
+    /// If there is no such matrix, or the file was shortened since it was opened.
+    pub fn matrix(&self, name: &str) -> Result<WeightMatrix> {
+        let entry = self.entry(name)?;
+        let file = &self.files[entry.file];
+        let &[rows, cols] = entry.shape.as_slice() else {
+            let reason = format!("has shape {:?}, expected a matrix", entry.shape);
+            return Err(ModelError::tensor(file.path(), name, reason));
+        };
+        let Some(dtype) = packed::weight_dtype(entry.dtype) else {
+            let values = self.tensor(name, DType::F32, &Device::Cpu)?.flatten_all()?.to_vec1()?;
+            return Ok(WeightMatrix::quantize(&values, rows, cols, WeightDtype::F32)?);
+        };
+        file.check_length()?;
+        let bytes = match entry.permuted {
+            Some(heads) => {
+                let stored = file.read(entry.range.clone())?;
+                Bytes::from(gguf::unpermute_rows(&stored, rows, heads))
+            }
+            None => Bytes::new(file.clone(), entry.range.clone())?,
+        };
+        Ok(WeightMatrix::new(dtype, rows, cols, bytes)?)
     }
 
     /// The text of a `tokenizer.json` made from the metadata of a GGUF file; `None` where there is

@@ -263,6 +263,27 @@ fn gguf_rounds_each_value_to_its_format() {
 }
 
 #[test]
+fn a_matrix_is_its_tensor_in_every_format_and_layout() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = Weights::open(golden("tiny_untied")).unwrap();
+    let same = |weights: &Weights| {
+        for name in weights.names().filter(|name| weights.shape(name).unwrap().len() == 2) {
+            let matrix = weights.matrix(name).unwrap().to_tensor().unwrap();
+            let values = matrix.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(Vec::from_iter(values.iter().map(|x| x.to_bits())), bits(weights, name));
+        }
+        assert!(weights.matrix("model.norm.weight").is_err());
+    };
+    for dtype in [DType::F32, DType::BF16, DType::F16, DType::F64] {
+        saved(&weights, dir.path(), &SaveOptions { dtype: Some(dtype), ..Default::default() });
+        same(&Weights::open(dir.path()).unwrap());
+    }
+    for dtype in [StorageDtype::F32, StorageDtype::BF16, StorageDtype::Q8_0, StorageDtype::Q4_0] {
+        same(&gguf(&weights, &dir.path().join("m.gguf"), dtype));
+    }
+}
+
+#[test]
 fn gguf_keeps_every_variant_of_the_configuration() {
     let block_diffusion =
         Mode::BlockDiffusion { block_size: 8.try_into().unwrap(), mask_token_id: 7 };

@@ -99,6 +99,11 @@ impl<'a> Gguf<'a> {
         Ok(Self { metadata, tensors, file })
     }
 
+    #[cfg(test)]
+    pub(crate) fn of(metadata: BTreeMap<&'a str, Value<'a>>) -> Self {
+        Self { metadata, tensors: Vec::new(), file: &[] }
+    }
+
     /// Bytes of a range that was checked when the header was parsed.
     pub(crate) fn file_bytes(&self, range: std::ops::Range<usize>) -> &'a [u8] {
         &self.file[range]
@@ -120,6 +125,11 @@ impl<'a> Gguf<'a> {
 }
 
 impl<'a> Array<'a> {
+    #[cfg(test)]
+    pub(crate) fn new(kind: Kind, len: usize, bytes: &'a [u8]) -> Self {
+        Self { kind, len, bytes }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }
