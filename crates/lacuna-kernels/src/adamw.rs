@@ -3,6 +3,10 @@
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor, Var, bail};
 
+mod fused;
+
+use crate::cpu::{is_f32, with};
+
 /// Hyper-parameters that stay the same over a run; the learning rate comes with each step.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct AdamWConfig {
@@ -66,9 +70,16 @@ pub struct AdamW {
 #[derive(Debug)]
 struct Slot {
     parameter: Parameter,
-    m: Tensor,
-    v: Tensor,
-    master: Option<Tensor>,
+    moments: Moments,
+}
+
+/// Where the moments live decides how a step is made.
+#[derive(Debug)]
+enum Moments {
+    /// CPU, f32 moments: one fused pass.
+    Fused(fused::Moments),
+    /// Anything else: the reference.
+    Composed { m: Tensor, v: Tensor, master: Option<Tensor> },
 }
 
 impl AdamW {
@@ -129,13 +140,13 @@ impl AdamW {
     /// # Errors
     /// If a copy fails on the device.
     pub fn state(&self) -> Result<AdamWState> {
-        let moments = self.slots.iter().map(|s| Ok((s.m.copy()?, s.v.copy()?)));
-        let masters = self.slots.iter().map(|s| s.master.as_ref().map(Tensor::copy).transpose());
-        Ok(AdamWState {
-            step: self.step,
-            moments: moments.collect::<Result<_>>()?,
-            masters: masters.collect::<Result<_>>()?,
-        })
+        let (mut moments, mut masters) = (vec![], vec![]);
+        for slot in &self.slots {
+            let (m, v, master) = slot.state()?;
+            moments.push((m, v));
+            masters.push(master);
+        }
+        Ok(AdamWState { step: self.step, moments, masters })
     }
 
     /// Continues from a saved state.
@@ -148,11 +159,12 @@ impl AdamW {
             bail!("adamw: state of {} parameters, expected {n}", state.moments.len())
         }
         for (i, (slot, (m, v))) in self.slots.iter().zip(&state.moments).enumerate() {
-            let want = slot.m.dims();
-            if m.dims() != want || v.dims() != want {
+            let want = slot.parameter.var.dims();
+            let master = state.masters[i].as_ref().map_or(want, Tensor::dims);
+            if m.dims() != want || v.dims() != want || master != want {
                 bail!("adamw: moments {i} are {:?}, {:?}, expected {want:?}", m.dims(), v.dims())
             }
-            if slot.master.is_some() != state.masters[i].is_some() {
+            if is_half(&slot.parameter.var) != state.masters[i].is_some() {
                 bail!("adamw: master copy {i} is missing or superfluous")
             }
         }
@@ -177,14 +189,19 @@ impl AdamW {
     }
 }
 
-/// sqrt(Σ g²) over all tensors: the norm that clipping uses.
+/// sqrt(Σ g²) over all tensors: the norm that clipping uses. Chunks are fixed, so it does not
+/// depend on the number of threads.
 ///
 /// # Errors
 /// If a tensor is not of a float dtype.
 pub fn global_norm(gradients: &[Tensor]) -> Result<f64> {
     let mut sum = 0.;
     for grad in gradients {
-        sum += grad.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?;
+        sum += if is_f32(grad) {
+            with(&grad.contiguous()?, |grad| Ok(fused::sum_of_squares(grad)))?
+        } else {
+            grad.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?
+        };
     }
     Ok(sum.sqrt())
 }
@@ -219,41 +236,80 @@ impl Update {
     }
 }
 
+fn is_half(x: &Tensor) -> bool {
+    matches!(x.dtype(), DType::BF16 | DType::F16)
+}
+
 impl Slot {
     fn new(parameter: Parameter) -> Result<Self> {
         let var = &parameter.var;
-        let (state, master) = match var.dtype() {
-            DType::F64 => (DType::F64, None),
-            DType::F32 => (DType::F32, None),
-            DType::BF16 | DType::F16 => (DType::F32, Some(var.to_dtype(DType::F32)?)),
+        let dtype = match var.dtype() {
+            DType::F64 => DType::F64,
+            DType::F32 | DType::BF16 | DType::F16 => DType::F32,
             other => bail!("adamw: parameter is {other:?}, expected a float type"),
         };
-        let m = Tensor::zeros(var.shape(), state, var.device())?;
-        let v = Tensor::zeros(var.shape(), state, var.device())?;
-        Ok(Self { parameter, m, v, master })
+        let zeros = || Tensor::zeros(var.shape(), dtype, var.device());
+        let master = is_half(var).then(|| var.to_dtype(DType::F32)).transpose()?;
+        let moments = Moments::new(var, &zeros()?, &zeros()?, master.as_ref())?;
+        Ok(Self { parameter, moments })
     }
 
     fn load(&mut self, m: &Tensor, v: &Tensor, master: Option<&Tensor>) -> Result<()> {
-        let place = |t: &Tensor| t.to_dtype(self.m.dtype())?.to_device(self.m.device())?.copy();
-        let (m, v) = (place(m)?, place(v)?);
-        let master = master.map(place).transpose()?;
-        (self.m, self.v, self.master) = (m, v, master);
+        self.moments = Moments::new(&self.parameter.var, m, v, master)?;
         Ok(())
     }
 
-    /// The reference: plain candle operations, any float dtype, any device.
+    fn state(&self) -> Result<(Tensor, Tensor, Option<Tensor>)> {
+        match &self.moments {
+            Moments::Fused(moments) => moments.state(self.parameter.var.shape()),
+            Moments::Composed { m, v, master } => {
+                Ok((m.copy()?, v.copy()?, master.as_ref().map(Tensor::copy).transpose()?))
+            }
+        }
+    }
+
     fn update(&mut self, grad: &Tensor, update: &Update) -> Result<()> {
         let var = &self.parameter.var;
-        let p = self.master.as_ref().unwrap_or(var.as_tensor()).detach();
-        let g = (grad.detach().to_dtype(p.dtype())? * update.grad_scale)?;
-        self.m = ((&self.m * update.beta1)? + (&g * (1. - update.beta1))?)?;
-        self.v = ((&self.v * update.beta2)? + (g.sqr()? * (1. - update.beta2))?)?;
         let shrink = if self.parameter.decay { update.shrink } else { 1. };
-        let root = ((self.v.sqrt()? * update.root_scale)? + update.eps)?;
-        let p = ((p * shrink)? - (self.m.div(&root)? * update.step_size)?)?;
-        if self.master.is_some() {
-            self.master = Some(p.clone());
+        let update = Update { shrink, ..*update };
+        match &mut self.moments {
+            Moments::Fused(moments) => moments.update(var, grad, update),
+            Moments::Composed { m, v, master } => composed(var, m, v, master, grad, &update),
         }
-        var.set(&p.to_dtype(var.dtype())?)
     }
+}
+
+impl Moments {
+    /// Copies of the given tensors, in the dtype and on the device that `var` asks for.
+    fn new(var: &Var, m: &Tensor, v: &Tensor, master: Option<&Tensor>) -> Result<Self> {
+        let fused = var.device().is_cpu() && var.dtype() != DType::F64 && var.is_contiguous();
+        if fused {
+            return fused::Moments::new(m, v, master).map(Self::Fused);
+        }
+        let dtype = if var.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let place = |t: &Tensor| t.to_dtype(dtype)?.to_device(var.device())?.copy();
+        Ok(Self::Composed { m: place(m)?, v: place(v)?, master: master.map(place).transpose()? })
+    }
+}
+
+/// The reference: plain candle operations, any float dtype, any device.
+fn composed(
+    var: &Var,
+    m: &mut Tensor,
+    v: &mut Tensor,
+    master: &mut Option<Tensor>,
+    grad: &Tensor,
+    update: &Update,
+) -> Result<()> {
+    let p = master.as_ref().unwrap_or(var.as_tensor()).detach();
+    let g = (grad.detach().to_dtype(p.dtype())? * update.grad_scale)?;
+    *m = ((&*m * update.beta1)? + (&g * (1. - update.beta1))?)?;
+    *v = ((&*v * update.beta2)? + (g.sqr()? * (1. - update.beta2))?)?;
+    let root = ((v.sqrt()? * update.root_scale)? + update.eps)?;
+    let p = ((p * update.shrink)? - (m.div(&root)? * update.step_size)?)?;
+    var.set(&p.to_dtype(var.dtype())?)?;
+    if master.is_some() {
+        *master = Some(p);
+    }
+    Ok(())
 }

@@ -27,10 +27,12 @@
 //! Not here: models, caches, noise schedules, files, random numbers.
 
 mod adamw;
+mod allocator;
 mod attention;
 mod cpu;
 mod cross_entropy;
 mod embedding;
+mod gemm;
 mod linear;
 mod mask;
 pub mod reference;
@@ -41,13 +43,14 @@ mod spans;
 mod swiglu;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState, Parameter, global_norm};
+pub use allocator::keep_freed_memory;
 pub use attention::{attention, attention_by_token};
 pub use cross_entropy::{CrossEntropy, linear_cross_entropy, token_nll};
 pub use embedding::embedding;
 pub use linear::linear;
 pub use mask::AttentionMask;
 pub use rms_norm::rms_norm;
-pub use rope::{Positions, Rope, rope};
+pub use rope::{Positions, Rope, rope, rope_by_token};
 #[doc(hidden)]
 pub use simd::force_portable;
 pub use spans::Spans;

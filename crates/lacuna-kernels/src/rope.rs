@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 
+use crate::attention::Axes;
+use crate::cpu::{is_f32, with};
 use crate::reference;
+use crate::simd::{madd, simd};
 
 /// cos and sin of position × frequency: `[max_positions, d/2]` each, half-split as in Hugging
 /// Face's Llama (element i is paired with i + d/2).
@@ -101,6 +105,10 @@ impl Rope {
         Ok((gather(&self.cos)?, gather(&self.sin)?))
     }
 
+    fn is_fast(&self, x: &Tensor) -> bool {
+        is_f32(x) && is_f32(&self.cos) && x.elem_count() > 0
+    }
+
     fn check(&self, positions: &Positions, b: usize, l: usize, d: usize) -> Result<()> {
         let (max, half) = self.cos.dims2()?;
         if d != 2 * half {
@@ -132,5 +140,102 @@ impl Rope {
 /// # Errors
 /// If a position is beyond the table or shapes disagree.
 pub fn rope(x: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
+    let (b, _, l, d) = x.dims4()?;
+    rope.check(positions, b, l, d)?;
+    if rope.is_fast(x) {
+        return fused(x, rope, positions, Axes::HeadsFirst);
+    }
     reference::rope(x, rope, positions)
+}
+
+/// [`rope`] on `[b, l, heads, d]`, as the projections leave it.
+///
+/// # Errors
+/// As [`rope`].
+pub fn rope_by_token(x: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
+    let (b, l, _, d) = x.dims4()?;
+    rope.check(positions, b, l, d)?;
+    if rope.is_fast(x) {
+        return fused(x, rope, positions, Axes::TokensFirst);
+    }
+    reference::rope(&x.transpose(1, 2)?, rope, positions)?.transpose(1, 2)
+}
+
+fn fused(x: &Tensor, rope: &Rope, positions: &Positions, axes: Axes) -> Result<Tensor> {
+    let x = if x.stride()[3] == 1 { x.clone() } else { x.contiguous()? };
+    x.apply_op1(Rotate { rope: rope.clone(), positions: positions.clone(), axes, sign: 1. })
+}
+
+/// Rotation by `sign` times the angle; its gradient is the rotation back.
+struct Rotate {
+    rope: Rope,
+    positions: Positions,
+    axes: Axes,
+    sign: f32,
+}
+
+impl Rotate {
+    /// Rows may have any strides; the result is contiguous.
+    fn apply(&self, x: &[f32], layout: &Layout) -> Result<Vec<f32>> {
+        let (dims, stride) = (layout.dims(), layout.stride());
+        let (_, heads, l, d) = self.axes.split(dims)?;
+        let x = &x[layout.start_offset()..];
+        let mut out = vec![0f32; layout.shape().elem_count()];
+        with(&self.rope.cos, |cos| {
+            with(&self.rope.sin, |sin| {
+                // One task for each pair of the two outer dimensions.
+                let inner = dims[2];
+                out.par_chunks_mut(inner * d).enumerate().for_each(|(task, out)| {
+                    let (b, middle) = (task / dims[1], task % dims[1]);
+                    for (i, out) in out.chunks_exact_mut(d).enumerate() {
+                        let at = b * stride[0] + middle * stride[1] + i * stride[2];
+                        let row = if self.axes == Axes::HeadsFirst { i } else { middle };
+                        let angles = self.positions.at(b, row) * (d / 2);
+                        let (cos, sin) = (&cos[angles..][..d / 2], &sin[angles..][..d / 2]);
+                        rotate(&x[at..][..d], cos, sin, self.sign, out);
+                    }
+                });
+                Ok(())
+            })
+        })?;
+        debug_assert_eq!(out.len(), layout.dims()[0] * heads * l * d);
+        Ok(out)
+    }
+}
+
+impl CustomOp1 for Rotate {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out = self.apply(x.as_slice::<f32>()?, layout)?;
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let back = Self {
+            rope: self.rope.clone(),
+            positions: self.positions.clone(),
+            axes: self.axes,
+            sign: -self.sign,
+        };
+        let dy = dy.contiguous()?;
+        let dx = with(&dy, |values| back.apply(values, &Layout::contiguous(dy.shape())))?;
+        Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
+    }
+}
+
+simd!(fn rotate(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, out: &mut [f32]) = rotate_body);
+
+#[inline(always)]
+fn rotate_body<const FMA: bool>(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, out: &mut [f32]) {
+    let (low, high) = x.split_at(cos.len());
+    let (out_low, out_high) = out.split_at_mut(cos.len());
+    let inputs = low.iter().zip(high).zip(cos.iter().zip(sin));
+    for ((a, b), ((x, y), (c, s))) in out_low.iter_mut().zip(out_high).zip(inputs) {
+        let s = sign * s;
+        *a = madd::<FMA>(*x, *c, -y * s);
+        *b = madd::<FMA>(*y, *c, x * s);
+    }
 }

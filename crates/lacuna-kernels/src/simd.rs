@@ -82,6 +82,35 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits((n.wrapping_add(127) << 23) as u32)
 }
 
+/// Largest element, NaN if there is one.
+#[inline(always)]
+pub(crate) fn max_body(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (whole, rest) = x.as_chunks::<16>();
+    for x in whole {
+        for lane in 0..16 {
+            // Not `>`: NaN must stay once it is there or comes.
+            lanes[lane] = if x[lane] <= lanes[lane] { lanes[lane] } else { x[lane] };
+        }
+    }
+    let larger = |a: f32, b: f32| if b <= a || a.is_nan() { a } else { b };
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
+}
+
+/// Σ x · y, in sixteen sums.
+#[inline(always)]
+pub(crate) fn dot_body<const FMA: bool>(x: &[f32], y: &[f32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<16>(), y.as_chunks::<16>());
+    for (x, y) in x.iter().zip(y) {
+        for lane in 0..16 {
+            lanes[lane] = madd::<FMA>(x[lane], y[lane], lanes[lane]);
+        }
+    }
+    let rest = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum::<f32>();
+    lanes.iter().sum::<f32>() + rest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -162,7 +162,7 @@ fn backward_panels<const N: usize>(
     // Each task sums the keys' gradients over its share of the panels; few heads are split further
     // so that threads have work. By shape alone, never by number of threads.
     let tasks = b * kv_heads;
-    let splits = if tasks == 0 { 1 } else { (8 / tasks).clamp(1, panels.div_ceil(8)) };
+    let splits = 8usize.checked_div(tasks).map_or(1, |n| n.clamp(1, panels.div_ceil(8).max(1)));
     let share = panels.div_ceil(splits);
     let width = d.next_multiple_of(16);
     let partials = (0..tasks * splits)

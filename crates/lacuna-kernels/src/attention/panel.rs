@@ -4,6 +4,8 @@
 //! as `[d][lane]`): maxima, sums and masks then need no work across lanes, keys and values are
 //! read as they lie, and every product is the same small kernel.
 
+#![allow(clippy::needless_range_loop, reason = "lanes run over several arrays in step")]
+
 use super::plan::{TILE, Tile};
 use crate::simd::{exp, madd, simd};
 

@@ -51,7 +51,7 @@ fn panel_tiles(spans: &Spans, row: usize, queries: Range<usize>) -> Vec<Tile> {
     let mut seen = queries
         .clone()
         .flat_map(|q| spans.ranges(row, q).iter().cloned())
-        .chain([0..spans.prefix()])
+        .chain(std::iter::once(0..spans.prefix()))
         .filter(|r| !r.is_empty())
         .collect::<Vec<_>>();
     seen.sort_unstable_by_key(|r| (r.start, r.end));

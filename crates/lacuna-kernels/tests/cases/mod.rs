@@ -2,10 +2,13 @@
 //! so one function run in both types is a comparison of the two.
 
 #![allow(dead_code, reason = "each test binary uses its share of the cases")]
+#![allow(clippy::unwrap_used, reason = "called by tests alone")]
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 pub(crate) mod attention;
+pub(crate) mod optimizer;
+pub(crate) mod parts;
 
 /// A small generator of its own: candle's can't be seeded on the CPU.
 pub(crate) struct Numbers(u64);
