@@ -1,0 +1,245 @@
+//! Weights as they are stored, and their products with a few rows.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Storage, Tensor, bail};
+
+use crate::gemv::{self, Simd, Stored};
+use crate::quant;
+pub use crate::quant::WeightDtype;
+
+/// A range of bytes that someone keeps alive: a mapped file, a buffer. Clones share it.
+#[derive(Clone)]
+pub struct Bytes {
+    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
+}
+
+impl Bytes {
+    /// The bytes `range` of what `owner` holds. Nothing is copied; the owner lives as long as this.
+    ///
+    /// # Errors
+    /// If the range is not within the owner's bytes.
+    pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<Self> {
+        let held = (*owner).as_ref().len();
+        if range.start > range.end || range.end > held {
+            bail!("bytes {}..{} lie outside the {held} bytes held", range.start, range.end);
+        }
+        Ok(Self { owner, range })
+    }
+
+    /// The bytes.
+    ///
+    /// # Panics
+    /// If the owner has shrunk since.
+    pub fn as_slice(&self) -> &[u8] {
+        &(*self.owner).as_ref()[self.range.clone()]
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        Self { owner: Arc::new(bytes), range }
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bytes({:?})", self.range)
+    }
+}
+
+/// A weight matrix `[rows, cols]` = [out, in], kept as it is stored: plain floats or GGML blocks.
+///
+/// Products are exact in the sense that matters for decoding: every weight is unpacked to f32,
+/// multiplied with f32 activations and summed in f32, in an order that depends on the number of
+/// columns alone. So a row's result has the same bits alone and in a batch, with one thread and
+/// with many. (Rounding the activations to 8 bits, as llama.cpp does, would save arithmetic, but
+/// one to four rows wait for memory rather than for arithmetic, and it would move near-ties.)
+///
+/// Inference on the CPU only: no gradient flows through, and an `x` that wants one is refused.
+///
+/// # Example: four rows against an 8-bit matrix
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use lacuna_kernels::{WeightDtype, WeightMatrix};
+///
+/// let weights: Vec<f32> = (0..64 * 96).map(|i| (i % 7) as f32 - 3.0).collect();
+/// let matrix = WeightMatrix::quantize(&weights, 64, 96, WeightDtype::Q8_0)?;
+/// let y = matrix.matmul(&Tensor::ones((4, 96), candle_core::DType::F32, &Device::Cpu)?)?;
+/// assert_eq!(y.dims(), [4, 64]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct WeightMatrix {
+    dtype: WeightDtype,
+    rows: usize,
+    cols: usize,
+    bytes: Bytes,
+}
+
+impl WeightMatrix {
+    /// A matrix over bytes that are already in `dtype`'s layout, row after row, at any alignment.
+    ///
+    /// # Errors
+    /// If a dimension is 0, a row is not a whole number of blocks, or the bytes are not exactly as
+    /// many as the shape needs.
+    pub fn new(dtype: WeightDtype, rows: usize, cols: usize, bytes: Bytes) -> Result<Self> {
+        let expected = byte_len(dtype, rows, cols)?;
+        let held = bytes.range.len();
+        if held != expected {
+            bail!("{dtype:?} weights [{rows}, {cols}] take {expected} bytes, not {held}");
+        }
+        Ok(Self { dtype, rows, cols, bytes })
+    }
+
+    /// Packs `values` (`[rows, cols]`, row after row) into `dtype`: any but Q2K, Q3K and Q5K.
+    ///
+    /// # Errors
+    /// If the shape does not fit, a value is not finite or beyond what an f16 holds (±65504; F32
+    /// and BF16 take any value), or the format is read only.
+    pub fn quantize(values: &[f32], rows: usize, cols: usize, dtype: WeightDtype) -> Result<Self> {
+        byte_len(dtype, rows, cols)?;
+        if rows.checked_mul(cols) != Some(values.len()) {
+            bail!("weights [{rows}, {cols}] do not hold {} values", values.len());
+        }
+        let unbounded = matches!(dtype, WeightDtype::F32 | WeightDtype::BF16);
+        let fits = |value: &f32| unbounded || value.abs() <= 65504.0;
+        if let Some(at) = values.iter().position(|value| !fits(value)) {
+            let value = values[at];
+            bail!("weight {value} at [{}, {}] does not fit {dtype:?}", at / cols, at % cols);
+        }
+        match quant::quantize(dtype, values) {
+            Some(bytes) => Self::new(dtype, rows, cols, bytes.into()),
+            None => bail!("{dtype:?} is only read, not written; use Q4K or Q6K"),
+        }
+    }
+
+    /// The storage format.
+    pub fn dtype(&self) -> WeightDtype {
+        self.dtype
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The stored bytes, for writing them to a file again.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+
+    /// x · Wᵀ: x `[.., cols]`, f32 → `[.., rows]`, f32.
+    ///
+    /// # Errors
+    /// If x is not f32 on the CPU, ends in another number of columns, or is tracked for gradients.
+    pub fn matmul(&self, x: &Tensor) -> Result<Tensor> {
+        let mut outputs = Self::matmul_many(&[self], x)?;
+        Ok(outputs.pop().expect("one matrix, one product"))
+    }
+
+    /// x · Wᵀ for several matrices over one x in one parallel region: query, key and value, or
+    /// gate and up. The same bits as one at a time.
+    ///
+    /// # Errors
+    /// As [`Self::matmul`], for each matrix.
+    pub fn matmul_many(matrices: &[&Self], x: &Tensor) -> Result<Vec<Tensor>> {
+        Self::matmul_many_with(matrices, x, Simd::Best)
+    }
+
+    /// [`Self::matmul_many`] with a choice of instructions, for tests.
+    #[doc(hidden)]
+    pub fn matmul_many_with(matrices: &[&Self], x: &Tensor, simd: Simd) -> Result<Vec<Tensor>> {
+        let Some(&cols) = x.dims().last() else { bail!("x is a scalar, expected [.., cols]") };
+        if let Some(matrix) = matrices.iter().find(|matrix| matrix.cols != cols) {
+            bail!("x {:?} against weights [{}, {}]", x.shape(), matrix.rows, matrix.cols);
+        }
+        if x.dtype() != DType::F32 || !x.device().is_cpu() {
+            bail!("x is {:?} on {:?}, expected F32 on the cpu", x.dtype(), x.device().location());
+        }
+        if x.track_op() {
+            bail!("no gradient flows through stored weights; detach x, or use `linear`");
+        }
+        let x = x.contiguous()?;
+        let outputs = {
+            let (storage, layout) = x.storage_and_layout();
+            let Storage::Cpu(storage) = &*storage else { bail!("x is not on the cpu") };
+            let start = layout.start_offset();
+            let values = &storage.as_slice::<f32>()?[start..start + x.elem_count()];
+            let stored: Vec<Stored<'_>> = matrices.iter().map(|matrix| matrix.stored()).collect();
+            if values.is_empty() {
+                vec![Vec::new(); matrices.len()]
+            } else {
+                gemv::products(&stored, values, cols, simd)
+            }
+        };
+        let mut shape = x.dims().to_vec();
+        let last = shape.len() - 1;
+        let tensors = matrices.iter().zip(outputs).map(|(matrix, output)| {
+            shape[last] = matrix.rows;
+            Tensor::from_vec(output, shape.as_slice(), &Device::Cpu)
+        });
+        tensors.collect()
+    }
+
+    /// Rows `ids` as f32 `[ids.len(), cols]`: the embedding look-up.
+    ///
+    /// # Errors
+    /// If an id is not below the number of rows, or the result would not fit in memory's range.
+    pub fn rows_f32(&self, ids: &[u32]) -> Result<Tensor> {
+        if let Some(at) = ids.iter().position(|&id| id as usize >= self.rows) {
+            bail!("id {} at {at} is beyond the {} rows", ids[at], self.rows);
+        }
+        self.unpack(ids.iter().map(|&id| id as usize), ids.len(), Simd::Best)
+    }
+
+    /// All weights as f32 `[rows, cols]`.
+    ///
+    /// # Errors
+    /// If they would not fit in memory's range.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        self.to_tensor_with(Simd::Best)
+    }
+
+    /// [`Self::to_tensor`] with a choice of instructions, for tests.
+    #[doc(hidden)]
+    pub fn to_tensor_with(&self, simd: Simd) -> Result<Tensor> {
+        self.unpack(0..self.rows, self.rows, simd)
+    }
+
+    fn unpack(&self, ids: impl Iterator<Item = usize>, count: usize, simd: Simd) -> Result<Tensor> {
+        let values = count.checked_mul(self.cols).filter(|&n| n <= isize::MAX as usize / 4);
+        let Some(values) = values else { bail!("{count} rows of {} weights overflow", self.cols) };
+        let mut out = vec![0.0; values];
+        gemv::unpack_rows(self.stored(), ids, &mut out, simd);
+        Tensor::from_vec(out, (count, self.cols), &Device::Cpu)
+    }
+
+    fn stored(&self) -> Stored<'_> {
+        let Self { dtype, rows, cols, .. } = *self;
+        Stored { dtype, rows, cols, bytes: self.as_bytes() }
+    }
+}
+
+fn byte_len(dtype: WeightDtype, rows: usize, cols: usize) -> Result<usize> {
+    if rows == 0 || cols == 0 {
+        bail!("weights [{rows}, {cols}] are empty; both dimensions must be at least 1");
+    }
+    if !cols.is_multiple_of(dtype.block_len()) {
+        let block_len = dtype.block_len();
+        bail!("{dtype:?} rows of {cols} weights are not whole blocks of {block_len}");
+    }
+    match dtype.row_bytes(cols).and_then(|bytes| bytes.checked_mul(rows)) {
+        Some(bytes) => Ok(bytes),
+        None => bail!("{dtype:?} weights [{rows}, {cols}] overflow the address space"),
+    }
+}

@@ -1,0 +1,284 @@
+//! Stored weights: the layouts against candle's independent implementation, the products against
+//! f64, and that neither the batch nor the threads change a bit.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::{DType, Device, Tensor, Var};
+use lacuna_kernels::{Bytes, Simd, WeightDtype, WeightMatrix};
+use proptest::prelude::*;
+
+const CPU: Device = Device::Cpu;
+
+fn ggml(dtype: WeightDtype) -> GgmlDType {
+    match dtype {
+        WeightDtype::F32 => GgmlDType::F32,
+        WeightDtype::F16 => GgmlDType::F16,
+        WeightDtype::BF16 => GgmlDType::BF16,
+        WeightDtype::Q4_0 => GgmlDType::Q4_0,
+        WeightDtype::Q4_1 => GgmlDType::Q4_1,
+        WeightDtype::Q5_0 => GgmlDType::Q5_0,
+        WeightDtype::Q5_1 => GgmlDType::Q5_1,
+        WeightDtype::Q8_0 => GgmlDType::Q8_0,
+        WeightDtype::Q2K => GgmlDType::Q2K,
+        WeightDtype::Q3K => GgmlDType::Q3K,
+        WeightDtype::Q4K => GgmlDType::Q4K,
+        WeightDtype::Q5K => GgmlDType::Q5K,
+        WeightDtype::Q6K => GgmlDType::Q6K,
+    }
+}
+
+/// Values in −1..1 with some structure, the same for the same seed.
+fn values(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(|i| next() * next() * (1.0 + (i / 16 % 5) as f32) / 5.0).collect()
+}
+
+/// Packed by candle, since it writes every format.
+fn packed(dtype: WeightDtype, rows: usize, cols: usize, seed: u64) -> WeightMatrix {
+    let plain = Tensor::from_vec(values(rows * cols, seed), (rows, cols), &CPU).unwrap();
+    let packed = QTensor::quantize(&plain, ggml(dtype)).unwrap();
+    let bytes = packed.data().unwrap().into_owned();
+    WeightMatrix::new(dtype, rows, cols, bytes.into()).unwrap()
+}
+
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn bits(tensor: &Tensor) -> Vec<u32> {
+    flat(tensor).into_iter().map(f32::to_bits).collect()
+}
+
+fn times(matrix: &WeightMatrix, x: &Tensor, simd: Simd) -> Tensor {
+    WeightMatrix::matmul_many_with(&[matrix], x, simd).unwrap().remove(0)
+}
+
+/// Against f64 products of the unpacked weights. n products summed in eight lanes: each term meets
+/// at most n/8 + 4 roundings of 2^-24, twice that where multiplication rounds too.
+fn assert_product(matrix: &WeightMatrix, x: &[f32], y: &[f32], context: &str) {
+    let weights = flat(&matrix.to_tensor().unwrap());
+    let cols = matrix.cols();
+    let roundings = 2.0 * (cols as f64 / 8.0 + 4.0) * 2f64.powi(-24);
+    for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact(matrix.rows())) {
+        for (w, &y) in weights.chunks_exact(cols).zip(y) {
+            let terms = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w));
+            let (sum, size) = terms.fold((0.0, 0.0), |(s, a), t| (s + t, a + t.abs()));
+            let allowed = roundings * size + 1e-30;
+            assert!((f64::from(y) - sum).abs() <= allowed, "{context}: {y} instead of {sum}");
+        }
+    }
+}
+
+#[test]
+fn every_format_unpacks_to_the_bits_that_candle_unpacks() {
+    for dtype in WeightDtype::ALL {
+        // Arbitrary bytes, so that every bit of every field counts.
+        let (rows, cols) = (9, 512);
+        let count = dtype.row_bytes(cols).unwrap() * rows;
+        let raw: Vec<u8> = values(count, 5).iter().map(|v| (v.to_bits() >> 7) as u8).collect();
+        let matrix = WeightMatrix::new(dtype, rows, cols, raw.clone().into()).unwrap();
+        let storage = QStorage::from_data(Cow::Owned(raw), &CPU, ggml(dtype)).unwrap();
+        let theirs = QTensor::new(storage, (rows, cols)).unwrap().dequantize(&CPU).unwrap();
+        for simd in [Simd::Portable, Simd::Best] {
+            let ours = flat(&matrix.to_tensor_with(simd).unwrap());
+            for (at, (ours, theirs)) in ours.iter().zip(flat(&theirs)).enumerate() {
+                let same = ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan();
+                assert!(same || *ours == theirs, "{dtype:?} {simd:?} {at}: {ours}, not {theirs}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_we_pack_is_as_near_as_what_candle_packs() {
+    for dtype in WeightDtype::ALL {
+        let (rows, cols) = (16, 512);
+        let plain = values(rows * cols, 11);
+        let Ok(ours) = WeightMatrix::quantize(&plain, rows, cols, dtype) else {
+            assert!(matches!(dtype, WeightDtype::Q2K | WeightDtype::Q3K | WeightDtype::Q5K));
+            continue;
+        };
+        let error = |matrix: &WeightMatrix| -> f64 {
+            let unpacked = flat(&matrix.to_tensor().unwrap());
+            unpacked.iter().zip(&plain).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
+        };
+        let (ours, theirs) = (error(&ours), error(&packed(dtype, rows, cols, 11)));
+        // The small formats leave no choice but ties; the fits of Q4K and Q6K differ a little.
+        assert!(ours <= theirs * 1.05, "{dtype:?}: squared error {ours} against {theirs}");
+    }
+}
+
+#[test]
+fn zeros_and_constants_survive_packing() {
+    for dtype in WeightDtype::ALL {
+        for value in [0.0, 1.0, -1.0, 1e-30] {
+            let Ok(matrix) = WeightMatrix::quantize(&[value; 512], 2, 256, dtype) else { continue };
+            for got in flat(&matrix.to_tensor().unwrap()) {
+                let near = (got - value).abs() <= value.abs() / 100.0 || value.abs() < 1e-7;
+                assert!(
+                    near && got.is_finite() && got.abs() <= 2.0,
+                    "{dtype:?}: {got}, not {value}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_in_any_batch() {
+    for dtype in WeightDtype::ALL {
+        // More columns than one panel takes, rows that fill no register block.
+        let (rows, cols) = (37, 1280);
+        let matrix = packed(dtype, rows, cols, 3);
+        let x = Tensor::from_vec(values(70 * cols, 4), (70, cols), &CPU).unwrap();
+        for simd in [Simd::Portable, Simd::Best] {
+            let alone: Vec<u32> = (0..70)
+                .flat_map(|row| bits(&times(&matrix, &x.narrow(0, row, 1).unwrap(), simd)))
+                .collect();
+            for batch in [2, 3, 4, 5, 7, 8, 11, 16, 17, 70] {
+                let y = times(&matrix, &x.narrow(0, 0, batch).unwrap(), simd);
+                assert_eq!(bits(&y), alone[..batch * rows], "{dtype:?} {simd:?}, batch of {batch}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let matrix = packed(WeightDtype::Q4_1, 1536, 576, 3);
+    let x = Tensor::from_vec(values(4 * 576, 4), (4, 576), &CPU).unwrap();
+    let outside = bits(&matrix.matmul(&x).unwrap());
+    for threads in [1, 2, 3, 8] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let inside = pool.install(|| bits(&matrix.matmul(&x).unwrap()));
+        assert_eq!(inside, outside, "{threads} threads");
+    }
+}
+
+#[test]
+fn several_matrices_at_once_give_what_each_gives() {
+    let (q, k) = (packed(WeightDtype::Q8_0, 576, 512, 1), packed(WeightDtype::Q6K, 192, 512, 2));
+    let v = packed(WeightDtype::BF16, 191, 512, 2);
+    let x = Tensor::from_vec(values(5 * 512, 4), (1, 5, 512), &CPU).unwrap();
+    let many = WeightMatrix::matmul_many(&[&q, &k, &v], &x).unwrap();
+    for (matrix, y) in [&q, &k, &v].into_iter().zip(&many) {
+        assert_eq!(y.dims(), [1, 5, matrix.rows()]);
+        assert_eq!(bits(y), bits(&matrix.matmul(&x).unwrap()));
+    }
+}
+
+#[test]
+fn unaligned_bytes_and_strided_rows_give_the_same_product() {
+    for dtype in WeightDtype::ALL {
+        let matrix = packed(dtype, 7, 256, 9);
+        let mut shifted = vec![0xff; 3];
+        shifted.extend_from_slice(matrix.as_bytes());
+        shifted.push(0xff);
+        let range = 3..shifted.len() - 1;
+        let bytes = Bytes::new(Arc::new(shifted), range).unwrap();
+        let unaligned = WeightMatrix::new(dtype, 7, 256, bytes).unwrap();
+        let x = Tensor::from_vec(values(256 * 4, 8), (256, 4), &CPU).unwrap().t().unwrap();
+        let expected = bits(&matrix.matmul(&x.contiguous().unwrap()).unwrap());
+        assert_eq!(bits(&unaligned.matmul(&x).unwrap()), expected, "{dtype:?}");
+    }
+}
+
+#[test]
+fn rows_are_the_tensors_rows_and_an_id_beyond_them_is_refused() {
+    for dtype in WeightDtype::ALL {
+        let matrix = packed(dtype, 6, 256, 2);
+        let ids = Tensor::new(&[5u32, 0, 5, 2], &CPU).unwrap();
+        let expected = matrix.to_tensor().unwrap().index_select(&ids, 0).unwrap();
+        assert_eq!(bits(&matrix.rows_f32(&[5, 0, 5, 2]).unwrap()), bits(&expected));
+        for id in [6, u32::MAX] {
+            let error = matrix.rows_f32(&[0, id]).unwrap_err().to_string();
+            assert!(error.contains(&format!("id {id} at 1 is beyond the 6 rows")), "{error}");
+        }
+    }
+}
+
+#[test]
+fn hostile_shapes_are_errors() {
+    let huge = usize::MAX;
+    for dtype in WeightDtype::ALL {
+        let block = dtype.block_len();
+        for (rows, cols, bytes) in [
+            (0, block, 0),
+            (1, 0, 0),
+            (huge, huge, 0),
+            (huge, block, 0),
+            (1, huge - huge % block, 0),
+            (1 << 33, 1 << 33, 0),
+            (1, block, dtype.block_bytes() - 1),
+            (1, block, dtype.block_bytes() + 1),
+            (2, block, dtype.block_bytes()),
+        ] {
+            let result = WeightMatrix::new(dtype, rows, cols, vec![0; bytes].into());
+            assert!(result.is_err(), "{dtype:?} [{rows}, {cols}] over {bytes} bytes");
+            assert!(WeightMatrix::quantize(&[0.0; 3], rows, cols, dtype).is_err());
+        }
+        if block > 1 {
+            let error = WeightMatrix::new(dtype, 1, block + 1, vec![].into()).unwrap_err();
+            assert!(error.to_string().contains("not whole blocks"), "{error}");
+        }
+    }
+    let owner: Arc<Vec<u8>> = Arc::new(vec![0; 8]);
+    #[expect(clippy::reversed_empty_ranges, reason = "hostile on purpose")]
+    for range in [0..9, 9..9, 5..4, huge..huge, 4..huge] {
+        assert!(Bytes::new(owner.clone(), range).is_err());
+    }
+}
+
+#[test]
+fn values_that_a_format_cannot_hold_are_errors() {
+    for value in [f32::NAN, f32::INFINITY, 65536.0] {
+        let mut values = [0.0; 256];
+        values[70] = value;
+        let error = WeightMatrix::quantize(&values, 4, 64, WeightDtype::Q8_0).unwrap_err();
+        assert!(error.to_string().contains("at [1, 6] does not fit Q8_0"), "{error}");
+        assert!(WeightMatrix::quantize(&values, 4, 64, WeightDtype::F32).is_ok());
+    }
+}
+
+#[test]
+fn wrong_inputs_are_errors() {
+    let matrix = packed(WeightDtype::Q8_0, 4, 32, 1);
+    let scalar = Tensor::new(1f32, &CPU).unwrap();
+    let wrong_cols = Tensor::zeros((2, 31), DType::F32, &CPU).unwrap();
+    let wrong_dtype = Tensor::zeros((2, 32), DType::F64, &CPU).unwrap();
+    let tracked = Var::zeros((2, 32), DType::F32, &CPU).unwrap();
+    for x in [&scalar, &wrong_cols, &wrong_dtype, tracked.as_tensor()] {
+        assert!(matrix.matmul(x).is_err());
+    }
+    let empty = Tensor::zeros((0, 32), DType::F32, &CPU).unwrap();
+    assert_eq!(matrix.matmul(&empty).unwrap().dims(), [0, 4]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn products_are_right_in_every_shape(
+        dtype in prop::sample::select(WeightDtype::ALL.to_vec()),
+        rows in 1usize..70, blocks in 1usize..6, batch in 1usize..20, seed in 0u64..1000,
+    ) {
+        // The plain formats take any number of columns.
+        let cols = if dtype.block_len() == 1 { blocks * 211 + seed as usize % 211 } else { blocks * dtype.block_len() };
+        let matrix = packed(dtype, rows, cols, seed);
+        let plain = values(batch * cols, seed + 1);
+        let x = Tensor::from_vec(plain.clone(), (batch, cols), &CPU).unwrap();
+        for simd in [Simd::Portable, Simd::Best] {
+            let y = flat(&times(&matrix, &x, simd));
+            assert_product(&matrix, &plain, &y, &format!("{dtype:?} {simd:?} [{rows}, {cols}]"));
+        }
+    }
+}
