@@ -94,11 +94,7 @@ impl Transformer {
             &device,
             |name| weights.tensor(name, DType::F32, &Device::Cpu),
             |name| {
-                Ok(Weight::Stored(Arc::new(crate::stored_stub::WeightMatrix::of(weights.tensor(
-                    name,
-                    DType::F32,
-                    &Device::Cpu,
-                )?))))
+                Ok(Weight::Stored(Arc::new(weights.matrix(name)?)))
             },
         )
     }

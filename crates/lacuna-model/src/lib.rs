@@ -29,7 +29,7 @@ mod construct;
 mod error;
 mod gguf;
 mod init;
-mod stored_stub;
+mod pass;
 mod transformer;
 mod weights;
 
@@ -37,7 +37,8 @@ pub use cache::KvCache;
 pub use config::{Config, MemoryEstimate, Mode, RopeScaling};
 pub use error::{ModelError, Result};
 pub use gguf::{GgufOptions, save_gguf};
-pub use transformer::{Lane, Transformer, View};
+pub use pass::{Lane, View};
+pub use transformer::{CleanWindow, Transformer};
 pub use weights::{
     Format, Outgoing, Report, SaveOptions, StorageDtype, Weights, check_gguf, check_safetensors,
     save_safetensors,

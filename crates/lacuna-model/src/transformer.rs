@@ -6,15 +6,13 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_kernels::{
-    AttentionMask, Positions, Rope, Spans, attention, embedding, linear, rms_norm, rope, swiglu,
+    AttentionMask, Positions, Rope, Spans, WeightMatrix, attention, embedding, linear, rms_norm, rope, swiglu,
 };
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use crate::cache::KvCache;
 use crate::config::{Config, Mode};
 use crate::error::{ModelError, Result};
-use crate::stored_stub::WeightMatrix;
 
 /// A weight: a tensor that gradients reach, or bytes kept as the checkpoint stores them.
 #[derive(Clone, Debug)]
@@ -79,60 +77,14 @@ pub(crate) struct Layer {
     pub(crate) down_proj: Linear,
 }
 
-/// What the new tokens of a [`Lane`] see of each other, and where they stand behind the committed ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum View {
-    /// Autoregressive: each sees those before it.
-    Causal,
-    /// Bidirectional in a block, causal between blocks.
-    BlockCausal {
-        /// Tokens of a block.
-        block_size: NonZeroUsize,
-    },
-    /// \[`draft` masks | `queued` finished tokens | `draft` drafted tokens\]: the training mask at inference.
-    Speculative {
-        /// Tokens of a block.
-        block_size: NonZeroUsize,
-        /// Finished tokens that are not in the cache yet.
-        queued: usize,
-        /// Drafted tokens, and masks in their places.
-        draft: usize,
-    },
-}
-
-impl View {
-    fn spans(self, n: usize, prefix: usize) -> Spans {
-        match self {
-            View::Causal => Spans::new(AttentionMask::Causal, n, prefix + n, prefix),
-            View::BlockCausal { block_size } => {
-                Spans::new(AttentionMask::BlockCausal { block_size }, n, prefix + n, prefix)
-            }
-            View::Speculative { block_size, queued, draft } => {
-                Spans::speculative(block_size, queued, draft, prefix)
-            }
-        }
-    }
-
-    /// Position of new token `i`, counted from the end of the committed ones.
-    fn offset(self, i: usize) -> usize {
-        match self {
-            View::Speculative { queued, draft, .. } if i < draft => queued + i,
-            View::Speculative { draft, .. } => i - draft,
-            _ => i,
-        }
-    }
-}
-
-/// One sequence's share of a cached pass ([`Transformer::pass`]).
-pub struct Lane<'a> {
-    /// The sequence's committed keys and values; the pass writes its own behind them, uncommitted.
-    pub cache: &'a mut KvCache,
-    /// The new tokens.
-    pub tokens: &'a [u32],
-    /// What the new tokens see of each other; committed ones are seen by all.
-    pub view: View,
-    /// Which of the new tokens' logits are wanted, ascending.
-    pub rows: &'a [usize],
+/// Keys and values of clean windows, rotated: [`Transformer::read_clean`].
+#[derive(Clone, Debug)]
+pub struct CleanWindow {
+    layers: Vec<(Tensor, Tensor)>,
+    noisy_half: Spans,
+    positions: Positions,
+    batch: usize,
+    window: usize,
 }
 
 /// A Llama-shaped decoder with every attention mask that block diffusion needs.
@@ -311,60 +263,74 @@ impl Transformer {
         })
     }
 
-    /// One cached pass over several sequences; the logits [sum of wanted rows, vocab], lanes in order, or
-    /// `None` if no row is wanted. New keys and values lie behind the committed ones until
-    /// [`KvCache::keep`] takes them or the next pass overwrites them.
+    /// The clean half of the block-diffusion pass alone: its keys and values, *with* their gradient, for any
+    /// number of noisy versions ([`denoise_against`](Self::denoise_against)).
+    ///
+    /// clean: [batch, window] u32.
     ///
     /// # Errors
-    /// Errors if a sequence outgrows the model's positions or a cache belongs to another model.
-    pub fn pass(&self, lanes: &mut [Lane<'_>]) -> Result<Option<Tensor>> {
-        let (mut tokens, mut wanted, mut position_ids) = (Vec::new(), Vec::new(), Vec::new());
-        let mut lane_spans = Vec::with_capacity(lanes.len());
-        for lane in lanes.iter_mut() {
-            let (prefix, n) = (lane.cache.len(), lane.tokens.len());
-            lane.cache.reserve(prefix + n)?;
-            wanted.extend(lane.rows.iter().map(|r| (tokens.len() + r) as u32));
-            position_ids.extend((0..n).map(|i| (prefix + lane.view.offset(i)) as u32));
-            tokens.extend_from_slice(lane.tokens);
-            lane_spans.push(lane.view.spans(n, prefix));
-        }
-        self.check_positions(position_ids.iter().max().map_or(0, |p| *p as usize + 1))?;
-        let n_rows = tokens.len();
-        let tokens = Tensor::from_vec(tokens, n_rows, &self.device)?;
-        let positions = Positions::Explicit(vec![position_ids].into());
-        let select = Some(self.select(&wanted, &wanted)?);
-        let hidden = self.run(&tokens, select, |layer_idx, qkv, last| {
-            let (q, k, v) = self.rotated(layer_idx, qkv, (1, n_rows, n_rows), &positions)?;
-            let mut outputs = Vec::with_capacity(lanes.len());
-            let mut start = 0;
-            for (lane, spans) in lanes.iter_mut().zip(&lane_spans) {
-                let n = lane.tokens.len();
-                let lane_q = q.narrow(2, start, n)?;
-                let (k, v) = lane.cache.extended(
-                    layer_idx,
-                    &k.narrow(2, start, n)?,
-                    &v.narrow(2, start, n)?,
-                )?;
-                // After the last layer only wanted rows are read on.
-                let unread = last && lane.rows.is_empty();
-                outputs.push(if unread {
-                    lane_q
-                } else {
-                    attention(&lane_q, &k, &v, spans, self.scale())?
-                });
-                start += n;
-            }
-            let out =
-                if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(&outputs, 2)? };
+    /// As [`denoise`](Self::denoise).
+    pub fn read_clean(
+        &self,
+        clean: &Tensor,
+        block_size: NonZeroUsize,
+        documents: Option<&[Vec<usize>]>,
+    ) -> Result<CleanWindow> {
+        let (batch, window) = clean.dims2()?;
+        self.check_positions(window)?;
+        let positions = window_positions(batch, window, documents, 1);
+        let causal = spans(AttentionMask::BlockCausal { block_size }, window, documents)?;
+        let mask = AttentionMask::BlockDiffusion { block_size, seq_len: window };
+        let noisy_half = spans(mask, 2 * window, documents)?.first_queries(window);
+        let mut layers = Vec::with_capacity(self.layers.len());
+        // No row matters after the last layer's keys and values.
+        let select = Some(self.select(&[], &[])?);
+        self.run(&clean.flatten_all()?, select, |layer_idx, qkv, last| {
+            let (q, k, v) = self.rotated(layer_idx, qkv, (batch, window, window), &positions)?;
+            layers.push((k.clone(), v.clone()));
+            let out = if last { q } else { attention(&q, &k, &v, &causal, self.scale())? };
             self.rows_first(&out)
         })?;
-        if wanted.is_empty() { Ok(None) } else { Ok(Some(self.logits(&hidden)?)) }
+        Ok(CleanWindow { layers, noisy_half, positions, batch, window })
+    }
+
+    /// The noisy half of the block-diffusion pass against clean keys and values that are there already. The
+    /// same as [`denoise`](Self::denoise); `noisy` may hold several versions of one clean window.
+    ///
+    /// # Errors
+    /// Errors if `noisy` is not [n, window], with n the clean batch or, for a clean batch of 1, any number.
+    pub fn denoise_against(
+        &self,
+        noisy: &Tensor,
+        clean: &CleanWindow,
+        rows: Option<&[u32]>,
+    ) -> Result<Tensor> {
+        let (batch, window) = noisy.dims2()?;
+        if window != clean.window || (clean.batch != 1 && clean.batch != batch) {
+            return Err(ModelError::Input(format!(
+                "noisy tokens are [{batch}, {window}], the clean ones [{}, {}]",
+                clean.batch, clean.window
+            )));
+        }
+        let select = rows.map(|rows| self.select(rows, rows)).transpose()?;
+        let dims = (batch, window, window);
+        self.run(&noisy.flatten_all()?, select, |layer_idx, qkv, _| {
+            let (q, k, v) = self.rotated(layer_idx, qkv, dims, &clean.positions)?;
+            let (clean_k, clean_v) = &clean.layers[layer_idx];
+            let joined = |noisy: &Tensor, clean: &Tensor| -> Result<Tensor> {
+                let (_, heads, len, head_dim) = clean.dims4()?;
+                let clean = clean.broadcast_as((batch, heads, len, head_dim))?;
+                Ok(Tensor::cat(&[noisy, &clean.contiguous()?], 2)?)
+            };
+            let (k, v) = (joined(&k, clean_k)?, joined(&v, clean_v)?);
+            self.rows_first(&attention(&q, &k, &v, &clean.noisy_half, self.scale())?)
+        })
     }
 
     /// The layers. `attend` gets a layer's index, its queries, keys and values ([rows, heads · head_dim])
     /// and whether it is the last. `select` holds the rows that matter from the last attention on: their
     /// indices among the inputs and among the rows that `attend` returned last.
-    fn run(
+    pub(crate) fn run(
         &self,
         tokens: &Tensor,
         select: Option<(Tensor, Tensor)>,
@@ -415,13 +381,19 @@ impl Transformer {
 
     /// [rows, heads · head_dim] each to [batch, heads, len, head_dim], queries and keys normed (if the model
     /// does) and rotated, queries cut to the first `n_query` of each window.
-    fn rotated(
+    pub(crate) fn rotated(
         &self,
         layer_idx: usize,
         [q, k, v]: [Tensor; 3],
         (batch, n_query, n_key): (usize, usize, usize),
         positions: &Positions,
     ) -> Result<(Tensor, Tensor, Tensor)> {
+        let of_queries = match positions {
+            Positions::Explicit(rows) if n_query < n_key => {
+                Positions::Explicit(rows.iter().map(|row| row[..n_query].to_vec()).collect())
+            }
+            all => all.clone(),
+        };
         let Config { num_heads, num_kv_heads, head_dim, rms_norm_eps, .. } = self.config;
         let mut q = q.reshape((batch, n_key, num_heads, head_dim))?.narrow(1, 0, n_query)?;
         let mut k = k.reshape((batch, n_key, num_kv_heads, head_dim))?;
@@ -430,26 +402,26 @@ impl Transformer {
             q = rms_norm(&q.contiguous()?, q_norm, rms_norm_eps)?;
             k = rms_norm(&k, k_norm, rms_norm_eps)?;
         }
-        let q = rope(&q.transpose(1, 2)?, &self.rope, positions)?;
+        let q = rope(&q.transpose(1, 2)?, &self.rope, &of_queries)?;
         let k = rope(&k.transpose(1, 2)?, &self.rope, positions)?;
         Ok((q, k, v))
     }
 
     /// [batch, heads, len, head_dim] to [batch · len, heads · head_dim].
-    fn rows_first(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn rows_first(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, heads, len, head_dim) = x.dims4()?;
         Ok(x.transpose(1, 2)?.reshape((batch * len, heads * head_dim))?)
     }
 
-    fn scale(&self) -> f64 {
+    pub(crate) fn scale(&self) -> f64 {
         1.0 / (self.config.head_dim as f64).sqrt()
     }
 
-    fn select(&self, in_x: &[u32], in_attended: &[u32]) -> Result<(Tensor, Tensor)> {
+    pub(crate) fn select(&self, in_x: &[u32], in_attended: &[u32]) -> Result<(Tensor, Tensor)> {
         Ok((Tensor::new(in_x, &self.device)?, Tensor::new(in_attended, &self.device)?))
     }
 
-    fn check_positions(&self, len: usize) -> Result<()> {
+    pub(crate) fn check_positions(&self, len: usize) -> Result<()> {
         let max = self.config.max_position_embeddings;
         if len > max {
             return Err(ModelError::Input(format!(

@@ -99,9 +99,26 @@ pub fn weighted_loss(
         return Ok(CrossEntropy { loss, nll: Vec::new() });
     }
     let rows = Tensor::new(targets.rows.as_slice(), hidden.device())?;
+    weighted_loss_of_rows(&hidden.index_select(&rows, 0)?, head, targets, denominator)
+}
+
+/// [`weighted_loss`] of hidden states that hold the targets' rows alone, `[targets, h]`: for a model that
+/// computes no others. `targets.rows` is not read.
+///
+/// # Errors
+/// The denominator is not above 0; a target lies outside the vocabulary; shapes disagree.
+pub fn weighted_loss_of_rows(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Targets,
+    denominator: f64,
+) -> Result<CrossEntropy> {
+    if !(denominator.is_finite() && denominator > 0.0) {
+        return Err(Error::Denominator(denominator));
+    }
     let weights: Vec<f32> =
         targets.weights.iter().map(|&w| (f64::from(w) / denominator) as f32).collect();
-    Ok(linear_cross_entropy(&hidden.index_select(&rows, 0)?, head, &targets.ids, &weights)?)
+    Ok(linear_cross_entropy(hidden, head, &targets.ids, &weights)?)
 }
 
 fn check_batch(tokens: &[u32], found: usize, window: usize) -> Result<()> {

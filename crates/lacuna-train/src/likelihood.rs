@@ -3,7 +3,7 @@
 
 use candle_core::Tensor;
 use lacuna_data::Window;
-use lacuna_model::Transformer;
+use lacuna_model::{CleanWindow, Transformer};
 use lacuna_objective::{
     BlockSums, MonteCarlo, Pass, Row, document_block_ranges, exact_passes, left_to_right_passes,
     monte_carlo_passes,
@@ -167,7 +167,12 @@ fn block_diffusion(
     };
     let row = Row::new(&window.tokens, scored, &ranges)?;
     let tokens = scored.iter().filter(|s| **s).count();
-    let run = |passes: &[Pass]| nll_of(model, window, passes, blocks, scoring);
+    // The clean window is read once for all passes.
+    let clean = Tensor::new(window.tokens.as_slice(), model.device())?.unsqueeze(0)?;
+    let documents = [window.documents.clone()];
+    let documents = scoring.document_mask.then_some(&documents[..]);
+    let clean = model.read_clean(&clean, blocks.block_size, documents)?;
+    let run = |passes: &[Pass]| nll_of(model, window, &clean, passes);
     if let Method::MonteCarlo { samples, seed } = scoring.method {
         let mut rng = stream(seed, Purpose::Likelihood, 0, number);
         let passes: Vec<Pass> =
@@ -207,23 +212,18 @@ fn block_diffusion(
 fn nll_of(
     model: &Transformer,
     window: &Window,
+    clean: &CleanWindow,
     passes: &[Pass],
-    blocks: Blocks,
-    scoring: &Scoring,
 ) -> Result<Vec<Vec<f32>>> {
     let (n, len) = (passes.len(), window.tokens.len());
     let noisy: Vec<u32> = passes.iter().flat_map(|p| p.noisy.iter().copied()).collect();
     let noisy = Tensor::from_vec(noisy, (n, len), model.device())?;
-    let clean = Tensor::new(window.tokens.as_slice(), model.device())?;
-    let clean = clean.unsqueeze(0)?.broadcast_as((n, len))?.contiguous()?;
     let (mut rows, mut targets) = (Vec::new(), Vec::new());
     for (p, pass) in passes.iter().enumerate() {
         rows.extend(pass.scored.iter().map(|s| (p * len + s.position) as u32));
         targets.extend(pass.scored.iter().map(|s| window.tokens[s.position]));
     }
-    let documents = vec![window.documents.clone(); n];
-    let documents = scoring.document_mask.then_some(documents.as_slice());
-    let hidden = model.denoise(&noisy, &clean, blocks.block_size, documents, Some(&rows))?;
+    let hidden = model.denoise_against(&noisy, clean, Some(&rows))?;
     let nll = model.token_nll(&hidden, &targets)?;
     let mut rest = nll.as_slice();
     let mut split = Vec::with_capacity(n);

@@ -19,8 +19,10 @@ pub struct StepMetrics {
     pub stage: String,
     /// What the gradient descends: Σ w·ce over eligible tokens (paper Eq. 4); AR: mean cross-entropy.
     pub loss: f64,
-    /// Mean cross-entropy of the supervised tokens, every weight 1.
+    /// Mean cross-entropy of the supervised tokens, every weight 1; 0 if there were none.
     pub loss_unweighted: f64,
+    /// Supervised tokens of the step. None at all happens early in the warmup.
+    pub supervised: u64,
     /// Norm of the whole gradient before clipping.
     pub grad_norm: f64,
     /// Learning rate of the step.

@@ -2,10 +2,11 @@
 
 use candle_core::Tensor;
 use lacuna_data::Window;
-use lacuna_kernels::{AttentionMask, CrossEntropy, linear_cross_entropy};
+use lacuna_kernels::{AttentionMask, CrossEntropy};
 use lacuna_model::Transformer;
 use lacuna_objective::{
-    BlockStats, Corruption, CorruptionRule, MaskSampler, Row, document_block_ranges, draw_times,
+    BlockStats, Corruption, CorruptionRule, MaskSampler, Row, Targets, document_block_ranges,
+    draw_times, weighted_loss_of_rows,
 };
 use lacuna_schedules::TimeSampling;
 use std::num::NonZeroUsize;
@@ -49,31 +50,18 @@ pub struct Target {
     pub offset: u32,
 }
 
-/// The supervised tokens of a micro-batch, laid out for the model and the loss.
-#[derive(Clone, Debug, Default)]
-pub struct Supervised {
-    /// Rows of the flattened micro-batch, ascending.
-    pub rows: Vec<u32>,
-    /// The clean token of each.
-    pub targets: Vec<u32>,
-    /// The weight of each, divided by the step's eligible tokens.
-    pub weights: Vec<f32>,
-}
-
-impl Supervised {
-    /// Collects the targets of a micro-batch; `eligible` counts the whole step's.
-    pub fn gather(examples: &[Example], eligible: usize) -> Self {
-        let mut all = Self::default();
-        for (i, example) in examples.iter().enumerate() {
-            let first = (i * example.input.len()) as u32;
-            for target in &example.targets {
-                all.rows.push(first + target.row);
-                all.targets.push(target.token);
-                all.weights.push((f64::from(target.weight) / eligible as f64) as f32);
-            }
+/// The targets of a micro-batch, their rows counted in the flattened [batch · window].
+pub fn gather(examples: &[Example]) -> Targets {
+    let mut all = Targets::default();
+    for (i, example) in examples.iter().enumerate() {
+        let first = (i * example.input.len()) as u32;
+        for target in &example.targets {
+            all.rows.push(first + target.row);
+            all.ids.push(target.token);
+            all.weights.push(target.weight);
         }
-        all
     }
+    all
 }
 
 /// What a stage learns, with its corruption resolved.
@@ -158,7 +146,7 @@ impl StageObjective {
         Ok(examples)
     }
 
-    /// The loss of a micro-batch: Σ w·ce / eligible.
+    /// The loss of a micro-batch: Σ w·ce / eligible, `eligible` counting the whole step's tokens.
     ///
     /// # Errors
     /// Errors if a tensor operation fails.
@@ -166,11 +154,11 @@ impl StageObjective {
         &self,
         model: &Transformer,
         examples: &[Example],
-        supervised: &Supervised,
+        targets: &Targets,
+        eligible: usize,
     ) -> Result<CrossEntropy> {
-        let hidden = self.hidden(model, examples, &supervised.rows)?;
-        let head = model.head()?;
-        Ok(linear_cross_entropy(&hidden, &head, &supervised.targets, &supervised.weights)?)
+        let hidden = self.hidden(model, examples, &targets.rows)?;
+        Ok(weighted_loss_of_rows(&hidden, &model.head()?, targets, eligible as f64)?)
     }
 
     fn hidden(&self, model: &Transformer, examples: &[Example], rows: &[u32]) -> Result<Tensor> {

@@ -96,6 +96,9 @@ pub struct DataRecipe {
     /// Source trees, text files, `.jsonl[.gz|.zst]`; packed when the run starts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub corpus: Vec<PathBuf>,
+    /// Only files with these endings, without the dot; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<String>,
     /// A directory that `lacuna pack` wrote, in place of `corpus`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<PathBuf>,

@@ -180,12 +180,13 @@ impl Run<'_> {
             _ => None,
         };
         let (mask_rate, diffusion) = objective.telemetry(&examples, &outcome.nll, self.progress.stage_step - 1);
-        let nll_sum: f64 = outcome.nll.iter().map(|v| f64::from(*v)).sum();
+        let nll_sum = outcome.nll.iter().fold(0.0, |sum, v| sum + f64::from(*v));
         let metrics = StepMetrics {
             step: self.progress.step,
             stage: stage.name.clone(),
             loss: outcome.loss,
             loss_unweighted: nll_sum / outcome.nll.len().max(1) as f64,
+            supervised: outcome.nll.len() as u64,
             grad_norm: outcome.grad_norm,
             lr,
             mask_rate,

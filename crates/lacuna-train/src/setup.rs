@@ -55,7 +55,9 @@ impl RunData {
         let (train, held_out) = match &recipe.data.shards {
             Some(dir) => open_shards(dir, &tokenizer, window)?,
             None => {
-                let corpus = Corpus::read(&recipe.data.corpus, &CorpusOptions::default())?;
+                let extensions = recipe.data.extensions.clone();
+                let options = CorpusOptions { extensions, ..CorpusOptions::default() };
+                let corpus = Corpus::read(&recipe.data.corpus, &options)?;
                 let (train, held_out) = corpus.split(recipe.data.held_out);
                 let pack_all = |documents: &[Document], remainder| -> Result<Dataset> {
                     let packer = Packer::new(window, remainder);

@@ -5,7 +5,7 @@ use lacuna_kernels::AdamW;
 use lacuna_model::Transformer;
 
 use crate::error::{Result, TrainError};
-use crate::objective::{Example, StageObjective, Supervised};
+use crate::objective::{Example, StageObjective, gather};
 
 /// What came out of a step.
 #[derive(Clone, Debug)]
@@ -38,12 +38,12 @@ pub fn step(
     let mut gradients: Option<Vec<Tensor>> = None;
     let (mut loss, mut nll) = (0.0, Vec::new());
     for micro_batch in examples.chunks(micro_batch_size) {
-        let supervised = Supervised::gather(micro_batch, eligible);
-        // A micro-batch without a masked token adds nothing; dividing by its zero count would give NaN.
-        if supervised.targets.is_empty() {
+        let targets = gather(micro_batch);
+        // A micro-batch without a masked token adds nothing.
+        if targets.ids.is_empty() {
             continue;
         }
-        let out = objective.loss(model, micro_batch, &supervised)?;
+        let out = objective.loss(model, micro_batch, &targets, eligible)?;
         loss += f64::from(out.loss.to_device(&Device::Cpu)?.to_dtype(candle_core::DType::F32)?.to_scalar::<f32>()?);
         nll.extend(out.nll);
         let store = out.loss.backward()?;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  lacuna tokenizer --vocab-size 4096 --out tokenizer.json fixtures/corpus")]
+  lacuna tokenizer --vocab-size 4096 --extension py --extension rs --out tokenizer.json fixtures/corpus")]
 pub(crate) struct Args {
     /// Tokens, special ones included
     #[arg(long, value_name = "N")]
@@ -20,13 +20,17 @@ pub(crate) struct Args {
     /// Part of the files left out, as recipes do
     #[arg(long, value_name = "PART", default_value_t = 0.08)]
     held_out: f64,
+    /// Only files with these endings; may be repeated
+    #[arg(long, value_name = "EXT")]
+    extension: Vec<String>,
     /// Source trees, text files, .jsonl[.gz|.zst], .tar.gz
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let corpus = Corpus::read(&args.inputs, &CorpusOptions::default())?;
+    let options = CorpusOptions { extensions: args.extension.clone(), ..CorpusOptions::default() };
+    let corpus = Corpus::read(&args.inputs, &options)?;
     let skipped = corpus.skipped;
     let (train, held_out) = corpus.split(args.held_out);
     let texts = train.iter().map(|d| d.text.as_str());

@@ -1,0 +1,282 @@
+//! The test that is the paper: what the model sees in training is what it sees when it decodes
+//! (invariant 11). The 2L pass, the two-pass form, one block at a time and the cached decoder agree, in
+//! logits and in gradients; and nothing leaks.
+
+use candle_core::{DType, Device, Tensor};
+use lacuna_kernels::AttentionMask;
+use lacuna_model::{Config, KvCache, Lane, Transformer, View};
+use std::num::NonZeroUsize;
+
+const MASK: u32 = 5;
+const WINDOW: usize = 21;
+
+fn model(dtype: DType) -> Transformer {
+    let config = Config {
+        vocab_size: 61,
+        hidden_size: 32,
+        intermediate_size: 48,
+        num_layers: 3,
+        num_heads: 4,
+        num_kv_heads: 2,
+        head_dim: 8,
+        ..Config::default()
+    };
+    let model = Transformer::init(config, 11, dtype, &Device::Cpu).unwrap();
+    // Initial weights give nearly flat attention; ten times larger ones make every mistake visible.
+    for (name, var) in model.parameters() {
+        if !name.contains("norm") {
+            var.set(&(var.as_tensor() * 10.0).unwrap()).unwrap();
+        }
+    }
+    model
+}
+
+/// Clean tokens and a noisy version with about half of them masked.
+fn window(salt: u32) -> (Vec<u32>, Vec<u32>) {
+    let at = |i: u32| (i * 7919 + salt * 104_729) % 1_000_003;
+    let clean: Vec<u32> = (0..WINDOW as u32).map(|i| 6 + at(i) % 50).collect();
+    let noisy = clean.iter().enumerate().map(|(i, t)| if at(i as u32 + 99) % 2 == 0 { MASK } else { *t });
+    let noisy = noisy.collect();
+    (clean, noisy)
+}
+
+fn row(tokens: &[u32]) -> Tensor {
+    Tensor::new(tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap()
+}
+
+fn size(b: usize) -> NonZeroUsize {
+    NonZeroUsize::new(b).unwrap()
+}
+
+fn training_pass(model: &Transformer, noisy: &[u32], clean: &[u32], b: usize) -> Tensor {
+    let hidden = model.denoise(&row(noisy), &row(clean), size(b), None, None).unwrap();
+    model.logits(&hidden).unwrap()
+}
+
+fn two_passes(model: &Transformer, noisy: &[u32], clean: &[u32], b: usize) -> Tensor {
+    let clean = model.read_clean(&row(clean), size(b), None).unwrap();
+    let hidden = model.denoise_against(&row(noisy), &clean, None).unwrap();
+    model.logits(&hidden).unwrap()
+}
+
+/// Each noisy block behind its clean prefix, in a pass of its own.
+fn block_by_block(model: &Transformer, noisy: &[u32], clean: &[u32], b: usize) -> Tensor {
+    let mut logits = Vec::new();
+    for start in (0..WINDOW).step_by(b) {
+        let end = (start + b).min(WINDOW);
+        let tokens = [&clean[..start], &noisy[start..end]].concat();
+        let rows: Vec<u32> = (start as u32..end as u32).collect();
+        let mask = AttentionMask::BlockCausal { block_size: size(b) };
+        let hidden = model.hidden(&row(&tokens), mask, None, Some(&rows)).unwrap();
+        logits.push(model.logits(&hidden).unwrap());
+    }
+    Tensor::cat(&logits, 0).unwrap()
+}
+
+/// The cached decoder; `fused`: the commit of a block rides in the next block's pass.
+fn cached(model: &Transformer, noisy: &[u32], clean: &[u32], b: usize, fused: bool) -> Tensor {
+    let mut cache = KvCache::new(model.config(), 1, model.dtype(), &Device::Cpu).unwrap();
+    let view = View::BlockCausal { block_size: size(b) };
+    let mut queued: &[u32] = &[];
+    let mut logits = Vec::new();
+    for start in (0..WINDOW).step_by(b) {
+        let end = (start + b).min(WINDOW);
+        let tokens = [queued, &noisy[start..end]].concat();
+        let rows: Vec<usize> = (queued.len()..tokens.len()).collect();
+        let mut lanes = [Lane { cache: &mut cache, tokens: &tokens, view, rows: &rows }];
+        logits.push(model.pass(&mut lanes).unwrap().unwrap());
+        cache.keep(0..queued.len()).unwrap();
+        queued = &clean[start..end];
+        if !fused {
+            let mut lanes = [Lane { cache: &mut cache, tokens: queued, view, rows: &[] }];
+            assert!(model.pass(&mut lanes).unwrap().is_none());
+            cache.keep(0..queued.len()).unwrap();
+            queued = &[];
+        }
+    }
+    Tensor::cat(&logits, 0).unwrap()
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+    let off = (a - b).unwrap().abs().unwrap().max_all().unwrap();
+    off.to_dtype(DType::F64).unwrap().to_scalar().unwrap()
+}
+
+#[test]
+fn all_four_forms_give_the_same_logits() {
+    // f64: the order of sums alone differs. f32: 2⁻²⁴ relative over logits of about 50, three layers.
+    for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, 2e-3)] {
+        let model = model(dtype);
+        for b in [1, 2, 4, 8, 16, WINDOW] {
+            let (clean, noisy) = window(b as u32);
+            let expected = training_pass(&model, &noisy, &clean, b);
+            for (form, logits) in [
+                ("two passes", two_passes(&model, &noisy, &clean, b)),
+                ("block by block", block_by_block(&model, &noisy, &clean, b)),
+                ("cached", cached(&model, &noisy, &clean, b, false)),
+                ("cached, fused commit", cached(&model, &noisy, &clean, b, true)),
+            ] {
+                let off = largest_difference(&logits, &expected);
+                assert!(off < tolerance, "{form}, B = {b}, {dtype:?}: {off:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn all_differentiable_forms_give_the_same_gradients() {
+    for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, 1e-4)] {
+        let model = model(dtype);
+        for b in [1, 4, 8] {
+            let (clean, noisy) = window(40 + b as u32);
+            let gradients = |logits: Tensor| {
+                // Any function of all logits will do; this one has no symmetry.
+                let n = logits.elem_count() as u32;
+                let weights = Tensor::arange(0u32, n, &Device::Cpu).unwrap();
+                let weights = weights.to_dtype(dtype).unwrap().affine(0.37, 0.0).unwrap().cos().unwrap();
+                let loss = (logits.flatten_all().unwrap() * weights).unwrap().sum_all().unwrap();
+                let store = loss.backward().unwrap();
+                let of = |var: &candle_core::Var| store.get(var).cloned();
+                model.parameters().iter().map(|(name, var)| (name.clone(), of(var))).collect::<Vec<_>>()
+            };
+            let expected = gradients(training_pass(&model, &noisy, &clean, b));
+            for (form, found) in [
+                ("two passes", gradients(two_passes(&model, &noisy, &clean, b))),
+                ("block by block", gradients(block_by_block(&model, &noisy, &clean, b))),
+            ] {
+                for ((name, a), (_, e)) in found.iter().zip(&expected) {
+                    let e = e.as_ref().unwrap_or_else(|| panic!("{name} got no gradient from the 2L pass"));
+                    let a = a.as_ref().unwrap_or_else(|| panic!("{name} got no gradient from {form}"));
+                    let scale = largest_difference(e, &e.zeros_like().unwrap());
+                    let off = largest_difference(a, e) / scale;
+                    assert!(scale > 0.0 && off < tolerance, "{form}, B = {b}, {name}: {off:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clean_block_reaches_later_noisy_blocks_only() {
+    let model = model(DType::F32);
+    let b = 4;
+    let (clean, noisy) = window(3);
+    let before = training_pass(&model, &noisy, &clean, b);
+    for changed in 0..WINDOW.div_ceil(b) {
+        let mut other = clean.clone();
+        other[changed * b] = 6 + (other[changed * b] + 1) % 50;
+        let after = training_pass(&model, &noisy, &other, b);
+        // Its own block and all before it: the very same bits.
+        let own_and_before = ((changed + 1) * b).min(WINDOW);
+        let kept = |t: &Tensor| t.narrow(0, 0, own_and_before).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(kept(&before), kept(&after), "clean block {changed} leaks");
+        if own_and_before < WINDOW {
+            assert!(largest_difference(&before, &after) > 1e-3, "clean block {changed} is not read");
+        }
+    }
+}
+
+#[test]
+fn a_noisy_block_reaches_no_other_block() {
+    let model = model(DType::F32);
+    let b = 4;
+    let (clean, noisy) = window(4);
+    let before = training_pass(&model, &noisy, &clean, b).to_vec2::<f32>().unwrap();
+    for changed in 0..WINDOW.div_ceil(b) {
+        let mut other = noisy.clone();
+        other[changed * b] = if other[changed * b] == MASK { 7 } else { MASK };
+        let after = training_pass(&model, &other, &clean, b).to_vec2::<f32>().unwrap();
+        for i in 0..WINDOW {
+            assert_eq!(i / b == changed, before[i] != after[i], "block {changed}, position {i}");
+        }
+    }
+}
+
+#[test]
+fn documents_of_a_window_are_as_if_alone() {
+    let model = model(DType::F64);
+    let b = 4;
+    let (clean, noisy) = window(5);
+    let documents = [vec![6, 9, 6]];
+    let packed = model.denoise(&row(&noisy), &row(&clean), size(b), Some(&documents), None).unwrap();
+    let packed = model.logits(&packed).unwrap();
+    let mut start = 0;
+    for len in &documents[0] {
+        let (n, c) = (&noisy[start..start + len], &clean[start..start + len]);
+        let alone = model.denoise(&row(n), &row(c), size(b), None, None).unwrap();
+        let alone = model.logits(&alone).unwrap();
+        let off = largest_difference(&packed.narrow(0, start, *len).unwrap(), &alone);
+        assert!(off < 1e-11, "document at {start}: {off:e}");
+        start += len;
+    }
+}
+
+#[test]
+fn a_draft_is_verified_as_the_blocks_would_be_denoised_one_by_one() {
+    let model = model(DType::F64);
+    let b = 4;
+    let (clean, _) = window(6);
+    let masks = vec![MASK; WINDOW];
+    let expected = training_pass(&model, &masks, &clean, b);
+    for queued in [0, 4, 8] {
+        let (prefix, draft) = (4, 8);
+        let mut cache = KvCache::new(model.config(), 1, DType::F64, &Device::Cpu).unwrap();
+        let view = View::BlockCausal { block_size: size(b) };
+        let mut lanes = [Lane { cache: &mut cache, tokens: &clean[..prefix], view, rows: &[] }];
+        model.pass(&mut lanes).unwrap();
+        cache.keep(0..prefix).unwrap();
+        let from = prefix + queued;
+        let tokens = [&masks[..draft], &clean[prefix..from + draft]].concat();
+        let rows: Vec<usize> = (0..draft).collect();
+        let view = View::Speculative { block_size: size(b), queued, draft };
+        let mut lanes = [Lane { cache: &mut cache, tokens: &tokens, view, rows: &rows }];
+        let logits = model.pass(&mut lanes).unwrap().unwrap();
+        let off = largest_difference(&logits, &expected.narrow(0, from, draft).unwrap());
+        assert!(off < 1e-11, "{queued} queued: {off:e}");
+        // What is kept of the draft is what a commit would have written.
+        cache.keep(draft..draft + queued + b).unwrap();
+        assert_eq!(cache.len(), from + b);
+        let view = View::BlockCausal { block_size: size(b) };
+        let rows = [0, 1, 2, 3];
+        let mut lanes = [Lane { cache: &mut cache, tokens: &masks[..b], view, rows: &rows }];
+        let next = model.pass(&mut lanes).unwrap().unwrap();
+        let off = largest_difference(&next, &expected.narrow(0, from + b, b).unwrap());
+        assert!(off < 1e-11, "after {queued} queued: {off:e}");
+    }
+}
+
+#[test]
+fn a_sequence_in_a_batch_is_as_if_alone() {
+    let model = model(DType::F32);
+    let view = View::BlockCausal { block_size: size(4) };
+    let texts: Vec<Vec<u32>> = (0..3).map(|i| window(20 + i).0[..4 * (i as usize + 1)].to_vec()).collect();
+    let cache = || KvCache::new(model.config(), 1, DType::F32, &Device::Cpu).unwrap();
+    let mut alone = Vec::new();
+    for text in &texts {
+        let rows: Vec<usize> = (0..text.len()).collect();
+        let mut cache = cache();
+        let mut lanes = [Lane { cache: &mut cache, tokens: text, view, rows: &rows }];
+        alone.push(model.pass(&mut lanes).unwrap().unwrap());
+    }
+    let rows: Vec<Vec<usize>> = texts.iter().map(|t| (0..t.len()).collect()).collect();
+    let mut caches: Vec<KvCache> = texts.iter().map(|_| cache()).collect();
+    let mut lanes: Vec<Lane<'_>> = caches
+        .iter_mut()
+        .zip(texts.iter().zip(&rows))
+        .map(|(cache, (tokens, rows))| Lane { cache, tokens, view, rows })
+        .collect();
+    let together = model.pass(&mut lanes).unwrap().unwrap();
+    let off = largest_difference(&together, &Tensor::cat(&alone, 0).unwrap());
+    assert!(off < 1e-3, "{off:e}");
+}
+
+#[test]
+fn block_size_one_is_causal_attention() {
+    let model = model(DType::F64);
+    let (clean, _) = window(9);
+    let ids = row(&clean);
+    let one = AttentionMask::BlockCausal { block_size: size(1) };
+    let a = model.hidden(&ids, one, None, None).unwrap();
+    let b = model.causal(&ids, None, None).unwrap();
+    assert_eq!(largest_difference(&a, &b), 0.0);
+}
