@@ -28,12 +28,15 @@ const LANES: usize = 8;
 const COLS: usize = 1024;
 /// Rows of x multiplied with one unpacked panel: they stay in the second-level cache.
 const X_ROWS: usize = 64;
+/// Up to here plain f32 weights are multiplied where they lie; with more rows of x a copy that is
+/// compact in the cache is twice as fast (rows of 16 KiB share cache sets).
+const DIRECT_ROWS: usize = 16;
 /// Weight rows of a panel when x has many rows.
 const PANEL_ROWS_MAX: usize = 24;
 /// Weights in one piece of work; small enough to share evenly, large enough to be worth taking.
 const TASK_WEIGHTS: usize = 32 * 1024;
-/// Multiplications below which waking another thread costs more than it saves (measured:
-/// `examples/weight_matrix.rs`).
+/// Multiplications below which the calling thread works alone: about the 10 µs that waking another
+/// takes (an estimate; the sweep in `examples/weight_matrix.rs` shows what it costs).
 const SERIAL_WORK: usize = 96 * 1024;
 
 /// Which instructions to use.
@@ -205,6 +208,10 @@ unsafe fn multiply_rows(
         let mut outputs = [0.0; PANEL_ROWS_MAX];
         for x_first in (0..x_rows).step_by(X_ROWS) {
             let x_count = X_ROWS.min(x_rows - x_first);
+            let direct = stored.dtype == WeightDtype::F32
+                && leaves.reads_bytes
+                && x_rows <= DIRECT_ROWS
+                && stored.cols.is_multiple_of(LANES);
             let x = &x[x_first * x_stride..][..x_count * x_stride];
             for first in rows.clone().step_by(panel_rows) {
                 let count = panel_rows.min(rows.end - first);
@@ -213,11 +220,14 @@ unsafe fn multiply_rows(
                 for col in (0..stored.cols).step_by(COLS) {
                     let cols = COLS.min(stored.cols - col);
                     let weights = Tile { first, count, col, cols };
-                    // SAFETY: the panel's rows and x's rows are within their slices: `panel`
+                    // SAFETY: the panel's rows and x's rows are within their slices: the tile
                     // checked the first, and x has x_count rows of x_stride floats.
                     unsafe {
-                        let (w, w_stride, direct) =
-                            weights.panel(leaves, stored, &mut scratch.panel);
+                        let (w, w_stride) = if direct {
+                            (weights.bytes_as_f32(stored), stored.cols)
+                        } else {
+                            weights.unpacked(leaves, stored, &mut scratch.panel)
+                        };
                         let panel = Panel {
                             w,
                             ahead: if direct { weights.ahead(stored) } else { 0 },
@@ -259,24 +269,23 @@ impl Tile {
         if self.col + self.cols < stored.cols { self.cols } else { self.count * stored.cols }
     }
 
-    /// The tile's weights as f32, each row padded with zeros to whole lanes; their stride; and
-    /// whether they are the stored bytes themselves.
-    fn panel(
+    /// Where an f32 tile's weights lie, aligned or not.
+    fn bytes_as_f32(&self, stored: Stored<'_>) -> *const f32 {
+        let row_bytes = 4 * stored.cols;
+        let rows = &stored.bytes[self.first * row_bytes..][..self.count * row_bytes];
+        rows[4 * self.col..].as_ptr().cast()
+    }
+
+    /// The tile's weights as f32, each row padded with zeros to whole lanes, and their stride.
+    fn unpacked(
         &self,
         leaves: &Leaves,
         stored: Stored<'_>,
         scratch: &mut [f32],
-    ) -> (*const f32, usize, bool) {
+    ) -> (*const f32, usize) {
         let bytes_of = |cols: usize| cols / stored.dtype.block_len() * stored.dtype.block_bytes();
         let (row_bytes, from, len) =
             (bytes_of(stored.cols), bytes_of(self.col), bytes_of(self.cols));
-        if stored.dtype == WeightDtype::F32
-            && leaves.reads_bytes
-            && stored.cols.is_multiple_of(LANES)
-        {
-            let rows = &stored.bytes[self.first * row_bytes..][..self.count * row_bytes];
-            return (rows[from..].as_ptr().cast(), stored.cols, true);
-        }
         let stride = self.cols.next_multiple_of(LANES);
         let ahead = bytes_of(self.ahead(stored));
         for (row, out) in scratch.chunks_exact_mut(stride).take(self.count).enumerate() {
@@ -288,7 +297,7 @@ impl Tile {
             (leaves.unpack)(stored.dtype, &stored.bytes[at..][..len], weights);
             padding.fill(0.0);
         }
-        (scratch.as_ptr(), stride, false)
+        (scratch.as_ptr(), stride)
     }
 }
 
