@@ -29,12 +29,13 @@ fn main() -> Result<()> {
         let hidden = if dtype.block_len() == 256 { 512 } else { 576 };
         let layers: Vec<[WeightMatrix; 7]> = (0..30).map(|_| layer(dtype, hidden)).collect();
         let head = matrix(dtype, 49152, hidden);
+        let (layers, head) = (&layers, &head);
         check(&layers[0][0])?;
-        let bytes: usize = layers.iter().flatten().chain([&head]).map(|m| m.as_bytes().len()).sum();
+        let bytes: usize = layers.iter().flatten().chain([head]).map(|m| m.as_bytes().len()).sum();
         report(&format!("{name} SmolLM2"), bytes, floor, |rows| {
             let (x, wide) = (input(rows, hidden)?, input(rows, 1536)?);
             Ok(move || {
-                for [q, k, v, o, gate, up, down] in &layers {
+                for [q, k, v, o, gate, up, down] in layers {
                     black_box(WeightMatrix::matmul_many(&[q, k, v], &x)?);
                     black_box(o.matmul(&x)?);
                     black_box(WeightMatrix::matmul_many(&[gate, up], &x)?);
