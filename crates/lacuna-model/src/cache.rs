@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::config::Config;
 use crate::error::{ModelError, Result};
 
-/// The committed past of one sequence: keys and values, [1, kv_heads, capacity, head_dim] per layer.
+/// The committed past of one sequence: keys and values, [1, capacity, kv_heads, head_dim] per layer.
 ///
 /// A pass writes its keys and values behind the committed ones; [`keep`](Self::keep) commits them, the next
 /// pass overwrites them. Cropping is free, so a block can be tried and taken back.
@@ -26,7 +26,7 @@ impl KvCache {
     /// Errors if the device has no room.
     pub fn new(config: &Config, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
         let capacity = capacity.max(1);
-        let shape = (1, config.num_kv_heads, capacity, config.head_dim);
+        let shape = (1, capacity, config.num_kv_heads, config.head_dim);
         let buffer = || Tensor::zeros(shape, dtype, device);
         let layers = (0..config.num_layers)
             .map(|_| Ok((buffer()?, buffer()?)))
@@ -65,9 +65,9 @@ impl KvCache {
             for (k, v) in &self.layers {
                 for buffer in [k, v] {
                     let rows = buffer
-                        .narrow(2, self.len + range.start, range.len())?
+                        .narrow(1, self.len + range.start, range.len())?
                         .force_contiguous()?;
-                    buffer.slice_set(&rows, 2, self.len)?;
+                    buffer.slice_set(&rows, 1, self.len)?;
                 }
             }
         }
@@ -84,11 +84,11 @@ impl KvCache {
         let capacity = n.max(2 * self.capacity);
         for (k, v) in &mut self.layers {
             for buffer in [k, v] {
-                let (one, heads, _, dim) = buffer.dims4()?;
+                let (one, _, heads, dim) = buffer.dims4()?;
                 let grown =
-                    Tensor::zeros((one, heads, capacity, dim), buffer.dtype(), buffer.device())?;
+                    Tensor::zeros((one, capacity, heads, dim), buffer.dtype(), buffer.device())?;
                 if self.len > 0 {
-                    grown.slice_set(&buffer.narrow(2, 0, self.len)?.contiguous()?, 2, 0)?;
+                    grown.slice_set(&buffer.narrow(1, 0, self.len)?.contiguous()?, 1, 0)?;
                 }
                 *buffer = grown;
             }
@@ -98,7 +98,7 @@ impl KvCache {
     }
 
     /// Writes a layer's new keys and values behind the committed ones and gives views of both together,
-    /// [1, kv_heads, len + n, head_dim].
+    /// [1, len + n, kv_heads, head_dim].
     pub(crate) fn extended(
         &mut self,
         layer_idx: usize,
@@ -108,10 +108,10 @@ impl KvCache {
         let Some((k_buffer, v_buffer)) = self.layers.get(layer_idx) else {
             return Err(ModelError::Input("the cache belongs to a model with fewer layers".into()));
         };
-        let n = k.dim(2)?;
-        k_buffer.slice_set(&k.contiguous()?, 2, self.len)?;
-        v_buffer.slice_set(&v.contiguous()?, 2, self.len)?;
+        let n = k.dim(1)?;
+        k_buffer.slice_set(&k.contiguous()?, 1, self.len)?;
+        v_buffer.slice_set(&v.contiguous()?, 1, self.len)?;
         self.uncommitted = n;
-        Ok((k_buffer.narrow(2, 0, self.len + n)?, v_buffer.narrow(2, 0, self.len + n)?))
+        Ok((k_buffer.narrow(1, 0, self.len + n)?, v_buffer.narrow(1, 0, self.len + n)?))
     }
 }

@@ -93,9 +93,7 @@ impl Transformer {
             weights.config().clone(),
             &device,
             |name| weights.tensor(name, DType::F32, &Device::Cpu),
-            |name| {
-                Ok(Weight::Stored(Arc::new(weights.matrix(name)?)))
-            },
+            |name| Ok(Weight::Stored(Arc::new(weights.matrix(name)?))),
         )
     }
 

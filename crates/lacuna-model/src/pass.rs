@@ -1,7 +1,7 @@
 //! Cached passes for decoding: ragged batches of sequences, each with its own visibility.
 
 use candle_core::Tensor;
-use lacuna_kernels::{AttentionMask, Positions, Spans, attention};
+use lacuna_kernels::{AttentionMask, Positions, Spans, attention_by_token};
 use std::num::NonZeroUsize;
 
 use crate::cache::KvCache;
@@ -93,23 +93,23 @@ impl Transformer {
             let mut start = 0;
             for (lane, spans) in lanes.iter_mut().zip(&lane_spans) {
                 let n = lane.tokens.len();
-                let lane_q = q.narrow(2, start, n)?;
+                let lane_q = q.narrow(1, start, n)?;
                 let (k, v) = lane.cache.extended(
                     layer_idx,
-                    &k.narrow(2, start, n)?,
-                    &v.narrow(2, start, n)?,
+                    &k.narrow(1, start, n)?,
+                    &v.narrow(1, start, n)?,
                 )?;
                 // After the last layer only wanted rows are read on.
                 let unread = last && lane.rows.is_empty();
                 outputs.push(if unread {
                     lane_q
                 } else {
-                    attention(&lane_q, &k, &v, spans, self.scale())?
+                    attention_by_token(&lane_q, &k, &v, spans, self.scale())?
                 });
                 start += n;
             }
             let out =
-                if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(&outputs, 2)? };
+                if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(&outputs, 1)? };
             self.rows_first(&out)
         })?;
         if wanted.is_empty() { Ok(None) } else { Ok(Some(self.logits(&hidden)?)) }

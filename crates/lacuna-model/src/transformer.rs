@@ -6,7 +6,8 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_kernels::{
-    AttentionMask, Positions, Rope, Spans, WeightMatrix, attention, embedding, linear, rms_norm, rope, swiglu,
+    AttentionMask, Positions, Rope, Spans, WeightMatrix, attention_by_token, embedding, linear,
+    rms_norm, rope_by_token, swiglu,
 };
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -288,7 +289,7 @@ impl Transformer {
         self.run(&clean.flatten_all()?, select, |layer_idx, qkv, last| {
             let (q, k, v) = self.rotated(layer_idx, qkv, (batch, window, window), &positions)?;
             layers.push((k.clone(), v.clone()));
-            let out = if last { q } else { attention(&q, &k, &v, &causal, self.scale())? };
+            let out = if last { q } else { attention_by_token(&q, &k, &v, &causal, self.scale())? };
             self.rows_first(&out)
         })?;
         Ok(CleanWindow { layers, noisy_half, positions, batch, window })
@@ -318,12 +319,12 @@ impl Transformer {
             let (q, k, v) = self.rotated(layer_idx, qkv, dims, &clean.positions)?;
             let (clean_k, clean_v) = &clean.layers[layer_idx];
             let joined = |noisy: &Tensor, clean: &Tensor| -> Result<Tensor> {
-                let (_, heads, len, head_dim) = clean.dims4()?;
-                let clean = clean.broadcast_as((batch, heads, len, head_dim))?;
-                Ok(Tensor::cat(&[noisy, &clean.contiguous()?], 2)?)
+                let (_, len, heads, head_dim) = clean.dims4()?;
+                let clean = clean.broadcast_as((batch, len, heads, head_dim))?;
+                Ok(Tensor::cat(&[noisy, &clean.contiguous()?], 1)?)
             };
             let (k, v) = (joined(&k, clean_k)?, joined(&v, clean_v)?);
-            self.rows_first(&attention(&q, &k, &v, &clean.noisy_half, self.scale())?)
+            self.rows_first(&attention_by_token(&q, &k, &v, &clean.noisy_half, self.scale())?)
         })
     }
 
@@ -376,10 +377,10 @@ impl Transformer {
         spans: &Spans,
     ) -> Result<Tensor> {
         let (q, k, v) = self.rotated(layer_idx, qkv, dims, positions)?;
-        self.rows_first(&attention(&q, &k, &v, spans, self.scale())?)
+        self.rows_first(&attention_by_token(&q, &k, &v, spans, self.scale())?)
     }
 
-    /// [rows, heads · head_dim] each to [batch, heads, len, head_dim], queries and keys normed (if the model
+    /// [rows, heads · head_dim] each to [batch, len, heads, head_dim], queries and keys normed (if the model
     /// does) and rotated, queries cut to the first `n_query` of each window.
     pub(crate) fn rotated(
         &self,
@@ -397,20 +398,20 @@ impl Transformer {
         let Config { num_heads, num_kv_heads, head_dim, rms_norm_eps, .. } = self.config;
         let mut q = q.reshape((batch, n_key, num_heads, head_dim))?.narrow(1, 0, n_query)?;
         let mut k = k.reshape((batch, n_key, num_kv_heads, head_dim))?;
-        let v = v.reshape((batch, n_key, num_kv_heads, head_dim))?.transpose(1, 2)?;
+        let v = v.reshape((batch, n_key, num_kv_heads, head_dim))?;
         if let Some((q_norm, k_norm)) = &self.layers[layer_idx].qk_norm {
             q = rms_norm(&q.contiguous()?, q_norm, rms_norm_eps)?;
             k = rms_norm(&k, k_norm, rms_norm_eps)?;
         }
-        let q = rope(&q.transpose(1, 2)?, &self.rope, &of_queries)?;
-        let k = rope(&k.transpose(1, 2)?, &self.rope, positions)?;
+        let q = rope_by_token(&q, &self.rope, &of_queries)?;
+        let k = rope_by_token(&k, &self.rope, positions)?;
         Ok((q, k, v))
     }
 
-    /// [batch, heads, len, head_dim] to [batch · len, heads · head_dim].
+    /// [batch, len, heads, head_dim] to [batch · len, heads · head_dim].
     pub(crate) fn rows_first(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, heads, len, head_dim) = x.dims4()?;
-        Ok(x.transpose(1, 2)?.reshape((batch * len, heads * head_dim))?)
+        let (batch, len, heads, head_dim) = x.dims4()?;
+        Ok(x.reshape((batch * len, heads * head_dim))?)
     }
 
     pub(crate) fn scale(&self) -> f64 {

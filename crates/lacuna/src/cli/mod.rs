@@ -49,6 +49,7 @@ enum Command {
 /// Parses, runs, reports; the exit status.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
+    lacuna::kernels::keep_freed_memory();
     let done = match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Pack(args) => pack::run(&args),
