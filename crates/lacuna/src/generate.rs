@@ -2,7 +2,8 @@
 
 use lacuna_model::Mode;
 use lacuna_samplers::reference::{self, Remasking};
-use lacuna_samplers::{Event, FillRule, FinishReason, Request, Sampling};
+use lacuna_samplers::trace::{Line, Mode as TraceMode};
+use lacuna_samplers::{Event, FillRule, FinishReason, Generation, Request, Sampling};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -113,6 +114,8 @@ pub struct Written {
     pub text: String,
     /// The new tokens.
     pub tokens: Vec<u32>,
+    /// How many of them are text: those before end-of-text.
+    pub text_len: usize,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Passes after the prefill (reference mode: as the released code counts nfe).
@@ -143,29 +146,85 @@ pub fn generate(
     options: &GenerateOptions,
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<Written> {
-    let prompt = match prompt.into() {
+    let prompt = prompt_ids(model, prompt.into())?;
+    let autoregressive = choose_mode(model, options)?;
+    write(model, &prompt, options, &mut observe, |eos_ids, observer| {
+        match (autoregressive, options.mode) {
+            (true, _) => autoregressive_decode(model, &prompt, options, eos_ids, observer),
+            (false, DecodeMode::Fused) => fused(model, &prompt, options, eos_ids, observer),
+            (false, DecodeMode::Reference) => {
+                reference_decode(model, &prompt, options, eos_ids, observer)
+            }
+        }
+    })
+}
+
+/// The first line of the trace that [`generate`] with the same arguments leaves; the events are the lines
+/// after it, and [`trace_end`] the last.
+///
+/// # Errors
+/// As [`generate`], before anything is decoded.
+pub fn trace_header(
+    model: &Model,
+    prompt: impl Into<Prompt>,
+    options: &GenerateOptions,
+) -> Result<Line> {
+    let prompt = prompt_ids(model, prompt.into())?;
+    let eos_ids = eos_ids(model, options);
+    Ok(match (choose_mode(model, options)?, options.mode) {
+        (true, _) => {
+            let request = autoregressive_request(model, &prompt, options, eos_ids);
+            Line::header(0, TraceMode::Autoregressive, &request)
+        }
+        (false, DecodeMode::Fused) => {
+            Line::header(0, TraceMode::Fused, &request(model, &prompt, options, eos_ids)?)
+        }
+        (false, DecodeMode::Reference) => {
+            Line::reference_header(&prompt, &reference_settings(model, options, &eos_ids)?)?
+        }
+    })
+}
+
+/// The last line of a trace.
+pub fn trace_end(written: &Written) -> Line {
+    let Written { finish, text_len, .. } = *written;
+    Line::End { request: 0, finish, tokens: written.tokens.len(), text_len }
+}
+
+/// The prompt's ids, each one that the model embeds.
+pub(crate) fn prompt_ids(model: &Model, prompt: Prompt) -> Result<Vec<u32>> {
+    let prompt = match prompt {
         Prompt::Ids(ids) => ids,
         Prompt::Text(text) => model.tokenizer()?.encode_with_special_tokens(&text)?,
     };
     let vocab = model.config().vocab_size;
-    if let Some(id) = prompt.iter().find(|id| **id as usize >= vocab) {
-        return Err(Error::Request(format!("prompt id {id} is outside the model's {vocab} tokens")));
+    match prompt.iter().find(|id| **id as usize >= vocab) {
+        Some(id) => {
+            Err(Error::Request(format!("prompt id {id} is outside the model's {vocab} tokens")))
+        }
+        None => Ok(prompt),
     }
-    let autoregressive = choose_mode(model, options)?;
-    let eos_ids = options.eos_ids.clone().unwrap_or_else(|| model.config().eos_token_ids.clone());
+}
+
+fn eos_ids(model: &Model, options: &GenerateOptions) -> Vec<u32> {
+    options.eos_ids.clone().unwrap_or_else(|| model.config().eos_token_ids.clone())
+}
+
+/// What every decoder has around it: stop texts, the clock, the text of the tokens.
+pub(crate) fn write(
+    model: &Model,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    observe: &mut dyn FnMut(Event<'_>),
+    decode: impl FnOnce(Vec<u32>, Observer<'_>) -> Result<Decoded>,
+) -> Result<Written> {
     let began = Instant::now();
     let mut on_event = |event: Event<'_>| {
         observe(event);
         stop_at(model, &options.stop, event)
     };
-    let decoded = match (autoregressive, options.mode) {
-        (true, _) => autoregressive_decode(model, &prompt, options, eos_ids, &mut on_event),
-        (false, DecodeMode::Fused) => fused(model, &prompt, options, eos_ids, &mut on_event),
-        (false, DecodeMode::Reference) => {
-            reference_decode(model, &prompt, options, &eos_ids, &mut on_event)
-        }
-    };
-    let Decoded { tokens, text_len, forwards, finish, prefill } = decoded?;
+    let decoded = decode(eos_ids(model, options), &mut on_event)?;
+    let Decoded { tokens, text_len, forwards, finish, prefill } = decoded;
     let elapsed = began.elapsed().as_secs_f64();
     let written = match &model.tokenizer {
         Some(tokenizer) => tokenizer.decode(&tokens[..text_len])?,
@@ -174,6 +233,7 @@ pub fn generate(
     Ok(Written {
         text: cut_at_stop(written, &options.stop),
         tokens,
+        text_len,
         prompt_tokens: prompt.len(),
         forwards,
         finish,
@@ -181,7 +241,7 @@ pub fn generate(
     })
 }
 
-struct Decoded {
+pub(crate) struct Decoded {
     tokens: Vec<u32>,
     text_len: usize,
     forwards: usize,
@@ -189,10 +249,17 @@ struct Decoded {
     prefill: f64,
 }
 
-type Observer<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<usize>;
+impl Decoded {
+    pub(crate) fn new(generation: Generation, prefill: f64) -> Self {
+        let Generation { tokens, text_len, finish, forwards, .. } = generation;
+        Self { tokens, text_len, forwards, finish, prefill }
+    }
+}
+
+pub(crate) type Observer<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<usize>;
 
 /// Whether to decode autoregressively; refuses a checkpoint of the other kind.
-fn choose_mode(model: &Model, options: &GenerateOptions) -> Result<bool> {
+pub(crate) fn choose_mode(model: &Model, options: &GenerateOptions) -> Result<bool> {
     let trained = !model.is_block_diffusion();
     let asked = options.autoregressive.unwrap_or(trained && options.mode == DecodeMode::Fused);
     if asked != trained && !options.allow_mode_mismatch {
@@ -257,22 +324,15 @@ fn fused(
     let request = request(model, prompt, options, eos_ids)?;
     let mut session = Session::new(Arc::clone(&model.transformer), request.block_size);
     let generation = lacuna_samplers::generate(&mut session, request, observer)?;
-    Ok(Decoded {
-        text_len: generation.text_len,
-        forwards: generation.forwards,
-        finish: generation.finish,
-        prefill: session.prefill_seconds(),
-        tokens: generation.tokens,
-    })
+    Ok(Decoded::new(generation, session.prefill_seconds()))
 }
 
-fn autoregressive_decode(
+fn autoregressive_request(
     model: &Model,
     prompt: &[u32],
     options: &GenerateOptions,
     eos_ids: Vec<u32>,
-    observer: Observer<'_>,
-) -> Result<Decoded> {
+) -> Request {
     let mut prompt = prompt.to_vec();
     if prompt.is_empty() {
         // Something must come before the first token.
@@ -284,6 +344,17 @@ fn autoregressive_decode(
     request.min_new_tokens = options.min_new_tokens;
     request.sampling = options.sampling.clone();
     request.eos_ids = eos_ids;
+    request
+}
+
+fn autoregressive_decode(
+    model: &Model,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    eos_ids: Vec<u32>,
+    observer: Observer<'_>,
+) -> Result<Decoded> {
+    let request = autoregressive_request(model, prompt, options, eos_ids);
     let mut session = Session::new(Arc::clone(&model.transformer), NonZeroUsize::MIN);
     let mut first = None;
     let next = |tokens: &[u32]| {
@@ -293,22 +364,15 @@ fn autoregressive_decode(
         logits
     };
     let generation = lacuna_samplers::generate_autoregressive(next, request, observer)?;
-    Ok(Decoded {
-        text_len: generation.text_len,
-        forwards: generation.forwards,
-        finish: generation.finish,
-        prefill: first.unwrap_or(0.0),
-        tokens: generation.tokens,
-    })
+    Ok(Decoded::new(generation, first.unwrap_or(0.0)))
 }
 
-fn reference_decode(
+/// The arguments of the released code that options and checkpoint amount to.
+fn reference_settings(
     model: &Model,
-    prompt: &[u32],
     options: &GenerateOptions,
     eos_ids: &[u32],
-    observer: Observer<'_>,
-) -> Result<Decoded> {
+) -> Result<reference::Settings> {
     let block_size = block_size(model, options);
     let (remasking, threshold) = match options.fill {
         FillRule::LowConfidence => (Remasking::LowConfidence, None),
@@ -322,8 +386,11 @@ fn reference_decode(
             return Err(Error::Request(message));
         }
     };
-    let mut settings =
-        reference::Settings::new(options.max_new_tokens, block_size.get(), mask_id(model, options)?);
+    let mut settings = reference::Settings::new(
+        options.max_new_tokens,
+        block_size.get(),
+        mask_id(model, options)?,
+    );
     if let Some(steps) = options.steps {
         settings.steps = steps.get();
     }
@@ -333,6 +400,18 @@ fn reference_decode(
     settings.eos_id = eos_ids.first().copied();
     settings.forbid_mask = options.forbid_mask;
     settings.seed = options.sampling.seed;
+    Ok(settings)
+}
+
+fn reference_decode(
+    model: &Model,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    eos_ids: Vec<u32>,
+    observer: Observer<'_>,
+) -> Result<Decoded> {
+    let settings = reference_settings(model, options, &eos_ids)?;
+    let block_size = block_size(model, options);
     let mut session = Session::new(Arc::clone(&model.transformer), block_size).unfused();
     let output = reference::generate(&mut session, prompt, &settings, observer)?;
     let tokens = output.tokens().to_vec();

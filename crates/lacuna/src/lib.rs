@@ -12,6 +12,7 @@
 //! - [`Model`]: a checkpoint opened for use: transformer, tokenizer, mode.
 //! - [`Session`]: its sequences and their caches; what a sampler decodes on.
 //! - [`generate`]: a text continued, by block diffusion or autoregressively, as the checkpoint is.
+//! - [`edit`]: the same text in fewer passes, with an old version of it as draft.
 //! - The crates below, whole: [`schedules`], [`data`], [`kernels`], [`model`], [`objective`], [`samplers`],
 //!   [`train`].
 //!
@@ -27,12 +28,14 @@ pub use lacuna_samplers as samplers;
 pub use lacuna_schedules as schedules;
 pub use lacuna_train as train;
 
+mod edit;
 mod error;
 mod generate;
 mod open;
 mod session;
 
+pub use edit::{Edited, edit};
 pub use error::{Error, Result};
-pub use generate::{mismatch as mode_mismatch, DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate};
+pub use generate::{mismatch as mode_mismatch, DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate, trace_end, trace_header};
 pub use open::{Model, OpenOptions, select_device};
 pub use session::Session;

@@ -1,9 +1,10 @@
 //! Opening a checkpoint: weights, tokenizer, mode, device.
 
 use candle_core::{DType, Device};
-use lacuna_data::Tokenizer;
+use lacuna_data::{ChatTemplate, Tokenizer};
 use lacuna_model::{Config, Mode, Transformer, Weights};
-use std::path::Path;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -24,6 +25,7 @@ pub struct Model {
     pub transformer: Arc<Transformer>,
     /// The tokenizer, if the checkpoint brings one.
     pub tokenizer: Option<Arc<Tokenizer>>,
+    path: PathBuf,
 }
 
 impl Model {
@@ -48,7 +50,8 @@ impl Model {
             }
         };
         let tokenizer = open_tokenizer(path, &weights)?;
-        Ok(Self { transformer: Arc::new(transformer), tokenizer: tokenizer.map(Arc::new) })
+        let (transformer, tokenizer) = (Arc::new(transformer), tokenizer.map(Arc::new));
+        Ok(Self { transformer, tokenizer, path: path.to_owned() })
     }
 
     /// What the model is.
@@ -59,6 +62,48 @@ impl Model {
     /// Whether the checkpoint says it is a block-diffusion model.
     pub fn is_block_diffusion(&self) -> bool {
         matches!(self.config().mode, Mode::BlockDiffusion { .. })
+    }
+
+    /// The chat template that the checkpoint brings: in its folder or its GGUF metadata.
+    ///
+    /// # Errors
+    /// Errors if a file is unreadable or holds no template.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        if self.path.is_dir() {
+            return Ok(ChatTemplate::from_folder(&self.path)?);
+        }
+        let Some(source) = Weights::inspect(&self.path)?.chat_template() else { return Ok(None) };
+        let config = self.config();
+        let ids = [
+            ("bos_token", config.bos_token_id),
+            ("eos_token", config.eos_token_ids.first().copied()),
+            ("pad_token", config.pad_token_id),
+        ];
+        let spelling = |id: Option<u32>| self.tokenizer.as_ref()?.id_to_token(id?);
+        let tokens: Map<String, Value> = ids
+            .into_iter()
+            .filter_map(|(name, id)| Some((name.to_owned(), Value::from(spelling(id)?))))
+            .collect();
+        Ok(Some(ChatTemplate::from_source(&source, tokens)?))
+    }
+
+    /// How conversations with this model are written: the checkpoint's own template, else, for block
+    /// diffusion, the format of Seed-Coder and Stable-DiffCoder.
+    ///
+    /// # Errors
+    /// Errors if the checkpoint's template is damaged, or if there is none and the built-in format is not for
+    /// this model.
+    pub fn chat_format(&self) -> Result<ChatTemplate> {
+        if let Some(template) = self.chat_template()? {
+            return Ok(template);
+        }
+        let named = self.tokenizer()?.token_to_id("<[end▁of▁sentence]>").is_some();
+        if self.is_block_diffusion() && named {
+            return Ok(ChatTemplate::seed_coder());
+        }
+        let message = "the checkpoint has no chat template (chat_template.jinja, or in \
+                       tokenizer_config.json); it is not made to converse: use `lacuna generate`";
+        Err(Error::Request(message.into()))
     }
 
     /// The tokenizer.

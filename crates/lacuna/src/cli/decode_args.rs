@@ -42,9 +42,9 @@ pub(crate) struct DecodeArgs {
     /// Token ids in place of text: 1,2,3
     #[arg(long, value_name = "IDS")]
     pub(crate) prompt_ids: Option<Ids>,
-    /// At most this many new tokens
-    #[arg(long, value_name = "G", default_value_t = 128)]
-    max_new_tokens: usize,
+    /// At most this many new tokens; default: 128, for edit what the file needs and some more
+    #[arg(long, value_name = "G")]
+    pub(crate) max_new_tokens: Option<usize>,
     /// No end of text before this many new tokens
     #[arg(long, value_name = "N", default_value_t = 0)]
     min_new_tokens: usize,
@@ -103,6 +103,11 @@ pub(crate) struct DecodeArgs {
 }
 
 impl DecodeArgs {
+    /// Whether a flag says which positions a pass fills, or how many.
+    pub(crate) fn names_a_rule(&self) -> bool {
+        self.threshold.is_some() || self.fill.is_some() || self.steps.is_some()
+    }
+
     /// The options for a model.
     pub(crate) fn options(&self, model: &Model) -> GenerateOptions {
         let fill = match self.threshold {
@@ -123,7 +128,7 @@ impl DecodeArgs {
             (false, false) => trained_autoregressive,
         };
         GenerateOptions {
-            max_new_tokens: self.max_new_tokens,
+            max_new_tokens: self.max_new_tokens.unwrap_or(128),
             min_new_tokens: self.min_new_tokens,
             block_size: self.block_size,
             steps: self.steps,

@@ -3,14 +3,18 @@
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
+mod canvas;
 mod decode_args;
 mod generate;
 mod inspect;
 mod logits;
 mod pack;
+mod replay;
 mod score;
+mod show;
 mod tokenizer;
 mod train;
+mod watch;
 
 /// Block-diffusion code language models: train, measure, write, fill in and edit code.
 #[derive(Debug, Parser)]
@@ -34,6 +38,7 @@ enum Command {
     Pack(pack::Args),
     Tokenizer(tokenizer::Args),
     Generate(generate::Args),
+    Replay(replay::Args),
     Score(score::Args),
     Logits(logits::Args),
     Inspect(inspect::Args),
@@ -55,6 +60,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Pack(args) => pack::run(&args),
         Command::Tokenizer(args) => tokenizer::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Inspect(args) => inspect::run(&args),

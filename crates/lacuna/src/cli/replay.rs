@@ -1,0 +1,285 @@
+use anyhow::{Context, Result};
+use lacuna::data::Tokenizer;
+use lacuna::samplers::trace::{Line, Mode, Replayed, Trace};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::canvas::{Canvas, State, Texts};
+use super::show::{finish_name, read_text};
+use super::watch::Screen;
+
+/// Show a recorded decode, refinement by refinement.
+///
+/// The trace is verified first: the fill rule runs again on the recorded candidates and must fill the same
+/// positions and give the same tokens. On a terminal the refinements play; a pipe gets one line each.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  lacuna generate --model M --trace t.jsonl 'def f(x):'
+  lacuna replay t.jsonl --model M
+  lacuna replay t.jsonl --model M --html t.html      a page with a slider, in one file")]
+pub(crate) struct Args {
+    /// A file that --trace wrote; `-` reads stdin
+    #[arg(value_name = "TRACE")]
+    trace: PathBuf,
+    /// Write a self-contained HTML page with a slider over the refinements
+    #[arg(long, value_name = "OUT.html")]
+    html: Option<PathBuf>,
+    /// The model that wrote it, or its tokenizer.json: shows text in place of token ids
+    #[arg(long, short, value_name = "M")]
+    model: Option<PathBuf>,
+    /// Refinements a second
+    #[arg(long, value_name = "X", default_value_t = 8.0)]
+    speed: f64,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if !(args.speed > 0.0 && args.speed.is_finite()) {
+        let message = format!("--speed {}: expected a number above 0", args.speed);
+        return Err(super::Usage(message).into());
+    }
+    let text = read_text(&args.trace)?;
+    let trace = Trace::parse(&text).with_context(|| args.trace.display().to_string())?;
+    let replayed = trace.replay().with_context(|| {
+        format!("{} was changed or is damaged: it does not replay", args.trace.display())
+    })?;
+    if replayed.is_empty() {
+        anyhow::bail!("{}: no request; --trace writes one", args.trace.display());
+    }
+    let tokenizer = args.model.as_deref().map(open_tokenizer).transpose()?;
+    let texts = Texts(tokenizer.as_ref());
+    let films: Vec<Film<'_>> =
+        replayed.iter().map(|replayed| Film::new(&trace, replayed)).collect();
+    if let Some(path) = &args.html {
+        lacuna::data::write_atomic(path, page(&films, texts).as_bytes())?;
+        for film in &films {
+            eprintln!("{}", film.summary());
+        }
+        eprintln!("wrote {}", path.display());
+        return Ok(());
+    }
+    if std::io::stdout().is_terminal() {
+        return play(&films, texts, Duration::from_secs_f64(1.0 / args.speed));
+    }
+    let mut out = std::io::stdout().lock();
+    for film in &films {
+        film.print(texts, &mut out)?;
+    }
+    Ok(())
+}
+
+/// A model's tokenizer without its weights.
+fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
+    let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
+    if file.extension().is_some_and(|extension| extension == "gguf") {
+        let json = lacuna::model::Weights::inspect(&file)?.tokenizer_json()?;
+        let json = json.with_context(|| format!("{} has no tokenizer", file.display()))?;
+        return Ok(Tokenizer::from_bytes(json.as_bytes())?);
+    }
+    Ok(Tokenizer::from_file(&file)?)
+}
+
+/// One request of a verified trace.
+struct Film<'a> {
+    mode: Mode,
+    replayed: &'a Replayed,
+    /// All its lines but the header.
+    lines: Vec<&'a Line>,
+}
+
+impl<'a> Film<'a> {
+    fn new(trace: &'a Trace, replayed: &'a Replayed) -> Self {
+        let mut film = Self { mode: Mode::Fused, replayed, lines: Vec::new() };
+        for line in &trace.lines {
+            let request = match line {
+                Line::Header { request, .. } | Line::Block { request, .. } => *request,
+                Line::End { request, .. } => *request,
+                Line::Refinement(refinement) => refinement.request,
+            };
+            match line {
+                _ if request != replayed.request => {}
+                Line::Header { mode, .. } => film.mode = *mode,
+                _ => film.lines.push(line),
+            }
+        }
+        film
+    }
+
+    fn mode(&self) -> &'static str {
+        match self.mode {
+            Mode::Fused => "fused",
+            Mode::Reference => "reference",
+            Mode::Autoregressive => "autoregressive",
+        }
+    }
+
+    fn finish(&self) -> &'static str {
+        self.replayed.finish.map_or("a cut", finish_name)
+    }
+
+    fn summary(&self) -> String {
+        let Replayed { request, settings, tokens, refinements, .. } = self.replayed;
+        format!(
+            "request {request} ({}, {}, blocks of {}): {} tokens in {refinements} refinements, ended by {}; \
+             the replay agrees",
+            self.mode(),
+            settings.fill,
+            settings.block_size,
+            tokens.len(),
+            self.finish(),
+        )
+    }
+
+    /// A line per refinement: its block, and what it filled with which confidence.
+    fn print(&self, texts: Texts<'_>, out: &mut impl Write) -> Result<()> {
+        writeln!(out, "{}", self.summary())?;
+        let mut canvas = Canvas::new(&self.replayed.settings);
+        for line in &self.lines {
+            canvas.take(line);
+            let Line::Refinement(refinement) = line else { continue };
+            let block = canvas.cells.iter().enumerate().skip(refinement.block_start);
+            let (mut shown, mut filled) = (String::new(), Vec::new());
+            for (_, cell) in block {
+                let text = quoted(&texts.one(cell.token));
+                match cell.state {
+                    State::Masked => shown.push('▒'),
+                    _ => shown.push_str(&text),
+                }
+                if let State::Filled { confidence, fresh: true } = cell.state {
+                    filled.push(format!("{text} {confidence:.3}"));
+                }
+            }
+            let (start, number) = (refinement.block_start, refinement.refinement);
+            writeln!(out, "  {start:>5}.{number:<3} {shown}   + {}", filled.join(", "))?;
+        }
+        let text = texts.joined(&self.replayed.tokens);
+        Ok(writeln!(out, "{}", text.trim_end_matches('\n'))?)
+    }
+
+    /// What the page needs to draw every refinement.
+    fn data(&self, ids: &mut BTreeSet<u32>) -> Value {
+        let Replayed { request, settings, tokens, refinements, .. } = self.replayed;
+        ids.extend(&settings.prompt);
+        let steps: Vec<Value> = self.lines.iter().map(|line| step(line, ids)).collect();
+        json!({
+            "request": request,
+            "mode": self.mode(),
+            "rule": settings.fill.to_string(),
+            "blockSize": settings.block_size,
+            "seed": settings.sampling.seed,
+            "temperature": settings.sampling.temperature,
+            "finish": self.finish(),
+            "tokens": tokens.len(),
+            "refinements": refinements,
+            "prompt": settings.prompt,
+            "steps": steps,
+        })
+    }
+}
+
+/// A line as the page reads it: `r`efinement, `b`lock or `e`nd.
+fn step(line: &Line, ids: &mut BTreeSet<u32>) -> Value {
+    match line {
+        Line::Header { .. } => Value::Null,
+        Line::Refinement(refinement) => {
+            ids.extend(refinement.candidates.iter().map(|candidate| candidate.token));
+            // Three digits are shown; more would only make the page large.
+            let digits = |confidence: f64| (confidence * 1e3).round() / 1e3;
+            let candidates: Vec<Value> = refinement
+                .candidates
+                .iter()
+                .map(|c| json!([c.position, c.token, digits(c.confidence)]))
+                .collect();
+            json!({
+                "k": "r",
+                "at": refinement.block_start,
+                "n": refinement.refinement,
+                "c": candidates,
+                "f": refinement.filled,
+            })
+        }
+        Line::Block { block_start, tokens, .. } => {
+            ids.extend(tokens);
+            json!({ "k": "b", "at": block_start, "t": tokens })
+        }
+        Line::End { tokens, .. } => json!({ "k": "e", "n": tokens }),
+    }
+}
+
+/// White space and control characters spelt out, so that a line stays a line.
+fn quoted(text: &str) -> String {
+    text.chars()
+        .map(|char| match char {
+            '\n' => '↵',
+            '\t' => '→',
+            char if char.is_control() => '·',
+            char => char,
+        })
+        .collect()
+}
+
+/// The refinements one after the other; the text stays when they are over.
+fn play(films: &[Film<'_>], texts: Texts<'_>, pause: Duration) -> Result<()> {
+    for film in films {
+        let mut screen = Screen::open("replay")?;
+        let mut canvas = Canvas::new(&film.replayed.settings);
+        let mut number = 0;
+        for line in &film.lines {
+            canvas.take(line);
+            let refinement = matches!(line, Line::Refinement(_));
+            number += usize::from(refinement);
+            let of = film.replayed.refinements;
+            screen.draw(&canvas, texts, &format!("refinement {number} of {of}"))?;
+            if refinement {
+                std::thread::sleep(pause);
+            }
+        }
+        std::thread::sleep(pause);
+        drop(screen);
+        let text = texts.joined(&film.replayed.tokens);
+        println!("{}", text.trim_end_matches('\n'));
+        eprintln!("{}", film.summary());
+    }
+    Ok(())
+}
+
+/// The page: the template with its two holes filled.
+fn page(films: &[Film<'_>], texts: Texts<'_>) -> String {
+    const TEMPLATE: &str = include_str!("replay.html");
+    let mut ids = BTreeSet::new();
+    let requests: Vec<Value> = films.iter().map(|film| film.data(&mut ids)).collect();
+    let spellings: Map<String, Value> =
+        ids.into_iter().map(|id| (id.to_string(), texts.one(id).into())).collect();
+    let data = json!({ "requests": requests, "texts": spellings }).to_string();
+    let plain: Vec<String> = films.iter().map(|film| texts.joined(&film.replayed.tokens)).collect();
+    let (head, rest) =
+        TEMPLATE.split_once("{{text}}").expect("the template has a place for the text");
+    let (middle, tail) =
+        rest.split_once("{{data}}").expect("the template has a place for the data");
+    [head, &escaped(&plain.join("\n\n")), middle, &script_safe(&data), tail].concat()
+}
+
+/// Text for HTML.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            _ => out.push(char),
+        }
+    }
+    out
+}
+
+/// JSON that can't end the script element it stands in.
+fn script_safe(json: &str) -> String {
+    // Outside its strings JSON has none of these, and in them this is another spelling of the same.
+    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+}

@@ -1,0 +1,317 @@
+//! What the commands that write text share: output flags, streaming, traces, the JSON object.
+
+use anyhow::{Context, Result};
+use lacuna::data::TextStream;
+use lacuna::samplers::Event;
+use lacuna::samplers::trace::Line;
+use lacuna::{GenerateOptions, Model, Prompt, StopReason, Written, trace_end, trace_header};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::canvas::{Canvas, Texts};
+use super::watch::Screen;
+
+/// How what is written is shown.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct ShowArgs {
+    /// Print text as soon as its block is finished
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) stream: bool,
+    /// Show the denoising live on the terminal
+    #[arg(long, conflicts_with = "stream")]
+    watch: bool,
+    /// Record every refinement: `lacuna replay FILE` shows them
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print nothing but the text
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+impl ShowArgs {
+    /// The trace that was asked for; its file is made when the first request begins.
+    pub(crate) fn trace(&self) -> Option<TraceFile> {
+        let path = self.trace.clone()?;
+        Some(TraceFile { path, out: None, requests: 0 })
+    }
+
+    /// Gets ready for one decode. Call [`Show::event`] with all its events, then [`Show::end`].
+    pub(crate) fn begin<'a>(
+        &self,
+        model: &'a Model,
+        prompt: &Prompt,
+        options: &'a GenerateOptions,
+        trace: Option<&'a mut TraceFile>,
+    ) -> Result<Show<'a>> {
+        let stream = match self.stream {
+            true => Some(Streamed::new(model.tokenizer()?, &options.stop)),
+            false => None,
+        };
+        let mut show = Show { stream, trace, watch: None, broken: None };
+        if show.trace.is_none() && !self.watch {
+            return Ok(show);
+        }
+        let header = trace_header(model, prompt.clone(), options)?;
+        if let Some(trace) = &mut show.trace {
+            trace.begin(&header)?;
+        }
+        if self.watch {
+            let Line::Header { settings, .. } = &header else { unreachable!("made as a header") };
+            let texts = Texts(model.tokenizer.as_deref());
+            let (screen, canvas) = (Screen::open("--watch")?, Canvas::new(settings));
+            show.watch = Some(Watch { screen, canvas, texts, passes: 0 });
+        }
+        Ok(show)
+    }
+
+    /// Prints the result: the JSON object with `more` in it, else the text (unless it was streamed) and, on
+    /// stderr, what it cost.
+    pub(crate) fn print(&self, text: &str, written: &Written, more: Value) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            let mut object = as_json(written);
+            object["text"] = text.into();
+            if let (Value::Object(object), Value::Object(more)) = (&mut object, more) {
+                object.extend(more);
+            }
+            writeln!(out, "{object}")?;
+            return Ok(());
+        }
+        if !self.stream {
+            out.write_all(text.as_bytes())?;
+        }
+        // A file gets the text as it is; a terminal's next line begins at its beginning.
+        if out.is_terminal() && !text.ends_with('\n') {
+            writeln!(out)?;
+        }
+        out.flush()?;
+        if !self.quiet {
+            eprintln!("{}", summary(written));
+        }
+        Ok(())
+    }
+}
+
+/// One decode that is being shown. Failures wait until its end: an observer can't return them.
+pub(crate) struct Show<'a> {
+    stream: Option<Streamed<'a>>,
+    trace: Option<&'a mut TraceFile>,
+    watch: Option<Watch<'a>>,
+    broken: Option<anyhow::Error>,
+}
+
+impl Show<'_> {
+    /// Takes an event.
+    pub(crate) fn event(&mut self, event: Event<'_>) {
+        if self.broken.is_none() {
+            self.broken = self.try_event(event).err();
+        }
+    }
+
+    fn try_event(&mut self, event: Event<'_>) -> Result<()> {
+        if let (Some(stream), Event::Block(block)) = (&mut self.stream, event) {
+            stream.show(block.generated, block.text_len)?;
+        }
+        if self.trace.is_none() && self.watch.is_none() {
+            return Ok(());
+        }
+        let line = Line::from(event);
+        if let Some(watch) = &mut self.watch {
+            watch.take(&line)?;
+        }
+        match &mut self.trace {
+            Some(trace) => trace.write(line),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes what was open; the first failure of any event.
+    pub(crate) fn end(mut self, written: &Written) -> Result<()> {
+        drop(self.watch.take());
+        if let Some(error) = self.broken {
+            return Err(error);
+        }
+        if let Some(stream) = self.stream {
+            stream.finish(&written.text)?;
+        }
+        match self.trace {
+            Some(trace) => trace.end(written),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A live view.
+struct Watch<'a> {
+    screen: Screen,
+    canvas: Canvas,
+    texts: Texts<'a>,
+    passes: usize,
+}
+
+impl Watch<'_> {
+    fn take(&mut self, line: &Line) -> Result<()> {
+        self.canvas.take(line);
+        self.passes += usize::from(matches!(line, Line::Refinement(_)));
+        let status =
+            format!("{} positions, refinement {}", self.canvas.new_cells().len(), self.passes);
+        self.screen.draw(&self.canvas, self.texts, &status)
+    }
+}
+
+/// A trace on its way to disk; a conversation's turns are requests 0, 1, ….
+#[derive(Debug)]
+pub(crate) struct TraceFile {
+    path: PathBuf,
+    out: Option<BufWriter<File>>,
+    requests: usize,
+}
+
+impl TraceFile {
+    fn begin(&mut self, header: &Line) -> Result<()> {
+        if self.out.is_none() {
+            let file = File::create(&self.path)
+                .with_context(|| format!("creating the trace {}", self.path.display()))?;
+            self.out = Some(BufWriter::new(file));
+        }
+        self.requests += 1;
+        self.write(header.clone())
+    }
+
+    fn write(&mut self, mut line: Line) -> Result<()> {
+        let number = self.requests - 1;
+        match &mut line {
+            Line::Header { request, .. } | Line::Block { request, .. } => *request = number,
+            Line::End { request, .. } => *request = number,
+            Line::Refinement(refinement) => refinement.request = number,
+        }
+        let whole = !matches!(line, Line::Refinement(_));
+        let out = self.out.as_mut().expect("a trace begins with its header");
+        let mut write = || -> std::io::Result<()> {
+            writeln!(out, "{}", line.to_json())?;
+            // What was decoded before a crash can be replayed.
+            if whole { out.flush() } else { Ok(()) }
+        };
+        write().with_context(|| format!("writing the trace {}", self.path.display()))
+    }
+
+    fn end(&mut self, written: &Written) -> Result<()> {
+        self.write(trace_end(written))
+    }
+}
+
+/// Prints text as its blocks finish, never taking anything back.
+struct Streamed<'a> {
+    text: TextStream<'a>,
+    /// New tokens that `text` has had.
+    taken: usize,
+    stop: &'a [String],
+    /// All text that is certain, and how much of it was printed.
+    certain: String,
+    shown: usize,
+}
+
+impl<'a> Streamed<'a> {
+    fn new(tokenizer: &'a lacuna::data::Tokenizer, stop: &'a [String]) -> Self {
+        let text = TextStream::new(tokenizer);
+        Self { text, taken: 0, stop, certain: String::new(), shown: 0 }
+    }
+
+    /// Prints what is certain of the text so far: whole characters, and nothing that a stop text may cut.
+    fn show(&mut self, tokens: &[u32], text_len: usize) -> Result<()> {
+        let text_len = text_len.max(self.taken);
+        self.certain.push_str(&self.text.push(&tokens[self.taken..text_len])?);
+        self.taken = text_len;
+        let text = &self.certain;
+        let held_back = self.stop.iter().map(|s| s.len().saturating_sub(1)).max().unwrap_or(0);
+        let mut end = text.len().saturating_sub(held_back);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        end = self.stop.iter().filter_map(|s| text.find(s.as_str())).fold(end, usize::min);
+        if end > self.shown {
+            let mut out = std::io::stdout().lock();
+            out.write_all(&text.as_bytes()[self.shown..end])?;
+            out.flush()?;
+            self.shown = end;
+        }
+        Ok(())
+    }
+
+    fn finish(self, text: &str) -> Result<()> {
+        // The pieces joined are the text, so what was shown is its beginning.
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes().get(self.shown..).unwrap_or_default())?;
+        Ok(out.flush()?)
+    }
+}
+
+/// A text from a file, or from stdin for `-`.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("reading text from stdin")?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// Replaces a file's text, whole or not at all, if it is still the text that was read.
+pub(crate) fn replace_text(path: &Path, old: &str, new: &str) -> Result<()> {
+    if read_text(path)? != old {
+        anyhow::bail!("{} has changed in the meantime; nothing was written", path.display());
+    }
+    // A link is followed, and the file keeps its permissions.
+    let path = path.canonicalize().with_context(|| format!("resolving {}", path.display()))?;
+    let permissions = std::fs::metadata(&path).map(|data| data.permissions());
+    lacuna::data::write_atomic(&path, new.as_bytes())?;
+    permissions
+        .and_then(|permissions| std::fs::set_permissions(&path, permissions))
+        .with_context(|| format!("keeping the permissions of {}", path.display()))
+}
+
+/// The object that `--json` prints.
+pub(crate) fn as_json(written: &Written) -> Value {
+    json!({
+        "text": written.text,
+        "tokens": written.tokens,
+        "prompt_tokens": written.prompt_tokens,
+        "forwards": written.forwards,
+        "finish_reason": finish_name(written.finish),
+        "tokens_per_forward": written.tokens_per_forward(),
+        "seconds": { "prefill": written.seconds.prefill, "decode": written.seconds.decode },
+    })
+}
+
+/// `eos`, `length` or `stop`.
+pub(crate) fn finish_name(finish: StopReason) -> &'static str {
+    match finish {
+        StopReason::Eos => "eos",
+        StopReason::Length => "length",
+        StopReason::Stop => "stop",
+    }
+}
+
+/// One line on what it cost.
+pub(crate) fn summary(written: &Written) -> String {
+    let n = written.tokens.len();
+    format!(
+        "{n} tokens in {:.2} s: {:.1} tokens/s, {:.2} tokens per forward ({} forwards), ended by {}",
+        written.seconds.decode,
+        n as f64 / written.seconds.decode.max(1e-9),
+        written.tokens_per_forward(),
+        written.forwards,
+        finish_name(written.finish)
+    )
+}
+
+/// Token ids as the command line takes them.
+pub(crate) fn ids(tokens: &[u32]) -> String {
+    tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
