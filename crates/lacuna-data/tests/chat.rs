@@ -48,11 +48,11 @@ fn the_seed_coder_format_is_the_paper_s() {
 }
 
 #[test]
-fn smollm2_gets_the_text_it_was_trained_on() {
-    let template = ChatTemplate::from_folder(fixture("tokenizer/smollm2")).unwrap().unwrap();
+fn chatml_says_what_the_model_is_to_do_when_nobody_else_does() {
+    let template = ChatTemplate::from_folder(fixture("tokenizer/chatml")).unwrap().unwrap();
     let text = template.render(&turns(&TALK[1..3]), &prompt()).unwrap();
-    let expected = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by \
-                    Hugging Face<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n\
+    let expected = "<|im_start|>system\nYou write code and explain it in one line.<|im_end|>\n\
+                    <|im_start|>user\nOne?<|im_end|>\n\
                     <|im_start|>assistant\n1<|im_end|>\n<|im_start|>assistant\n";
     assert_eq!(text, expected);
     let text = template.render(&turns(&TALK[..2]), &RenderOptions::default()).unwrap();
@@ -93,10 +93,10 @@ fn the_recorded_models_templates_render() {
 #[test]
 fn only_responses_are_supervised_with_the_end_of_their_turns() {
     let tokenizer = tokenizer();
-    let smollm2 = ChatTemplate::from_folder(fixture("tokenizer/smollm2")).unwrap().unwrap();
+    let chatml = ChatTemplate::from_folder(fixture("tokenizer/chatml")).unwrap().unwrap();
     for (template, expected) in [
         (ChatTemplate::seed_coder(), "1<[end▁of▁sentence]>2\n<[end▁of▁sentence]>"),
-        (smollm2, "1<|im_end|>\n2\n<|im_end|>\n"),
+        (chatml, "1<|im_end|>\n2\n<|im_end|>\n"),
     ] {
         let mut talk = turns(&TALK);
         talk.push(Message::new("user", "Thanks"));

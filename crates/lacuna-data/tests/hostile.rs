@@ -241,7 +241,7 @@ fn a_tokenizer_needs_room_and_text() {
 
 #[test]
 fn a_tokenizer_without_hole_marks_says_so() {
-    let tokenizer = Tokenizer::from_file(fixture("models/stories260K/tokenizer.json")).unwrap();
+    let tokenizer = Tokenizer::from_file(fixture("tokenizer/byte-fallback.json")).unwrap();
     says(Fim::from_tokenizer(&tokenizer).unwrap_err(), "<fim_prefix>");
 }
 

@@ -6,15 +6,11 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use lacuna_model::{
     Config, Format, GgufOptions, Mode, Outgoing, Result, RopeScaling, SaveOptions, StorageDtype,
-    Weights, save_gguf, save_safetensors,
+    Transformer, Weights, save_gguf, save_safetensors,
 };
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
-}
-
 fn golden(name: &str) -> PathBuf {
-    fixtures().join("golden/models").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/models").join(name)
 }
 
 fn bits(weights: &Weights, name: &str) -> Vec<u32> {
@@ -27,12 +23,37 @@ fn saved(weights: &Weights, dir: &Path, options: &SaveOptions) -> Vec<PathBuf> {
     save_safetensors(dir, weights.config(), weights.outgoing(), options).expect("room on the disk")
 }
 
+/// A fresh autoregressive model, tied, no two of whose sizes are equal; and its parameters.
+fn fresh_autoregressive(dir: &Path) -> u64 {
+    let config = Config {
+        vocab_size: 300,
+        hidden_size: 48,
+        intermediate_size: 100,
+        num_layers: 5,
+        num_heads: 4,
+        num_kv_heads: 2,
+        head_dim: 16,
+        tie_word_embeddings: true,
+        mode: Mode::Autoregressive,
+        ..Config::default()
+    };
+    Transformer::init(config, 7, DType::F32, &Device::Cpu).unwrap().save(dir).unwrap();
+    let attention = 64 * 48 + 2 * (32 * 48) + 48 * 64;
+    let feed_forward = 3 * 100 * 48;
+    let norms = 2 * 48;
+    let parameters = 300 * 48 + 5 * (attention + feed_forward + norms) + 48;
+    assert_eq!(parameters, 133_008);
+    parameters
+}
+
 #[test]
-fn golden_checkpoints_open_whole() {
+fn checkpoints_open_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let parameters = fresh_autoregressive(dir.path());
     for (path, tied, parameters) in [
         (golden("tiny_untied"), false, 229_952),
         (golden("tiny_tied"), true, 197_184),
-        (fixtures().join("models/stories260K"), true, 260_032),
+        (dir.path().to_owned(), true, parameters),
     ] {
         let weights = Weights::open(&path).unwrap();
         let report = weights.report();
@@ -43,6 +64,7 @@ fn golden_checkpoints_open_whole() {
         assert_eq!(report.bytes, report.bytes_by_dtype.values().sum::<u64>());
         assert!(report.missing.is_empty() && report.extra.is_empty(), "{report:?}");
     }
+    assert_eq!(Weights::open(dir.path()).unwrap().config().mode, Mode::Autoregressive);
 }
 
 #[test]

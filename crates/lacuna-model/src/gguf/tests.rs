@@ -109,7 +109,7 @@ fn texts(texts: &[&str]) -> Vec<u8> {
 
 #[test]
 fn scores_give_the_merges_of_a_sentencepiece_vocabulary() {
-    let text = std::fs::read_to_string(fixtures().join("models/stories260K/tokenizer.json"));
+    let text = std::fs::read_to_string(fixtures().join("tokenizer/byte-fallback.json"));
     let text = text.unwrap();
     let original: Tokenizer = text.parse().unwrap();
     let json: Json = serde_json::from_str(&text).unwrap();
@@ -143,7 +143,7 @@ fn scores_give_the_merges_of_a_sentencepiece_vocabulary() {
     let made = tokenizer_json(&gguf, Path::new("m.gguf"), len).unwrap().unwrap();
     let made: Tokenizer = made.parse().unwrap();
     for text in [
-        "Once upon a time, there was a little girl named Lily. She loved to",
+        "A model that writes code fills in a block of masked tokens at once",
         "  two  spaces\nand a line; naïve ☂",
         "",
         "<s>",
