@@ -113,6 +113,21 @@ impl Transformer {
         self.config.mode = mode;
     }
 
+    /// Whether the logits at a position predict the next position's token even when it is masked, as an AR
+    /// head's do: `logit_shift` in `config.json`, off in the released models.
+    pub fn logit_shift(&self) -> bool {
+        self.config.extra.get("logit_shift").and_then(|v| v.as_bool()).unwrap_or(false)
+    }
+
+    /// Declares the head shifted or not.
+    pub fn set_logit_shift(&mut self, shifted: bool) {
+        if shifted {
+            self.config.extra.insert("logit_shift".into(), true.into());
+        } else {
+            self.config.extra.remove("logit_shift");
+        }
+    }
+
     /// The element type of activations.
     pub fn dtype(&self) -> DType {
         self.norm.dtype()
@@ -234,6 +249,34 @@ impl Transformer {
         rows: Option<&[u32]>,
     ) -> Result<Tensor> {
         let (batch, window) = noisy.dims2()?;
+        let every: Vec<u32>;
+        let rows = match rows {
+            Some(rows) => rows,
+            None => {
+                every = (0..(batch * window) as u32).collect();
+                &every
+            }
+        };
+        let in_halves: Vec<u32> =
+            rows.iter().map(|r| r + r / window as u32 * window as u32).collect();
+        self.denoise_halves(noisy, clean, block_size, documents, &in_halves)
+    }
+
+    /// [`denoise`](Self::denoise) for rows of either half, counted in the flattened [batch · 2·window]: a
+    /// window's noisy half, then its clean one. A shifted head reads a block's first token off the clean row
+    /// before it.
+    ///
+    /// # Errors
+    /// As [`denoise`](Self::denoise).
+    pub fn denoise_halves(
+        &self,
+        noisy: &Tensor,
+        clean: &Tensor,
+        block_size: NonZeroUsize,
+        documents: Option<&[Vec<usize>]>,
+        rows: &[u32],
+    ) -> Result<Tensor> {
+        let (batch, window) = noisy.dims2()?;
         if clean.dims() != noisy.dims() {
             return Err(ModelError::Input(format!(
                 "noisy tokens are {:?}, clean ones {:?}: they must agree",
@@ -246,20 +289,17 @@ impl Transformer {
         let both = spans(mask, 2 * window, documents)?;
         let noisy_half = both.first_queries(window);
         let positions = window_positions(batch, window, documents, 2);
-        let every: Vec<u32>;
-        let rows = match rows {
-            Some(rows) => rows,
-            None => {
-                every = (0..(batch * window) as u32).collect();
-                &every
-            }
+        let width = window as u32;
+        let only_noisy = rows.iter().all(|r| r % (2 * width) < width);
+        let in_last: Vec<u32> = match only_noisy {
+            true => rows.iter().map(|r| r - r / (2 * width) * width).collect(),
+            false => rows.to_vec(),
         };
-        let in_both: Vec<u32> =
-            rows.iter().map(|r| r + r / window as u32 * window as u32).collect();
-        let select = Some(self.select(&in_both, rows)?);
+        let select = Some(self.select(rows, &in_last)?);
         let tokens = Tensor::cat(&[noisy, clean], 1)?.flatten_all()?;
         self.run(&tokens, select, |layer, qkv, last| {
-            let (n_query, spans) = if last { (window, &noisy_half) } else { (2 * window, &both) };
+            let (n_query, spans) =
+                if last && only_noisy { (window, &noisy_half) } else { (2 * window, &both) };
             self.attend_windows(layer, qkv, (batch, n_query, 2 * window), &positions, spans)
         })
     }

@@ -14,8 +14,10 @@ use crate::error::{IoContext, Result, TrainError};
 /// Where a run stands: everything besides weights and moments that the next step depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Optimizer steps taken.
+    /// Steps taken, those without a masked token included.
     pub step: u64,
+    /// Updates that the optimizer has made: its bias correction depends on them.
+    pub optimizer_step: u64,
     /// Index of the stage that the next step belongs to.
     pub stage: usize,
     /// Steps taken in that stage.
@@ -34,7 +36,7 @@ pub struct Progress {
 ///
 /// # Errors
 /// Errors if the disk is full or gone; a half-written folder is removed.
-pub fn save(
+pub(crate) fn save(
     dir: &Path,
     model: &Transformer,
     optimizer: &AdamW,
@@ -58,7 +60,8 @@ pub fn save(
     candle_core::safetensors::save(&tensors, &path)?;
     sync(&path)?;
     let path = partial.path().join("progress.json");
-    let json = serde_json::to_string_pretty(progress).expect("numbers serialize");
+    let progress = Progress { optimizer_step: optimizer.steps(), ..progress.clone() };
+    let json = serde_json::to_string_pretty(&progress).expect("numbers serialize");
     fs::write(&path, json).at("writing", &path)?;
     sync(&path)?;
     publish(partial, &target)?;
@@ -69,7 +72,7 @@ pub fn save(
 ///
 /// # Errors
 /// As [`save`].
-pub fn save_final(target: &Path, model: &Transformer, tokenizer_json: &str) -> Result<()> {
+pub(crate) fn save_final(target: &Path, model: &Transformer, tokenizer_json: &str) -> Result<()> {
     let parent = target.parent().unwrap_or(Path::new("."));
     let partial =
         tempfile::Builder::new().prefix(".partial-").tempdir_in(parent).at("creating a folder in", parent)?;
@@ -131,13 +134,13 @@ pub fn newest(dir: &Path) -> Result<Option<PathBuf>> {
 ///
 /// # Errors
 /// Errors if a file is missing or does not belong to this model.
-pub fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) -> Result<Progress> {
+pub(crate) fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) -> Result<Progress> {
     let progress = read_progress(dir)?;
     let path = dir.join("optimizer.safetensors");
     let broken = |reason: String| TrainError::Run { path: path.clone(), reason };
     let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu)
         .map_err(|e| broken(format!("not readable as optimizer state: {e}")))?;
-    let mut state = AdamWState { step: progress.step, moments: Vec::new(), masters: Vec::new() };
+    let mut state = AdamWState { step: progress.optimizer_step, moments: Vec::new(), masters: Vec::new() };
     for (name, _) in model.parameters() {
         let mut take = |kind: &str| -> Option<Tensor> { tensors.remove(&format!("{name}.{kind}")) };
         match (take("first_moment"), take("second_moment")) {
@@ -154,7 +157,7 @@ pub fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) -> Result
 ///
 /// # Errors
 /// Errors if `progress.json` is missing or damaged.
-pub fn read_progress(dir: &Path) -> Result<Progress> {
+pub(crate) fn read_progress(dir: &Path) -> Result<Progress> {
     let path = dir.join("progress.json");
     let text = fs::read_to_string(&path).at("reading", &path)?;
     serde_json::from_str(&text)

@@ -30,10 +30,8 @@ pub enum TrainError {
         reason: String,
     },
     /// A loss or gradient that is no number: the run stops before the weights are spoilt.
-    #[error("step {step}: {what} is {value}; lower the learning rate or clip harder, then --resume")]
+    #[error("the {what} is {value}; lower the learning rate or clip harder, and go on with --resume")]
     Diverged {
-        /// The optimizer step.
-        step: u64,
         /// `loss` or `gradient norm`.
         what: &'static str,
         /// The value.

@@ -45,7 +45,7 @@ pub use error::{Result, TrainError};
 pub use evaluation::{Evaluation, ScoreName, evaluate};
 pub use likelihood::{Blocks, Likelihood, Method, Scoring, likelihood};
 pub use metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, MetricsWriter, StepMetrics, read_metrics};
-pub use objective::{Example, StageObjective, Target, gather};
+pub use objective::{Example, StageObjective, Target};
 pub use plot::draw as draw_plots;
 pub use recipe::{
     CorruptionRecipe, DataRecipe, EvaluationRecipe, MaskEmbedding, ModelRecipe, ObjectiveKind,

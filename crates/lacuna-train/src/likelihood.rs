@@ -5,10 +5,11 @@ use candle_core::Tensor;
 use lacuna_data::Window;
 use lacuna_model::{CleanWindow, Transformer};
 use lacuna_objective::{
-    BlockSums, MonteCarlo, Pass, Row, document_block_ranges, exact_passes, left_to_right_passes,
-    monte_carlo_passes,
+    BlockSums, MonteCarlo, Pass, Row, Scored, document_block_ranges, exact_passes,
+    left_to_right_passes, monte_carlo_passes,
 };
 use std::num::NonZeroUsize;
+use std::ops::Range;
 
 use crate::error::Result;
 use crate::seed::{Purpose, stream};
@@ -167,12 +168,16 @@ fn block_diffusion(
     };
     let row = Row::new(&window.tokens, scored, &ranges)?;
     let tokens = scored.iter().filter(|s| **s).count();
-    // The clean window is read once for all passes.
+    let documents = scoring.document_mask.then(|| vec![window.documents.clone()]);
     let clean = Tensor::new(window.tokens.as_slice(), model.device())?.unsqueeze(0)?;
-    let documents = [window.documents.clone()];
-    let documents = scoring.document_mask.then_some(&documents[..]);
-    let clean = model.read_clean(&clean, blocks.block_size, documents)?;
-    let run = |passes: &[Pass]| nll_of(model, window, &clean, passes);
+    // The clean window is read once for all passes.
+    let read = model.read_clean(&clean, blocks.block_size, documents.as_deref())?;
+    let run = |passes: &[Pass]| -> Result<Vec<Vec<f32>>> {
+        if model.logit_shift() {
+            return shifted_nll(model, window, &ranges, passes, blocks, documents.as_deref());
+        }
+        nll_of(model, window, &read, passes)
+    };
     if let Method::MonteCarlo { samples, seed } = scoring.method {
         let mut rng = stream(seed, Purpose::Likelihood, 0, number);
         let passes: Vec<Pass> =
@@ -224,13 +229,43 @@ fn nll_of(
         targets.extend(pass.scored.iter().map(|s| window.tokens[s.position]));
     }
     let hidden = model.denoise_against(&noisy, clean, Some(&rows))?;
-    let nll = model.token_nll(&hidden, &targets)?;
-    let mut rest = nll.as_slice();
-    let mut split = Vec::with_capacity(n);
+    Ok(split(&model.token_nll(&hidden, &targets)?, passes))
+}
+
+/// [`nll_of`] for a shifted head: a token is read off the row before it, a block's first one off the clean row.
+fn shifted_nll(
+    model: &Transformer,
+    window: &Window,
+    ranges: &[Range<usize>],
+    passes: &[Pass],
+    blocks: Blocks,
+    documents: Option<&[Vec<usize>]>,
+) -> Result<Vec<Vec<f32>>> {
+    let len = window.tokens.len();
+    let clean = Tensor::new(window.tokens.as_slice(), model.device())?.unsqueeze(0)?;
+    let mut all = Vec::with_capacity(passes.len());
+    for pass in passes {
+        let noisy = Tensor::new(pass.noisy.as_slice(), model.device())?.unsqueeze(0)?;
+        let row = |s: &Scored| match s.position == ranges[s.block].start {
+            true => (len + s.position - 1) as u32,
+            false => s.position as u32 - 1,
+        };
+        let rows: Vec<u32> = pass.scored.iter().map(row).collect();
+        let targets: Vec<u32> = pass.scored.iter().map(|s| window.tokens[s.position]).collect();
+        let hidden = model.denoise_halves(&noisy, &clean, blocks.block_size, documents, &rows)?;
+        all.push(model.token_nll(&hidden, &targets)?);
+    }
+    Ok(all)
+}
+
+/// Cuts the likelihoods of a batch of passes into those of each.
+fn split(nll: &[f32], passes: &[Pass]) -> Vec<Vec<f32>> {
+    let mut rest = nll;
+    let mut parts = Vec::with_capacity(passes.len());
     for pass in passes {
         let (own, after) = rest.split_at(pass.scored.len());
-        split.push(own.to_vec());
+        parts.push(own.to_vec());
         rest = after;
     }
-    Ok(split)
+    parts
 }

@@ -38,7 +38,8 @@ pub struct Example {
 /// One supervised token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Target {
-    /// Position in the window whose logits predict it.
+    /// The row of the pass whose logits predict it: a position in the window; in block diffusion, a position
+    /// in [noisy ; clean], 2·window rows.
     pub row: u32,
     /// The clean token.
     pub token: u32,
@@ -50,11 +51,11 @@ pub struct Target {
     pub offset: u32,
 }
 
-/// The targets of a micro-batch, their rows counted in the flattened [batch · window].
-pub fn gather(examples: &[Example]) -> Targets {
+/// The targets of a micro-batch, their rows counted in the flattened batch.
+fn gather(examples: &[Example], rows_per_example: usize) -> Targets {
     let mut all = Targets::default();
     for (i, example) in examples.iter().enumerate() {
-        let first = (i * example.input.len()) as u32;
+        let first = (i * rows_per_example) as u32;
         for target in &example.targets {
             all.rows.push(first + target.row);
             all.ids.push(target.token);
@@ -146,7 +147,8 @@ impl StageObjective {
         Ok(examples)
     }
 
-    /// The loss of a micro-batch: Σ w·ce / eligible, `eligible` counting the whole step's tokens.
+    /// The loss of a micro-batch: Σ w·ce / eligible, `eligible` counting the whole step's tokens. `None` if
+    /// no token of it is supervised: it adds nothing.
     ///
     /// # Errors
     /// Errors if a tensor operation fails.
@@ -154,11 +156,16 @@ impl StageObjective {
         &self,
         model: &Transformer,
         examples: &[Example],
-        targets: &Targets,
         eligible: usize,
-    ) -> Result<CrossEntropy> {
+    ) -> Result<Option<CrossEntropy>> {
+        let halves = if self.kind == ObjectiveKind::BlockDiffusion { 2 } else { 1 };
+        let targets = gather(examples, halves * examples[0].input.len());
+        if targets.ids.is_empty() {
+            return Ok(None);
+        }
         let hidden = self.hidden(model, examples, &targets.rows)?;
-        Ok(weighted_loss_of_rows(&hidden, &model.head()?, targets, eligible as f64)?)
+        let loss = weighted_loss_of_rows(&hidden, &model.head()?, &targets, eligible as f64)?;
+        Ok(Some(loss))
     }
 
     fn hidden(&self, model: &Transformer, examples: &[Example], rows: &[u32]) -> Result<Tensor> {
@@ -174,7 +181,7 @@ impl StageObjective {
             }
             ObjectiveKind::BlockDiffusion => {
                 let clean = matrix(model, examples.iter().map(|e| e.clean.as_slice()))?;
-                model.denoise(&input, &clean, self.block_size, documents, Some(rows))?
+                model.denoise_halves(&input, &clean, self.block_size, documents, rows)?
             }
         };
         Ok(hidden)
@@ -222,8 +229,15 @@ impl StageObjective {
                 if self.logit_shift && begins[i] {
                     continue;
                 }
+                let first_of_block = self.kind == ObjectiveKind::BlockDiffusion && i == block.start;
+                let row = match (self.logit_shift, first_of_block) {
+                    (false, _) => i,
+                    (true, false) => i - 1,
+                    // The block before is committed when this one is written: its clean row.
+                    (true, true) => window.tokens.len() + i - 1,
+                };
                 targets.push(Target {
-                    row: (i - usize::from(self.logit_shift)) as u32,
+                    row: row as u32,
                     token: window.tokens[i],
                     weight: corruption.weights[i],
                     rate: stats.rate as f32,

@@ -71,9 +71,6 @@ pub struct ModelRecipe {
     /// How the MASK row of an AR checkpoint starts (choice 10).
     #[serde(default)]
     pub mask_embedding: MaskEmbedding,
-    /// Recompute each layer's activations in the backward pass instead of keeping them.
-    #[serde(default)]
-    pub checkpoint_activations: bool,
 }
 
 /// How the MASK embedding starts when training goes on from an AR checkpoint (paper choice 10).

@@ -118,6 +118,7 @@ impl Run<'_> {
         for (i, stage) in self.recipe.stage.iter().enumerate().skip(self.progress.stage) {
             self.progress.stage = i;
             self.model.set_mode(self.data.mode(stage)?);
+            self.model.set_logit_shift(stage.logit_shift);
             let mut stopped = false;
             let objective = StageObjective::new(stage, self.recipe, &self.data)?;
             while self.progress.stage_step < stage.steps && !stopped {

@@ -7,16 +7,12 @@ use rand_chacha::ChaCha8Rng;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Purpose {
-    /// The order of windows in an epoch.
-    Batches = 1,
     /// The times of a step's blocks (row 0: drawn for the whole global batch at once).
     Times = 2,
     /// The masks of a row.
     Masks = 3,
     /// Monte-Carlo likelihood.
     Likelihood = 4,
-    /// Lengths of eos runs and other choices made while packing.
-    Packing = 5,
     /// The mask embedding's first values when an AR checkpoint is converted.
     MaskEmbedding = 6,
 }

@@ -141,7 +141,13 @@ fn open_shards(dir: &Path, tokenizer: &Tokenizer, window: NonZeroUsize) -> Resul
         }
         Ok(dataset)
     };
-    Ok((open("train")?, open("held-out")?))
+    let held_out = if dir.join("held-out").exists() {
+        open("held-out")?
+    } else {
+        let nothing = Packer::new(window, Remainder::Drop).finish();
+        Dataset::from_packed(nothing, tokenizer.vocab_size())?
+    };
+    Ok((open("train")?, held_out))
 }
 
 fn special_ids(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<SpecialIds> {

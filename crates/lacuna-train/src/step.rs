@@ -5,7 +5,7 @@ use lacuna_kernels::AdamW;
 use lacuna_model::Transformer;
 
 use crate::error::{Result, TrainError};
-use crate::objective::{Example, StageObjective, gather};
+use crate::objective::{Example, StageObjective};
 
 /// What came out of a step.
 #[derive(Clone, Debug)]
@@ -33,17 +33,11 @@ pub fn step(
     micro_batch_size: usize,
     learning_rate: f64,
 ) -> Result<StepOutcome> {
-    let number = optimizer.steps() + 1;
     let eligible: usize = examples.iter().map(|e| e.eligible).sum();
     let mut gradients: Option<Vec<Tensor>> = None;
     let (mut loss, mut nll) = (0.0, Vec::new());
     for micro_batch in examples.chunks(micro_batch_size) {
-        let targets = gather(micro_batch);
-        // A micro-batch without a masked token adds nothing.
-        if targets.ids.is_empty() {
-            continue;
-        }
-        let out = objective.loss(model, micro_batch, &targets, eligible)?;
+        let Some(out) = objective.loss(model, micro_batch, eligible)? else { continue };
         loss += f64::from(out.loss.to_device(&Device::Cpu)?.to_dtype(candle_core::DType::F32)?.to_scalar::<f32>()?);
         nll.extend(out.nll);
         let store = out.loss.backward()?;
@@ -56,7 +50,7 @@ pub fn step(
             Some(sum) => sum.iter().zip(new).map(|(a, b)| Ok((a + b?)?)).collect::<Result<_>>()?,
         });
     }
-    let diverged = |what, value| TrainError::Diverged { step: number, what, value };
+    let diverged = |what, value| TrainError::Diverged { what, value };
     if !loss.is_finite() {
         return Err(diverged("loss", loss));
     }

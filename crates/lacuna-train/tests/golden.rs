@@ -150,10 +150,10 @@ fn ten_optimizer_steps_follow_the_recorded_trajectory() {
     let config = AdamWConfig { weight_decay: 0.1, clip_norm: Some(1.0), ..AdamWConfig::default() };
     let mut optimizer = AdamW::new(parameters, config).unwrap();
     for (s, step) in case["steps"].as_array().unwrap().iter().enumerate() {
-        let rows = |what: &str| (0..2).map(move |b| format!("tiny_untied.traj.s{s}.b{b}.{what}"));
-        let x0: Vec<u32> = rows("x0").flat_map(|k| golden.ids(&k)).collect();
-        let mask: Vec<u32> = rows("mask").flat_map(|k| golden.ids(&k)).collect();
-        let rates: Vec<f64> = rows("u_blk").flat_map(|k| golden.f64s(&k)).collect();
+        let row = |b: usize, what: &str| format!("tiny_untied.traj.s{s}.b{b}.{what}");
+        let both_ids = |what| [golden.ids(&row(0, what)), golden.ids(&row(1, what))].concat();
+        let (x0, mask) = (both_ids("x0"), both_ids("mask"));
+        let rates = [golden.f64s(&row(0, "u_blk")), golden.f64s(&row(1, "u_blk"))].concat();
         let noisy: Vec<u32> = x0.iter().zip(&mask).map(|(t, m)| if *m == 1 { 5 } else { *t }).collect();
         let weights: Vec<f32> =
             mask.iter().zip(&rates).map(|(m, u)| (f64::from(*m) / u) as f32).collect();

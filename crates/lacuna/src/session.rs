@@ -29,6 +29,9 @@ struct Sequence {
     /// Finished tokens whose keys and values are not in the cache yet.
     queued: Vec<u32>,
     pending: Option<Pending>,
+    /// Under a shifted head: the logits [1, vocab] at the last finished token, which predict the first one
+    /// of the open block.
+    boundary: Option<Tensor>,
 }
 
 /// The last `speculate`: which rows of its pass were finished tokens and which the draft.
@@ -97,6 +100,7 @@ impl Session {
             block_size: self.block_size,
             queued: Vec::new(),
             pending: None,
+            boundary: None,
         })
     }
 
@@ -122,9 +126,11 @@ impl Session {
             let tokens = std::mem::take(&mut state.queued);
             let view = View::BlockCausal { block_size: state.block_size };
             let n = tokens.len();
-            let (_, mut lanes) = self.pass(vec![(sequence, state, tokens, Vec::new(), view)])?;
+            let rows = if self.model.logit_shift() { vec![n - 1] } else { Vec::new() };
+            let (logits, mut lanes) = self.pass(vec![(sequence, state, tokens, rows, view)])?;
             state = lanes.remove(0).1;
             state.cache.keep(0..n).map_err(Error::wrap)?;
+            state.boundary = logits.map(|logits| on_cpu(&logits)).transpose()?;
         }
         self.sequences.insert(sequence, state);
         Ok(())
@@ -152,24 +158,43 @@ impl Denoiser for Session {
     }
 
     fn denoise(&mut self, lanes: &[Lane<'_>]) -> Result<Tensor> {
+        let shift = usize::from(self.model.logit_shift());
         let mut passes = Vec::with_capacity(lanes.len());
         for lane in lanes {
             let state = self.take(lane.sequence)?;
             let queued = state.queued.len();
             let tokens = state.queued.iter().chain(lane.block).copied().collect();
-            let rows = lane.rows.iter().map(|r| r + queued).collect();
+            // Under a shifted head each token is read off the row before it, if this pass has that row.
+            let rows = lane.rows.iter().map(|r| r + queued).filter(|r| *r >= shift);
+            let rows = rows.map(|r| r - shift).collect();
             let view = View::BlockCausal { block_size: state.block_size };
             passes.push((lane.sequence, state, tokens, rows, view));
         }
         let (logits, passes) = self.pass(passes)?;
-        for (number, mut state, ..) in passes {
+        let logits = logits.map(|logits| on_cpu(&logits)).transpose()?;
+        let (mut parts, mut row) = (Vec::new(), 0);
+        for ((number, mut state, _, rows, _), lane) in passes.into_iter().zip(lanes) {
             let queued = std::mem::take(&mut state.queued);
             state.cache.keep(0..queued.len()).map_err(Error::wrap)?;
+            if shift == 1 && lane.rows.first() == Some(&0) {
+                match (&logits, queued.is_empty()) {
+                    (Some(logits), false) => state.boundary = Some(logits.narrow(0, row, 1)?),
+                    _ => parts.push(state.boundary.clone().ok_or_else(|| {
+                        Error::msg("a shifted head can't write the first token of a text; give a prompt")
+                    })?),
+                }
+            }
+            if let (Some(logits), true) = (&logits, !rows.is_empty()) {
+                parts.push(logits.narrow(0, row, rows.len())?);
+            }
+            row += rows.len();
             self.sequences.insert(number, state);
         }
-        match logits {
-            Some(logits) => on_cpu(&logits),
-            None => bail!("a pass without a wanted row"),
+        match parts.len() {
+            0 => bail!("a pass without a wanted row"),
+            1 => Ok(parts.remove(0)),
+            _ if shift == 0 => logits.ok_or_else(|| Error::msg("a pass without a wanted row")),
+            _ => Tensor::cat(&parts, 0),
         }
     }
 
@@ -190,6 +215,9 @@ impl Denoiser for Session {
         let Some(size) = NonZeroUsize::new(block_size).filter(|b| draft.len() % b.get() == 0) else {
             bail!("a draft of {} tokens is no whole number of blocks of {block_size}", draft.len())
         };
+        if self.model.logit_shift() {
+            bail!("drafts are not verified under a shifted head; decode without a draft")
+        }
         let mut state = self.take(sequence)?;
         let queued = std::mem::take(&mut state.queued);
         let masks = std::iter::repeat_n(mask_id, draft.len());

@@ -1,0 +1,234 @@
+//! What must hold of a step and of a likelihood, whatever the weights.
+
+use candle_core::{DType, Device, Tensor};
+use lacuna_data::Window;
+use lacuna_kernels::{AdamW, AdamWConfig, AttentionMask, Parameter};
+use lacuna_model::{Config, Transformer};
+use lacuna_train::{
+    Blocks, Method, ObjectiveKind, Recipe, RunData, Scoring, StageObjective, likelihood, step,
+};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+const MASK: u32 = 5;
+
+fn smoke() -> &'static (Recipe, RunData) {
+    static SMOKE: OnceLock<(Recipe, RunData)> = OnceLock::new();
+    SMOKE.get_or_init(|| {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml");
+        let recipe = Recipe::load(&path, &[]).unwrap();
+        let data = RunData::open(&recipe).unwrap();
+        (recipe, data)
+    })
+}
+
+fn model(vocab_size: usize, dtype: DType) -> Transformer {
+    let config = Config {
+        vocab_size,
+        hidden_size: 32,
+        intermediate_size: 48,
+        num_layers: 2,
+        num_heads: 4,
+        num_kv_heads: 2,
+        head_dim: 8,
+        ..Config::default()
+    };
+    let model = Transformer::init(config, 5, dtype, &Device::Cpu).unwrap();
+    for (name, var) in model.parameters() {
+        if !name.contains("norm") {
+            var.set(&(var.as_tensor() * 8.0).unwrap()).unwrap();
+        }
+    }
+    model
+}
+
+/// The smoke recipe's diffusion stage with another objective.
+fn objective(kind: ObjectiveKind, change: impl Fn(&mut lacuna_train::Stage)) -> StageObjective {
+    let (recipe, data) = smoke();
+    let mut stage = recipe.stage[1].clone();
+    stage.objective = kind;
+    stage.block_size = (kind == ObjectiveKind::BlockDiffusion).then_some(4);
+    stage.corruption.warmup_steps = 0;
+    change(&mut stage);
+    StageObjective::new(&stage, recipe, data).unwrap()
+}
+
+fn windows(n: usize) -> Vec<Window> {
+    (0..n).map(|i| smoke().1.train.dataset().window(i).unwrap()).collect()
+}
+
+const KINDS: [ObjectiveKind; 4] = [
+    ObjectiveKind::Autoregressive,
+    ObjectiveKind::BlockDiffusion,
+    ObjectiveKind::FullDiffusion,
+    ObjectiveKind::CausalDiffusion,
+];
+
+#[test]
+fn loss_and_update_do_not_depend_on_the_micro_batch_split() {
+    let vocab = smoke().1.tokenizer.vocab_size();
+    for kind in KINDS {
+        let objective = objective(kind, |_| {});
+        let examples = objective.examples(&windows(6), 3, 40, 40).unwrap();
+        let outcomes: Vec<_> = [6, 3, 2, 1]
+            .into_iter()
+            .map(|micro| {
+                let model = model(vocab, DType::F32);
+                let parameters = model.parameters().iter().map(|(_, v)| Parameter::new(v.clone()));
+                let mut optimizer =
+                    AdamW::new(parameters.collect(), AdamWConfig::default()).unwrap();
+                step(&model, &objective, &mut optimizer, &examples, micro, 1e-3).unwrap()
+            })
+            .collect();
+        for other in &outcomes[1..] {
+            let loss = (other.loss / outcomes[0].loss - 1.0).abs();
+            let norm = (other.grad_norm / outcomes[0].grad_norm - 1.0).abs();
+            assert!(loss < 1e-6, "{kind:?}: loss off by {loss:e}");
+            // f32 gradients are summed in another order.
+            assert!(norm < 1e-5, "{kind:?}: gradient norm off by {norm:e}");
+        }
+    }
+}
+
+#[test]
+fn every_parameter_learns_in_every_kind_of_stage() {
+    let vocab = smoke().1.tokenizer.vocab_size();
+    for shifted in [false, true] {
+        for kind in KINDS {
+            let objective = objective(kind, |stage| stage.logit_shift = shifted);
+            let examples = objective.examples(&windows(2), 3, 40, 40).unwrap();
+            let model = model(vocab, DType::F32);
+            let eligible = examples.iter().map(|e| e.eligible).sum();
+            let out = objective.loss(&model, &examples, eligible).unwrap().unwrap();
+            let store = out.loss.backward().unwrap();
+            for (name, var) in model.parameters() {
+                let gradient = store.get(var).unwrap_or_else(|| panic!("{kind:?}: {name} gets none"));
+                let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(norm > 0.0 && norm.is_finite(), "{kind:?}: {name} gets {norm}");
+            }
+        }
+    }
+}
+
+#[test]
+fn noise_depends_on_seed_step_and_row_alone() {
+    let objective = objective(ObjectiveKind::BlockDiffusion, |_| {});
+    let windows = windows(5);
+    let noisy = |seed, step| -> Vec<Vec<u32>> {
+        let examples = objective.examples(&windows, seed, step, 100).unwrap();
+        examples.into_iter().map(|e| e.input).collect()
+    };
+    assert_eq!(noisy(1, 7), noisy(1, 7));
+    assert_ne!(noisy(1, 7), noisy(1, 8));
+    assert_ne!(noisy(1, 7), noisy(2, 7));
+    let rows = noisy(1, 7);
+    let masks = |row: &[u32]| row.iter().map(|t| *t == MASK).collect::<Vec<_>>();
+    assert_ne!(masks(&rows[0]), masks(&rows[1]), "rows share their noise");
+}
+
+#[test]
+fn prompts_and_padding_are_never_masked_and_never_supervised() {
+    let objective = objective(ObjectiveKind::BlockDiffusion, |_| {});
+    let mut window = windows(1).remove(0);
+    // The prompt ends inside a block.
+    window.eligible.iter_mut().take(10).for_each(|e| *e = false);
+    let last = window.eligible.len() - 3;
+    window.eligible[last..].iter_mut().for_each(|e| *e = false);
+    for step in 0..50 {
+        let examples = objective.examples(&[window.clone()], 9, step, step).unwrap();
+        let example = &examples[0];
+        assert_eq!(example.eligible, window.tokens.len() - 13);
+        assert_eq!(example.input[..10], window.tokens[..10]);
+        assert_eq!(example.input[last..], window.tokens[last..]);
+        assert!(example.targets.iter().all(|t| (10..last as u32).contains(&t.row)));
+    }
+}
+
+fn score(model: &Transformer, window: &Window, method: Method, block_size: usize) -> f64 {
+    let blocks = Blocks { block_size: NonZeroUsize::new(block_size).unwrap(), mask_id: MASK };
+    let scoring =
+        Scoring { method, blocks: Some(blocks), document_mask: false, batch_size: 3 };
+    likelihood(model, std::slice::from_ref(window), &scoring, &mut |_| {}).unwrap().nats
+}
+
+fn short_window() -> Window {
+    let tokens: Vec<u32> = (0..11u32).map(|i| 6 + (i * 37 + 11) % 50).collect();
+    Window { eligible: vec![true; tokens.len()], documents: vec![tokens.len()], tokens }
+}
+
+#[test]
+fn blocks_of_one_masked_token_are_next_token_prediction_without_shift() {
+    let model = model(64, DType::F64);
+    let window = short_window();
+    // By hand: each token behind its clean prefix, MASK in its own place, causal attention.
+    let mut by_hand = 0.0;
+    for i in 1..window.tokens.len() {
+        let mut tokens = window.tokens[..i].to_vec();
+        tokens.push(MASK);
+        let tokens = Tensor::new(tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        let hidden = model.hidden(&tokens, AttentionMask::Causal, None, Some(&[i as u32])).unwrap();
+        by_hand += f64::from(model.token_nll(&hidden, &[window.tokens[i]]).unwrap()[0]);
+    }
+    for method in [Method::Exact, Method::LeftToRight] {
+        let nats = score(&model, &window, method, 1);
+        assert!((nats / by_hand - 1.0).abs() < 1e-6, "{method:?}: {nats}, by hand {by_hand}");
+    }
+}
+
+#[test]
+fn blocks_of_one_under_a_shifted_head_are_next_token_prediction() {
+    let mut model = model(64, DType::F32);
+    model.set_logit_shift(true);
+    let window = short_window();
+    let autoregressive = score(&model, &window, Method::Autoregressive, 1);
+    for method in [Method::Exact, Method::LeftToRight] {
+        let nats = score(&model, &window, method, 1);
+        assert!((nats / autoregressive - 1.0).abs() < 1e-5, "{method:?}: {nats}, {autoregressive}");
+    }
+}
+
+#[test]
+fn the_exact_nelbo_is_the_mean_over_all_orders_and_monte_carlo_agrees() {
+    let model = model(64, DType::F32);
+    let window = short_window();
+    let exact = score(&model, &window, Method::Exact, 4);
+    // All orders of four places, applied to every block at once; the first block has three scored tokens.
+    let mut orders: Vec<Vec<usize>> = vec![vec![]];
+    for _ in 0..4 {
+        let longer = |order: &Vec<usize>| -> Vec<Vec<usize>> {
+            let rest = (0..4).filter(|i| !order.contains(i));
+            rest.map(|i| [order.as_slice(), &[i]].concat()).collect()
+        };
+        orders = orders.iter().flat_map(longer).collect();
+    }
+    assert_eq!(orders.len(), 24);
+    let clean = Tensor::new(window.tokens.as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let four = NonZeroUsize::new(4).unwrap();
+    let mut mean = 0.0;
+    for order in &orders {
+        let place = |offset: usize| order.iter().position(|o| *o == offset).unwrap();
+        for now in 0..4 {
+            let hidden_at = |i: usize| i > 0 && place(i % 4) >= now;
+            let noisy: Vec<u32> =
+                (0..11).map(|i| if hidden_at(i) { MASK } else { window.tokens[i] }).collect();
+            let rows: Vec<u32> = (1..11u32).filter(|i| place(*i as usize % 4) == now).collect();
+            if rows.is_empty() {
+                continue;
+            }
+            let noisy = Tensor::new(noisy, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+            let hidden = model.denoise(&noisy, &clean, four, None, Some(&rows)).unwrap();
+            let targets: Vec<u32> = rows.iter().map(|i| window.tokens[*i as usize]).collect();
+            let nll = model.token_nll(&hidden, &targets).unwrap();
+            mean += nll.iter().map(|v| f64::from(*v)).sum::<f64>() / 24.0;
+        }
+    }
+    assert!((exact / mean - 1.0).abs() < 1e-5, "exact {exact}, mean over orders {mean}");
+
+    let blocks = Blocks { block_size: four, mask_id: MASK };
+    let method = Method::MonteCarlo { samples: 400, seed: 1 };
+    let scoring = Scoring { method, blocks: Some(blocks), document_mask: false, batch_size: 50 };
+    let estimate = likelihood(&model, &[window], &scoring, &mut |_| {}).unwrap();
+    let error = estimate.standard_error.unwrap();
+    assert!(error > 0.0 && (estimate.nats - exact).abs() < 4.0 * error, "{estimate:?}, exact {exact}");
+}
