@@ -4,7 +4,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 mod canvas;
+mod chat;
 mod decode_args;
+mod diff;
+mod edit;
+mod fill;
 mod generate;
 mod inspect;
 mod logits;
@@ -23,6 +27,8 @@ mod watch;
 Examples:
   lacuna train recipes/tiny.toml                     train on the shipped corpus
   lacuna generate --model runs/tiny/final 'def '     continue a text
+  lacuna fill --model M f.py --at 12:5               fill in the middle
+  lacuna edit --model M f.py --instruction '…'       rewrite a file
   lacuna score --model runs/tiny/final --text f.py --method exact
   lacuna inspect runs/tiny/final                     what a checkpoint is
 
@@ -38,6 +44,9 @@ enum Command {
     Pack(pack::Args),
     Tokenizer(tokenizer::Args),
     Generate(generate::Args),
+    Chat(chat::Args),
+    Fill(fill::Args),
+    Edit(edit::Args),
     Replay(replay::Args),
     Score(score::Args),
     Logits(logits::Args),
@@ -60,6 +69,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Pack(args) => pack::run(&args),
         Command::Tokenizer(args) => tokenizer::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Fill(args) => fill::run(&args),
+        Command::Edit(args) => edit::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Logits(args) => logits::run(&args),

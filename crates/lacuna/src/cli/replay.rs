@@ -116,6 +116,14 @@ impl<'a> Film<'a> {
         }
     }
 
+    /// The fill rule; of next-token decoding none is asked for.
+    fn rule(&self) -> String {
+        match self.mode {
+            Mode::Autoregressive => "token by token".to_owned(),
+            _ => self.replayed.settings.fill.to_string(),
+        }
+    }
+
     fn finish(&self) -> &'static str {
         self.replayed.finish.map_or("a cut", finish_name)
     }
@@ -126,7 +134,7 @@ impl<'a> Film<'a> {
             "request {request} ({}, {}, blocks of {}): {} tokens in {refinements} refinements, ended by {}; \
              the replay agrees",
             self.mode(),
-            settings.fill,
+            self.rule(),
             settings.block_size,
             tokens.len(),
             self.finish(),
@@ -167,7 +175,7 @@ impl<'a> Film<'a> {
         json!({
             "request": request,
             "mode": self.mode(),
-            "rule": settings.fill.to_string(),
+            "rule": self.rule(),
             "blockSize": settings.block_size,
             "seed": settings.sampling.seed,
             "temperature": settings.sampling.temperature,

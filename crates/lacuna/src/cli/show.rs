@@ -87,7 +87,7 @@ impl ShowArgs {
             out.write_all(text.as_bytes())?;
         }
         // A file gets the text as it is; a terminal's next line begins at its beginning.
-        if out.is_terminal() && !text.ends_with('\n') {
+        if out.is_terminal() && !text.is_empty() && !text.ends_with('\n') {
             writeln!(out)?;
         }
         out.flush()?;

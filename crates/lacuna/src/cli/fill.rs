@@ -1,0 +1,167 @@
+use anyhow::{Context, Result};
+use lacuna::Prompt;
+use lacuna::data::Fim;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::Usage;
+use super::decode_args::{DecodeArgs, ModelArgs};
+use super::show::{ShowArgs, ids, read_text, replace_text};
+
+/// Fill in the middle: write what belongs between two texts.
+///
+/// The text around the hole goes to the model in the order suffix, prefix, so that what it writes follows the
+/// prefix. Only the middle is printed, exactly as written.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  lacuna fill --model M --prefix before.py --suffix after.py
+  lacuna fill --model M parser.py --at 12:5              lines and columns from 1
+  lacuna fill --model M parser.py --at 12:5 --in-place")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The file with the hole; `-` reads stdin
+    #[arg(value_name = "FILE", requires = "at", conflicts_with_all = ["prefix", "suffix"])]
+    file: Option<PathBuf>,
+    /// Where in FILE the hole is; a column counts characters, and the middle goes before it
+    #[arg(long, value_name = "LINE:COL", requires = "file")]
+    at: Option<At>,
+    /// The text before the hole; `-` reads stdin
+    #[arg(long, value_name = "FILE", requires = "suffix")]
+    prefix: Option<PathBuf>,
+    /// The text after the hole; `-` reads stdin
+    #[arg(long, value_name = "FILE", requires = "prefix")]
+    suffix: Option<PathBuf>,
+    /// Write FILE with the middle in it, in place of printing the middle
+    #[arg(long, requires = "at", conflicts_with = "stream")]
+    in_place: bool,
+    #[command(flatten)]
+    decode: DecodeArgs,
+    #[command(flatten)]
+    show: ShowArgs,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let hole = hole(args)?;
+    let model = args.model.open()?;
+    let prompt = match (&args.decode.prompt_ids, &hole) {
+        (Some(ids), _) => ids.0.clone(),
+        (None, Some((prefix, suffix))) => {
+            let tokenizer = model.tokenizer()?;
+            Fim::from_tokenizer(tokenizer)?.prompt_text(tokenizer, prefix, suffix)?
+        }
+        (None, None) => {
+            let message = "no hole; give FILE --at LINE:COL, or --prefix FILE --suffix FILE";
+            return Err(Usage(message.into()).into());
+        }
+    };
+    let prompt = Prompt::Ids(prompt);
+    let options = args.decode.options(&model);
+    let mut trace = args.show.trace();
+    let mut show = args.show.begin(&model, &prompt, &options, trace.as_mut())?;
+    let written = lacuna::generate(&model, prompt.clone(), &options, |event| show.event(event))?;
+    show.end(&written)?;
+    if let (true, Some(path), Some((prefix, suffix))) = (args.in_place, &args.file, &hole) {
+        let whole = [prefix, written.text.as_str(), suffix].concat();
+        replace_text(path, &[prefix.as_str(), suffix].concat(), &whole)?;
+    }
+    let text = match (&model.tokenizer, args.in_place && !args.show.json) {
+        (_, true) => String::new(),
+        (None, _) if !args.show.json => ids(&written.tokens),
+        _ => written.text.clone(),
+    };
+    args.show.print(&text, &written, Value::Null)
+}
+
+/// The text before and after the hole, if there is one.
+fn hole(args: &Args) -> Result<Option<(String, String)>> {
+    if let (Some(file), Some(at)) = (&args.file, args.at) {
+        if args.in_place && file == Path::new("-") {
+            return Err(Usage("--in-place needs a FILE to write; `-` is stdin".into()).into());
+        }
+        let text = read_text(file)?;
+        let offset = at.offset(&text).with_context(|| file.display().to_string())?;
+        let (prefix, suffix) = text.split_at(offset);
+        return Ok(Some((prefix.to_owned(), suffix.to_owned())));
+    }
+    let (Some(prefix), Some(suffix)) = (&args.prefix, &args.suffix) else { return Ok(None) };
+    if prefix == Path::new("-") && suffix == Path::new("-") {
+        return Err(
+            Usage("stdin can't be both prefix and suffix; give a file for one".into()).into()
+        );
+    }
+    Ok(Some((read_text(prefix)?, read_text(suffix)?)))
+}
+
+/// A place in a text; line and column count from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct At {
+    line: usize,
+    column: usize,
+}
+
+impl FromStr for At {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once(':').and_then(|(line, column)| {
+            let (line, column) = (line.parse().ok()?, column.parse().ok()?);
+            (line > 0 && column > 0).then_some(Self { line, column })
+        });
+        numbers.ok_or_else(|| format!("`{text}` is no LINE:COL, both from 1, such as 12:5"))
+    }
+}
+
+impl At {
+    /// The byte in front of which the place is; the end of a line and of the text are places too.
+    fn offset(self, text: &str) -> Result<usize> {
+        let mut start = 0;
+        for line in 1..self.line {
+            match text[start..].find('\n') {
+                Some(end) => start += end + 1,
+                None => anyhow::bail!("line {} lies outside, the text has {line} lines", self.line),
+            }
+        }
+        let line = text[start..].split('\n').next().unwrap_or_default();
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        let mut places = line.char_indices().map(|(at, _)| at).chain([line.len()]);
+        match places.nth(self.column - 1) {
+            Some(at) => Ok(start + at),
+            None => anyhow::bail!(
+                "column {} lies outside, line {} ends at column {}",
+                self.column,
+                self.line,
+                line.chars().count() + 1
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_columns_count_from_one_and_columns_count_characters() {
+        let text = "ab\r\nçδe\n";
+        let offset = |line, column| At { line, column }.offset(text).map_err(|e| e.to_string());
+        assert_eq!(offset(1, 1), Ok(0));
+        assert_eq!(offset(1, 3), Ok(2), "before the line's end, not in it");
+        assert_eq!(offset(2, 3), Ok(8));
+        assert_eq!(offset(2, 4), Ok(9));
+        assert_eq!(offset(3, 1), Ok(text.len()), "the empty line after the last line end");
+        assert!(offset(1, 4).unwrap_err().contains("line 1 ends at column 3"));
+        assert!(offset(4, 1).unwrap_err().contains("the text has 3 lines"));
+        assert_eq!(At { line: 1, column: 1 }.offset("").unwrap(), 0);
+    }
+
+    #[test]
+    fn a_place_is_two_numbers_from_one() {
+        assert_eq!("12:5".parse(), Ok(At { line: 12, column: 5 }));
+        for wrong in ["", "12", "0:1", "1:0", "a:b", "1:2:3", "-1:2"] {
+            assert!(wrong.parse::<At>().is_err(), "{wrong}");
+        }
+    }
+}
