@@ -24,6 +24,7 @@
 #![deny(unsafe_code)]
 
 mod cache;
+mod clean;
 mod config;
 mod construct;
 mod error;
@@ -34,11 +35,12 @@ mod transformer;
 mod weights;
 
 pub use cache::KvCache;
+pub use clean::CleanWindow;
 pub use config::{Config, MemoryEstimate, Mode, RopeScaling};
 pub use error::{ModelError, Result};
 pub use gguf::{GgufOptions, save_gguf};
 pub use pass::{Lane, View};
-pub use transformer::{CleanWindow, Transformer};
+pub use transformer::Transformer;
 pub use weights::{
     Format, Outgoing, Report, SaveOptions, StorageDtype, Weights, check_gguf, check_safetensors,
     save_safetensors,

@@ -35,7 +35,8 @@ fn model(dtype: DType) -> Transformer {
 fn window(salt: u32) -> (Vec<u32>, Vec<u32>) {
     let at = |i: u32| (i * 7919 + salt * 104_729) % 1_000_003;
     let clean: Vec<u32> = (0..WINDOW as u32).map(|i| 6 + at(i) % 50).collect();
-    let noisy = clean.iter().enumerate().map(|(i, t)| if at(i as u32 + 99) % 2 == 0 { MASK } else { *t });
+    let noisy =
+        clean.iter().enumerate().map(|(i, t)| if at(i as u32 + 99) % 2 == 0 { MASK } else { *t });
     let noisy = noisy.collect();
     (clean, noisy)
 }
@@ -133,11 +134,16 @@ fn all_differentiable_forms_give_the_same_gradients() {
                 // Any function of all logits will do; this one has no symmetry.
                 let n = logits.elem_count() as u32;
                 let weights = Tensor::arange(0u32, n, &Device::Cpu).unwrap();
-                let weights = weights.to_dtype(dtype).unwrap().affine(0.37, 0.0).unwrap().cos().unwrap();
+                let weights =
+                    weights.to_dtype(dtype).unwrap().affine(0.37, 0.0).unwrap().cos().unwrap();
                 let loss = (logits.flatten_all().unwrap() * weights).unwrap().sum_all().unwrap();
                 let store = loss.backward().unwrap();
                 let of = |var: &candle_core::Var| store.get(var).cloned();
-                model.parameters().iter().map(|(name, var)| (name.clone(), of(var))).collect::<Vec<_>>()
+                model
+                    .parameters()
+                    .iter()
+                    .map(|(name, var)| (name.clone(), of(var)))
+                    .collect::<Vec<_>>()
             };
             let expected = gradients(training_pass(&model, &noisy, &clean, b));
             for (form, found) in [
@@ -145,8 +151,11 @@ fn all_differentiable_forms_give_the_same_gradients() {
                 ("block by block", gradients(block_by_block(&model, &noisy, &clean, b))),
             ] {
                 for ((name, a), (_, e)) in found.iter().zip(&expected) {
-                    let e = e.as_ref().unwrap_or_else(|| panic!("{name} got no gradient from the 2L pass"));
-                    let a = a.as_ref().unwrap_or_else(|| panic!("{name} got no gradient from {form}"));
+                    let e = e
+                        .as_ref()
+                        .unwrap_or_else(|| panic!("{name} got no gradient from the 2L pass"));
+                    let a =
+                        a.as_ref().unwrap_or_else(|| panic!("{name} got no gradient from {form}"));
                     let scale = largest_difference(e, &e.zeros_like().unwrap());
                     let off = largest_difference(a, e) / scale;
                     assert!(scale > 0.0 && off < tolerance, "{form}, B = {b}, {name}: {off:e}");
@@ -171,7 +180,10 @@ fn a_clean_block_reaches_later_noisy_blocks_only() {
         let kept = |t: &Tensor| t.narrow(0, 0, own_and_before).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(kept(&before), kept(&after), "clean block {changed} leaks");
         if own_and_before < WINDOW {
-            assert!(largest_difference(&before, &after) > 1e-3, "clean block {changed} is not read");
+            assert!(
+                largest_difference(&before, &after) > 1e-3,
+                "clean block {changed} is not read"
+            );
         }
     }
 }
@@ -198,7 +210,8 @@ fn documents_of_a_window_are_as_if_alone() {
     let b = 4;
     let (clean, noisy) = window(5);
     let documents = [vec![6, 9, 6]];
-    let packed = model.denoise(&row(&noisy), &row(&clean), size(b), Some(&documents), None).unwrap();
+    let packed =
+        model.denoise(&row(&noisy), &row(&clean), size(b), Some(&documents), None).unwrap();
     let packed = model.logits(&packed).unwrap();
     let mut start = 0;
     for len in &documents[0] {
@@ -249,7 +262,8 @@ fn a_draft_is_verified_as_the_blocks_would_be_denoised_one_by_one() {
 fn a_sequence_in_a_batch_is_as_if_alone() {
     let model = model(DType::F32);
     let view = View::BlockCausal { block_size: size(4) };
-    let texts: Vec<Vec<u32>> = (0..3).map(|i| window(20 + i).0[..4 * (i as usize + 1)].to_vec()).collect();
+    let texts: Vec<Vec<u32>> =
+        (0..3).map(|i| window(20 + i).0[..4 * (i as usize + 1)].to_vec()).collect();
     let cache = || KvCache::new(model.config(), 1, DType::F32, &Device::Cpu).unwrap();
     let mut alone = Vec::new();
     for text in &texts {

@@ -45,7 +45,10 @@ pub(crate) fn save(
 ) -> Result<PathBuf> {
     let target = dir.join(format!("step-{}", progress.step));
     fs::create_dir_all(dir).at("creating", dir)?;
-    let partial = tempfile::Builder::new().prefix(".partial-").tempdir_in(dir).at("creating a folder in", dir)?;
+    let partial = tempfile::Builder::new()
+        .prefix(".partial-")
+        .tempdir_in(dir)
+        .at("creating a folder in", dir)?;
     write_model(partial.path(), model, tokenizer_json)?;
     let state = optimizer.state()?;
     let mut tensors = HashMap::new();
@@ -74,8 +77,10 @@ pub(crate) fn save(
 /// As [`save`].
 pub(crate) fn save_final(target: &Path, model: &Transformer, tokenizer_json: &str) -> Result<()> {
     let parent = target.parent().unwrap_or(Path::new("."));
-    let partial =
-        tempfile::Builder::new().prefix(".partial-").tempdir_in(parent).at("creating a folder in", parent)?;
+    let partial = tempfile::Builder::new()
+        .prefix(".partial-")
+        .tempdir_in(parent)
+        .at("creating a folder in", parent)?;
     write_model(partial.path(), model, tokenizer_json)?;
     publish(partial, target)
 }
@@ -140,7 +145,8 @@ pub(crate) fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) ->
     let broken = |reason: String| TrainError::Run { path: path.clone(), reason };
     let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu)
         .map_err(|e| broken(format!("not readable as optimizer state: {e}")))?;
-    let mut state = AdamWState { step: progress.optimizer_step, moments: Vec::new(), masters: Vec::new() };
+    let mut state =
+        AdamWState { step: progress.optimizer_step, moments: Vec::new(), masters: Vec::new() };
     for (name, _) in model.parameters() {
         let mut take = |kind: &str| -> Option<Tensor> { tensors.remove(&format!("{name}.{kind}")) };
         match (take("first_moment"), take("second_moment")) {

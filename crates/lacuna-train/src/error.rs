@@ -30,7 +30,9 @@ pub enum TrainError {
         reason: String,
     },
     /// A loss or gradient that is no number: the run stops before the weights are spoilt.
-    #[error("the {what} is {value}; lower the learning rate or clip harder, and go on with --resume")]
+    #[error(
+        "the {what} is {value}; lower the learning rate or clip harder, and go on with --resume"
+    )]
     Diverged {
         /// `loss` or `gradient norm`.
         what: &'static str,

@@ -80,7 +80,9 @@ pub fn evaluate(
     let windows: Vec<Window> =
         (0..count).map(|i| data.held_out.window(i * stride)).collect::<lacuna_data::Result<_>>()?;
     let methods: &[(ScoreName, Method)] = match (stage.objective, model.config().mode) {
-        (ObjectiveKind::Autoregressive, _) => &[(ScoreName::Autoregressive, Method::Autoregressive)],
+        (ObjectiveKind::Autoregressive, _) => {
+            &[(ScoreName::Autoregressive, Method::Autoregressive)]
+        }
         (_, Mode::BlockDiffusion { block_size, .. }) if block_size.get() <= 8 => {
             &[(ScoreName::ExactNelbo, Method::Exact), (ScoreName::LeftToRight, Method::LeftToRight)]
         }
@@ -107,7 +109,8 @@ pub fn evaluate(
     let dataset = data.train.dataset();
     let (unigram, bigram) = (Unigram::count(dataset)?, Bigram::count(dataset)?);
     let lengths = data.tokenizer.token_bytes();
-    let (mut by_unigram, mut by_bigram, mut bytes) = (Likelihood::default(), Likelihood::default(), 0);
+    let (mut by_unigram, mut by_bigram, mut bytes) =
+        (Likelihood::default(), Likelihood::default(), 0);
     for window in &windows {
         let scored = scored_positions(window, recipe.data.document_mask);
         for i in (1..scored.len()).filter(|i| scored[*i]) {

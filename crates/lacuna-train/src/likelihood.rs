@@ -97,7 +97,9 @@ pub fn likelihood(
         let eligible = scored_positions(window, scoring.document_mask);
         let one = match (scoring.method, scoring.blocks) {
             (Method::Autoregressive, _) => next_token(model, window, &eligible, scoring)?,
-            (_, Some(blocks)) => block_diffusion(model, window, &eligible, blocks, scoring, i as u64)?,
+            (_, Some(blocks)) => {
+                block_diffusion(model, window, &eligible, blocks, scoring, i as u64)?
+            }
             (_, None) => {
                 let message = "a block-diffusion likelihood needs a block size and a MASK id";
                 return Err(candle_core::Error::msg(message).into());

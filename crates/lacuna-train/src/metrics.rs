@@ -129,7 +129,8 @@ fn line(metrics: &StepMetrics) -> String {
 /// Errors if the file can't be read or a line other than the last is not metrics.
 pub fn read_metrics(path: &Path) -> Result<Vec<StepMetrics>> {
     let file = File::open(path).at("reading", path)?;
-    let lines = BufReader::new(file).lines().collect::<std::io::Result<Vec<_>>>().at("reading", path)?;
+    let lines =
+        BufReader::new(file).lines().collect::<std::io::Result<Vec<_>>>().at("reading", path)?;
     let n = lines.len();
     let mut metrics = Vec::with_capacity(n);
     for (i, text) in lines.iter().enumerate() {

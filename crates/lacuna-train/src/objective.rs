@@ -109,7 +109,8 @@ impl StageObjective {
 
     /// Two rows of every window, for complementary pairs.
     pub fn rows_per_window(&self) -> usize {
-        let paired = |(rule, _): &(CorruptionRule, _)| rule.mask_sampler == MaskSampler::ComplementaryPairs;
+        let paired =
+            |(rule, _): &(CorruptionRule, _)| rule.mask_sampler == MaskSampler::ComplementaryPairs;
         if self.corruption.as_ref().is_some_and(paired) { 2 } else { 1 }
     }
 
@@ -119,7 +120,13 @@ impl StageObjective {
     ///
     /// # Errors
     /// Errors if a window is inconsistent.
-    pub fn examples(&self, windows: &[Window], seed: u64, step: u64, stage_step: u64) -> Result<Vec<Example>> {
+    pub fn examples(
+        &self,
+        windows: &[Window],
+        seed: u64,
+        step: u64,
+        stage_step: u64,
+    ) -> Result<Vec<Example>> {
         let Some((rule, sampling)) = &self.corruption else {
             return Ok(windows.iter().map(|w| self.next_token_example(w)).collect());
         };
@@ -197,13 +204,16 @@ impl StageObjective {
 
     fn next_token_example(&self, window: &Window) -> Example {
         let begins = document_starts(window, self.document_mask);
-        let targets = (1..window.tokens.len()).filter(|i| window.eligible[*i] && !begins[*i]).map(|i| Target {
-            row: i as u32 - 1,
-            token: window.tokens[i],
-            weight: 1.0,
-            rate: 0.0,
-            offset: 0,
-        });
+        let targets =
+            (1..window.tokens.len()).filter(|i| window.eligible[*i] && !begins[*i]).map(|i| {
+                Target {
+                    row: i as u32 - 1,
+                    token: window.tokens[i],
+                    weight: 1.0,
+                    rate: 0.0,
+                    offset: 0,
+                }
+            });
         let targets: Vec<Target> = targets.collect();
         Example {
             input: window.tokens.clone(),
@@ -278,7 +288,9 @@ impl StageObjective {
         let blocks: Vec<&BlockStats> =
             examples.iter().flat_map(|e| &e.blocks).filter(|b| b.eligible > 0).collect();
         let n_blocks = blocks.len().max(1) as f64;
-        let part = |f: &dyn Fn(&BlockStats) -> bool| blocks.iter().filter(|b| f(b)).count() as f64 / n_blocks;
+        let part = |f: &dyn Fn(&BlockStats) -> bool| {
+            blocks.iter().filter(|b| f(b)).count() as f64 / n_blocks
+        };
         let masked: usize = blocks.iter().map(|b| b.masked).sum();
         let eligible: usize = examples.iter().map(|e| e.eligible).sum();
         let diffusion = DiffusionMetrics {
@@ -298,7 +310,11 @@ impl StageObjective {
 ///
 /// # Errors
 /// Errors if a tensor operation fails.
-pub(crate) fn next_token_loss(model: &Transformer, windows: &[Window], document_mask: bool) -> Result<f64> {
+pub(crate) fn next_token_loss(
+    model: &Transformer,
+    windows: &[Window],
+    document_mask: bool,
+) -> Result<f64> {
     let tokens = matrix(model, windows.iter().map(|w| w.tokens.as_slice()))?;
     let documents: Vec<Vec<usize>> = windows.iter().map(|w| w.documents.clone()).collect();
     let (mut rows, mut targets) = (Vec::new(), Vec::new());
@@ -309,7 +325,8 @@ pub(crate) fn next_token_loss(model: &Transformer, windows: &[Window], document_
             targets.push(window.tokens[i]);
         }
     }
-    let hidden = model.causal(&tokens, document_mask.then_some(documents.as_slice()), Some(&rows))?;
+    let hidden =
+        model.causal(&tokens, document_mask.then_some(documents.as_slice()), Some(&rows))?;
     let nll = model.token_nll(&hidden, &targets)?;
     Ok(nll.iter().map(|v| f64::from(*v)).sum::<f64>() / nll.len().max(1) as f64)
 }
@@ -329,7 +346,10 @@ fn document_starts(window: &Window, document_mask: bool) -> Vec<bool> {
     begins
 }
 
-fn matrix<'a>(model: &Transformer, rows: impl ExactSizeIterator<Item = &'a [u32]>) -> Result<Tensor> {
+fn matrix<'a>(
+    model: &Transformer,
+    rows: impl ExactSizeIterator<Item = &'a [u32]>,
+) -> Result<Tensor> {
     let n = rows.len();
     let flat: Vec<u32> = rows.flatten().copied().collect();
     let width = flat.len() / n.max(1);

@@ -51,7 +51,8 @@ fn register_font() {
     ONCE.call_once(|| {
         for family in ["sans-serif", "sans"] {
             // A font that can't be read shows as an error of the first text drawn.
-            let _ = plotters::style::register_font(family, FontStyle::Normal, dejavu::sans::regular());
+            let _ =
+                plotters::style::register_font(family, FontStyle::Normal, dejavu::sans::regular());
         }
     });
 }
@@ -68,8 +69,12 @@ fn loss<DB: DrawingBackend>(
     let column = |f: &dyn Fn(&StepMetrics) -> Option<f64>| -> Points {
         metrics.iter().filter_map(|m| Some((m.step as f64, f(m)?))).collect()
     };
-    let weighted = smoothed(&column(&|m| m.mask_rate.filter(|_| m.supervised > 0).map(|_| m.loss)), metrics.len());
-    let unweighted = smoothed(&column(&|m| Some(m.loss_unweighted).filter(|_| m.supervised > 0)), metrics.len());
+    let weighted = smoothed(
+        &column(&|m| m.mask_rate.filter(|_| m.supervised > 0).map(|_| m.loss)),
+        metrics.len(),
+    );
+    let unweighted =
+        smoothed(&column(&|m| Some(m.loss_unweighted).filter(|_| m.supervised > 0)), metrics.len());
     let next_token = column(&|m| m.autoregressive_loss);
     let series = [
         ("loss, unweighted (nats per masked token)", UNWEIGHTED, unweighted),
@@ -78,7 +83,13 @@ fn loss<DB: DrawingBackend>(
     ];
     panel(&losses, metrics, "loss, nats", &series, Scale::Linear)?;
     let rate = smoothed(&column(&|m| m.mask_rate), metrics.len());
-    panel(&rates, metrics, "mask rate", &[("masked part of the tokens", RATE, rate)], Scale::Linear)?;
+    panel(
+        &rates,
+        metrics,
+        "mask rate",
+        &[("masked part of the tokens", RATE, rate)],
+        Scale::Linear,
+    )?;
     let norm = column(&|m| Some(m.grad_norm).filter(|_| m.supervised > 0));
     panel(&norms, metrics, "gradient norm", &[("before clipping", NORM, norm)], Scale::Log)?;
     area.present()

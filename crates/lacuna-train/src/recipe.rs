@@ -8,6 +8,9 @@ use lacuna_schedules::{TimeSampling, Warmup};
 
 use crate::error::{IoContext, Result, TrainError};
 
+mod overrides;
+use overrides::{anchor_paths, set, with_nearest_key};
+
 /// A whole run: model, data, optimizer, stages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -329,7 +332,8 @@ impl Recipe {
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         let fail = |reason: String| TrainError::Recipe { file: path.to_owned(), reason };
         let text = std::fs::read_to_string(path).at("reading", path)?;
-        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| fail(e.to_string()))?;
+        let mut table: toml::Table =
+            text.parse().map_err(|e: toml::de::Error| fail(e.to_string()))?;
         let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         anchor_paths(&mut table, &std::path::absolute(base).at("resolving", base)?);
         for item in overrides {
@@ -337,8 +341,9 @@ impl Recipe {
         }
         let here = std::env::current_dir().at("resolving", Path::new("."))?;
         anchor_paths(&mut table, &here);
-        let recipe: Recipe =
-            table.try_into().map_err(|e: toml::de::Error| fail(with_nearest_key(&e.to_string())))?;
+        let recipe: Recipe = table
+            .try_into()
+            .map_err(|e: toml::de::Error| fail(with_nearest_key(&e.to_string())))?;
         recipe.validate().map_err(fail)?;
         Ok(recipe)
     }
@@ -356,7 +361,10 @@ impl Recipe {
     fn validate(&self) -> std::result::Result<(), String> {
         let need = |ok: bool, message: String| if ok { Ok(()) } else { Err(message) };
         need(!self.stage.is_empty(), "no [[stage]]: a run needs at least one".into())?;
-        need(self.data.window >= 2, format!("data.window is {}, at least 2 is needed", self.data.window))?;
+        need(
+            self.data.window >= 2,
+            format!("data.window is {}, at least 2 is needed", self.data.window),
+        )?;
         need(
             (0.0..1.0).contains(&self.data.held_out),
             format!("data.held_out is {}, expected 0 to below 1", self.data.held_out),
@@ -379,7 +387,10 @@ impl Recipe {
         let o = &self.optimizer;
         need(o.clip > 0.0, format!("optimizer.clip is {}, it must be above 0", o.clip))?;
         for (key, beta) in [("beta1", o.beta1), ("beta2", o.beta2)] {
-            need((0.0..1.0).contains(&beta), format!("optimizer.{key} is {beta}, expected 0 to below 1"))?;
+            need(
+                (0.0..1.0).contains(&beta),
+                format!("optimizer.{key} is {beta}, expected 0 to below 1"),
+            )?;
         }
         self.stage.iter().enumerate().try_for_each(|(i, stage)| {
             let at = |reason: String| format!("stage {} (`{}`): {reason}", i + 1, stage.name);
@@ -393,10 +404,16 @@ impl Recipe {
         }
         let micro = stage.micro_batch_size.unwrap_or(stage.batch_size);
         if micro == 0 || micro > stage.batch_size {
-            return Err(format!("micro_batch_size is {micro}, expected 1 to batch_size ({})", stage.batch_size));
+            return Err(format!(
+                "micro_batch_size is {micro}, expected 1 to batch_size ({})",
+                stage.batch_size
+            ));
         }
         if !(stage.learning_rate.is_finite() && stage.learning_rate >= 0.0) {
-            return Err(format!("learning_rate is {}, expected a number from 0", stage.learning_rate));
+            return Err(format!(
+                "learning_rate is {}, expected a number from 0",
+                stage.learning_rate
+            ));
         }
         if stage.learning_rate_warmup + stage.learning_rate_decay > stage.steps {
             return Err("learning_rate_warmup + learning_rate_decay exceed steps".into());
@@ -409,7 +426,9 @@ impl Recipe {
             let rule = stage.corruption.rule(0)?;
             let paired = rule.mask_sampler == MaskSampler::ComplementaryPairs;
             if paired && !(stage.batch_size.is_multiple_of(2) && micro.is_multiple_of(2)) {
-                return Err("complementary-pairs needs an even batch_size and micro_batch_size".into());
+                return Err(
+                    "complementary-pairs needs an even batch_size and micro_batch_size".into()
+                );
             }
             if stage.corruption.warmup_steps > stage.steps {
                 return Err("corruption.warmup_steps exceeds steps".into());
@@ -421,76 +440,9 @@ impl Recipe {
                 Err(format!("block_size is {b}, expected 1 to data.window ({})", self.data.window))
             }
             (ObjectiveKind::BlockDiffusion, Some(_)) | (_, None) => Ok(()),
-            (_, Some(_)) => Err("block_size belongs to objective = \"block-diffusion\" alone".into()),
-        }
-    }
-}
-
-/// Makes the recipe's path values absolute.
-fn anchor_paths(table: &mut toml::Table, base: &Path) {
-    let anchor = |value: &mut toml::Value| {
-        if let toml::Value::String(text) = value {
-            *text = base.join(&*text).to_string_lossy().into_owned();
-        }
-    };
-    for (section, key) in
-        [("model", "from"), ("data", "tokenizer"), ("data", "corpus"), ("data", "shards"), ("sft", "samples")]
-    {
-        match table.get_mut(section).and_then(|s| s.get_mut(key)) {
-            Some(toml::Value::Array(items)) => items.iter_mut().for_each(anchor),
-            Some(value) => anchor(value),
-            None => {}
-        }
-    }
-}
-
-/// Applies `key.path=value`; stages are counted from 0: `stage.1.steps=50`.
-fn set(table: &mut toml::Table, item: &str) -> std::result::Result<(), String> {
-    let Some((path, raw)) = item.split_once('=') else {
-        return Err(format!("--set {item}: expected key.path=value"));
-    };
-    // A bare word is a string; anything TOML can read as a value is that value.
-    let value = format!("v = {raw}")
-        .parse::<toml::Table>()
-        .ok()
-        .and_then(|mut t| t.remove("v"))
-        .unwrap_or_else(|| toml::Value::String(raw.to_owned()));
-    let mut keys: Vec<&str> = path.split('.').collect();
-    let last = keys.pop().filter(|k| !k.is_empty()).ok_or_else(|| format!("--set {item}: empty key"))?;
-    let mut node = table;
-    let mut keys = keys.into_iter();
-    while let Some(key) = keys.next() {
-        let next = node.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        node = match next {
-            toml::Value::Table(inner) => inner,
-            toml::Value::Array(items) => {
-                let n = items.len();
-                let index = keys.next().and_then(|k| k.parse::<usize>().ok()).filter(|i| *i < n);
-                let item_at = index.and_then(|i| items[i].as_table_mut());
-                item_at.ok_or_else(|| format!("--set {item}: `{key}` has entries 0 to {}", n.max(1) - 1))?
-            }
-            _ => return Err(format!("--set {item}: `{key}` is a value, not a section")),
-        };
-    }
-    node.insert(last.to_owned(), value);
-    Ok(())
-}
-
-/// Adds "did you mean" to serde's message about an unknown key or value.
-fn with_nearest_key(message: &str) -> String {
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let unknown = ["unknown field", "unknown variant"].iter().any(|kind| message.contains(kind));
-    let start = message.find("unknown ").map_or(0, |at| message[..at].matches('`').count() / 2);
-    match quoted.get(start..).and_then(<[_]>::split_first) {
-        Some((wrong, known)) if unknown => {
-            let nearest = known.iter().max_by(|a, b| {
-                strsim::jaro_winkler(wrong, a).total_cmp(&strsim::jaro_winkler(wrong, b))
-            });
-            match nearest {
-                Some(nearest) => format!("{}\ndid you mean `{nearest}`?", message.trim_end()),
-                None => message.to_owned(),
+            (_, Some(_)) => {
+                Err("block_size belongs to objective = \"block-diffusion\" alone".into())
             }
         }
-        _ => message.to_owned(),
     }
 }

@@ -79,7 +79,11 @@ pub struct Outcome {
 ///
 /// # Errors
 /// Errors name the file or step and say what to do; what was written before stays usable.
-pub fn run(recipe: &Recipe, options: &RunOptions<'_>, observe: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
+pub fn run(
+    recipe: &Recipe,
+    options: &RunOptions<'_>,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome> {
     let dir = &options.dir;
     let newest = start_directory(dir, options.resume)?;
     let data = RunData::open(recipe)?;
@@ -88,7 +92,8 @@ pub fn run(recipe: &Recipe, options: &RunOptions<'_>, observe: &mut dyn FnMut(Ev
     lacuna_data::write_atomic(&path, recipe.to_toml().as_bytes())?;
 
     let model = build_model(recipe, &data, newest.as_deref(), &options.device)?;
-    let parameters = model.parameters().iter().map(|(_, var)| Parameter::new(var.clone())).collect();
+    let parameters =
+        model.parameters().iter().map(|(_, var)| Parameter::new(var.clone())).collect();
     let mut optimizer = AdamW::new(parameters, adamw_config(recipe))?;
     let progress = match &newest {
         Some(newest) => checkpoint::restore(newest, &model, &mut optimizer)?,
@@ -111,7 +116,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn stages(&mut self, newest: Option<PathBuf>, observe: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
+    fn stages(
+        &mut self,
+        newest: Option<PathBuf>,
+        observe: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Outcome> {
         let dir = &self.options.dir;
         let mut model = newest.unwrap_or_else(|| dir.join("checkpoints"));
         let mut evaluations = Vec::new();
@@ -125,7 +134,8 @@ impl Run<'_> {
                 let metrics = self.step(stage, &objective)?;
                 observe(Event::Step { metrics: &metrics, total_steps: self.recipe.total_steps() });
                 stopped = self.options.stop.load(Ordering::Relaxed);
-                let due = stage.checkpoint_every > 0 && self.progress.stage_step % stage.checkpoint_every == 0;
+                let due = stage.checkpoint_every > 0
+                    && self.progress.stage_step % stage.checkpoint_every == 0;
                 if (due || stopped) && self.progress.stage_step < stage.steps {
                     model = self.checkpoint()?;
                     observe(Event::Checkpoint(&model));
@@ -138,9 +148,10 @@ impl Run<'_> {
             (self.progress.stage, self.progress.stage_step) = (i + 1, 0);
             model = self.checkpoint()?;
             observe(Event::Checkpoint(&model));
-            let evaluation = evaluate(self.recipe, stage, &self.data, &self.model, &mut |done, all| {
-                observe(Event::Evaluating(done, all));
-            })?;
+            let evaluation =
+                evaluate(self.recipe, stage, &self.data, &self.model, &mut |done, all| {
+                    observe(Event::Evaluating(done, all));
+                })?;
             observe(Event::StageEnd { stage, evaluation: evaluation.as_ref() });
             evaluations.extend(evaluation.map(|e| (stage.name.clone(), e)));
             if stopped && i + 1 < self.recipe.stage.len() {
@@ -158,7 +169,8 @@ impl Run<'_> {
         let began = Instant::now();
         let seed = self.recipe.seed;
         let windows = self.take_windows(stage, objective.rows_per_window())?;
-        let examples = objective.examples(&windows, seed, self.progress.step, self.progress.stage_step)?;
+        let examples =
+            objective.examples(&windows, seed, self.progress.step, self.progress.stage_step)?;
         let lr = learning_rate(
             self.progress.stage_step,
             stage.steps,
@@ -176,11 +188,16 @@ impl Run<'_> {
         let every = stage.autoregressive_loss_every;
         let autoregressive_loss = match objective.is_diffusion() && every > 0 {
             true if self.progress.stage_step.is_multiple_of(every) => {
-                Some(crate::objective::next_token_loss(&self.model, &windows, self.recipe.data.document_mask)?)
+                Some(crate::objective::next_token_loss(
+                    &self.model,
+                    &windows,
+                    self.recipe.data.document_mask,
+                )?)
             }
             _ => None,
         };
-        let (mask_rate, diffusion) = objective.telemetry(&examples, &outcome.nll, self.progress.stage_step - 1);
+        let (mask_rate, diffusion) =
+            objective.telemetry(&examples, &outcome.nll, self.progress.stage_step - 1);
         let nll_sum = outcome.nll.iter().fold(0.0, |sum, v| sum + f64::from(*v));
         let metrics = StepMetrics {
             step: self.progress.step,
@@ -203,7 +220,8 @@ impl Run<'_> {
     /// The step's windows, each repeated `times` times (complementary pairs see the same text twice).
     fn take_windows(&mut self, stage: &Stage, times: usize) -> Result<Vec<Window>> {
         let (batches, mut cursor) = self.batches(stage.data)?;
-        let count = NonZeroUsize::new(stage.batch_size / times).expect("validated: at least one window");
+        let count =
+            NonZeroUsize::new(stage.batch_size / times).expect("validated: at least one window");
         let rows = batches.take(&mut cursor, count)?;
         *self.cursor_mut(stage.data) = cursor;
         Ok(rows.into_iter().flat_map(|row| std::iter::repeat_n(row.window, times)).collect())
@@ -229,7 +247,13 @@ impl Run<'_> {
 
     fn checkpoint(&self) -> Result<PathBuf> {
         let dir = self.options.dir.join("checkpoints");
-        checkpoint::save(&dir, &self.model, &self.optimizer, &self.progress, self.data.tokenizer_json())
+        checkpoint::save(
+            &dir,
+            &self.model,
+            &self.optimizer,
+            &self.progress,
+            self.data.tokenizer_json(),
+        )
     }
 
     fn draw(&self) -> Result<()> {
@@ -241,13 +265,14 @@ impl Run<'_> {
 /// Checks that the directory may be used, and finds the checkpoint to go on from.
 fn start_directory(dir: &Path, resume: bool) -> Result<Option<PathBuf>> {
     let newest = checkpoint::newest(&dir.join("checkpoints"))?;
-    let refuse = |reason: &str| Err(TrainError::Run { path: dir.to_owned(), reason: reason.into() });
+    let refuse =
+        |reason: &str| Err(TrainError::Run { path: dir.to_owned(), reason: reason.into() });
     match (resume, newest) {
         (true, Some(newest)) => Ok(Some(newest)),
         (true, None) => refuse("no complete checkpoint to resume from; start without --resume"),
-        (false, _) if dir.join("metrics.jsonl").exists() => {
-            refuse("already holds a run; --resume goes on with it, --out DIR starts another elsewhere")
-        }
+        (false, _) if dir.join("metrics.jsonl").exists() => refuse(
+            "already holds a run; --resume goes on with it, --out DIR starts another elsewhere",
+        ),
         (false, _) => Ok(None),
     }
 }
@@ -262,4 +287,3 @@ fn adamw_config(recipe: &Recipe) -> AdamWConfig {
         clip_norm: Some(o.clip),
     }
 }
-

@@ -64,7 +64,10 @@ impl RunData {
                     let packed = pack(documents, &tokenizer, special.eos, packer)?;
                     Ok(Dataset::from_packed(packed, tokenizer.vocab_size())?)
                 };
-                (pack_all(&train, Remainder::Drop)?, pack_all(&held_out, Remainder::Pad(special.pad))?)
+                (
+                    pack_all(&train, Remainder::Drop)?,
+                    pack_all(&held_out, Remainder::Pad(special.pad))?,
+                )
             }
         };
         let sft = match &recipe.sft {
@@ -126,18 +129,25 @@ impl RunData {
     }
 }
 
-fn open_shards(dir: &Path, tokenizer: &Tokenizer, window: NonZeroUsize) -> Result<(Dataset, Dataset)> {
+fn open_shards(
+    dir: &Path,
+    tokenizer: &Tokenizer,
+    window: NonZeroUsize,
+) -> Result<(Dataset, Dataset)> {
     let open = |part: &str| -> Result<Dataset> {
         let path = dir.join(part);
         let dataset = Dataset::open(&path)?;
         let refuse = |reason| TrainError::Run { path: path.clone(), reason };
         if dataset.window_len() != window {
-            let reason = format!("windows hold {} tokens, data.window says {window}", dataset.window_len());
+            let reason =
+                format!("windows hold {} tokens, data.window says {window}", dataset.window_len());
             return Err(refuse(reason));
         }
         let packed_with = dataset.manifest().map(|m| m.tokenizer.as_str()).unwrap_or_default();
         if packed_with != tokenizer.fingerprint() {
-            return Err(refuse("packed with another tokenizer than data.tokenizer; pack again".into()));
+            return Err(refuse(
+                "packed with another tokenizer than data.tokenizer; pack again".into(),
+            ));
         }
         Ok(dataset)
     };
@@ -169,7 +179,8 @@ fn special_ids(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<SpecialIds> {
         None => of_checkpoint.as_ref().and_then(Config::mask_token_id).or_else(|| id(mask)),
     };
     let bos = of_checkpoint.as_ref().and_then(|c| c.bos_token_id).or_else(|| id(bos));
-    let pad = of_checkpoint.as_ref().and_then(|c| c.pad_token_id).or_else(|| id(pad)).unwrap_or(eos_id);
+    let pad =
+        of_checkpoint.as_ref().and_then(|c| c.pad_token_id).or_else(|| id(pad)).unwrap_or(eos_id);
     Ok(SpecialIds { bos, pad, eos: eos_id, mask })
 }
 
@@ -198,7 +209,10 @@ pub(crate) fn build_model(
     }
     let max = weights.config().max_position_embeddings;
     if max < recipe.data.window {
-        return refuse(format!("the model has {max} positions, data.window is {}", recipe.data.window));
+        return refuse(format!(
+            "the model has {max} positions, data.window is {}",
+            recipe.data.window
+        ));
     }
     let model = Transformer::trainable(&weights, DTYPE, device)?;
     if resumed.is_none()
@@ -220,7 +234,10 @@ fn fresh_config(recipe: &Recipe, data: &RunData) -> Result<Config> {
         num_heads: m.heads,
         num_kv_heads: m.kv_heads.unwrap_or(m.heads),
         head_dim: m.hidden_size / m.heads,
-        max_position_embeddings: m.max_positions.unwrap_or(4 * recipe.data.window).max(recipe.data.window),
+        max_position_embeddings: m
+            .max_positions
+            .unwrap_or(4 * recipe.data.window)
+            .max(recipe.data.window),
         rope_theta: m.rope_theta,
         tie_word_embeddings: m.tie_word_embeddings,
         bos_token_id: data.special.bos,
@@ -241,7 +258,8 @@ fn set_mask_embedding(model: &Transformer, mask: u32, seed: u64) -> Result<()> {
     let mean: Vec<f32> = (0..width).map(|j| rows.iter().map(|r| r[j]).sum::<f32>() / n).collect();
     let spread = (rows.iter().flatten().map(|v| v * v).sum::<f32>() / (n * width as f32)).sqrt();
     let mut rng = stream(seed, Purpose::MaskEmbedding, 0, 0);
-    rows[mask as usize] = mean.iter().map(|m| m + 0.01 * spread * (rng.random::<f32>() - 0.5)).collect();
+    rows[mask as usize] =
+        mean.iter().map(|m| m + 0.01 * spread * (rng.random::<f32>() - 0.5)).collect();
     let flat: Vec<f32> = rows.concat();
     let filled = candle_core::Tensor::from_vec(flat, table.shape(), &Device::Cpu)?;
     Ok(table.set(&filled.to_dtype(table.dtype())?.to_device(table.device())?)?)

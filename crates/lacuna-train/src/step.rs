@@ -38,7 +38,12 @@ pub fn step(
     let (mut loss, mut nll) = (0.0, Vec::new());
     for micro_batch in examples.chunks(micro_batch_size) {
         let Some(out) = objective.loss(model, micro_batch, eligible)? else { continue };
-        loss += f64::from(out.loss.to_device(&Device::Cpu)?.to_dtype(candle_core::DType::F32)?.to_scalar::<f32>()?);
+        loss += f64::from(
+            out.loss
+                .to_device(&Device::Cpu)?
+                .to_dtype(candle_core::DType::F32)?
+                .to_scalar::<f32>()?,
+        );
         nll.extend(out.nll);
         let store = out.loss.backward()?;
         let new = model.parameters().iter().map(|(name, var)| {

@@ -106,7 +106,10 @@ fn losses_logits_and_gradients_equal_the_recorded_ones() {
             let loss = values(&out.loss)[0];
             let off = (loss / case["loss"].as_f64().unwrap() - 1.0).abs();
             assert!(off < tolerance, "{key} {dtype:?} loss: {off:e}");
-            let ce = golden.tensors.get(&format!("{key}.ce_masked")).or(golden.tensors.get(&format!("{key}.ce")));
+            let ce = golden
+                .tensors
+                .get(&format!("{key}.ce_masked"))
+                .or(golden.tensors.get(&format!("{key}.ce")));
             let nll: Vec<f64> = out.nll.iter().map(|v| f64::from(*v)).collect();
             let off = relative(&nll, &values(ce.unwrap()));
             assert!(off < 1e-5, "{key} {dtype:?} cross-entropies: {off:e}");
@@ -115,7 +118,8 @@ fn losses_logits_and_gradients_equal_the_recorded_ones() {
             let total = case["grad_total_norm"].as_f64().unwrap();
             let mut squares = 0.0;
             for (name, var) in model.parameters() {
-                let gradient = store.get(var).unwrap_or_else(|| panic!("{key}: no gradient for {name}"));
+                let gradient =
+                    store.get(var).unwrap_or_else(|| panic!("{key}: no gradient for {name}"));
                 let gradient = values(gradient);
                 let norm = gradient.iter().map(|v| v * v).sum::<f64>().sqrt();
                 squares += norm * norm;
@@ -154,7 +158,8 @@ fn ten_optimizer_steps_follow_the_recorded_trajectory() {
         let both_ids = |what| [golden.ids(&row(0, what)), golden.ids(&row(1, what))].concat();
         let (x0, mask) = (both_ids("x0"), both_ids("mask"));
         let rates = [golden.f64s(&row(0, "u_blk")), golden.f64s(&row(1, "u_blk"))].concat();
-        let noisy: Vec<u32> = x0.iter().zip(&mask).map(|(t, m)| if *m == 1 { 5 } else { *t }).collect();
+        let noisy: Vec<u32> =
+            x0.iter().zip(&mask).map(|(t, m)| if *m == 1 { 5 } else { *t }).collect();
         let weights: Vec<f32> =
             mask.iter().zip(&rates).map(|(m, u)| (f64::from(*m) / u) as f32).collect();
         let targets = Targets::masked(&x0, &weights, 16, Predicts::Own).unwrap();
@@ -163,7 +168,8 @@ fn ten_optimizer_steps_follow_the_recorded_trajectory() {
         let hidden = model.denoise(&noisy, &clean, block_size, None, Some(&targets.rows)).unwrap();
         let out = weighted_loss_of_rows(&hidden, &model.head().unwrap(), &targets, 32.0).unwrap();
         let norm = optimizer.step(&out.loss.backward().unwrap(), 1e-3).unwrap();
-        let squares = model.parameters().iter().map(|(_, v)| values(v).iter().map(|x| x * x).sum::<f64>());
+        let squares =
+            model.parameters().iter().map(|(_, v)| values(v).iter().map(|x| x * x).sum::<f64>());
         let parameter_norm = squares.sum::<f64>().sqrt();
         for (what, found, expected) in [
             ("loss", values(&out.loss)[0], &step["loss"]),

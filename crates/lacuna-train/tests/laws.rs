@@ -103,7 +103,8 @@ fn every_parameter_learns_in_every_kind_of_stage() {
             let out = objective.loss(&model, &examples, eligible).unwrap().unwrap();
             let store = out.loss.backward().unwrap();
             for (name, var) in model.parameters() {
-                let gradient = store.get(var).unwrap_or_else(|| panic!("{kind:?}: {name} gets none"));
+                let gradient =
+                    store.get(var).unwrap_or_else(|| panic!("{kind:?}: {name} gets none"));
                 let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
                 assert!(norm > 0.0 && norm.is_finite(), "{kind:?}: {name} gets {norm}");
             }
@@ -147,8 +148,7 @@ fn prompts_and_padding_are_never_masked_and_never_supervised() {
 
 fn score(model: &Transformer, window: &Window, method: Method, block_size: usize) -> f64 {
     let blocks = Blocks { block_size: NonZeroUsize::new(block_size).unwrap(), mask_id: MASK };
-    let scoring =
-        Scoring { method, blocks: Some(blocks), document_mask: false, batch_size: 3 };
+    let scoring = Scoring { method, blocks: Some(blocks), document_mask: false, batch_size: 3 };
     likelihood(model, std::slice::from_ref(window), &scoring, &mut |_| {}).unwrap().nats
 }
 
@@ -230,5 +230,8 @@ fn the_exact_nelbo_is_the_mean_over_all_orders_and_monte_carlo_agrees() {
     let scoring = Scoring { method, blocks: Some(blocks), document_mask: false, batch_size: 50 };
     let estimate = likelihood(&model, &[window], &scoring, &mut |_| {}).unwrap();
     let error = estimate.standard_error.unwrap();
-    assert!(error > 0.0 && (estimate.nats - exact).abs() < 4.0 * error, "{estimate:?}, exact {exact}");
+    assert!(
+        error > 0.0 && (estimate.nats - exact).abs() < 4.0 * error,
+        "{estimate:?}, exact {exact}"
+    );
 }

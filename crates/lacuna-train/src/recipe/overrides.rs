@@ -1,0 +1,79 @@
+//! Paths, `--set` overrides and the nearest known key.
+
+use std::path::Path;
+
+/// Makes the recipe's path values absolute.
+pub(super) fn anchor_paths(table: &mut toml::Table, base: &Path) {
+    let anchor = |value: &mut toml::Value| {
+        if let toml::Value::String(text) = value {
+            *text = base.join(&*text).to_string_lossy().into_owned();
+        }
+    };
+    for (section, key) in [
+        ("model", "from"),
+        ("data", "tokenizer"),
+        ("data", "corpus"),
+        ("data", "shards"),
+        ("sft", "samples"),
+    ] {
+        match table.get_mut(section).and_then(|s| s.get_mut(key)) {
+            Some(toml::Value::Array(items)) => items.iter_mut().for_each(anchor),
+            Some(value) => anchor(value),
+            None => {}
+        }
+    }
+}
+
+/// Applies `key.path=value`; stages are counted from 0: `stage.1.steps=50`.
+pub(super) fn set(table: &mut toml::Table, item: &str) -> std::result::Result<(), String> {
+    let Some((path, raw)) = item.split_once('=') else {
+        return Err(format!("--set {item}: expected key.path=value"));
+    };
+    // A bare word is a string; anything TOML can read as a value is that value.
+    let value = format!("v = {raw}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(raw.to_owned()));
+    let mut keys: Vec<&str> = path.split('.').collect();
+    let last =
+        keys.pop().filter(|k| !k.is_empty()).ok_or_else(|| format!("--set {item}: empty key"))?;
+    let mut node = table;
+    let mut keys = keys.into_iter();
+    while let Some(key) = keys.next() {
+        let next = node.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        node = match next {
+            toml::Value::Table(inner) => inner,
+            toml::Value::Array(items) => {
+                let n = items.len();
+                let index = keys.next().and_then(|k| k.parse::<usize>().ok()).filter(|i| *i < n);
+                let item_at = index.and_then(|i| items[i].as_table_mut());
+                item_at.ok_or_else(|| {
+                    format!("--set {item}: `{key}` has entries 0 to {}", n.max(1) - 1)
+                })?
+            }
+            _ => return Err(format!("--set {item}: `{key}` is a value, not a section")),
+        };
+    }
+    node.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// Adds "did you mean" to serde's message about an unknown key or value.
+pub(super) fn with_nearest_key(message: &str) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let unknown = ["unknown field", "unknown variant"].iter().any(|kind| message.contains(kind));
+    let start = message.find("unknown ").map_or(0, |at| message[..at].matches('`').count() / 2);
+    match quoted.get(start..).and_then(<[_]>::split_first) {
+        Some((wrong, known)) if unknown => {
+            let nearest = known.iter().max_by(|a, b| {
+                strsim::jaro_winkler(wrong, a).total_cmp(&strsim::jaro_winkler(wrong, b))
+            });
+            match nearest {
+                Some(nearest) => format!("{}\ndid you mean `{nearest}`?", message.trim_end()),
+                None => message.to_owned(),
+            }
+        }
+        _ => message.to_owned(),
+    }
+}
