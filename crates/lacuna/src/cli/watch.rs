@@ -51,8 +51,9 @@ impl Screen {
 
     /// Shows the newest rows of a canvas that fit, and a line about it.
     pub(crate) fn draw(&mut self, canvas: &Canvas, texts: Texts<'_>, status: &str) -> Result<()> {
-        let (width, height) = terminal::size().unwrap_or((80, 24));
-        let (width, height) = (usize::from(width.max(8)), usize::from(height.max(3)));
+        // A terminal that does not know its size says 0.
+        let size = terminal::size().ok().filter(|(width, height)| *width > 1 && *height > 2);
+        let (width, height) = size.map_or((80, 24), |(w, h)| (usize::from(w), usize::from(h)));
         let rows = rows(canvas, texts, width);
         let shown = &rows[rows.len().saturating_sub(height - 2)..];
         let mut out = Vec::new();
