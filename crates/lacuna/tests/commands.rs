@@ -1,5 +1,7 @@
 //! chat, fill and edit as a user meets them.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Editing real files with the old text as draft writes the tokens of plain decoding, in fewer passes.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 use lacuna::data::{Corpus, CorpusOptions};
 use lacuna::samplers::{Event, FillRule};
 use lacuna::{GenerateOptions, Model, OpenOptions, Prompt};

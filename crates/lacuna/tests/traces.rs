@@ -1,5 +1,7 @@
 //! Traces of real decodes: they replay byte for byte, give tampering away, and become a page.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 use lacuna::samplers::trace::Trace;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -150,10 +152,9 @@ fn open_elements(page: &str) -> Vec<String> {
     while let Some(at) = rest.find('<') {
         rest = &rest[at + 1..];
         // Nothing between a script's tags or a style's is markup, up to its end.
-        if let Some(raw) = open.last().filter(|name| ["script", "style"].contains(&name.as_str())) {
-            if !rest.starts_with(&format!("/{raw}>")) {
-                continue;
-            }
+        let raw = open.last().filter(|name| ["script", "style"].contains(&name.as_str()));
+        if raw.is_some_and(|name| !rest.starts_with(&format!("/{name}>"))) {
+            continue;
         }
         let end = rest.find('>').expect("a tag ends");
         let tag = &rest[..end];
