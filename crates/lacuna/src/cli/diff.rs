@@ -20,6 +20,7 @@ pub(crate) fn unified(old: &str, new: &str, name: &str) -> String {
         (0..edits.len()).filter(|&at| !matches!(edits[at], Edit::Same(_))).collect();
     let mut out = String::new();
     if !changed.is_empty() {
+        let name = name.trim_start_matches('/');
         out = format!("--- a/{name}\n+++ b/{name}\n");
     }
     // Changes whose contexts touch share a hunk.
@@ -55,7 +56,7 @@ pub(crate) fn unified(old: &str, new: &str, name: &str) -> String {
     out
 }
 
-/// A shortest way from `old` to `new` (Myers 1986), deletions before insertions.
+/// A shortest way from `old` to `new` (Myers 1986); of texts too different for that, all out and all in.
 fn edits<'a>(old: &[&'a str], new: &[&'a str]) -> Vec<Edit<'a>> {
     let both = old.iter().zip(new);
     let head = both.take_while(|(a, b)| a == b).count();
@@ -78,7 +79,14 @@ fn between<'a>(a: &[&'a str], b: &[&'a str]) -> Vec<Edit<'a>> {
         k == -d || (k != d && furthest[slot(k - 1)] < furthest[slot(k + 1)])
     };
     let mut rounds = Vec::new();
+    // The rounds kept take d² numbers: texts that share next to nothing are simply replaced.
+    const ROUNDS_MAX: isize = 3000;
     'search: for d in 0..=n + m {
+        if d > ROUNDS_MAX {
+            let (old, new) =
+                (a.iter().map(|line| Edit::Old(line)), b.iter().map(|line| Edit::New(line)));
+            return old.chain(new).collect();
+        }
         // Only the diagonals that the next round reads are kept.
         rounds.push(furthest[slot(-d - 1)..=slot(d + 1)].to_vec());
         for k in (-d..=d).step_by(2) {
@@ -171,6 +179,14 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn texts_that_share_nothing_are_replaced() {
+        let lines = |name: &str| (0..2000).map(|i| format!("{name}{i}\n")).collect::<Vec<_>>();
+        let (old, new) = (lines("a"), lines("b"));
+        let [a, b] = [&old, &new].map(|text| text.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(texts(&edits(&a, &b)), (old.concat(), new.concat()));
     }
 
     #[test]
