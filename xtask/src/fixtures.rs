@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use crate::cargo::{self, cargo, run};
+use crate::cargo::{self, run};
 use crate::ci::lacuna;
 
 /// What to do with a difference.
@@ -52,8 +52,9 @@ pub(crate) fn fixtures(args: Args) -> Result<()> {
     differences.extend(compare_file(&tokenizer, &root.join(TOKENIZER), TOKENIZER, args.write)?);
 
     let hostile = scratch.join("hostile");
-    let make = ["run", "--quiet", "--package", "lacuna-model", "--example", "make_hostile", "--"];
-    run(cargo(make).arg(&hostile))?;
+    // With --workspace the dependencies are those that the tests have built.
+    let make = cargo::build("make_hostile", &["--workspace", "--example", "make_hostile"])?;
+    run(Command::new(make).arg(&hostile))?;
     differences.extend(compare_folders(&hostile, &root.join(HOSTILE), HOSTILE, args.write)?);
 
     for difference in &differences {

@@ -1,5 +1,7 @@
 //! Logits against those recorded from independent implementations (fixtures/README.md).
 
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 use candle_core::{DType, Device, Tensor};
 use lacuna_kernels::AttentionMask;
 use lacuna_model::{Transformer, Weights};

@@ -60,7 +60,12 @@ pub(crate) fn save(
         }
     }
     let path = partial.path().join("optimizer.safetensors");
-    candle_core::safetensors::save(&tensors, &path)?;
+    candle_core::safetensors::save(&tensors, &path).map_err(|e| TrainError::Run {
+        path: target.clone(),
+        reason: format!(
+            "the checkpoint could not be written ({e}); make room, then go on with --resume"
+        ),
+    })?;
     sync(&path)?;
     let path = partial.path().join("progress.json");
     let progress = Progress { optimizer_step: optimizer.steps(), ..progress.clone() };

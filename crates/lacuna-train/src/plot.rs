@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Once;
 
 use crate::error::{Result, TrainError};
-use crate::metrics::{MASK_RATE_BUCKETS, StepMetrics};
+use crate::metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, StepMetrics};
 
 const WEIGHTED: RGBColor = RGBColor(0xb4, 0x3a, 0x2f);
 const UNWEIGHTED: RGBColor = RGBColor(0x1f, 0x5a, 0x8a);
@@ -33,7 +33,7 @@ pub fn draw(dir: &Path, metrics: &[StepMetrics]) -> Result<()> {
     drawn(&svg, loss(&SVGBackend::new(&svg, size).into_drawing_area(), metrics))?;
     drawn(&png, loss(&BitMapBackend::new(&png, size).into_drawing_area(), metrics))?;
     if metrics.iter().any(|m| m.diffusion.is_some()) {
-        let size = (1000, 420);
+        let size = (1000, 800);
         let (svg, png) = (dir.join("telemetry.svg"), dir.join("telemetry.png"));
         drawn(&svg, telemetry(&SVGBackend::new(&svg, size).into_drawing_area(), metrics))?;
         drawn(&png, telemetry(&BitMapBackend::new(&png, size).into_drawing_area(), metrics))?;
@@ -175,13 +175,16 @@ fn panel<DB: DrawingBackend>(
     Ok(())
 }
 
-/// Two bar charts over the last quarter of the diffusion steps.
+/// Two bar charts over the last quarter of the diffusion steps; below, over the steps, how often a block came
+/// out empty or had a mask forced, and the mean weight.
 fn telemetry<DB: DrawingBackend>(
     area: &DrawingArea<DB, Shift>,
     metrics: &[StepMetrics],
 ) -> DrawResult<DB::ErrorType> {
     area.fill(&WHITE)?;
-    let (left, right) = area.split_horizontally(500);
+    let (bars_area, lines_area) = area.split_vertically(400);
+    let (left, right) = bars_area.split_horizontally(500);
+    let (fractions, weights) = lines_area.split_vertically(200);
     let diffusion: Vec<_> = metrics.iter().filter_map(|m| m.diffusion.as_ref()).collect();
     let recent = &diffusion[diffusion.len() - diffusion.len().div_ceil(4)..];
     let by_rate = mean_columns(recent.iter().map(|d| d.loss_by_mask_rate.as_slice()));
@@ -189,6 +192,23 @@ fn telemetry<DB: DrawingBackend>(
     let rate_label = |i: usize| format!("{:.1}", (i as f64 + 1.0) / MASK_RATE_BUCKETS as f64);
     bars(&left, "mask rate up to", &by_rate, RATE, &rate_label)?;
     bars(&right, "position in the block", &by_position, UNWEIGHTED, &|i| i.to_string())?;
+    let column = |f: &dyn Fn(&DiffusionMetrics) -> f64| -> Points {
+        let points = metrics.iter().filter_map(|m| Some((m.step as f64, f(m.diffusion.as_ref()?))));
+        smoothed(&points.collect(), metrics.len())
+    };
+    let empty = column(&|d| d.zero_mask_fraction);
+    let forced = column(&|d| d.forced_fraction);
+    let series =
+        [("without a mask, before the fallback", NORM, empty), ("a mask forced", WEIGHTED, forced)];
+    panel(&fractions, metrics, "part of the blocks", &series, Scale::Linear)?;
+    let weight = column(&|d| d.mean_weight);
+    panel(
+        &weights,
+        metrics,
+        "weight",
+        &[("mean over masked tokens", RATE, weight)],
+        Scale::Linear,
+    )?;
     area.present()
 }
 

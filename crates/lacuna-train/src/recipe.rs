@@ -370,7 +370,7 @@ impl Recipe {
             format!("data.held_out is {}, expected 0 to below 1", self.data.held_out),
         )?;
         need(
-            self.data.shards.is_some() != !self.data.corpus.is_empty(),
+            self.data.shards.is_some() == self.data.corpus.is_empty(),
             "give data.corpus or data.shards, one of the two".into(),
         )?;
         if self.model.from.is_none() {

@@ -135,7 +135,7 @@ impl Run<'_> {
                 observe(Event::Step { metrics: &metrics, total_steps: self.recipe.total_steps() });
                 stopped = self.options.stop.load(Ordering::Relaxed);
                 let due = stage.checkpoint_every > 0
-                    && self.progress.stage_step % stage.checkpoint_every == 0;
+                    && self.progress.stage_step.is_multiple_of(stage.checkpoint_every);
                 if (due || stopped) && self.progress.stage_step < stage.steps {
                     model = self.checkpoint()?;
                     observe(Event::Checkpoint(&model));

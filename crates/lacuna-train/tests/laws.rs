@@ -1,5 +1,7 @@
 //! What must hold of a step and of a likelihood, whatever the weights.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 use candle_core::{DType, Device, Tensor};
 use lacuna_data::Window;
 use lacuna_kernels::{AdamW, AdamWConfig, AttentionMask, Parameter};

@@ -36,6 +36,9 @@ mod session;
 
 pub use edit::{Edited, edit};
 pub use error::{Error, Result};
-pub use generate::{mismatch as mode_mismatch, DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate, trace_end, trace_header};
+pub use generate::{
+    DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate,
+    mismatch as mode_mismatch, trace_end, trace_header,
+};
 pub use open::{Model, OpenOptions, select_device};
 pub use session::Session;

@@ -112,7 +112,9 @@ impl Model {
     /// Errors if the checkpoint has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_deref().ok_or_else(|| {
-            Error::Request("the checkpoint has no tokenizer.json; give token ids with --prompt-ids".into())
+            Error::Request(
+                "the checkpoint has no tokenizer.json; give token ids with --prompt-ids".into(),
+            )
         })
     }
 }

@@ -44,7 +44,14 @@ struct Pending {
 impl Session {
     /// A session without sequences; a sampler's numbers bring them into being.
     pub fn new(model: Arc<Transformer>, block_size: NonZeroUsize) -> Self {
-        Self { model, block_size, fused: true, sequences: HashMap::new(), passes: 0, prefill_seconds: 0.0 }
+        Self {
+            model,
+            block_size,
+            fused: true,
+            sequences: HashMap::new(),
+            passes: 0,
+            prefill_seconds: 0.0,
+        }
     }
 
     /// Commits at once, in a pass of their own, as the released decoder does.
@@ -180,7 +187,9 @@ impl Denoiser for Session {
                 match (&logits, queued.is_empty()) {
                     (Some(logits), false) => state.boundary = Some(logits.narrow(0, row, 1)?),
                     _ => parts.push(state.boundary.clone().ok_or_else(|| {
-                        Error::msg("a shifted head can't write the first token of a text; give a prompt")
+                        Error::msg(
+                            "a shifted head can't write the first token of a text; give a prompt",
+                        )
                     })?),
                 }
             }
@@ -212,7 +221,9 @@ impl Denoiser for Session {
         block_size: usize,
         mask_id: u32,
     ) -> Result<Tensor> {
-        let Some(size) = NonZeroUsize::new(block_size).filter(|b| draft.len() % b.get() == 0) else {
+        let Some(size) =
+            NonZeroUsize::new(block_size).filter(|b| draft.len().is_multiple_of(b.get()))
+        else {
             bail!("a draft of {} tokens is no whole number of blocks of {block_size}", draft.len())
         };
         if self.model.logit_shift() {
@@ -242,7 +253,9 @@ impl Denoiser for Session {
                 self.sequences.insert(sequence, state);
                 Ok(())
             }
-            Some(Pending { draft, .. }) => bail!("{tokens} tokens of a draft of {draft} can't be accepted"),
+            Some(Pending { draft, .. }) => {
+                bail!("{tokens} tokens of a draft of {draft} can't be accepted")
+            }
             None => bail!("nothing was speculated, so nothing can be accepted"),
         }
     }

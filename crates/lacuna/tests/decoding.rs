@@ -1,6 +1,8 @@
 //! The released decoder, case by case, and what the default decoder makes of the same cases
 //! (fixtures/golden, origin in fixtures/README.md).
 
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 use lacuna::samplers::reference::{self, Settings};
 use lacuna::samplers::{FillRule, Request, SamplerError, generate};
 use lacuna::{Model, OpenOptions, Session};
@@ -54,7 +56,8 @@ fn reference_mode_equals_every_recorded_case() {
             reference::generate(&mut session, &prompt, &settings, |_| ControlFlow::Continue(()));
         if case["expect"].get("refused_with").is_some() {
             let error = output.expect_err(&format!("case {id} was refused by the released code"));
-            let known = matches!(error, SamplerError::MasksLeft { .. } | SamplerError::Setting { .. });
+            let known =
+                matches!(error, SamplerError::MasksLeft { .. } | SamplerError::Setting { .. });
             assert!(known, "case {id}: {error}");
             refused += 1;
             continue;
@@ -123,18 +126,22 @@ fn a_cached_fused_decode_equals_one_without_any_cache() {
         let mut open: Vec<bool> = canvas.iter().enumerate().map(|(i, _)| i >= len).collect();
         while let Some(first) = open.iter().position(|o| *o) {
             let end = ((first / 4 + 1) * 4).min(canvas.len());
-            let tokens = candle_core::Tensor::new(&canvas[..end], &candle_core::Device::Cpu).unwrap();
+            let tokens =
+                candle_core::Tensor::new(&canvas[..end], &candle_core::Device::Cpu).unwrap();
             let mask = lacuna::kernels::AttentionMask::BlockCausal { block_size: four };
             let transformer = &model.transformer;
-            let hidden = transformer.hidden(&tokens.unsqueeze(0).unwrap(), mask, None, None).unwrap();
+            let hidden =
+                transformer.hidden(&tokens.unsqueeze(0).unwrap(), mask, None, None).unwrap();
             let logits = transformer.logits(&hidden).unwrap().to_vec2::<f32>().unwrap();
             let best = (first..end).filter(|i| open[*i]).map(|i| {
                 let allowed = logits[i].iter().enumerate().filter(|(t, _)| *t != MASK as usize);
-                let (token, top) = allowed.fold((0, f32::MIN), |a, (t, l)| if *l > a.1 { (t, *l) } else { a });
+                let (token, top) =
+                    allowed.fold((0, f32::MIN), |a, (t, l)| if *l > a.1 { (t, *l) } else { a });
                 let sum: f64 = logits[i].iter().map(|l| f64::from(l - top).exp()).sum();
                 (i, token as u32, 1.0 / sum)
             });
-            let (at, token, _) = best.max_by(|a, b| a.2.total_cmp(&b.2).then(b.0.cmp(&a.0))).unwrap();
+            let (at, token, _) =
+                best.max_by(|a, b| a.2.total_cmp(&b.2).then(b.0.cmp(&a.0))).unwrap();
             canvas[at] = token;
             open[at] = false;
         }

@@ -1,7 +1,9 @@
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use lacuna::data::corpus::{for_each_document, is_held_out};
-use lacuna::data::{CorpusOptions, Remainder, SPECIAL_TOKENS, ShardOptions, ShardWriter, Tokenizer};
+use lacuna::data::{
+    CorpusOptions, Remainder, SPECIAL_TOKENS, ShardOptions, ShardWriter, Tokenizer,
+};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -101,5 +103,7 @@ fn end_of_text(args: &Args, tokenizer: &Tokenizer) -> Result<u32> {
     }
     let known = [SPECIAL_TOKENS[2], "<|endoftext|>", "<|im_end|>", "</s>"];
     let id = known.iter().find_map(|name| tokenizer.token_to_id(name));
-    id.context("the tokenizer has no end-of-text token that is known here; name it with --eos TOKEN")
+    id.context(
+        "the tokenizer has no end-of-text token that is known here; name it with --eos TOKEN",
+    )
 }

@@ -73,13 +73,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 .or(model.config().block_size())
                 .unwrap_or(const { NonZeroUsize::new(4).expect("not zero") }),
             mask_id: args.mask_id.or(model.config().mask_token_id()).ok_or_else(|| {
-                Error::Request("the checkpoint names no MASK token; give its id with --mask-id".into())
+                Error::Request(
+                    "the checkpoint names no MASK token; give its id with --mask-id".into(),
+                )
             })?,
         }),
     };
     let max = model.config().max_position_embeddings;
     if tokens.len() > max {
-        anyhow::bail!("the text has {} tokens, the model {max} positions; score it in parts", tokens.len());
+        anyhow::bail!(
+            "the text has {} tokens, the model {max} positions; score it in parts",
+            tokens.len()
+        );
     }
     let window =
         Window { eligible: vec![true; tokens.len()], documents: vec![tokens.len()], tokens };
@@ -100,7 +105,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let error = score.standard_error.map(|e| format!(" ± {:.4}", e / score.tokens.max(1) as f64));
-    println!("{nats:.4}{} nats per token, {:.4} bits per token", error.unwrap_or_default(), nats / std::f64::consts::LN_2);
+    println!(
+        "{nats:.4}{} nats per token, {:.4} bits per token",
+        error.unwrap_or_default(),
+        nats / std::f64::consts::LN_2
+    );
     if let Some(bits) = bits {
         println!("{bits:.4} bits per byte");
     }
@@ -118,7 +127,11 @@ fn read_text(path: &Path) -> Result<String> {
 }
 
 /// The tokens, and the bytes of those that are scored (unknown for ids without a tokenizer).
-fn tokens_and_bytes(args: &Args, model: &Model, text: Option<&str>) -> Result<(Vec<u32>, Option<u64>)> {
+fn tokens_and_bytes(
+    args: &Args,
+    model: &Model,
+    text: Option<&str>,
+) -> Result<(Vec<u32>, Option<u64>)> {
     let tokens = match (&args.ids, text) {
         (Some(ids), _) => ids.0.clone(),
         (None, Some(text)) => model.tokenizer()?.encode(text)?,

@@ -63,8 +63,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let outcome = outcome?;
     if outcome.interrupted {
         let model = outcome.model.display();
-        println!("stopped; checkpoint: {model}\ngo on with: lacuna train {} --out {} --resume",
-            args.recipe.display(), dir.display());
+        println!(
+            "stopped; checkpoint: {model}\ngo on with: lacuna train {} --out {} --resume",
+            args.recipe.display(),
+            dir.display()
+        );
         return Ok(());
     }
     print!("{}", results(&recipe, &dir, &outcome)?);
@@ -113,7 +116,8 @@ impl Progress {
     fn show(&mut self, event: &Event<'_>) {
         match event {
             Event::Ready { data, model, step } => {
-                let parameters: usize = model.parameters().iter().map(|(_, v)| v.elem_count()).sum();
+                let parameters: usize =
+                    model.parameters().iter().map(|(_, v)| v.elem_count()).sum();
                 let windows = data.train.dataset().windows();
                 let window = data.train.dataset().window_len();
                 self.say(&format!(
@@ -156,8 +160,11 @@ impl Progress {
         );
         self.bar.set_position(m.step);
         self.bar.set_message(line.clone());
-        if !self.terminal && (m.step % (self.total / LINES).max(1) == 0 || m.step == self.total) {
-            let left = (self.total - m.step) as f64 * (m.tokens as f64 / m.step as f64) / self.tokens_per_second;
+        if !self.terminal
+            && (m.step.is_multiple_of((self.total / LINES).max(1)) || m.step == self.total)
+        {
+            let left = (self.total - m.step) as f64 * (m.tokens as f64 / m.step as f64)
+                / self.tokens_per_second;
             self.say(&format!("step {}/{}  {line}  about {left:.0} s left", m.step, self.total));
         }
     }
@@ -171,10 +178,13 @@ fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
     }
     let model = Model::open(&outcome.model, &OpenOptions::default())?;
     for prompt in &recipe.evaluation.prompts {
-        let mut options = GenerateOptions::default();
-        options.max_new_tokens = recipe.evaluation.max_new_tokens;
+        let max_new_tokens = recipe.evaluation.max_new_tokens;
+        let options = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
         let written = lacuna::generate(&model, prompt.as_str(), &options, |_| {})?;
-        text.push_str(&format!("\ncompletion ({:.2} tokens per forward):\n", written.tokens_per_forward()));
+        text.push_str(&format!(
+            "\ncompletion ({:.2} tokens per forward):\n",
+            written.tokens_per_forward()
+        ));
         let whole = format!("{prompt}{}", written.text);
         whole.lines().for_each(|line| text.push_str(&format!("  | {line}\n")));
     }
