@@ -17,6 +17,15 @@ pub(crate) fn train(args: &[OsString]) -> Result<()> {
         build.extend(["--features", "cuda"]);
     }
     let program = cargo::build("lacuna", &build)?;
+    let (recipes, rest) = leading_recipes(args);
+    if recipes.len() > 1 {
+        // A shell's `recipes/curricula/*.toml`: each in turn, the same further arguments for all.
+        for recipe in recipes {
+            eprintln!("\n{}", Path::new(recipe).display());
+            cargo::run(Command::new(&program).arg("train").arg(recipe).args(rest))?;
+        }
+        return Ok(());
+    }
     let mut command = Command::new(program);
     command.arg("train");
     if !names_a_recipe(args) {
@@ -26,6 +35,12 @@ pub(crate) fn train(args: &[OsString]) -> Result<()> {
         command.args(args);
         command
     })
+}
+
+/// The words ending in `.toml` that the arguments begin with, and the others.
+fn leading_recipes(args: &[OsString]) -> (&[OsString], &[OsString]) {
+    let is_recipe = |arg: &OsString| Path::new(arg).extension().is_some_and(|end| end == "toml");
+    args.split_at(args.iter().take_while(|arg| is_recipe(arg)).count())
 }
 
 /// Whether a recipe is among the arguments: the first word, or any that ends in `.toml`.
@@ -58,6 +73,13 @@ mod tests {
         assert!(names_a_recipe(&words("recipes/smoke.toml")));
         assert!(names_a_recipe(&words("my-recipe --resume")));
         assert!(names_a_recipe(&words("--out runs/a recipes/smoke.toml")));
+    }
+
+    #[test]
+    fn several_recipes_are_told_from_what_follows_them() {
+        let args = words("a.toml b.toml --set seed=3 --out c.toml");
+        let (recipes, rest) = leading_recipes(&args);
+        assert_eq!((recipes, rest), (&args[..2], &args[2..]));
     }
 
     #[test]
