@@ -49,7 +49,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     normed.broadcast_mul(&widen(weight)?)?.to_dtype(x.dtype())
 }
 
-/// Rotates the pairs (x[i], x[i + d/2]) by the angles of each row's position.
+/// Rotates the pairs (x\[i\], x\[i + d/2\]) by the angles of each row's position.
 ///
 /// x: `[b, heads, l, d]`.
 ///
