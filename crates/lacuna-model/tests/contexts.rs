@@ -296,3 +296,51 @@ fn block_size_one_is_causal_attention() {
     let b = model.causal(&ids, None, None).unwrap();
     assert_eq!(largest_difference(&a, &b), 0.0);
 }
+
+/// The clean and the noisy tokens of two windows, [2, window] each.
+fn two_windows() -> ([(Vec<u32>, Vec<u32>); 2], Tensor, Tensor) {
+    let windows = [window(7), window(8)];
+    let clean = Tensor::cat(&[row(&windows[0].0), row(&windows[1].0)], 0).unwrap();
+    let noisy = Tensor::cat(&[row(&windows[0].1), row(&windows[1].1)], 0).unwrap();
+    (windows, clean, noisy)
+}
+
+#[test]
+fn documents_of_a_batch_are_as_if_alone_in_every_window() {
+    for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, 2e-3)] {
+        let model = model(dtype);
+        let (b, documents) = (4, [vec![WINDOW], vec![6, 9, 6]]);
+        let (windows, clean, noisy) = two_windows();
+        let packed = model.denoise(&noisy, &clean, size(b), Some(&documents), None).unwrap();
+        let packed = model.logits(&packed).unwrap();
+        for (w, (clean, noisy)) in windows.iter().enumerate() {
+            let mut start = 0;
+            for len in &documents[w] {
+                let (n, c) = (&noisy[start..start + len], &clean[start..start + len]);
+                let alone = training_pass(&model, n, c, b);
+                let found = packed.narrow(0, w * WINDOW + start, *len).unwrap();
+                let off = largest_difference(&found, &alone);
+                assert!(off < tolerance, "{dtype:?}, window {w}, document at {start}: {off:e}");
+                start += len;
+            }
+        }
+    }
+}
+
+#[test]
+fn one_document_a_window_gives_the_gradients_of_no_documents() {
+    let model = model(DType::F32);
+    let (_, clean, noisy) = two_windows();
+    let gradients = |documents: Option<&[Vec<usize>]>| -> Vec<Tensor> {
+        let hidden = model.denoise(&noisy, &clean, size(4), documents, None).unwrap();
+        let loss = model.logits(&hidden).unwrap().cos().unwrap().sum_all().unwrap();
+        let store = loss.backward().unwrap();
+        model.parameters().iter().map(|(_, var)| store.get(var).unwrap().clone()).collect()
+    };
+    let (apart, plain) = (gradients(Some(&[vec![WINDOW], vec![WINDOW]])), gradients(None));
+    for (((name, _), a), e) in model.parameters().iter().zip(&apart).zip(&plain) {
+        let scale = largest_difference(e, &e.zeros_like().unwrap());
+        let off = largest_difference(a, e) / scale;
+        assert!(off < 1e-4, "{name}: {off:e}");
+    }
+}

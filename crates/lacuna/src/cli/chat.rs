@@ -112,7 +112,7 @@ impl Turns<'_> {
         if !show.json && !std::io::stdout().is_terminal() {
             // Answers are lines of their own in a pipe too.
             if show.stream {
-                println!();
+                out!("");
             } else {
                 text.push('\n');
             }

@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         object["mask_token_id"] = json!(mask_token_id);
     }
     if args.json {
-        println!("{object}");
+        out!("{object}");
         return Ok(());
     }
     let Value::Object(fields) = object else { unreachable!("built as an object") };
@@ -64,8 +64,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         match value {
             Value::Null => {}
             Value::Array(items) if items.is_empty() => {}
-            Value::String(text) => println!("{key:<18} {text}"),
-            other => println!("{key:<18} {other}"),
+            Value::String(text) => out!("{key:<18} {text}"),
+            other => out!("{key:<18} {other}"),
         }
     }
     Ok(())

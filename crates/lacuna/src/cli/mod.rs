@@ -3,6 +3,13 @@
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
+/// `println!` that reports a closed stdout (`| head`) as an error instead of panicking.
+macro_rules! out {
+    ($($arg:tt)*) => {
+        std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($arg)*)))?
+    };
+}
+
 mod canvas;
 mod chat;
 mod decode_args;

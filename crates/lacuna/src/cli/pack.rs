@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         held_out.finish().context("writing the held-out part")?;
     }
     if !args.quiet {
-        println!(
+        out!(
             "{documents} documents ({kept_out} held out), {tokens_total} tokens, {bytes} bytes \
              ({:.2} bytes a token); {} training windows of {} in {}\n{skipped}",
             bytes as f64 / tokens_total.max(1) as f64,

@@ -248,7 +248,7 @@ fn play(films: &[Film<'_>], texts: Texts<'_>, pause: Duration) -> Result<()> {
         std::thread::sleep(pause);
         drop(screen);
         let text = texts.joined(&film.replayed.tokens);
-        println!("{}", text.trim_end_matches('\n'));
+        out!("{}", text.trim_end_matches('\n'));
         eprintln!("{}", film.summary());
     }
     Ok(())

@@ -101,19 +101,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         if let Some(error) = score.standard_error {
             object["standard_error"] = json!(error / score.tokens.max(1) as f64);
         }
-        println!("{object}");
+        out!("{object}");
         return Ok(());
     }
     let error = score.standard_error.map(|e| format!(" ± {:.4}", e / score.tokens.max(1) as f64));
-    println!(
+    out!(
         "{nats:.4}{} nats per token, {:.4} bits per token",
         error.unwrap_or_default(),
         nats / std::f64::consts::LN_2
     );
     if let Some(bits) = bits {
-        println!("{bits:.4} bits per byte");
+        out!("{bits:.4} bits per byte");
     }
-    println!("{} tokens scored, {} passes", score.tokens, score.passes);
+    out!("{} tokens scored, {} passes", score.tokens, score.passes);
     Ok(())
 }
 

@@ -63,14 +63,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let outcome = outcome?;
     if outcome.interrupted {
         let model = outcome.model.display();
-        println!(
+        out!(
             "stopped; checkpoint: {model}\ngo on with: lacuna train {} --out {} --resume",
             args.recipe.display(),
             dir.display()
         );
         return Ok(());
     }
-    print!("{}", results(&recipe, &dir, &outcome)?);
+    out!("{}", results(&recipe, &dir, &outcome)?.trim_end());
     Ok(())
 }
 
