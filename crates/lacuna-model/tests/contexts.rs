@@ -297,8 +297,11 @@ fn block_size_one_is_causal_attention() {
     assert_eq!(largest_difference(&a, &b), 0.0);
 }
 
+/// Clean and noisy tokens of a window.
+type TwoForms = (Vec<u32>, Vec<u32>);
+
 /// The clean and the noisy tokens of two windows, [2, window] each.
-fn two_windows() -> ([(Vec<u32>, Vec<u32>); 2], Tensor, Tensor) {
+fn two_windows() -> ([TwoForms; 2], Tensor, Tensor) {
     let windows = [window(7), window(8)];
     let clean = Tensor::cat(&[row(&windows[0].0), row(&windows[1].0)], 0).unwrap();
     let noisy = Tensor::cat(&[row(&windows[0].1), row(&windows[1].1)], 0).unwrap();
