@@ -106,6 +106,21 @@ impl AdamW {
     /// # Errors
     /// If the number or a shape differs from the parameters'.
     pub fn step_tensors(&mut self, gradients: &[Tensor], learning_rate: f64) -> Result<f64> {
+        let norm = global_norm(gradients)?;
+        self.step_with_norm(gradients, norm, learning_rate)?;
+        Ok(norm)
+    }
+
+    /// [`AdamW::step_tensors`] for a caller that has looked at the [`global_norm`] of the gradients.
+    ///
+    /// # Errors
+    /// If the number or a shape differs from the parameters'.
+    pub fn step_with_norm(
+        &mut self,
+        gradients: &[Tensor],
+        norm: f64,
+        learning_rate: f64,
+    ) -> Result<()> {
         if gradients.len() != self.slots.len() {
             let (got, want) = (gradients.len(), self.slots.len());
             bail!("adamw: {got} gradients, expected {want}, one per parameter")
@@ -116,13 +131,12 @@ impl AdamW {
                 bail!("adamw: gradient {i} is {:?}, expected {want:?}", grad.dims())
             }
         }
-        let norm = global_norm(gradients)?;
         self.step += 1;
         let update = Update::new(&self.config, self.step, norm, learning_rate);
         for (slot, grad) in self.slots.iter_mut().zip(gradients) {
             slot.update(grad, &update)?;
         }
-        Ok(norm)
+        Ok(())
     }
 
     /// Steps taken so far.

@@ -88,9 +88,7 @@ pub fn weighted_loss(
     targets: &Targets,
     denominator: f64,
 ) -> Result<CrossEntropy> {
-    if !(denominator.is_finite() && denominator > 0.0) {
-        return Err(Error::Denominator(denominator));
-    }
+    check_denominator(denominator)?;
     let hidden = hidden.flatten_to(hidden.rank().saturating_sub(2))?;
     if targets.rows.is_empty() {
         // A product with zeros, because candle cuts the graph at `affine(0, 0)`.
@@ -113,12 +111,18 @@ pub fn weighted_loss_of_rows(
     targets: &Targets,
     denominator: f64,
 ) -> Result<CrossEntropy> {
-    if !(denominator.is_finite() && denominator > 0.0) {
-        return Err(Error::Denominator(denominator));
-    }
+    check_denominator(denominator)?;
     let weights: Vec<f32> =
         targets.weights.iter().map(|&w| (f64::from(w) / denominator) as f32).collect();
     Ok(linear_cross_entropy(hidden, head, &targets.ids, &weights)?)
+}
+
+fn check_denominator(denominator: f64) -> Result<()> {
+    if denominator.is_finite() && denominator > 0.0 {
+        Ok(())
+    } else {
+        Err(Error::Denominator(denominator))
+    }
 }
 
 fn check_batch(tokens: &[u32], found: usize, window: usize) -> Result<()> {

@@ -45,10 +45,7 @@ pub(crate) fn save(
 ) -> Result<PathBuf> {
     let target = dir.join(format!("step-{}", progress.step));
     fs::create_dir_all(dir).at("creating", dir)?;
-    let partial = tempfile::Builder::new()
-        .prefix(".partial-")
-        .tempdir_in(dir)
-        .at("creating a folder in", dir)?;
+    let partial = partial_in(dir)?;
     write_model(partial.path(), model, tokenizer_json)?;
     let state = optimizer.state()?;
     let mut tensors = HashMap::new();
@@ -82,12 +79,15 @@ pub(crate) fn save(
 /// As [`save`].
 pub(crate) fn save_final(target: &Path, model: &Transformer, tokenizer_json: &str) -> Result<()> {
     let parent = target.parent().unwrap_or(Path::new("."));
-    let partial = tempfile::Builder::new()
-        .prefix(".partial-")
-        .tempdir_in(parent)
-        .at("creating a folder in", parent)?;
+    let partial = partial_in(parent)?;
     write_model(partial.path(), model, tokenizer_json)?;
     publish(partial, target)
+}
+
+/// A folder to fill before it gets its name; gone if anything fails meanwhile.
+fn partial_in(dir: &Path) -> Result<tempfile::TempDir> {
+    let builder = tempfile::Builder::new().prefix(".partial-").tempdir_in(dir);
+    builder.at("creating a folder in", dir)
 }
 
 fn write_model(dir: &Path, model: &Transformer, tokenizer_json: &str) -> Result<()> {

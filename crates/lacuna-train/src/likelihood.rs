@@ -172,13 +172,14 @@ fn block_diffusion(
     let tokens = scored.iter().filter(|s| **s).count();
     let documents = scoring.document_mask.then(|| vec![window.documents.clone()]);
     let clean = Tensor::new(window.tokens.as_slice(), model.device())?.unsqueeze(0)?;
-    // The clean window is read once for all passes.
-    let read = model.read_clean(&clean, blocks.block_size, documents.as_deref())?;
-    let run = |passes: &[Pass]| -> Result<Vec<Vec<f32>>> {
-        if model.logit_shift() {
-            return shifted_nll(model, window, &ranges, passes, blocks, documents.as_deref());
-        }
-        nll_of(model, window, &read, passes)
+    // The clean window is read once for all passes; a shifted head reads it in each.
+    let read = match model.logit_shift() {
+        true => None,
+        false => Some(model.read_clean(&clean, blocks.block_size, documents.as_deref())?),
+    };
+    let run = |passes: &[Pass]| match &read {
+        None => shifted_nll(model, window, &ranges, passes, blocks, documents.as_deref()),
+        Some(read) => nll_of(model, window, read, passes),
     };
     if let Method::MonteCarlo { samples, seed } = scoring.method {
         let mut rng = stream(seed, Purpose::Likelihood, 0, number);

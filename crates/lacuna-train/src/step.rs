@@ -66,7 +66,7 @@ pub fn step(
     if !grad_norm.is_finite() {
         return Err(diverged("gradient norm", grad_norm));
     }
-    optimizer.step_tensors(&gradients, learning_rate)?;
+    optimizer.step_with_norm(&gradients, grad_norm, learning_rate)?;
     Ok(StepOutcome { loss, grad_norm, nll })
 }
 
