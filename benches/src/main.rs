@@ -46,11 +46,11 @@ fn main() -> Result<()> {
     ensure!(args.seconds > 0.0, "--seconds must be above 0");
     let wanted = |name: &str| args.filter.as_deref().is_none_or(|part| name.contains(part));
     let benches: Vec<_> = kernels::all().into_iter().filter(|bench| wanted(bench.name)).collect();
-    let trains = wanted(train::NAME);
+    let trains: Vec<_> = train::NAMES.into_iter().filter(|name| wanted(name)).collect();
     let decodes: Vec<_> = decode::NAMES.into_iter().filter(|name| wanted(name)).collect();
     let names = benches.iter().map(|bench| bench.name);
     let names: Vec<_> =
-        names.chain(trains.then_some(train::NAME)).chain(decodes.iter().copied()).collect();
+        names.chain(trains.iter().copied()).chain(decodes.iter().copied()).collect();
     if args.list {
         names.iter().for_each(|name| println!("{name}"));
         return Ok(());
@@ -77,8 +77,8 @@ fn main() -> Result<()> {
         println!("\n{}\n", report::LEGEND);
     }
     let mut whole = Vec::new();
-    if trains {
-        whole.push(train::run(&machine, effort)?);
+    for name in trains {
+        whole.push(train::run(&machine, effort, name)?);
     }
     if !decodes.is_empty() {
         whole.extend(decode::run(&machine, effort, args.model.as_deref(), &decodes)?);

@@ -2,12 +2,22 @@
 
 use std::marker::PhantomData;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 
+static REFERENCE: AtomicBool = AtomicBool::new(false);
+
+/// Sends everything to the reference (or back to the fused kernels) for the whole process, so that
+/// a benchmark can tell what fusing is worth.
+#[doc(hidden)]
+pub fn force_reference(reference: bool) {
+    REFERENCE.store(reference, Ordering::Relaxed);
+}
+
 /// Whether a tensor can go to the fused f32 kernels.
 pub(crate) fn is_f32(t: &Tensor) -> bool {
-    t.dtype() == DType::F32 && t.device().is_cpu()
+    t.dtype() == DType::F32 && t.device().is_cpu() && !REFERENCE.load(Ordering::Relaxed)
 }
 
 /// The elements of a contiguous f32 storage.
@@ -25,6 +35,27 @@ pub(crate) fn with<R>(t: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result
         Storage::Cpu(storage) => f(slice(storage, layout)?),
         _ => bail!("kernel: a tensor is on {:?}, expected the CPU", t.device().location()),
     }
+}
+
+/// A vector of `len` floats that `write` fills: memory that is about to be overwritten need not be
+/// zeroed first.
+///
+/// # Safety
+/// `write` writes every element and reads none before it has.
+pub(crate) unsafe fn written(len: usize, write: impl FnOnce(&mut [f32])) -> Vec<f32> {
+    let mut values = Vec::<f32>::with_capacity(len);
+    // SAFETY: the capacity is `len`, and any bits are a float; the caller promises that they are
+    // not looked at before they are written.
+    unsafe {
+        write(std::slice::from_raw_parts_mut(values.as_mut_ptr(), len));
+        values.set_len(len);
+    }
+    values
+}
+
+/// A tensor on the CPU that holds `values`, shaped as `like`.
+pub(crate) fn shaped(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(values, like.shape(), like.device())
 }
 
 /// A mutable slice that several threads write at once, each its own part.

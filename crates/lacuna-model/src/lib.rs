@@ -31,8 +31,10 @@ mod error;
 mod gguf;
 mod init;
 mod pass;
+mod recorded;
 mod transformer;
 mod weights;
+mod windows;
 
 pub use cache::KvCache;
 pub use clean::CleanWindow;
@@ -40,8 +42,10 @@ pub use config::{Config, MemoryEstimate, Mode, RopeScaling};
 pub use error::{ModelError, Result};
 pub use gguf::{GgufOptions, save_gguf};
 pub use pass::{Lane, View};
+pub use recorded::Record;
 pub use transformer::Transformer;
 pub use weights::{
     Format, Outgoing, Report, SaveOptions, StorageDtype, Weights, check_gguf, check_safetensors,
     save_safetensors,
 };
+pub use windows::Windows;
