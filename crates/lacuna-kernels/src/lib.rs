@@ -49,7 +49,7 @@ mod team;
 mod weight_matrix;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState, Parameter, global_norm};
-pub use allocator::keep_freed_memory;
+pub use allocator::{give_back_freed_memory, keep_freed_memory};
 pub use attention::{
     Attended, attention, attention_by_token, attention_by_token_backward, attention_by_token_kept,
 };

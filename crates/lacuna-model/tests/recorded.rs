@@ -103,32 +103,42 @@ fn error(a: &Tensor, b: &Tensor) -> f64 {
     top((a - b).unwrap()) / top(b.clone()).max(f64::MIN_POSITIVE)
 }
 
-/// f64: rounding of sums in another order. f32: the same with sums of at most a few hundred terms; the
-/// largest seen is 3e-6.
-fn agree(dtype: DType, tolerance: f64) {
+#[test]
+fn gradients_written_out_are_the_graphs() {
     for (name, config) in configs() {
-        let model = model(&config, dtype);
+        let model = model(&config, DType::F64);
         for (pass, windows) in passes(&model) {
             let (hidden, expected) = by_graph(&model, &windows);
             let (found_hidden, found) = by_record(&model, &windows, false);
             let off = error(&found_hidden, &hidden);
-            assert!(off <= tolerance, "{name}, {pass}: hidden states are {off:.1e} off");
+            assert!(off <= 1e-12, "{name}, {pass}: hidden states are {off:.1e} off");
             for (((parameter, _), a), b) in model.parameters().iter().zip(&found).zip(&expected) {
                 let off = error(a, b);
-                assert!(off <= tolerance, "{name}, {pass}: {parameter} is {off:.1e} off");
+                assert!(off <= 1e-12, "{name}, {pass}: {parameter} is {off:.1e} off");
             }
         }
     }
 }
 
+/// The fused f32 operations, both ways, against f64: written out they must be as near to it as the graph is.
+/// (Which gradients are small sums of large terms depends on the case, so the graph's own error is the measure.)
 #[test]
-fn gradients_written_out_are_the_graphs_in_f64() {
-    agree(DType::F64, 1e-12);
-}
-
-#[test]
-fn gradients_written_out_are_the_graphs_in_f32() {
-    agree(DType::F32, 1e-5);
+fn gradients_in_f32_are_as_exact_as_the_graphs() {
+    for (name, config) in configs() {
+        let (exact, model) = (model(&config, DType::F64), model(&config, DType::F32));
+        for ((pass, exact_windows), (_, windows)) in passes(&exact).iter().zip(passes(&model)) {
+            let (_, expected) = by_graph(&exact, exact_windows);
+            let (_, graph) = by_graph(&model, &windows);
+            let (_, found) = by_record(&model, &windows, false);
+            let names = model.parameters().iter().map(|(name, _)| name);
+            for (((parameter, a), b), c) in names.zip(&found).zip(&graph).zip(&expected) {
+                let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+                let (off, graph_off) = (error(&wide(a), c), error(&wide(b), c));
+                let bound = 3.0 * graph_off + 1e-6;
+                assert!(off <= bound, "{name}, {pass}: {parameter} is {off:.1e} off, {bound:.1e}");
+            }
+        }
+    }
 }
 
 #[test]
