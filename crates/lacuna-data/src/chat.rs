@@ -88,18 +88,16 @@ impl ChatTemplate {
     /// # Errors
     /// When a file is unreadable or holds no template.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Option<Self>> {
-        let config_path = folder.as_ref().join("tokenizer_config.json");
-        let config = match read_if_there(&config_path)? {
-            None => Map::new(),
-            Some(text) => serde_json::from_str(&text).map_err(|error| {
-                Error::Template(format!("{}: not a JSON object ({error})", config_path.display()))
-            })?,
-        };
-        let source = match read_if_there(&folder.as_ref().join("chat_template.jinja"))? {
-            Some(source) => Some(source),
-            None => named_template(config.get("chat_template"))?,
-        };
+        let (source, config) = source_and_config(folder.as_ref())?;
         source.map(|source| Self::from_source(&source, special_tokens(&config))).transpose()
+    }
+
+    /// The text of that template, as it is.
+    ///
+    /// # Errors
+    /// When a file is unreadable or holds no template.
+    pub fn source_in_folder(folder: impl AsRef<Path>) -> Result<Option<String>> {
+        Ok(source_and_config(folder.as_ref())?.0)
     }
 
     /// The conversation as text.
@@ -233,6 +231,22 @@ fn harmless(tokenizer: &Tokenizer, message: &Message) -> Message {
 fn encode_broken(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     let parts: Result<Vec<_>> = text.split(BREAK).map(|part| tokenizer.encode(part)).collect();
     Ok(parts?.concat())
+}
+
+/// The template's text and `tokenizer_config.json`.
+fn source_and_config(folder: &Path) -> Result<(Option<String>, Map<String, Value>)> {
+    let config_path = folder.join("tokenizer_config.json");
+    let config = match read_if_there(&config_path)? {
+        None => Map::new(),
+        Some(text) => serde_json::from_str(&text).map_err(|error| {
+            Error::Template(format!("{}: not a JSON object ({error})", config_path.display()))
+        })?,
+    };
+    let source = match read_if_there(&folder.join("chat_template.jinja"))? {
+        Some(source) => Some(source),
+        None => named_template(config.get("chat_template"))?,
+    };
+    Ok((source, config))
 }
 
 fn read_if_there(path: &Path) -> Result<Option<String>> {

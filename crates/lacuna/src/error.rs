@@ -19,6 +19,14 @@ pub enum Error {
         /// What disagrees.
         reason: String,
     },
+    /// Nothing can be written where it was asked for.
+    #[error("{}: {reason}", path.display())]
+    Place {
+        /// The target.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// The model's mode is not the one asked for.
     #[error("{0}")]
     Mode(String),

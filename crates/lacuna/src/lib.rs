@@ -13,6 +13,7 @@
 //! - [`Session`]: its sequences and their caches; what a sampler decodes on.
 //! - [`generate`]: a text continued, by block diffusion or autoregressively, as the checkpoint is.
 //! - [`edit`]: the same text in fewer passes, with an old version of it as draft.
+//! - [`convert`]: a checkpoint in another format, or as the start of block-diffusion training.
 //! - The crates below, whole: [`schedules`], [`data`], [`kernels`], [`model`], [`objective`], [`samplers`],
 //!   [`train`].
 //!
@@ -28,12 +29,14 @@ pub use lacuna_samplers as samplers;
 pub use lacuna_schedules as schedules;
 pub use lacuna_train as train;
 
+mod convert;
 mod edit;
 mod error;
 mod generate;
 mod open;
 mod session;
 
+pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffusion, convert};
 pub use edit::{Edited, edit};
 pub use error::{Error, Result};
 pub use generate::{

@@ -120,17 +120,10 @@ impl Model {
 }
 
 fn open_tokenizer(path: &Path, weights: &Weights) -> Result<Option<Tokenizer>> {
-    let (file, tokenizer) = if path.is_dir() {
-        let file = path.join("tokenizer.json");
-        if !file.exists() {
-            return Ok(None);
-        }
-        let tokenizer = Tokenizer::from_file(&file)?;
-        (file, tokenizer)
-    } else {
-        let Some(json) = weights.tokenizer_json()? else { return Ok(None) };
-        (path.to_owned(), Tokenizer::from_bytes(json.as_bytes())?)
-    };
+    let Some(json) = weights.tokenizer_json()? else { return Ok(None) };
+    let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
+    let tokenizer = Tokenizer::from_bytes(json.as_bytes())
+        .map_err(|e| Error::Tokenizer { path: file.clone(), reason: e.to_string() })?;
     let (rows, ids) = (weights.config().vocab_size, tokenizer.vocab_size());
     if ids > rows {
         let reason = format!(
