@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use lacuna_kernels::{Bytes, WeightDtype, WeightMatrix};
 
-use crate::config::Config;
+use crate::config::{Config, MemoryEstimate};
 use crate::error::{ModelError, Result, printable};
 use crate::gguf::{self, Gguf};
 
@@ -364,6 +364,23 @@ impl Weights {
 
     fn rows<'a>(&'a self, name: &'a str, entry: &'a Entry) -> Rows<'a> {
         Rows { name, file: &self.files[entry.file], entry, replaced: Vec::new() }
+    }
+
+    /// What opening it for inference on the CPU takes, with matrices in `dtype` (default: as stored) and a context
+    /// of `tokens` tokens.
+    ///
+    /// Weights in their own format are mapped: the system reads them when they are used and may drop them
+    /// again, but a pass reads all, so what does not fit is read from the disk for every pass.
+    pub fn memory(&self, dtype: Option<StorageDtype>, tokens: usize) -> MemoryEstimate {
+        let bytes = |entry: &Entry| {
+            let kept = match (entry.shape.as_slice(), dtype.unwrap_or(entry.dtype)) {
+                ([_], _) | (_, StorageDtype::F64) => StorageDtype::F32,
+                (shape, dtype) => dtype.fitting(shape),
+            };
+            kept.bytes_of(&entry.shape).unwrap_or(usize::MAX) as u64
+        };
+        let weights = self.tensors.values().map(bytes).fold(0, u64::saturating_add);
+        self.config.memory_with(weights, tokens)
     }
 
     /// What the files hold.

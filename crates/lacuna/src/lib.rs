@@ -33,6 +33,8 @@ mod convert;
 mod edit;
 mod error;
 mod generate;
+mod hub;
+mod memory;
 mod open;
 mod session;
 
@@ -43,5 +45,7 @@ pub use generate::{
     DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate,
     mismatch as mode_mismatch, trace_end, trace_header,
 };
+pub use hub::locate;
+pub use memory::{MemoryLimit, available_bytes};
 pub use open::{Model, OpenOptions, select_device};
 pub use session::Session;

@@ -22,13 +22,13 @@ Examples:
   lacuna convert M start --to block-diffusion --mask-token append
   lacuna convert M start --to block-diffusion --mask-token '<reponame>' --mask-embedding mean")]
 pub(crate) struct Args {
-    /// A folder in Hugging Face layout or a .gguf file
+    /// A folder in Hugging Face layout, a .gguf file, or hf:OWNER/NAME[@REVISION]
     #[arg(value_name = "IN")]
     from: PathBuf,
     /// The folder or the .gguf file to write
     #[arg(value_name = "OUT")]
     to: PathBuf,
-    /// Default: gguf where OUT ends in .gguf, else safetensors
+    /// safetensors (a folder in Hugging Face layout) or gguf; default: gguf where OUT ends in .gguf, else safetensors
     #[arg(long, value_parser = ["safetensors", "gguf"])]
     format: Option<String>,
     /// How matrices are stored; default: as they are. One of f64 (safetensors), f32, bf16, f16, and in GGUF
@@ -109,7 +109,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let bar = if hidden { ProgressBar::hidden() } else { ProgressBar::new(0) };
     let template = "{bar:24} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left";
     bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
-    let converted = lacuna::convert(&args.from, &args.to, &options, &|written, total| {
+    let from = lacuna::locate(&args.from, !hidden)?;
+    let converted = lacuna::convert(&from, &args.to, &options, &|written, total| {
         bar.set_length(total);
         bar.set_position(written);
     });
