@@ -2,9 +2,8 @@
 
 use crate::error::{Error, Result, io_error};
 use crate::packing::Sample;
-use crate::template;
+use crate::template::{self, Template};
 use crate::tokenizer::Tokenizer;
-use minijinja::Environment;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -59,7 +58,7 @@ pub struct ChatTemplate {
 #[derive(Debug)]
 enum Format {
     SeedCoder,
-    Jinja { environment: Box<Environment<'static>>, tokens: Map<String, Value> },
+    Jinja { template: Box<Template>, tokens: Map<String, Value> },
 }
 
 /// Put into a special token that a user spelt out, so that it is not taken for one. Not a character
@@ -78,8 +77,8 @@ impl ChatTemplate {
     /// # Errors
     /// When it is not a template.
     pub fn from_source(source: &str, tokens: Map<String, Value>) -> Result<Self> {
-        let environment = Box::new(template::environment(source)?);
-        Ok(Self { format: Format::Jinja { environment, tokens } })
+        let template = Box::new(Template::new(source)?);
+        Ok(Self { format: Format::Jinja { template, tokens } })
     }
 
     /// The template of a model's folder: `chat_template.jinja`, else the one in
@@ -107,14 +106,14 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         match &self.format {
             Format::SeedCoder => Ok(render_seed_coder(messages, options)),
-            Format::Jinja { environment, tokens } => {
+            Format::Jinja { template, tokens } => {
                 let mut variables = tokens.clone();
                 variables.extend(options.variables.clone());
                 variables.insert("messages".to_owned(), json!(messages));
                 let prompt = json!(options.add_generation_prompt);
                 variables.insert("add_generation_prompt".to_owned(), prompt);
                 variables.insert(template::NOW.to_owned(), json!(options.now));
-                template::render(environment, &variables)
+                template.render(&variables)
             }
         }
     }
