@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The configuration of the released model.
-pub fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         vocab_size: 155_136,
         hidden_size: 4096,
@@ -50,7 +50,7 @@ pub fn config() -> Config {
 }
 
 /// Writes the checkpoint; the bytes of its tensors.
-pub fn write(dir: &Path) -> Result<u64, Box<dyn Error>> {
+pub(crate) fn write(dir: &Path) -> Result<u64, Box<dyn Error>> {
     std::fs::create_dir_all(dir)?;
     let config = config();
     let mut shards: Vec<Vec<(String, Vec<usize>)>> = vec![Vec::new()];
