@@ -1,48 +1,86 @@
 //! Jinja templates as Hugging Face's library runs them, with bounds on time and memory.
 
 use crate::error::{Error, Result};
+use minijinja::machinery::{CompiledTemplate, TemplateConfig, eval, make_string_output};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, ErrorKind, State, Value};
+use minijinja::{AutoEscape, Environment, ErrorKind, State, Value};
 use serde::Serialize;
 use std::fmt::Write;
 use std::io;
+use std::sync::Arc;
+
+mod guards;
+
+use guards::Guarded;
 
 /// The variable that holds the time.
 pub(crate) const NOW: &str = "__lacuna_now";
-/// About this many instructions, or 64 times as many bytes of text: far more than any conversation
-/// needs. The engine does not count lists joined with `+`: a template that doubles one again and
-/// again still uses up memory.
+/// About this many instructions, or 64 times as many bytes of text, or items of lists: far more than any
+/// conversation needs, and a bound on memory of some 128 MB.
 const FUEL: u64 = 2_000_000;
 const SOURCE_BYTES: usize = 1 << 20;
 const NAME: &str = "chat";
-
-pub(crate) fn environment(source: &str) -> Result<Environment<'static>> {
-    if source.len() > SOURCE_BYTES {
-        let held = source.len();
-        return Err(Error::Template(format!("{held} bytes, at most {SOURCE_BYTES} are expected")));
-    }
-    let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.map_err(|error| failure(&error))?);
-    environment.set_fuel(Some(FUEL));
-    environment.set_recursion_limit(100);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", raise_exception);
-    environment.add_function("strftime_now", strftime_now);
-    environment.add_filter("tojson", to_json);
-    environment
-        .add_template_owned(NAME, without_generation_marks(source))
-        .map_err(|error| failure(&error))?;
-    Ok(environment)
+/// A template that was found to be one, with what it runs in.
+#[derive(Debug)]
+pub(crate) struct Template {
+    environment: Environment<'static>,
+    source: String,
+    syntax: SyntaxConfig,
+    guarded: Guarded,
 }
 
-pub(crate) fn render(
-    environment: &Environment<'static>,
-    variables: &serde_json::Map<String, serde_json::Value>,
-) -> Result<String> {
-    let template = environment.get_template(NAME).map_err(|error| failure(&error))?;
-    template.render(Serde(variables)).map_err(|error| failure(&error))
+impl Template {
+    pub(crate) fn new(source: &str) -> Result<Self> {
+        if source.len() > SOURCE_BYTES {
+            let held = source.len();
+            return Err(Error::Template(format!(
+                "{held} bytes, at most {SOURCE_BYTES} are expected"
+            )));
+        }
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let syntax = syntax.map_err(|error| failure(&error))?;
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(100);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_filter("tojson", to_json);
+        let source = without_generation_marks(source);
+        let mut template = Self { environment, source, syntax, guarded: Guarded::default() };
+        let compiled = template.compiled()?;
+        if guards::is_unguarded(&compiled) {
+            let reason = "write `a < b and b < c` for `a < b < c` where namespaces are assigned to";
+            return Err(Error::Template(reason.into()));
+        }
+        let names = guards::Names::of(&compiled);
+        drop(compiled);
+        template.guarded = guards::install(&mut template.environment, names);
+        Ok(template)
+    }
+
+    pub(crate) fn render(
+        &self,
+        variables: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<String> {
+        let mut compiled = self.compiled()?;
+        self.guarded.rewrite(&mut compiled);
+        let mut text = String::new();
+        let mut out = make_string_output(&mut text);
+        let root = Value::from(Serde(variables));
+        let (instructions, blocks) = (&compiled.instructions, &compiled.blocks);
+        let done = eval(&self.environment, instructions, root, blocks, &mut out, AutoEscape::None);
+        done.map_err(|error| failure(&error))?;
+        Ok(text)
+    }
+
+    fn compiled(&self) -> Result<CompiledTemplate<'_>> {
+        let config = TemplateConfig {
+            syntax_config: self.syntax.clone(),
+            default_auto_escape: Arc::new(|_| AutoEscape::None),
+        };
+        CompiledTemplate::new(NAME, &self.source, &config).map_err(|error| failure(&error))
+    }
 }
 
 fn failure(error: &minijinja::Error) -> Error {
@@ -56,18 +94,21 @@ fn failure(error: &minijinja::Error) -> Error {
     })
 }
 
-fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
+fn raise_exception(state: &State, message: Value) -> Result<Value, minijinja::Error> {
+    guards::pay_for(state, &message)?;
     let message = format!("it refuses the conversation: {message}");
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
 }
 
-fn strftime_now(state: &mut State, format: String) -> String {
+fn strftime_now(state: &mut State, format: Value) -> Result<String, minijinja::Error> {
+    guards::pay_for(state, &format)?;
     let now = state.lookup(NOW).and_then(|now| i64::try_from(now).ok()).unwrap_or(0);
-    strftime(&format, now)
+    Ok(strftime(&format.to_string(), now))
 }
 
 /// Hugging Face's `tojson`: Python's spacing, no escapes for HTML.
-fn to_json(value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
+fn to_json(state: &State, value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
+    guards::pay_for(state, &value)?;
     let indent: Option<usize> = options.get("indent")?;
     // Others (ensure_ascii, sort_keys) are rare and change no meaning.
     let bytes = match indent {

@@ -4,7 +4,7 @@ use candle_core::{DType, Device};
 use lacuna_data::{
     Batches, Corpus, CorpusOptions, Dataset, Document, Packer, Remainder, Tokenizer, pack,
 };
-use lacuna_model::{Config, Mode, Transformer, Weights};
+use lacuna_model::{Config, Mode, Transformer, Weights, mean_row};
 use rand::Rng;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -162,7 +162,8 @@ fn open_shards(
 
 fn special_ids(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<SpecialIds> {
     let [bos, pad, eos, _, _, mask, _] = lacuna_data::SPECIAL_TOKENS;
-    let of_checkpoint = recipe.model.from.as_deref().map(Config::open).transpose()?;
+    let config = |from: &Path| Weights::inspect(from).map(|weights| weights.config().clone());
+    let of_checkpoint = recipe.model.from.as_deref().map(config).transpose()?;
     let id = |name: &str| tokenizer.token_to_id(name);
     let eos_id = of_checkpoint.as_ref().and_then(Config::eos_token_id).or_else(|| id(eos));
     let Some(eos_id) = eos_id else {
@@ -214,6 +215,12 @@ pub(crate) fn build_model(
             recipe.data.window
         ));
     }
+    if resumed.is_none()
+        && !recipe.model.allow_mode_mismatch
+        && let Err(reason) = check_mode(recipe, data, weights.config().mode)
+    {
+        return refuse(reason);
+    }
     let model = Transformer::trainable(&weights, DTYPE, device)?;
     if resumed.is_none()
         && recipe.model.mask_embedding == MaskEmbedding::Mean
@@ -222,6 +229,25 @@ pub(crate) fn build_model(
         set_mask_embedding(&model, mask, recipe.seed)?;
     }
     Ok(model)
+}
+
+/// From autoregressive to diffusion is what training is for; the other way, or another MASK, is a mistake as a rule.
+fn check_mode(recipe: &Recipe, data: &RunData, mode: Mode) -> std::result::Result<(), String> {
+    let Mode::BlockDiffusion { mask_token_id, .. } = mode else { return Ok(()) };
+    let insist = "model.allow_mode_mismatch = true does it all the same";
+    let first = &recipe.stage[0];
+    if first.objective == ObjectiveKind::Autoregressive {
+        return Err(format!(
+            "a block-diffusion checkpoint, but stage `{}` is autoregressive; start with a diffusion stage, or {insist}",
+            first.name
+        ));
+    }
+    match data.special.mask {
+        Some(mask) if mask != mask_token_id => Err(format!(
+            "the checkpoint was trained with MASK = {mask_token_id}, model.mask_token is {mask}; leave it out, or {insist}"
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn fresh_config(recipe: &Recipe, data: &RunData) -> Result<Config> {
@@ -250,17 +276,17 @@ fn fresh_config(recipe: &Recipe, data: &RunData) -> Result<Config> {
     Ok(config)
 }
 
-/// Choice 10's option: the MASK row becomes the mean of all rows plus noise of a hundredth of their spread.
+/// Choice 10's option: the MASK row starts as [`mean_row`].
 fn set_mask_embedding(model: &Transformer, mask: u32, seed: u64) -> Result<()> {
     let (_, table) = &model.parameters()[0];
-    let mut rows = table.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-    let (n, width) = (rows.len() as f32, rows[0].len());
-    let mean: Vec<f32> = (0..width).map(|j| rows.iter().map(|r| r[j]).sum::<f32>() / n).collect();
-    let spread = (rows.iter().flatten().map(|v| v * v).sum::<f32>() / (n * width as f32)).sqrt();
+    let (_, width) = table.dims2()?;
+    let mut values = table.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     let mut rng = stream(seed, Purpose::MaskEmbedding, 0, 0);
-    rows[mask as usize] =
-        mean.iter().map(|m| m + 0.01 * spread * (rng.random::<f32>() - 0.5)).collect();
-    let flat: Vec<f32> = rows.concat();
-    let filled = candle_core::Tensor::from_vec(flat, table.shape(), &Device::Cpu)?;
+    let row = mean_row(width, [Ok(values.clone())], || rng.random::<f32>() - 0.5)?;
+    values[mask as usize * width..][..width].copy_from_slice(&row);
+    let filled = candle_core::Tensor::from_vec(values, table.shape(), &Device::Cpu)?;
     Ok(table.set(&filled.to_dtype(table.dtype())?.to_device(table.device())?)?)
 }
+
+#[cfg(test)]
+mod tests;
