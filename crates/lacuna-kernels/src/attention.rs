@@ -5,6 +5,9 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod backward;
 mod cpu;
 mod layout;
 mod panel;
@@ -14,7 +17,7 @@ pub(crate) use layout::Axes;
 
 use crate::cpu::is_f32;
 use crate::{Spans, reference};
-use cpu::{Inputs, Outcome};
+use cpu::{Inputs, LogSums};
 use layout::{Sizes, View};
 
 /// softmax(q · kᵀ · scale, over visible keys) · v; differentiable in q, k and v. A query that
@@ -70,8 +73,8 @@ fn fused(
     axes: Axes,
 ) -> Result<Tensor> {
     let rows = |x: &Tensor| if x.stride()[3] == 1 { Ok(x.clone()) } else { x.contiguous() };
-    let log_sum = OnceLock::new();
-    let op = Attention { spans: spans.clone(), scale: scale as f32, axes, log_sum };
+    let log_sums = OnceLock::new();
+    let op = Attention { spans: spans.clone(), scale: scale as f32, axes, log_sums };
     rows(q)?.apply_op3(&rows(k)?, &rows(v)?, op)
 }
 
@@ -80,7 +83,7 @@ struct Attention {
     scale: f32,
     axes: Axes,
     /// log Σ exp of every query, kept from the forward pass.
-    log_sum: OnceLock<Vec<f32>>,
+    log_sums: OnceLock<LogSums>,
 }
 
 impl Attention {
@@ -109,9 +112,9 @@ impl CustomOp3 for Attention {
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let inputs = self.inputs([(q, q_layout), (k, k_layout), (v, v_layout)])?;
-        let Outcome { out, log_sum } = cpu::forward(&inputs);
+        let (out, log_sums) = cpu::forward(&inputs);
         // A second forward pass of one op would only compute the same again.
-        let _ = self.log_sum.set(log_sum);
+        let _ = self.log_sums.set(log_sums);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
 
@@ -123,7 +126,7 @@ impl CustomOp3 for Attention {
         out: &Tensor,
         d_out: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(log_sum) = self.log_sum.get() else {
+        let Some(log_sums) = self.log_sums.get() else {
             bail!("attention: backward came before forward")
         };
         let d_out = d_out.contiguous()?;
@@ -145,7 +148,7 @@ impl CustomOp3 for Attention {
         let inputs = self.inputs([(qs, ql), (ks, kl), (vs, vl)])?;
         let out = View::new(os.as_slice::<f32>()?, ol, self.axes)?;
         let d_out = View::new(ds.as_slice::<f32>()?, dl, self.axes)?;
-        let gradients = cpu::backward(&inputs, out, d_out, log_sum)?;
+        let gradients = backward::backward(&inputs, out, d_out, log_sums);
         let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
         Ok((
             Some(tensor(gradients.q, q)?),

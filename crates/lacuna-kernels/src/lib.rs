@@ -58,7 +58,7 @@ pub use mask::AttentionMask;
 pub use rms_norm::rms_norm;
 pub use rope::{Positions, Rope, rope, rope_by_token};
 #[doc(hidden)]
-pub use simd::force_portable;
+pub use simd::{force_portable, force_simd};
 pub use spans::Spans;
 pub use swiglu::swiglu;
 pub use weight_matrix::{Bytes, WeightDtype, WeightMatrix};

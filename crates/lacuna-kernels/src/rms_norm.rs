@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{is_f32, slice, with};
+use crate::cpu::{SERIAL, is_f32, slice, with};
 use crate::reference;
 use crate::simd::{dot_body, madd, simd};
 
@@ -46,10 +46,14 @@ impl CustomOp2 for RmsNorm {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
         let mut y = vec![0f32; x.len()];
-        let n = ROWS * self.h;
-        y.par_chunks_mut(n)
-            .zip(x.par_chunks(n))
-            .for_each(|(y, x)| normalise(x, weight, self.eps, y));
+        if x.len() < SERIAL {
+            normalise(x, weight, self.eps, &mut y);
+        } else {
+            let n = ROWS * self.h;
+            y.par_chunks_mut(n)
+                .zip(x.par_chunks(n))
+                .for_each(|(y, x)| normalise(x, weight, self.eps, y));
+        }
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 

@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, T
 use rayon::prelude::*;
 
 use crate::attention::Axes;
-use crate::cpu::{is_f32, with};
+use crate::cpu::{SERIAL, is_f32, with};
 use crate::reference;
 use crate::simd::{madd, simd};
 
@@ -185,7 +185,7 @@ impl Rotate {
             with(&self.rope.sin, |sin| {
                 // One task for each pair of the two outer dimensions.
                 let inner = dims[2];
-                out.par_chunks_mut(inner * d).enumerate().for_each(|(task, out)| {
+                let rotate_all = |(task, out): (usize, &mut [f32])| {
                     let (b, middle) = (task / dims[1], task % dims[1]);
                     for (i, out) in out.chunks_exact_mut(d).enumerate() {
                         let at = b * stride[0] + middle * stride[1] + i * stride[2];
@@ -194,7 +194,12 @@ impl Rotate {
                         let (cos, sin) = (&cos[angles..][..d / 2], &sin[angles..][..d / 2]);
                         rotate(&x[at..][..d], cos, sin, self.sign, out);
                     }
-                });
+                };
+                if out.len() < SERIAL {
+                    out.chunks_mut(inner * d).enumerate().for_each(rotate_all);
+                } else {
+                    out.par_chunks_mut(inner * d).enumerate().for_each(rotate_all);
+                }
                 Ok(())
             })
         })?;

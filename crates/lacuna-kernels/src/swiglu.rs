@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{is_f32, slice, with};
+use crate::cpu::{SERIAL, is_f32, slice, with};
 use crate::reference;
 use crate::simd::{exp, madd, simd};
 
@@ -41,10 +41,14 @@ impl CustomOp2 for SwiGlu {
     ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (slice(gate, gate_layout)?, slice(up, up_layout)?);
         let mut y = vec![0f32; gate.len()];
-        y.par_chunks_mut(CHUNK)
-            .zip(gate.par_chunks(CHUNK))
-            .zip(up.par_chunks(CHUNK))
-            .for_each(|((y, gate), up)| activate(gate, up, y));
+        if y.len() < SERIAL {
+            activate(gate, up, &mut y);
+        } else {
+            y.par_chunks_mut(CHUNK)
+                .zip(gate.par_chunks(CHUNK))
+                .zip(up.par_chunks(CHUNK))
+                .for_each(|((y, gate), up)| activate(gate, up, y));
+        }
         Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
     }
 
