@@ -5,6 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod backward;
 mod cpu;
 mod layout;
 mod panel;
@@ -14,7 +17,7 @@ pub(crate) use layout::Axes;
 
 use crate::cpu::{is_f32, shaped};
 use crate::{Spans, reference};
-use cpu::{Inputs, Outcome};
+use cpu::{Inputs, LogSums};
 use layout::{Sizes, View};
 
 /// softmax(q · kᵀ · scale, over visible keys) · v; differentiable in q, k and v. A query that
@@ -63,7 +66,7 @@ pub struct Attended {
     /// The output, `[b, l, heads, d]`.
     pub out: Tensor,
     /// log Σ exp of every query, as the fused pass leaves it; the reference computes it anew.
-    log_sum: Option<Arc<Vec<f32>>>,
+    log_sums: Option<Arc<LogSums>>,
 }
 
 /// [`attention_by_token`] for a caller who will ask for its gradients by
@@ -78,15 +81,15 @@ pub fn attention_by_token_kept(
 ) -> Result<Attended> {
     if ![q, k, v].into_iter().all(is_fast) {
         let out = attention_by_token(&q.detach(), &k.detach(), &v.detach(), spans, scale)?;
-        return Ok(Attended { out, log_sum: None });
+        return Ok(Attended { out, log_sums: None });
     }
     let (b, l, heads, d) = q.dims4()?;
     let op = Attention::new(spans, scale, Axes::TokensFirst);
     spans.check(b, l, k.dim(1)?)?;
     let (q, k, v) = (by_rows(q)?, by_rows(k)?, by_rows(v)?);
-    let Outcome { out, log_sum } = op.on_cpu([&q, &k, &v], |inputs| Ok(cpu::forward(&inputs)))?;
+    let (out, log_sums) = op.on_cpu([&q, &k, &v], |inputs| Ok(cpu::forward(&inputs)))?;
     let out = Tensor::from_vec(out, (b, l, heads, d), q.device())?;
-    Ok(Attended { out, log_sum: Some(Arc::new(log_sum)) })
+    Ok(Attended { out, log_sums: Some(Arc::new(log_sums)) })
 }
 
 /// The gradients of q, k and v. Records nothing.
@@ -100,7 +103,7 @@ pub fn attention_by_token_backward(
     spans: &Spans,
     scale: f64,
 ) -> Result<[Tensor; 3]> {
-    let Some(log_sum) = &attended.log_sum else {
+    let Some(log_sums) = &attended.log_sums else {
         return reference::attention_by_token_backward([q, k, v], d_out, spans, scale);
     };
     if d_out.dims() != q.dims() {
@@ -108,7 +111,7 @@ pub fn attention_by_token_backward(
     }
     let op = Attention::new(spans, scale, Axes::TokensFirst);
     let qkv = [&by_rows(q)?, &by_rows(k)?, &by_rows(v)?];
-    op.gradients(qkv, &attended.out, d_out, log_sum)
+    op.gradients(qkv, &attended.out, d_out, log_sums)
 }
 
 /// Rows may lie anywhere, but each is contiguous.
@@ -136,13 +139,13 @@ struct Attention {
     scale: f32,
     axes: Axes,
     /// log Σ exp of every query, kept from the forward pass.
-    log_sum: OnceLock<Vec<f32>>,
+    log_sums: OnceLock<LogSums>,
 }
 
 impl Attention {
     fn new(spans: &Spans, scale: f64, axes: Axes) -> Self {
-        let log_sum = OnceLock::new();
-        Self { spans: spans.clone(), scale: scale as f32, axes, log_sum }
+        let log_sums = OnceLock::new();
+        Self { spans: spans.clone(), scale: scale as f32, axes, log_sums }
     }
 
     /// Runs `f` on the elements of q, k and v.
@@ -159,7 +162,7 @@ impl Attention {
         [q, k, v]: [&Tensor; 3],
         out: &Tensor,
         d_out: &Tensor,
-        log_sum: &[f32],
+        log_sums: &LogSums,
     ) -> Result<[Tensor; 3]> {
         let d_out = d_out.contiguous()?;
         let ((out, out_layout), (d_out, d_out_layout)) =
@@ -169,7 +172,7 @@ impl Attention {
         };
         let out = View::new(out.as_slice::<f32>()?, out_layout, self.axes)?;
         let d_out = View::new(d_out.as_slice::<f32>()?, d_out_layout, self.axes)?;
-        let run = |inputs: Inputs<'_>| cpu::backward(&inputs, out, d_out, log_sum);
+        let run = |inputs: Inputs<'_>| Ok(backward::backward(&inputs, out, d_out, log_sums));
         let gradients = self.on_cpu([q, k, v], run)?;
         Ok([shaped(gradients.q, q)?, shaped(gradients.k, k)?, shaped(gradients.v, v)?])
     }
@@ -199,9 +202,9 @@ impl CustomOp3 for Attention {
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let inputs = self.inputs([(q, q_layout), (k, k_layout), (v, v_layout)])?;
-        let Outcome { out, log_sum } = cpu::forward(&inputs);
+        let (out, log_sums) = cpu::forward(&inputs);
         // A second forward pass of one op would only compute the same again.
-        let _ = self.log_sum.set(log_sum);
+        let _ = self.log_sums.set(log_sums);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
 
@@ -213,10 +216,10 @@ impl CustomOp3 for Attention {
         out: &Tensor,
         d_out: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(log_sum) = self.log_sum.get() else {
+        let Some(log_sums) = self.log_sums.get() else {
             bail!("attention: backward came before forward")
         };
-        let [d_q, d_k, d_v] = self.gradients([q, k, v], out, d_out, log_sum)?;
+        let [d_q, d_k, d_v] = self.gradients([q, k, v], out, d_out, log_sums)?;
         Ok((Some(d_q), Some(d_k), Some(d_v)))
     }
 }

@@ -64,7 +64,7 @@ pub use mask::AttentionMask;
 pub use rms_norm::{add_rms_norm, rms_norm, rms_norm_backward};
 pub use rope::{Positions, Rope, rope, rope_by_token, rope_by_token_backward};
 #[doc(hidden)]
-pub use simd::force_portable;
+pub use simd::{force_portable, force_simd};
 pub use spans::Spans;
 pub use swiglu::{swiglu, swiglu_backward};
 pub use weight_matrix::{Bytes, WeightDtype, WeightMatrix};

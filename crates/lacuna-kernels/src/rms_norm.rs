@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{is_f32, shaped, slice, with, written};
+use crate::cpu::{SERIAL, is_f32, shaped, slice, with, written};
 use crate::reference;
 use crate::simd::{dot_body, madd, simd};
 
@@ -46,10 +46,12 @@ impl CustomOp2 for RmsNorm {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
         let n = ROWS * self.h;
-        let write = |y: &mut [f32]| {
-            y.par_chunks_mut(n)
+        let write = |y: &mut [f32]| match y.len() < SERIAL {
+            true => normalise(x, weight, self.eps, y),
+            false => y
+                .par_chunks_mut(n)
                 .zip(x.par_chunks(n))
-                .for_each(|(y, x)| normalise(x, weight, self.eps, y));
+                .for_each(|(y, x)| normalise(x, weight, self.eps, y)),
         };
         // SAFETY: whole rows, each of which `normalise` writes.
         let y = unsafe { written(x.len(), write) };

@@ -8,7 +8,7 @@ use candle_core::{
 use rayon::prelude::*;
 
 use crate::attention::Axes;
-use crate::cpu::{is_f32, shaped, with, written};
+use crate::cpu::{SERIAL, is_f32, shaped, with, written};
 use crate::reference;
 use crate::simd::{madd, simd};
 
@@ -168,9 +168,6 @@ fn fused(x: &Tensor, rope: &Rope, positions: &Positions, axes: Axes) -> Result<T
     x.apply_op1(Rotate { rope: rope.clone(), positions: positions.clone(), axes, sign: 1. })
 }
 
-/// Below so many elements waking another thread costs more than the rotation.
-const SERIAL: usize = 64 << 10;
-
 /// Rotation by `sign` times the angle; its gradient is the rotation back.
 struct Rotate {
     rope: Rope,
@@ -190,7 +187,7 @@ impl Rotate {
             with(&self.rope.sin, |sin| {
                 // One task for each pair of the two outer dimensions.
                 let inner = dims[2];
-                let run = |(task, out): (usize, &mut [f32])| {
+                let rotate_all = |(task, out): (usize, &mut [f32])| {
                     let (b, middle) = (task / dims[1], task % dims[1]);
                     for (i, out) in out.chunks_exact_mut(d).enumerate() {
                         let at = b * stride[0] + middle * stride[1] + i * stride[2];
@@ -201,8 +198,8 @@ impl Rotate {
                     }
                 };
                 let write = |out: &mut [f32]| match out.len() < SERIAL {
-                    true => out.chunks_mut(inner * d).enumerate().for_each(run),
-                    false => out.par_chunks_mut(inner * d).enumerate().for_each(run),
+                    true => out.chunks_mut(inner * d).enumerate().for_each(rotate_all),
+                    false => out.par_chunks_mut(inner * d).enumerate().for_each(rotate_all),
                 };
                 // SAFETY: `rotate` assigns both halves of every row.
                 Ok(unsafe { written(layout.shape().elem_count(), write) })

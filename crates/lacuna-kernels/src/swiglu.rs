@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{is_f32, shaped, slice, with, written};
+use crate::cpu::{SERIAL, is_f32, shaped, slice, with, written};
 use crate::reference;
 use crate::simd::{exp, madd, simd};
 
@@ -40,9 +40,13 @@ impl CustomOp2 for SwiGlu {
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (slice(gate, gate_layout)?, slice(up, up_layout)?);
-        let write = |y: &mut [f32]| {
-            let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
-            y.par_chunks_mut(CHUNK).zip(inputs).for_each(|(y, (gate, up))| activate(gate, up, y));
+        let write = |y: &mut [f32]| match y.len() < SERIAL {
+            true => activate(gate, up, y),
+            false => y
+                .par_chunks_mut(CHUNK)
+                .zip(gate.par_chunks(CHUNK))
+                .zip(up.par_chunks(CHUNK))
+                .for_each(|((y, gate), up)| activate(gate, up, y)),
         };
         // SAFETY: `activate` assigns every element.
         let y = unsafe { written(gate.len(), write) };
