@@ -2,9 +2,8 @@
 
 use crate::error::{Error, Result, io_error};
 use crate::packing::Sample;
-use crate::template;
+use crate::template::{self, Template};
 use crate::tokenizer::Tokenizer;
-use minijinja::Environment;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -59,7 +58,7 @@ pub struct ChatTemplate {
 #[derive(Debug)]
 enum Format {
     SeedCoder,
-    Jinja { environment: Box<Environment<'static>>, tokens: Map<String, Value> },
+    Jinja { template: Box<Template>, tokens: Map<String, Value> },
 }
 
 /// Put into a special token that a user spelt out, so that it is not taken for one. Not a character
@@ -78,8 +77,8 @@ impl ChatTemplate {
     /// # Errors
     /// When it is not a template.
     pub fn from_source(source: &str, tokens: Map<String, Value>) -> Result<Self> {
-        let environment = Box::new(template::environment(source)?);
-        Ok(Self { format: Format::Jinja { environment, tokens } })
+        let template = Box::new(Template::new(source)?);
+        Ok(Self { format: Format::Jinja { template, tokens } })
     }
 
     /// The template of a model's folder: `chat_template.jinja`, else the one in
@@ -88,18 +87,16 @@ impl ChatTemplate {
     /// # Errors
     /// When a file is unreadable or holds no template.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Option<Self>> {
-        let config_path = folder.as_ref().join("tokenizer_config.json");
-        let config = match read_if_there(&config_path)? {
-            None => Map::new(),
-            Some(text) => serde_json::from_str(&text).map_err(|error| {
-                Error::Template(format!("{}: not a JSON object ({error})", config_path.display()))
-            })?,
-        };
-        let source = match read_if_there(&folder.as_ref().join("chat_template.jinja"))? {
-            Some(source) => Some(source),
-            None => named_template(config.get("chat_template"))?,
-        };
+        let (source, config) = source_and_config(folder.as_ref())?;
         source.map(|source| Self::from_source(&source, special_tokens(&config))).transpose()
+    }
+
+    /// The text of that template, as it is.
+    ///
+    /// # Errors
+    /// When a file is unreadable or holds no template.
+    pub fn source_in_folder(folder: impl AsRef<Path>) -> Result<Option<String>> {
+        Ok(source_and_config(folder.as_ref())?.0)
     }
 
     /// The conversation as text.
@@ -109,14 +106,14 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         match &self.format {
             Format::SeedCoder => Ok(render_seed_coder(messages, options)),
-            Format::Jinja { environment, tokens } => {
+            Format::Jinja { template, tokens } => {
                 let mut variables = tokens.clone();
                 variables.extend(options.variables.clone());
                 variables.insert("messages".to_owned(), json!(messages));
                 let prompt = json!(options.add_generation_prompt);
                 variables.insert("add_generation_prompt".to_owned(), prompt);
                 variables.insert(template::NOW.to_owned(), json!(options.now));
-                template::render(environment, &variables)
+                template.render(&variables)
             }
         }
     }
@@ -233,6 +230,22 @@ fn harmless(tokenizer: &Tokenizer, message: &Message) -> Message {
 fn encode_broken(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     let parts: Result<Vec<_>> = text.split(BREAK).map(|part| tokenizer.encode(part)).collect();
     Ok(parts?.concat())
+}
+
+/// The template's text and `tokenizer_config.json`.
+fn source_and_config(folder: &Path) -> Result<(Option<String>, Map<String, Value>)> {
+    let config_path = folder.join("tokenizer_config.json");
+    let config = match read_if_there(&config_path)? {
+        None => Map::new(),
+        Some(text) => serde_json::from_str(&text).map_err(|error| {
+            Error::Template(format!("{}: not a JSON object ({error})", config_path.display()))
+        })?,
+    };
+    let source = match read_if_there(&folder.join("chat_template.jinja"))? {
+        Some(source) => Some(source),
+        None => named_template(config.get("chat_template"))?,
+    };
+    Ok((source, config))
 }
 
 fn read_if_there(path: &Path) -> Result<Option<String>> {

@@ -1,48 +1,111 @@
 //! Jinja templates as Hugging Face's library runs them, with bounds on time and memory.
 
 use crate::error::{Error, Result};
+use minijinja::machinery::{
+    CompiledTemplate, Instruction, TemplateConfig, eval, make_string_output,
+};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, ErrorKind, State, Value};
+use minijinja::value::{Kwargs, Serde, ValueKind};
+use minijinja::{AutoEscape, Environment, ErrorKind, State, Value};
 use serde::Serialize;
 use std::fmt::Write;
 use std::io;
+use std::sync::Arc;
 
 /// The variable that holds the time.
 pub(crate) const NOW: &str = "__lacuna_now";
-/// About this many instructions, or 64 times as many bytes of text: far more than any conversation
-/// needs. The engine does not count lists joined with `+`: a template that doubles one again and
-/// again still uses up memory.
+/// About this many instructions, or 64 times as many bytes of text, or items of lists: far more than any
+/// conversation needs, and a bound on memory of some 128 MB.
 const FUEL: u64 = 2_000_000;
 const SOURCE_BYTES: usize = 1 << 20;
 const NAME: &str = "chat";
+/// Stands in for the engine's `+`.
+const ADD: &str = "__lacuna_add";
 
-pub(crate) fn environment(source: &str) -> Result<Environment<'static>> {
-    if source.len() > SOURCE_BYTES {
-        let held = source.len();
-        return Err(Error::Template(format!("{held} bytes, at most {SOURCE_BYTES} are expected")));
-    }
-    let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.map_err(|error| failure(&error))?);
-    environment.set_fuel(Some(FUEL));
-    environment.set_recursion_limit(100);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", raise_exception);
-    environment.add_function("strftime_now", strftime_now);
-    environment.add_filter("tojson", to_json);
-    environment
-        .add_template_owned(NAME, without_generation_marks(source))
-        .map_err(|error| failure(&error))?;
-    Ok(environment)
+/// A template that was found to be one, with what it runs in.
+#[derive(Debug)]
+pub(crate) struct Template {
+    environment: Environment<'static>,
+    source: String,
+    syntax: SyntaxConfig,
 }
 
-pub(crate) fn render(
-    environment: &Environment<'static>,
-    variables: &serde_json::Map<String, serde_json::Value>,
-) -> Result<String> {
-    let template = environment.get_template(NAME).map_err(|error| failure(&error))?;
-    template.render(Serde(variables)).map_err(|error| failure(&error))
+impl Template {
+    pub(crate) fn new(source: &str) -> Result<Self> {
+        if source.len() > SOURCE_BYTES {
+            let held = source.len();
+            return Err(Error::Template(format!(
+                "{held} bytes, at most {SOURCE_BYTES} are expected"
+            )));
+        }
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let syntax = syntax.map_err(|error| failure(&error))?;
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(100);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_filter("tojson", to_json);
+        environment.add_filter(ADD, add);
+        let template = Self { environment, source: without_generation_marks(source), syntax };
+        template.compiled()?;
+        Ok(template)
+    }
+
+    pub(crate) fn render(
+        &self,
+        variables: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<String> {
+        let compiled = self.compiled()?;
+        let mut text = String::new();
+        let mut out = make_string_output(&mut text);
+        let root = Value::from_serialize(Serde(variables));
+        let (instructions, blocks) = (&compiled.instructions, &compiled.blocks);
+        let done = eval(&self.environment, instructions, root, blocks, &mut out, AutoEscape::None);
+        done.map_err(|error| failure(&error))?;
+        Ok(text)
+    }
+
+    /// The template's instructions, with a `+` that pays for lists: the engine's own copies a list of any length
+    /// for nothing, so that a template which doubles one again and again takes all memory.
+    fn compiled(&self) -> Result<CompiledTemplate<'_>> {
+        /// The engine's number for a filter that is looked up every time.
+        const NOT_CACHED: u8 = !0;
+        let mut config = TemplateConfig::new(Arc::new(|_| AutoEscape::None));
+        config.syntax_config = self.syntax.clone();
+        let compiled = CompiledTemplate::new(NAME, &self.source, &config);
+        let mut compiled = compiled.map_err(|error| failure(&error))?;
+        let blocks = compiled.blocks.values_mut();
+        for instructions in blocks.chain(std::iter::once(&mut compiled.instructions)) {
+            let mut at = 0;
+            while let Some(instruction) = instructions.get_mut(at) {
+                if matches!(instruction, Instruction::Add) {
+                    *instruction = Instruction::ApplyFilter(ADD, Some(2), NOT_CACHED);
+                }
+                at += 1;
+            }
+        }
+        Ok(compiled)
+    }
+}
+
+/// `a + b`: lists are joined at once, as in Python, and paid for item by item; everything else is the engine's.
+fn add(state: &State, a: Value, b: Value) -> Result<Value, minijinja::Error> {
+    let is_list = |value: &Value| matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable);
+    if is_list(&a) && is_list(&b) {
+        let mut items = Vec::new();
+        for item in a.try_iter()?.chain(b.try_iter()?) {
+            state.consume_fuel(1)?;
+            items.push(item);
+        }
+        return Ok(Value::from(items));
+    }
+    let length = |value: &Value| value.as_str().map_or(0, str::len) as u64;
+    state.consume_fuel((length(&a) + length(&b)) / 64)?;
+    let sum = state.env().compile_expression("a + b")?;
+    sum.eval(minijinja::context! { a, b })
 }
 
 fn failure(error: &minijinja::Error) -> Error {
@@ -67,7 +130,8 @@ fn strftime_now(state: &mut State, format: String) -> String {
 }
 
 /// Hugging Face's `tojson`: Python's spacing, no escapes for HTML.
-fn to_json(value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
+fn to_json(state: &State, value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
+    pay_for(state, &value)?;
     let indent: Option<usize> = options.get("indent")?;
     // Others (ensure_ascii, sort_keys) are rare and change no meaning.
     let bytes = match indent {
@@ -80,6 +144,35 @@ fn to_json(value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
     let bytes = bytes
         .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     Ok(Value::from_safe_string(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Charges for everything in a value, as often as it is written, and refuses nesting that would take the stack.
+fn pay_for(state: &State, value: &Value) -> Result<(), minijinja::Error> {
+    const DEEPEST: usize = 128;
+    let mut pending = vec![(value.clone(), 0)];
+    while let Some((value, depth)) = pending.pop() {
+        state.consume_fuel(1 + value.as_str().map_or(0, str::len) as u64 / 64)?;
+        if depth > DEEPEST {
+            let message = format!("values nested deeper than {DEEPEST} are not written as JSON");
+            return Err(minijinja::Error::new(ErrorKind::BadSerialization, message));
+        }
+        match value.kind() {
+            ValueKind::Seq | ValueKind::Iterable => {
+                for item in value.try_iter()? {
+                    state.consume_fuel(1)?;
+                    pending.push((item, depth + 1));
+                }
+            }
+            ValueKind::Map => {
+                for key in value.try_iter()? {
+                    state.consume_fuel(1)?;
+                    pending.push((value.get_item(&key)?, depth + 1));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn serialize(

@@ -170,6 +170,9 @@ fn what_real_templates_use_works() {
         ("  {% if true %}\na\n  {% endif %}\nb", "a\nb"),
         ("{% generation %}x{% endgeneration %}", "x"),
         ("{{ 'a.b'.split('.')[-1] ~ 'abc'.startswith('a') }}", "bTrue"),
+        ("{{ [1] + [2, 'x'] + messages[:0] }}", "[1, 2, 'x']"),
+        ("{{ (1 + 2) ~ ('a' + 'b') ~ (1.5 + 1) }}", "3ab2.5"),
+        ("{% set x = [] %}{% set x = x + [3] %}{{ x | length }}{{ x[0] }}", "13"),
         ("{{ undefined_name }}-", "-"),
         ("{{ messages[0].missing or 'none' }}", "none"),
     ] {
@@ -195,10 +198,26 @@ fn templates_that_never_end_are_stopped() {
         "{% macro f(x) %}{{ f(x) }}{{ f(x) }}{% endmacro %}{{ f(1) }}",
         "{{ ('x' * 1000000) | replace('x', 'yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy' * 1000) }}",
         "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
+        "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+        "{% set ns = namespace(s=[1]|map('string')) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+        "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = ns.s * 4 %}{% endfor %}{{ ns.s|list }}",
+        "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s|tojson }}",
+        "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s }}",
+        "{% set ns = namespace(s={}) %}{% for i in range(60) %}{% set ns.s = {'a': ns.s, 'b': ns.s} %}{% endfor %}{{ ns.s|tojson }}",
+        "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+        "{% set ns = namespace(s=[1]) %}{% for i in range(99999) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s|tojson }}",
     ] {
         let start = std::time::Instant::now();
         assert!(render(source).is_err(), "{source}");
         assert!(start.elapsed().as_secs() < 20, "{source}");
+    }
+    // The whole process at its fullest, all of these together: bounded, whatever the number of doublings.
+    #[cfg(target_os = "linux")]
+    {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(peak_kib < 1 << 20, "{peak_kib} KiB");
     }
 }
 

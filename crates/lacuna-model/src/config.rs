@@ -107,19 +107,21 @@ pub struct Config {
     pub extra: Map<String, Value>,
 }
 
-/// Bytes that a checkpoint takes once opened.
+/// Bytes that a checkpoint takes once opened for inference on the CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MemoryEstimate {
     /// All weights.
     pub weights: u64,
     /// Keys and values of the given number of cached tokens, in f32.
     pub cache: u64,
+    /// The rotary tables, and the largest pass: one over all of the given tokens, in f32.
+    pub activations: u64,
 }
 
 impl MemoryEstimate {
-    /// Weights and cache together.
+    /// All of it.
     pub fn total(self) -> u64 {
-        self.weights.saturating_add(self.cache)
+        self.weights.saturating_add(self.cache).saturating_add(self.activations)
     }
 }
 
@@ -388,10 +390,26 @@ impl Config {
     pub fn memory(&self, dtype: StorageDtype, tokens: usize) -> MemoryEstimate {
         let (values, bytes) = dtype.block();
         let weights = self.parameter_count().div_ceil(values as u64).saturating_mul(bytes as u64);
-        MemoryEstimate {
-            weights,
-            cache: self.cache_bytes_per_token().saturating_mul(tokens as u64),
-        }
+        self.memory_with(weights, tokens)
+    }
+
+    /// The estimate with weights of so many bytes.
+    pub(crate) fn memory_with(&self, weights: u64, tokens: usize) -> MemoryEstimate {
+        let cache = self.cache_bytes_per_token().saturating_mul(tokens as u64);
+        MemoryEstimate { weights, cache, activations: self.activation_bytes(tokens) }
+    }
+
+    /// Of a pass over `tokens` tokens. A row holds the residual stream, its normed copy, queries, keys, values,
+    /// what attention gives, the projection back, and the three vectors of the gated layer, though not all at
+    /// once; logits are wanted of a block's rows.
+    fn activation_bytes(&self, tokens: usize) -> u64 {
+        const LOGIT_ROWS: usize = 32;
+        let attention = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim;
+        let row = 4 * self.hidden_size + attention + 3 * self.intermediate_size;
+        let pass = (row as u64).saturating_mul(tokens as u64);
+        let logits = (self.vocab_size as u64).saturating_mul(tokens.min(LOGIT_ROWS) as u64);
+        let tables = (self.max_position_embeddings as u64).saturating_mul(self.head_dim as u64);
+        pass.saturating_add(logits).saturating_add(tables).saturating_mul(4)
     }
 
     /// Keys and values of one token over all layers, in f32.

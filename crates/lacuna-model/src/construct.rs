@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::error::{ModelError, Result};
 use crate::transformer::{Layer, Linear, Transformer, Weight};
-use crate::weights::{SaveOptions, Weights, save_safetensors};
+use crate::weights::{SaveOptions, StorageDtype, Weights, save_safetensors};
 
 impl Transformer {
     /// A fresh model: weights ~ N(0, 0.02²), the two projections that write to the residual stream scaled by
@@ -94,6 +94,24 @@ impl Transformer {
             &device,
             |name| weights.tensor(name, DType::F32, &Device::Cpu),
             |name| Ok(Weight::Stored(Arc::new(weights.matrix(name)?))),
+        )
+    }
+
+    /// For inference on the CPU with matrices kept in `dtype`: mapped where the file stores them so, converted
+    /// and held in memory otherwise. Norms, biases and activations are f32.
+    ///
+    /// # Errors
+    /// As [`mapped`](Self::mapped), and if `dtype` can't be written or a value does not fit it.
+    pub fn mapped_in(weights: &Weights, dtype: StorageDtype) -> Result<Self> {
+        if !(dtype.is_packable()) {
+            let reason = format!("weights can't be kept in {dtype}; choose another --dtype");
+            return Err(ModelError::Input(reason));
+        }
+        Self::assemble(
+            weights.config().clone(),
+            &Device::Cpu,
+            |name| weights.tensor(name, DType::F32, &Device::Cpu),
+            |name| Ok(Weight::Stored(Arc::new(weights.matrix_in(name, dtype)?))),
         )
     }
 

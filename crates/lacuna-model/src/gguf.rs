@@ -7,7 +7,7 @@ mod tokenizer;
 mod write;
 
 pub(crate) use config::{
-    ROPE_FACTORS, architecture, hugging_face_name, permuted_heads, read_config,
+    CARRIED, ROPE_FACTORS, architecture, hugging_face_name, permuted_heads, read_config,
 };
 pub(crate) use parse::Gguf;
 pub(crate) use tokenizer::tokenizer_json;

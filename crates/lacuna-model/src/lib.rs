@@ -30,6 +30,7 @@ mod construct;
 mod error;
 mod gguf;
 mod init;
+mod mask_row;
 mod pass;
 mod transformer;
 mod weights;
@@ -39,9 +40,10 @@ pub use clean::CleanWindow;
 pub use config::{Config, MemoryEstimate, Mode, RopeScaling};
 pub use error::{ModelError, Result};
 pub use gguf::{GgufOptions, save_gguf};
+pub use mask_row::mean_row;
 pub use pass::{Lane, View};
 pub use transformer::Transformer;
 pub use weights::{
-    Format, Outgoing, Report, SaveOptions, StorageDtype, Weights, check_gguf, check_safetensors,
-    save_safetensors,
+    COMPANIONS, Format, Outgoing, Report, SaveOptions, StorageDtype, Weights, check_gguf,
+    check_safetensors, save_safetensors,
 };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use lacuna_kernels::{Bytes, WeightDtype, WeightMatrix};
 
-use crate::config::Config;
+use crate::config::{Config, MemoryEstimate};
 use crate::error::{ModelError, Result, printable};
 use crate::gguf::{self, Gguf};
 
@@ -15,19 +15,23 @@ mod directory;
 mod dtype;
 pub(crate) mod header;
 mod mapped;
+mod outgoing;
 mod packed;
 mod partial;
+mod rows;
 mod save;
 
 pub use dtype::StorageDtype;
-pub use save::{Outgoing, SaveOptions, save_safetensors};
+pub use outgoing::Outgoing;
+pub use save::{SaveOptions, save_safetensors};
 
+pub use directory::COMPANIONS;
 use directory::Layout;
 pub(crate) use directory::contained;
 use header::HeaderEntry;
 pub(crate) use mapped::{MappedFile, read_small_file};
-pub(crate) use packed::encode;
 pub(crate) use partial::{Partial, sync_directory};
+use rows::Rows;
 pub(crate) use save::checked as save_checked;
 
 const HEAD: &str = "lm_head.weight";
@@ -284,20 +288,62 @@ impl Weights {
         Ok(WeightMatrix::new(dtype, rows, cols, bytes)?)
     }
 
-    /// The text of a `tokenizer.json` made from the metadata of a GGUF file; `None` where there is
-    /// none, and for a directory, which has its own `tokenizer.json`.
+    /// A matrix in `dtype`, kept so in memory: mapped where the file stores it so, converted otherwise. A row
+    /// that is no whole number of the format's blocks takes the format of [`StorageDtype::fitting`].
     ///
     /// # Errors
-    /// If the metadata describe a tokenizer that has no such form.
+    /// As [`Weights::matrix`], and if the format can't be written or a value does not fit it.
+    pub fn matrix_in(&self, name: &str, dtype: StorageDtype) -> Result<WeightMatrix> {
+        let entry = self.entry(name)?;
+        let dtype = dtype.fitting(&entry.shape);
+        let (Some(packed), [rows, cols]) = (packed::weight_dtype(dtype), entry.shape.as_slice())
+        else {
+            return self.matrix(name);
+        };
+        if entry.dtype == dtype {
+            return self.matrix(name);
+        }
+        let mut bytes = Vec::with_capacity(dtype.bytes_of(&entry.shape).unwrap_or(0));
+        self.rows(name, entry).write(dtype, None, |chunk| {
+            bytes.extend_from_slice(chunk);
+            Ok(())
+        })?;
+        Ok(WeightMatrix::new(packed, *rows, *cols, Bytes::from(bytes))?)
+    }
+
+    /// The text of `tokenizer.json`: the directory's own, or one made from the metadata of a GGUF file. `None`
+    /// where there is none.
+    ///
+    /// # Errors
+    /// If the metadata describe a tokenizer that has no such form, or the file can't be read.
     pub fn tokenizer_json(&self) -> Result<Option<String>> {
         self.with_gguf(|gguf, path| gguf::tokenizer_json(gguf, path, self.config.vocab_size))
-            .unwrap_or(Ok(None))
+            .unwrap_or_else(|| directory::tokenizer(self.directory()))
     }
 
     /// The chat template in the metadata of a GGUF file.
     pub fn chat_template(&self) -> Option<String> {
         let key = "tokenizer.chat_template";
         self.with_gguf(|gguf, _| Ok(gguf.text(key).map(str::to_owned)))?.ok()?
+    }
+
+    /// The small files that travel with a checkpoint beside weights, `config.json` and `tokenizer.json`, name
+    /// and text: those of [`COMPANIONS`] in a directory, and those that [`save_gguf`](crate::save_gguf) put into
+    /// a GGUF file.
+    ///
+    /// # Errors
+    /// If one can't be read, is longer than 16 MiB or no UTF-8, or is a link that leads out of the directory.
+    pub fn carried_files(&self) -> Result<Vec<(String, String)>> {
+        if let Some(files) = self.with_gguf(|gguf, _| Ok(companions_of(gguf))) {
+            return files;
+        }
+        directory::companions(self.directory())
+    }
+
+    /// Where the files lie.
+    fn directory(&self) -> &Path {
+        let file = self.files.first().map_or(Path::new(""), |file| file.path());
+        file.parent().unwrap_or(file)
     }
 
     /// Parses the header again: it is not kept, because it borrows from the map.
@@ -310,14 +356,31 @@ impl Weights {
         Some(parsed)
     }
 
-    /// Every tensor, read when its turn comes: what [`save_safetensors`] takes.
+    /// Every tensor, a few rows at a time when its turn comes: what [`save_safetensors`] and
+    /// [`save_gguf`](crate::save_gguf) take.
     pub fn outgoing(&self) -> impl Iterator<Item = Outgoing<'_>> {
-        self.tensors.iter().map(move |(name, entry)| {
-            let stored = entry.dtype.to_candle().unwrap_or(DType::F32);
-            let dtype = StorageDtype::from_candle(stored).expect("a float");
-            let shape = entry.shape.as_slice();
-            Outgoing::new(name, dtype, shape, move || self.tensor(name, stored, &Device::Cpu))
-        })
+        self.tensors.iter().map(|(name, entry)| Outgoing::stored(self.rows(name, entry)))
+    }
+
+    fn rows<'a>(&'a self, name: &'a str, entry: &'a Entry) -> Rows<'a> {
+        Rows { name, file: &self.files[entry.file], entry, replaced: Vec::new() }
+    }
+
+    /// What opening it for inference on the CPU takes, with matrices in `dtype` (default: as stored) and a context
+    /// of `tokens` tokens.
+    ///
+    /// Weights in their own format are mapped: the system reads them when they are used and may drop them
+    /// again, but a pass reads all, so what does not fit is read from the disk for every pass.
+    pub fn memory(&self, dtype: Option<StorageDtype>, tokens: usize) -> MemoryEstimate {
+        let bytes = |entry: &Entry| {
+            let kept = match (entry.shape.as_slice(), dtype.unwrap_or(entry.dtype)) {
+                ([_], _) | (_, StorageDtype::F64) => StorageDtype::F32,
+                (shape, dtype) => dtype.fitting(shape),
+            };
+            kept.bytes_of(&entry.shape).unwrap_or(usize::MAX) as u64
+        };
+        let weights = self.tensors.values().map(bytes).fold(0, u64::saturating_add);
+        self.config.memory_with(weights, tokens)
     }
 
     /// What the files hold.
@@ -349,6 +412,15 @@ impl Weights {
             ModelError::tensor(file, name, "no such tensor in the checkpoint")
         })
     }
+}
+
+/// Files in a GGUF's metadata; names that are not of [`COMPANIONS`] are left where they are.
+fn companions_of(gguf: &Gguf<'_>) -> Vec<(String, String)> {
+    let file = |name: &&str| {
+        let text = gguf.text(&format!("{}{name}", gguf::CARRIED))?;
+        Some(((*name).to_owned(), text.to_owned()))
+    };
+    COMPANIONS.iter().filter_map(file).collect()
 }
 
 /// Tensors by name while files are read.

@@ -226,10 +226,11 @@ fn only_the_tensors_of_the_configuration_are_written() {
 fn gguf(weights: &Weights, path: &Path, dtype: StorageDtype) -> Weights {
     let tokenizer = fs::read_to_string(golden("tiny_tied").join("tokenizer.json")).expect("golden");
     let options = GgufOptions {
-        dtype,
+        dtype: Some(dtype),
         name: "tiny",
         tokenizer_json: Some(&tokenizer),
         chat_template: Some("{{ messages }}"),
+        files: &[],
     };
     save_gguf(path, weights.config(), weights.outgoing(), &options).expect("room on the disk");
     let again = Weights::open(path).expect("what was written opens");
@@ -336,8 +337,8 @@ fn gguf_keeps_every_variant_of_the_configuration() {
                 (name, values.reshape(shape).unwrap())
             })
             .collect();
-        let dtype = StorageDtype::F32;
-        let options = GgufOptions { dtype, name: "t", tokenizer_json: None, chat_template: None };
+        let options =
+            GgufOptions { dtype: Some(StorageDtype::F32), name: "t", ..Default::default() };
         save_gguf(&path, &config, tensors.clone(), &options).unwrap();
         let again = Weights::open(&path).unwrap();
         assert_eq!(again.config(), &config);

@@ -4,7 +4,7 @@ use candle_core::{DType, Device};
 use lacuna_data::{
     Batches, Corpus, CorpusOptions, Dataset, Document, Packer, Remainder, Tokenizer, pack,
 };
-use lacuna_model::{Config, Mode, Transformer, Weights};
+use lacuna_model::{Config, Mode, Transformer, Weights, mean_row};
 use rand::Rng;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -250,17 +250,14 @@ fn fresh_config(recipe: &Recipe, data: &RunData) -> Result<Config> {
     Ok(config)
 }
 
-/// Choice 10's option: the MASK row becomes the mean of all rows plus noise of a hundredth of their spread.
+/// Choice 10's option: the MASK row starts as [`mean_row`].
 fn set_mask_embedding(model: &Transformer, mask: u32, seed: u64) -> Result<()> {
     let (_, table) = &model.parameters()[0];
-    let mut rows = table.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-    let (n, width) = (rows.len() as f32, rows[0].len());
-    let mean: Vec<f32> = (0..width).map(|j| rows.iter().map(|r| r[j]).sum::<f32>() / n).collect();
-    let spread = (rows.iter().flatten().map(|v| v * v).sum::<f32>() / (n * width as f32)).sqrt();
+    let (_, width) = table.dims2()?;
+    let mut values = table.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     let mut rng = stream(seed, Purpose::MaskEmbedding, 0, 0);
-    rows[mask as usize] =
-        mean.iter().map(|m| m + 0.01 * spread * (rng.random::<f32>() - 0.5)).collect();
-    let flat: Vec<f32> = rows.concat();
-    let filled = candle_core::Tensor::from_vec(flat, table.shape(), &Device::Cpu)?;
+    let row = mean_row(width, [Ok(values.clone())], || rng.random::<f32>() - 0.5)?;
+    values[mask as usize * width..][..width].copy_from_slice(&row);
+    let filled = candle_core::Tensor::from_vec(values, table.shape(), &Device::Cpu)?;
     Ok(table.set(&filled.to_dtype(table.dtype())?.to_device(table.device())?)?)
 }

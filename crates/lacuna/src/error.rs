@@ -19,6 +19,30 @@ pub enum Error {
         /// What disagrees.
         reason: String,
     },
+    /// The model does not fit in memory.
+    #[error("{}: {reason}", path.display())]
+    Memory {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What it needs, what there is, and what to do.
+        reason: String,
+    },
+    /// A model on the hub can't be had.
+    #[error("{name}: {reason}")]
+    Hub {
+        /// The name as it was given.
+        name: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// Nothing can be written where it was asked for.
+    #[error("{}: {reason}", path.display())]
+    Place {
+        /// The target.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// The model's mode is not the one asked for.
     #[error("{0}")]
     Mode(String),

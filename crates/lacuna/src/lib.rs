@@ -13,6 +13,7 @@
 //! - [`Session`]: its sequences and their caches; what a sampler decodes on.
 //! - [`generate`]: a text continued, by block diffusion or autoregressively, as the checkpoint is.
 //! - [`edit`]: the same text in fewer passes, with an old version of it as draft.
+//! - [`convert`]: a checkpoint in another format, or as the start of block-diffusion training.
 //! - The crates below, whole: [`schedules`], [`data`], [`kernels`], [`model`], [`objective`], [`samplers`],
 //!   [`train`].
 //!
@@ -28,17 +29,23 @@ pub use lacuna_samplers as samplers;
 pub use lacuna_schedules as schedules;
 pub use lacuna_train as train;
 
+mod convert;
 mod edit;
 mod error;
 mod generate;
+mod hub;
+mod memory;
 mod open;
 mod session;
 
+pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffusion, convert};
 pub use edit::{Edited, edit};
 pub use error::{Error, Result};
 pub use generate::{
     DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate,
     mismatch as mode_mismatch, trace_end, trace_header,
 };
+pub use hub::locate;
+pub use memory::{MemoryLimit, available_bytes};
 pub use open::{Model, OpenOptions, select_device};
 pub use session::Session;

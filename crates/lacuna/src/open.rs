@@ -1,21 +1,27 @@
 //! Opening a checkpoint: weights, tokenizer, mode, device.
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use lacuna_data::{ChatTemplate, Tokenizer};
-use lacuna_model::{Config, Mode, Transformer, Weights};
+use lacuna_model::{Config, Mode, StorageDtype, Transformer, Weights};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::memory::{self, MemoryLimit};
 
 /// How a checkpoint is opened.
 #[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
-    /// Element type of the weights; default: kept as the file stores them.
-    pub dtype: Option<DType>,
+    /// How matrices are kept in memory; default: as the file stores them. Formats that the file does not have
+    /// are made while it opens. Activations are f32 on the CPU, of this type elsewhere.
+    pub dtype: Option<StorageDtype>,
     /// Where it runs; default: the CPU.
     pub device: Option<Device>,
+    /// What it may take on the CPU.
+    pub memory: MemoryLimit,
+    /// The context that memory is planned for; default: 2048 tokens, or all that the model has.
+    pub tokens: Option<usize>,
 }
 
 /// A checkpoint opened for use.
@@ -42,12 +48,22 @@ impl Model {
         }
         let weights = Weights::open(path)?;
         let device = options.device.clone().unwrap_or(Device::Cpu);
-        let transformer = match (options.dtype, &device) {
-            (None, Device::Cpu) => Transformer::mapped(&weights)?,
-            (dtype, device) => {
-                let default = if device.is_cpu() { DType::F32 } else { DType::BF16 };
-                Transformer::resident(&weights, dtype.unwrap_or(default), device)?
+        let transformer = if device.is_cpu() {
+            let most = weights.config().max_position_embeddings;
+            let tokens = options.tokens.unwrap_or(2048).min(most);
+            memory::check(path, &weights, options.dtype, tokens, options.memory)?;
+            match options.dtype {
+                None => Transformer::mapped(&weights)?,
+                Some(dtype) => Transformer::mapped_in(&weights, dtype)?,
             }
+        } else {
+            let wanted = options.dtype.unwrap_or(StorageDtype::BF16);
+            let dtype = wanted.to_candle().ok_or_else(|| {
+                Error::Request(format!(
+                    "--dtype {wanted}: quantized weights run on the CPU; use bf16, f16 or f32 here"
+                ))
+            })?;
+            Transformer::resident(&weights, dtype, &device)?
         };
         let tokenizer = open_tokenizer(path, &weights)?;
         let (transformer, tokenizer) = (Arc::new(transformer), tokenizer.map(Arc::new));
@@ -120,17 +136,10 @@ impl Model {
 }
 
 fn open_tokenizer(path: &Path, weights: &Weights) -> Result<Option<Tokenizer>> {
-    let (file, tokenizer) = if path.is_dir() {
-        let file = path.join("tokenizer.json");
-        if !file.exists() {
-            return Ok(None);
-        }
-        let tokenizer = Tokenizer::from_file(&file)?;
-        (file, tokenizer)
-    } else {
-        let Some(json) = weights.tokenizer_json()? else { return Ok(None) };
-        (path.to_owned(), Tokenizer::from_bytes(json.as_bytes())?)
-    };
+    let Some(json) = weights.tokenizer_json()? else { return Ok(None) };
+    let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
+    let tokenizer = Tokenizer::from_bytes(json.as_bytes())
+        .map_err(|e| Error::Tokenizer { path: file.clone(), reason: e.to_string() })?;
     let (rows, ids) = (weights.config().vocab_size, tokenizer.vocab_size());
     if ids > rows {
         let reason = format!(

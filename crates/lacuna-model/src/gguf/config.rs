@@ -31,6 +31,12 @@ const OUTER_NAMES: [(&str, &str); 3] = [
 /// Rotary divisors that llama.cpp's converter stores for Llama 3.1 and later.
 pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
 
+/// The field of `config.json` that says that logits predict the next position.
+pub(crate) const LOGIT_SHIFT: &str = "logit_shift";
+
+/// Begins the keys under which small files of a Hugging Face directory travel; the rest is the file's name.
+pub(crate) const CARRIED: &str = "lacuna.file.";
+
 /// The Hugging Face name of a GGUF tensor.
 pub(crate) fn hugging_face_name(name: &str) -> Option<String> {
     if let Some((_, outer)) = OUTER_NAMES.iter().find(|(gguf, _)| *gguf == name) {
@@ -134,6 +140,9 @@ pub(crate) fn read_config(gguf: &Gguf<'_>, file: &Path) -> Result<Config> {
         dtype: None,
         extra: serde_json::Map::new(),
     };
+    if let Some(Value::Bool(true)) = gguf.metadata.get("lacuna.logit_shift") {
+        config.extra.insert(LOGIT_SHIFT.to_owned(), true.into());
+    }
     config.validate_in(file)?;
     if let Some(factors) = rope_factors(gguf, file)? {
         config.rope_scaling = llama3_of(&config, &factors).ok_or_else(|| {

@@ -37,10 +37,11 @@ fn as_llama_cpp_reads_it(text: &str, vocab_size: usize) -> Tokenizer {
         })
         .collect();
     let options = GgufOptions {
-        dtype: StorageDtype::F16,
+        dtype: Some(StorageDtype::F16),
         name: "t",
         tokenizer_json: Some(text),
         chat_template: None,
+        files: &[],
     };
     save_gguf(&path, &config, tensors, &options).unwrap();
     assert_eq!(Weights::open(&path).unwrap().tokenizer_json().unwrap().as_deref(), Some(text));

@@ -4,27 +4,31 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::config::{ROPE_FACTORS, gguf_name, permuted_heads};
+use super::ALIGNMENT_BYTES;
+use super::config::{CARRIED, LOGIT_SHIFT, ROPE_FACTORS, gguf_name, permuted_heads};
 use super::parse::ggml_id;
 use super::pre::Pre;
 use super::tokenizer::WHOLE;
-use super::{ALIGNMENT_BYTES, permute_rows};
 use crate::config::{Config, Mode, RopeScaling};
 use crate::error::{ModelError, Result};
-use crate::weights::{Outgoing, Partial, StorageDtype, encode, save_checked, sync_directory};
+use crate::weights::{Format, Outgoing, Partial, StorageDtype, save_checked, sync_directory};
 
 /// How [`save_gguf`] writes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct GgufOptions<'a> {
-    /// The format of the matrices: f32, f16, bf16, q8_0 or q4_0. Norms and biases stay f32, and
-    /// matrices whose rows do not divide into blocks become f16.
-    pub dtype: StorageDtype,
+    /// The format of the matrices: f32, f16, bf16, or any quantized one but q2_k, q3_k and q5_k; matrices whose
+    /// rows do not divide into its blocks take [`StorageDtype::fitting`]. `None` keeps each as it is stored.
+    /// Norms and biases are f32.
+    pub dtype: Option<StorageDtype>,
     /// `general.name`.
     pub name: &'a str,
     /// The text of a `tokenizer.json`; without it the file has no tokenizer.
     pub tokenizer_json: Option<&'a str>,
     /// A chat template to carry along.
     pub chat_template: Option<&'a str>,
+    /// Small files of a Hugging Face directory to carry along, name and text: they come back from
+    /// [`Weights::carried_files`](crate::Weights::carried_files).
+    pub files: &'a [(String, String)],
 }
 
 /// Writes a checkpoint as one GGUF file, complete or not at all.
@@ -45,20 +49,17 @@ pub fn save_gguf<'a, T: Into<Outgoing<'a>>>(
 ) -> Result<()> {
     let architecture = architecture(config, path)?;
     let tensors = save_checked(path, config, tensors)?;
-    let writable = [
-        StorageDtype::F32,
-        StorageDtype::F16,
-        StorageDtype::BF16,
-        StorageDtype::Q8_0,
-        StorageDtype::Q4_0,
-    ];
-    if !writable.contains(&options.dtype) {
-        let reason =
-            format!("{} is not written; choose f32, f16, bf16, q8_0 or q4_0", options.dtype);
-        return Err(ModelError::file(path, reason));
+    if let Some(dtype) = options.dtype.filter(|dtype| !dtype.is_packable()) {
+        let known = StorageDtype::ALL.into_iter().filter(|dtype| dtype.is_packable());
+        let known = known.map(StorageDtype::name).collect::<Vec<_>>().join(", ");
+        return Err(ModelError::file(
+            path,
+            format!("{dtype} is not written; choose one of {known}"),
+        ));
     }
     let mut metadata = Metadata::default();
-    describe(&mut metadata, config, architecture, options);
+    let mostly = options.dtype.or_else(|| largest_dtype(&tensors)).unwrap_or(StorageDtype::F32);
+    describe(&mut metadata, config, architecture, (options, mostly));
     if let Some(text) = options.tokenizer_json {
         describe_tokenizer(&mut metadata, config, text)
             .map_err(|reason| ModelError::file(path, format!("tokenizer: {reason}")))?;
@@ -81,7 +82,7 @@ pub fn save_gguf<'a, T: Into<Outgoing<'a>>>(
     }
     for tensor in &tensors {
         let name = gguf_name(tensor.name()).expect("every tensor of a configuration has a name");
-        info(&name, tensor.shape(), target(tensor.shape(), options.dtype));
+        info(&name, tensor.shape(), tensor.stored_as(Format::Gguf, options.dtype));
     }
     let count = tensors.len() as u64 + u64::from(factors.is_some());
 
@@ -98,14 +99,9 @@ pub fn save_gguf<'a, T: Into<Outgoing<'a>>>(
         file.align()?;
     }
     for tensor in tensors {
-        let dtype = target(tensor.shape(), options.dtype);
+        let dtype = tensor.stored_as(Format::Gguf, options.dtype);
         let heads = permuted_heads(architecture, tensor.name(), config);
-        let rows = tensor.shape()[0];
-        let mut bytes = encode(path, tensor, dtype)?;
-        if let Some(heads) = heads {
-            bytes = permute_rows(&bytes, rows, heads);
-        }
-        file.write(&bytes)?;
+        tensor.write(path, dtype, heads, |bytes| file.write(bytes))?;
         file.align()?;
     }
     file.file.finish()?.publish()?;
@@ -114,13 +110,14 @@ pub fn save_gguf<'a, T: Into<Outgoing<'a>>>(
     )
 }
 
-/// What a tensor of this shape is stored as.
-fn target(shape: &[usize], wanted: StorageDtype) -> StorageDtype {
-    match shape {
-        [_] => StorageDtype::F32,
-        _ if wanted.bytes_of(shape).is_none() => StorageDtype::F16,
-        _ => wanted,
+/// The format that holds most values.
+fn largest_dtype(tensors: &[Outgoing<'_>]) -> Option<StorageDtype> {
+    let mut values = std::collections::BTreeMap::new();
+    for tensor in tensors {
+        let count = tensor.shape().iter().product::<usize>();
+        *values.entry(tensor.stored_as(Format::Gguf, None)).or_insert(0) += count;
     }
+    values.into_iter().max_by_key(|&(_, count)| count).map(|(dtype, _)| dtype)
 }
 
 fn architecture(config: &Config, path: &Path) -> Result<&'static str> {
@@ -150,15 +147,23 @@ fn describe(
     metadata: &mut Metadata,
     config: &Config,
     architecture: &str,
-    options: &GgufOptions<'_>,
+    (options, mostly): (&GgufOptions<'_>, StorageDtype),
 ) {
     // llama.cpp's numbers of "mostly this format".
-    let file_type = match options.dtype {
-        StorageDtype::F32 => 0,
+    let file_type = match mostly {
+        StorageDtype::F64 | StorageDtype::F32 => 0,
         StorageDtype::F16 => 1,
         StorageDtype::Q4_0 => 2,
+        StorageDtype::Q4_1 => 3,
         StorageDtype::Q8_0 => 7,
-        _ => 32,
+        StorageDtype::Q5_0 => 8,
+        StorageDtype::Q5_1 => 9,
+        StorageDtype::Q2_K => 10,
+        StorageDtype::Q3_K => 11,
+        StorageDtype::Q4_K => 14,
+        StorageDtype::Q5_K => 16,
+        StorageDtype::Q6_K => 18,
+        StorageDtype::BF16 => 32,
     };
     metadata.text("general.architecture", architecture);
     metadata.text("general.type", "model");
@@ -206,6 +211,12 @@ fn describe(
     }
     if let Some(template) = options.chat_template {
         metadata.text("tokenizer.chat_template", template);
+    }
+    if config.extra.get(LOGIT_SHIFT) == Some(&Json::Bool(true)) {
+        metadata.truth("lacuna.logit_shift", true);
+    }
+    for (name, text) in options.files {
+        metadata.text(&format!("{CARRIED}{name}"), text);
     }
 }
 

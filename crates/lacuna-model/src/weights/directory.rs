@@ -16,6 +16,50 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 const LONGEST_INDEX: u64 = 1 << 20;
 const MOST_SHARDS: usize = 4096;
 
+/// Files that belong to a checkpoint beside weights, `config.json` and `tokenizer.json`.
+pub const COMPANIONS: [&str; 7] = [
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+];
+const LONGEST_COMPANION: u64 = 16 << 20;
+
+const LONGEST_TOKENIZER: u64 = 128 << 20;
+const MOST_SCRIPTS: usize = 64;
+
+/// The text of `tokenizer.json`, if there is one.
+pub(super) fn tokenizer(dir: &Path) -> Result<Option<String>> {
+    let name = "tokenizer.json";
+    dir.join(name).exists().then(|| text(dir, name, LONGEST_TOKENIZER)).transpose()
+}
+
+/// Those of the companions that are there, and the Python files that `auto_map` of a configuration may name:
+/// never run here, only carried along.
+pub(super) fn companions(dir: &Path) -> Result<Vec<(String, String)>> {
+    let mut names: Vec<String> = COMPANIONS.map(str::to_owned).into();
+    names.retain(|name| dir.join(name).exists());
+    let entries = std::fs::read_dir(dir).map_err(|e| ModelError::io(dir, "list it", e))?;
+    let mut scripts: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".py"))
+        .take(MOST_SCRIPTS)
+        .collect();
+    scripts.sort();
+    names.extend(scripts);
+    let file = |name: String| text(dir, &name, LONGEST_COMPANION).map(|text| (name, text));
+    names.into_iter().map(file).collect()
+}
+
+fn text(dir: &Path, name: &str, longest: u64) -> Result<String> {
+    let path = contained(dir, name)?;
+    let text = String::from_utf8(read_small_file(&path, longest)?);
+    text.map_err(|_| ModelError::file(&path, "is no UTF-8 text"))
+}
+
 /// The safetensors files of a checkpoint.
 pub(super) enum Layout {
     /// One file.

@@ -62,6 +62,38 @@ impl StorageDtype {
         (elements / values).checked_mul(bytes)
     }
 
+    /// True for formats that this crate writes: not f64 in GGUF, and of the quantized ones those that have a
+    /// packer.
+    pub const fn is_packable(self) -> bool {
+        !matches!(self, F64 | Q2_K | Q3_K | Q5_K)
+    }
+
+    /// This format, or where rows of such a tensor are no whole number of its blocks, the next finer one whose
+    /// blocks they divide into: of 32 values in place of 256 (q2_k, q3_k and q4_k become q5_0, q5_k q5_1, q6_k
+    /// q8_0; llama.cpp does nearly the same), else f16. A vector, a norm or a bias, is never quantized: f32.
+    ///
+    /// ```
+    /// use lacuna_model::StorageDtype::{F16, Q4_K, Q5_0};
+    /// assert_eq!(Q4_K.fitting(&[8, 512]), Q4_K);
+    /// assert_eq!(Q4_K.fitting(&[8, 576]), Q5_0); // 576 = 2.25 · 256 = 18 · 32
+    /// assert_eq!(Q4_K.fitting(&[8, 100]), F16);
+    /// ```
+    pub fn fitting(self, shape: &[usize]) -> Self {
+        let cols = match shape {
+            _ if !self.is_quantized() => return self,
+            [_, cols] => *cols,
+            _ => return F32,
+        };
+        let of_32 = match self {
+            Q2_K | Q3_K | Q4_K => Q5_0,
+            Q5_K => Q5_1,
+            Q6_K => Q8_0,
+            other => other,
+        };
+        let fits = |dtype: Self| cols.is_multiple_of(dtype.block().0);
+        [self, of_32].into_iter().find(|dtype| fits(*dtype)).unwrap_or(F16)
+    }
+
     /// The name in lower case, as `--dtype` takes it and `inspect` prints it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,13 +1,10 @@
 //! Packed formats to floats and back, one tensor at a time.
 
-use std::path::Path;
-
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use lacuna_kernels::{Bytes, WeightDtype, WeightMatrix};
 
 use super::StorageDtype;
-use super::save::{Outgoing, le_bytes};
-use crate::error::{ModelError, Result};
+use crate::error::Result;
 
 /// The f32 values of a packed tensor, whose last dimension is a whole number of blocks.
 pub(super) fn unpack(bytes: Vec<u8>, dtype: WeightDtype, shape: &[usize]) -> Result<Tensor> {
@@ -16,28 +13,17 @@ pub(super) fn unpack(bytes: Vec<u8>, dtype: WeightDtype, shape: &[usize]) -> Res
     Ok(matrix.to_tensor()?.reshape(shape)?)
 }
 
-/// Reads a tensor and gives its bytes in `dtype`.
-pub(crate) fn encode(file: &Path, tensor: Outgoing<'_>, dtype: StorageDtype) -> Result<Vec<u8>> {
-    let (name, shape) = (tensor.name().to_owned(), tensor.shape().to_vec());
-    let values = tensor.read()?;
-    if values.dims() != shape {
-        let reason = format!("was read as {:?}, announced as {shape:?}", values.dims());
-        return Err(ModelError::tensor(file, &name, reason));
-    }
-    if !dtype.is_quantized() {
-        let mut bytes = Vec::with_capacity(dtype.bytes_of(&shape).unwrap_or(0));
-        le_bytes(&values, dtype, |chunk| {
-            bytes.extend_from_slice(chunk);
-            Ok(())
-        })?;
-        return Ok(bytes);
-    }
-    let values = values.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?;
-    let packed = weight_dtype(dtype).expect("every packed format is one of a weight matrix");
-    let (rows, cols) = as_matrix(&shape);
-    let matrix = WeightMatrix::quantize(&values.to_vec1()?, rows, cols, packed);
-    let matrix = matrix.map_err(|e| ModelError::tensor(file, &name, e.to_string()))?;
-    Ok(matrix.as_bytes().to_vec())
+/// Values, in rows of `cols`, in `dtype`; the error says which value does not fit.
+pub(super) fn pack(
+    values: &[f32],
+    cols: usize,
+    dtype: StorageDtype,
+) -> std::result::Result<Vec<u8>, String> {
+    let Some(packed) = weight_dtype(dtype) else {
+        return Ok(values.iter().flat_map(|&x| f64::from(x).to_le_bytes()).collect());
+    };
+    let matrix = WeightMatrix::quantize(values, values.len() / cols, cols, packed);
+    Ok(matrix.map_err(|e| e.to_string())?.as_bytes().to_vec())
 }
 
 /// The kernels' name of a format; `None`: f64, which they convert first.

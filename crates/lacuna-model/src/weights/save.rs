@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::DType;
 use serde_json::json;
 
+use super::outgoing::Outgoing;
 use super::partial::{Finished, Partial, sync_directory, write_file};
-use super::{StorageDtype, directory, listed};
+use super::{Format, StorageDtype, directory, listed};
 use crate::config::Config;
 use crate::error::{ModelError, Result};
 
 /// How [`save_safetensors`] writes.
 #[derive(Clone, Copy, Debug)]
 pub struct SaveOptions {
-    /// The dtype of every tensor; `None` keeps each tensor's own.
+    /// The dtype of every tensor; `None` keeps each tensor's own, and makes quantized ones f32.
     pub dtype: Option<DType>,
     /// A checkpoint with more bytes is split into shards of at most this size.
     pub max_shard_bytes: u64,
@@ -23,49 +24,6 @@ pub struct SaveOptions {
 impl Default for SaveOptions {
     fn default() -> Self {
         Self { dtype: None, max_shard_bytes: 5_000_000_000 }
-    }
-}
-
-/// A tensor on its way into a file, read only when its turn comes.
-pub struct Outgoing<'a> {
-    name: String,
-    /// `None`: integers, which no weight is.
-    dtype: Option<StorageDtype>,
-    shape: Vec<usize>,
-    read: Box<dyn FnOnce() -> Result<Tensor> + 'a>,
-}
-
-impl<'a> Outgoing<'a> {
-    /// A tensor that `read` will produce with this dtype and shape.
-    pub fn new(
-        name: impl Into<String>,
-        dtype: StorageDtype,
-        shape: impl Into<Vec<usize>>,
-        read: impl FnOnce() -> Result<Tensor> + 'a,
-    ) -> Self {
-        let (name, shape) = (name.into(), shape.into());
-        Self { name, dtype: Some(dtype), shape, read: Box::new(read) }
-    }
-
-    /// The tensor's Hugging Face name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    pub(crate) fn read(self) -> Result<Tensor> {
-        (self.read)()
-    }
-}
-
-impl From<(String, Tensor)> for Outgoing<'_> {
-    fn from((name, tensor): (String, Tensor)) -> Self {
-        let dtype = StorageDtype::from_candle(tensor.dtype());
-        let shape = tensor.dims().to_vec();
-        Outgoing { name, dtype, shape, read: Box::new(move || Ok(tensor)) }
     }
 }
 
@@ -85,17 +43,15 @@ pub fn save_safetensors<'a, T: Into<Outgoing<'a>>>(
     options: &SaveOptions,
 ) -> Result<Vec<PathBuf>> {
     let tensors = checked(dir, config, tensors)?;
-    let target = |tensor: &Outgoing<'_>| {
-        let wanted = options.dtype.map_or(tensor.dtype, StorageDtype::from_candle);
-        wanted.filter(|dtype| tensor.dtype.is_some() && !dtype.is_quantized())
-    };
+    let wanted = options.dtype.map(StorageDtype::from_candle);
     let mut planned = Vec::with_capacity(tensors.len());
     for tensor in tensors {
-        let Some(dtype) = target(&tensor) else {
+        let floats = tensor.dtype.is_some() && wanted.is_none_or(|dtype| dtype.is_some());
+        if !floats {
             let reason = "safetensors hold f64, f32, f16 or bf16: choose one of them";
             return Err(ModelError::tensor(dir, &tensor.name, reason));
-        };
-        planned.push((dtype, tensor));
+        }
+        planned.push((tensor.stored_as(Format::Safetensors, wanted.flatten()), tensor));
     }
     std::fs::create_dir_all(dir).map_err(|e| ModelError::io(dir, "create it", e))?;
     let mut config = config.clone();
@@ -215,45 +171,9 @@ fn write_shard(path: &Path, mut shard: Vec<(StorageDtype, Outgoing<'_>)>) -> Res
     file.write(&(header.len() as u64).to_le_bytes())?;
     file.write(header.as_bytes())?;
     for (dtype, tensor) in shard {
-        let Outgoing { name, shape, read, .. } = tensor;
-        let values = read()?;
-        if values.dims() != shape {
-            let reason = format!("was read as {:?}, announced as {shape:?}", values.dims());
-            return Err(ModelError::tensor(path, &name, reason));
-        }
-        le_bytes(&values, dtype, |chunk| file.write(chunk))?;
+        tensor.write(path, dtype, None, |chunk| file.write(chunk))?;
     }
     file.finish()
-}
-
-/// Values in little-endian order, in chunks.
-pub(crate) fn le_bytes(
-    tensor: &Tensor,
-    dtype: StorageDtype,
-    mut write: impl FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
-    let dtype = dtype.to_candle().expect("only floats are asked for");
-    let flat = tensor.to_device(&Device::Cpu)?.to_dtype(dtype)?.flatten_all()?;
-    match dtype {
-        DType::F64 => in_chunks(&flat.to_vec1::<f64>()?, |v| v.to_le_bytes(), &mut write),
-        DType::F32 => in_chunks(&flat.to_vec1::<f32>()?, |v| v.to_le_bytes(), &mut write),
-        DType::F16 => in_chunks(&flat.to_vec1::<half::f16>()?, |v| v.to_le_bytes(), &mut write),
-        _ => in_chunks(&flat.to_vec1::<half::bf16>()?, |v| v.to_le_bytes(), &mut write),
-    }
-}
-
-fn in_chunks<T: Copy, const N: usize>(
-    values: &[T],
-    bytes: impl Fn(T) -> [u8; N],
-    write: &mut impl FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
-    let mut buffer = Vec::with_capacity(N << 14);
-    for chunk in values.chunks(1 << 14) {
-        buffer.clear();
-        chunk.iter().for_each(|&value| buffer.extend_from_slice(&bytes(value)));
-        write(&buffer)?;
-    }
-    Ok(())
 }
 
 /// Names the finished files, the configuration last, and removes an older layout beside them.

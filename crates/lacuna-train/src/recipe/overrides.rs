@@ -6,6 +6,10 @@ use std::path::Path;
 pub(super) fn anchor_paths(table: &mut toml::Table, base: &Path) {
     let anchor = |value: &mut toml::Value| {
         if let toml::Value::String(text) = value {
+            // Not a path: a model on the hub.
+            if text.starts_with("hf:") {
+                return;
+            }
             *text = base.join(&*text).to_string_lossy().into_owned();
         }
     };

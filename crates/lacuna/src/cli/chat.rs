@@ -9,6 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::decode_args::{DecodeArgs, ModelArgs};
 use super::show::{ShowArgs, TraceFile, read_text};
 
+/// Text of a conversation that memory is planned for.
+const CONVERSATION_BYTES: usize = 6000;
+
 /// Converse with an instruct model.
 ///
 /// With MESSAGE, one answer. Without, a conversation: every line is a message, and the model sees all that was
@@ -41,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(text) => Some(text.to_owned()),
         None => None,
     };
-    let model = args.model.open()?;
+    let model = args.model.open(args.decode.context(CONVERSATION_BYTES))?;
     let options = args.decode.options(&model);
     let mut turns = Turns { args, model: &model, options: &options, trace: args.show.trace() };
     if let Some(ids) = &args.decode.prompt_ids {

@@ -1,37 +1,63 @@
 //! The decoding flags that generate, chat, fill and edit share.
 
 use anyhow::Result;
+use lacuna::model::StorageDtype;
 use lacuna::samplers::{FillRule, Sampling};
-use lacuna::{DecodeMode, GenerateOptions, Model, OpenOptions, select_device};
+use lacuna::{DecodeMode, GenerateOptions, MemoryLimit, Model, OpenOptions, select_device};
+use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use super::Ids;
+use super::sizes::ByteSize;
 
 /// Where the model is and how it is loaded.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// A folder in Hugging Face layout or a .gguf file
+    /// A folder in Hugging Face layout, a .gguf file, or hf:OWNER/NAME[@REVISION]
     #[arg(long, short, value_name = "M")]
     pub(crate) model: PathBuf,
-    /// Element type of the weights; default: as the file stores them
-    #[arg(long, value_parser = ["f32", "bf16", "f16"])]
-    pub(crate) dtype: Option<String>,
+    /// How weights are kept in memory: f32, bf16, f16, q8_0, q6_k, q5_1, q5_0, q4_1, q4_k, q4_0; default: as the
+    /// file stores them
+    #[arg(long, value_name = "DTYPE", value_parser = kept_dtype)]
+    pub(crate) dtype: Option<StorageDtype>,
     /// Where the model runs
     #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
     pub(crate) device: String,
+    /// Memory to plan with: 8GB, or unlimited for no check; default: what the machine has available
+    #[arg(long, value_name = "SIZE", value_parser = memory_limit)]
+    pub(crate) memory: Option<MemoryLimit>,
 }
 
 impl ModelArgs {
-    /// Opens the model.
-    pub(crate) fn open(&self) -> Result<Model> {
-        let dtype = self.dtype.as_deref().map(|name| match name {
-            "bf16" => candle_core::DType::BF16,
-            "f16" => candle_core::DType::F16,
-            _ => candle_core::DType::F32,
-        });
-        let options = OpenOptions { dtype, device: Some(select_device(&self.device)?) };
-        Ok(Model::open(&self.model, &options)?)
+    /// Opens the model for a context of about `tokens` tokens.
+    pub(crate) fn open(&self, tokens: usize) -> Result<Model> {
+        let options = OpenOptions {
+            dtype: self.dtype,
+            device: Some(select_device(&self.device)?),
+            memory: self.memory.unwrap_or_default(),
+            tokens: Some(tokens),
+        };
+        let path = lacuna::locate(&self.model, std::io::stderr().is_terminal())?;
+        Ok(Model::open(&path, &options)?)
+    }
+}
+
+/// The formats that weights can be kept in.
+pub(crate) fn kept_dtype(text: &str) -> Result<StorageDtype, String> {
+    let known = || StorageDtype::ALL.into_iter().filter(|dtype| dtype.is_packable());
+    let found = StorageDtype::from_name(text).filter(|dtype| dtype.is_packable());
+    found.ok_or_else(|| {
+        let names: Vec<_> = known().map(StorageDtype::name).collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+pub(crate) fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
+    match text {
+        "unlimited" => Ok(MemoryLimit::Unlimited),
+        size => Ok(MemoryLimit::Bytes(size.parse::<ByteSize>()?.0)),
     }
 }
 
@@ -106,6 +132,13 @@ impl DecodeArgs {
     /// Whether a flag says which positions a pass fills, or how many.
     pub(crate) fn names_a_rule(&self) -> bool {
         self.threshold.is_some() || self.fill.is_some() || self.steps.is_some()
+    }
+
+    /// About the tokens of a context that starts with so much text.
+    pub(crate) fn context(&self, text: usize) -> usize {
+        // Code takes about three bytes a token.
+        let prompt = self.prompt_ids.as_ref().map_or(text / 3 + 1, |ids| ids.0.len());
+        prompt.saturating_add(self.max_new_tokens.unwrap_or(128))
     }
 
     /// The options for a model.

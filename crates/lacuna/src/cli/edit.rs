@@ -52,7 +52,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Err(Usage("--in-place needs a FILE to write; `-` is stdin".into()).into());
     }
     let old = read_text(&args.file)?;
-    let model = args.model.open()?;
+    // The file is in the prompt, in the draft and in the answer.
+    let model = args.model.open(args.decode.context(3 * old.len()))?;
     let tokenizer = model.tokenizer()?;
     let draft = tokenizer.encode_ordinary(&old)?;
     let prompt = match &args.decode.prompt_ids {

@@ -45,7 +45,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let hole = hole(args)?;
-    let model = args.model.open()?;
+    let length = hole.as_ref().map_or(0, |(prefix, suffix)| prefix.len() + suffix.len());
+    let model = args.model.open(args.decode.context(length))?;
     let prompt = match (&args.decode.prompt_ids, &hole) {
         (Some(ids), _) => ids.0.clone(),
         (None, Some((prefix, suffix))) => {

@@ -32,7 +32,11 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let prompt = prompt(args)?;
-    let model = args.model.open()?;
+    let length = match &prompt {
+        Prompt::Text(text) => text.len(),
+        Prompt::Ids(_) => 0,
+    };
+    let model = args.model.open(args.decode.context(length))?;
     let options = args.decode.options(&model);
     let mut trace = args.show.trace();
     let mut show = args.show.begin(&model, &prompt, &options, trace.as_mut())?;

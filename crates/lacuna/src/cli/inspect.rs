@@ -1,33 +1,107 @@
 use anyhow::Result;
-use lacuna::Error;
-use lacuna::model::{Mode, Weights};
+use lacuna::model::{Format, Mode, StorageDtype, Weights};
+use lacuna::{Error, MemoryLimit};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 
-/// Say what a checkpoint is, without loading it.
+use super::decode_args::{kept_dtype, memory_limit};
+use super::sizes::shown;
+
+/// Say what a checkpoint is and what running it takes, without loading it.
+///
+/// The estimate is for the CPU: the weights, keys and values of a context in f32, and the largest pass, one over
+/// the whole context. Weights in their own format are mapped, so that several processes share them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   lacuna inspect runs/tiny/final
-  lacuna inspect model.gguf --json")]
+  lacuna inspect model.gguf --json
+  lacuna inspect hf:owner/name --dtype q4_k --context 8192    does it fit here?")]
 pub(crate) struct Args {
-    /// A folder in Hugging Face layout or a .gguf file
+    /// A folder in Hugging Face layout, a .gguf file, or hf:OWNER/NAME[@REVISION]
     #[arg(value_name = "M")]
     model: PathBuf,
+    /// The context that memory is estimated for; default: 2048 tokens, or all that the model has
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<usize>,
+    /// The format that weights would be kept in; default: as the file stores them
+    #[arg(long, value_name = "DTYPE", value_parser = kept_dtype)]
+    dtype: Option<StorageDtype>,
+    /// Memory to compare with: 8GB; default: what the machine has available
+    #[arg(long, value_name = "SIZE", value_parser = memory_limit)]
+    memory: Option<MemoryLimit>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if !args.model.exists() {
+    let model = lacuna::locate(&args.model, std::io::stderr().is_terminal())?;
+    if !model.exists() {
         let reason = "no such file or directory".into();
-        return Err(Error::NoModel { path: args.model.clone(), reason }.into());
+        return Err(Error::NoModel { path: model, reason }.into());
     }
-    let weights = Weights::open(&args.model)?;
+    let weights = Weights::inspect(&model)?;
+    let mut object = described(&weights);
+    let most = weights.config().max_position_embeddings;
+    let context = args.context.unwrap_or(2048).min(most);
+    let memory = weights.memory(args.dtype, context);
+    let available = args.memory.unwrap_or_default().bytes();
+    object["memory"] = json!({
+        "dtype": args.dtype.or(weights.report().dtype).map(StorageDtype::name),
+        "context": context,
+        "weights": memory.weights,
+        "cache": memory.cache,
+        "activations": memory.activations,
+        "total": memory.total(),
+        "available": available,
+        "fits": available.map(|available| memory.total() <= available),
+    });
+    if args.json {
+        out!("{object}");
+        return whole(&model);
+    }
+    let Value::Object(mut fields) = object else { unreachable!("built as an object") };
+    fields.remove("memory");
+    for (key, value) in fields {
+        match value {
+            Value::Null => {}
+            Value::Array(items) if items.is_empty() => {}
+            Value::String(text) => out!("{key:<18} {text}"),
+            other => out!("{key:<18} {other}"),
+        }
+    }
+    let kept = args.dtype.map_or("as stored".to_owned(), |dtype| format!("in {dtype}"));
+    out!("\nmemory, weights {kept}, a context of {context} tokens:");
+    out!("  weights          {}", shown(memory.weights));
+    out!("  keys and values  {}", shown(memory.cache));
+    out!("  activations      {} at most", shown(memory.activations));
+    let verdict = match available {
+        None => String::new(),
+        Some(have) if memory.total() <= have => format!(", of {} available", shown(have)),
+        Some(have) => format!(": more than the {} available", shown(have)),
+    };
+    out!("  in all           {}{verdict}", shown(memory.total()));
+    whole(&model)
+}
+
+/// What is missing or extra is described like the rest, and is an error all the same.
+fn whole(model: &Path) -> Result<()> {
+    Weights::open(model)?;
+    Ok(())
+}
+
+/// What the files say.
+fn described(weights: &Weights) -> Value {
     let (config, report) = (weights.config(), weights.report());
     let mut object = json!({
         "architecture": config.architecture(),
+        "format": match report.format {
+            Format::Safetensors => "safetensors",
+            Format::Gguf => "gguf",
+        },
+        "files": report.files.len(),
         "mode": match config.mode {
             Mode::Autoregressive => "autoregressive",
             Mode::BlockDiffusion { .. } => "block-diffusion",
@@ -45,28 +119,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "max_positions": config.max_position_embeddings,
         "rope_theta": config.rope_theta,
         "tied_embeddings": config.tie_word_embeddings,
+        "attention_bias": config.attention_bias,
+        "qk_norm": config.qk_norm,
         "bos_token_id": config.bos_token_id,
         "eos_token_ids": config.eos_token_ids,
         "pad_token_id": config.pad_token_id,
         "missing": report.missing,
         "extra": report.extra,
+        "ignored": report.ignored.len(),
     });
+    if report.bytes_by_dtype.len() > 1 {
+        let bytes =
+            report.bytes_by_dtype.iter().map(|(dtype, bytes)| (dtype.name().into(), json!(bytes)));
+        object["bytes_by_dtype"] = Value::Object(bytes.collect());
+    }
     if let Mode::BlockDiffusion { block_size, mask_token_id } = config.mode {
         object["block_size"] = json!(block_size.get());
         object["mask_token_id"] = json!(mask_token_id);
     }
-    if args.json {
-        out!("{object}");
-        return Ok(());
-    }
-    let Value::Object(fields) = object else { unreachable!("built as an object") };
-    for (key, value) in fields {
-        match value {
-            Value::Null => {}
-            Value::Array(items) if items.is_empty() => {}
-            Value::String(text) => out!("{key:<18} {text}"),
-            other => out!("{key:<18} {other}"),
-        }
-    }
-    Ok(())
+    object
 }

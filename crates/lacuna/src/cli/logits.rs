@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if ids.is_empty() {
         return Err(Usage("--ids is empty; give at least one token id".into()).into());
     }
-    let model = args.model.open()?;
+    let model = args.model.open(ids.len())?;
     let config = model.config();
     if let Some(id) = ids.iter().find(|id| **id as usize >= config.vocab_size) {
         anyhow::bail!("id {id} is outside the model's {} tokens", config.vocab_size);

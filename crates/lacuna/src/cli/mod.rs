@@ -12,6 +12,7 @@ macro_rules! out {
 
 mod canvas;
 mod chat;
+mod convert;
 mod decode_args;
 mod diff;
 mod edit;
@@ -23,6 +24,7 @@ mod pack;
 mod replay;
 mod score;
 mod show;
+mod sizes;
 mod tokenizer;
 mod train;
 mod watch;
@@ -38,6 +40,7 @@ Examples:
   lacuna edit --model M f.py --instruction '…'       rewrite a file
   lacuna score --model runs/tiny/final --text f.py --method exact
   lacuna inspect runs/tiny/final                     what a checkpoint is
+  lacuna convert runs/tiny/final tiny.gguf           the same in another format
 
 Exit status: 0 done, 1 failed, 2 wrong usage.")]
 struct Cli {
@@ -58,6 +61,7 @@ enum Command {
     Score(score::Args),
     Logits(logits::Args),
     Inspect(inspect::Args),
+    Convert(convert::Args),
     /// Print a completion script for a shell.
     ///
     /// Example: lacuna completions bash > ~/.local/share/bash-completion/completions/lacuna
@@ -83,6 +87,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Score(args) => score::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "lacuna", &mut std::io::stdout());
             Ok(())

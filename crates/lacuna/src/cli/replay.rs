@@ -49,7 +49,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if replayed.is_empty() {
         anyhow::bail!("{}: no request; --trace writes one", args.trace.display());
     }
-    let tokenizer = args.model.as_deref().map(open_tokenizer).transpose()?;
+    let tokenizer = args
+        .model
+        .as_deref()
+        .map(|model| open_tokenizer(&lacuna::locate(model, false)?))
+        .transpose()?;
     let texts = Texts(tokenizer.as_ref());
     let films: Vec<Film<'_>> =
         replayed.iter().map(|replayed| Film::new(&trace, replayed)).collect();

@@ -53,7 +53,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let text = args.text.as_deref().map(read_text).transpose()?;
-    let model = args.model.open()?;
+    let length = text.as_ref().map_or(0, |text: &String| text.len() / 3 + 1);
+    let model = args.model.open(args.ids.as_ref().map_or(length, |ids| ids.0.len()))?;
     let diffusion = model.is_block_diffusion();
     let method = match args.method.as_deref().unwrap_or(if diffusion { "exact" } else { "ar" }) {
         "ar" => Method::Autoregressive,

@@ -41,7 +41,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let recipe = Recipe::load(&args.recipe, &args.set)?;
+    let mut recipe = Recipe::load(&args.recipe, &args.set)?;
+    if let Some(from) = &mut recipe.model.from {
+        *from = lacuna::locate(from, !args.quiet && std::io::stderr().is_terminal())?;
+    }
     let device = select_device(&args.device)?;
     let dir = match &args.out {
         Some(dir) => dir.clone(),

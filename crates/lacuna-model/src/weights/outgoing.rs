@@ -1,0 +1,157 @@
+//! A tensor on its way into a file.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::rows::Rows;
+use super::{Format, StorageDtype, packed};
+use crate::error::{ModelError, Result};
+use crate::gguf;
+
+/// A tensor on its way into a file, read only when its turn comes.
+pub struct Outgoing<'a> {
+    pub(super) name: String,
+    /// `None`: integers, which no weight is.
+    pub(super) dtype: Option<StorageDtype>,
+    pub(super) shape: Vec<usize>,
+    source: Source<'a>,
+    observer: Option<&'a dyn Fn(usize)>,
+}
+
+enum Source<'a> {
+    /// Whole.
+    Tensor(Box<dyn FnOnce() -> Result<Tensor> + 'a>),
+    /// From a file, a few rows at a time.
+    Stored(Rows<'a>),
+}
+
+impl<'a> Outgoing<'a> {
+    /// A tensor that `read` will produce with this dtype and shape.
+    pub fn new(
+        name: impl Into<String>,
+        dtype: StorageDtype,
+        shape: impl Into<Vec<usize>>,
+        read: impl FnOnce() -> Result<Tensor> + 'a,
+    ) -> Self {
+        let (name, shape) = (name.into(), shape.into());
+        let source = Source::Tensor(Box::new(read));
+        Self { name, dtype: Some(dtype), shape, source, observer: None }
+    }
+
+    pub(super) fn stored(rows: Rows<'a>) -> Self {
+        let (name, dtype, shape) = (rows.name.to_owned(), rows.entry.dtype, rows.shape());
+        let source = Source::Stored(rows);
+        Self { name, dtype: Some(dtype), shape, source, observer: None }
+    }
+
+    /// The tensor's Hugging Face name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its shape: `[out, in]` or `[len]`.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// How its values are stored now; `None`: as integers.
+    pub fn dtype(&self) -> Option<StorageDtype> {
+        self.dtype
+    }
+
+    /// What a file of this format stores it as when `wanted` is asked for; `None` keeps what is.
+    ///
+    /// Safetensors hold no quantized values: they become f32. GGUF holds vectors in f32, nothing in f64, and
+    /// matrices in [`StorageDtype::fitting`].
+    pub fn stored_as(&self, format: Format, wanted: Option<StorageDtype>) -> StorageDtype {
+        let dtype = wanted.or(self.dtype).unwrap_or(StorageDtype::F32);
+        match format {
+            Format::Safetensors if dtype.is_quantized() => StorageDtype::F32,
+            Format::Safetensors => dtype,
+            Format::Gguf if self.shape.len() == 1 || dtype == StorageDtype::F64 => {
+                StorageDtype::F32
+            }
+            Format::Gguf => dtype.fitting(&self.shape),
+        }
+    }
+
+    /// Calls `observer` with the number of bytes after each chunk that is written.
+    #[must_use]
+    pub fn observed(mut self, observer: &'a dyn Fn(usize)) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Writes row `row` (or appends it, where it is the first behind the last) with these values.
+    ///
+    /// # Errors
+    /// If the tensor is no matrix of a file, or the row does not fit it.
+    pub fn with_row(mut self, row: usize, values: Vec<f32>) -> Result<Self> {
+        let fits = matches!(self.shape[..], [rows, cols] if row <= rows && cols == values.len());
+        let Source::Stored(rows) = &mut self.source else {
+            return Err(ModelError::Input("only rows of stored tensors are replaced".into()));
+        };
+        if !fits {
+            let reason = format!("{row} of {} values is no row of {:?}", values.len(), self.shape);
+            return Err(ModelError::Input(reason));
+        }
+        rows.replaced.retain(|(other, _)| *other != row);
+        rows.replaced.push((row, values));
+        rows.replaced.sort_by_key(|(row, _)| *row);
+        self.shape = rows.shape();
+        Ok(self)
+    }
+
+    /// Gives `write` the bytes in `dtype`; `permute`: heads to store for interleaved rotary pairs.
+    pub(crate) fn write(
+        self,
+        file: &Path,
+        dtype: StorageDtype,
+        permute: Option<usize>,
+        mut write: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let observer = self.observer;
+        let mut write = |bytes: &[u8]| {
+            write(bytes)?;
+            observer.iter().for_each(|observer| observer(bytes.len()));
+            Ok(())
+        };
+        let read = match self.source {
+            Source::Stored(rows) => return rows.write(dtype, permute, write),
+            Source::Tensor(read) => read,
+        };
+        let fault = |reason: String| ModelError::tensor(file, &self.name, reason);
+        let values = read()?;
+        if values.dims() != self.shape {
+            let (dims, shape) = (values.dims(), &self.shape);
+            return Err(fault(format!("was read as {dims:?}, announced as {shape:?}")));
+        }
+        let bytes = encoded(&values, dtype)?.map_err(fault)?;
+        match permute {
+            Some(heads) => write(&gguf::permute_rows(&bytes, self.shape[0], heads)),
+            None => bytes.chunks(1 << 20).try_for_each(write),
+        }
+    }
+}
+
+impl From<(String, Tensor)> for Outgoing<'_> {
+    fn from((name, tensor): (String, Tensor)) -> Self {
+        let dtype = StorageDtype::from_candle(tensor.dtype());
+        let shape = tensor.dims().to_vec();
+        let source = Source::Tensor(Box::new(move || Ok(tensor)));
+        Outgoing { name, dtype, shape, source, observer: None }
+    }
+}
+
+/// A tensor's values in `dtype`; f64 stays exact, everything else goes through f32.
+fn encoded(values: &Tensor, dtype: StorageDtype) -> Result<std::result::Result<Vec<u8>, String>> {
+    let flat = values.to_device(&Device::Cpu)?.flatten_all()?;
+    if dtype == StorageDtype::F64 {
+        let values = flat.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        return Ok(Ok(values.into_iter().flat_map(f64::to_le_bytes).collect()));
+    }
+    let cols = values.dims().last().copied().unwrap_or(1);
+    let flat = flat.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+    Ok(packed::pack(&flat, cols, dtype))
+}

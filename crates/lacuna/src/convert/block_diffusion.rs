@@ -1,0 +1,165 @@
+//! An autoregressive checkpoint as the start of block-diffusion training: which id is MASK, and how its row begins.
+
+use lacuna_model::{Config, Mode, Outgoing, Weights, mean_row};
+use lacuna_train::{Purpose, stream};
+use rand::Rng;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+
+use super::files::SideFiles;
+use crate::error::{Error, Result};
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+/// How an appended token is spelt where no name is given: as the released tokenizers spell theirs.
+const MASK: &str = "<[MASK_TOKEN]>";
+
+/// How an autoregressive checkpoint becomes a start for block diffusion.
+#[derive(Clone, Debug)]
+pub struct ToBlockDiffusion {
+    /// Which token stands for a hole; default: the checkpoint's own, else `<[MASK_TOKEN]>` of its tokenizer.
+    pub mask_token: Option<MaskToken>,
+    /// Tokens in a block; default: the checkpoint's own, else 4.
+    pub block_size: Option<NonZeroUsize>,
+    /// How the token's embedding starts; default: as it is, for an appended token the mean.
+    pub mask_embedding: Option<MaskStart>,
+    /// Names the noise of [`MaskStart::Mean`].
+    pub seed: u64,
+}
+
+/// Which token becomes MASK.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MaskToken {
+    /// One that the tokenizer names.
+    Named(String),
+    /// One by its id, named or not.
+    Id(u32),
+    /// A new one: the first id that no token has, in a row that the embedding holds unused or one more row.
+    Append {
+        /// How the tokenizer spells it.
+        name: String,
+    },
+}
+
+impl FromStr for MaskToken {
+    type Err = String;
+
+    /// `append`, `append=NAME`, an id, or a token's name.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text.split_once('='), text.parse()) {
+            _ if text.is_empty() => Err("expected a token's name, an id, or append".into()),
+            _ if text == "append" => Ok(Self::Append { name: MASK.into() }),
+            (Some(("append", name)), _) if !name.is_empty() => {
+                Ok(Self::Append { name: name.into() })
+            }
+            (_, Ok(id)) => Ok(Self::Id(id)),
+            _ => Ok(Self::Named(text.into())),
+        }
+    }
+}
+
+/// How the MASK embedding starts (choice 10).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MaskStart {
+    /// As the checkpoint holds it.
+    AsIs,
+    /// The mean of all rows plus noise of a hundredth of their spread ([`mean_row`]).
+    Mean,
+}
+
+/// Rows to be written in place of a tensor's own: tensor, row, values.
+pub(super) type NewRow = (&'static str, usize, Vec<f32>);
+
+/// Changes configuration and tokenizer, and gives the rows that change with them.
+pub(super) fn apply(
+    weights: &Weights,
+    config: &mut Config,
+    side: &mut SideFiles,
+    to: &ToBlockDiffusion,
+) -> Result<Vec<NewRow>> {
+    let appends = matches!(to.mask_token, Some(MaskToken::Append { .. }));
+    let id = mask_id(config, side, to.mask_token.as_ref())?;
+    let ends = config.eos_token_ids.iter().copied().chain(config.bos_token_id);
+    if ends.chain(config.pad_token_id).any(|other| other == id) {
+        let reason = format!("id {id} begins, ends or pads texts and can't also be MASK");
+        return Err(Error::Request(reason));
+    }
+    let row = id as usize;
+    let start =
+        to.mask_embedding.unwrap_or(if appends { MaskStart::Mean } else { MaskStart::AsIs });
+    let new_row = row == config.vocab_size;
+    if new_row && start == MaskStart::AsIs {
+        let reason = "an appended row has no values yet: --mask-embedding mean";
+        return Err(Error::Request(reason.into()));
+    }
+    config.vocab_size = config.vocab_size.max(row + 1);
+    let four = const { NonZeroUsize::new(4).expect("not zero") };
+    let block_size = to.block_size.or(config.block_size()).unwrap_or(four);
+    config.mode = Mode::BlockDiffusion { block_size, mask_token_id: id };
+    config.validate()?;
+    let mut rows = Vec::new();
+    if start == MaskStart::Mean {
+        rows.push((EMBEDDING, row, started(weights, EMBEDDING, to.seed, 0)?));
+    }
+    if new_row && !config.tie_word_embeddings {
+        // The head never has to predict MASK; a mean logit neither helps nor hurts the other tokens.
+        rows.push((HEAD, row, started(weights, HEAD, to.seed, 1)?));
+    }
+    Ok(rows)
+}
+
+fn mask_id(config: &Config, side: &mut SideFiles, token: Option<&MaskToken>) -> Result<u32> {
+    let tokenizer = side.open_tokenizer()?;
+    let named = |name: &str| tokenizer.as_ref().and_then(|tokenizer| tokenizer.token_to_id(name));
+    let id = match token {
+        Some(MaskToken::Append { name }) if tokenizer.is_some() => return side.append_token(name),
+        Some(MaskToken::Append { .. }) => return Ok(config.vocab_size as u32),
+        Some(MaskToken::Id(id)) => *id,
+        Some(MaskToken::Named(name)) => named(name).ok_or_else(|| {
+            Error::Request(format!(
+                "the tokenizer has no token `{name}`; name one that it has, or append"
+            ))
+        })?,
+        None => config.mask_token_id().or_else(|| named(MASK)).ok_or_else(|| {
+            Error::Request(
+                "the checkpoint names no MASK token: --mask-token NAME, an id, or append".into(),
+            )
+        })?,
+    };
+    if id as usize >= config.vocab_size {
+        let rows = config.vocab_size;
+        let reason = format!("--mask-token {id}: the embedding has {rows} rows; append adds one");
+        return Err(Error::Request(reason));
+    }
+    if let Some(tokenizer) = &tokenizer
+        && let Some(name) = tokenizer.id_to_token(id)
+    {
+        if !tokenizer.is_special(id) {
+            let reason = format!(
+                "token {id} is `{name}`, which ordinary text contains; choose a special token, or append"
+            );
+            return Err(Error::Request(reason));
+        }
+        side.name_in_config(&name, None);
+    }
+    Ok(id)
+}
+
+/// The mean row of a table, read a few thousand rows at a time.
+fn started(weights: &Weights, name: &str, seed: u64, row: u64) -> Result<Vec<f32>> {
+    let matrix = weights.matrix(name)?;
+    let ids: Vec<u32> = (0..matrix.rows() as u32).collect();
+    let chunks = ids.chunks(4096).map(|ids| Ok(matrix.rows_f32(ids)?.flatten_all()?.to_vec1()?));
+    let mut rng = stream(seed, Purpose::MaskEmbedding, 0, row);
+    Ok(mean_row(matrix.cols(), chunks, || rng.random::<f32>() - 0.5)?)
+}
+
+/// A tensor with those of the rows that are its own.
+pub(super) fn with_rows<'a>(mut tensor: Outgoing<'a>, rows: &[NewRow]) -> Result<Outgoing<'a>> {
+    for (name, row, values) in rows {
+        if tensor.name() == *name {
+            tensor = tensor.with_row(*row, values.clone())?;
+        }
+    }
+    Ok(tensor)
+}

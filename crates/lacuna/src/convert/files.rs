@@ -1,0 +1,156 @@
+//! What travels with weights: tokenizer, chat template, generation settings.
+
+use lacuna_data::{ChatTemplate, Tokenizer};
+use lacuna_model::{Config, Format, Weights};
+use serde_json::{Map, Value, json};
+use std::io::Write;
+use std::path::Path;
+
+use super::place::io;
+use crate::error::{Error, Result};
+
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const TEMPLATE: &str = "chat_template.jinja";
+
+/// The files of a checkpoint beside weights and `config.json`.
+pub(super) struct SideFiles {
+    /// The text of `tokenizer.json`.
+    pub(super) tokenizer: Option<String>,
+    /// The chat template, wherever it stood.
+    pub(super) chat_template: Option<String>,
+    /// The others, name and text.
+    pub(super) others: Vec<(String, String)>,
+    format: Format,
+}
+
+impl SideFiles {
+    pub(super) fn read(from: &Path, weights: &Weights) -> Result<Self> {
+        let format = weights.report().format;
+        let chat_template = match format {
+            Format::Gguf => weights.chat_template(),
+            Format::Safetensors => ChatTemplate::source_in_folder(from)?,
+        };
+        let tokenizer = weights.tokenizer_json()?;
+        Ok(Self { tokenizer, chat_template, others: weights.carried_files()?, format })
+    }
+
+    /// The tokenizer, if there is one.
+    pub(super) fn open_tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let open = |text: &String| Tokenizer::from_bytes(text.as_bytes());
+        Ok(self.tokenizer.as_ref().map(open).transpose()?)
+    }
+
+    /// What goes into a GGUF file's metadata: the rest has keys of its own there.
+    pub(super) fn for_gguf(&self) -> Vec<(String, String)> {
+        let apart = [TEMPLATE, "vocab.json", "merges.txt", "added_tokens.json"];
+        let kept = |name: &String| !apart.contains(&name.as_str()) && !name.ends_with(".py");
+        self.others.iter().filter(|(name, _)| kept(name)).cloned().collect()
+    }
+
+    /// Writes the files into a directory that nobody sees yet.
+    pub(super) fn write(&self, dir: &Path, config: &Config) -> Result<()> {
+        let mut others = self.others.clone();
+        if let (Format::Gguf, Some(tokenizer)) = (self.format, self.open_tokenizer()?) {
+            self.describe(&mut others, config, &tokenizer);
+        }
+        let tokenizer = self.tokenizer.as_ref().map(|text| ("tokenizer.json".into(), text.clone()));
+        for (name, text) in others.into_iter().chain(tokenizer) {
+            let path = dir.join(&name);
+            let written = std::fs::File::create_new(&path).and_then(|mut file| {
+                file.write_all(text.as_bytes())?;
+                file.sync_all()
+            });
+            written.map_err(io(&path, "write it"))?;
+        }
+        Ok(())
+    }
+
+    /// A GGUF file has metadata in place of `tokenizer_config.json` and `chat_template.jinja`; other loaders
+    /// want the files.
+    fn describe(&self, files: &mut Vec<(String, String)>, config: &Config, tokenizer: &Tokenizer) {
+        let has = |files: &[(String, String)], name: &str| files.iter().any(|(n, _)| n == name);
+        if has(files, TOKENIZER_CONFIG) {
+            let in_config = files
+                .iter()
+                .any(|(name, text)| name == TOKENIZER_CONFIG && text.contains("\"chat_template\""));
+            if let (Some(template), false) = (&self.chat_template, in_config) {
+                files.push((TEMPLATE.into(), template.clone()));
+            }
+            return;
+        }
+        let mut map = Map::new();
+        map.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
+        map.insert("model_max_length".into(), config.max_position_embeddings.into());
+        map.insert("clean_up_tokenization_spaces".into(), false.into());
+        let ids = [
+            ("bos_token", config.bos_token_id),
+            ("eos_token", config.eos_token_id()),
+            ("pad_token", config.pad_token_id),
+            ("mask_token", config.mask_token_id()),
+        ];
+        for (name, id) in ids {
+            if let Some(token) = id.and_then(|id| tokenizer.id_to_token(id)) {
+                map.insert(name.into(), token.into());
+            }
+        }
+        if let Some(template) = &self.chat_template {
+            map.insert("chat_template".into(), template.clone().into());
+        }
+        files.push((TOKENIZER_CONFIG.into(), pretty(&Value::Object(map))));
+    }
+
+    /// Adds a special token behind the last one; the id that it got.
+    pub(super) fn append_token(&mut self, name: &str) -> Result<u32> {
+        let Some(text) = &self.tokenizer else {
+            return Err(Error::Request("there is no tokenizer to append a token to".into()));
+        };
+        let tokenizer = Tokenizer::from_bytes(text.as_bytes())?;
+        if let Some(id) = tokenizer.token_to_id(name) {
+            let reason =
+                format!("the tokenizer has `{name}` already, as id {id}: --mask-token {id}");
+            return Err(Error::Request(reason));
+        }
+        let id = u32::try_from(tokenizer.vocab_size()).expect("ids are u32");
+        let fault = |reason: String| Error::Request(format!("tokenizer.json: {reason}"));
+        let mut json: Value = serde_json::from_str(text).map_err(|e| fault(e.to_string()))?;
+        let token = json!({
+            "id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        });
+        match json.get_mut("added_tokens").and_then(Value::as_array_mut) {
+            Some(added) => added.push(token.clone()),
+            None => json["added_tokens"] = json!([token.clone()]),
+        }
+        let text = pretty(&json);
+        let known = Tokenizer::from_bytes(text.as_bytes())?.token_to_id(name);
+        if known != Some(id) {
+            let reason = format!("its ids have gaps: `{name}` became {known:?} and not {id}");
+            return Err(fault(reason));
+        }
+        self.tokenizer = Some(text);
+        self.name_in_config(name, Some((id, token)));
+        Ok(id)
+    }
+
+    /// Says in `tokenizer_config.json`, where there is one, which token is MASK.
+    pub(super) fn name_in_config(&mut self, name: &str, added: Option<(u32, Value)>) {
+        let Some((_, text)) = self.others.iter_mut().find(|(name, _)| name == TOKENIZER_CONFIG)
+        else {
+            return;
+        };
+        let Ok(Value::Object(mut map)) = serde_json::from_str::<Value>(text) else { return };
+        map.insert("mask_token".into(), name.into());
+        let decoder = map.get_mut("added_tokens_decoder").and_then(Value::as_object_mut);
+        if let (Some(decoder), Some((id, mut token))) = (decoder, added) {
+            token.as_object_mut().map(|token| token.remove("id"));
+            decoder.insert(id.to_string(), token);
+        }
+        *text = pretty(&Value::Object(map));
+    }
+}
+
+fn pretty(value: &Value) -> String {
+    let mut text = serde_json::to_string_pretty(value).expect("JSON serialises");
+    text.push('\n');
+    text
+}

@@ -1,0 +1,157 @@
+//! What the machine has to give, and whether a model fits.
+
+use lacuna_model::{MemoryEstimate, StorageDtype, Weights};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// How much memory a model may plan with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryLimit {
+    /// What the machine has available now ([`available_bytes`]); no limit where that is not known.
+    #[default]
+    Available,
+    /// This many bytes.
+    Bytes(u64),
+    /// No check.
+    Unlimited,
+}
+
+impl MemoryLimit {
+    /// The number, if there is one.
+    pub fn bytes(self) -> Option<u64> {
+        match self {
+            Self::Available => available_bytes(),
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Unlimited => None,
+        }
+    }
+}
+
+/// Refuses, with the numbers, what does not fit.
+pub(crate) fn check(
+    path: &Path,
+    weights: &Weights,
+    dtype: Option<StorageDtype>,
+    tokens: usize,
+    limit: MemoryLimit,
+) -> Result<()> {
+    let Some(limit_bytes) = limit.bytes() else { return Ok(()) };
+    let needed = weights.memory(dtype, tokens);
+    if needed.total() <= limit_bytes {
+        return Ok(());
+    }
+    let MemoryEstimate { weights: held, cache, activations } = needed;
+    let smaller = [StorageDtype::Q8_0, StorageDtype::Q4_K].into_iter().find_map(|dtype| {
+        let total = weights.memory(Some(dtype), tokens).total();
+        (total <= limit_bytes).then(|| format!("--dtype {dtype} needs about {}; ", size(total)))
+    });
+    let reason = format!(
+        "needs about {}: {} of weights, {} of keys and values for {tokens} tokens, {} of activations; {} {}; \
+         {}--memory unlimited tries it all the same",
+        size(needed.total()),
+        size(held),
+        size(cache),
+        size(activations),
+        size(limit_bytes),
+        if limit == MemoryLimit::Available { "are available" } else { "are allowed" },
+        smaller.unwrap_or_default(),
+    );
+    Err(Error::Memory { path: path.to_owned(), reason })
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        100_000_000.. => format!("{:.1} GB", bytes as f64 / 1e9),
+        _ => format!("{:.1} MB", bytes as f64 / 1e6),
+    }
+}
+
+/// Bytes that can be had without swapping: what the system says, and what the control groups that this process
+/// is in still allow. `None` where the system does not say (outside Linux).
+pub fn available_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limits = control_groups(&groups).into_iter().filter_map(|dir| group_bytes(&dir));
+    Some(limits.fold(kib.saturating_mul(1024), u64::min))
+}
+
+/// The directories of the process' memory control groups, each with its parents.
+fn control_groups(text: &str) -> Vec<PathBuf> {
+    let mut directories = Vec::new();
+    for line in text.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let root = match parts.next() {
+            Some("") => "/sys/fs/cgroup",
+            Some(kinds) if kinds.split(',').any(|kind| kind == "memory") => "/sys/fs/cgroup/memory",
+            _ => continue,
+        };
+        let inner = parts.next().unwrap_or("/").trim_start_matches('/');
+        // Inside a container the path is one of the host's, and its own group is the root.
+        let below = Path::new(inner).ancestors().map(|part| Path::new(root).join(part));
+        directories.extend(below);
+    }
+    directories
+}
+
+/// What a group still allows. Pages of files count as used there although they can be dropped.
+fn group_bytes(dir: &Path) -> Option<u64> {
+    let number = |name: &str| -> Option<u64> {
+        fs::read_to_string(dir.join(name)).ok()?.trim().parse().ok()
+    };
+    let limit = number("memory.max").or_else(|| number("memory.limit_in_bytes"))?;
+    let used = number("memory.current").or_else(|| number("memory.usage_in_bytes"))?;
+    let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+    let field = |name: &str| {
+        stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
+    };
+    let droppable = field("inactive_file ").unwrap_or(0) + field("active_file ").unwrap_or(0);
+    Some(limit.saturating_sub(used.saturating_sub(droppable)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_groups_are_found_in_both_versions_with_their_parents() {
+        let both = "12:cpu,memory:/a/b\n3:cpu:/x\n0::/user.slice/u\n";
+        let paths: Vec<String> =
+            control_groups(both).iter().map(|path| path.display().to_string()).collect();
+        assert_eq!(
+            paths,
+            [
+                "/sys/fs/cgroup/memory/a/b",
+                "/sys/fs/cgroup/memory/a",
+                "/sys/fs/cgroup/memory/",
+                "/sys/fs/cgroup/user.slice/u",
+                "/sys/fs/cgroup/user.slice",
+                "/sys/fs/cgroup/",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_group_allows_its_limit_less_what_cannot_be_dropped() {
+        let dir = std::env::temp_dir().join(format!("lacuna-group-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a temporary directory");
+        let write = |name: &str, text: &str| fs::write(dir.join(name), text).expect("room");
+        write("memory.current", "700\n");
+        write("memory.stat", "anon 400\ninactive_file 200\nactive_file 100\n");
+        write("memory.max", "max\n");
+        assert_eq!(group_bytes(&dir), None);
+        write("memory.max", "1000\n");
+        assert_eq!(group_bytes(&dir), Some(600));
+        fs::remove_dir_all(&dir).expect("it is ours");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_machine_says_what_it_has() {
+        let bytes = available_bytes().expect("Linux says so");
+        assert!(bytes > 1 << 20, "{bytes}");
+    }
+}
