@@ -52,7 +52,7 @@ def transformers_report(directory: str, dtype: str, threads: int, runs: int) -> 
     return with_rates(report)
 
 
-def llama_cpp_report(file: str, threads: int, runs: int) -> dict:
+def llama_cpp_report(file: str, threads: int, runs: int, passes_only: bool) -> dict:
     from llama_cpp_peer import Peer
 
     peer = Peer(file, threads, context=1024, batch=PREFILL)
@@ -76,6 +76,8 @@ def llama_cpp_report(file: str, threads: int, runs: int) -> dict:
     for tokens in PASSES:
         report[f"pass_{tokens}"] = timed(runs, lambda: block_pass(tokens, True))
         report[f"pass_{tokens}_last_row"] = timed(runs, lambda: block_pass(tokens, False))
+    if passes_only:
+        return report
     report["prefill"] = timed(3, lambda: from_start(ids))
     report["decode"] = timed(3, decode)
     return with_rates(report)
@@ -88,6 +90,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--passes-only", action="store_true", help="llama.cpp: neither prefill nor greedy decoding")
     args = parser.parse_args()
     if not (args.model or args.gguf):
         parser.error("give --model, --gguf or both")
@@ -95,7 +98,7 @@ def main() -> None:
     if args.model:
         report["transformers"] = transformers_report(args.model, args.dtype, args.threads, args.runs)
     if args.gguf:
-        report["llama_cpp"] = llama_cpp_report(args.gguf, args.threads, args.runs)
+        report["llama_cpp"] = llama_cpp_report(args.gguf, args.threads, args.runs, args.passes_only)
     print(json.dumps(report))
 
 
