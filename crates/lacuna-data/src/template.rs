@@ -1,16 +1,18 @@
 //! Jinja templates as Hugging Face's library runs them, with bounds on time and memory.
 
 use crate::error::{Error, Result};
-use minijinja::machinery::{
-    CompiledTemplate, Instruction, TemplateConfig, eval, make_string_output,
-};
+use minijinja::machinery::{CompiledTemplate, TemplateConfig, eval, make_string_output};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, ValueKind};
+use minijinja::value::{Kwargs, Serde};
 use minijinja::{AutoEscape, Environment, ErrorKind, State, Value};
 use serde::Serialize;
 use std::fmt::Write;
 use std::io;
 use std::sync::Arc;
+
+mod guards;
+
+use guards::Guarded;
 
 /// The variable that holds the time.
 pub(crate) const NOW: &str = "__lacuna_now";
@@ -19,15 +21,13 @@ pub(crate) const NOW: &str = "__lacuna_now";
 const FUEL: u64 = 2_000_000;
 const SOURCE_BYTES: usize = 1 << 20;
 const NAME: &str = "chat";
-/// Stands in for the engine's `+`.
-const ADD: &str = "__lacuna_add";
-
 /// A template that was found to be one, with what it runs in.
 #[derive(Debug)]
 pub(crate) struct Template {
     environment: Environment<'static>,
     source: String,
     syntax: SyntaxConfig,
+    guarded: Guarded,
 }
 
 impl Template {
@@ -43,14 +43,19 @@ impl Template {
         let syntax = syntax.map_err(|error| failure(&error))?;
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(100);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
-        environment.add_filter(ADD, add);
-        let template = Self { environment, source: without_generation_marks(source), syntax };
-        template.compiled()?;
+        let source = without_generation_marks(source);
+        let mut template = Self { environment, source, syntax, guarded: Guarded::default() };
+        let compiled = template.compiled()?;
+        if guards::is_unguarded(&compiled) {
+            let reason = "write `a < b and b < c` for `a < b < c` where namespaces are assigned to";
+            return Err(Error::Template(reason.into()));
+        }
+        let names = guards::Names::of(&compiled);
+        drop(compiled);
+        template.guarded = guards::install(&mut template.environment, names);
         Ok(template)
     }
 
@@ -58,54 +63,24 @@ impl Template {
         &self,
         variables: &serde_json::Map<String, serde_json::Value>,
     ) -> Result<String> {
-        let compiled = self.compiled()?;
+        let mut compiled = self.compiled()?;
+        self.guarded.rewrite(&mut compiled);
         let mut text = String::new();
         let mut out = make_string_output(&mut text);
-        let root = Value::from_serialize(Serde(variables));
+        let root = Value::from(Serde(variables));
         let (instructions, blocks) = (&compiled.instructions, &compiled.blocks);
         let done = eval(&self.environment, instructions, root, blocks, &mut out, AutoEscape::None);
         done.map_err(|error| failure(&error))?;
         Ok(text)
     }
 
-    /// The template's instructions, with a `+` that pays for lists: the engine's own copies a list of any length
-    /// for nothing, so that a template which doubles one again and again takes all memory.
     fn compiled(&self) -> Result<CompiledTemplate<'_>> {
-        /// The engine's number for a filter that is looked up every time.
-        const NOT_CACHED: u8 = !0;
-        let mut config = TemplateConfig::new(Arc::new(|_| AutoEscape::None));
-        config.syntax_config = self.syntax.clone();
-        let compiled = CompiledTemplate::new(NAME, &self.source, &config);
-        let mut compiled = compiled.map_err(|error| failure(&error))?;
-        let blocks = compiled.blocks.values_mut();
-        for instructions in blocks.chain(std::iter::once(&mut compiled.instructions)) {
-            let mut at = 0;
-            while let Some(instruction) = instructions.get_mut(at) {
-                if matches!(instruction, Instruction::Add) {
-                    *instruction = Instruction::ApplyFilter(ADD, Some(2), NOT_CACHED);
-                }
-                at += 1;
-            }
-        }
-        Ok(compiled)
+        let config = TemplateConfig {
+            syntax_config: self.syntax.clone(),
+            default_auto_escape: Arc::new(|_| AutoEscape::None),
+        };
+        CompiledTemplate::new(NAME, &self.source, &config).map_err(|error| failure(&error))
     }
-}
-
-/// `a + b`: lists are joined at once, as in Python, and paid for item by item; everything else is the engine's.
-fn add(state: &State, a: Value, b: Value) -> Result<Value, minijinja::Error> {
-    let is_list = |value: &Value| matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable);
-    if is_list(&a) && is_list(&b) {
-        let mut items = Vec::new();
-        for item in a.try_iter()?.chain(b.try_iter()?) {
-            state.consume_fuel(1)?;
-            items.push(item);
-        }
-        return Ok(Value::from(items));
-    }
-    let length = |value: &Value| value.as_str().map_or(0, str::len) as u64;
-    state.consume_fuel((length(&a) + length(&b)) / 64)?;
-    let sum = state.env().compile_expression("a + b")?;
-    sum.eval(minijinja::context! { a, b })
 }
 
 fn failure(error: &minijinja::Error) -> Error {
@@ -119,19 +94,21 @@ fn failure(error: &minijinja::Error) -> Error {
     })
 }
 
-fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
+fn raise_exception(state: &State, message: Value) -> Result<Value, minijinja::Error> {
+    guards::pay_for(state, &message)?;
     let message = format!("it refuses the conversation: {message}");
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
 }
 
-fn strftime_now(state: &mut State, format: String) -> String {
+fn strftime_now(state: &mut State, format: Value) -> Result<String, minijinja::Error> {
+    guards::pay_for(state, &format)?;
     let now = state.lookup(NOW).and_then(|now| i64::try_from(now).ok()).unwrap_or(0);
-    strftime(&format, now)
+    Ok(strftime(&format.to_string(), now))
 }
 
 /// Hugging Face's `tojson`: Python's spacing, no escapes for HTML.
 fn to_json(state: &State, value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
-    pay_for(state, &value)?;
+    guards::pay_for(state, &value)?;
     let indent: Option<usize> = options.get("indent")?;
     // Others (ensure_ascii, sort_keys) are rare and change no meaning.
     let bytes = match indent {
@@ -144,35 +121,6 @@ fn to_json(state: &State, value: Value, options: Kwargs) -> Result<Value, miniji
     let bytes = bytes
         .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     Ok(Value::from_safe_string(String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-/// Charges for everything in a value, as often as it is written, and refuses nesting that would take the stack.
-fn pay_for(state: &State, value: &Value) -> Result<(), minijinja::Error> {
-    const DEEPEST: usize = 128;
-    let mut pending = vec![(value.clone(), 0)];
-    while let Some((value, depth)) = pending.pop() {
-        state.consume_fuel(1 + value.as_str().map_or(0, str::len) as u64 / 64)?;
-        if depth > DEEPEST {
-            let message = format!("values nested deeper than {DEEPEST} are not written as JSON");
-            return Err(minijinja::Error::new(ErrorKind::BadSerialization, message));
-        }
-        match value.kind() {
-            ValueKind::Seq | ValueKind::Iterable => {
-                for item in value.try_iter()? {
-                    state.consume_fuel(1)?;
-                    pending.push((item, depth + 1));
-                }
-            }
-            ValueKind::Map => {
-                for key in value.try_iter()? {
-                    state.consume_fuel(1)?;
-                    pending.push((value.get_item(&key)?, depth + 1));
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 fn serialize(

@@ -173,6 +173,12 @@ fn what_real_templates_use_works() {
         ("{{ [1] + [2, 'x'] + messages[:0] }}", "[1, 2, 'x']"),
         ("{{ (1 + 2) ~ ('a' + 'b') ~ (1.5 + 1) }}", "3ab2.5"),
         ("{% set x = [] %}{% set x = x + [3] %}{{ x | length }}{{ x[0] }}", "13"),
+        (
+            "{{ messages | map(attribute='role') | join(', ') }}{{ [2, 1] | sort(reverse=true) | first }}",
+            "user2",
+        ),
+        ("{{ 'x' if 1 < 2 < 3 and 'us' in 'user' and [1] == [1] and messages is not none }}", "x"),
+        ("{{ dict(a=1).a ~ (1, 2)[1] ~ {'k': 'v'}.items() | list | length }}", "121"),
         ("{{ undefined_name }}-", "-"),
         ("{{ messages[0].missing or 'none' }}", "none"),
     ] {
@@ -206,6 +212,9 @@ fn templates_that_never_end_are_stopped() {
         "{% set ns = namespace(s={}) %}{% for i in range(60) %}{% set ns.s = {'a': ns.s, 'b': ns.s} %}{% endfor %}{{ ns.s|tojson }}",
         "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
         "{% set ns = namespace(s=[1]) %}{% for i in range(99999) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s|tojson }}",
+        "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = (ns.s, ns.s) %}{% endfor %}{{ ns.s }}",
+        "{% set ns = namespace(s={}) %}{% for i in range(60) %}{% set ns.s = dict(a=ns.s, b=ns.s) %}{% endfor %}{{ ns.s|string }}",
+        "{% set ns = namespace(s=[1]) %}{% for i in range(99999) %}{% set ns.s = ns.s|batch(1)|list %}{% endfor %}{{ ns.s }}",
     ] {
         let start = std::time::Instant::now();
         assert!(render(source).is_err(), "{source}");
@@ -219,6 +228,37 @@ fn templates_that_never_end_are_stopped() {
         let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
         assert!(peak_kib < 1 << 20, "{peak_kib} KiB");
     }
+}
+
+#[test]
+fn values_that_hold_themselves_do_not_take_the_stack() {
+    let one = "{% set ns = namespace() %}{% set ns.a = ns %}";
+    let two = format!("{one}{{% set n2 = namespace() %}}{{% set n2.a = n2 %}}");
+    for use_of_it in [
+        "{{ ns }}",
+        "{{ ns | tojson }}",
+        "{{ ns | upper }}",
+        "{{ 'x' ~ ns }}",
+        "{{ ','.join([ns]) }}",
+        "{{ 'x'.replace(ns, ns) }}",
+        "{{ {ns: 1} }}",
+        "{{ raise_exception(ns) }}",
+        "{{ [1, 2] | join(ns) }}",
+        "{{ nothing | default(ns) }}",
+        "{{ ns == n2 }}",
+        "{{ ns in [n2] }}",
+        "{{ ns is eq(n2) }}",
+        "{{ ns < n2 }}",
+        "{{ 1 < ns < n2 }}",
+        "{% for i in range(99999) %}{% set ns.a = namespace(b=ns.a) %}{% endfor %}{{ ns.a }}",
+    ] {
+        let error = render(&format!("{two}{use_of_it}")).expect_err(use_of_it).to_string();
+        assert!(
+            error.contains("nested deeper than") || error.contains("a < b"),
+            "{use_of_it}: {error}"
+        );
+    }
+    assert_eq!(render(&format!("{one}{{{{ ns.a.a.a is defined }}}}")).unwrap(), "True");
 }
 
 #[test]
