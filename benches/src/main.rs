@@ -58,6 +58,8 @@ fn main() -> Result<()> {
     let filter = args.filter.as_deref().unwrap_or_default();
     ensure!(!names.is_empty(), "no benchmark has `{filter}` in its name; --list names them");
 
+    // As the program does at its start.
+    lacuna_kernels::keep_freed_memory();
     eprintln!("measuring the machine …");
     let machine = machine::Machine::measure()?;
     println!("{machine}\n");

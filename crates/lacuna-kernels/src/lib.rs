@@ -43,6 +43,7 @@ mod rope;
 mod simd;
 mod spans;
 mod swiglu;
+mod team;
 mod weight_matrix;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState, Parameter, global_norm};

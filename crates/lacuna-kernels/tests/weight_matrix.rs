@@ -88,7 +88,7 @@ fn every_format_unpacks_to_the_bits_that_candle_unpacks() {
         let matrix = WeightMatrix::new(dtype, rows, cols, raw.clone().into()).unwrap();
         let storage = QStorage::from_data(Cow::Owned(raw), &CPU, ggml(dtype)).unwrap();
         let theirs = QTensor::new(storage, (rows, cols)).unwrap().dequantize(&CPU).unwrap();
-        for simd in [Simd::Portable, Simd::Best] {
+        for simd in [Simd::Portable, Simd::Avx2, Simd::Best] {
             let ours = flat(&matrix.to_tensor_with(simd).unwrap());
             for (at, (ours, theirs)) in ours.iter().zip(flat(&theirs)).enumerate() {
                 let same = ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan();
@@ -140,7 +140,7 @@ fn a_row_has_the_same_bits_alone_and_in_any_batch() {
         let (rows, cols) = (37, 1280);
         let matrix = packed(dtype, rows, cols, 3);
         let x = Tensor::from_vec(values(70 * cols, 4), (70, cols), &CPU).unwrap();
-        for simd in [Simd::Portable, Simd::Best] {
+        for simd in [Simd::Portable, Simd::Avx2, Simd::Best] {
             let alone: Vec<u32> = (0..70)
                 .flat_map(|row| bits(&times(&matrix, &x.narrow(0, row, 1).unwrap(), simd)))
                 .collect();
@@ -276,7 +276,7 @@ proptest! {
         let matrix = packed(dtype, rows, cols, seed);
         let plain = values(batch * cols, seed + 1);
         let x = Tensor::from_vec(plain.clone(), (batch, cols), &CPU).unwrap();
-        for simd in [Simd::Portable, Simd::Best] {
+        for simd in [Simd::Portable, Simd::Avx2, Simd::Best] {
             let y = flat(&times(&matrix, &x, simd));
             assert_product(&matrix, &plain, &y, &format!("{dtype:?} {simd:?} [{rows}, {cols}]"));
         }

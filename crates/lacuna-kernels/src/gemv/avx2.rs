@@ -1,8 +1,8 @@
-//! The innermost loops for AVX2, FMA and F16C.
+//! The innermost loops for AVX2, FMA and F16C: eight lanes.
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Lanes, Leaves, Panel, unpack_avx2};
+use super::{Halves, LANES, Lanes, Leaves, Multiply, PART, Panel, unpack_avx2};
 use crate::quant::{self, WeightDtype};
 
 /// The leaves, if this processor runs them.
@@ -10,15 +10,25 @@ pub(super) fn leaves() -> Option<Leaves> {
     let runs_here = is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c");
+    let direct = |dtype| {
+        Some(match dtype {
+            WeightDtype::F32 => multiply::<F32> as Multiply,
+            WeightDtype::F16 => multiply::<F16>,
+            WeightDtype::BF16 => multiply::<BF16>,
+            WeightDtype::Q4_0 => multiply::<Q4_0>,
+            WeightDtype::Q4_1 => multiply::<Q4_1>,
+            WeightDtype::Q8_0 => multiply::<Q8_0>,
+            WeightDtype::Q4K => multiply::<Q4K>,
+            _ => return None,
+        })
+    };
     runs_here.then_some(Leaves {
         unpack: |dtype, src, dst| {
             // SAFETY: the features were detected.
             unsafe { unpack(dtype, src, dst) }
         },
-        multiply: |panel, sums| {
-            // SAFETY: the features were detected; the panel is the caller's promise.
-            unsafe { multiply(panel, sums) }
-        },
+        multiply: multiply::<F32>,
+        direct,
         fold: |sums, out| {
             // SAFETY: the features were detected.
             unsafe { fold(sums, out) }
@@ -27,8 +37,218 @@ pub(super) fn leaves() -> Option<Leaves> {
             // SAFETY: the features were detected.
             unsafe { prefetch(bytes) }
         },
-        reads_bytes: true,
     })
+}
+
+const F32: u8 = WeightDtype::F32 as u8;
+const F16: u8 = WeightDtype::F16 as u8;
+const BF16: u8 = WeightDtype::BF16 as u8;
+const Q4_0: u8 = WeightDtype::Q4_0 as u8;
+const Q4_1: u8 = WeightDtype::Q4_1 as u8;
+const Q8_0: u8 = WeightDtype::Q8_0 as u8;
+const Q4K: u8 = WeightDtype::Q4K as u8;
+
+/// (parts in a block, bytes of a block).
+const fn block_of(format: u8) -> (usize, usize) {
+    match format {
+        F32 => (1, 4 * PART),
+        F16 | BF16 => (1, 2 * PART),
+        Q4_0 => (1, WeightDtype::Q4_0.block_bytes()),
+        Q4_1 => (1, WeightDtype::Q4_1.block_bytes()),
+        Q8_0 => (1, WeightDtype::Q8_0.block_bytes()),
+        _ => (8, WeightDtype::Q4K.block_bytes()),
+    }
+}
+
+/// # Safety
+/// See [`Panel`], with weights in `FORMAT`; the processor has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn multiply<const FORMAT: u8>(panel: &Panel, sums: &mut [Lanes]) {
+    assert_eq!(sums.len(), panel.x_rows * panel.w_rows);
+    // SAFETY: the panel's promise.
+    unsafe {
+        match panel.x_rows {
+            1 => rows::<FORMAT, 4, 1>(panel, sums),
+            2 => rows::<FORMAT, 3, 2>(panel, sums),
+            3 => rows::<FORMAT, 2, 3>(panel, sums),
+            4 => rows::<FORMAT, 2, 4>(panel, sums),
+            5 => rows::<FORMAT, 1, 5>(panel, sums),
+            6 => rows::<FORMAT, 1, 6>(panel, sums),
+            7 => rows::<FORMAT, 1, 7>(panel, sums),
+            8 => rows::<FORMAT, 1, 8>(panel, sums),
+            rows => unreachable!("a group of {rows} rows"),
+        }
+    }
+}
+
+/// All weight rows against the X rows of x, W weight rows at a time.
+///
+/// # Safety
+/// See [`multiply`]; X = x_rows, and `sums` is `[x_rows, w_rows]`.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn rows<const FORMAT: u8, const W: usize, const X: usize>(
+    panel: &Panel,
+    sums: &mut [Lanes],
+) {
+    let mut row = 0;
+    // SAFETY: row + W ≤ w_rows, or row + 1 ≤ w_rows.
+    unsafe {
+        while row + W <= panel.w_rows {
+            block::<FORMAT, W, X>(panel, row, sums);
+            row += W;
+        }
+        while row < panel.w_rows {
+            block::<FORMAT, 1, X>(panel, row, sums);
+            row += 1;
+        }
+    }
+}
+
+/// W × X running sums in registers; each weight is unpacked once for X rows of x.
+///
+/// # Safety
+/// See [`multiply`]; w_row + W ≤ w_rows, X = x_rows, and `sums` is `[x_rows, w_rows]`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn block<const FORMAT: u8, const W: usize, const X: usize>(
+    panel: &Panel,
+    w_row: usize,
+    sums: &mut [Lanes],
+) {
+    let (parts, block_bytes) = const { block_of(FORMAT) };
+    // SAFETY: all offsets are within what the panel promises, `sums` within its own shape.
+    unsafe {
+        let mut w = panel.w.add(w_row * panel.w_stride);
+        let mut x = panel.x;
+        let sums = sums.as_mut_ptr().add(w_row);
+        let sum = |i: usize, j: usize| sums.add(i * panel.w_rows + j).cast::<f32>();
+        let mut lanes = [[_mm256_setzero_ps(); W]; X];
+        for (i, lanes) in lanes.iter_mut().enumerate() {
+            for (j, lanes) in lanes.iter_mut().enumerate() {
+                *lanes = _mm256_loadu_ps(sum(i, j));
+            }
+        }
+        for _ in 0..panel.len / (PART * parts) {
+            for part in 0..parts {
+                let line = panel.ahead + block_bytes * part / parts;
+                for half in 0..2 {
+                    let mut weights = [[_mm256_setzero_ps(); 2]; W];
+                    for (j, weights) in weights.iter_mut().enumerate() {
+                        let block = w.add(j * panel.w_stride);
+                        *weights = unpack_half::<FORMAT>(panel.halves, block, part, half);
+                        if half == 0 || FORMAT == F32 {
+                            let next = block.wrapping_add(line + 64 * half);
+                            _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                        }
+                    }
+                    for quarter in 0..2 {
+                        for (i, lanes) in lanes.iter_mut().enumerate() {
+                            let at = 16 * (half * X + i) + LANES * quarter;
+                            let x = _mm256_load_ps(x.add(at));
+                            for (weights, lanes) in weights.iter().zip(lanes) {
+                                *lanes = _mm256_fmadd_ps(weights[quarter], x, *lanes);
+                            }
+                        }
+                    }
+                }
+                x = x.add(PART * X);
+            }
+            w = w.add(block_bytes);
+        }
+        for (i, lanes) in lanes.iter().enumerate() {
+            for (j, lanes) in lanes.iter().enumerate() {
+                _mm256_storeu_ps(sum(i, j), *lanes);
+            }
+        }
+    }
+}
+
+/// The weights 16·half.. of a block's `part`, as [`crate::quant`] defines them.
+///
+/// # Safety
+/// `block` points to a whole block of `FORMAT`, part lies in it, half < 2.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn unpack_half<const FORMAT: u8>(
+    halves: &Halves,
+    block: *const u8,
+    part: usize,
+    half: usize,
+) -> [__m256; 2] {
+    let four_bits = _mm256_set1_epi32(15);
+    // SAFETY: every load lies within the block.
+    unsafe {
+        match FORMAT {
+            F32 => [0, 8].map(|at| _mm256_loadu_ps(block.cast::<f32>().add(16 * half + at))),
+            F16 => {
+                [0, 16].map(|at| _mm256_cvtph_ps(_mm_loadu_si128(block.add(32 * half + at).cast())))
+            }
+            BF16 => [0, 16].map(|at| {
+                let bits = _mm_loadu_si128(block.add(32 * half + at).cast());
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
+            }),
+            Q8_0 => {
+                let d = _mm256_set1_ps(halves.at(block));
+                [2, 10].map(|at| {
+                    let bytes = _mm_loadl_epi64(block.add(16 * half + at).cast());
+                    _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), d)
+                })
+            }
+            Q4_0 => {
+                let d = _mm256_set1_ps(halves.at(block));
+                [2, 10].map(|at| {
+                    let q = nibbles(block.add(at), half, four_bits);
+                    _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(q, _mm256_set1_epi32(8))), d)
+                })
+            }
+            Q4_1 => {
+                let d = _mm256_set1_ps(halves.at(block));
+                let min = _mm256_set1_ps(halves.at(block.add(2)));
+                [4, 12].map(|at| {
+                    let q = _mm256_cvtepi32_ps(nibbles(block.add(at), half, four_bits));
+                    _mm256_add_ps(_mm256_mul_ps(q, d), min)
+                })
+            }
+            _ => {
+                let (scale, min) = six_bits(block.add(4), part);
+                let scale = _mm256_set1_ps(halves.at(block) * f32::from(scale));
+                let min = _mm256_set1_ps(halves.at(block.add(2)) * f32::from(min));
+                let quants = block.add(16 + part / 2 * 32 + 16 * half);
+                [0, 8].map(|at| {
+                    let q = nibbles(quants.add(at), part % 2, four_bits);
+                    _mm256_sub_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(q), scale), min)
+                })
+            }
+        }
+    }
+}
+
+/// The low (0) or high (1) nibbles of eight bytes.
+///
+/// # Safety
+/// Eight bytes can be read at `from`.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn nibbles(from: *const u8, which: usize, four_bits: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    let bytes = _mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(from.cast()) });
+    if which == 0 { _mm256_and_si256(bytes, four_bits) } else { _mm256_srli_epi32::<4>(bytes) }
+}
+
+/// Scale and minimum of a part of 32 from the twelve bytes that hold eight of each.
+///
+/// # Safety
+/// Twelve bytes can be read at `packed`; part < 8.
+#[inline(always)]
+pub(super) unsafe fn six_bits(packed: *const u8, part: usize) -> (u8, u8) {
+    // SAFETY: indices below 12.
+    let at = |i: usize| unsafe { *packed.add(i) };
+    if part < 4 {
+        (at(part) & 63, at(part + 4) & 63)
+    } else {
+        let both = at(part + 4);
+        ((both & 15) | at(part - 4) >> 6 << 4, (both >> 4) | at(part) >> 6 << 4)
+    }
 }
 
 /// By hand where that is faster, else the scalar definition compiled for wider vectors.
@@ -60,104 +280,6 @@ fn unpack_f16(src: &[u8], dst: &mut [f32]) {
         }
     }
     quant::dequantize(WeightDtype::F16, last, last_wholes);
-}
-
-/// # Safety
-/// See [`Panel`]; `w` may be unaligned.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn multiply(panel: &Panel, sums: &mut [Lanes]) {
-    assert_eq!(sums.len(), panel.x_rows * panel.w_rows);
-    // SAFETY: the panel's promise; the register block is within x_rows × w_rows.
-    unsafe {
-        match panel.x_rows {
-            1 => blocks::<6, 1>(panel, 0, sums),
-            2 => blocks::<4, 2>(panel, 0, sums),
-            3 => blocks::<3, 3>(panel, 0, sums),
-            rows => {
-                let mut at = 0;
-                while at + 4 <= rows {
-                    blocks::<3, 4>(panel, at, sums);
-                    at += 4;
-                }
-                match rows - at {
-                    0 => {}
-                    1 => blocks::<3, 1>(panel, at, sums),
-                    2 => blocks::<3, 2>(panel, at, sums),
-                    _ => blocks::<3, 3>(panel, at, sums),
-                }
-            }
-        }
-    }
-}
-
-/// All weight rows against the X rows of x from `x_row`, W weight rows at a time.
-///
-/// # Safety
-/// See [`Panel`]; x_row + X ≤ x_rows, and `sums` is `[x_rows, w_rows]`.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn blocks<const W: usize, const X: usize>(panel: &Panel, x_row: usize, sums: &mut [Lanes]) {
-    let mut row = 0;
-    // SAFETY: row + W ≤ w_rows, or row + 1 ≤ w_rows.
-    unsafe {
-        while row + W <= panel.w_rows {
-            block::<W, X>(panel, row, x_row, sums);
-            row += W;
-        }
-        while row < panel.w_rows {
-            block::<1, X>(panel, row, x_row, sums);
-            row += 1;
-        }
-    }
-}
-
-/// W × X running sums in registers; each load of x serves W rows, each load of w X rows.
-///
-/// # Safety
-/// See [`Panel`]; w_row + W ≤ w_rows, x_row + X ≤ x_rows, and `sums` is `[x_rows, w_rows]`.
-#[target_feature(enable = "avx2,fma")]
-#[inline]
-unsafe fn block<const W: usize, const X: usize>(
-    panel: &Panel,
-    w_row: usize,
-    x_row: usize,
-    sums: &mut [Lanes],
-) {
-    // SAFETY: all offsets are within what the panel promises, `sums` within its own shape.
-    unsafe {
-        let w = panel.w.add(w_row * panel.w_stride);
-        let x = panel.x.add(x_row * panel.x_stride);
-        let sums = sums.as_mut_ptr().add(x_row * panel.w_rows + w_row);
-        let sum = |i: usize, j: usize| sums.add(i * panel.w_rows + j).cast::<f32>();
-        let mut lanes = [[_mm256_setzero_ps(); W]; X];
-        for (i, lanes) in lanes.iter_mut().enumerate() {
-            for (j, lanes) in lanes.iter_mut().enumerate() {
-                *lanes = _mm256_loadu_ps(sum(i, j));
-            }
-        }
-        let mut k = 0;
-        while k < panel.len {
-            let mut weights = [_mm256_setzero_ps(); W];
-            for (j, weight) in weights.iter_mut().enumerate() {
-                let at = w.add(j * panel.w_stride + k);
-                *weight = _mm256_loadu_ps(at);
-                if k.is_multiple_of(2 * LANES) {
-                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(panel.ahead).cast());
-                }
-            }
-            for (i, lanes) in lanes.iter_mut().enumerate() {
-                let x = _mm256_loadu_ps(x.add(i * panel.x_stride + k));
-                for (weight, lanes) in weights.iter().zip(lanes) {
-                    *lanes = _mm256_fmadd_ps(*weight, x, *lanes);
-                }
-            }
-            k += LANES;
-        }
-        for (i, lanes) in lanes.iter().enumerate() {
-            for (j, lanes) in lanes.iter().enumerate() {
-                _mm256_storeu_ps(sum(i, j), *lanes);
-            }
-        }
-    }
 }
 
 /// ((0+1)+(2+3)) + ((4+5)+(6+7)), four outputs at a time.

@@ -1,24 +1,27 @@
 //! Products of stored weight matrices with a few rows: y[m, n] = Σ_k x[m, k] · w[n, k].
 //!
-//! One loop for every format and every number of rows. A panel of weight rows is unpacked to f32
-//! in the cache, then multiplied with all rows of x while it is there, so the weights are read
-//! from memory once and unpacked once. Plain f32 weights are multiplied where they lie.
+//! Up to sixteen rows of x are multiplied with the weights where they lie: the formats that people
+//! use are unpacked in registers, each weight once for up to eight rows, so the weights are read
+//! from memory once and nothing is written but sums. With more rows of x, or in the other formats,
+//! a panel of weight rows is unpacked to f32 in the cache first.
 //!
-//! **An output's bits depend on its row of x and its row of w, on nothing else.** Each output is
-//! eight running sums (lane l takes k ≡ l mod 8, in order) folded at the end as
-//! ((0+1)+(2+3)) + ((4+5)+(6+7)); neither the rows beside it nor the threads change that order.
+//! **An output's bits depend on its row of x and its row of w, on nothing else** (on one machine).
+//! Each output is a fixed number of running sums over every 1024 columns (lane l of n takes k ≡ l
+//! mod n, in order), folded in a fixed order; neither the rows beside it nor the threads change it.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod unpack_avx2;
 
-use std::borrow::Cow;
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::LazyLock;
 
-use crate::quant::WeightDtype;
+use crate::quant::{self, WeightDtype};
+use crate::team;
 
 /// Running sums of one output.
 type Lanes = [f32; 8];
@@ -26,18 +29,23 @@ const LANES: usize = 8;
 
 /// Columns multiplied at a time: with four rows of x, 16 KiB of the first-level cache.
 const COLS: usize = 1024;
+/// Rows of x that a weight is multiplied with while it is in a register.
+const GROUP: usize = 8;
 /// Rows of x multiplied with one unpacked panel: they stay in the second-level cache.
 const X_ROWS: usize = 64;
-/// Up to here plain f32 weights are multiplied where they lie; with more rows of x a copy that is
-/// compact in the cache is twice as fast (rows of 16 KiB share cache sets).
+/// Columns are padded with zeros to a multiple of this: the step of the innermost loops.
+const PART: usize = 32;
+/// Up to here weights are multiplied where they lie; with more rows of x an unpacked copy in the
+/// cache serves them better.
 const DIRECT_ROWS: usize = 16;
+/// Weight rows of a panel when x has few rows: a multiple of what the register blocks take.
+const PANEL_ROWS_FEW: usize = 12;
 /// Weight rows of a panel when x has many rows.
 const PANEL_ROWS_MAX: usize = 24;
 /// Weights in one piece of work; small enough to share evenly, large enough to be worth taking.
 const TASK_WEIGHTS: usize = 32 * 1024;
-/// Multiplications below which the calling thread works alone: about the 10 µs that waking another
-/// takes (an estimate; the sweep in `examples/weight_matrix.rs` shows what it costs).
-const SERIAL_WORK: usize = 96 * 1024;
+/// Multiplications below which the calling thread works alone: a few microseconds.
+const SERIAL_WORK: usize = 32 * 1024;
 
 /// Which instructions to use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +54,8 @@ pub enum Simd {
     /// Plain Rust: what the compiler makes of it.
     Portable,
     /// AVX2, FMA and F16C on x86-64; elsewhere and on older processors the same as portable.
+    Avx2,
+    /// The widest that this processor has: AVX-512, or as above.
     Best,
 }
 
@@ -64,7 +74,7 @@ pub(crate) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, simd: Simd
     assert!(stored.iter().all(|matrix| matrix.cols == cols), "one x, one number of columns");
     let x_rows = x.len() / cols;
     let leaves = Leaves::choose(simd);
-    let x = pad_rows(x, cols);
+    let x = packed(x, cols);
     let mut outputs: Vec<Vec<f32>> =
         stored.iter().map(|matrix| vec![0.0; x_rows * matrix.rows]).collect();
     let panel_rows = panel_rows(x_rows);
@@ -81,7 +91,8 @@ pub(crate) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, simd: Simd
         .zip(stored)
         .map(|(out, matrix)| Columns { start: out.as_mut_ptr(), rows: matrix.rows })
         .collect();
-    let run = |&(index, first): &(usize, usize)| {
+    let run = |task: usize| {
+        let (index, first) = tasks[task];
         let last = (first + task_rows).min(stored[index].rows);
         // SAFETY: each task owns the output columns first..last of its matrix, every task is taken
         // once, and the outputs outlive the parallel region and are not touched during it.
@@ -89,9 +100,9 @@ pub(crate) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, simd: Simd
     };
     let weights: usize = stored.iter().map(|matrix| matrix.rows * matrix.cols).sum();
     if weights.saturating_mul(x_rows) < SERIAL_WORK {
-        tasks.iter().for_each(run);
+        (0..tasks.len()).for_each(run);
     } else {
-        take_in_turn(&tasks, run);
+        team::run(tasks.len(), run);
     }
     outputs
 }
@@ -114,55 +125,79 @@ pub(crate) fn unpack_rows(
 struct Leaves {
     /// (dtype, bytes of whole blocks, their weights)
     unpack: fn(WeightDtype, &[u8], &mut [f32]),
-    /// Adds a panel's products over some columns to the running sums.
-    ///
-    /// Safety: see [`Panel`].
-    multiply: unsafe fn(&Panel, &mut [Lanes]),
+    /// Multiplies a panel of f32 weights.
+    multiply: Multiply,
+    /// Multiplies a panel of weights as they are stored, if there is a loop for the format.
+    direct: fn(WeightDtype) -> Option<Multiply>,
     /// Folds running sums to outputs.
     fold: fn(&[Lanes], &mut [f32]),
     /// Asks for bytes that the next panel will need.
     prefetch: fn(&[u8]),
-    /// Whether `multiply` may read f32 weights where they lie, aligned or not.
-    reads_bytes: bool,
 }
+
+/// Adds a panel's products over some columns to the running sums.
+///
+/// Safety: see [`Panel`].
+type Multiply = unsafe fn(&Panel, &mut [Lanes]);
 
 impl Leaves {
     fn choose(simd: Simd) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if simd == Simd::Best
-            && let Some(leaves) = avx2::leaves()
         {
-            return leaves;
+            let wide = (simd == Simd::Best).then(avx512::leaves).flatten();
+            let leaves = wide.or_else(|| (simd != Simd::Portable).then(avx2::leaves).flatten());
+            if let Some(leaves) = leaves {
+                return leaves;
+            }
         }
         let _ = simd;
         portable::LEAVES
     }
 }
 
-/// `w_rows` rows of `len` weights against `x_rows` rows of x; `len` is a multiple of eight.
+/// `w_rows` rows of `len` weights against up to [`GROUP`] rows of x; `len` is a multiple of [`PART`]
+/// and of the format's block.
 ///
-/// The running sums are `[x_rows, w_rows]`. `w` and `x` point to rows `w_stride` and `x_stride`
-/// floats apart, each readable for `len` floats; `w` may be unaligned if the leaf says so. What
-/// lies `ahead` floats after a weight will be wanted next (it need not exist).
+/// The running sums are `[x_rows, w_rows]`. `w` points to the bytes of rows `w_stride` bytes apart,
+/// at any alignment; what lies `ahead` bytes after a weight will be wanted next (it need not exist).
+/// `x` points to `[len / 16][x_rows][16]` floats that begin at a cache line.
 struct Panel {
-    w: *const f32,
+    halves: &'static Halves,
+    w: *const u8,
     ahead: usize,
     w_stride: usize,
     w_rows: usize,
     x: *const f32,
-    x_stride: usize,
     x_rows: usize,
     len: usize,
 }
 
-/// Weight rows unpacked and multiplied together: a multiple of the register block's for this
-/// number of x rows.
-fn panel_rows(x_rows: usize) -> usize {
-    match x_rows {
-        2 => 4,
-        0..=16 => 6,
-        _ => PANEL_ROWS_MAX,
+/// Every half as f32, looked up by its bits: blocks are small, so their scales must come cheaply.
+struct Halves([f32; 1 << 16]);
+
+static HALVES: LazyLock<Box<Halves>> = LazyLock::new(|| {
+    let mut halves = Box::new(Halves([0.0; 1 << 16]));
+    halves.0.iter_mut().zip(0..).for_each(|(half, bits)| *half = quant::f16_to_f32(bits));
+    halves
+});
+
+impl Halves {
+    /// The half stored in two bytes.
+    ///
+    /// # Safety
+    /// They can be read at `from`.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn at(&self, from: *const u8) -> f32 {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { from.cast::<[u8; 2]>().read() };
+        self.0[usize::from(u16::from_le_bytes(bytes))]
     }
+}
+
+/// Weight rows multiplied together.
+fn panel_rows(x_rows: usize) -> usize {
+    if x_rows <= DIRECT_ROWS { PANEL_ROWS_FEW } else { PANEL_ROWS_MAX }
 }
 
 /// Where the columns of an output `[x_rows, rows]` begin.
@@ -196,23 +231,22 @@ unsafe fn multiply_rows(
     leaves: &Leaves,
     stored: Stored<'_>,
     rows: std::ops::Range<usize>,
-    x: &[f32],
+    x: &[Line],
     x_rows: usize,
     out: Columns,
 ) {
     let panel_rows = panel_rows(x_rows);
-    let x_stride = stored.cols.next_multiple_of(LANES);
+    let lines = stored.cols.next_multiple_of(PART) / 16;
+    let few = x_rows <= DIRECT_ROWS && stored.cols.is_multiple_of(PART);
+    let direct = few.then(|| (leaves.direct)(stored.dtype)).flatten();
+    let halves = &*HALVES;
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.panel.resize(PANEL_ROWS_MAX * COLS, 0.0);
         scratch.sums.resize(PANEL_ROWS_MAX * X_ROWS, [0.0; LANES]);
         let mut outputs = [0.0; PANEL_ROWS_MAX];
         for x_first in (0..x_rows).step_by(X_ROWS) {
             let x_count = X_ROWS.min(x_rows - x_first);
-            let direct = stored.dtype == WeightDtype::F32
-                && leaves.reads_bytes
-                && x_rows <= DIRECT_ROWS
-                && stored.cols.is_multiple_of(LANES);
-            let x = &x[x_first * x_stride..][..x_count * x_stride];
+            let x = &x[x_first * lines..][..x_count * lines];
             for first in rows.clone().step_by(panel_rows) {
                 let count = panel_rows.min(rows.end - first);
                 let sums = &mut scratch.sums[..count * x_count];
@@ -220,25 +254,19 @@ unsafe fn multiply_rows(
                 for col in (0..stored.cols).step_by(COLS) {
                     let cols = COLS.min(stored.cols - col);
                     let weights = Tile { first, count, col, cols };
-                    // SAFETY: the panel's rows and x's rows are within their slices: the tile
-                    // checked the first, and x has x_count rows of x_stride floats.
-                    unsafe {
-                        let (w, w_stride) = if direct {
-                            (weights.bytes_as_f32(stored), stored.cols)
-                        } else {
-                            weights.unpacked(leaves, stored, &mut scratch.panel)
-                        };
-                        let panel = Panel {
-                            w,
-                            ahead: if direct { weights.ahead(stored) } else { 0 },
-                            w_stride,
-                            w_rows: count,
-                            x: x.as_ptr().add(col),
-                            x_stride,
-                            x_rows: x_count,
-                            len: cols.next_multiple_of(LANES),
-                        };
-                        (leaves.multiply)(&panel, sums);
+                    let (w, w_stride, ahead) = match direct {
+                        Some(_) => weights.in_place(stored),
+                        None => weights.unpacked(leaves, stored, &mut scratch.panel),
+                    };
+                    let len = cols.next_multiple_of(PART);
+                    for (x, sums) in x.chunks(GROUP * lines).zip(sums.chunks_mut(GROUP * count)) {
+                        let x_rows = x.len() / lines;
+                        let x = x[col / 16 * x_rows..][..len / 16 * x_rows].as_ptr().cast();
+                        let w_rows = count;
+                        let panel = Panel { halves, w, ahead, w_stride, w_rows, x, x_rows, len };
+                        // SAFETY: the tile and the line above checked that the panel's weights and
+                        // x lie within their slices.
+                        unsafe { direct.unwrap_or(leaves.multiply)(&panel, sums) };
                     }
                 }
                 for (row, sums) in sums.chunks_exact(count).enumerate() {
@@ -264,30 +292,30 @@ struct Tile {
 }
 
 impl Tile {
-    /// How many weights further on the next tile's begin: the same rows, or else the next rows.
-    fn ahead(&self, stored: Stored<'_>) -> usize {
-        if self.col + self.cols < stored.cols { self.cols } else { self.count * stored.cols }
-    }
-
-    /// Where an f32 tile's weights lie, aligned or not.
-    fn bytes_as_f32(&self, stored: Stored<'_>) -> *const f32 {
-        let row_bytes = 4 * stored.cols;
+    /// Where the stored weights begin, and how many bytes lie from row to row and from here to what
+    /// is wanted next: the next columns of the same rows, or else the next rows.
+    fn in_place(&self, stored: Stored<'_>) -> (*const u8, usize, usize) {
+        let bytes_of = |cols: usize| cols / stored.dtype.block_len() * stored.dtype.block_bytes();
+        let row_bytes = bytes_of(stored.cols);
         let rows = &stored.bytes[self.first * row_bytes..][..self.count * row_bytes];
-        rows[4 * self.col..].as_ptr().cast()
+        let more = self.col + self.cols < stored.cols;
+        let ahead = if more { bytes_of(self.cols) } else { self.count * row_bytes };
+        (rows[bytes_of(self.col)..].as_ptr(), row_bytes, ahead)
     }
 
-    /// The tile's weights as f32, each row padded with zeros to whole lanes, and their stride.
+    /// The tile's weights as f32, each row padded with zeros to whole parts; otherwise as
+    /// [`Self::in_place`].
     fn unpacked(
         &self,
         leaves: &Leaves,
         stored: Stored<'_>,
         scratch: &mut [f32],
-    ) -> (*const f32, usize) {
+    ) -> (*const u8, usize, usize) {
         let bytes_of = |cols: usize| cols / stored.dtype.block_len() * stored.dtype.block_bytes();
         let (row_bytes, from, len) =
             (bytes_of(stored.cols), bytes_of(self.col), bytes_of(self.cols));
-        let stride = self.cols.next_multiple_of(LANES);
-        let ahead = bytes_of(self.ahead(stored));
+        let stride = self.cols.next_multiple_of(PART);
+        let (_, _, ahead) = self.in_place(stored);
         for (row, out) in scratch.chunks_exact_mut(stride).take(self.count).enumerate() {
             let at = (self.first + row) * row_bytes + from;
             if let Some(next) = stored.bytes.get(at + ahead..at + ahead + len) {
@@ -297,37 +325,27 @@ impl Tile {
             (leaves.unpack)(stored.dtype, &stored.bytes[at..][..len], weights);
             padding.fill(0.0);
         }
-        (scratch.as_ptr(), stride)
+        (scratch.as_ptr().cast(), 4 * stride, 0)
     }
 }
 
-/// x with each row padded with zeros to whole lanes.
-fn pad_rows(x: &[f32], cols: usize) -> Cow<'_, [f32]> {
-    if cols.is_multiple_of(LANES) {
-        return Cow::Borrowed(x);
-    }
-    let mut padded = Vec::with_capacity(x.len() / cols * cols.next_multiple_of(LANES));
-    for row in x.chunks_exact(cols) {
-        padded.extend_from_slice(row);
-        padded.resize(padded.len().next_multiple_of(LANES), 0.0);
-    }
-    Cow::Owned(padded)
-}
+/// A cache line of x: rows begin at one, so that no load straddles two.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
 
-/// Runs every task once. The calling thread works too, so a small product is under way before
-/// the pool has woken up.
-fn take_in_turn<T: Sync>(tasks: &[T], run: impl Fn(&T) + Sync) {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            run(task);
+/// x in groups of `GROUP` rows, each group column by column in steps of sixteen floats: the rows of
+/// a group lie a constant distance apart. Columns are padded with zeros to whole parts.
+fn packed(x: &[f32], cols: usize) -> Vec<Line> {
+    let lines = cols.next_multiple_of(PART) / 16;
+    let mut packed = vec![Line([0.0; 16]); x.len() / cols * lines];
+    for (group, out) in x.chunks(GROUP * cols).zip(packed.chunks_mut(GROUP * lines)) {
+        let rows = group.len() / cols;
+        for (i, row) in group.chunks_exact(cols).enumerate() {
+            for (values, step) in row.chunks(16).zip(out.chunks_exact_mut(rows)) {
+                step[i].0[..values.len()].copy_from_slice(values);
+            }
         }
-    };
-    let helpers = (rayon::current_num_threads() - 1).min(tasks.len().saturating_sub(1));
-    rayon::in_place_scope(|scope| {
-        for _ in 0..helpers {
-            scope.spawn(|_| work());
-        }
-        work();
-    });
+    }
+    packed
 }

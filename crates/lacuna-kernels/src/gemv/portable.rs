@@ -7,26 +7,25 @@ use crate::quant;
 pub(super) const LEAVES: Leaves = Leaves {
     unpack: |dtype, src, dst| quant::dequantize(dtype, src, dst),
     multiply,
+    direct: |_| None,
     fold,
     prefetch: |_| {},
-    reads_bytes: false,
 };
 
 /// # Safety
-/// See [`Panel`]; `w` is aligned.
+/// See [`Panel`]; the weights are f32, aligned.
 unsafe fn multiply(panel: &Panel, sums: &mut [Lanes]) {
-    for x_row in 0..panel.x_rows {
-        // SAFETY: the panel's promise.
-        let x =
-            unsafe { std::slice::from_raw_parts(panel.x.add(x_row * panel.x_stride), panel.len) };
-        for w_row in 0..panel.w_rows {
+    let x_len = panel.x_rows * panel.len;
+    // SAFETY: the panel's promise.
+    let x = unsafe { std::slice::from_raw_parts(panel.x.cast::<[Lanes; 2]>(), x_len / 16) };
+    for (x_row, sums) in sums.chunks_exact_mut(panel.w_rows).enumerate() {
+        for (w_row, sum) in sums.iter_mut().enumerate() {
+            let w = panel.w.wrapping_add(w_row * panel.w_stride).cast::<[Lanes; 2]>();
             // SAFETY: the panel's promise.
-            let w = unsafe {
-                std::slice::from_raw_parts(panel.w.add(w_row * panel.w_stride), panel.len)
-            };
-            let sum = &mut sums[x_row * panel.w_rows + w_row];
+            let w = unsafe { std::slice::from_raw_parts(w, panel.len / 16) };
             let mut lanes = *sum;
-            for (w, x) in w.as_chunks::<LANES>().0.iter().zip(x.as_chunks::<LANES>().0) {
+            let x = x[x_row..].iter().step_by(panel.x_rows);
+            for (w, x) in w.as_flattened().iter().zip(x.flatten()) {
                 for lane in 0..LANES {
                     lanes[lane] = multiply_add(w[lane], x[lane], lanes[lane]);
                 }

@@ -1,0 +1,289 @@
+//! The innermost loops for AVX-512: sixteen lanes, folded to eight after every tile.
+
+use std::arch::x86_64::*;
+
+use super::{Halves, LANES, Lanes, Leaves, Multiply, PART, Panel, avx2};
+use crate::quant::{WeightDtype, six_bits};
+
+/// The leaves, if this processor runs them.
+pub(super) fn leaves() -> Option<Leaves> {
+    let narrow = avx2::leaves()?;
+    let runs_here = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq");
+    let direct = |dtype| {
+        Some(match dtype {
+            WeightDtype::F32 => multiply::<F32> as Multiply,
+            WeightDtype::F16 => multiply::<F16>,
+            WeightDtype::BF16 => multiply::<BF16>,
+            WeightDtype::Q4_0 => multiply::<Q4_0>,
+            WeightDtype::Q4_1 => multiply::<Q4_1>,
+            WeightDtype::Q8_0 => multiply::<Q8_0>,
+            WeightDtype::Q4K => multiply::<Q4K>,
+            WeightDtype::Q6K => multiply::<Q6K>,
+            _ => return None,
+        })
+    };
+    runs_here.then_some(Leaves { multiply: multiply::<F32>, direct, ..narrow })
+}
+
+const F32: u8 = WeightDtype::F32 as u8;
+const F16: u8 = WeightDtype::F16 as u8;
+const BF16: u8 = WeightDtype::BF16 as u8;
+const Q4_0: u8 = WeightDtype::Q4_0 as u8;
+const Q4_1: u8 = WeightDtype::Q4_1 as u8;
+const Q8_0: u8 = WeightDtype::Q8_0 as u8;
+const Q4K: u8 = WeightDtype::Q4K as u8;
+const Q6K: u8 = WeightDtype::Q6K as u8;
+
+/// (parts in a block, bytes of a block).
+const fn block_of(format: u8) -> (usize, usize) {
+    match format {
+        F32 => (1, 4 * PART),
+        F16 | BF16 => (1, 2 * PART),
+        Q4_0 => (1, WeightDtype::Q4_0.block_bytes()),
+        Q4_1 => (1, WeightDtype::Q4_1.block_bytes()),
+        Q8_0 => (1, WeightDtype::Q8_0.block_bytes()),
+        Q4K => (8, WeightDtype::Q4K.block_bytes()),
+        _ => (8, WeightDtype::Q6K.block_bytes()),
+    }
+}
+
+/// # Safety
+/// See [`Panel`], with weights in `FORMAT`; the processor has AVX-512 F and DQ.
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+unsafe fn multiply<const FORMAT: u8>(panel: &Panel, sums: &mut [Lanes]) {
+    assert_eq!(sums.len(), panel.x_rows * panel.w_rows);
+    // SAFETY: the panel's promise.
+    unsafe {
+        match panel.x_rows {
+            1 => rows::<FORMAT, 4, 1>(panel, sums),
+            2 => rows::<FORMAT, 4, 2>(panel, sums),
+            3 => rows::<FORMAT, 4, 3>(panel, sums),
+            4 => rows::<FORMAT, 4, 4>(panel, sums),
+            5 => rows::<FORMAT, 3, 5>(panel, sums),
+            6 => rows::<FORMAT, 3, 6>(panel, sums),
+            7 => rows::<FORMAT, 2, 7>(panel, sums),
+            8 => rows::<FORMAT, 2, 8>(panel, sums),
+            rows => unreachable!("a group of {rows} rows"),
+        }
+    }
+}
+
+/// All weight rows against the X rows of x, W weight rows at a time.
+///
+/// # Safety
+/// See [`multiply`]; X = x_rows, and `sums` is `[x_rows, w_rows]`.
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+unsafe fn rows<const FORMAT: u8, const W: usize, const X: usize>(
+    panel: &Panel,
+    sums: &mut [Lanes],
+) {
+    let mut row = 0;
+    // SAFETY: row + W ≤ w_rows, or row + 1 ≤ w_rows.
+    unsafe {
+        while row + W <= panel.w_rows {
+            block::<FORMAT, W, X>(panel, row, sums);
+            row += W;
+        }
+        while row < panel.w_rows {
+            block::<FORMAT, 1, X>(panel, row, sums);
+            row += 1;
+        }
+    }
+}
+
+/// W × X running sums in registers; each weight is unpacked once for X rows of x.
+///
+/// # Safety
+/// See [`multiply`]; w_row + W ≤ w_rows, X = x_rows, and `sums` is `[x_rows, w_rows]`.
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+#[inline]
+unsafe fn block<const FORMAT: u8, const W: usize, const X: usize>(
+    panel: &Panel,
+    w_row: usize,
+    sums: &mut [Lanes],
+) {
+    let (parts, block_bytes) = const { block_of(FORMAT) };
+    let mut lanes = [[_mm512_setzero_ps(); W]; X];
+    let mut scales = [Scales::default(); W];
+    // SAFETY: all offsets are within what the panel promises, `sums` within its own shape.
+    unsafe {
+        let mut w = panel.w.add(w_row * panel.w_stride);
+        let mut x = panel.x;
+        for _ in 0..panel.len / (PART * parts) {
+            if parts > 1 {
+                for (j, scales) in scales.iter_mut().enumerate() {
+                    *scales = Scales::of::<FORMAT>(panel.halves, w.add(j * panel.w_stride));
+                }
+            }
+            for part in 0..parts {
+                for half in 0..2 {
+                    let mut weights = [_mm512_setzero_ps(); W];
+                    for (j, weights) in weights.iter_mut().enumerate() {
+                        let block = w.add(j * panel.w_stride);
+                        *weights = match FORMAT {
+                            Q4K => q4k(&scales[j], block, part, half),
+                            Q6K => q6k(&scales[j], block, part, half),
+                            _ => unpack::<FORMAT>(panel.halves, block, half),
+                        };
+                        if half == 0 || FORMAT == F32 {
+                            let line = block_bytes * part / parts + 64 * half;
+                            let next = block.wrapping_add(panel.ahead + line);
+                            _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                        }
+                    }
+                    for (i, lanes) in lanes.iter_mut().enumerate() {
+                        let x = _mm512_load_ps(x.add(16 * (half * X + i)));
+                        for (weights, lanes) in weights.iter().zip(lanes) {
+                            *lanes = _mm512_fmadd_ps(*weights, x, *lanes);
+                        }
+                    }
+                }
+                x = x.add(PART * X);
+            }
+            w = w.add(block_bytes);
+        }
+    }
+    for (i, lanes) in lanes.iter().enumerate() {
+        for (j, lanes) in lanes.iter().enumerate() {
+            let sum: &mut [f32; LANES] = &mut sums[i * panel.w_rows + w_row + j];
+            let (low, high) = (_mm512_castps512_ps256(*lanes), _mm512_extractf32x8_ps::<1>(*lanes));
+            // SAFETY: eight floats in, eight out.
+            unsafe {
+                let before = _mm256_loadu_ps(sum.as_ptr());
+                _mm256_storeu_ps(sum.as_mut_ptr(), _mm256_add_ps(before, _mm256_add_ps(low, high)));
+            }
+        }
+    }
+}
+
+/// The weights 16·half.. of a block of 32, as [`crate::quant`] defines them.
+///
+/// # Safety
+/// `block` points to a whole block of `FORMAT`, half < 2.
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+#[inline]
+unsafe fn unpack<const FORMAT: u8>(halves: &Halves, block: *const u8, half: usize) -> __m512 {
+    // SAFETY: every load lies within the block.
+    unsafe {
+        match FORMAT {
+            F32 => _mm512_loadu_ps(block.cast::<f32>().add(16 * half)),
+            F16 => _mm512_cvtph_ps(_mm256_loadu_si256(block.add(32 * half).cast())),
+            BF16 => {
+                let bits = _mm256_loadu_si256(block.add(32 * half).cast());
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+            }
+            Q8_0 => {
+                let bytes = _mm_loadu_si128(block.add(2 + 16 * half).cast());
+                let q = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+                _mm512_mul_ps(q, _mm512_set1_ps(halves.at(block)))
+            }
+            Q4_0 => {
+                let steps = _mm512_sub_ps(sixteen(), _mm512_set1_ps(8.));
+                let values = _mm512_mul_ps(steps, _mm512_set1_ps(halves.at(block)));
+                nibbles(block.add(2), half, values)
+            }
+            _ => {
+                let values = _mm512_mul_ps(sixteen(), _mm512_set1_ps(halves.at(block)));
+                let min = _mm512_set1_ps(halves.at(block.add(2)));
+                nibbles(block.add(4), half, _mm512_add_ps(values, min))
+            }
+        }
+    }
+}
+
+/// What a block of 256 multiplies its small integers with.
+#[derive(Clone, Copy, Default)]
+struct Scales {
+    /// Of each part of 32 (Q4K) or 16 (Q6K).
+    scale: [f32; 16],
+    /// Subtracted from each part of 32 (Q4K).
+    min: [f32; 8],
+}
+
+impl Scales {
+    /// # Safety
+    /// `block` points to a whole block of `FORMAT`.
+    #[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+    #[inline]
+    unsafe fn of<const FORMAT: u8>(halves: &Halves, block: *const u8) -> Self {
+        let mut scales = Self::default();
+        // SAFETY: a block of 144 or 210 bytes; sixteen and eight floats out.
+        unsafe {
+            if FORMAT == Q4K {
+                let (scale, min) = six_bits(&block.cast::<[u8; 144]>().read());
+                let of = |bytes: [u8; 8], d: f32| {
+                    let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(bytes));
+                    let integers = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+                    _mm256_mul_ps(_mm256_set1_ps(d), integers)
+                };
+                let scale = of(scale, halves.at(block));
+                _mm256_storeu_ps(scales.scale.as_mut_ptr(), scale);
+                _mm256_storeu_ps(scales.min.as_mut_ptr(), of(min, halves.at(block.add(2))));
+            } else {
+                let bytes = _mm_loadu_si128(block.add(192).cast());
+                let integers = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+                let d = _mm512_set1_ps(halves.at(block.add(208)));
+                _mm512_storeu_ps(scales.scale.as_mut_ptr(), _mm512_mul_ps(d, integers));
+            }
+        }
+        scales
+    }
+}
+
+/// Two parts of 32 lie in the low and the high halves of the same 32 bytes.
+///
+/// # Safety
+/// `block` points to a whole block, part < 8, half < 2.
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+#[inline]
+unsafe fn q4k(scales: &Scales, block: *const u8, part: usize, half: usize) -> __m512 {
+    let values = _mm512_mul_ps(sixteen(), _mm512_set1_ps(scales.scale[part]));
+    let values = _mm512_sub_ps(values, _mm512_set1_ps(scales.min[part]));
+    // SAFETY: a block of 144 bytes.
+    unsafe { nibbles(block.add(16 + part / 2 * 32 + 16 * half), part % 2, values) }
+}
+
+/// Four parts of 32 lie on top of each other in each side of the block, two scales to a part.
+///
+/// # Safety
+/// `block` points to a whole block, part < 8, half < 2.
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+#[inline]
+unsafe fn q6k(scales: &Scales, block: *const u8, part: usize, half: usize) -> __m512 {
+    let (side, level) = (part / 4, part % 4);
+    // SAFETY: a block of 210 bytes.
+    let (low, high) = unsafe {
+        let low = block.add(side * 64 + level % 2 * 32 + 16 * half);
+        let high = block.add(128 + side * 32 + 16 * half);
+        (_mm_loadu_si128(low.cast()), _mm_loadu_si128(high.cast()))
+    };
+    let right = |bytes: __m128i, by: usize| {
+        _mm512_srlv_epi32(_mm512_cvtepu8_epi32(bytes), _mm512_set1_epi32(by as i32))
+    };
+    let low = _mm512_and_si512(right(low, level / 2 * 4), _mm512_set1_epi32(15));
+    let high = _mm512_and_si512(right(high, level * 2), _mm512_set1_epi32(3));
+    let q = _mm512_or_si512(low, _mm512_slli_epi32::<4>(high));
+    let q = _mm512_cvtepi32_ps(_mm512_sub_epi32(q, _mm512_set1_epi32(32)));
+    _mm512_mul_ps(q, _mm512_set1_ps(scales.scale[2 * part + half]))
+}
+
+/// 0, 1, … 15.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn sixteen() -> __m512 {
+    _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.)
+}
+
+/// The low (0) or high (1) nibbles of sixteen bytes, each looked up among sixteen `values`: the
+/// permutation reads four bits of an index, so they need no masking.
+///
+/// # Safety
+/// Sixteen bytes can be read at `from`.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn nibbles(from: *const u8, which: usize, values: __m512) -> __m512 {
+    // SAFETY: the caller's promise.
+    let bytes = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(from.cast()) });
+    let index = _mm512_srlv_epi32(bytes, _mm512_set1_epi32(4 * which as i32));
+    _mm512_permutexvar_ps(index, values)
+}
