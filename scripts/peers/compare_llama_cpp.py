@@ -31,7 +31,7 @@ def ours(lacuna: str, model: str, ids: list) -> np.ndarray:
 
 
 def prompt_tokens(lacuna: str, model: str, text: str) -> int:
-    command = [lacuna, "generate", "--model", model, "--max-new-tokens", "1", "--json", "--allow-mode-mismatch", text]
+    command = [lacuna, "generate", "--model", model, "--max-new-tokens", "1", "--json", text]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["prompt_tokens"]
 
 
