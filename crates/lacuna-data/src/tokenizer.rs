@@ -12,6 +12,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
+mod check;
+
 /// The special tokens of a tokenizer that [`Tokenizer::train_bpe`] makes, in order of their ids.
 ///
 /// Spelt as in the released Stable-DiffCoder tokenizer, and with its ids where the format depends
@@ -63,11 +65,11 @@ impl Tokenizer {
     }
 
     fn parse(bytes: &[u8], name: &str) -> Result<Self> {
-        match tokenizers::Tokenizer::from_bytes(bytes) {
+        let fail = |reason| Error::Tokenizer { name: name.to_owned(), reason };
+        let checked = check::checked(bytes).map_err(fail)?;
+        match tokenizers::Tokenizer::from_bytes(checked) {
             Ok(inner) => Self::new(inner, name),
-            Err(error) => {
-                Err(Error::Tokenizer { name: name.to_owned(), reason: diagnose(bytes, &error) })
-            }
+            Err(error) => Err(fail(diagnose(bytes, &error))),
         }
     }
 

@@ -232,6 +232,55 @@ fn broken_tokenizers_say_how() {
     says(Tokenizer::from_bytes(empty.as_bytes()).unwrap_err(), "vocabulary is empty");
 }
 
+/// A tokenizer of the tokens `a`, `b` and `!!b`, with one of its parts replaced.
+fn small_tokenizer(part: &str) -> String {
+    let model = r#"{"type":"BPE","vocab":{"a":0,"b":1,"!!b":2},"merges":[]}"#;
+    let parts = if part.starts_with("\"model\"") {
+        part.to_owned()
+    } else {
+        format!("\"model\":{model},{part}")
+    };
+    format!("{{\"version\":\"1.0\",{parts}}}")
+}
+
+#[test]
+fn what_would_bring_the_tokenizer_library_down_is_refused() {
+    let bpe =
+        |rest: &str| format!(r#""model":{{"type":"BPE","vocab":{{"a":0,"b":1,"!!b":2}},{rest}}}"#);
+    let template = |single: &str| {
+        format!(
+            r#""post_processor":{{"type":"TemplateProcessing","single":[{single}],"pair":[],
+               "special_tokens":{{}}}}"#
+        )
+    };
+    let nested = r#""normalizer":{"type":"Sequence","normalizers":[{"type":"Sequence","normalizers":
+        [{"type":"Precompiled","precompiled_charsmap":"/////w=="}]}]}"#;
+    let cases = [
+        (bpe(r#""merges":["a b"]"#), "\"ab\" is not in the vocabulary"),
+        (bpe(r#""merges":[["a","b"]]"#), "\"ab\" is not in the vocabulary"),
+        (bpe(r#""merges":["c a"]"#), "\"c\" is not in the vocabulary"),
+        (
+            bpe(r#""continuing_subword_prefix":"!!","merges":["a b"]"#),
+            "\"b\" does not start with \"!!\"",
+        ),
+        (
+            r#""normalizer":{"type":"Precompiled","precompiled_charsmap":"AAAA"}"#.into(),
+            "Precompiled",
+        ),
+        (nested.into(), "Precompiled"),
+        (r#""pre_tokenizer":{"type":"FixedLength","length":0}"#.into(), "pieces of 0 characters"),
+        (template(r#"{"SpecialToken":{"id":"<q>","type_id":0}}"#), "names \"<q>\""),
+        (template(r#"{"Sequence":{"id":"B","type_id":0}}"#), "names a second"),
+    ];
+    for (part, words) in cases {
+        says(Tokenizer::from_bytes(small_tokenizer(&part).as_bytes()).unwrap_err(), words);
+    }
+    // The library reads every model in a file and takes the last.
+    let twice = format!("{},{}", bpe(r#""merges":["a b"]"#), bpe(r#""merges":[]"#));
+    let tokenizer = Tokenizer::from_bytes(small_tokenizer(&twice).as_bytes()).unwrap();
+    assert_eq!(tokenizer.encode("ab").unwrap(), [0, 1]);
+}
+
 #[test]
 fn a_tokenizer_needs_room_and_text() {
     let texts = || ["def f(): pass"; 3].into_iter();
