@@ -6,8 +6,8 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_kernels::{
-    AttentionMask, Positions, Rope, Spans, WeightMatrix, attention_by_token, embedding, linear,
-    rms_norm, rope_by_token, swiglu,
+    AttentionMask, Positions, Rope, Spans, WeightMatrix, add_rms_norm, attention_by_token,
+    embedding, linear, rms_norm, rope_by_token, swiglu,
 };
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -273,9 +273,12 @@ impl Transformer {
     ) -> Result<Tensor> {
         let eps = self.config.rms_norm_eps;
         let mut x = self.embed_rows(tokens)?;
+        // What the last sublayer adds to the residual stream: summed where the next norm reads it.
+        let mut delta: Option<Tensor> = None;
         for (i, layer) in self.layers.iter().enumerate() {
             let last = i + 1 == self.layers.len();
-            let normed = rms_norm(&x, &layer.input_norm, eps)?;
+            let (stream, normed) = add_norm(&x, delta.as_ref(), &layer.input_norm, eps)?;
+            x = stream;
             let qkv = Linear::forward_many([&layer.q_proj, &layer.k_proj, &layer.v_proj], &normed)?;
             let mut attended = attend(i, qkv, last)?;
             if last && let Some((in_x, in_attended)) = &select {
@@ -285,12 +288,14 @@ impl Transformer {
                 x = x.index_select(in_x, 0)?;
                 attended = attended.index_select(in_attended, 0)?;
             }
-            x = (x + layer.o_proj.forward(&attended)?)?;
-            let normed = rms_norm(&x, &layer.post_attention_norm, eps)?;
+            let projected = layer.o_proj.forward(&attended)?;
+            let norm = &layer.post_attention_norm;
+            let (stream, normed) = add_norm(&x, Some(&projected), norm, eps)?;
+            x = stream;
             let [gate, up] = Linear::forward_many([&layer.gate_proj, &layer.up_proj], &normed)?;
-            x = (x + layer.down_proj.forward(&swiglu(&gate, &up)?)?)?;
+            delta = Some(layer.down_proj.forward(&swiglu(&gate, &up)?)?);
         }
-        Ok(rms_norm(&x, &self.norm, eps)?)
+        Ok(add_norm(&x, delta.as_ref(), &self.norm, eps)?.1)
     }
 
     /// ids: [rows] to [rows, hidden].
@@ -364,6 +369,24 @@ impl Transformer {
             )));
         }
         Ok(())
+    }
+}
+
+/// x + delta and its norm, with a graph where a gradient is wanted.
+fn add_norm(
+    x: &Tensor,
+    delta: Option<&Tensor>,
+    weight: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor)> {
+    let tracked = weight.track_op() || x.track_op() || delta.is_some_and(Tensor::track_op);
+    match delta {
+        Some(delta) if !tracked => Ok(add_rms_norm(x, delta, weight, eps)?),
+        _ => {
+            let sum = delta.map_or(Ok(x.clone()), |delta| x + delta)?;
+            let normed = rms_norm(&sum, weight, eps)?;
+            Ok((sum, normed))
+        }
     }
 }
 

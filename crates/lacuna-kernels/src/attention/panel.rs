@@ -287,7 +287,7 @@ fn product<const FMA: bool, const REGISTERS: usize, const N: usize, const ADD: b
     }
     // As many accumulators as the registers hold beside a row of B, then ever fewer.
     macro_rules! blocks {
-        ($($rows:literal)*) => {{ $(while done + $rows <= m { rows!($rows); })* }};
+        ($($rows:literal)*) => {{ $(while m - done >= $rows { rows!($rows); })* }};
     }
     match (REGISTERS, N) {
         (Registers::AVX512, 32) => blocks!(12 8 4 2 1),

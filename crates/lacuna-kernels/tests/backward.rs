@@ -1,0 +1,128 @@
+//! Gradients as functions against their definitions: f32 on the CPU, fused, against f64.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+use candle_core::{DType, Device, Tensor};
+use lacuna_kernels::{
+    AttentionMask, Positions, Rope, Spans, add_rms_norm, attention_by_token_backward,
+    attention_by_token_kept, embedding_backward, linear_input_gradient, linear_weight_gradient,
+    reference, rms_norm_backward, rope_by_token_backward, swiglu_backward,
+};
+
+fn tensor(shape: &[usize], salt: u64) -> Tensor {
+    let n = shape.iter().product::<usize>() as u64;
+    let value = |i: u64| {
+        let x = (i + (salt << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    Tensor::from_vec((0..n).map(value).collect::<Vec<_>>(), shape, &Device::Cpu).unwrap()
+}
+
+fn wide(x: &Tensor) -> Tensor {
+    x.to_dtype(DType::F64).unwrap()
+}
+
+/// Sums of at most a few thousand terms near 1, in f32 and another order: the largest seen is 1e-6.
+fn assert_near(found: &Tensor, expected: &Tensor, what: &str) {
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    let top = |x: Tensor| {
+        x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f64>().unwrap()
+    };
+    let off = top((wide(found) - expected).unwrap()) / top(expected.clone());
+    assert!(off <= 5e-6, "{what}: {off:.1e} off");
+}
+
+#[test]
+fn the_gradients_of_dense_layers_are_their_products() {
+    let (rows, inner) = (70, 33);
+    let x = tensor(&[2, rows / 2, inner], 1);
+    let layers = [(40, 2), (9, 3), (40, 4)];
+    let dy = layers.map(|(out, salt)| tensor(&[2, rows / 2, out], salt));
+    let weights = layers.map(|(out, salt)| tensor(&[out, inner], salt + 9));
+    let (wide_dy, wide_weights) = (dy.each_ref().map(wide), weights.each_ref().map(wide));
+    for n in 1..=3 {
+        let terms: Vec<_> = dy.iter().zip(&weights).take(n).collect();
+        let wide_terms: Vec<_> = wide_dy.iter().zip(&wide_weights).take(n).collect();
+        let expected = reference::linear_input_gradient(&wide_terms).unwrap();
+        let expected = expected.reshape((2, rows / 2, inner)).unwrap();
+        assert_near(&linear_input_gradient(&terms).unwrap(), &expected, "input");
+    }
+    for (dy, wide_dy) in dy.iter().zip(&wide_dy) {
+        let expected = reference::linear_weight_gradient(wide_dy, &wide(&x)).unwrap();
+        assert_near(&linear_weight_gradient(dy, &x).unwrap(), &expected, "weight");
+    }
+    assert!(linear_input_gradient(&[]).is_err());
+    assert!(linear_input_gradient(&[(&dy[0], &weights[1])]).is_err());
+    assert!(linear_weight_gradient(&dy[0], &tensor(&[3, inner], 1)).is_err());
+}
+
+#[test]
+fn the_gradients_of_norms_take_what_is_carried_along() {
+    // More rows than one task takes, and a last task that is not full.
+    let (x, dy, carried) = (tensor(&[150, 40], 1), tensor(&[150, 40], 2), tensor(&[150, 40], 3));
+    let weight = tensor(&[40], 4);
+    for carried in [None, Some(&carried)] {
+        let (dx, dw) = rms_norm_backward(&x, &weight, 1e-5, &dy, carried).unwrap();
+        let wide_carried = carried.map(wide);
+        let (ex, ew) = reference::rms_norm_backward(
+            &wide(&x),
+            &wide(&weight),
+            1e-5,
+            &wide(&dy),
+            wide_carried.as_ref(),
+        )
+        .unwrap();
+        assert_near(&dx, &ex, "input");
+        assert_near(&dw, &ew, "weight");
+    }
+    let (sum, normed) = add_rms_norm(&x, &carried, &weight, 1e-5).unwrap();
+    let exact = (wide(&x) + wide(&carried)).unwrap();
+    assert_near(&sum, &exact, "sum");
+    assert_near(&normed, &reference::rms_norm(&exact, &wide(&weight), 1e-5).unwrap(), "normed");
+    assert!(rms_norm_backward(&x, &weight, 1e-5, &tensor(&[150, 41], 1), None).is_err());
+    assert!(add_rms_norm(&x, &tensor(&[149, 40], 1), &weight, 1e-5).is_err());
+}
+
+#[test]
+fn the_gradients_of_elementwise_operations() {
+    let (gate, up, dy) = (tensor(&[9, 4000], 1), tensor(&[9, 4000], 2), tensor(&[9, 4000], 3));
+    let found = swiglu_backward(&gate, &up, &dy).unwrap();
+    let expected = reference::swiglu_backward(&wide(&gate), &wide(&up), &wide(&dy)).unwrap();
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_near(found, expected, "swiglu");
+    }
+    let positions = Positions::both_halves(5);
+    let frequencies = Rope::frequencies(1e4, 8);
+    let table = |dtype| Rope::new(&frequencies, 16, dtype, &Device::Cpu).unwrap();
+    let dy = tensor(&[2, 10, 3, 8], 4);
+    let found = rope_by_token_backward(&dy, &table(DType::F32), &positions).unwrap();
+    let exact = table(DType::F64);
+    let expected = reference::rope_by_token_backward(&wide(&dy), &exact, &positions).unwrap();
+    assert_near(&found, &expected, "rope");
+    let ids = Tensor::new(&[[3u32, 0, 3], [99, 3, 7]], &Device::Cpu).unwrap();
+    let (dy, onto) = (tensor(&[2, 3, 6], 5), tensor(&[100, 6], 6));
+    let found = embedding_backward(&ids, &dy, &onto).unwrap();
+    let flat = [3, 0, 3, 99, 3, 7];
+    let expected = reference::embedding_backward(&flat, &wide(&dy), &wide(&onto)).unwrap();
+    assert_near(&found, &expected, "embedding");
+    assert!(embedding_backward(&ids, &dy, &tensor(&[99, 6], 6)).is_err(), "id 99 of 99 rows");
+}
+
+#[test]
+fn the_gradients_of_attention_from_what_was_kept() {
+    let block_size = 4.try_into().unwrap();
+    let mask = AttentionMask::BlockDiffusion { block_size, seq_len: 26 };
+    let spans = Spans::new(mask, 52, 52, 0);
+    let qkv = [(6, 1), (2, 2), (2, 3)].map(|(heads, salt)| tensor(&[2, 52, heads, 8], salt));
+    let d_out = tensor(&[2, 52, 6, 8], 4);
+    let exact = qkv.each_ref().map(wide);
+    let expected =
+        reference::attention_by_token_backward(exact.each_ref(), &wide(&d_out), &spans, 0.35);
+    let kept = attention_by_token_kept(qkv.each_ref(), &spans, 0.35).unwrap();
+    let found = attention_by_token_backward(qkv.each_ref(), &kept, &d_out, &spans, 0.35).unwrap();
+    for (found, expected) in found.iter().zip(&expected.unwrap()) {
+        assert_near(found, expected, "attention");
+    }
+    let wrong = tensor(&[2, 51, 6, 8], 4);
+    assert!(attention_by_token_backward(qkv.each_ref(), &kept, &wrong, &spans, 0.35).is_err());
+}
