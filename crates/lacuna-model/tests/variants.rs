@@ -227,7 +227,7 @@ fn variants() -> Vec<(&'static str, Value)> {
 
 /// Numbers in (−½, ½) that follow from their place.
 fn noise(seed: usize, count: usize) -> Vec<f32> {
-    let mut state = seed as u64 * 0x9e37_79b9_7f4a_7c15 + 1;
+    let mut state = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
     let mut next = || {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

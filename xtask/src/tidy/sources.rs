@@ -47,8 +47,22 @@ const DESERIALIZES: &[(&str, &str)] = &[
 const TRAITS: &[&str] = &["NoiseSchedule", "Denoiser"];
 
 /// Operations that stand in `lacuna_kernels` fast and in `lacuna_kernels::reference` slow (invariant 7).
-const OPERATIONS: &[&str] =
-    &["attention", "rms_norm", "rope", "swiglu", "embedding", "linear_cross_entropy", "linear"];
+const OPERATIONS: &[&str] = &[
+    "attention",
+    "rms_norm",
+    "rope",
+    "swiglu",
+    "embedding",
+    "linear_cross_entropy",
+    "linear",
+    "linear_input_gradient",
+    "linear_weight_gradient",
+    "rms_norm_backward",
+    "rope_by_token_backward",
+    "swiglu_backward",
+    "embedding_backward",
+    "attention_by_token_backward",
+];
 
 /// Files over `MOST_LINES`, each with its reason.
 const LONG: &[(&str, &str)] = &[(

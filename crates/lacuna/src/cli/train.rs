@@ -175,6 +175,8 @@ impl Progress {
 
 /// What a finished run prints: scores, a completion, where everything lies.
 fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
+    // Before anything else is loaded: what the training itself took.
+    let memory = peak_memory_bytes();
     let mut text = String::new();
     if !outcome.evaluations.is_empty() {
         text.push_str(&table(&outcome.evaluations));
@@ -194,10 +196,20 @@ fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
     let dir = dir.display();
     text.push_str(&format!(
         "\nmodel        {dir}/final\nloss plot    {dir}/loss.png, {dir}/loss.svg\n\
-         metrics      {dir}/metrics.jsonl\ncheckpoints  {dir}/checkpoints\nrecipe       {dir}/recipe.toml\n\n\
-         try: lacuna generate --model {dir}/final 'def '\n"
+         metrics      {dir}/metrics.jsonl\ncheckpoints  {dir}/checkpoints\nrecipe       {dir}/recipe.toml\n"
     ));
+    if let Some(peak) = memory {
+        text.push_str(&format!("memory       {:.0} MiB at most\n", peak as f64 / (1 << 20) as f64));
+    }
+    text.push_str(&format!("\ntry: lacuna generate --model {dir}/final 'def '\n"));
     Ok(text)
+}
+
+/// The most memory that this process has held, where the system tells.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 /// Scores on held-out text, one line a score; baselines once.
