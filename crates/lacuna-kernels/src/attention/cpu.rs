@@ -215,6 +215,7 @@ pub(super) fn panel_rows<'a, const N: usize>(
 ///
 /// # Safety
 /// Each panel is asked for once.
+#[allow(clippy::mut_from_ref, reason = "see Disjoint::part")]
 pub(super) unsafe fn out_rows<'a, const N: usize>(
     out: &'a Rows<'_>,
     sizes: &Sizes,
