@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-/// C = A · B, or C += A · B if `ADD`, for M rows of A and C: see `product` in `panel.rs`. M · N / 16
+/// C = A · B, plus C · `keep`, for M rows of A and C: see `product` in `panel.rs`. M · N / 16
 /// (M for N = 8) vectors of sums.
 ///
 /// # Safety
@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 /// `N` elements, N = 8, 16 or 32; C is not read elsewhere. The processor has AVX-512 F and VL.
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma")]
 #[allow(clippy::too_many_arguments, reason = "three matrices and their strides")]
-pub(super) unsafe fn micro<const M: usize, const N: usize, const ADD: bool>(
+pub(super) unsafe fn micro<const M: usize, const N: usize>(
     k: usize,
     a: *const f32,
     row: usize,
@@ -20,13 +20,15 @@ pub(super) unsafe fn micro<const M: usize, const N: usize, const ADD: bool>(
     b_row: usize,
     c: *mut f32,
     c_row: usize,
+    keep: Option<&[f32; N]>,
 ) {
+    let keep = keep.map(|keep| keep.as_ptr());
     // SAFETY: the caller's promise.
     unsafe {
         match N {
-            8 => narrow::<M, ADD>(k, a, row, step, b, b_row, c, c_row),
-            16 => wide::<M, 1, ADD>(k, a, row, step, b, b_row, c, c_row),
-            32 => wide::<M, 2, ADD>(k, a, row, step, b, b_row, c, c_row),
+            8 => narrow::<M>(k, a, row, step, b, b_row, c, c_row, keep),
+            16 => wide::<M, 1>(k, a, row, step, b, b_row, c, c_row, keep),
+            32 => wide::<M, 2>(k, a, row, step, b, b_row, c, c_row, keep),
             _ => unreachable!("a panel of {N} lanes"),
         }
     }
@@ -37,7 +39,7 @@ pub(super) unsafe fn micro<const M: usize, const N: usize, const ADD: bool>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma")]
 #[allow(clippy::too_many_arguments, reason = "three matrices and their strides")]
-unsafe fn wide<const M: usize, const V: usize, const ADD: bool>(
+unsafe fn wide<const M: usize, const V: usize>(
     k: usize,
     a: *const f32,
     row: usize,
@@ -46,6 +48,7 @@ unsafe fn wide<const M: usize, const V: usize, const ADD: bool>(
     b_row: usize,
     c: *mut f32,
     c_row: usize,
+    keep: Option<*const f32>,
 ) {
     let mut sums = [[_mm512_setzero_ps(); V]; M];
     for p in 0..k {
@@ -62,10 +65,16 @@ unsafe fn wide<const M: usize, const V: usize, const ADD: bool>(
     }
     for (i, sums) in sums.iter().enumerate() {
         for (v, sum) in sums.iter().enumerate() {
-            // SAFETY: row i < M of C holds 16 · V elements.
+            // SAFETY: row i < M of C holds 16 · V elements, as does `keep`.
             unsafe {
                 let c = c.add(i * c_row + 16 * v);
-                let sum = if ADD { _mm512_add_ps(_mm512_loadu_ps(c), *sum) } else { *sum };
+                let sum = match keep {
+                    Some(keep) => {
+                        let keep = _mm512_loadu_ps(keep.add(16 * v));
+                        _mm512_fmadd_ps(_mm512_loadu_ps(c), keep, *sum)
+                    }
+                    None => *sum,
+                };
                 _mm512_storeu_ps(c, sum);
             }
         }
@@ -77,7 +86,7 @@ unsafe fn wide<const M: usize, const V: usize, const ADD: bool>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma")]
 #[allow(clippy::too_many_arguments, reason = "three matrices and their strides")]
-unsafe fn narrow<const M: usize, const ADD: bool>(
+unsafe fn narrow<const M: usize>(
     k: usize,
     a: *const f32,
     row: usize,
@@ -86,6 +95,7 @@ unsafe fn narrow<const M: usize, const ADD: bool>(
     b_row: usize,
     c: *mut f32,
     c_row: usize,
+    keep: Option<*const f32>,
 ) {
     let mut sums = [_mm256_setzero_ps(); M];
     for p in 0..k {
@@ -98,10 +108,14 @@ unsafe fn narrow<const M: usize, const ADD: bool>(
         }
     }
     for (i, sum) in sums.iter().enumerate() {
-        // SAFETY: row i < M of C holds 8 elements.
+        // SAFETY: row i < M of C holds 8 elements, as does `keep`.
         unsafe {
             let c = c.add(i * c_row);
-            _mm256_storeu_ps(c, if ADD { _mm256_add_ps(_mm256_loadu_ps(c), *sum) } else { *sum });
+            let sum = match keep {
+                Some(keep) => _mm256_fmadd_ps(_mm256_loadu_ps(c), _mm256_loadu_ps(keep), *sum),
+                None => *sum,
+            };
+            _mm256_storeu_ps(c, sum);
         }
     }
 }

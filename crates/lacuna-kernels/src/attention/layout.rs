@@ -2,7 +2,10 @@
 
 #![allow(clippy::needless_range_loop, reason = "lanes run over several arrays in step")]
 
+use std::array;
 use std::mem::MaybeUninit;
+#[cfg(target_arch = "x86_64")]
+use std::mem::transmute;
 
 use candle_core::{Layout, Result, bail};
 
@@ -202,6 +205,28 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Columns become rows. Written out for x86-64, where the compiler would go through memory.
+#[inline(always)]
+fn transpose(block: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::*;
+        // SAFETY: four floats and a vector of four are the same bits.
+        let [a, b, c, d] = unsafe { transmute::<[[f32; 4]; 4], [__m128; 4]>(block) };
+        // SAFETY: SSE is part of x86-64.
+        let rows = unsafe {
+            let (ab, cd) = (_mm_unpacklo_ps(a, b), _mm_unpacklo_ps(c, d));
+            let (ab_high, cd_high) = (_mm_unpackhi_ps(a, b), _mm_unpackhi_ps(c, d));
+            let low = [_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab)];
+            [low[0], low[1], _mm_movelh_ps(ab_high, cd_high), _mm_movehl_ps(cd_high, ab_high)]
+        };
+        // SAFETY: as above.
+        unsafe { transmute::<[__m128; 4], [[f32; 4]; 4]>(rows) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    array::from_fn(|i| block.map(|row| row[i]))
+}
+
 /// Reads rows into the first lanes of a `[d][N]` panel, each value times `scale`; the other lanes
 /// become 0.
 pub(super) fn read_lanes<const N: usize>(rows: &[&[f32]], scale: f32, panel: &mut [f32]) {
@@ -213,12 +238,9 @@ pub(super) fn read_lanes<const N: usize>(rows: &[&[f32]], scale: f32, panel: &mu
         // Four by four: whole vectors are loaded and stored.
         let columns = rows.map(|row| row.as_chunks::<4>().0);
         for (j, panel) in panel.chunks_exact_mut(4 * N).enumerate() {
-            let block = columns.map(|column| column[j]);
-            for (t, lanes) in panel.as_chunks_mut::<N>().0.iter_mut().enumerate() {
-                let lanes = &mut lanes[4 * i..4 * i + 4];
-                for r in 0..4 {
-                    lanes[r] = block[r][t] * scale;
-                }
+            let block = transpose(columns.map(|column| column[j].map(|x| x * scale)));
+            for (lanes, block) in panel.as_chunks_mut::<N>().0.iter_mut().zip(block) {
+                lanes[4 * i..4 * i + 4].copy_from_slice(&block);
             }
         }
         let done = rows[0].len() / 4 * 4;
@@ -242,14 +264,11 @@ pub(super) fn write_lanes<const N: usize>(
     let (fours, rest) = rows.as_chunks_mut::<4>();
     for (i, rows) in fours.iter_mut().enumerate() {
         let at = 4 * i;
-        let scale: [f32; 4] = std::array::from_fn(|r| scale[at + r]);
+        let scale: [f32; 4] = array::from_fn(|r| scale[at + r]);
         for (j, panel) in panel.chunks_exact(4 * N).enumerate() {
-            let mut block = [[0f32; 4]; 4];
-            for (t, lanes) in panel.as_chunks::<N>().0.iter().enumerate() {
-                for r in 0..4 {
-                    block[r][t] = lanes[at + r] * scale[r];
-                }
-            }
+            let lanes = panel.as_chunks::<N>().0;
+            let lane = |t: usize, r: usize| lanes[t][at + r] * scale[r];
+            let block = transpose(array::from_fn(|t| array::from_fn(|r| lane(t, r))));
             for (row, block) in rows.iter_mut().zip(block) {
                 row.as_chunks_mut::<4>().0[j] = block.map(MaybeUninit::new);
             }

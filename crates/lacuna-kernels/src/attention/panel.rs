@@ -113,16 +113,10 @@ fn attend_body<const FMA: bool, const REGISTERS: usize, const N: usize>(
             }
         }
         (state.max, state.sum) = (max, sum);
-        if shrink != [1.; N] {
-            for row in state.out.as_chunks_mut::<N>().0 {
-                for lane in 0..N {
-                    row[lane] *= shrink[lane];
-                }
-            }
-        }
         let v = &keys.v[tile.keys.start * keys.v_row..];
         let p = scores.as_flattened();
-        product::<FMA, REGISTERS, N, true>(keys.d, n, v, (1, keys.v_row), p, N, &mut state.out, N);
+        let (d, a) = (keys.d, (1, keys.v_row));
+        product::<FMA, REGISTERS, N>(d, n, v, a, p, N, &mut state.out, N, Some(&shrink));
     }
 }
 
@@ -169,16 +163,8 @@ fn backward_body<const FMA: bool, const REGISTERS: usize, const N: usize>(
         score::<FMA, REGISTERS, N>(keys, tile, sight, io.qt, p);
         let v = &keys.v[first * keys.v_row..];
         let d_out_t = io.d_out_t;
-        product::<FMA, REGISTERS, N, false>(
-            n,
-            d,
-            v,
-            (keys.v_row, 1),
-            d_out_t,
-            N,
-            ds.as_flattened_mut(),
-            N,
-        );
+        let ds_out = ds.as_flattened_mut();
+        product::<FMA, REGISTERS, N>(n, d, v, (keys.v_row, 1), d_out_t, N, ds_out, N, None);
         for (p, ds) in p.iter_mut().zip(ds.iter_mut()) {
             for lane in 0..N {
                 let e = exp_below_zero::<FMA>(p[lane] - io.log_sum[lane]);
@@ -189,7 +175,7 @@ fn backward_body<const FMA: bool, const REGISTERS: usize, const N: usize>(
         }
         let (p, ds) = (p.as_flattened(), ds.as_flattened());
         let k = &keys.k[first * keys.k_row..];
-        product::<FMA, REGISTERS, N, true>(d, n, k, (1, keys.k_row), ds, N, io.d_qt, N);
+        product::<FMA, REGISTERS, N>(d, n, k, (1, keys.k_row), ds, N, io.d_qt, N, Some(&[1.; N]));
         let mut column = 0;
         while column < io.width {
             if REGISTERS == Registers::AVX512 && column + 32 <= io.width {
@@ -216,9 +202,9 @@ fn add_to_keys<const FMA: bool, const REGISTERS: usize, const N: usize, const C:
     let (width, at) = (io.width, first * io.width + column);
     let (q, d_out) = (&io.q[column..], &io.d_out[column..]);
     let d_v = &mut io.d_v[at..];
-    product::<FMA, REGISTERS, C, true>(n, N, p, (N, 1), d_out, width, d_v, width);
+    product::<FMA, REGISTERS, C>(n, N, p, (N, 1), d_out, width, d_v, width, Some(&[1.; C]));
     let d_k = &mut io.d_k[at..];
-    product::<FMA, REGISTERS, C, true>(n, N, ds, (N, 1), q, width, d_k, width);
+    product::<FMA, REGISTERS, C>(n, N, ds, (N, 1), q, width, d_k, width, Some(&[1.; C]));
 }
 
 /// scores\[key\]\[lane\] = k · q, hidden pairs set to [`HIDDEN`].
@@ -232,7 +218,7 @@ fn score<const FMA: bool, const REGISTERS: usize, const N: usize>(
 ) {
     let k = &keys.k[tile.keys.start * keys.k_row..];
     let (n, out) = (scores.len(), scores.as_flattened_mut());
-    product::<FMA, REGISTERS, N, false>(n, keys.d, k, (keys.k_row, 1), qt, N, out, N);
+    product::<FMA, REGISTERS, N>(n, keys.d, k, (keys.k_row, 1), qt, N, out, N, None);
     if tile.full {
         return;
     }
@@ -249,11 +235,11 @@ fn score<const FMA: bool, const REGISTERS: usize, const N: usize>(
     }
 }
 
-/// C = A · B, or C += A · B if `ADD`. A is m × k with strides (`row`, `step`), B is k × N and C
+/// C = A · B, plus what C was times `keep` (a factor per lane) if there is one. A is m × k with strides (`row`, `step`), B is k × N and C
 /// m × N, their rows `b_row` and `c_row` apart.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "three matrices and their strides")]
-fn product<const FMA: bool, const REGISTERS: usize, const N: usize, const ADD: bool>(
+fn product<const FMA: bool, const REGISTERS: usize, const N: usize>(
     m: usize,
     k: usize,
     a: &[f32],
@@ -262,6 +248,7 @@ fn product<const FMA: bool, const REGISTERS: usize, const N: usize, const ADD: b
     b_row: usize,
     c: &mut [f32],
     c_row: usize,
+    keep: Option<&[f32; N]>,
 ) {
     assert!(m > 0 && k > 0 && a.len() > (m - 1) * row + (k - 1) * step);
     assert!(b.len() >= (k - 1) * b_row + N && c.len() >= (m - 1) * c_row + N);
@@ -275,12 +262,12 @@ fn product<const FMA: bool, const REGISTERS: usize, const N: usize, const ADD: b
                 // REGISTERS is that only where AVX-512 was found.
                 #[cfg(target_arch = "x86_64")]
                 if REGISTERS == Registers::AVX512 {
-                    avx512::micro::<$rows, N, ADD>(k, a, row, step, b, b_row, c, c_row);
+                    avx512::micro::<$rows, N>(k, a, row, step, b, b_row, c, c_row, keep);
                 } else {
-                    micro::<FMA, $rows, N, ADD>(k, a, row, step, b, b_row, c, c_row);
+                    micro::<FMA, $rows, N>(k, a, row, step, b, b_row, c, c_row, keep);
                 }
                 #[cfg(not(target_arch = "x86_64"))]
-                micro::<FMA, $rows, N, ADD>(k, a, row, step, b, b_row, c, c_row);
+                micro::<FMA, $rows, N>(k, a, row, step, b, b_row, c, c_row, keep);
             }
             done += $rows;
         }};
@@ -304,7 +291,7 @@ fn product<const FMA: bool, const REGISTERS: usize, const N: usize, const ADD: b
 /// As the assertions of [`product`] with m = `M`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "three matrices and their strides")]
-unsafe fn micro<const FMA: bool, const M: usize, const N: usize, const ADD: bool>(
+unsafe fn micro<const FMA: bool, const M: usize, const N: usize>(
     k: usize,
     a: *const f32,
     row: usize,
@@ -313,6 +300,7 @@ unsafe fn micro<const FMA: bool, const M: usize, const N: usize, const ADD: bool
     b_row: usize,
     c: *mut f32,
     c_row: usize,
+    keep: Option<&[f32; N]>,
 ) {
     let mut sums = [[0f32; N]; M];
     for p in 0..k {
@@ -329,8 +317,13 @@ unsafe fn micro<const FMA: bool, const M: usize, const N: usize, const ADD: bool
     for (i, sums) in sums.iter().enumerate() {
         // SAFETY: row i < M of C holds N elements, and C is borrowed mutably by the caller.
         let c = unsafe { &mut *c.add(i * c_row).cast::<[f32; N]>() };
-        for lane in 0..N {
-            c[lane] = if ADD { c[lane] + sums[lane] } else { sums[lane] };
+        match keep {
+            Some(keep) => {
+                for lane in 0..N {
+                    c[lane] = madd::<FMA>(c[lane], keep[lane], sums[lane]);
+                }
+            }
+            None => *c = *sums,
         }
     }
 }
