@@ -13,6 +13,7 @@ use crate::gguf::{self, Gguf};
 
 mod directory;
 mod dtype;
+mod found;
 pub(crate) mod header;
 mod mapped;
 mod outgoing;
@@ -28,6 +29,7 @@ pub use save::{SaveOptions, save_safetensors};
 pub use directory::COMPANIONS;
 use directory::Layout;
 pub(crate) use directory::contained;
+use found::Found;
 use header::HeaderEntry;
 pub(crate) use mapped::{MappedFile, read_small_file};
 pub(crate) use partial::{Partial, sync_directory};
@@ -421,45 +423,6 @@ fn companions_of(gguf: &Gguf<'_>) -> Vec<(String, String)> {
         Some(((*name).to_owned(), text.to_owned()))
     };
     COMPANIONS.iter().filter_map(file).collect()
-}
-
-/// Tensors by name while files are read.
-#[derive(Default)]
-struct Found {
-    tensors: BTreeMap<String, Entry>,
-    ignored: Vec<String>,
-}
-
-impl Found {
-    fn insert(
-        &mut self,
-        entry: HeaderEntry,
-        file: usize,
-        path: &Path,
-        permuted: Option<usize>,
-    ) -> Result<()> {
-        if is_ignored(&entry.name) {
-            self.ignored.push(entry.name);
-            return Ok(());
-        }
-        let Some(dtype) = entry.dtype else {
-            let reason = format!("stored as {}, which is no dtype of weights", entry.dtype_name);
-            return Err(ModelError::tensor(path, &entry.name, reason));
-        };
-        let HeaderEntry { name, shape, range, .. } = entry;
-        if self.tensors.contains_key(&name) {
-            return Err(ModelError::tensor(path, &name, "appears twice"));
-        }
-        self.tensors.insert(name, Entry { file, dtype, shape, range, permuted });
-        Ok(())
-    }
-}
-
-/// Buffers that old exporters saved and that follow from the configuration.
-fn is_ignored(name: &str) -> bool {
-    ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "position_ids"]
-        .iter()
-        .any(|suffix| name.ends_with(suffix))
 }
 
 fn parse_safetensors(file: &MappedFile) -> Result<Vec<HeaderEntry>> {

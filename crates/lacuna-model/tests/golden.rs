@@ -72,25 +72,56 @@ fn logits_in_f32_are_as_good_as_single_precision_allows() {
 /// What storing weights in fewer bits costs: largest difference of a logit, as a part of the largest logit of its
 /// case, over 36 cases. Activations stay f32, so this is the rounding of weights alone.
 ///
-/// Measured: bf16 2.2e-2, …; the bound is twice that. The models are tiny and their
-/// weights random: in a trained one of 135 M or 8 B parameters the errors of more terms average out.
+/// Measured: f32 2.7e-6, f16 8.1e-3, bf16 6.4e-2, q8_0 0.17, 5 bits 0.8, 4 bits 1.1; the bounds are about twice
+/// that. These models amplify: four layers of random weights scaled up until arg-max decisions have margins. So the
+/// coarse formats say little here; docs/guides/checkpoints.md has the same for a trained model. Rows of 64 and 160
+/// are no whole blocks of 256: q6_k is q8_0 here, and q4_k is q5_0.
 #[test]
 fn each_format_costs_what_is_stated_of_it() {
     let bounds = [
         (StorageDtype::F32, 1e-5),
-        (StorageDtype::F16, 1e-3),
-        (StorageDtype::BF16, 1e-3),
-        (StorageDtype::Q8_0, 1e-3),
-        (StorageDtype::Q6_K, 1e-3),
-        (StorageDtype::Q5_1, 1e-3),
-        (StorageDtype::Q5_0, 1e-3),
-        (StorageDtype::Q4_1, 1e-3),
-        (StorageDtype::Q4_K, 1e-3),
-        (StorageDtype::Q4_0, 1e-3),
+        (StorageDtype::F16, 2e-2),
+        (StorageDtype::BF16, 0.15),
+        (StorageDtype::Q8_0, 0.4),
+        (StorageDtype::Q6_K, 0.4),
+        (StorageDtype::Q5_1, 2.0),
+        (StorageDtype::Q5_0, 2.0),
+        (StorageDtype::Q4_1, 2.5),
+        (StorageDtype::Q4_K, 2.0),
+        (StorageDtype::Q4_0, 2.5),
     ];
     for (dtype, bound) in bounds {
         let (worst, _) = worst(|w| Transformer::mapped_in(w, dtype).unwrap());
-        eprintln!("{dtype}: {worst:.1e}");
-        assert!(worst < 100000.0 * bound, "{dtype}: {worst:e}");
+        assert!(worst < bound, "{dtype}: {worst:e}");
+    }
+}
+
+/// Beyond that rounding nothing is lost: a model whose weights are kept packed computes what one does whose weights
+/// were packed, unpacked and then run in f32 by other code.
+#[test]
+fn packed_weights_compute_what_their_values_do_in_f32() {
+    for dtype in StorageDtype::ALL.into_iter().filter(|dtype| dtype.is_packable()) {
+        for name in ["tiny_untied", "tiny_tied"] {
+            let weights = Weights::open(fixtures().join("models").join(name)).unwrap();
+            let packed = Transformer::mapped_in(&weights, dtype).unwrap();
+            let unpacked = |(name, shape): (String, Vec<usize>)| {
+                let values = match shape.as_slice() {
+                    [_] => weights.tensor(&name, DType::F32, &Device::Cpu).unwrap(),
+                    _ => weights.matrix_in(&name, dtype).unwrap().to_tensor().unwrap(),
+                };
+                (name, candle_core::Var::from_tensor(&values).unwrap())
+            };
+            let parameters = weights.config().expected_tensors().map(unpacked).collect();
+            let plain = Transformer::from_parameters(weights.config().clone(), parameters).unwrap();
+            let ids = Tensor::arange(7u32, 23, &Device::Cpu).unwrap().reshape((1, 16)).unwrap();
+            let logits = |model: &Transformer| {
+                let hidden = model.hidden(&ids, mask("block4"), None, None).unwrap();
+                model.logits(&hidden).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            let (packed, plain) = (logits(&packed), logits(&plain));
+            let largest = plain.iter().fold(0f32, |a, b| a.max(b.abs()));
+            let off = packed.iter().zip(&plain).fold(0f32, |a, (x, y)| a.max((x - y).abs()));
+            assert!(off < 1e-4 * largest, "{dtype} {name}: {:e}", off / largest);
+        }
     }
 }

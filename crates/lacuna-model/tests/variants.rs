@@ -294,10 +294,6 @@ fn every_variant_computes_what_a_plain_calculation_does_in_both_formats() {
             assert!(error.contains("no GGUF architecture"), "{error}");
             continue;
         }
-        if name.contains("llama3") {
-            // Its divisors are stored and recognised for the original length of the published models alone.
-            assert!(saved.is_err() || Weights::open(&gguf).is_ok(), "{name}: written and not read");
-        }
         saved.unwrap();
         let again = Weights::open(&gguf).unwrap();
         assert_eq!(again.config().mode, weights.config().mode, "{name}");

@@ -40,7 +40,7 @@ pub struct Recipe {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRecipe {
-    /// A checkpoint to go on from (a Hugging Face directory); then the shape is the checkpoint's.
+    /// A checkpoint to go on from (a Hugging Face directory or a `.gguf` file); then the shape is the checkpoint's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
     /// Width of the residual stream.
@@ -74,6 +74,9 @@ pub struct ModelRecipe {
     /// How the MASK row of an AR checkpoint starts (choice 10).
     #[serde(default)]
     pub mask_embedding: MaskEmbedding,
+    /// Start an autoregressive stage from a block-diffusion checkpoint, or one with another MASK.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_mode_mismatch: bool,
 }
 
 /// How the MASK embedding starts when training goes on from an AR checkpoint (paper choice 10).

@@ -162,7 +162,8 @@ fn open_shards(
 
 fn special_ids(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<SpecialIds> {
     let [bos, pad, eos, _, _, mask, _] = lacuna_data::SPECIAL_TOKENS;
-    let of_checkpoint = recipe.model.from.as_deref().map(Config::open).transpose()?;
+    let config = |from: &Path| Weights::inspect(from).map(|weights| weights.config().clone());
+    let of_checkpoint = recipe.model.from.as_deref().map(config).transpose()?;
     let id = |name: &str| tokenizer.token_to_id(name);
     let eos_id = of_checkpoint.as_ref().and_then(Config::eos_token_id).or_else(|| id(eos));
     let Some(eos_id) = eos_id else {
@@ -214,6 +215,12 @@ pub(crate) fn build_model(
             recipe.data.window
         ));
     }
+    if resumed.is_none()
+        && !recipe.model.allow_mode_mismatch
+        && let Err(reason) = check_mode(recipe, data, weights.config().mode)
+    {
+        return refuse(reason);
+    }
     let model = Transformer::trainable(&weights, DTYPE, device)?;
     if resumed.is_none()
         && recipe.model.mask_embedding == MaskEmbedding::Mean
@@ -222,6 +229,25 @@ pub(crate) fn build_model(
         set_mask_embedding(&model, mask, recipe.seed)?;
     }
     Ok(model)
+}
+
+/// From autoregressive to diffusion is what training is for; the other way, or another MASK, is a mistake as a rule.
+fn check_mode(recipe: &Recipe, data: &RunData, mode: Mode) -> std::result::Result<(), String> {
+    let Mode::BlockDiffusion { mask_token_id, .. } = mode else { return Ok(()) };
+    let insist = "model.allow_mode_mismatch = true does it all the same";
+    let first = &recipe.stage[0];
+    if first.objective == ObjectiveKind::Autoregressive {
+        return Err(format!(
+            "a block-diffusion checkpoint, but stage `{}` is autoregressive; start with a diffusion stage, or {insist}",
+            first.name
+        ));
+    }
+    match data.special.mask {
+        Some(mask) if mask != mask_token_id => Err(format!(
+            "the checkpoint was trained with MASK = {mask_token_id}, model.mask_token is {mask}; leave it out, or {insist}"
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn fresh_config(recipe: &Recipe, data: &RunData) -> Result<Config> {
@@ -261,3 +287,6 @@ fn set_mask_embedding(model: &Transformer, mask: u32, seed: u64) -> Result<()> {
     let filled = candle_core::Tensor::from_vec(values, table.shape(), &Device::Cpu)?;
     Ok(table.set(&filled.to_dtype(table.dtype())?.to_device(table.device())?)?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -145,7 +145,7 @@ pub(crate) fn read_config(gguf: &Gguf<'_>, file: &Path) -> Result<Config> {
     }
     config.validate_in(file)?;
     if let Some(factors) = rope_factors(gguf, file)? {
-        config.rope_scaling = llama3_of(&config, &factors).ok_or_else(|| {
+        config.rope_scaling = llama3_of(&fields, &config, &factors)?.ok_or_else(|| {
             ModelError::tensor(file, ROPE_FACTORS, "holds divisors of no known rope scaling")
         })?;
     }
@@ -214,22 +214,31 @@ fn rope_factors(gguf: &Gguf<'_>, file: &Path) -> Result<Option<Vec<f64>>> {
     Ok(Some(values.map(f64::from).collect()))
 }
 
-/// The Llama 3 scaling that gives these divisors: all published ones ramp from 1 to 4 over 8192.
-fn llama3_of(config: &Config, factors: &[f64]) -> Option<RopeScaling> {
-    let factor = *factors.last()?;
-    let scaling = RopeScaling::Llama3 {
-        factor,
-        low_freq_factor: 1.0,
-        high_freq_factor: 4.0,
-        original_max_position_embeddings: 8192,
+/// The Llama 3 scaling that gives these divisors. Where the file does not say, it is the one of all published
+/// models: a ramp from 1 to 4 over 8192.
+fn llama3_of(fields: &Fields<'_>, config: &Config, factors: &[f64]) -> Result<Option<RopeScaling>> {
+    let Some(&last) = factors.last().filter(|last| last.is_finite() && **last > 0.0) else {
+        return Ok(None);
     };
+    let number =
+        |key: &str, default: f64| -> Result<f64> { Ok(fields.number(key)?.unwrap_or(default)) };
+    let scaling = RopeScaling::Llama3 {
+        factor: number("lacuna.rope.factor", last)?,
+        low_freq_factor: number("lacuna.rope.low_freq_factor", 1.0)?,
+        high_freq_factor: number("lacuna.rope.high_freq_factor", 4.0)?,
+        original_max_position_embeddings: fields
+            .size("lacuna.rope.original_context_length")?
+            .unwrap_or(8192),
+    };
+    let scaled = Config { rope_scaling: scaling, ..config.clone() };
+    scaled.validate_in(fields.file)?;
     let plain = Config { rope_scaling: RopeScaling::None, ..config.clone() };
     let frequencies = plain.inverse_frequencies();
     let agrees = |(frequency, stored): (&f64, &f64)| {
         (scaling.divisor(*frequency) - stored).abs() <= 1e-4 * stored.abs()
     };
     let same = frequencies.len() == factors.len() && frequencies.iter().zip(factors).all(agrees);
-    same.then_some(scaling)
+    Ok(same.then_some(scaling))
 }
 
 /// Metadata under the architecture's prefix, or whole keys where they name another one.

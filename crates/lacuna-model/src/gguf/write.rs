@@ -191,6 +191,20 @@ fn describe(
         metadata.text(&format!("{architecture}.rope.scaling.type"), "linear");
         metadata.float(&format!("{architecture}.rope.scaling.factor"), factor as f32);
     }
+    if let RopeScaling::Llama3 {
+        factor,
+        low_freq_factor,
+        high_freq_factor,
+        original_max_position_embeddings,
+    } = config.rope_scaling
+    {
+        // llama.cpp takes the divisors, which are a tensor; these say where they come from.
+        metadata.float("lacuna.rope.factor", factor as f32);
+        metadata.float("lacuna.rope.low_freq_factor", low_freq_factor as f32);
+        metadata.float("lacuna.rope.high_freq_factor", high_freq_factor as f32);
+        let original = bounded(original_max_position_embeddings);
+        metadata.number("lacuna.rope.original_context_length", original);
+    }
     if let Mode::BlockDiffusion { block_size, mask_token_id } = config.mode {
         metadata.number("lacuna.block_size", bounded(block_size.get()));
         metadata.number("lacuna.mask_token_id", mask_token_id);

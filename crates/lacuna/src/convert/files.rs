@@ -132,20 +132,20 @@ impl SideFiles {
         Ok(id)
     }
 
-    /// Says in `tokenizer_config.json`, where there is one, which token is MASK.
-    pub(super) fn name_in_config(&mut self, name: &str, added: Option<(u32, Value)>) {
-        let Some((_, text)) = self.others.iter_mut().find(|(name, _)| name == TOKENIZER_CONFIG)
-        else {
-            return;
-        };
-        let Ok(Value::Object(mut map)) = serde_json::from_str::<Value>(text) else { return };
-        map.insert("mask_token".into(), name.into());
-        let decoder = map.get_mut("added_tokens_decoder").and_then(Value::as_object_mut);
-        if let (Some(decoder), Some((id, mut token))) = (decoder, added) {
-            token.as_object_mut().map(|token| token.remove("id"));
-            decoder.insert(id.to_string(), token);
+    /// Says in the files that name special tokens, where they are, which one is MASK.
+    pub(super) fn name_in_config(&mut self, mask: &str, added: Option<(u32, Value)>) {
+        let names = [TOKENIZER_CONFIG, "special_tokens_map.json"];
+        for (_, text) in self.others.iter_mut().filter(|(name, _)| names.contains(&name.as_str())) {
+            let Ok(Value::Object(mut map)) = serde_json::from_str::<Value>(text) else { continue };
+            map.insert("mask_token".into(), mask.into());
+            let decoder = map.get_mut("added_tokens_decoder").and_then(Value::as_object_mut);
+            if let (Some(decoder), Some((id, token))) = (decoder, &added) {
+                let mut token = token.clone();
+                token.as_object_mut().map(|token| token.remove("id"));
+                decoder.insert(id.to_string(), token);
+            }
+            *text = pretty(&Value::Object(map));
         }
-        *text = pretty(&Value::Object(map));
     }
 }
 

@@ -1,0 +1,94 @@
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+use super::*;
+use lacuna_model::{Transformer, save_gguf};
+use std::path::PathBuf;
+
+/// The smoke recipe from an untrained checkpoint of some mode.
+fn from(dir: &Path, mode: Mode, set: &[&str]) -> (Recipe, RunData) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml");
+    let fresh = Recipe::load(&path, &[]).unwrap();
+    let data = RunData::open(&fresh).unwrap();
+    let config = Config { mode, ..fresh_config(&fresh, &data).unwrap() };
+    Transformer::init(config, 3, DType::F32, &Device::Cpu).unwrap().save(dir).unwrap();
+    let mut set: Vec<String> = set.iter().map(|item| (*item).to_owned()).collect();
+    set.push(format!("model.from={}", dir.display()));
+    let recipe = Recipe::load(&path, &set).unwrap();
+    let data = RunData::open(&recipe).unwrap();
+    (recipe, data)
+}
+
+fn diffusion(mask_token_id: u32) -> Mode {
+    Mode::BlockDiffusion { block_size: NonZeroUsize::new(4).unwrap(), mask_token_id }
+}
+
+fn table(model: &Transformer) -> Vec<Vec<f32>> {
+    model.parameters()[0].1.to_vec2().unwrap()
+}
+
+#[test]
+fn the_mask_row_starts_as_the_recipe_says_and_no_other_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let build = |set: &[&str]| {
+        let (recipe, data) = from(dir.path(), Mode::Autoregressive, set);
+        let mask = data.mask_id().unwrap() as usize;
+        (table(&build_model(&recipe, &data, None, &Device::Cpu).unwrap()), mask)
+    };
+    let (as_is, mask) = build(&[]);
+    let weights = Weights::open(dir.path()).unwrap();
+    let stored = weights.tensor("model.embed_tokens.weight", DType::F32, &Device::Cpu).unwrap();
+    assert_eq!(as_is, stored.to_vec2::<f32>().unwrap());
+
+    let (mean, _) = build(&["model.mask_embedding=mean"]);
+    let (n, width) = (as_is.len(), as_is[0].len());
+    let squares: f64 = as_is.iter().flatten().map(|x| f64::from(*x).powi(2)).sum();
+    let spread = (squares / (n * width) as f64).sqrt();
+    let mut noise = 0.0;
+    for column in 0..width {
+        let center = as_is.iter().map(|row| f64::from(row[column])).sum::<f64>() / n as f64;
+        let off = f64::from(mean[mask][column]) - center;
+        assert!(off.abs() <= 0.005 * spread + 1e-7, "column {column}: {off}");
+        noise += off.abs();
+    }
+    assert!(noise > 0.0, "equal rows would stay equal");
+    for (row, (before, after)) in as_is.iter().zip(&mean).enumerate() {
+        assert_eq!(before == after, row != mask, "row {row}");
+    }
+    assert_eq!(mean, build(&["model.mask_embedding=mean"]).0, "the seed names the noise");
+    assert_ne!(mean, build(&["model.mask_embedding=mean", "seed=99"]).0);
+}
+
+#[test]
+fn a_block_diffusion_checkpoint_is_not_trained_as_another_kind_unasked() {
+    let dir = tempfile::tempdir().unwrap();
+    let build = |mode, set: &[&str]| {
+        let (recipe, data) = from(dir.path(), mode, set);
+        build_model(&recipe, &data, None, &Device::Cpu).map(|_| ()).map_err(|e| e.to_string())
+    };
+    // The smoke recipe's first stage is autoregressive.
+    build(Mode::Autoregressive, &[]).unwrap();
+    let error = build(diffusion(5), &[]).unwrap_err();
+    assert!(
+        error.contains("is autoregressive") && error.contains("allow_mode_mismatch"),
+        "{error}"
+    );
+    build(diffusion(5), &["model.allow_mode_mismatch=true"]).unwrap();
+    let stage = ["stage.0.objective=full-diffusion"];
+    build(diffusion(5), &stage).unwrap();
+    let other = ["stage.0.objective=full-diffusion", "model.mask_token=<[fim-prefix]>"];
+    let error = build(diffusion(5), &other).unwrap_err();
+    assert!(error.contains("trained with MASK = 5"), "{error}");
+}
+
+#[test]
+fn training_starts_from_a_gguf_file_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut recipe, data) = from(dir.path(), Mode::Autoregressive, &[]);
+    let expected = table(&build_model(&recipe, &data, None, &Device::Cpu).unwrap());
+    let weights = Weights::open(dir.path()).unwrap();
+    let file = dir.path().join("m.gguf");
+    save_gguf(&file, weights.config(), weights.outgoing(), &Default::default()).unwrap();
+    recipe.model.from = Some(file);
+    let data = RunData::open(&recipe).unwrap();
+    assert_eq!(table(&build_model(&recipe, &data, None, &Device::Cpu).unwrap()), expected);
+}
