@@ -25,7 +25,7 @@ use measure::Effort;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask bench")]
 struct Args {
-    /// Only benchmarks with this in their name
+    /// Only benchmarks with this in their name, or the one that is called so
     filter: Option<String>,
     /// Seconds for each benchmark
     #[arg(long, default_value_t = 2.0)]
@@ -44,13 +44,20 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     ensure!(args.seconds > 0.0, "--seconds must be above 0");
-    let wanted = |name: &str| args.filter.as_deref().is_none_or(|part| name.contains(part));
-    let benches: Vec<_> = kernels::all().into_iter().filter(|bench| wanted(bench.name)).collect();
-    let trains = wanted(train::NAME);
+    let all = kernels::all();
+    let every_name = || all.iter().map(|bench| bench.name).chain(train::NAMES).chain(decode::NAMES);
+    let whole_name = |filter: &str| every_name().any(|name| name == filter);
+    let wanted = |name: &str| match args.filter.as_deref() {
+        None => true,
+        Some(filter) if whole_name(filter) => name == filter,
+        Some(filter) => name.contains(filter),
+    };
+    let benches: Vec<_> = all.iter().filter(|bench| wanted(bench.name)).collect();
+    let trains: Vec<_> = train::NAMES.into_iter().filter(|name| wanted(name)).collect();
     let decodes: Vec<_> = decode::NAMES.into_iter().filter(|name| wanted(name)).collect();
     let names = benches.iter().map(|bench| bench.name);
     let names: Vec<_> =
-        names.chain(trains.then_some(train::NAME)).chain(decodes.iter().copied()).collect();
+        names.chain(trains.iter().copied()).chain(decodes.iter().copied()).collect();
     if args.list {
         names.iter().for_each(|name| println!("{name}"));
         return Ok(());
@@ -77,8 +84,8 @@ fn main() -> Result<()> {
         println!("\n{}\n", report::LEGEND);
     }
     let mut whole = Vec::new();
-    if trains {
-        whole.push(train::run(&machine, effort)?);
+    for name in trains {
+        whole.push(train::run(&machine, effort, name)?);
     }
     if !decodes.is_empty() {
         whole.extend(decode::run(&machine, effort, args.model.as_deref(), &decodes)?);

@@ -99,6 +99,7 @@ pub(crate) fn peak_memory_bytes() -> Option<u64> {
 
 /// Starts the peak anew at what is held now.
 pub(crate) fn forget_peak() {
+    lacuna_kernels::give_back_freed_memory();
     // Where it can't be done, the peak of the whole process stands: a bound from above.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

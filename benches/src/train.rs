@@ -2,8 +2,8 @@
 
 use std::num::NonZeroUsize;
 
-use anyhow::{Result, ensure};
-use candle_core::{DType, Device, Tensor};
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device, Tensor, Var};
 use lacuna_kernels::{
     AdamW, AdamWConfig, AttentionMask, Parameter, Spans, global_norm, linear_cross_entropy,
 };
@@ -13,7 +13,11 @@ use crate::machine::Machine;
 use crate::measure::{Effort, forget_peak, peak_memory_bytes, timing};
 use crate::report::Whole;
 
-pub(crate) const NAME: &str = "train/block-diffusion/14M";
+pub(crate) const NAMES: [&str; 3] = [
+    "train/block-diffusion/14M",
+    "train/block-diffusion/14M/recompute",
+    "train/block-diffusion/14M/plain",
+];
 
 const BATCH: usize = 4;
 const SEQ: usize = 512;
@@ -59,23 +63,32 @@ fn batch(vocab_size: usize) -> Result<Batch> {
     Ok(Batch { noisy: tensor(noisy)?, clean: tensor(clean)?, rows, targets, weights })
 }
 
-pub(crate) fn run(machine: &Machine, effort: Effort) -> Result<Whole> {
+/// A step as the trainer makes it; `recompute`: each layer's activations anew in the backward pass;
+/// `plain`: composed of candle's own operations, its graph walked back by candle.
+pub(crate) fn run(machine: &Machine, effort: Effort, name: &'static str) -> Result<Whole> {
     forget_peak();
+    let (recompute, plain) = (name.ends_with("recompute"), name.ends_with("plain"));
+    lacuna_kernels::force_reference(plain);
     let model = Transformer::init(config(), 1, DType::F32, &Device::Cpu)?;
     let parameters = model.parameters().iter().map(|(_, var)| Parameter::new(var.clone()));
     let mut optimizer = AdamW::new(parameters.collect(), AdamWConfig::default())?;
     let batch = batch(config().vocab_size)?;
     let mut losses = Vec::new();
     let timing = timing(effort, || {
-        losses.push(step(&model, &mut optimizer, &batch)?);
+        losses.push(match plain {
+            true => plain_step(&model, &mut optimizer, &batch)?,
+            false => step(&model, &mut optimizer, &batch, recompute)?,
+        });
         Ok(())
-    })?;
+    });
+    lacuna_kernels::force_reference(false);
+    let timing = timing?;
     // A fresh model knows nothing, ln(8192) = 9.01 a token; a few steps on one batch teach it something.
     let (first, last) = (losses[0], losses[losses.len() - 1]);
     ensure!((first - 9.01).abs() < 0.3, "the first loss is {first}, not about 9.01");
     ensure!(last < first, "the loss rose from {first} to {last}");
     Ok(Whole {
-        name: NAME,
+        name,
         timing,
         tokens: BATCH * SEQ,
         floor: machine.floor(bytes(&model), flop()),
@@ -83,17 +96,35 @@ pub(crate) fn run(machine: &Machine, effort: Effort) -> Result<Whole> {
     })
 }
 
-fn step(model: &Transformer, optimizer: &mut AdamW, batch: &Batch) -> Result<f32> {
+fn step(model: &Transformer, optimizer: &mut AdamW, batch: &Batch, recompute: bool) -> Result<f32> {
+    // The batch's rows count noisy tokens; a pass counts those of both halves.
+    let rows: Vec<u32> = batch.rows.iter().map(|r| r + r / SEQ as u32 * SEQ as u32).collect();
+    let windows = model.noisy_and_clean(&batch.noisy, &batch.clean, BLOCK_SIZE, None, &rows)?;
+    let (hidden, record) = model.record(&windows, recompute)?;
+    let leaves = [Var::from_tensor(&hidden)?, Var::from_tensor(&model.head()?.detach())?];
+    let [hidden, head] = [leaves[0].as_tensor(), leaves[1].as_tensor()];
+    let out = linear_cross_entropy(hidden, head, &batch.targets, &batch.weights)?;
+    let store = out.loss.backward()?;
+    let gradient = |leaf: &Var| store.get(leaf).context("the loss has no gradient");
+    let gradients = model.backward(record, gradient(&leaves[0])?, gradient(&leaves[1])?)?;
+    update(optimizer, &gradients, &out.loss)
+}
+
+fn plain_step(model: &Transformer, optimizer: &mut AdamW, batch: &Batch) -> Result<f32> {
     let hidden = model.denoise(&batch.noisy, &batch.clean, BLOCK_SIZE, None, Some(&batch.rows))?;
     let out = linear_cross_entropy(&hidden, &model.head()?, &batch.targets, &batch.weights)?;
     let store = out.loss.backward()?;
-    let gradient = |var: &candle_core::Var| store.get(var.as_tensor()).cloned();
+    let gradient = |var: &Var| store.get(var.as_tensor()).cloned();
     let gradients: Option<Vec<Tensor>> =
         model.parameters().iter().map(|(_, var)| gradient(var)).collect();
-    let Some(gradients) = gradients else { anyhow::bail!("a parameter has no gradient") };
-    ensure!(global_norm(&gradients)?.is_finite(), "the gradient is not finite");
-    optimizer.step_tensors(&gradients, 1e-3)?;
-    Ok(out.loss.to_scalar()?)
+    update(optimizer, &gradients.context("a parameter has no gradient")?, &out.loss)
+}
+
+fn update(optimizer: &mut AdamW, gradients: &[Tensor], loss: &Tensor) -> Result<f32> {
+    let norm = global_norm(gradients)?;
+    ensure!(norm.is_finite(), "the gradient is not finite");
+    optimizer.step_with_norm(gradients, norm, 1e-3)?;
+    Ok(loss.to_scalar()?)
 }
 
 /// Parameters and both moments in and out, gradients in: what the optimizer alone must move.

@@ -21,3 +21,18 @@ pub fn keep_freed_memory() {
         }
     }
 }
+
+/// Hands back to the system what [`keep_freed_memory`] has kept: between a phase that needed much
+/// memory and one that needs little. Does nothing where the C library is not glibc.
+pub fn give_back_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> i32;
+        }
+        // SAFETY: malloc_trim takes a size and may be called at any time.
+        unsafe {
+            malloc_trim(0);
+        }
+    }
+}

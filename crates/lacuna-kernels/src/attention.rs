@@ -1,10 +1,13 @@
 //! Attention over [`Spans`]: tiled, the softmax streamed, scores never stored beyond a tile,
 //! grouped queries without repeating keys, the backward pass recomputing from log Σ exp.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod backward;
 mod cpu;
 mod layout;
 mod panel;
@@ -12,9 +15,9 @@ pub(crate) mod plan;
 
 pub(crate) use layout::Axes;
 
-use crate::cpu::is_f32;
+use crate::cpu::{is_f32, shaped};
 use crate::{Spans, reference};
-use cpu::{Inputs, Outcome};
+use cpu::{Inputs, LogSums};
 use layout::{Sizes, View};
 
 /// softmax(q · kᵀ · scale, over visible keys) · v; differentiable in q, k and v. A query that
@@ -57,6 +60,65 @@ pub fn attention_by_token(
     reference::attention(&q, &k, &v, spans, scale)?.transpose(1, 2)
 }
 
+/// What the backward pass of attention needs besides its inputs.
+#[derive(Clone, Debug)]
+pub struct Attended {
+    /// The output, `[b, l, heads, d]`.
+    pub out: Tensor,
+    /// log Σ exp of every query, as the fused pass leaves it; the reference computes it anew.
+    log_sums: Option<Arc<LogSums>>,
+}
+
+/// [`attention_by_token`] for a caller who will ask for its gradients by
+/// [`attention_by_token_backward`]. Records nothing.
+///
+/// # Errors
+/// As [`attention`].
+pub fn attention_by_token_kept(
+    [q, k, v]: [&Tensor; 3],
+    spans: &Spans,
+    scale: f64,
+) -> Result<Attended> {
+    if ![q, k, v].into_iter().all(is_fast) {
+        let out = attention_by_token(&q.detach(), &k.detach(), &v.detach(), spans, scale)?;
+        return Ok(Attended { out, log_sums: None });
+    }
+    let (b, l, heads, d) = q.dims4()?;
+    let op = Attention::new(spans, scale, Axes::TokensFirst);
+    spans.check(b, l, k.dim(1)?)?;
+    let (q, k, v) = (by_rows(q)?, by_rows(k)?, by_rows(v)?);
+    let (out, log_sums) = op.on_cpu([&q, &k, &v], |inputs| Ok(cpu::forward(&inputs)))?;
+    let out = Tensor::from_vec(out, (b, l, heads, d), q.device())?;
+    Ok(Attended { out, log_sums: Some(Arc::new(log_sums)) })
+}
+
+/// The gradients of q, k and v. Records nothing.
+///
+/// # Errors
+/// If shapes are not those of the forward pass.
+pub fn attention_by_token_backward(
+    [q, k, v]: [&Tensor; 3],
+    attended: &Attended,
+    d_out: &Tensor,
+    spans: &Spans,
+    scale: f64,
+) -> Result<[Tensor; 3]> {
+    let Some(log_sums) = &attended.log_sums else {
+        return reference::attention_by_token_backward([q, k, v], d_out, spans, scale);
+    };
+    if d_out.dims() != q.dims() {
+        bail!("attention: the gradient is {:?}, expected {:?}", d_out.dims(), q.dims())
+    }
+    let op = Attention::new(spans, scale, Axes::TokensFirst);
+    let qkv = [&by_rows(q)?, &by_rows(k)?, &by_rows(v)?];
+    op.gradients(qkv, &attended.out, d_out, log_sums)
+}
+
+/// Rows may lie anywhere, but each is contiguous.
+fn by_rows(x: &Tensor) -> Result<Tensor> {
+    if x.stride()[3] == 1 { Ok(x.clone()) } else { x.contiguous() }
+}
+
 fn is_fast(x: &Tensor) -> bool {
     is_f32(x) && x.elem_count() > 0
 }
@@ -69,10 +131,7 @@ fn fused(
     scale: f64,
     axes: Axes,
 ) -> Result<Tensor> {
-    let rows = |x: &Tensor| if x.stride()[3] == 1 { Ok(x.clone()) } else { x.contiguous() };
-    let log_sum = OnceLock::new();
-    let op = Attention { spans: spans.clone(), scale: scale as f32, axes, log_sum };
-    rows(q)?.apply_op3(&rows(k)?, &rows(v)?, op)
+    by_rows(q)?.apply_op3(&by_rows(k)?, &by_rows(v)?, Attention::new(spans, scale, axes))
 }
 
 struct Attention {
@@ -80,10 +139,44 @@ struct Attention {
     scale: f32,
     axes: Axes,
     /// log Σ exp of every query, kept from the forward pass.
-    log_sum: OnceLock<Vec<f32>>,
+    log_sums: OnceLock<LogSums>,
 }
 
 impl Attention {
+    fn new(spans: &Spans, scale: f64, axes: Axes) -> Self {
+        let log_sums = OnceLock::new();
+        Self { spans: spans.clone(), scale: scale as f32, axes, log_sums }
+    }
+
+    /// Runs `f` on the elements of q, k and v.
+    fn on_cpu<R>(&self, qkv: [&Tensor; 3], f: impl FnOnce(Inputs<'_>) -> Result<R>) -> Result<R> {
+        let [(q, q_layout), (k, k_layout), (v, v_layout)] = qkv.map(Tensor::storage_and_layout);
+        let (Storage::Cpu(q), Storage::Cpu(k), Storage::Cpu(v)) = (&*q, &*k, &*v) else {
+            bail!("attention: an input is on another device, expected the CPU")
+        };
+        f(self.inputs([(q, q_layout), (k, k_layout), (v, v_layout)])?)
+    }
+
+    fn gradients(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        out: &Tensor,
+        d_out: &Tensor,
+        log_sums: &LogSums,
+    ) -> Result<[Tensor; 3]> {
+        let d_out = d_out.contiguous()?;
+        let ((out, out_layout), (d_out, d_out_layout)) =
+            (out.storage_and_layout(), d_out.storage_and_layout());
+        let (Storage::Cpu(out), Storage::Cpu(d_out)) = (&*out, &*d_out) else {
+            bail!("attention: a gradient is on another device, expected the CPU")
+        };
+        let out = View::new(out.as_slice::<f32>()?, out_layout, self.axes)?;
+        let d_out = View::new(d_out.as_slice::<f32>()?, d_out_layout, self.axes)?;
+        let run = |inputs: Inputs<'_>| Ok(backward::backward(&inputs, out, d_out, log_sums));
+        let gradients = self.on_cpu([q, k, v], run)?;
+        Ok([shaped(gradients.q, q)?, shaped(gradients.k, k)?, shaped(gradients.v, v)?])
+    }
+
     fn inputs<'a>(&'a self, views: [(&'a CpuStorage, &'a Layout); 3]) -> Result<Inputs<'a>> {
         let [q, k, v] = views;
         let axes = self.axes;
@@ -109,9 +202,9 @@ impl CustomOp3 for Attention {
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let inputs = self.inputs([(q, q_layout), (k, k_layout), (v, v_layout)])?;
-        let Outcome { out, log_sum } = cpu::forward(&inputs);
+        let (out, log_sums) = cpu::forward(&inputs);
         // A second forward pass of one op would only compute the same again.
-        let _ = self.log_sum.set(log_sum);
+        let _ = self.log_sums.set(log_sums);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
 
@@ -123,34 +216,10 @@ impl CustomOp3 for Attention {
         out: &Tensor,
         d_out: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(log_sum) = self.log_sum.get() else {
+        let Some(log_sums) = self.log_sums.get() else {
             bail!("attention: backward came before forward")
         };
-        let d_out = d_out.contiguous()?;
-        let (qs, ql) = q.storage_and_layout();
-        let (ks, kl) = k.storage_and_layout();
-        let (vs, vl) = v.storage_and_layout();
-        let (os, ol) = out.storage_and_layout();
-        let (ds, dl) = d_out.storage_and_layout();
-        let (
-            Storage::Cpu(qs),
-            Storage::Cpu(ks),
-            Storage::Cpu(vs),
-            Storage::Cpu(os),
-            Storage::Cpu(ds),
-        ) = (&*qs, &*ks, &*vs, &*os, &*ds)
-        else {
-            bail!("attention: a gradient is on another device, expected the CPU")
-        };
-        let inputs = self.inputs([(qs, ql), (ks, kl), (vs, vl)])?;
-        let out = View::new(os.as_slice::<f32>()?, ol, self.axes)?;
-        let d_out = View::new(ds.as_slice::<f32>()?, dl, self.axes)?;
-        let gradients = cpu::backward(&inputs, out, d_out, log_sum)?;
-        let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
-        Ok((
-            Some(tensor(gradients.q, q)?),
-            Some(tensor(gradients.k, k)?),
-            Some(tensor(gradients.v, v)?),
-        ))
+        let [d_q, d_k, d_v] = self.gradients([q, k, v], out, d_out, log_sums)?;
+        Ok((Some(d_q), Some(d_k), Some(d_v)))
     }
 }

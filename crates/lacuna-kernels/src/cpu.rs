@@ -2,12 +2,26 @@
 
 use std::marker::PhantomData;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 
+static REFERENCE: AtomicBool = AtomicBool::new(false);
+
+/// Sends everything to the reference (or back to the fused kernels) for the whole process, so that
+/// a benchmark can tell what fusing is worth.
+#[doc(hidden)]
+pub fn force_reference(reference: bool) {
+    REFERENCE.store(reference, Ordering::Relaxed);
+}
+
+/// Elements below which the calling thread works alone: a decoding pass has over a hundred small
+/// elementwise operations, each shorter than waking a thread takes.
+pub(crate) const SERIAL: usize = 64 << 10;
+
 /// Whether a tensor can go to the fused f32 kernels.
 pub(crate) fn is_f32(t: &Tensor) -> bool {
-    t.dtype() == DType::F32 && t.device().is_cpu()
+    t.dtype() == DType::F32 && t.device().is_cpu() && !REFERENCE.load(Ordering::Relaxed)
 }
 
 /// The elements of a contiguous f32 storage.
@@ -27,20 +41,41 @@ pub(crate) fn with<R>(t: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result
     }
 }
 
+/// A vector of `len` floats that `write` fills: memory that is about to be overwritten need not be
+/// zeroed first.
+///
+/// # Safety
+/// `write` writes every element and reads none before it has.
+pub(crate) unsafe fn written(len: usize, write: impl FnOnce(&mut [f32])) -> Vec<f32> {
+    let mut values = Vec::<f32>::with_capacity(len);
+    // SAFETY: the capacity is `len`, and any bits are a float; the caller promises that they are
+    // not looked at before they are written.
+    unsafe {
+        write(std::slice::from_raw_parts_mut(values.as_mut_ptr(), len));
+        values.set_len(len);
+    }
+    values
+}
+
+/// A tensor on the CPU that holds `values`, shaped as `like`.
+pub(crate) fn shaped(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(values, like.shape(), like.device())
+}
+
 /// A mutable slice that several threads write at once, each its own part.
-pub(crate) struct Disjoint<'a> {
-    start: *mut f32,
+pub(crate) struct Disjoint<'a, T = f32> {
+    start: *mut T,
     len: usize,
-    owner: PhantomData<&'a mut [f32]>,
+    owner: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: the only access is `part`, whose callers promise that no two parts overlap.
-unsafe impl Sync for Disjoint<'_> {}
-// SAFETY: as above; the pointer is to plain floats.
-unsafe impl Send for Disjoint<'_> {}
+unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
+// SAFETY: as above; a mutable slice may be sent.
+unsafe impl<T: Send> Send for Disjoint<'_, T> {}
 
-impl<'a> Disjoint<'a> {
-    pub(crate) fn new(slice: &'a mut [f32]) -> Self {
+impl<'a, T> Disjoint<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), owner: PhantomData }
     }
 
@@ -49,7 +84,7 @@ impl<'a> Disjoint<'a> {
     /// # Safety
     /// No other part that overlaps this one may be alive.
     #[allow(clippy::mut_from_ref, reason = "the caller keeps parts apart")]
-    pub(crate) unsafe fn part(&self, at: usize, len: usize) -> &mut [f32] {
+    pub(crate) unsafe fn part(&self, at: usize, len: usize) -> &mut [T] {
         assert!(at <= self.len && len <= self.len - at, "part {at}+{len} of {}", self.len);
         // SAFETY: in bounds by the line above, exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
@@ -63,28 +98,30 @@ static POOL: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 const POOL_BUFFERS: usize = 32;
 
 /// A buffer from the pool, given back when dropped. Its contents are whatever was there.
-pub(crate) struct Scratch(Vec<f32>);
+pub(crate) struct Scratch {
+    buffer: Vec<f32>,
+    len: usize,
+}
 
 impl Scratch {
     pub(crate) fn new(len: usize) -> Self {
         let mut pool = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        // The smallest that is large enough, else the largest, which then grows.
+        // The smallest that is large enough, else the largest, which is replaced.
         let fit = (0..pool.len())
-            .filter(|i| pool[*i].capacity() >= len)
-            .min_by_key(|i| pool[*i].capacity())
-            .or_else(|| (0..pool.len()).max_by_key(|i| pool[*i].capacity()));
+            .filter(|i| pool[*i].len() >= len)
+            .min_by_key(|i| pool[*i].len())
+            .or_else(|| (0..pool.len()).max_by_key(|i| pool[*i].len()));
         let mut buffer = fit.map(|i| pool.swap_remove(i)).unwrap_or_default();
         drop(pool);
-        if buffer.capacity() < len {
+        if buffer.len() < len {
             buffer = vec![0.; len];
         }
-        buffer.resize(len, 0.);
-        Self(buffer)
+        Self { buffer, len }
     }
 
     pub(crate) fn zeroed(len: usize) -> Self {
         let mut scratch = Self::new(len);
-        scratch.0.fill(0.);
+        scratch.fill(0.);
         scratch
     }
 }
@@ -92,13 +129,13 @@ impl Scratch {
 impl std::ops::Deref for Scratch {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        &self.0
+        &self.buffer[..self.len]
     }
 }
 
 impl std::ops::DerefMut for Scratch {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.0
+        &mut self.buffer[..self.len]
     }
 }
 
@@ -106,7 +143,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let mut pool = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if pool.len() < POOL_BUFFERS {
-            pool.push(std::mem::take(&mut self.0));
+            pool.push(std::mem::take(&mut self.buffer));
         }
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{is_f32, slice, with};
+use crate::cpu::{is_f32, shaped, slice, with};
 use crate::reference;
 
 /// Row `ids[i]` of `table` for every i; differentiable in `table`.
@@ -49,26 +49,53 @@ impl CustomOp1 for Embedding {
         Ok((CpuStorage::F32(out), Shape::from(self.shape.as_slice())))
     }
 
-    /// Adds each row of the gradient to its token's row. Tasks own rows of the table, and each
-    /// token's rows are added in order, so the sums don't depend on the thread count.
     fn bwd(&self, table: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let (_, h) = table.dims2()?;
-        let dy = dy.contiguous()?;
-        let mut order = (0..self.ids.len()).collect::<Vec<_>>();
-        order.sort_by_key(|at| self.ids[*at]);
         let mut gradient = vec![0f32; table.elem_count()];
-        with(&dy, |dy| {
-            gradient.par_chunks_mut(ROWS * h).enumerate().for_each(|(task, rows)| {
-                let first = (task * ROWS) as u32;
-                let begin = order.partition_point(|at| self.ids[*at] < first);
-                let end = order.partition_point(|at| self.ids[*at] < first + ROWS as u32);
-                for at in &order[begin..end] {
-                    let row = &mut rows[(self.ids[*at] - first) as usize * h..][..h];
-                    row.iter_mut().zip(&dy[at * h..]).for_each(|(sum, x)| *sum += x);
-                }
-            });
-            Ok(())
-        })?;
-        Tensor::from_vec(gradient, table.shape(), table.device()).map(Some)
+        add_rows(&self.ids, dy, &mut gradient)?;
+        shaped(gradient, table).map(Some)
     }
+}
+
+/// The table's gradient: `onto`, or zeros, plus each row of dy at its token's row. A table that is
+/// also the head has a gradient already.
+///
+/// ids: u32 of any shape, dy: `[ids.., h]`, onto: `[v, h]`. Records nothing.
+///
+/// # Errors
+/// If shapes disagree or an id is not below v.
+pub fn embedding_backward(ids: &Tensor, dy: &Tensor, onto: &Tensor) -> Result<Tensor> {
+    let (v, h) = onto.dims2()?;
+    let ids = ids.flatten_all()?.to_vec1::<u32>()?;
+    if dy.elem_count() != ids.len() * h || ids.iter().any(|id| *id as usize >= v) {
+        bail!("embedding: dy is {:?} for {} ids and a table [{v}, {h}]", dy.dims(), ids.len())
+    }
+    if !is_f32(dy) || !is_f32(onto) || h == 0 {
+        return reference::embedding_backward(&ids, dy, onto);
+    }
+    let mut gradient = onto.flatten_all()?.to_vec1::<f32>()?;
+    add_rows(&ids, dy, &mut gradient)?;
+    shaped(gradient, onto)
+}
+
+/// Tasks own rows of the table, and each token's rows are added in order, so the sums don't depend
+/// on the thread count.
+fn add_rows(ids: &[u32], dy: &Tensor, gradient: &mut [f32]) -> Result<()> {
+    let h = dy.elem_count() / ids.len().max(1);
+    if h == 0 {
+        return Ok(());
+    }
+    let mut order = (0..ids.len()).collect::<Vec<_>>();
+    order.sort_by_key(|at| ids[*at]);
+    with(&dy.contiguous()?, |dy| {
+        gradient.par_chunks_mut(ROWS * h).enumerate().for_each(|(task, rows)| {
+            let first = (task * ROWS) as u32;
+            let begin = order.partition_point(|at| ids[*at] < first);
+            let end = order.partition_point(|at| ids[*at] < first + ROWS as u32);
+            for at in &order[begin..end] {
+                let row = &mut rows[(ids[*at] - first) as usize * h..][..h];
+                row.iter_mut().zip(&dy[at * h..]).for_each(|(sum, x)| *sum += x);
+            }
+        });
+        Ok(())
+    })
 }

@@ -18,6 +18,8 @@
 //! - [`AttentionMask`] says which key a query sees; [`Spans`] lays that out for one pass.
 //! - [`attention`], [`rms_norm`], [`rope`], [`swiglu`], [`embedding`], [`linear`] and
 //!   [`linear_cross_entropy`] are a transformer's parts, all differentiable.
+//! - Their gradients are functions too ([`rms_norm_backward`], [`linear_weight_gradient`], …), for a
+//!   caller who keeps what they need instead of recording a graph.
 //! - [`AdamW`] trains them.
 //! - [`mod@reference`] holds the definition of each; every fast form is tested against it.
 //!
@@ -47,18 +49,22 @@ mod team;
 mod weight_matrix;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState, Parameter, global_norm};
-pub use allocator::keep_freed_memory;
-pub use attention::{attention, attention_by_token};
+pub use allocator::{give_back_freed_memory, keep_freed_memory};
+pub use attention::{
+    Attended, attention, attention_by_token, attention_by_token_backward, attention_by_token_kept,
+};
+#[doc(hidden)]
+pub use cpu::force_reference;
 pub use cross_entropy::{CrossEntropy, linear_cross_entropy, token_nll};
-pub use embedding::embedding;
+pub use embedding::{embedding, embedding_backward};
 #[doc(hidden)]
 pub use gemv::Simd;
-pub use linear::linear;
+pub use linear::{linear, linear_input_gradient, linear_weight_gradient};
 pub use mask::AttentionMask;
-pub use rms_norm::rms_norm;
-pub use rope::{Positions, Rope, rope, rope_by_token};
+pub use rms_norm::{add_rms_norm, rms_norm, rms_norm_backward};
+pub use rope::{Positions, Rope, rope, rope_by_token, rope_by_token_backward};
 #[doc(hidden)]
-pub use simd::force_portable;
+pub use simd::{force_portable, force_simd};
 pub use spans::Spans;
-pub use swiglu::swiglu;
+pub use swiglu::{swiglu, swiglu_backward};
 pub use weight_matrix::{Bytes, WeightDtype, WeightMatrix};

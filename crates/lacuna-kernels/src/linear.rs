@@ -1,8 +1,8 @@
 //! The dense layer: three products, none of which copies or transposes an operand.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{is_f32, slice, with};
+use crate::cpu::{is_f32, slice, with, written};
 use crate::gemm::{Matrix, product};
 use crate::reference;
 
@@ -41,8 +41,9 @@ impl CustomOp2 for Linear {
     ) -> Result<(CpuStorage, Shape)> {
         let x = Matrix::new(slice(x, x_layout)?, self.rows, self.inner);
         let weight = Matrix::new(slice(weight, weight_layout)?, self.out, self.inner);
-        let mut y = vec![0.; self.rows * self.out];
-        product(x, weight.t(), &mut y, false);
+        let write = |y: &mut [f32]| product(x, weight.t(), y, false);
+        // SAFETY: a product that does not add writes every element and reads none.
+        let y = unsafe { written(self.rows * self.out, write) };
         Ok((CpuStorage::F32(y), Shape::from(self.shape.as_slice())))
     }
 
@@ -53,23 +54,82 @@ impl CustomOp2 for Linear {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let dy = dy.contiguous()?;
-        with(&dy, |dy| {
-            let dy = Matrix::new(dy, self.rows, self.out);
-            let gradient = |of: &Tensor, a: Matrix<'_>, b: &Tensor, rows: usize| {
-                if !of.track_op() {
-                    return Ok(None);
-                }
-                let mut gradient = vec![0.; of.elem_count()];
-                with(b, |b| {
-                    product(a, Matrix::new(b, rows, self.inner), &mut gradient, false);
-                    Ok(())
-                })?;
-                Tensor::from_vec(gradient, of.shape(), of.device()).map(Some)
+        let of =
+            |wanted: &Tensor, gradient: fn(&Tensor, &Tensor) -> Result<Tensor>, with: &Tensor| {
+                wanted.track_op().then(|| gradient(dy, with)?.reshape(wanted.shape())).transpose()
             };
-            let dx = gradient(x, dy, weight, self.out)?;
-            let dw = gradient(weight, dy.t(), x, self.rows)?;
-            Ok((dx, dw))
-        })
+        let dx = of(x, |dy, weight| linear_input_gradient(&[(dy, weight)]), weight)?;
+        let dw = of(weight, linear_weight_gradient, x)?;
+        Ok((dx, dw))
     }
+}
+
+/// The gradient of an input that several layers read: Σ dy · weight over the (dy, weight) pairs.
+///
+/// dy: `[.., out]`, weight: `[out, in]`, outs may differ → `[.., in]`. Records nothing.
+///
+/// # Errors
+/// If there is no pair, or shapes disagree.
+pub fn linear_input_gradient(terms: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
+    let Some((dy, weight)) = terms.first() else {
+        bail!("linear: an input that no layer reads has no gradient")
+    };
+    let mut shape = dy.dims().to_vec();
+    let inner = weight.dim(1)?;
+    let Some(last) = shape.last_mut() else { bail!("linear: dy is a scalar, expected [.., out]") };
+    *last = inner;
+    let rows = shape.iter().product::<usize>() / inner.max(1);
+    for (dy, weight) in terms {
+        let (out, columns) = weight.dims2()?;
+        if columns != inner || dy.elem_count() != rows * out {
+            bail!("linear: dy is {:?} for weight {:?} and {rows} rows", dy.dims(), weight.dims())
+        }
+    }
+    if !terms.iter().all(|(dy, weight)| is_f32(dy) && is_f32(weight)) {
+        return reference::linear_input_gradient(terms)?.reshape(shape);
+    }
+    let mut dx = Vec::new();
+    for (dy, weight) in terms {
+        let out = weight.dim(0)?;
+        with(&dy.contiguous()?, |dy| {
+            with(&weight.contiguous()?, |weight| {
+                let (dy, weight) = (Matrix::new(dy, rows, out), Matrix::new(weight, out, inner));
+                if dx.is_empty() {
+                    let write = |dx: &mut [f32]| product(dy, weight, dx, false);
+                    // SAFETY: a product that does not add writes every element and reads none.
+                    dx = unsafe { written(rows * inner, write) };
+                } else {
+                    product(dy, weight, &mut dx, true);
+                }
+                Ok(())
+            })
+        })?;
+    }
+    Tensor::from_vec(dx, shape, dy.device())
+}
+
+/// The gradient of a weight: dyᵀ · x. dy: `[.., out]`, x: `[.., in]` → `[out, in]`. Records nothing.
+///
+/// # Errors
+/// If the numbers of rows differ.
+pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (&[.., out], &[.., inner]) = (dy.dims(), x.dims()) else {
+        bail!("linear: dy or x is a scalar, expected [.., out] and [.., in]")
+    };
+    let rows = dy.elem_count() / out.max(1);
+    if rows * inner != x.elem_count() {
+        bail!("linear: dy is {:?} and x {:?}, expected as many rows", dy.dims(), x.dims())
+    }
+    if !is_f32(dy) || !is_f32(x) {
+        return reference::linear_weight_gradient(dy, x);
+    }
+    let dw = with(&dy.contiguous()?, |dy| {
+        with(&x.contiguous()?, |x| {
+            let (dy, x) = (Matrix::new(dy, rows, out), Matrix::new(x, rows, inner));
+            let write = |dw: &mut [f32]| product(dy.t(), x, dw, false);
+            // SAFETY: a product that does not add writes every element and reads none.
+            Ok(unsafe { written(out * inner, write) })
+        })
+    })?;
+    Tensor::from_vec(dw, (out, inner), dy.device())
 }

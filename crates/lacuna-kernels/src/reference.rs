@@ -8,6 +8,13 @@ use candle_core::{D, DType, Result, Tensor, bail};
 
 use crate::{CrossEntropy, Positions, Rope, Spans};
 
+mod backward;
+
+pub use backward::{
+    attention_by_token_backward, embedding_backward, linear_input_gradient, linear_weight_gradient,
+    rms_norm_backward, rope_by_token_backward, swiglu_backward,
+};
+
 /// softmax(q · kᵀ · scale, over visible keys) · v; a query that sees nothing yields zeros.
 ///
 /// q: `[b, heads, q_len, d]`, k and v: `[b, kv_heads, kv_len, d]` → `[b, heads, q_len, d]`.

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{is_f32, slice, with};
+use crate::cpu::{SERIAL, is_f32, shaped, slice, with, written};
 use crate::reference;
 use crate::simd::{dot_body, madd, simd};
 
@@ -45,11 +45,16 @@ impl CustomOp2 for RmsNorm {
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
-        let mut y = vec![0f32; x.len()];
         let n = ROWS * self.h;
-        y.par_chunks_mut(n)
-            .zip(x.par_chunks(n))
-            .for_each(|(y, x)| normalise(x, weight, self.eps, y));
+        let write = |y: &mut [f32]| match y.len() < SERIAL {
+            true => normalise(x, weight, self.eps, y),
+            false => y
+                .par_chunks_mut(n)
+                .zip(x.par_chunks(n))
+                .for_each(|(y, x)| normalise(x, weight, self.eps, y)),
+        };
+        // SAFETY: whole rows, each of which `normalise` writes.
+        let y = unsafe { written(x.len(), write) };
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 
@@ -60,33 +65,120 @@ impl CustomOp2 for RmsNorm {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let dy = dy.contiguous()?;
-        let mut dx = vec![0f32; x.elem_count()];
-        let mut d_weight = vec![0f32; self.h];
-        with(x, |x| {
-            with(weight, |weight| {
-                with(&dy, |dy| {
-                    let n = ROWS * self.h;
-                    let partial = dx
-                        .par_chunks_mut(n)
-                        .zip(x.par_chunks(n))
-                        .zip(dy.par_chunks(n))
-                        .map(|((dx, x), dy)| {
-                            let mut d_weight = vec![0f32; self.h];
-                            differentiate(x, weight, self.eps, dy, dx, &mut d_weight);
-                            d_weight
-                        })
-                        .collect::<Vec<_>>();
-                    for part in partial {
-                        d_weight.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
-                    }
-                    Ok(())
-                })
-            })
-        })?;
-        let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
-        Ok((Some(dx), Some(Tensor::from_vec(d_weight, self.h, weight.device())?)))
+        let (dx, d_weight) = gradients(x, weight, self.eps, dy, None)?;
+        Ok((Some(dx), Some(d_weight)))
     }
+}
+
+/// The gradients of x and weight. `carried`, if any, is added to that of x: what reaches x by another
+/// way. Records nothing.
+///
+/// # Errors
+/// If shapes disagree.
+pub fn rms_norm_backward(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    dy: &Tensor,
+    carried: Option<&Tensor>,
+) -> Result<(Tensor, Tensor)> {
+    let h = weight.dims1()?;
+    let same = dy.dims() == x.dims() && carried.is_none_or(|c| c.dims() == x.dims());
+    if x.dims().last() != Some(&h) || !same {
+        bail!("rms norm: x is {:?}, dy {:?}, weight [{h}]", x.dims(), dy.dims())
+    }
+    let fast = [Some(x), Some(weight), Some(dy), carried].into_iter().flatten().all(is_f32);
+    if !fast || x.elem_count() == 0 {
+        return reference::rms_norm_backward(x, weight, eps, dy, carried);
+    }
+    gradients(&x.contiguous()?, &weight.contiguous()?, eps as f32, dy, carried)
+}
+
+fn gradients(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f32,
+    dy: &Tensor,
+    carried: Option<&Tensor>,
+) -> Result<(Tensor, Tensor)> {
+    let h = weight.elem_count();
+    let dy = dy.contiguous()?;
+    let carried = carried.map(Tensor::contiguous).transpose()?;
+    let n = ROWS * h;
+    let tasks = x.elem_count().div_ceil(n);
+    let mut partial = vec![0f32; tasks * h];
+    let dx = with(x, |x| {
+        with(weight, |weight| {
+            with(&dy, |dy| {
+                let mut run = |carried: Option<&[f32]>| {
+                    let partial = &mut partial;
+                    let write = |dx: &mut [f32]| {
+                        let tasks = dx.par_chunks_mut(n).zip(x.par_chunks(n)).zip(dy.par_chunks(n));
+                        tasks.zip(partial.par_chunks_mut(h)).enumerate().for_each(
+                            |(task, (((dx, x), dy), d_weight))| {
+                                differentiate(x, weight, eps, dy, dx, d_weight);
+                                if let Some(carried) = carried {
+                                    let carried = &carried[task * n..];
+                                    dx.iter_mut().zip(carried).for_each(|(dx, c)| *dx += c);
+                                }
+                            },
+                        );
+                    };
+                    // SAFETY: whole rows, each of which `differentiate` writes before it reads it.
+                    Ok(unsafe { written(x.len(), write) })
+                };
+                match &carried {
+                    Some(carried) => with(carried, |carried| run(Some(carried))),
+                    None => run(None),
+                }
+            })
+        })
+    })?;
+    let mut d_weight = vec![0f32; h];
+    for part in partial.chunks_exact(h) {
+        d_weight.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+    }
+    Ok((shaped(dx, x)?, shaped(d_weight, weight)?))
+}
+
+/// x + y and its [`rms_norm`] in one sweep. Records nothing.
+///
+/// # Errors
+/// If shapes disagree.
+pub fn add_rms_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+    let h = weight.dims1()?;
+    if x.dims().last() != Some(&h) || x.dims() != y.dims() {
+        bail!("rms norm: x is {:?}, y {:?}, weight [{h}]", x.dims(), y.dims())
+    }
+    if ![x, y, weight].into_iter().all(is_f32) || x.elem_count() == 0 {
+        let sum = (x + y)?.detach();
+        let normed = reference::rms_norm(&sum, &weight.detach(), eps)?;
+        return Ok((sum, normed));
+    }
+    let n = ROWS * h;
+    let mut normed = Vec::new();
+    let sum = with(&x.contiguous()?, |x| {
+        with(&y.contiguous()?, |y| {
+            with(&weight.contiguous()?, |weight| {
+                let write_both = |sum: &mut [f32]| {
+                    let write = |normed: &mut [f32]| {
+                        let outputs = sum.par_chunks_mut(n).zip(normed.par_chunks_mut(n));
+                        let tasks = outputs.zip(x.par_chunks(n)).zip(y.par_chunks(n));
+                        tasks.for_each(|(((sum, normed), x), y)| {
+                            let terms = x.iter().zip(y);
+                            sum.iter_mut().zip(terms).for_each(|(sum, (x, y))| *sum = x + y);
+                            normalise(sum, weight, eps as f32, normed);
+                        });
+                    };
+                    // SAFETY: whole rows, each of which `normalise` writes.
+                    normed = unsafe { written(x.len(), write) };
+                };
+                // SAFETY: every element is assigned before `normalise` reads it.
+                Ok(unsafe { written(x.len(), write_both) })
+            })
+        })
+    })?;
+    Ok((shaped(sum, x)?, shaped(normed, x)?))
 }
 
 simd!(fn normalise(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) = normalise_body);

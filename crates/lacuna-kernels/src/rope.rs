@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Storage, Tensor, bail,
+};
 use rayon::prelude::*;
 
 use crate::attention::Axes;
-use crate::cpu::{is_f32, with};
+use crate::cpu::{SERIAL, is_f32, shaped, with, written};
 use crate::reference;
 use crate::simd::{madd, simd};
 
@@ -180,12 +182,12 @@ impl Rotate {
         let (dims, stride) = (layout.dims(), layout.stride());
         let (_, heads, l, d) = self.axes.split(dims)?;
         let x = &x[layout.start_offset()..];
-        let mut out = vec![0f32; layout.shape().elem_count()];
+        debug_assert_eq!(layout.shape().elem_count(), dims[0] * heads * l * d);
         with(&self.rope.cos, |cos| {
             with(&self.rope.sin, |sin| {
                 // One task for each pair of the two outer dimensions.
                 let inner = dims[2];
-                out.par_chunks_mut(inner * d).enumerate().for_each(|(task, out)| {
+                let rotate_all = |(task, out): (usize, &mut [f32])| {
                     let (b, middle) = (task / dims[1], task % dims[1]);
                     for (i, out) in out.chunks_exact_mut(d).enumerate() {
                         let at = b * stride[0] + middle * stride[1] + i * stride[2];
@@ -194,12 +196,15 @@ impl Rotate {
                         let (cos, sin) = (&cos[angles..][..d / 2], &sin[angles..][..d / 2]);
                         rotate(&x[at..][..d], cos, sin, self.sign, out);
                     }
-                });
-                Ok(())
+                };
+                let write = |out: &mut [f32]| match out.len() < SERIAL {
+                    true => out.chunks_mut(inner * d).enumerate().for_each(rotate_all),
+                    false => out.par_chunks_mut(inner * d).enumerate().for_each(rotate_all),
+                };
+                // SAFETY: `rotate` assigns both halves of every row.
+                Ok(unsafe { written(layout.shape().elem_count(), write) })
             })
-        })?;
-        debug_assert_eq!(out.len(), layout.dims()[0] * heads * l * d);
-        Ok(out)
+        })
     }
 }
 
@@ -213,17 +218,32 @@ impl CustomOp1 for Rotate {
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let back = Self {
-            rope: self.rope.clone(),
-            positions: self.positions.clone(),
-            axes: self.axes,
-            sign: -self.sign,
-        };
+    fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
-        let dx = with(&dy, |values| back.apply(values, &Layout::contiguous(dy.shape())))?;
-        Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
+        back(&dy, &self.rope, &self.positions, self.axes, -self.sign).map(Some)
     }
+}
+
+/// The gradient of [`rope_by_token`]'s input: dy rotated back. dy: `[b, l, heads, d]`. Records
+/// nothing.
+///
+/// # Errors
+/// As [`rope`].
+pub fn rope_by_token_backward(dy: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
+    let (b, l, _, d) = dy.dims4()?;
+    rope.check(positions, b, l, d)?;
+    if !rope.is_fast(dy) {
+        return reference::rope_by_token_backward(dy, rope, positions);
+    }
+    let dy = if dy.stride()[3] == 1 { dy.clone() } else { dy.contiguous()? };
+    back(&dy, rope, positions, Axes::TokensFirst, -1.)
+}
+
+fn back(dy: &Tensor, rope: &Rope, positions: &Positions, axes: Axes, sign: f32) -> Result<Tensor> {
+    let rotation = Rotate { rope: rope.clone(), positions: positions.clone(), axes, sign };
+    let (storage, layout) = dy.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { bail!("rope: a gradient is not on the CPU") };
+    shaped(rotation.apply(storage.as_slice::<f32>()?, layout)?, dy)
 }
 
 simd!(fn rotate(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, out: &mut [f32]) = rotate_body);

@@ -1,45 +1,90 @@
-//! One source for each inner loop, compiled twice: for AVX2 with FMA, chosen at run time, and
-//! portably. The bodies are generic over `FMA` and written so that the compiler vectorises them.
+//! One source for each inner loop, compiled three times: for AVX-512 and for AVX2 with FMA, chosen
+//! at run time, and portably. The bodies are generic over `FMA` and written so that the compiler
+//! vectorises them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
-static PORTABLE: AtomicBool = AtomicBool::new(false);
+use crate::gemv::Simd;
 
-/// Switches the machine-specific loops off (or on again) for the whole process, so that tests can
-/// compare them with the portable ones on one machine.
+/// The widest instructions that may run, as a number of [`Simd`].
+static WIDEST: AtomicU8 = AtomicU8::new(Simd::Best as u8);
+
+/// Limits the machine-specific loops of attention, norms, activations, losses and the optimizer for
+/// the whole process, so that tests can compare them on one machine.
+#[doc(hidden)]
+pub fn force_simd(widest: Simd) {
+    WIDEST.store(widest as u8, Ordering::Relaxed);
+}
+
+/// [`force_simd`] to portable loops, or back to the best.
 #[doc(hidden)]
 pub fn force_portable(portable: bool) {
-    PORTABLE.store(portable, Ordering::Relaxed);
+    force_simd(if portable { Simd::Portable } else { Simd::Best });
 }
 
 /// Whether loops compiled for AVX2 and FMA may run.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_fma() -> bool {
-    !PORTABLE.load(Ordering::Relaxed)
+    WIDEST.load(Ordering::Relaxed) >= Simd::Avx2 as u8
         && std::is_x86_feature_detected!("avx2")
         && std::is_x86_feature_detected!("fma")
 }
 
-/// Defines a function that runs `body::<true>` compiled with AVX2 and FMA where the machine has
-/// them and `body::<false>` elsewhere.
+/// Whether loops compiled for AVX-512 may run.
+pub(crate) fn has_avx512() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return WIDEST.load(Ordering::Relaxed) >= Simd::Best as u8
+        && has_fma()
+        && std::is_x86_feature_detected!("avx512f")
+        && std::is_x86_feature_detected!("avx512dq")
+        && std::is_x86_feature_detected!("avx512vl");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// How many vector registers a loop may count on: for bodies that ask, see [`simd`].
+pub(crate) struct Registers;
+
+impl Registers {
+    /// Of 16 lanes.
+    pub(crate) const AVX512: usize = 32;
+    /// Of 8 lanes.
+    pub(crate) const AVX2: usize = 16;
+    /// Of 4 lanes.
+    pub(crate) const PORTABLE: usize = 16;
+}
+
+/// Defines a function that runs `body::<true>` compiled with AVX-512, or with AVX2 and FMA, where
+/// the machine has them and `body::<false>` elsewhere. After `body, Registers` the body is told
+/// as a second parameter how many registers there are.
 macro_rules! simd {
     ($(#[$meta:meta])* $vis:vis fn $name:ident$(<const $n:ident: usize>)?(
         $($arg:ident: $ty:ty),* $(,)?
-    ) $(-> $ret:ty)? = $body:ident) => {
+    ) $(-> $ret:ty)? = $body:ident $(, $registers:ident)?) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments, reason = "an inner loop takes what it touches")]
         $vis fn $name$(<const $n: usize>)?($($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            if crate::simd::has_avx512() {
+                #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma")]
+                #[allow(clippy::too_many_arguments, reason = "as above")]
+                fn widest$(<const $n: usize>)?($($arg: $ty),*) $(-> $ret)? {
+                    $body::<true $(, { $registers::AVX512 })? $(, $n)?>($($arg),*)
+                }
+                // SAFETY: all five were detected just above.
+                return unsafe { widest$(::<$n>)?($($arg),*) };
+            }
             #[cfg(target_arch = "x86_64")]
             if crate::simd::has_fma() {
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments, reason = "as above")]
                 fn fast$(<const $n: usize>)?($($arg: $ty),*) $(-> $ret)? {
-                    $body::<true $(, $n)?>($($arg),*)
+                    $body::<true $(, { $registers::AVX2 })? $(, $n)?>($($arg),*)
                 }
                 // SAFETY: AVX2 and FMA were detected just above.
                 return unsafe { fast$(::<$n>)?($($arg),*) };
             }
-            $body::<false $(, $n)?>($($arg),*)
+            $body::<false $(, { $registers::PORTABLE })? $(, $n)?>($($arg),*)
         }
     };
 }
@@ -53,28 +98,47 @@ pub(crate) fn madd<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 
 /// e^x within 2 ulp, from −104 (0) to beyond 88.73 (∞); NaN stays NaN.
 ///
-/// x = n·ln 2 + r with |r| ≤ ln 2 / 2; e^r = 1 + r + r²·p(r), p interpolated at Chebyshev nodes
-/// (relative error 1.1e-8).
+/// x = n·ln 2 + r with |r| ≤ ln 2 / 2, see [`e_to_rest`].
 #[inline(always)]
 pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     /// 1.5 · 2²³: adding it rounds to an integer, which the low bits then hold.
     const MAGIC: f32 = 12_582_912.;
-    /// ln 2 in two parts, the first short enough for n · LN2_HIGH to be exact.
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = x.clamp(-104., 89.);
     let shifted = madd::<FMA>(x, std::f32::consts::LOG2_E, MAGIC);
     let n = shifted - MAGIC;
+    let e = e_to_rest::<FMA>(x, n);
+    // 2^n as a product of two, so that both ends of the range (denormals, 2^128) come out right.
+    let n = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
+    let half = n >> 1;
+    e * power_of_two(half) * power_of_two(n.wrapping_sub(half))
+}
+
+/// e^x for x ≤ 0 within 2 ulp, 0 below −87 (softmax has no use for what is smaller); NaN stays NaN.
+/// The same as [`exp`] with fewer steps.
+#[inline(always)]
+pub(crate) fn exp_below_zero<const FMA: bool>(x: f32) -> f32 {
+    /// 1.5 · 2²³ + 127: the low bits then hold the exponent as a float has it.
+    const MAGIC: f32 = 12_583_039.;
+    let shifted = madd::<FMA>(x, std::f32::consts::LOG2_E, MAGIC);
+    let n = shifted - MAGIC;
+    let e = e_to_rest::<FMA>(x, n);
+    let e = e * f32::from_bits(shifted.to_bits() << 23);
+    if x < -87. { 0. } else { e }
+}
+
+/// e^(x − n·ln 2), for a difference of at most ln 2 / 2: 1 + r + r²·p(r), p interpolated at
+/// Chebyshev nodes (relative error 1.1e-8).
+#[inline(always)]
+fn e_to_rest<const FMA: bool>(x: f32, n: f32) -> f32 {
+    /// ln 2 in two parts, the first short enough for n · LN2_HIGH to be exact.
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
     let r = madd::<FMA>(n, -LN2_LOW, madd::<FMA>(n, -LN2_HIGH, x));
     let p = madd::<FMA>(r, 1.392_621_3e-3, 8.363_203e-3);
     let p = madd::<FMA>(r, p, 4.166_655_6e-2);
     let p = madd::<FMA>(r, p, 0.166_665_76);
     let p = madd::<FMA>(r, p, 0.5);
-    let e = madd::<FMA>(r * r, p, r) + 1.;
-    // 2^n as a product of two, so that both ends of the range (denormals, 2^128) come out right.
-    let n = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
-    let half = n >> 1;
-    e * power_of_two(half) * power_of_two(n.wrapping_sub(half))
+    madd::<FMA>(r * r, p, r) + 1.
 }
 
 #[inline(always)]
@@ -121,16 +185,18 @@ mod tests {
     }
     simd!(fn exp_all(values: &mut [f32]) = exp_all_body);
 
-    #[test]
-    fn exp_is_within_two_ulp_of_the_double() {
-        let inputs = (0..2_000_000).map(|i| -103.9 + i as f32 * 9.6e-5).collect::<Vec<_>>();
-        for portable in [false, true] {
+    #[inline(always)]
+    fn below_zero_body<const FMA: bool>(values: &mut [f32]) {
+        values.iter_mut().for_each(|v| *v = exp_below_zero::<FMA>(*v));
+    }
+    simd!(fn below_zero(values: &mut [f32]) = below_zero_body);
+
+    /// Checks e^x from `first` up, in steps of 9.6e-5, with the best loop and the portable one.
+    fn is_within_two_ulp(first: f32, steps: usize, loops: [fn(&mut [f32]); 2]) {
+        let inputs = (0..steps).map(|i| first + i as f32 * 9.6e-5).collect::<Vec<_>>();
+        for exp in loops {
             let mut outputs = inputs.clone();
-            if portable {
-                exp_all_body::<false>(&mut outputs)
-            } else {
-                exp_all(&mut outputs)
-            };
+            exp(&mut outputs);
             for (x, y) in inputs.iter().zip(&outputs) {
                 let exact = f64::from(*x).exp();
                 let rounded = exact as f32;
@@ -147,10 +213,20 @@ mod tests {
     }
 
     #[test]
+    fn exp_is_within_two_ulp_of_the_double() {
+        is_within_two_ulp(-103.9, 2_000_000, [exp_all, exp_all_body::<false>]);
+        is_within_two_ulp(-87., 906_250, [below_zero, below_zero_body::<false>]);
+    }
+
+    #[test]
     fn exp_keeps_the_special_values() {
         let mut values = [0., f32::NEG_INFINITY, -1e30, f32::INFINITY, 1e30, f32::NAN];
         exp_all(&mut values);
         assert_eq!(values[..5], [1., 0., 0., f32::INFINITY, f32::INFINITY]);
         assert!(values[5].is_nan());
+        let mut values = [0., f32::NEG_INFINITY, -1e30, -87.1, f32::NAN];
+        below_zero(&mut values);
+        assert_eq!(values[..4], [1., 0., 0., 0.]);
+        assert!(values[4].is_nan());
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{is_f32, slice, with};
+use crate::cpu::{SERIAL, is_f32, shaped, slice, with, written};
 use crate::reference;
 use crate::simd::{exp, madd, simd};
 
@@ -40,11 +40,16 @@ impl CustomOp2 for SwiGlu {
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (slice(gate, gate_layout)?, slice(up, up_layout)?);
-        let mut y = vec![0f32; gate.len()];
-        y.par_chunks_mut(CHUNK)
-            .zip(gate.par_chunks(CHUNK))
-            .zip(up.par_chunks(CHUNK))
-            .for_each(|((y, gate), up)| activate(gate, up, y));
+        let write = |y: &mut [f32]| match y.len() < SERIAL {
+            true => activate(gate, up, y),
+            false => y
+                .par_chunks_mut(CHUNK)
+                .zip(gate.par_chunks(CHUNK))
+                .zip(up.par_chunks(CHUNK))
+                .for_each(|((y, gate), up)| activate(gate, up, y)),
+        };
+        // SAFETY: `activate` assigns every element.
+        let y = unsafe { written(gate.len(), write) };
         Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
     }
 
@@ -55,28 +60,54 @@ impl CustomOp2 for SwiGlu {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let dy = dy.contiguous()?;
-        let mut d_gate = vec![0f32; gate.elem_count()];
-        let mut d_up = vec![0f32; gate.elem_count()];
-        with(gate, |gate| {
-            with(up, |up| {
-                with(&dy, |dy| {
-                    d_gate
-                        .par_chunks_mut(CHUNK)
-                        .zip(d_up.par_chunks_mut(CHUNK))
-                        .zip(gate.par_chunks(CHUNK))
-                        .zip(up.par_chunks(CHUNK))
-                        .zip(dy.par_chunks(CHUNK))
-                        .for_each(|((((d_gate, d_up), gate), up), dy)| {
-                            differentiate(gate, up, dy, d_gate, d_up);
-                        });
-                    Ok(())
-                })
-            })
-        })?;
-        let tensor = |values| Tensor::from_vec(values, gate.shape(), gate.device());
-        Ok((Some(tensor(d_gate)?), Some(tensor(d_up)?)))
+        let [_, d_gate, d_up] = swiglu_backward(gate, up, dy)?;
+        Ok((Some(d_gate), Some(d_up)))
     }
+}
+
+/// The output once more and the gradients of gate and up, in one sweep: keeping the output of a
+/// forward pass would cost more than computing it again. Records nothing.
+///
+/// # Errors
+/// If shapes differ.
+pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<[Tensor; 3]> {
+    if gate.dims() != up.dims() || gate.dims() != dy.dims() {
+        bail!("swiglu: gate is {:?}, up {:?}, dy {:?}", gate.dims(), up.dims(), dy.dims())
+    }
+    if ![gate, up, dy].into_iter().all(is_f32) {
+        return reference::swiglu_backward(gate, up, dy);
+    }
+    let outputs = with(&gate.contiguous()?, |gate| {
+        with(&up.contiguous()?, |up| {
+            with(&dy.contiguous()?, |dy| {
+                let inputs =
+                    || gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
+                let (mut d_gate, mut d_up) = (Vec::new(), Vec::new());
+                let write_all = |y: &mut [f32]| {
+                    let write_gradients = |to_gate: &mut [f32]| {
+                        let write_last = |to_up: &mut [f32]| {
+                            y.par_chunks_mut(CHUNK)
+                                .zip(to_gate.par_chunks_mut(CHUNK))
+                                .zip(to_up.par_chunks_mut(CHUNK))
+                                .zip(inputs())
+                                .for_each(|(((y, d_gate), d_up), ((gate, up), dy))| {
+                                    differentiate(gate, up, dy, y, d_gate, d_up);
+                                });
+                        };
+                        // SAFETY: `differentiate` assigns every element of all three.
+                        d_up = unsafe { written(dy.len(), write_last) };
+                    };
+                    // SAFETY: as above.
+                    d_gate = unsafe { written(dy.len(), write_gradients) };
+                };
+                // SAFETY: as above.
+                let y = unsafe { written(dy.len(), write_all) };
+                Ok([y, d_gate, d_up])
+            })
+        })
+    })?;
+    let [y, d_gate, d_up] = outputs;
+    Ok([shaped(y, gate)?, shaped(d_gate, gate)?, shaped(d_up, gate)?])
 }
 
 #[inline(always)]
@@ -94,8 +125,14 @@ fn activate_body<const FMA: bool>(gate: &[f32], up: &[f32], y: &mut [f32]) {
 }
 
 simd!(
-    fn differentiate(gate: &[f32], up: &[f32], dy: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) =
-        differentiate_body
+    fn differentiate(
+        gate: &[f32],
+        up: &[f32],
+        dy: &[f32],
+        y: &mut [f32],
+        d_gate: &mut [f32],
+        d_up: &mut [f32],
+    ) = differentiate_body
 );
 
 #[inline(always)]
@@ -103,13 +140,17 @@ fn differentiate_body<const FMA: bool>(
     gate: &[f32],
     up: &[f32],
     dy: &[f32],
+    y: &mut [f32],
     d_gate: &mut [f32],
     d_up: &mut [f32],
 ) {
     let inputs = gate.iter().zip(up).zip(dy);
-    for ((d_gate, d_up), ((g, u), dy)) in d_gate.iter_mut().zip(d_up).zip(inputs) {
+    let outputs = y.iter_mut().zip(d_gate).zip(d_up);
+    for (((y, d_gate), d_up), ((g, u), dy)) in outputs.zip(inputs) {
         let s = sigmoid::<FMA>(*g);
+        let silu = g * s;
+        *y = silu * u;
         *d_gate = dy * u * s * madd::<FMA>(*g, 1. - s, 1.);
-        *d_up = dy * g * s;
+        *d_up = dy * silu;
     }
 }

@@ -28,34 +28,56 @@ pub(crate) fn run(tasks: usize, task: impl Fn(usize) + Sync) {
 }
 
 /// Work on its caller's stack.
+///
+/// The numbers are dealt out in runs, one for each who may work, so that neighbouring tasks (which
+/// mostly read neighbouring memory) stay on one core; who is done with a run helps with the others.
 struct Job<'a> {
     task: &'a (dyn Fn(usize) + Sync),
-    tasks: usize,
-    /// The next number to take.
-    next: AtomicUsize,
-    /// How many more helpers may come.
-    places: AtomicUsize,
+    runs: Vec<Run>,
+    /// Helpers that have come.
+    helpers: AtomicUsize,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-impl Job<'_> {
-    fn work(&self) {
-        loop {
-            let number = self.next.fetch_add(1, Relaxed);
-            if number >= self.tasks {
-                return;
+/// Numbers still to be taken, on a cache line of its own.
+#[repr(align(64))]
+struct Run {
+    next: AtomicUsize,
+    end: usize,
+}
+
+impl<'a> Job<'a> {
+    fn new(tasks: usize, workers: usize, task: &'a (dyn Fn(usize) + Sync)) -> Self {
+        let run = |i: usize| {
+            let next = AtomicUsize::new(i * tasks / workers);
+            Run { next, end: (i + 1) * tasks / workers }
+        };
+        let runs = (0..workers).map(run).collect();
+        Self { task, runs, helpers: AtomicUsize::new(0), panic: Mutex::new(None) }
+    }
+
+    /// Begins with run `own`.
+    fn work(&self, own: usize) {
+        let (before, from_own) = self.runs.split_at(own);
+        for run in from_own.iter().chain(before) {
+            loop {
+                let number = run.next.fetch_add(1, Relaxed);
+                if number >= run.end {
+                    break;
+                }
+                (self.task)(number);
             }
-            (self.task)(number);
         }
     }
 
-    /// [`Self::work`] as a helper: if there is a place, and a panic is kept for the caller.
+    /// [`Self::work`] as a helper: if there is a run left, and a panic is kept for the caller.
     fn help(&self) {
-        if self.places.fetch_update(Relaxed, Relaxed, |places| places.checked_sub(1)).is_err() {
+        let own = self.helpers.fetch_add(1, Relaxed) + 1;
+        if own >= self.runs.len() {
             return;
         }
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
-            self.next.store(self.tasks, Relaxed);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work(own))) {
+            self.runs.iter().for_each(|run| run.next.store(run.end, Relaxed));
             *self.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(panic);
         }
     }
@@ -100,13 +122,7 @@ impl Team {
     }
 
     fn run(&self, tasks: usize, helpers: usize, task: &(dyn Fn(usize) + Sync)) {
-        let job = Job {
-            task,
-            tasks,
-            next: AtomicUsize::new(0),
-            places: AtomicUsize::new(helpers),
-            panic: Mutex::new(None),
-        };
+        let job = Job::new(tasks, helpers + 1, task);
         {
             // However this block is left, no helper is with the job afterwards.
             let _closed = Closed(self);
@@ -116,7 +132,7 @@ impl Team {
                 let _bed = self.bed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 self.bell.notify_all();
             }
-            job.work();
+            job.work(0);
         }
         let panic = job.panic.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(panic) = panic {

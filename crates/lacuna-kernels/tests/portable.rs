@@ -31,6 +31,12 @@ mod attention {
     }
 
     #[test]
+    fn nan_comes_through() {
+        lacuna_kernels::force_portable(true);
+        cases::nan_comes_through();
+    }
+
+    #[test]
     fn thread_count_does_not_matter() {
         lacuna_kernels::force_portable(true);
         cases::thread_count_does_not_matter();

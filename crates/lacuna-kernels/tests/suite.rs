@@ -31,6 +31,11 @@ mod attention {
     }
 
     #[test]
+    fn nan_comes_through() {
+        cases::nan_comes_through();
+    }
+
+    #[test]
     fn gradients_of_the_reference_are_slopes() {
         cases::gradients_of_the_reference_are_slopes();
     }

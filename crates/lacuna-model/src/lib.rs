@@ -32,8 +32,10 @@ mod gguf;
 mod init;
 mod mask_row;
 mod pass;
+mod recorded;
 mod transformer;
 mod weights;
+mod windows;
 
 pub use cache::KvCache;
 pub use clean::CleanWindow;
@@ -42,8 +44,10 @@ pub use error::{ModelError, Result};
 pub use gguf::{GgufOptions, save_gguf};
 pub use mask_row::mean_row;
 pub use pass::{Lane, View};
+pub use recorded::Record;
 pub use transformer::Transformer;
 pub use weights::{
     COMPANIONS, Format, Outgoing, Report, SaveOptions, StorageDtype, Weights, check_gguf,
     check_safetensors, save_safetensors,
 };
+pub use windows::Windows;

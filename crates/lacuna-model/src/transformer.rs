@@ -38,7 +38,7 @@ impl Linear {
         self.biased(y)
     }
 
-    fn biased(&self, y: Tensor) -> Result<Tensor> {
+    pub(crate) fn biased(&self, y: Tensor) -> Result<Tensor> {
         match &self.bias {
             Some(bias) => Ok(y.broadcast_add(bias)?),
             None => Ok(y),
@@ -198,14 +198,7 @@ impl Transformer {
         documents: Option<&[Vec<usize>]>,
         rows: Option<&[u32]>,
     ) -> Result<Tensor> {
-        let (batch, window) = tokens.dims2()?;
-        self.check_positions(window)?;
-        let spans = spans(mask, window, documents)?;
-        let positions = window_positions(batch, window, documents, 1);
-        let select = rows.map(|rows| self.select(rows, rows)).transpose()?;
-        self.run(&tokens.flatten_all()?, select, |layer, qkv, _| {
-            self.attend_windows(layer, qkv, (batch, window, window), &positions, &spans)
-        })
+        self.forward(&self.windows(tokens, mask, documents, rows)?)
     }
 
     /// Next-token pass: [`hidden`](Self::hidden) under the causal mask.
@@ -266,32 +259,7 @@ impl Transformer {
         documents: Option<&[Vec<usize>]>,
         rows: &[u32],
     ) -> Result<Tensor> {
-        let (batch, window) = noisy.dims2()?;
-        if clean.dims() != noisy.dims() {
-            return Err(ModelError::Input(format!(
-                "noisy tokens are {:?}, clean ones {:?}: they must agree",
-                noisy.dims(),
-                clean.dims()
-            )));
-        }
-        self.check_positions(window)?;
-        let mask = AttentionMask::BlockDiffusion { block_size, seq_len: window };
-        let both = spans(mask, 2 * window, documents)?;
-        let noisy_half = both.first_queries(window);
-        let positions = window_positions(batch, window, documents, 2);
-        let width = window as u32;
-        let only_noisy = rows.iter().all(|r| r % (2 * width) < width);
-        let in_last: Vec<u32> = match only_noisy {
-            true => rows.iter().map(|r| r - r / (2 * width) * width).collect(),
-            false => rows.to_vec(),
-        };
-        let select = Some(self.select(rows, &in_last)?);
-        let tokens = Tensor::cat(&[noisy, clean], 1)?.flatten_all()?;
-        self.run(&tokens, select, |layer, qkv, last| {
-            let (n_query, spans) =
-                if last && only_noisy { (window, &noisy_half) } else { (2 * window, &both) };
-            self.attend_windows(layer, qkv, (batch, n_query, 2 * window), &positions, spans)
-        })
+        self.forward(&self.noisy_and_clean(noisy, clean, block_size, documents, rows)?)
     }
 
     /// The layers. `attend` gets a layer's index, its queries, keys and values ([rows, heads · head_dim])
@@ -334,7 +302,7 @@ impl Transformer {
     }
 
     /// Attention inside windows: `(batch, n_query, n_key)` per window; queries are its first `n_query` rows.
-    fn attend_windows(
+    pub(crate) fn attend_windows(
         &self,
         layer_idx: usize,
         qkv: [Tensor; 3],

@@ -1,9 +1,9 @@
 //! From windows to supervised tokens to a loss: what each kind of stage learns.
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor, Var};
 use lacuna_data::Window;
 use lacuna_kernels::{AttentionMask, CrossEntropy};
-use lacuna_model::Transformer;
+use lacuna_model::{Transformer, Windows};
 use lacuna_objective::{
     BlockStats, Corruption, CorruptionRule, MaskSampler, Row, Targets, document_block_ranges,
     draw_times, weighted_loss_of_rows,
@@ -65,6 +65,17 @@ fn gather(examples: &[Example], rows_per_example: usize) -> Targets {
     all
 }
 
+/// A micro-batch's share of a step.
+#[derive(Clone, Debug)]
+pub struct Descent {
+    /// Σ w·ce / eligible.
+    pub loss: f64,
+    /// Cross-entropy of every supervised token, in the order of the examples.
+    pub nll: Vec<f32>,
+    /// The loss's gradient in every parameter, in the model's order.
+    pub gradients: Vec<Tensor>,
+}
+
 /// What a stage learns, with its corruption resolved.
 #[derive(Clone, Debug)]
 pub struct StageObjective {
@@ -73,6 +84,7 @@ pub struct StageObjective {
     logit_shift: bool,
     block_size: NonZeroUsize,
     corruption: Option<(CorruptionRule, TimeSampling)>,
+    recompute: bool,
 }
 
 impl StageObjective {
@@ -99,6 +111,7 @@ impl StageObjective {
             logit_shift: stage.logit_shift,
             block_size: NonZeroUsize::new(block_size).expect("validated: at least 1"),
             corruption,
+            recompute: stage.recompute_activations,
         })
     }
 
@@ -155,7 +168,8 @@ impl StageObjective {
     }
 
     /// The loss of a micro-batch: Σ w·ce / eligible, `eligible` counting the whole step's tokens. `None` if
-    /// no token of it is supervised: it adds nothing.
+    /// no token of it is supervised: it adds nothing. With a graph: the definition of
+    /// [`loss_and_gradients`](Self::loss_and_gradients).
     ///
     /// # Errors
     /// Errors if a tensor operation fails.
@@ -165,33 +179,67 @@ impl StageObjective {
         examples: &[Example],
         eligible: usize,
     ) -> Result<Option<CrossEntropy>> {
-        let halves = if self.kind == ObjectiveKind::BlockDiffusion { 2 } else { 1 };
-        let targets = gather(examples, halves * examples[0].input.len());
+        let targets = self.targets(examples);
         if targets.ids.is_empty() {
             return Ok(None);
         }
-        let hidden = self.hidden(model, examples, &targets.rows)?;
-        let loss = weighted_loss_of_rows(&hidden, &model.head()?, &targets, eligible as f64)?;
-        Ok(Some(loss))
+        let hidden = model.forward(&self.windows(model, examples, &targets.rows)?)?;
+        Ok(Some(weighted_loss_of_rows(&hidden, &model.head()?, &targets, eligible as f64)?))
     }
 
-    fn hidden(&self, model: &Transformer, examples: &[Example], rows: &[u32]) -> Result<Tensor> {
+    /// [`loss`](Self::loss) and what it asks of every parameter.
+    ///
+    /// # Errors
+    /// Errors if a tensor operation fails.
+    pub fn loss_and_gradients(
+        &self,
+        model: &Transformer,
+        examples: &[Example],
+        eligible: usize,
+    ) -> Result<Option<Descent>> {
+        let targets = self.targets(examples);
+        if targets.ids.is_empty() {
+            return Ok(None);
+        }
+        let windows = self.windows(model, examples, &targets.rows)?;
+        let (hidden, record) = model.record(&windows, self.recompute)?;
+        // The loss has a small graph of its own, from the hidden states and the head.
+        let leaves = [Var::from_tensor(&hidden)?, Var::from_tensor(&model.head()?.detach())?];
+        let [hidden, head] = [leaves[0].as_tensor(), leaves[1].as_tensor()];
+        let CrossEntropy { loss, nll } =
+            weighted_loss_of_rows(hidden, head, &targets, eligible as f64)?;
+        let store = loss.backward()?;
+        let gradient = |leaf: &Var| match store.get(leaf) {
+            Some(gradient) => Ok(gradient.clone()),
+            None => leaf.zeros_like(),
+        };
+        let gradients = model.backward(record, &gradient(&leaves[0])?, &gradient(&leaves[1])?)?;
+        let loss = loss.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+        Ok(Some(Descent { loss: f64::from(loss), nll, gradients }))
+    }
+
+    fn targets(&self, examples: &[Example]) -> Targets {
+        let halves = if self.kind == ObjectiveKind::BlockDiffusion { 2 } else { 1 };
+        gather(examples, halves * examples[0].input.len())
+    }
+
+    fn windows(&self, model: &Transformer, examples: &[Example], rows: &[u32]) -> Result<Windows> {
         let documents: Vec<Vec<usize>> = examples.iter().map(|e| e.documents.clone()).collect();
         let documents = self.document_mask.then_some(documents.as_slice());
         let input = matrix(model, examples.iter().map(|e| e.input.as_slice()))?;
-        let hidden = match self.kind {
+        let windows = match self.kind {
             ObjectiveKind::Autoregressive | ObjectiveKind::CausalDiffusion => {
-                model.hidden(&input, AttentionMask::Causal, documents, Some(rows))?
+                model.windows(&input, AttentionMask::Causal, documents, Some(rows))?
             }
             ObjectiveKind::FullDiffusion => {
-                model.hidden(&input, AttentionMask::Full, documents, Some(rows))?
+                model.windows(&input, AttentionMask::Full, documents, Some(rows))?
             }
             ObjectiveKind::BlockDiffusion => {
                 let clean = matrix(model, examples.iter().map(|e| e.clean.as_slice()))?;
-                model.denoise_halves(&input, &clean, self.block_size, documents, rows)?
+                model.noisy_and_clean(&input, &clean, self.block_size, documents, rows)?
             }
         };
-        Ok(hidden)
+        Ok(windows)
     }
 
     fn blocks(&self, window: &Window) -> Vec<Range<usize>> {

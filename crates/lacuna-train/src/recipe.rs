@@ -208,6 +208,10 @@ pub struct Stage {
     /// How tokens are masked and weighted (diffusion only).
     #[serde(default)]
     pub corruption: CorruptionRecipe,
+    /// Keep only each layer's input in the forward pass and compute its activations again when its turn in
+    /// the backward pass comes: less memory, about a third more work, the same gradients.
+    #[serde(default)]
+    pub recompute_activations: bool,
     /// Measure the next-token loss on the step's own batch every so many steps (0: never).
     #[serde(default)]
     pub autoregressive_loss_every: u64,

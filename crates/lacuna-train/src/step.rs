@@ -1,6 +1,6 @@
 //! One optimizer step: the lines that say what training is.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use lacuna_kernels::AdamW;
 use lacuna_model::Transformer;
 
@@ -37,22 +37,18 @@ pub fn step(
     let mut gradients: Option<Vec<Tensor>> = None;
     let (mut loss, mut nll) = (0.0, Vec::new());
     for micro_batch in examples.chunks(micro_batch_size) {
-        let Some(out) = objective.loss(model, micro_batch, eligible)? else { continue };
-        loss += f64::from(
-            out.loss
-                .to_device(&Device::Cpu)?
-                .to_dtype(candle_core::DType::F32)?
-                .to_scalar::<f32>()?,
-        );
-        nll.extend(out.nll);
-        let store = out.loss.backward()?;
-        let new = model.parameters().iter().map(|(name, var)| {
-            let gradient = store.get(var.as_tensor()).cloned();
-            gradient.ok_or_else(|| TrainError::NoGradient { parameter: name.clone() })
-        });
+        let Some(part) = objective.loss_and_gradients(model, micro_batch, eligible)? else {
+            continue;
+        };
+        loss += part.loss;
+        nll.extend(part.nll);
         gradients = Some(match gradients.take() {
-            None => new.collect::<Result<_>>()?,
-            Some(sum) => sum.iter().zip(new).map(|(a, b)| Ok((a + b?)?)).collect::<Result<_>>()?,
+            None => part.gradients,
+            Some(sum) => sum
+                .iter()
+                .zip(&part.gradients)
+                .map(|(a, b)| a + b)
+                .collect::<candle_core::Result<_>>()?,
         });
     }
     let diverged = |what, value| TrainError::Diverged { what, value };

@@ -1,17 +1,29 @@
-//! Attention on CPU tensors of f32: the work split into panels, forward and backward.
+//! What both passes on CPU tensors of f32 share, and the forward pass: the work split into panels
+//! of query lanes.
 
-use candle_core::Result;
+use std::array;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::OnceLock;
+
 use rayon::prelude::*;
 
-use super::layout::{Axes, Packed, Rows, Sizes, Strides, View};
-use super::layout::{read_lane, sight, write_lane};
+use super::layout::{Axes, Head, Rows, Sizes, View, read_lanes, sight, write_lanes};
 use super::panel::{self, Keys, State};
 use super::plan::{Plan, Tile};
-use crate::Spans;
-use crate::cpu::{Disjoint, Scratch};
+use crate::cpu::Disjoint;
+use crate::simd::has_avx512;
+use crate::{Spans, team};
 
-/// Tiles per piece when few queries face many keys.
-const SPLIT: usize = 8;
+/// Panels of a head below which its keys are split instead: few queries, many keys.
+const FEW: usize = 4;
+/// Pieces that few queries' keys are split into, and the fewest tiles of one.
+const PIECES: usize = 32;
+const PIECE: usize = 2;
+/// Multiplications below which the calling thread works alone: a few microseconds.
+const SERIAL_WORK: usize = 128 * 1024;
+/// Tasks worth having when there are many panels.
+const TASKS: usize = 16;
 
 /// Inputs of both passes.
 #[derive(Clone, Copy)]
@@ -25,272 +37,156 @@ pub(super) struct Inputs<'a> {
     pub(super) scale: f32,
 }
 
-/// The output, contiguous in the order of `axes`, and log Σ exp of every lane:
-/// `[b, kv_heads, panels · width]`.
-pub(super) struct Outcome {
-    pub(super) out: Vec<f32>,
-    pub(super) log_sum: Vec<f32>,
+/// Log Σ exp of every lane, `[b, kv_heads, panels · width]`, and the panels' width.
+#[derive(Debug)]
+pub(super) struct LogSums {
+    pub(super) width: usize,
+    pub(super) values: Vec<f32>,
 }
 
-/// Vector lanes of a panel: 8 if the queries of a key head fit into them, else 16.
-pub(super) fn panel_width(sizes: &Sizes) -> usize {
-    if sizes.lanes() <= 8 { 8 } else { 16 }
-}
-
-pub(super) fn forward(inputs: &Inputs<'_>) -> Outcome {
-    match panel_width(&inputs.sizes) {
-        8 => forward_panels::<8>(inputs),
-        _ => forward_panels::<16>(inputs),
+/// Vector lanes of a panel: as few as the queries of a key head fit into, and no more than the
+/// registers serve well: 2 of 8 lanes or 2 of 16.
+fn panel_width(sizes: &Sizes) -> usize {
+    match sizes.lanes() {
+        0..=8 => 8,
+        17.. if has_avx512() => 32,
+        _ => 16,
     }
 }
 
-fn forward_panels<const N: usize>(inputs: &Inputs<'_>) -> Outcome {
-    let Inputs { axes, sizes, q, spans, scale, .. } = *inputs;
+/// Panels per task, so that there are enough tasks when there are few heads. By shape alone, never
+/// by number of threads.
+pub(super) fn share(sizes: &Sizes, panels: usize) -> usize {
+    let splits = (TASKS / (sizes.b * sizes.kv_heads)).clamp(1, panels.div_ceil(8).max(1));
+    panels.div_ceil(splits)
+}
+
+/// The output, contiguous in the order of the axes.
+pub(super) fn forward(inputs: &Inputs<'_>) -> (Vec<f32>, LogSums) {
+    match panel_width(&inputs.sizes) {
+        8 => forward_panels::<8>(inputs),
+        16 => forward_panels::<16>(inputs),
+        _ => forward_panels::<32>(inputs),
+    }
+}
+
+fn forward_panels<const N: usize>(inputs: &Inputs<'_>) -> (Vec<f32>, LogSums) {
+    let Inputs { axes, sizes, spans, .. } = *inputs;
     let Sizes { b, heads, kv_heads, q_len, d, .. } = sizes;
     let plan = spans.plan(sizes.group(), N);
     let panels = plan.panels();
-    let (k, v) = (Packed::new(inputs.k, &sizes, panels), Packed::new(inputs.v, &sizes, panels));
-    let (k, v) = (k.view(), v.view());
-    let mut out = vec![0f32; b * heads * q_len * d];
-    let mut log_sum = vec![0f32; b * kv_heads * panels * N];
-    let rows =
-        Rows { data: Disjoint::new(&mut out), strides: Strides::contiguous(axes, heads, q_len, d) };
-
-    let add = |item: usize, tiles: &[Tile], state: &mut State<N>, qt: &mut [f32]| {
-        let (bi, head, panel) = split(item, kv_heads, panels);
-        qt.fill(0.);
-        for (lane, (head, query)) in sizes.panel(head, panel, N).enumerate() {
-            read_lane::<N>(q.row(bi, head, query, d), scale, lane, qt);
-        }
-        panel::attend(
-            keys(k, v, &sizes, bi, head),
-            tiles,
-            &sight(spans, &sizes, bi, panel),
-            qt,
-            state,
-        );
+    let (mut out, mut values) = (vec![], vec![0f32; b * kv_heads * panels * N]);
+    let forward = Forward::<N> {
+        inputs,
+        plan: &plan,
+        out: Rows::reserve(&mut out, axes, (b, heads, q_len, d)),
+        log_sums: Disjoint::new(&mut values),
     };
-    let finish = |item: usize, state: &State<N>, log_sum: &mut [f32]| {
-        let (bi, head, panel) = split(item, kv_heads, panels);
-        for (lane, (head, query)) in sizes.panel(head, panel, N).enumerate() {
-            let sum = state.sum[lane];
-            // A query that sees nothing: zeros here, and no gradient in the backward pass.
-            let seen = sum != 0.;
-            log_sum[lane] = if seen { state.max[lane] + sum.ln() } else { f32::INFINITY };
-            // SAFETY: every (head, query) belongs to one lane of one panel.
-            let row = unsafe { rows.row(bi, head, query, d) };
-            write_lane::<N>(&state.out, lane, if seen { 1. / sum } else { 0. }, row);
-        }
-    };
-
-    let items = b * kv_heads * panels;
-    let longest = (0..items)
-        .map(|item| plan.tiles(split(item, kv_heads, panels).0, item % panels).len())
-        .max();
-    if items <= 16 && longest > Some(SPLIT) {
-        // Few queries, many keys: split the keys. By shape alone, never by number of threads.
-        for (item, log_sum) in log_sum.chunks_exact_mut(N).enumerate() {
-            let tiles = plan.tiles(split(item, kv_heads, panels).0, item % panels);
-            let states = tiles
-                .par_chunks(SPLIT)
-                .map(|tiles| {
-                    let (mut state, mut qt) = (State::new(d), vec![0.; d * N]);
-                    add(item, tiles, &mut state, &mut qt);
-                    state
-                })
-                .collect::<Vec<_>>();
-            let mut whole = State::new(d);
-            states.iter().for_each(|state| whole.merge(state));
-            finish(item, &whole, log_sum);
-        }
+    if panels < FEW {
+        forward.split_keys()
     } else {
-        log_sum.par_chunks_exact_mut(N).enumerate().for_each_init(
+        forward.split_panels()
+    }
+    // SAFETY: every (head, query) is a lane of one panel, and every panel has been written.
+    unsafe { out.set_len(b * heads * q_len * d) };
+    (out, LogSums { width: N, values })
+}
+
+/// A forward pass under way.
+struct Forward<'a, const N: usize> {
+    inputs: &'a Inputs<'a>,
+    plan: &'a Plan,
+    out: Rows<'a>,
+    log_sums: Disjoint<'a>,
+}
+
+impl<const N: usize> Forward<'_, N> {
+    /// Each task does some panels of a head from beginning to end.
+    fn split_panels(&self) {
+        let Sizes { b, kv_heads, d, .. } = self.inputs.sizes;
+        let panels = self.plan.panels();
+        let share = share(&self.inputs.sizes, panels);
+        let shares = panels.div_ceil(share);
+        (0..b * kv_heads * shares).into_par_iter().for_each_init(
             || (State::new(d), vec![0.; d * N]),
-            |(state, qt), (item, log_sum)| {
-                state.reset();
-                let tiles = plan.tiles(split(item, kv_heads, panels).0, item % panels);
-                add(item, tiles, state, qt);
-                finish(item, state, log_sum);
+            |(state, qt), task| {
+                let (b, head) = (task / shares / kv_heads, task / shares % kv_heads);
+                let (k, v) = heads(self.inputs, b, head, true);
+                let first = task % shares * share;
+                for panel in first..(first + share).min(panels) {
+                    state.reset();
+                    let tiles = self.plan.tiles(b, panel);
+                    self.attend(keys(&k, &v, d), tiles, (b, head, panel), qt, state);
+                    self.finish((b, head, panel), state);
+                }
             },
         );
     }
-    Outcome { out, log_sum }
-}
 
-/// Gradients of q, k and v, contiguous in the order of the axes.
-pub(super) struct Gradients {
-    pub(super) q: Vec<f32>,
-    pub(super) k: Vec<f32>,
-    pub(super) v: Vec<f32>,
-}
-
-pub(super) fn backward(
-    inputs: &Inputs<'_>,
-    out: View<'_>,
-    d_out: View<'_>,
-    log_sum: &[f32],
-) -> Result<Gradients> {
-    match panel_width(&inputs.sizes) {
-        8 => backward_panels::<8>(inputs, out, d_out, log_sum),
-        _ => backward_panels::<16>(inputs, out, d_out, log_sum),
-    }
-}
-
-fn backward_panels<const N: usize>(
-    inputs: &Inputs<'_>,
-    out: View<'_>,
-    d_out: View<'_>,
-    log_sum: &[f32],
-) -> Result<Gradients> {
-    let Inputs { axes, sizes, spans, .. } = *inputs;
-    let Sizes { b, heads, kv_heads, q_len, kv_len, d } = sizes;
-    let plan = spans.plan(sizes.group(), N);
-    let panels = plan.panels();
-    let (k, v) = (Packed::new(inputs.k, &sizes, panels), Packed::new(inputs.v, &sizes, panels));
-    let packed = Inputs { k: k.view(), v: v.view(), ..*inputs };
-    let mut gradients = Gradients {
-        q: vec![0.; b * heads * q_len * d],
-        k: vec![0.; b * kv_heads * kv_len * d],
-        v: vec![0.; b * kv_heads * kv_len * d],
-    };
-    let q_strides = Strides::contiguous(axes, heads, q_len, d);
-    let kv_strides = Strides::contiguous(axes, kv_heads, kv_len, d);
-    let d_q = Rows { data: Disjoint::new(&mut gradients.q), strides: q_strides };
-    let d_k = Rows { data: Disjoint::new(&mut gradients.k), strides: kv_strides };
-    let d_v = Rows { data: Disjoint::new(&mut gradients.v), strides: kv_strides };
-
-    // Each task sums the keys' gradients over its share of the panels; few heads are split further
-    // so that threads have work. By shape alone, never by number of threads.
-    let tasks = b * kv_heads;
-    let splits = 8usize.checked_div(tasks).map_or(1, |n| n.clamp(1, panels.div_ceil(8).max(1)));
-    let share = panels.div_ceil(splits);
-    let width = d.next_multiple_of(16);
-    let partials = (0..tasks * splits)
-        .into_par_iter()
-        .map(|task| {
-            let (bi, head) = (task / splits / kv_heads, task / splits % kv_heads);
-            let first = (task % splits * share).min(panels);
-            let mut sums = KeySums::new(kv_len, width);
-            let mut work = Work::<N>::new(d, width);
-            for panel in first..(first + share).min(panels) {
-                let item = (bi * kv_heads + head) * panels + panel;
-                let log_sum = &log_sum[item * N..][..N];
-                work.load(&packed, out, d_out, log_sum, (bi, head, panel));
-                work.run(&packed, &plan, (bi, head, panel), &mut sums);
-                for (lane, (head, query)) in sizes.panel(head, panel, N).enumerate() {
-                    // SAFETY: every (head, query) belongs to one lane of one panel.
-                    let row = unsafe { d_q.row(bi, head, query, d) };
-                    write_lane::<N>(&work.d_qt, lane, packed.scale, row);
-                }
-            }
-            sums
-        })
-        .collect::<Vec<_>>();
-    partials.par_chunks(splits).enumerate().for_each(|(task, partials)| {
-        let (bi, head) = (task / kv_heads, task % kv_heads);
-        for row in 0..kv_len {
-            // SAFETY: every (head, row) belongs to one task.
-            let (d_k, d_v) = unsafe { (d_k.row(bi, head, row, d), d_v.row(bi, head, row, d)) };
-            for sums in partials {
-                let at = row * width;
-                d_k.iter_mut().zip(&sums.k[at..]).for_each(|(x, y)| *x += y);
-                d_v.iter_mut().zip(&sums.v[at..]).for_each(|(x, y)| *x += y);
-            }
-        }
-    });
-    Ok(gradients)
-}
-
-/// Gradients of one head's keys and values: `[kv_len][width]`, width a multiple of 16.
-struct KeySums {
-    k: Scratch,
-    v: Scratch,
-}
-
-impl KeySums {
-    fn new(kv_len: usize, width: usize) -> Self {
-        Self { k: Scratch::zeroed(kv_len * width), v: Scratch::zeroed(kv_len * width) }
-    }
-}
-
-/// One panel's operands in the layouts that the inner loop wants.
-struct Work<const N: usize> {
-    qt: Vec<f32>,
-    d_out_t: Vec<f32>,
-    q: Vec<f32>,
-    d_out: Vec<f32>,
-    d_qt: Vec<f32>,
-    log_sum: [f32; N],
-    dot: [f32; N],
-    width: usize,
-}
-
-impl<const N: usize> Work<N> {
-    fn new(d: usize, width: usize) -> Self {
-        let panel = || vec![0.; d * N];
-        let rows = || vec![0.; width * N];
-        let (log_sum, dot) = ([f32::INFINITY; N], [0.; N]);
-        Self {
-            qt: panel(),
-            d_out_t: panel(),
-            q: rows(),
-            d_out: rows(),
-            d_qt: panel(),
-            log_sum,
-            dot,
-            width,
-        }
-    }
-
-    fn load(
-        &mut self,
-        inputs: &Inputs<'_>,
-        out: View<'_>,
-        d_out: View<'_>,
-        log_sum: &[f32],
-        (b, kv_head, panel): (usize, usize, usize),
-    ) {
-        let d = inputs.sizes.d;
-        for buffer in [&mut self.qt, &mut self.d_out_t, &mut self.d_qt] {
-            buffer.fill(0.);
-        }
-        // Lanes without a query: probabilities exp(0 − ∞) = 0, so they add nothing anywhere.
-        (self.log_sum, self.dot) = ([f32::INFINITY; N], [0.; N]);
-        for (lane, (head, query)) in inputs.sizes.panel(kv_head, panel, N).enumerate() {
-            let q = inputs.q.row(b, head, query, d);
-            let (out, d_out) = (out.row(b, head, query, d), d_out.row(b, head, query, d));
-            read_lane::<N>(q, inputs.scale, lane, &mut self.qt);
-            read_lane::<N>(d_out, 1., lane, &mut self.d_out_t);
-            let row = &mut self.q[lane * self.width..][..d];
-            row.iter_mut().zip(q).for_each(|(x, q)| *x = q * inputs.scale);
-            self.d_out[lane * self.width..][..d].copy_from_slice(d_out);
-            self.log_sum[lane] = log_sum[lane];
-            self.dot[lane] = out.iter().zip(d_out).map(|(x, y)| x * y).sum();
-        }
-    }
-
-    fn run(
-        &mut self,
-        inputs: &Inputs<'_>,
-        plan: &Plan,
-        (b, kv_head, panel): (usize, usize, usize),
-        sums: &mut KeySums,
-    ) {
-        let keys = keys(inputs.k, inputs.v, &inputs.sizes, b, kv_head);
-        let mut io = panel::Backward {
-            qt: &self.qt,
-            d_out_t: &self.d_out_t,
-            q: &self.q,
-            d_out: &self.d_out,
-            log_sum: self.log_sum,
-            dot: self.dot,
-            d_qt: &mut self.d_qt,
-            d_k: &mut sums.k,
-            d_v: &mut sums.v,
-            width: self.width,
+    /// Each task does a piece of a panel's keys; the pieces are joined afterwards. Decoding comes
+    /// here, so nobody is woken up for it.
+    fn split_keys(&self) {
+        let Sizes { b, kv_heads, d, .. } = self.inputs.sizes;
+        let panels = self.plan.panels();
+        let items = || (0..b * kv_heads * panels).map(|item| split(item, kv_heads, panels));
+        let tiles = |(b, _, panel)| self.plan.tiles(b, panel);
+        let all: usize = items().map(|item| tiles(item).len()).sum();
+        let size = all.div_ceil(PIECES).max(PIECE);
+        let pieces: Vec<_> =
+            items().flat_map(|item| tiles(item).chunks(size).map(move |t| (item, t))).collect();
+        let states: Vec<OnceLock<State<N>>> = pieces.iter().map(|_| OnceLock::new()).collect();
+        let run = |piece: usize| {
+            let ((b, head, panel), tiles) = pieces[piece];
+            let (mut state, mut qt) = (State::new(d), vec![0.; d * N]);
+            let (k, v) = heads(self.inputs, b, head, false);
+            self.attend(keys(&k, &v, d), tiles, (b, head, panel), &mut qt, &mut state);
+            let _ = states[piece].set(state);
         };
-        let sight = sight(inputs.spans, &inputs.sizes, b, panel);
-        panel::backward(keys, plan.tiles(b, panel), &sight, &mut io);
+        let work = pieces.iter().flat_map(|piece| piece.1).map(|t| 2 * t.keys.len() * d * N);
+        if work.sum::<usize>() < SERIAL_WORK {
+            (0..pieces.len()).for_each(run);
+        } else {
+            team::run(pieces.len(), run);
+        }
+        let mut states = states.into_iter().filter_map(OnceLock::into_inner);
+        for item in items() {
+            let mut own = states.by_ref().take(tiles(item).len().div_ceil(size));
+            let mut whole = own.next().unwrap_or_else(|| State::new(d));
+            own.for_each(|state| whole.merge(&state));
+            self.finish(item, &whole);
+        }
+    }
+
+    fn attend(
+        &self,
+        keys: Keys<'_>,
+        tiles: &[Tile],
+        (b, head, panel): (usize, usize, usize),
+        qt: &mut [f32],
+        state: &mut State<N>,
+    ) {
+        let Inputs { sizes, q, spans, scale, .. } = *self.inputs;
+        let (rows, lanes) = panel_rows::<N>(q, &sizes, (b, head, panel));
+        read_lanes::<N>(&rows[..lanes], scale, qt);
+        panel::attend(keys, tiles, &sight(spans, &sizes, b, panel), qt, state);
+    }
+
+    fn finish(&self, (b, head, panel): (usize, usize, usize), state: &State<N>) {
+        let sizes = self.inputs.sizes;
+        // A query that sees nothing: zeros here, and no gradient in the backward pass.
+        let seen: [bool; N] = array::from_fn(|lane| state.sum[lane] != 0.);
+        let scale = array::from_fn(|lane| if seen[lane] { 1. / state.sum[lane] } else { 0. });
+        // SAFETY: every panel is finished once.
+        let (log_sums, mut rows) = unsafe {
+            let item = (b * sizes.kv_heads + head) * self.plan.panels() + panel;
+            (self.log_sums.part(item * N, N), out_rows::<N>(&self.out, &sizes, (b, head, panel)))
+        };
+        for (lane, log_sum) in log_sums.iter_mut().enumerate() {
+            let sum = state.max[lane] + state.sum[lane].ln();
+            *log_sum = if seen[lane] { sum } else { f32::INFINITY };
+        }
+        let lanes = lanes::<N>(&sizes, panel).len();
+        write_lanes::<N>(&state.out, &scale, &mut rows[..lanes]);
     }
 }
 
@@ -299,12 +195,52 @@ fn split(item: usize, kv_heads: usize, panels: usize) -> (usize, usize, usize) {
     (item / panels / kv_heads, item / panels % kv_heads, item % panels)
 }
 
-fn keys<'a>(k: View<'a>, v: View<'a>, sizes: &Sizes, b: usize, head: usize) -> Keys<'a> {
-    Keys {
-        k: &k.data[k.strides.at(b, head, 0)..],
-        v: &v.data[v.strides.at(b, head, 0)..],
-        k_row: k.strides.row,
-        v_row: v.strides.row,
-        d: sizes.d,
+/// The lanes of a panel that hold a query, counted over all panels.
+pub(super) fn lanes<const N: usize>(sizes: &Sizes, panel: usize) -> Range<usize> {
+    panel * N..((panel + 1) * N).min(sizes.lanes())
+}
+
+/// The rows of a panel's lanes, and how many there are.
+pub(super) fn panel_rows<'a, const N: usize>(
+    view: View<'a>,
+    sizes: &Sizes,
+    (b, head, panel): (usize, usize, usize),
+) -> ([&'a [f32]; N], usize) {
+    let mut rows: [&[f32]; N] = [&[]; N];
+    let lanes = sizes.panel(head, panel, N).zip(&mut rows);
+    let count = lanes.map(|((head, query), row)| *row = view.row(b, head, query, sizes.d)).count();
+    (rows, count)
+}
+
+/// The rows that a panel's lanes are written to.
+///
+/// # Safety
+/// Each panel is asked for once.
+pub(super) unsafe fn out_rows<'a, const N: usize>(
+    out: &'a Rows<'_>,
+    sizes: &Sizes,
+    (b, head, panel): (usize, usize, usize),
+) -> [&'a mut [MaybeUninit<f32>]; N] {
+    let mut rows: [&mut [_]; N] = array::from_fn(|_| Default::default());
+    for ((head, query), row) in sizes.panel(head, panel, N).zip(&mut rows) {
+        // SAFETY: every (head, query) belongs to one lane of one panel.
+        *row = unsafe { out.row(b, head, query) };
     }
+    rows
+}
+
+/// Keys and values of a head, see [`Head::new`].
+pub(super) fn heads<'a>(
+    inputs: &Inputs<'a>,
+    b: usize,
+    head: usize,
+    often: bool,
+) -> (Head<'a>, Head<'a>) {
+    let Inputs { sizes, k, v, .. } = inputs;
+    (Head::new(*k, sizes, b, head, often), Head::new(*v, sizes, b, head, often))
+}
+
+pub(super) fn keys<'a>(k: &'a Head<'_>, v: &'a Head<'_>, d: usize) -> Keys<'a> {
+    let ((k, k_row), (v, v_row)) = (k.rows(), v.rows());
+    Keys { k, v, k_row, v_row, d }
 }

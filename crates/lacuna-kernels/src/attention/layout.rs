@@ -1,7 +1,10 @@
 //! Where the rows of q, k, v and the output lie.
 
+#![allow(clippy::needless_range_loop, reason = "lanes run over several arrays in step")]
+
+use std::mem::MaybeUninit;
+
 use candle_core::{Layout, Result, bail};
-use rayon::prelude::*;
 
 use super::panel::Sight;
 use crate::Spans;
@@ -140,64 +143,126 @@ pub(super) fn sight<const N: usize>(
     sight
 }
 
-/// Keys or values with adjacent rows, so that a tile is one piece of memory: copied if they are
-/// apart and the copy is read often enough to pay.
-pub(super) enum Packed<'a> {
-    Borrowed(View<'a>),
-    Copied(Scratch, Strides),
+/// One head's keys or values, and how far apart their rows are.
+pub(super) enum Head<'a> {
+    Borrowed(&'a [f32], usize),
+    Copied(Scratch, usize),
 }
 
-impl<'a> Packed<'a> {
-    pub(super) fn new(view: View<'a>, sizes: &Sizes, panels: usize) -> Self {
-        let d = sizes.d;
-        if view.strides.row == d || panels < 4 {
-            return Self::Borrowed(view);
+impl<'a> Head<'a> {
+    /// `often`: read so often that it pays to copy rows that are apart, so that a tile is one
+    /// piece of memory.
+    pub(super) fn new(view: View<'a>, sizes: &Sizes, b: usize, head: usize, often: bool) -> Self {
+        let (d, first) = (sizes.d, view.strides.at(b, head, 0));
+        if !often || view.strides.row == d {
+            return Self::Borrowed(&view.data[first..], view.strides.row);
         }
-        let strides = Strides::contiguous(Axes::HeadsFirst, sizes.kv_heads, sizes.kv_len, d);
-        let mut copy = Scratch::new(sizes.b * strides.b);
-        copy.par_chunks_mut(strides.head.max(1)).enumerate().for_each(|(i, rows)| {
-            let (b, head) = (i / sizes.kv_heads, i % sizes.kv_heads);
-            for (j, row) in rows.chunks_exact_mut(d).enumerate() {
-                row.copy_from_slice(view.row(b, head, j, d));
-            }
-        });
-        Self::Copied(copy, strides)
+        let mut copy = Scratch::new(sizes.kv_len * d);
+        for (j, row) in copy.chunks_exact_mut(d).enumerate() {
+            row.copy_from_slice(view.row(b, head, j, d));
+        }
+        Self::Copied(copy, d)
     }
 
-    pub(super) fn view(&self) -> View<'_> {
+    /// The rows from the first on, and the distance between them.
+    pub(super) fn rows(&self) -> (&[f32], usize) {
         match self {
-            Self::Borrowed(view) => *view,
-            Self::Copied(data, strides) => View { data, strides: *strides },
+            Self::Borrowed(rows, distance) => (rows, *distance),
+            Self::Copied(rows, distance) => (rows, *distance),
         }
     }
 }
 
-/// Writes lane `lane` of a `[d][N]` panel as a row, each value times `scale`.
-pub(super) fn write_lane<const N: usize>(panel: &[f32], lane: usize, scale: f32, row: &mut [f32]) {
-    for (x, lanes) in row.iter_mut().zip(panel.chunks_exact(N)) {
-        *x = lanes[lane] * scale;
-    }
-}
-
-/// Reads a row into lane `lane` of a `[d][N]` panel, each value times `scale`.
-pub(super) fn read_lane<const N: usize>(row: &[f32], scale: f32, lane: usize, panel: &mut [f32]) {
-    for (x, lanes) in row.iter().zip(panel.chunks_exact_mut(N)) {
-        lanes[lane] = x * scale;
-    }
-}
-
-/// Rows of a result that several tasks write.
+/// Rows of a result that several tasks write, each row once.
 pub(super) struct Rows<'a> {
-    pub(super) data: Disjoint<'a>,
-    pub(super) strides: Strides,
+    data: Disjoint<'a, MaybeUninit<f32>>,
+    strides: Strides,
+    d: usize,
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    /// Room for `[b, heads, len, d]` floats in `data`'s spare capacity.
+    pub(super) fn reserve(
+        data: &'a mut Vec<f32>,
+        axes: Axes,
+        (b, heads, len, d): (usize, usize, usize, usize),
+    ) -> Self {
+        let size = b * heads * len * d;
+        data.reserve_exact(size);
+        let strides = Strides::contiguous(axes, heads, len, d);
+        Self { data: Disjoint::new(&mut data.spare_capacity_mut()[..size]), strides, d }
+    }
+
     /// # Safety
-    /// Each (b, head, row) is asked for by one task only and let go before asking again.
+    /// Each (b, head, row) is asked for once.
     #[allow(clippy::mut_from_ref, reason = "see Disjoint::part")]
-    pub(super) unsafe fn row(&self, b: usize, head: usize, row: usize, d: usize) -> &mut [f32] {
+    pub(super) unsafe fn row(&self, b: usize, head: usize, row: usize) -> &mut [MaybeUninit<f32>] {
         // SAFETY: rows of contiguous strides don't overlap; the caller asks for each once.
-        unsafe { self.data.part(self.strides.at(b, head, row), d) }
+        unsafe { self.data.part(self.strides.at(b, head, row), self.d) }
+    }
+}
+
+/// Reads rows into the first lanes of a `[d][N]` panel, each value times `scale`; the other lanes
+/// become 0.
+pub(super) fn read_lanes<const N: usize>(rows: &[&[f32]], scale: f32, panel: &mut [f32]) {
+    if rows.len() < N {
+        panel.fill(0.);
+    }
+    let (fours, rest) = rows.as_chunks::<4>();
+    for (i, rows) in fours.iter().enumerate() {
+        // Four by four: whole vectors are loaded and stored.
+        let columns = rows.map(|row| row.as_chunks::<4>().0);
+        for (j, panel) in panel.chunks_exact_mut(4 * N).enumerate() {
+            let block = columns.map(|column| column[j]);
+            for (t, lanes) in panel.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+                let lanes = &mut lanes[4 * i..4 * i + 4];
+                for r in 0..4 {
+                    lanes[r] = block[r][t] * scale;
+                }
+            }
+        }
+        let done = rows[0].len() / 4 * 4;
+        for (j, lanes) in panel.chunks_exact_mut(N).enumerate().skip(done) {
+            (0..4).for_each(|r| lanes[4 * i + r] = rows[r][j] * scale);
+        }
+    }
+    for (i, row) in rest.iter().enumerate() {
+        for (x, lanes) in row.iter().zip(panel.chunks_exact_mut(N)) {
+            lanes[4 * fours.len() + i] = x * scale;
+        }
+    }
+}
+
+/// Writes the first lanes of a `[d][N]` panel as rows, each value times its lane's `scale`.
+pub(super) fn write_lanes<const N: usize>(
+    panel: &[f32],
+    scale: &[f32; N],
+    rows: &mut [&mut [MaybeUninit<f32>]],
+) {
+    let (fours, rest) = rows.as_chunks_mut::<4>();
+    for (i, rows) in fours.iter_mut().enumerate() {
+        let at = 4 * i;
+        let scale: [f32; 4] = std::array::from_fn(|r| scale[at + r]);
+        for (j, panel) in panel.chunks_exact(4 * N).enumerate() {
+            let mut block = [[0f32; 4]; 4];
+            for (t, lanes) in panel.as_chunks::<N>().0.iter().enumerate() {
+                for r in 0..4 {
+                    block[r][t] = lanes[at + r] * scale[r];
+                }
+            }
+            for (row, block) in rows.iter_mut().zip(block) {
+                row.as_chunks_mut::<4>().0[j] = block.map(MaybeUninit::new);
+            }
+        }
+        let done = rows[0].len() / 4 * 4;
+        for (j, lanes) in panel.chunks_exact(N).enumerate().skip(done) {
+            (0..4).for_each(|r| rows[r][j] = MaybeUninit::new(lanes[at + r] * scale[r]));
+        }
+    }
+    for (i, row) in rest.iter_mut().enumerate() {
+        let lane = 4 * fours.len() + i;
+        for (x, lanes) in row.iter_mut().zip(panel.chunks_exact(N)) {
+            *x = MaybeUninit::new(lanes[lane] * scale[lane]);
+        }
     }
 }

@@ -6,11 +6,17 @@
 
 #![allow(clippy::needless_range_loop, reason = "lanes run over several arrays in step")]
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::plan::{TILE, Tile};
-use crate::simd::{exp, madd, simd};
+use crate::simd::{Registers, exp_below_zero, madd, simd};
 
 /// Score of a hidden pair. Finite, so that differences of two stay finite.
 const HIDDEN: f32 = -1e30;
+
+/// The largest score of a lane that has seen nothing. So far above [`HIDDEN`] that a hidden pair's
+/// probability is 0 without being asked for.
+const NOTHING: f32 = -1e29;
 
 /// Keys and values of one key head; rows are `k_row` and `v_row` apart.
 #[derive(Clone, Copy)]
@@ -38,23 +44,28 @@ pub(super) struct State<const N: usize> {
 
 impl<const N: usize> State<N> {
     pub(super) fn new(d: usize) -> Self {
-        Self { max: [HIDDEN; N], sum: [0.; N], out: vec![0.; d * N] }
+        Self { max: [NOTHING; N], sum: [0.; N], out: vec![0.; d * N] }
     }
 
     pub(super) fn reset(&mut self) {
-        (self.max, self.sum) = ([HIDDEN; N], [0.; N]);
+        (self.max, self.sum) = ([NOTHING; N], [0.; N]);
         self.out.fill(0.);
     }
 
     /// Joins the softmax over other keys.
     pub(super) fn merge(&mut self, other: &Self) {
+        let (mut own, mut others) = ([0f32; N], [0f32; N]);
         for lane in 0..N {
             let max = self.max[lane].max(other.max[lane]);
-            let (a, b) = ((self.max[lane] - max).exp(), (other.max[lane] - max).exp());
+            own[lane] = (self.max[lane] - max).exp();
+            others[lane] = (other.max[lane] - max).exp();
             self.max[lane] = max;
-            self.sum[lane] = self.sum[lane] * a + other.sum[lane] * b;
-            for (x, y) in self.out.chunks_exact_mut(N).zip(other.out.chunks_exact(N)) {
-                x[lane] = x[lane] * a + y[lane] * b;
+            self.sum[lane] = self.sum[lane] * own[lane] + other.sum[lane] * others[lane];
+        }
+        let rows = self.out.as_chunks_mut::<N>().0.iter_mut().zip(other.out.as_chunks::<N>().0);
+        for (x, y) in rows {
+            for lane in 0..N {
+                x[lane] = x[lane] * own[lane] + y[lane] * others[lane];
             }
         }
     }
@@ -68,11 +79,11 @@ simd!(
         sight: &Sight<N>,
         qt: &[f32],
         state: &mut State<N>,
-    ) = attend_body
+    ) = attend_body, Registers
 );
 
 #[inline(always)]
-fn attend_body<const FMA: bool, const N: usize>(
+fn attend_body<const FMA: bool, const REGISTERS: usize, const N: usize>(
     keys: Keys<'_>,
     tiles: &[Tile],
     sight: &Sight<N>,
@@ -83,27 +94,25 @@ fn attend_body<const FMA: bool, const N: usize>(
     for tile in tiles {
         let n = tile.keys.len();
         let scores = &mut scores[..n];
-        score::<FMA, N>(keys, tile, sight, qt, scores);
+        score::<FMA, REGISTERS, N>(keys, tile, sight, qt, scores);
         let mut max = state.max;
         for row in scores.iter() {
             for lane in 0..N {
                 max[lane] = if row[lane] > max[lane] { row[lane] } else { max[lane] };
             }
         }
-        let mut shrink = [0f32; N];
+        let (mut shrink, mut sum) = ([0f32; N], [0f32; N]);
         for lane in 0..N {
-            shrink[lane] = exp::<FMA>(state.max[lane] - max[lane]);
-            state.sum[lane] *= shrink[lane];
+            shrink[lane] = exp_below_zero::<FMA>(state.max[lane] - max[lane]);
+            sum[lane] = state.sum[lane] * shrink[lane];
         }
-        state.max = max;
         for row in scores.iter_mut() {
             for lane in 0..N {
-                let p = exp::<FMA>(row[lane] - max[lane]);
-                // Not `>`: NaN must come through.
-                row[lane] = if row[lane] <= 0.5 * HIDDEN { 0. } else { p };
-                state.sum[lane] += row[lane];
+                row[lane] = exp_below_zero::<FMA>(row[lane] - max[lane]);
+                sum[lane] += row[lane];
             }
         }
+        (state.max, state.sum) = (max, sum);
         if shrink != [1.; N] {
             for row in state.out.as_chunks_mut::<N>().0 {
                 for lane in 0..N {
@@ -113,7 +122,7 @@ fn attend_body<const FMA: bool, const N: usize>(
         }
         let v = &keys.v[tile.keys.start * keys.v_row..];
         let p = scores.as_flattened();
-        product::<FMA, N, true>(keys.d, n, v, (1, keys.v_row), p, N, &mut state.out, N);
+        product::<FMA, REGISTERS, N, true>(keys.d, n, v, (1, keys.v_row), p, N, &mut state.out, N);
     }
 }
 
@@ -142,11 +151,11 @@ simd!(
         tiles: &[Tile],
         sight: &Sight<N>,
         io: &mut Backward<'_, N>,
-    ) = backward_body
+    ) = backward_body, Registers
 );
 
 #[inline(always)]
-fn backward_body<const FMA: bool, const N: usize>(
+fn backward_body<const FMA: bool, const REGISTERS: usize, const N: usize>(
     keys: Keys<'_>,
     tiles: &[Tile],
     sight: &Sight<N>,
@@ -157,34 +166,64 @@ fn backward_body<const FMA: bool, const N: usize>(
     for tile in tiles {
         let (n, first) = (tile.keys.len(), tile.keys.start);
         let (p, ds) = (&mut p[..n], &mut ds[..n]);
-        score::<FMA, N>(keys, tile, sight, io.qt, p);
+        score::<FMA, REGISTERS, N>(keys, tile, sight, io.qt, p);
         let v = &keys.v[first * keys.v_row..];
         let d_out_t = io.d_out_t;
-        product::<FMA, N, false>(n, d, v, (keys.v_row, 1), d_out_t, N, ds.as_flattened_mut(), N);
+        product::<FMA, REGISTERS, N, false>(
+            n,
+            d,
+            v,
+            (keys.v_row, 1),
+            d_out_t,
+            N,
+            ds.as_flattened_mut(),
+            N,
+        );
         for (p, ds) in p.iter_mut().zip(ds.iter_mut()) {
             for lane in 0..N {
-                let e = exp::<FMA>(p[lane] - io.log_sum[lane]);
-                p[lane] = if p[lane] <= 0.5 * HIDDEN { 0. } else { e };
+                let e = exp_below_zero::<FMA>(p[lane] - io.log_sum[lane]);
+                // Not `>`: NaN must come through, but not to keys that are hidden.
+                p[lane] = if p[lane] <= NOTHING { 0. } else { e };
                 ds[lane] = p[lane] * (ds[lane] - io.dot[lane]);
             }
         }
         let (p, ds) = (p.as_flattened(), ds.as_flattened());
         let k = &keys.k[first * keys.k_row..];
-        product::<FMA, N, true>(d, n, k, (1, keys.k_row), ds, N, io.d_qt, N);
-        let at = first * io.width;
-        for column in (0..io.width).step_by(16) {
-            let (q, d_out) = (&io.q[column..], &io.d_out[column..]);
-            let d_v = &mut io.d_v[at + column..];
-            product::<FMA, 16, true>(n, N, p, (N, 1), d_out, io.width, d_v, io.width);
-            let d_k = &mut io.d_k[at + column..];
-            product::<FMA, 16, true>(n, N, ds, (N, 1), q, io.width, d_k, io.width);
+        product::<FMA, REGISTERS, N, true>(d, n, k, (1, keys.k_row), ds, N, io.d_qt, N);
+        let mut column = 0;
+        while column < io.width {
+            if REGISTERS == Registers::AVX512 && column + 32 <= io.width {
+                add_to_keys::<FMA, REGISTERS, N, 32>(n, first, column, p, ds, io);
+                column += 32;
+            } else {
+                add_to_keys::<FMA, REGISTERS, N, 16>(n, first, column, p, ds, io);
+                column += 16;
+            }
         }
     }
 }
 
+/// Adds `C` columns of pᵀ · d_out to d_values and of dsᵀ · q to d_keys, for `n` keys.
+#[inline(always)]
+fn add_to_keys<const FMA: bool, const REGISTERS: usize, const N: usize, const C: usize>(
+    n: usize,
+    first: usize,
+    column: usize,
+    p: &[f32],
+    ds: &[f32],
+    io: &mut Backward<'_, N>,
+) {
+    let (width, at) = (io.width, first * io.width + column);
+    let (q, d_out) = (&io.q[column..], &io.d_out[column..]);
+    let d_v = &mut io.d_v[at..];
+    product::<FMA, REGISTERS, C, true>(n, N, p, (N, 1), d_out, width, d_v, width);
+    let d_k = &mut io.d_k[at..];
+    product::<FMA, REGISTERS, C, true>(n, N, ds, (N, 1), q, width, d_k, width);
+}
+
 /// scores\[key\]\[lane\] = k · q, hidden pairs set to [`HIDDEN`].
 #[inline(always)]
-fn score<const FMA: bool, const N: usize>(
+fn score<const FMA: bool, const REGISTERS: usize, const N: usize>(
     keys: Keys<'_>,
     tile: &Tile,
     sight: &Sight<N>,
@@ -193,7 +232,7 @@ fn score<const FMA: bool, const N: usize>(
 ) {
     let k = &keys.k[tile.keys.start * keys.k_row..];
     let (n, out) = (scores.len(), scores.as_flattened_mut());
-    product::<FMA, N, false>(n, keys.d, k, (keys.k_row, 1), qt, N, out, N);
+    product::<FMA, REGISTERS, N, false>(n, keys.d, k, (keys.k_row, 1), qt, N, out, N);
     if tile.full {
         return;
     }
@@ -214,7 +253,7 @@ fn score<const FMA: bool, const N: usize>(
 /// m × N, their rows `b_row` and `c_row` apart.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "three matrices and their strides")]
-fn product<const FMA: bool, const N: usize, const ADD: bool>(
+fn product<const FMA: bool, const REGISTERS: usize, const N: usize, const ADD: bool>(
     m: usize,
     k: usize,
     a: &[f32],
@@ -233,36 +272,30 @@ fn product<const FMA: bool, const N: usize, const ADD: bool>(
             // SAFETY: rows done..done + $rows lie below m, which the assertions above cover.
             unsafe {
                 let (a, c) = (a.add(done * row), c.add(done * c_row));
+                // REGISTERS is that only where AVX-512 was found.
+                #[cfg(target_arch = "x86_64")]
+                if REGISTERS == Registers::AVX512 {
+                    avx512::micro::<$rows, N, ADD>(k, a, row, step, b, b_row, c, c_row);
+                } else {
+                    micro::<FMA, $rows, N, ADD>(k, a, row, step, b, b_row, c, c_row);
+                }
+                #[cfg(not(target_arch = "x86_64"))]
                 micro::<FMA, $rows, N, ADD>(k, a, row, step, b, b_row, c, c_row);
             }
             done += $rows;
         }};
     }
-    // As many accumulators as the registers hold: 16 of 8 lanes with AVX2, 16 of 4 without.
-    if !FMA && cfg!(target_arch = "x86_64") {
-        while done + 2 <= m {
-            rows!(2);
-        }
-    } else if N > 8 {
-        while done + 6 <= m {
-            rows!(6);
-        }
-        if done + 4 <= m {
-            rows!(4);
-        }
-    } else {
-        while done + 8 <= m {
-            rows!(8);
-        }
-        if done + 4 <= m {
-            rows!(4);
-        }
+    // As many accumulators as the registers hold beside a row of B, then ever fewer.
+    macro_rules! blocks {
+        ($($rows:literal)*) => {{ $(while done + $rows <= m { rows!($rows); })* }};
     }
-    match m - done {
-        0 => {}
-        1 => rows!(1),
-        2 => rows!(2),
-        _ => rows!(3),
+    match (REGISTERS, N) {
+        (Registers::AVX512, 32) => blocks!(12 8 4 2 1),
+        (Registers::AVX512, _) => blocks!(14 8 4 2 1),
+        // 16 of 8 lanes with AVX2, of 4 without.
+        _ if !FMA && cfg!(target_arch = "x86_64") => blocks!(2 1),
+        (_, 8) => blocks!(8 4 3 2 1),
+        _ => blocks!(6 4 3 2 1),
     }
     debug_assert_eq!(done, m);
 }

@@ -8,7 +8,10 @@ use crate::quant::{WeightDtype, six_bits};
 /// The leaves, if this processor runs them.
 pub(super) fn leaves() -> Option<Leaves> {
     let narrow = avx2::leaves()?;
-    let runs_here = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq");
+    // VL, because without it the compiler keeps out of half of the registers.
+    let runs_here = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
     let direct = |dtype| {
         Some(match dtype {
             WeightDtype::F32 => multiply::<F32> as Multiply,
@@ -48,8 +51,8 @@ const fn block_of(format: u8) -> (usize, usize) {
 }
 
 /// # Safety
-/// See [`Panel`], with weights in `FORMAT`; the processor has AVX-512 F and DQ.
-#[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+/// See [`Panel`], with weights in `FORMAT`; the processor has AVX-512 F, DQ and VL.
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
 unsafe fn multiply<const FORMAT: u8>(panel: &Panel, sums: &mut [Lanes]) {
     assert_eq!(sums.len(), panel.x_rows * panel.w_rows);
     // SAFETY: the panel's promise.
@@ -72,7 +75,7 @@ unsafe fn multiply<const FORMAT: u8>(panel: &Panel, sums: &mut [Lanes]) {
 ///
 /// # Safety
 /// See [`multiply`]; X = x_rows, and `sums` is `[x_rows, w_rows]`.
-#[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
 unsafe fn rows<const FORMAT: u8, const W: usize, const X: usize>(
     panel: &Panel,
     sums: &mut [Lanes],
@@ -95,7 +98,7 @@ unsafe fn rows<const FORMAT: u8, const W: usize, const X: usize>(
 ///
 /// # Safety
 /// See [`multiply`]; w_row + W ≤ w_rows, X = x_rows, and `sums` is `[x_rows, w_rows]`.
-#[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
 #[inline]
 unsafe fn block<const FORMAT: u8, const W: usize, const X: usize>(
     panel: &Panel,
@@ -160,7 +163,7 @@ unsafe fn block<const FORMAT: u8, const W: usize, const X: usize>(
 ///
 /// # Safety
 /// `block` points to a whole block of `FORMAT`, half < 2.
-#[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
 #[inline]
 unsafe fn unpack<const FORMAT: u8>(halves: &Halves, block: *const u8, half: usize) -> __m512 {
     // SAFETY: every load lies within the block.
@@ -203,7 +206,7 @@ struct Scales {
 impl Scales {
     /// # Safety
     /// `block` points to a whole block of `FORMAT`.
-    #[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
     #[inline]
     unsafe fn of<const FORMAT: u8>(halves: &Halves, block: *const u8) -> Self {
         let mut scales = Self::default();
@@ -234,7 +237,7 @@ impl Scales {
 ///
 /// # Safety
 /// `block` points to a whole block, part < 8, half < 2.
-#[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
 #[inline]
 unsafe fn q4k(scales: &Scales, block: *const u8, part: usize, half: usize) -> __m512 {
     let values = _mm512_mul_ps(sixteen(), _mm512_set1_ps(scales.scale[part]));
@@ -247,7 +250,7 @@ unsafe fn q4k(scales: &Scales, block: *const u8, part: usize, half: usize) -> __
 ///
 /// # Safety
 /// `block` points to a whole block, part < 8, half < 2.
-#[target_feature(enable = "avx512f,avx512dq,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
 #[inline]
 unsafe fn q6k(scales: &Scales, block: *const u8, part: usize, half: usize) -> __m512 {
     let (side, level) = (part / 4, part % 4);
@@ -268,7 +271,7 @@ unsafe fn q6k(scales: &Scales, block: *const u8, part: usize, half: usize) -> __
 }
 
 /// 0, 1, … 15.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512vl")]
 #[inline]
 fn sixteen() -> __m512 {
     _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.)
@@ -279,7 +282,7 @@ fn sixteen() -> __m512 {
 ///
 /// # Safety
 /// Sixteen bytes can be read at `from`.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512vl")]
 #[inline]
 unsafe fn nibbles(from: *const u8, which: usize, values: __m512) -> __m512 {
     // SAFETY: the caller's promise.

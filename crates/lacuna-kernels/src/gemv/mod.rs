@@ -6,7 +6,7 @@
 //! a panel of weight rows is unpacked to f32 in the cache first.
 //!
 //! **An output's bits depend on its row of x and its row of w, on nothing else** (on one machine).
-//! Each output is a fixed number of running sums over every 1024 columns (lane l of n takes k ≡ l
+//! Each output is a fixed number of running sums over every 768 columns (lane l of n takes k ≡ l
 //! mod n, in order), folded in a fixed order; neither the rows beside it nor the threads change it.
 
 #[cfg(target_arch = "x86_64")]
@@ -27,8 +27,8 @@ use crate::team;
 type Lanes = [f32; 8];
 const LANES: usize = 8;
 
-/// Columns multiplied at a time: with four rows of x, 16 KiB of the first-level cache.
-const COLS: usize = 1024;
+/// Columns multiplied at a time: with eight rows of x, 24 KiB of the first-level cache.
+const COLS: usize = 768;
 /// Rows of x that a weight is multiplied with while it is in a register.
 const GROUP: usize = 8;
 /// Rows of x multiplied with one unpacked panel: they stay in the second-level cache.
@@ -40,6 +40,8 @@ const PART: usize = 32;
 const DIRECT_ROWS: usize = 16;
 /// Weight rows of a panel when x has few rows: a multiple of what the register blocks take.
 const PANEL_ROWS_FEW: usize = 12;
+/// Rows between the weights in work and those asked for: about as many as are multiplied at once.
+const ROWS_AHEAD: usize = 4;
 /// Weight rows of a panel when x has many rows.
 const PANEL_ROWS_MAX: usize = 24;
 /// Weights in one piece of work; small enough to share evenly, large enough to be worth taking.
@@ -177,7 +179,7 @@ struct Halves([f32; 1 << 16]);
 
 static HALVES: LazyLock<Box<Halves>> = LazyLock::new(|| {
     let mut halves = Box::new(Halves([0.0; 1 << 16]));
-    halves.0.iter_mut().zip(0..).for_each(|(half, bits)| *half = quant::f16_to_f32(bits));
+    halves.0.iter_mut().zip(0..=u16::MAX).for_each(|(half, bits)| *half = quant::f16_to_f32(bits));
     halves
 });
 
@@ -293,13 +295,14 @@ struct Tile {
 
 impl Tile {
     /// Where the stored weights begin, and how many bytes lie from row to row and from here to what
-    /// is wanted next: the next columns of the same rows, or else the next rows.
+    /// is wanted soon: the next columns of the same rows, or else rows a little further on (further
+    /// ones might be another thread's).
     fn in_place(&self, stored: Stored<'_>) -> (*const u8, usize, usize) {
         let bytes_of = |cols: usize| cols / stored.dtype.block_len() * stored.dtype.block_bytes();
         let row_bytes = bytes_of(stored.cols);
         let rows = &stored.bytes[self.first * row_bytes..][..self.count * row_bytes];
         let more = self.col + self.cols < stored.cols;
-        let ahead = if more { bytes_of(self.cols) } else { self.count * row_bytes };
+        let ahead = if more { bytes_of(self.cols) } else { ROWS_AHEAD * row_bytes };
         (rows[bytes_of(self.col)..].as_ptr(), row_bytes, ahead)
     }
 

@@ -146,6 +146,26 @@ pub(crate) fn blind_queries_yield_zeros() {
     }
 }
 
+/// A NaN reaches every query that sees it; in a key, no other. (Hidden values count 0 times.)
+pub(crate) fn nan_comes_through() {
+    let mut draw = Numbers::new(17);
+    for len in [6usize, 70] {
+        let spans = Spans::new(AttentionMask::Causal, len, len, 0);
+        let [q, k, v] = [(); 3].map(|()| draw.tensor(&[1, 1, len, 8]));
+        let bad = numbers(&v).into_iter().enumerate();
+        let bad =
+            bad.map(|(i, x)| if i == 8 * 3 { f32::NAN } else { x as f32 }).collect::<Vec<_>>();
+        let bad = Tensor::from_vec(bad, v.shape(), &Device::Cpu).unwrap();
+        let is_nan = |k, v| {
+            let y = numbers(&attention(&q, k, v, &spans, 0.3).unwrap());
+            y.chunks(8).map(|row| row[0].is_nan()).collect::<Vec<_>>()
+        };
+        let sees = (0..len).map(|query| query >= 3).collect::<Vec<_>>();
+        assert_eq!(is_nan(&bad, &v), sees);
+        assert_eq!(is_nan(&k, &bad)[3..], sees[3..]);
+    }
+}
+
 pub(crate) fn gradients_of_the_reference_are_slopes() {
     for case in cases().into_iter().filter(|c| c.spans.kv_len() < 100) {
         let f = |x: &[Tensor]| attention(&x[0], &x[1], &x[2], &case.spans, case.scale());

@@ -1,0 +1,116 @@
+//! Gradients as functions: the definitions of the operations whose names end in `_backward` or
+//! `_gradient`. Each records its forward definition on the spot and walks it back.
+
+use candle_core::{Result, Tensor, Var};
+
+use crate::{Positions, Rope, Spans, reference};
+
+/// The gradients of Σ f(inputs) · dy in each input.
+fn gradients<const N: usize>(
+    inputs: [&Tensor; N],
+    dy: &Tensor,
+    f: impl Fn([&Tensor; N]) -> Result<Tensor>,
+) -> Result<[Tensor; N]> {
+    let mut vars = Vec::with_capacity(N);
+    for input in inputs {
+        vars.push(Var::from_tensor(&input.detach())?);
+    }
+    let store = f(std::array::from_fn(|i| vars[i].as_tensor()))?.mul(&dy.detach())?.backward()?;
+    let mut found = Vec::with_capacity(N);
+    for var in &vars {
+        found.push(match store.get(var) {
+            Some(gradient) => gradient.detach(),
+            None => var.zeros_like()?,
+        });
+    }
+    Ok(found.try_into().expect("one gradient for each input"))
+}
+
+/// Σ dy · weight.
+///
+/// # Errors
+/// If shapes disagree.
+pub fn linear_input_gradient(terms: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
+    let mut sum: Option<Tensor> = None;
+    for (dy, weight) in terms {
+        let dy = dy.detach().flatten_to(dy.rank().saturating_sub(2))?;
+        let term = dy.matmul(&weight.detach())?;
+        sum = Some(match sum {
+            Some(sum) => (sum + term)?,
+            None => term,
+        });
+    }
+    sum.ok_or_else(|| candle_core::Error::msg("linear: no layer, no gradient"))
+}
+
+/// dyᵀ · x.
+///
+/// # Errors
+/// If the numbers of rows differ.
+pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let rows = |t: &Tensor| t.detach().flatten_to(t.rank().saturating_sub(2));
+    rows(dy)?.t()?.matmul(&rows(x)?)
+}
+
+/// See [`crate::rms_norm_backward`].
+///
+/// # Errors
+/// If shapes disagree.
+pub fn rms_norm_backward(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    dy: &Tensor,
+    carried: Option<&Tensor>,
+) -> Result<(Tensor, Tensor)> {
+    let [dx, d_weight] = gradients([x, weight], dy, |[x, w]| reference::rms_norm(x, w, eps))?;
+    let dx = carried.map_or(Ok(dx.clone()), |carried| dx + carried.detach())?;
+    Ok((dx, d_weight))
+}
+
+/// See [`crate::swiglu_backward`].
+///
+/// # Errors
+/// If shapes differ.
+pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<[Tensor; 3]> {
+    let y = reference::swiglu(&gate.detach(), &up.detach())?;
+    let [d_gate, d_up] = gradients([gate, up], dy, |[g, u]| reference::swiglu(g, u))?;
+    Ok([y, d_gate, d_up])
+}
+
+/// See [`crate::rope_by_token_backward`].
+///
+/// # Errors
+/// If a position is beyond the table or shapes disagree.
+pub fn rope_by_token_backward(dy: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
+    // The operation is linear, so any point will do.
+    let [dx] = gradients([&dy.zeros_like()?], dy, |[x]| {
+        reference::rope(&x.transpose(1, 2)?, rope, positions)?.transpose(1, 2)
+    })?;
+    Ok(dx)
+}
+
+/// `onto` plus each row of dy at its token's row.
+///
+/// # Errors
+/// If shapes disagree or an id is not below the number of rows.
+pub fn embedding_backward(ids: &[u32], dy: &Tensor, onto: &Tensor) -> Result<Tensor> {
+    let ids = Tensor::new(ids, dy.device())?;
+    onto.detach().index_add(&ids, &dy.detach().flatten_to(dy.rank().saturating_sub(2))?, 0)
+}
+
+/// See [`crate::attention_by_token_backward`]; q, k and v: `[b, l, heads, d]`.
+///
+/// # Errors
+/// If shapes disagree with each other or with `spans`.
+pub fn attention_by_token_backward(
+    qkv: [&Tensor; 3],
+    d_out: &Tensor,
+    spans: &Spans,
+    scale: f64,
+) -> Result<[Tensor; 3]> {
+    gradients(qkv, d_out, |qkv| {
+        let [q, k, v] = qkv.map(|x| x.transpose(1, 2));
+        reference::attention(&q?, &k?, &v?, spans, scale)?.transpose(1, 2)
+    })
+}

@@ -1,0 +1,166 @@
+//! The backward pass that is written out, against the graph that candle walks back.
+
+use candle_core::{DType, Device, Tensor, Var};
+use lacuna_kernels::AttentionMask;
+use lacuna_model::{Config, Transformer, Windows};
+use std::num::NonZeroUsize;
+
+const WINDOW: usize = 24;
+
+fn config() -> Config {
+    Config {
+        vocab_size: 96,
+        hidden_size: 32,
+        intermediate_size: 48,
+        num_layers: 3,
+        num_heads: 4,
+        num_kv_heads: 2,
+        head_dim: 8,
+        max_position_embeddings: 64,
+        ..Config::default()
+    }
+}
+
+fn configs() -> Vec<(&'static str, Config)> {
+    let untied = Config { tie_word_embeddings: false, ..config() };
+    let tied = Config { tie_word_embeddings: true, ..config() };
+    let biased =
+        Config { attention_bias: true, attention_output_bias: true, mlp_bias: true, ..config() };
+    let normed = Config { qk_norm: true, head_dim: 12, ..config() };
+    vec![("untied", untied), ("tied", tied), ("biases", biased), ("qk-norm", normed)]
+}
+
+/// Parameters that are nowhere special: norms not 1, biases not 0.
+fn model(config: &Config, dtype: DType) -> Transformer {
+    let fresh = Transformer::init(config.clone(), 3, DType::F32, &Device::Cpu).unwrap();
+    let moved = |(name, var): &(String, Var)| {
+        let n = var.elem_count();
+        let waves: Vec<f32> = (0..n).map(|i| 0.2 * ((i * 37 + n) as f32).sin()).collect();
+        let waves = Tensor::from_vec(waves, var.shape(), &Device::Cpu).unwrap();
+        let moved = (var.as_tensor().detach() + waves).unwrap().to_dtype(dtype).unwrap();
+        (name.clone(), Var::from_tensor(&moved).unwrap())
+    };
+    let parameters = fresh.parameters().iter().map(moved).collect();
+    Transformer::from_parameters(config.clone(), parameters).unwrap()
+}
+
+fn ids(salt: u32, rows: usize) -> Tensor {
+    let ids: Vec<u32> = (0..(rows * WINDOW) as u32).map(|i| (i * 29 + salt * 17) % 96).collect();
+    Tensor::from_vec(ids, (rows, WINDOW), &Device::Cpu).unwrap()
+}
+
+fn passes(model: &Transformer) -> Vec<(&'static str, Windows)> {
+    let (noisy, clean) = (ids(1, 2), ids(2, 2));
+    let block = NonZeroUsize::new(4).unwrap();
+    let documents = [vec![10, 14], vec![3, 20, 1]];
+    let windows = |mask, rows: Option<&[u32]>| model.windows(&clean, mask, None, rows).unwrap();
+    let both = |documents: Option<&[Vec<usize>]>, rows: &[u32]| {
+        model.noisy_and_clean(&noisy, &clean, block, documents, rows).unwrap()
+    };
+    let w = WINDOW as u32;
+    vec![
+        ("causal, all rows", windows(AttentionMask::Causal, None)),
+        ("full, some rows", windows(AttentionMask::Full, Some(&[0, 5, 5, 30]))),
+        ("block diffusion", both(None, &[1, 2, 9, 2 * w, 2 * w + 7])),
+        ("apart", both(Some(&documents), &[0, 11, 2 * w + 5])),
+        ("rows of the clean half", both(None, &[3, w + 3, 3 * w + 1])),
+    ]
+}
+
+/// A scalar that no row or column leaves untouched: Σ sin(row, column) · (hidden · headᵀ).
+fn probe(hidden: &Tensor, head: &Tensor) -> Tensor {
+    let logits = hidden.matmul(&head.t().unwrap()).unwrap();
+    let n = logits.elem_count();
+    let waves: Vec<f64> = (0..n).map(|i| (i as f64 * 0.7).sin()).collect();
+    let waves = Tensor::from_vec(waves, logits.shape(), &Device::Cpu).unwrap();
+    (logits * waves.to_dtype(hidden.dtype()).unwrap()).unwrap().sum_all().unwrap()
+}
+
+/// Hidden states and the gradient of every parameter, by the graph.
+fn by_graph(model: &Transformer, windows: &Windows) -> (Tensor, Vec<Tensor>) {
+    let hidden = model.forward(windows).unwrap();
+    let store = probe(&hidden, &model.head().unwrap()).backward().unwrap();
+    let gradient = |(_, var): &(String, Var)| store.get(var.as_tensor()).unwrap().clone();
+    (hidden.detach(), model.parameters().iter().map(gradient).collect())
+}
+
+fn by_record(model: &Transformer, windows: &Windows, recompute: bool) -> (Tensor, Vec<Tensor>) {
+    let (hidden, record) = model.record(windows, recompute).unwrap();
+    let leaf = Var::from_tensor(&hidden).unwrap();
+    let head = Var::from_tensor(&model.head().unwrap().detach()).unwrap();
+    let store = probe(leaf.as_tensor(), head.as_tensor()).backward().unwrap();
+    let (d_hidden, d_head) = (store.get(&leaf).unwrap(), store.get(&head).unwrap());
+    (hidden, model.backward(record, d_hidden, d_head).unwrap())
+}
+
+/// max |a − b| / max |b|.
+fn error(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.dims(), b.dims());
+    let top = |t: Tensor| {
+        let top = t.abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+        top.to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap()
+    };
+    top((a - b).unwrap()) / top(b.clone()).max(f64::MIN_POSITIVE)
+}
+
+#[test]
+fn gradients_written_out_are_the_graphs() {
+    for (name, config) in configs() {
+        let model = model(&config, DType::F64);
+        for (pass, windows) in passes(&model) {
+            let (hidden, expected) = by_graph(&model, &windows);
+            let (found_hidden, found) = by_record(&model, &windows, false);
+            let off = error(&found_hidden, &hidden);
+            assert!(off <= 1e-12, "{name}, {pass}: hidden states are {off:.1e} off");
+            for (((parameter, _), a), b) in model.parameters().iter().zip(&found).zip(&expected) {
+                let off = error(a, b);
+                assert!(off <= 1e-12, "{name}, {pass}: {parameter} is {off:.1e} off");
+            }
+        }
+    }
+}
+
+/// The fused f32 operations, both ways, against f64: written out they must be as near to it as the graph is.
+/// (Which gradients are small sums of large terms depends on the case, so the graph's own error is the measure.)
+#[test]
+fn gradients_in_f32_are_as_exact_as_the_graphs() {
+    for (name, config) in configs() {
+        let (exact, model) = (model(&config, DType::F64), model(&config, DType::F32));
+        for ((pass, exact_windows), (_, windows)) in passes(&exact).iter().zip(passes(&model)) {
+            let (_, expected) = by_graph(&exact, exact_windows);
+            let (_, graph) = by_graph(&model, &windows);
+            let (_, found) = by_record(&model, &windows, false);
+            let names = model.parameters().iter().map(|(name, _)| name);
+            for (((parameter, a), b), c) in names.zip(&found).zip(&graph).zip(&expected) {
+                let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+                let (off, graph_off) = (error(&wide(a), c), error(&wide(b), c));
+                let bound = 3.0 * graph_off + 1e-6;
+                assert!(off <= bound, "{name}, {pass}: {parameter} is {off:.1e} off, {bound:.1e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_computed_again_give_the_same_bits() {
+    for (name, config) in configs() {
+        let model = model(&config, DType::F32);
+        for (pass, windows) in passes(&model) {
+            let bits = |tensors: Vec<Tensor>| -> Vec<Vec<u32>> {
+                let of = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                tensors.iter().map(|t| of(t).into_iter().map(f32::to_bits).collect()).collect()
+            };
+            let (kept, again) =
+                (by_record(&model, &windows, false).1, by_record(&model, &windows, true).1);
+            assert!(bits(kept) == bits(again), "{name}, {pass}");
+        }
+    }
+}
+
+#[test]
+fn a_pass_without_a_wanted_row_has_no_gradient() {
+    let model = model(&config(), DType::F32);
+    let windows = model.windows(&ids(1, 1), AttentionMask::Causal, None, Some(&[])).unwrap();
+    let error = model.record(&windows, false).unwrap_err().to_string();
+    assert!(error.contains("no row is wanted"), "{error}");
+}
