@@ -20,6 +20,10 @@ pub(crate) const NOW: &str = "__lacuna_now";
 /// conversation needs, and a bound on memory of some 128 MB.
 const FUEL: u64 = 2_000_000;
 const SOURCE_BYTES: usize = 1 << 20;
+/// What a template may add to a conversation, which it may besides repeat and indent so many times: tokenizing takes a
+/// hundred bytes and more for each of text.
+const ADDED_BYTES: usize = 256 << 10;
+const GROWTH: usize = 16;
 const NAME: &str = "chat";
 /// A template that was found to be one, with what it runs in.
 #[derive(Debug)]
@@ -71,6 +75,14 @@ impl Template {
         let (instructions, blocks) = (&compiled.instructions, &compiled.blocks);
         let done = eval(&self.environment, instructions, root, blocks, &mut out, AutoEscape::None);
         done.map_err(|error| failure(&error))?;
+        let given = serde_json::to_vec(variables).map_or(0, |json| json.len());
+        let most = given.saturating_mul(GROWTH).saturating_add(ADDED_BYTES);
+        if text.len() > most {
+            return Err(Error::Template(format!(
+                "it makes {} bytes of a conversation of {given}; at most {most} are expected",
+                text.len()
+            )));
+        }
         Ok(text)
     }
 

@@ -65,12 +65,9 @@ impl Tokenizer {
     }
 
     fn parse(bytes: &[u8], name: &str) -> Result<Self> {
-        let fail = |reason| Error::Tokenizer { name: name.to_owned(), reason };
-        let checked = check::checked(bytes).map_err(fail)?;
-        match tokenizers::Tokenizer::from_bytes(checked) {
-            Ok(inner) => Self::new(inner, name),
-            Err(error) => Err(fail(diagnose(bytes, &error))),
-        }
+        let inner = check::read(bytes)
+            .map_err(|reason| Error::Tokenizer { name: name.to_owned(), reason })?;
+        Self::new(inner, name)
     }
 
     fn new(mut inner: tokenizers::Tokenizer, name: &str) -> Result<Self> {
@@ -329,15 +326,4 @@ fn encode_with(inner: &tokenizers::Tokenizer, text: &str, special: bool) -> Resu
 
 fn in_use(error: tokenizers::Error) -> Error {
     Error::Tokenizer { name: "in use".to_owned(), reason: error.to_string() }
-}
-
-fn diagnose(bytes: &[u8], error: &tokenizers::Error) -> String {
-    match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
-        Err(_) if bytes.is_empty() => "the file is empty; fetch it again".to_owned(),
-        Err(json) if json.is_eof() => {
-            format!("the file ends in the middle, after {} bytes; fetch it again", bytes.len())
-        }
-        Err(json) => format!("not JSON ({json}); a tokenizer.json is expected"),
-        Ok(_) => format!("JSON, but not a tokenizer.json ({error})"),
-    }
 }

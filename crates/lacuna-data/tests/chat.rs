@@ -231,6 +231,16 @@ fn templates_that_never_end_are_stopped() {
 }
 
 #[test]
+fn a_template_may_add_only_so_much_to_a_conversation() {
+    let error = render("{{ 'a' | replace('', 'bbbbbbbb' * 100000) }}").unwrap_err().to_string();
+    assert!(error.contains("at most"), "{error}");
+    let talk = turns(&[("user", &"word ".repeat(200_000))]);
+    let source = "{% for message in messages %}{{ message.content }}{% endfor %}";
+    let template = ChatTemplate::from_source(source, Map::new()).unwrap();
+    assert_eq!(template.render(&talk, &prompt()).unwrap().len(), 1_000_000);
+}
+
+#[test]
 fn values_that_hold_themselves_do_not_take_the_stack() {
     let one = "{% set ns = namespace() %}{% set ns.a = ns %}";
     let two = format!("{one}{{% set n2 = namespace() %}}{{% set n2.a = n2 %}}");

@@ -3,13 +3,11 @@
 use serde_json::Value;
 use std::collections::HashSet;
 
-/// The JSON of a tokenizer without what would bring the library down, each key once.
+/// A tokenizer from JSON that would not bring the library down.
 ///
-/// JSON that does not parse, or is no object, comes back as it is: the library says what is wrong with it.
-pub(super) fn checked(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let Ok(file @ Value::Object(_)) = serde_json::from_slice::<Value>(bytes) else {
-        return Ok(bytes.to_vec());
-    };
+/// The library reads what was checked, in which each key is there once, and not the bytes.
+pub(super) fn read(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    let file: Value = serde_json::from_slice(bytes).map_err(|error| unreadable(bytes, &error))?;
     merges(&file["model"])?;
     parts(&file["normalizer"], &|part| match part["type"].as_str() {
         // Its bytes are a table of jumps that the library follows unchecked.
@@ -23,7 +21,18 @@ pub(super) fn checked(bytes: &[u8]) -> Result<Vec<u8>, String> {
         _ => Ok(()),
     })?;
     parts(&file["post_processor"], &template)?;
-    Ok(serde_json::to_vec(&file).unwrap_or_else(|_| bytes.to_vec()))
+    serde_json::from_value(file)
+        .map_err(|error| format!("JSON, but not a tokenizer.json ({error})"))
+}
+
+fn unreadable(bytes: &[u8], error: &serde_json::Error) -> String {
+    match bytes.len() {
+        0 => "the file is empty; fetch it again".to_owned(),
+        held if error.is_eof() => {
+            format!("the file ends in the middle, after {held} bytes; fetch it again")
+        }
+        _ => format!("not JSON ({error}); a tokenizer.json is expected"),
+    }
 }
 
 /// `check` on a part, and on each that a Sequence holds.
