@@ -69,7 +69,8 @@ class Table:
 def training(args, table: Table) -> None:
     for name in ("sdpa", "llama"):
         peer = theirs("train_step.py", "--only", name, "--threads", args.threads, "--steps", args.steps)
-        own = ours(args, "train/block-diffusion", seconds=args.train_seconds)["train/block-diffusion/14M"]
+        benchmark = "train/block-diffusion/14M"
+        own = ours(args, benchmark, seconds=args.train_seconds)[benchmark]
         label = {"sdpa": "training step, PyTorch SDPA", "llama": "training step, transformers' Llama"}[name]
         memory = {"theirs_mib": peer["peak_memory_bytes"] / 2**20, "ours_mib": own["mib"]}
         table.add(label, 1e3 * peer[name]["seconds"]["median"], own["ms"], **memory)
@@ -87,8 +88,11 @@ def passes(args, table: Table, file: str) -> None:
 
 def whole_decode(args, table: Table) -> None:
     peer = theirs("released_decode.py", "--model", args.model, "--threads", args.threads, "--runs", 1)
-    own = ours(args, "decode/block-diffusion", args.model)["decode/block-diffusion"]
-    table.add("64 tokens, B = 4, the released decoder's algorithm", 1e3 * peer["seconds"]["median"], own["ms"])
+    for file in [args.model] + ([args.packed] if args.packed else []):
+        own = ours(args, "decode/block-diffusion", file)["decode/block-diffusion"]
+        label = "64 tokens, B = 4, the released decoder's algorithm"
+        label += ", ours on the packed file" if file == args.packed else ""
+        table.add(label, 1e3 * peer["seconds"]["median"], own["ms"])
 
 
 def main() -> None:
@@ -100,6 +104,7 @@ def main() -> None:
     parser.add_argument("--train-seconds", type=float, default=8.0, help="time for ours in a training pair")
     parser.add_argument("--gguf", nargs="*", default=[], help="GGUF files for passes against llama.cpp")
     parser.add_argument("--model", help="directory in Hugging Face layout for the whole decode")
+    parser.add_argument("--packed", help="the GGUF file that --model was unpacked from: the same weights")
     parser.add_argument("--no-train", action="store_true")
     parser.add_argument("--out", help="folder for pairs.json and pairs.md; else both are printed")
     args = parser.parse_args()

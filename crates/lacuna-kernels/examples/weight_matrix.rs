@@ -1,6 +1,6 @@
 //! How fast stored weights are multiplied with 1 to 16 rows, next to what memory allows.
 //!
-//! `cargo run --release -p lacuna-kernels --example weight_matrix [-- DTYPE]`, with
+//! `cargo run --release -p lacuna-kernels --example weight_matrix [-- DTYPE [avx2]]`, with
 //! `RAYON_NUM_THREADS=2` for the figures in the docs. Sweeps every matrix of a SmolLM2-135M-shaped
 //! model once per pass (30 layers and the head, so the weights come from memory), and one 4096².
 //! Each answer is checked against f64 first.
@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};
-use lacuna_kernels::{WeightDtype, WeightMatrix};
+use lacuna_kernels::{Simd, WeightDtype, WeightMatrix};
 use rayon::prelude::*;
 
 const REPEATS: usize = 15;
@@ -17,6 +17,11 @@ const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
 
 fn main() -> Result<()> {
     let wanted = std::env::args().nth(1);
+    // On a processor with AVX-512: what one without it would do.
+    let simd = match std::env::args().nth(2).as_deref() {
+        Some("avx2") => Simd::Avx2,
+        _ => Simd::Best,
+    };
     let floor = bandwidth();
     println!("{} threads, memory reads {floor:.1} GB/s", rayon::current_num_threads());
     println!("ms per pass (GB/s of weights) for 1, 2, 4, 8, 16 rows; floor = bytes over bandwidth");
@@ -36,22 +41,26 @@ fn main() -> Result<()> {
             let (x, wide) = (input(rows, hidden)?, input(rows, 1536)?);
             Ok(move || {
                 for [q, k, v, o, gate, up, down] in layers {
-                    black_box(WeightMatrix::matmul_many(&[q, k, v], &x)?);
-                    black_box(o.matmul(&x)?);
-                    black_box(WeightMatrix::matmul_many(&[gate, up], &x)?);
-                    black_box(down.matmul(&wide)?);
+                    black_box(products(&[q, k, v], &x, simd)?);
+                    black_box(products(&[o], &x, simd)?);
+                    black_box(products(&[gate, up], &x, simd)?);
+                    black_box(products(&[down], &wide, simd)?);
                 }
-                black_box(head.matmul(&x)?);
+                black_box(products(&[head], &x, simd)?);
                 Ok(())
             })
         })?;
         let square = matrix(dtype, 4096, 4096);
         report(&format!("{name} 4096²"), square.as_bytes().len(), floor, |rows| {
             let (x, square) = (input(rows, 4096)?, square.clone());
-            Ok(move || square.matmul(&x).map(|y| drop(black_box(y))))
+            Ok(move || products(&[&square], &x, simd).map(|y| drop(black_box(y))))
         })?;
     }
     Ok(())
+}
+
+fn products(matrices: &[&WeightMatrix], x: &Tensor, simd: Simd) -> Result<Vec<Tensor>> {
+    WeightMatrix::matmul_many_with(matrices, x, simd)
 }
 
 /// One line: the best of several passes for each number of rows.

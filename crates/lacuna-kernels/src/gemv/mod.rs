@@ -32,18 +32,16 @@ const COLS: usize = 768;
 /// Rows of x that a weight is multiplied with while it is in a register.
 const GROUP: usize = 8;
 /// Rows of x multiplied with one unpacked panel: they stay in the second-level cache.
-const X_ROWS: usize = 64;
+const X_ROWS: usize = 128;
 /// Columns are padded with zeros to a multiple of this: the step of the innermost loops.
 const PART: usize = 32;
 /// Up to here weights are multiplied where they lie; with more rows of x an unpacked copy in the
 /// cache serves them better.
 const DIRECT_ROWS: usize = 16;
-/// Weight rows of a panel when x has few rows: a multiple of what the register blocks take.
-const PANEL_ROWS_FEW: usize = 12;
 /// Rows between the weights in work and those asked for: about as many as are multiplied at once.
 const ROWS_AHEAD: usize = 4;
-/// Weight rows of a panel when x has many rows.
-const PANEL_ROWS_MAX: usize = 24;
+/// Weight rows of a panel: a multiple of what the register blocks take.
+const PANEL_ROWS: usize = 24;
 /// Weights in one piece of work; small enough to share evenly, large enough to be worth taking.
 const TASK_WEIGHTS: usize = 32 * 1024;
 /// Multiplications below which the calling thread works alone: a few microseconds.
@@ -79,8 +77,7 @@ pub(crate) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, simd: Simd
     let x = packed(x, cols);
     let mut outputs: Vec<Vec<f32>> =
         stored.iter().map(|matrix| vec![0.0; x_rows * matrix.rows]).collect();
-    let panel_rows = panel_rows(x_rows);
-    let task_rows = (TASK_WEIGHTS / cols).max(1).next_multiple_of(panel_rows);
+    let task_rows = (TASK_WEIGHTS / cols).max(1).next_multiple_of(PANEL_ROWS);
     let tasks: Vec<(usize, usize)> = stored
         .iter()
         .enumerate()
@@ -197,11 +194,6 @@ impl Halves {
     }
 }
 
-/// Weight rows multiplied together.
-fn panel_rows(x_rows: usize) -> usize {
-    if x_rows <= DIRECT_ROWS { PANEL_ROWS_FEW } else { PANEL_ROWS_MAX }
-}
-
 /// Where the columns of an output `[x_rows, rows]` begin.
 #[derive(Clone, Copy)]
 struct Columns {
@@ -237,20 +229,18 @@ unsafe fn multiply_rows(
     x_rows: usize,
     out: Columns,
 ) {
-    let panel_rows = panel_rows(x_rows);
     let lines = stored.cols.next_multiple_of(PART) / 16;
     let few = x_rows <= DIRECT_ROWS && stored.cols.is_multiple_of(PART);
     let direct = few.then(|| (leaves.direct)(stored.dtype)).flatten();
     let halves = &*HALVES;
     SCRATCH.with_borrow_mut(|scratch| {
-        scratch.panel.resize(PANEL_ROWS_MAX * COLS, 0.0);
-        scratch.sums.resize(PANEL_ROWS_MAX * X_ROWS, [0.0; LANES]);
-        let mut outputs = [0.0; PANEL_ROWS_MAX];
+        scratch.panel.resize(PANEL_ROWS * COLS, 0.0);
+        scratch.sums.resize(PANEL_ROWS * X_ROWS, [0.0; LANES]);
         for x_first in (0..x_rows).step_by(X_ROWS) {
             let x_count = X_ROWS.min(x_rows - x_first);
             let x = &x[x_first * lines..][..x_count * lines];
-            for first in rows.clone().step_by(panel_rows) {
-                let count = panel_rows.min(rows.end - first);
+            for first in rows.clone().step_by(PANEL_ROWS) {
+                let count = PANEL_ROWS.min(rows.end - first);
                 let sums = &mut scratch.sums[..count * x_count];
                 sums.fill([0.0; LANES]);
                 for col in (0..stored.cols).step_by(COLS) {
@@ -272,13 +262,13 @@ unsafe fn multiply_rows(
                     }
                 }
                 for (row, sums) in sums.chunks_exact(count).enumerate() {
-                    (leaves.fold)(sums, &mut outputs[..count]);
                     // SAFETY: row x_first + row < x_rows and columns first..first + count are
                     // this call's own part of the output.
-                    unsafe {
+                    let outputs = unsafe {
                         let to = out.start.add((x_first + row) * out.rows + first);
-                        to.copy_from_nonoverlapping(outputs.as_ptr(), count);
-                    }
+                        std::slice::from_raw_parts_mut(to, count)
+                    };
+                    (leaves.fold)(sums, outputs);
                 }
             }
         }
