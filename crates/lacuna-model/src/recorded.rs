@@ -13,7 +13,7 @@ use lacuna_kernels::{
 };
 
 use crate::error::{ModelError, Result};
-use crate::transformer::{Layer, Linear, Transformer, Weight};
+use crate::transformer::{Layer, Linear, Transformer, Weight, first_positions};
 use crate::windows::Windows;
 
 /// What a backward pass needs of the forward pass before it.
@@ -251,12 +251,7 @@ impl Transformer {
 
 impl Windows {
     fn query_positions(&self, last: bool) -> Positions {
-        match &self.positions {
-            Positions::Explicit(rows) if last && self.last.0 < self.len => {
-                Positions::Explicit(rows.iter().map(|row| row[..self.last.0].to_vec()).collect())
-            }
-            all => all.clone(),
-        }
+        first_positions(&self.positions, self.queries(last).0, self.len)
     }
 }
 

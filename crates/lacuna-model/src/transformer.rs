@@ -328,12 +328,7 @@ impl Transformer {
         (batch, n_query, n_key): (usize, usize, usize),
         positions: &Positions,
     ) -> Result<(Tensor, Tensor, Tensor)> {
-        let of_queries = match positions {
-            Positions::Explicit(rows) if n_query < n_key => {
-                Positions::Explicit(rows.iter().map(|row| row[..n_query].to_vec()).collect())
-            }
-            all => all.clone(),
-        };
+        let of_queries = first_positions(positions, n_query, n_key);
         let Config { num_heads, num_kv_heads, head_dim, rms_norm_eps, .. } = self.config;
         let mut q = q.reshape((batch, n_key, num_heads, head_dim))?.narrow(1, 0, n_query)?;
         let mut k = k.reshape((batch, n_key, num_kv_heads, head_dim))?;
@@ -369,6 +364,16 @@ impl Transformer {
             )));
         }
         Ok(())
+    }
+}
+
+/// The positions of the first `n_query` of each window's `len` rows.
+pub(crate) fn first_positions(positions: &Positions, n_query: usize, len: usize) -> Positions {
+    match positions {
+        Positions::Explicit(rows) if n_query < len => {
+            Positions::Explicit(rows.iter().map(|row| row[..n_query].to_vec()).collect())
+        }
+        all => all.clone(),
     }
 }
 

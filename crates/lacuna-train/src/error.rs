@@ -39,12 +39,6 @@ pub enum TrainError {
         /// The value.
         value: f64,
     },
-    /// A parameter that the loss does not reach would silently never learn.
-    #[error("parameter {parameter} got no gradient")]
-    NoGradient {
-        /// Its name.
-        parameter: String,
-    },
     /// A plot could not be drawn.
     #[error("plot {path}: {reason}")]
     Plot {

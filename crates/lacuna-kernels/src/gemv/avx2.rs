@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::format::{BF16, F16, F32, Q4_0, Q4_1, Q4K, Q8_0, block_of};
 use super::{Halves, LANES, Lanes, Leaves, Multiply, PART, Panel, unpack_avx2};
 use crate::quant::{self, WeightDtype};
 
@@ -38,26 +39,6 @@ pub(super) fn leaves() -> Option<Leaves> {
             unsafe { prefetch(bytes) }
         },
     })
-}
-
-const F32: u8 = WeightDtype::F32 as u8;
-const F16: u8 = WeightDtype::F16 as u8;
-const BF16: u8 = WeightDtype::BF16 as u8;
-const Q4_0: u8 = WeightDtype::Q4_0 as u8;
-const Q4_1: u8 = WeightDtype::Q4_1 as u8;
-const Q8_0: u8 = WeightDtype::Q8_0 as u8;
-const Q4K: u8 = WeightDtype::Q4K as u8;
-
-/// (parts in a block, bytes of a block).
-const fn block_of(format: u8) -> (usize, usize) {
-    match format {
-        F32 => (1, 4 * PART),
-        F16 | BF16 => (1, 2 * PART),
-        Q4_0 => (1, WeightDtype::Q4_0.block_bytes()),
-        Q4_1 => (1, WeightDtype::Q4_1.block_bytes()),
-        Q8_0 => (1, WeightDtype::Q8_0.block_bytes()),
-        _ => (8, WeightDtype::Q4K.block_bytes()),
-    }
 }
 
 /// # Safety

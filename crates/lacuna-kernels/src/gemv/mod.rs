@@ -13,6 +13,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod format;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod unpack_avx2;
