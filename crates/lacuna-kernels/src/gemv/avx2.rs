@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::format::{BF16, F16, F32, Q4_0, Q4_1, Q4K, Q8_0, block_of};
-use super::{Halves, LANES, Lanes, Leaves, Multiply, PART, Panel, unpack_avx2};
+use super::{Halves, Leaves, Multiply, PART, Panel, unpack_avx2};
 use crate::quant::{self, WeightDtype};
 
 /// The leaves, if this processor runs them.
@@ -30,10 +30,6 @@ pub(super) fn leaves() -> Option<Leaves> {
         },
         multiply: multiply::<F32>,
         direct,
-        fold: |sums, out| {
-            // SAFETY: the features were detected.
-            unsafe { fold(sums, out) }
-        },
         prefetch: |bytes| {
             // SAFETY: the features were detected.
             unsafe { prefetch(bytes) }
@@ -44,19 +40,18 @@ pub(super) fn leaves() -> Option<Leaves> {
 /// # Safety
 /// See [`Panel`], with weights in `FORMAT`; the processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply<const FORMAT: u8>(panel: &Panel, sums: &mut [Lanes]) {
-    assert_eq!(sums.len(), panel.x_rows * panel.w_rows);
+unsafe fn multiply<const FORMAT: u8>(panel: &Panel) {
     // SAFETY: the panel's promise.
     unsafe {
         match panel.x_rows {
-            1 => rows::<FORMAT, 4, 1>(panel, sums),
-            2 => rows::<FORMAT, 3, 2>(panel, sums),
-            3 => rows::<FORMAT, 2, 3>(panel, sums),
-            4 => rows::<FORMAT, 2, 4>(panel, sums),
-            5 => rows::<FORMAT, 1, 5>(panel, sums),
-            6 => rows::<FORMAT, 1, 6>(panel, sums),
-            7 => rows::<FORMAT, 1, 7>(panel, sums),
-            8 => rows::<FORMAT, 1, 8>(panel, sums),
+            1 => rows::<FORMAT, 4, 1>(panel),
+            2 => rows::<FORMAT, 3, 2>(panel),
+            3 => rows::<FORMAT, 2, 3>(panel),
+            4 => rows::<FORMAT, 2, 4>(panel),
+            5 => rows::<FORMAT, 1, 5>(panel),
+            6 => rows::<FORMAT, 1, 6>(panel),
+            7 => rows::<FORMAT, 1, 7>(panel),
+            8 => rows::<FORMAT, 1, 8>(panel),
             rows => unreachable!("a group of {rows} rows"),
         }
     }
@@ -65,21 +60,18 @@ unsafe fn multiply<const FORMAT: u8>(panel: &Panel, sums: &mut [Lanes]) {
 /// All weight rows against the X rows of x, W weight rows at a time.
 ///
 /// # Safety
-/// See [`multiply`]; X = x_rows, and `sums` is `[x_rows, w_rows]`.
+/// See [`multiply`]; X = x_rows.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn rows<const FORMAT: u8, const W: usize, const X: usize>(
-    panel: &Panel,
-    sums: &mut [Lanes],
-) {
+unsafe fn rows<const FORMAT: u8, const W: usize, const X: usize>(panel: &Panel) {
     let mut row = 0;
     // SAFETY: row + W ≤ w_rows, or row + 1 ≤ w_rows.
     unsafe {
         while row + W <= panel.w_rows {
-            block::<FORMAT, W, X>(panel, row, sums);
+            block::<FORMAT, W, X>(panel, row);
             row += W;
         }
         while row < panel.w_rows {
-            block::<FORMAT, 1, X>(panel, row, sums);
+            block::<FORMAT, 1, X>(panel, row);
             row += 1;
         }
     }
@@ -88,25 +80,23 @@ unsafe fn rows<const FORMAT: u8, const W: usize, const X: usize>(
 /// W × X running sums in registers; each weight is unpacked once for X rows of x.
 ///
 /// # Safety
-/// See [`multiply`]; w_row + W ≤ w_rows, X = x_rows, and `sums` is `[x_rows, w_rows]`.
+/// See [`multiply`]; w_row + W ≤ w_rows, X = x_rows.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn block<const FORMAT: u8, const W: usize, const X: usize>(
-    panel: &Panel,
-    w_row: usize,
-    sums: &mut [Lanes],
-) {
+unsafe fn block<const FORMAT: u8, const W: usize, const X: usize>(panel: &Panel, w_row: usize) {
     let (parts, block_bytes) = const { block_of(FORMAT) };
-    // SAFETY: all offsets are within what the panel promises, `sums` within its own shape.
+    // SAFETY: all offsets are within what the panel promises.
     unsafe {
         let mut w = panel.w.add(w_row * panel.w_stride);
         let mut x = panel.x;
-        let sums = sums.as_mut_ptr().add(w_row);
-        let sum = |i: usize, j: usize| sums.add(i * panel.w_rows + j).cast::<f32>();
+        let carried = panel.sums.carried.add(w_row);
+        let carried = |i: usize, j: usize| carried.add(i * panel.w_rows + j).cast::<f32>();
         let mut lanes = [[_mm256_setzero_ps(); W]; X];
-        for (i, lanes) in lanes.iter_mut().enumerate() {
-            for (j, lanes) in lanes.iter_mut().enumerate() {
-                *lanes = _mm256_loadu_ps(sum(i, j));
+        if !panel.sums.first {
+            for (i, lanes) in lanes.iter_mut().enumerate() {
+                for (j, lanes) in lanes.iter_mut().enumerate() {
+                    *lanes = _mm256_loadu_ps(carried(i, j));
+                }
             }
         }
         for _ in 0..panel.len / (PART * parts) {
@@ -124,7 +114,7 @@ unsafe fn block<const FORMAT: u8, const W: usize, const X: usize>(
                     }
                     for quarter in 0..2 {
                         for (i, lanes) in lanes.iter_mut().enumerate() {
-                            let at = 16 * (half * X + i) + LANES * quarter;
+                            let at = 16 * (half * X + i) + 8 * quarter;
                             let x = _mm256_load_ps(x.add(at));
                             for (weights, lanes) in weights.iter().zip(lanes) {
                                 *lanes = _mm256_fmadd_ps(weights[quarter], x, *lanes);
@@ -136,10 +126,37 @@ unsafe fn block<const FORMAT: u8, const W: usize, const X: usize>(
             }
             w = w.add(block_bytes);
         }
+        if let Some(out) = panel.sums.out {
+            return write(&lanes, out.add(w_row), panel.sums.stride);
+        }
         for (i, lanes) in lanes.iter().enumerate() {
             for (j, lanes) in lanes.iter().enumerate() {
-                _mm256_storeu_ps(sum(i, j), *lanes);
+                _mm256_storeu_ps(carried(i, j), *lanes);
             }
+        }
+    }
+}
+
+/// Folds running sums to outputs `[X, W]`, `stride` from row to row.
+///
+/// # Safety
+/// They can be written at `out`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn write<const W: usize, const X: usize>(
+    lanes: &[[__m256; W]; X],
+    out: *mut f32,
+    stride: usize,
+) {
+    for four in 0..(X * W).div_ceil(4) {
+        let mut sums = [_mm256_setzero_ps(); 4];
+        for (at, sums) in (4 * four..X * W).zip(&mut sums) {
+            *sums = lanes[at / W][at % W];
+        }
+        let folded = fold(sums);
+        for (at, folded) in (4 * four..X * W).zip(folded) {
+            // SAFETY: the caller's promise.
+            unsafe { *out.add(at / W * stride + at % W) = folded };
         }
     }
 }
@@ -263,23 +280,16 @@ fn unpack_f16(src: &[u8], dst: &mut [f32]) {
     quant::dequantize(WeightDtype::F16, last, last_wholes);
 }
 
-/// ((0+1)+(2+3)) + ((4+5)+(6+7)), four outputs at a time.
+/// ((0+1)+(2+3)) + ((4+5)+(6+7)) of each.
 #[target_feature(enable = "avx2,fma")]
-fn fold(sums: &[Lanes], out: &mut [f32]) {
-    for (sums, out) in sums.chunks(4).zip(out.chunks_mut(4)) {
-        let mut lanes = [_mm256_setzero_ps(); 4];
-        for (lanes, sum) in lanes.iter_mut().zip(sums) {
-            // SAFETY: eight floats.
-            *lanes = unsafe { _mm256_loadu_ps(sum.as_ptr()) };
-        }
-        let [a, b, c, d] = lanes;
-        let pairs = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-        let four = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps::<1>(pairs));
-        let mut folded = [0.0; 4];
-        // SAFETY: four floats.
-        unsafe { _mm_storeu_ps(folded.as_mut_ptr(), four) };
-        out.copy_from_slice(&folded[..out.len()]);
-    }
+#[inline]
+fn fold([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+    let pairs = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    let four = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps::<1>(pairs));
+    let mut folded = [0.0; 4];
+    // SAFETY: four floats.
+    unsafe { _mm_storeu_ps(folded.as_mut_ptr(), four) };
+    folded
 }
 
 #[target_feature(enable = "avx2")]

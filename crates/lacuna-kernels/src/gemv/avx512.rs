@@ -1,9 +1,9 @@
-//! The innermost loops for AVX-512: sixteen lanes, folded to eight after every tile.
+//! The innermost loops for AVX-512: sixteen lanes.
 
 use std::arch::x86_64::*;
 
 use super::format::{BF16, F16, F32, Q4_0, Q4_1, Q4K, Q6K, Q8_0, block_of};
-use super::{Halves, LANES, Lanes, Leaves, Multiply, PART, Panel, avx2};
+use super::{Halves, Leaves, Multiply, PART, Panel, avx2};
 use crate::quant::{WeightDtype, six_bits};
 
 /// The leaves, if this processor runs them.
@@ -32,19 +32,18 @@ pub(super) fn leaves() -> Option<Leaves> {
 /// # Safety
 /// See [`Panel`], with weights in `FORMAT`; the processor has AVX-512 F, DQ and VL.
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn multiply<const FORMAT: u8>(panel: &Panel, sums: &mut [Lanes]) {
-    assert_eq!(sums.len(), panel.x_rows * panel.w_rows);
+unsafe fn multiply<const FORMAT: u8>(panel: &Panel) {
     // SAFETY: the panel's promise.
     unsafe {
         match panel.x_rows {
-            1 => rows::<FORMAT, 4, 1>(panel, sums),
-            2 => rows::<FORMAT, 4, 2>(panel, sums),
-            3 => rows::<FORMAT, 4, 3>(panel, sums),
-            4 => rows::<FORMAT, 4, 4>(panel, sums),
-            5 => rows::<FORMAT, 3, 5>(panel, sums),
-            6 => rows::<FORMAT, 3, 6>(panel, sums),
-            7 => rows::<FORMAT, 2, 7>(panel, sums),
-            8 => rows::<FORMAT, 2, 8>(panel, sums),
+            1 => rows::<FORMAT, 4, 1>(panel),
+            2 => rows::<FORMAT, 4, 2>(panel),
+            3 => rows::<FORMAT, 4, 3>(panel),
+            4 => rows::<FORMAT, 4, 4>(panel),
+            5 => rows::<FORMAT, 3, 5>(panel),
+            6 => rows::<FORMAT, 3, 6>(panel),
+            7 => rows::<FORMAT, 2, 7>(panel),
+            8 => rows::<FORMAT, 2, 8>(panel),
             rows => unreachable!("a group of {rows} rows"),
         }
     }
@@ -53,21 +52,18 @@ unsafe fn multiply<const FORMAT: u8>(panel: &Panel, sums: &mut [Lanes]) {
 /// All weight rows against the X rows of x, W weight rows at a time.
 ///
 /// # Safety
-/// See [`multiply`]; X = x_rows, and `sums` is `[x_rows, w_rows]`.
+/// See [`multiply`]; X = x_rows.
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn rows<const FORMAT: u8, const W: usize, const X: usize>(
-    panel: &Panel,
-    sums: &mut [Lanes],
-) {
+unsafe fn rows<const FORMAT: u8, const W: usize, const X: usize>(panel: &Panel) {
     let mut row = 0;
     // SAFETY: row + W ≤ w_rows, or row + 1 ≤ w_rows.
     unsafe {
         while row + W <= panel.w_rows {
-            block::<FORMAT, W, X>(panel, row, sums);
+            block::<FORMAT, W, X>(panel, row);
             row += W;
         }
         while row < panel.w_rows {
-            block::<FORMAT, 1, X>(panel, row, sums);
+            block::<FORMAT, 1, X>(panel, row);
             row += 1;
         }
     }
@@ -76,21 +72,26 @@ unsafe fn rows<const FORMAT: u8, const W: usize, const X: usize>(
 /// W × X running sums in registers; each weight is unpacked once for X rows of x.
 ///
 /// # Safety
-/// See [`multiply`]; w_row + W ≤ w_rows, X = x_rows, and `sums` is `[x_rows, w_rows]`.
+/// See [`multiply`]; w_row + W ≤ w_rows, X = x_rows.
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
 #[inline]
-unsafe fn block<const FORMAT: u8, const W: usize, const X: usize>(
-    panel: &Panel,
-    w_row: usize,
-    sums: &mut [Lanes],
-) {
+unsafe fn block<const FORMAT: u8, const W: usize, const X: usize>(panel: &Panel, w_row: usize) {
     let (parts, block_bytes) = const { block_of(FORMAT) };
     let mut lanes = [[_mm512_setzero_ps(); W]; X];
     let mut scales = [Scales::default(); W];
-    // SAFETY: all offsets are within what the panel promises, `sums` within its own shape.
+    // SAFETY: all offsets are within what the panel promises.
     unsafe {
         let mut w = panel.w.add(w_row * panel.w_stride);
         let mut x = panel.x;
+        let carried = panel.sums.carried.add(w_row);
+        let carried = |i: usize, j: usize| carried.add(i * panel.w_rows + j).cast::<f32>();
+        if !panel.sums.first {
+            for (i, lanes) in lanes.iter_mut().enumerate() {
+                for (j, lanes) in lanes.iter_mut().enumerate() {
+                    *lanes = _mm512_loadu_ps(carried(i, j));
+                }
+            }
+        }
         for _ in 0..panel.len / (PART * parts) {
             if parts > 1 {
                 for (j, scales) in scales.iter_mut().enumerate() {
@@ -110,7 +111,11 @@ unsafe fn block<const FORMAT: u8, const W: usize, const X: usize>(
                         if half == 0 || FORMAT == F32 {
                             let line = block_bytes * part / parts + 64 * half;
                             let next = block.wrapping_add(panel.ahead + line);
-                            _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                            // Many products hide the second-level cache, not the memory.
+                            match X {
+                                1..=4 => _mm_prefetch::<_MM_HINT_T0>(next.cast()),
+                                _ => _mm_prefetch::<_MM_HINT_T1>(next.cast()),
+                            }
                         }
                     }
                     for (i, lanes) in lanes.iter_mut().enumerate() {
@@ -124,18 +129,54 @@ unsafe fn block<const FORMAT: u8, const W: usize, const X: usize>(
             }
             w = w.add(block_bytes);
         }
-    }
-    for (i, lanes) in lanes.iter().enumerate() {
-        for (j, lanes) in lanes.iter().enumerate() {
-            let sum: &mut [f32; LANES] = &mut sums[i * panel.w_rows + w_row + j];
-            let (low, high) = (_mm512_castps512_ps256(*lanes), _mm512_extractf32x8_ps::<1>(*lanes));
-            // SAFETY: eight floats in, eight out.
-            unsafe {
-                let before = _mm256_loadu_ps(sum.as_ptr());
-                _mm256_storeu_ps(sum.as_mut_ptr(), _mm256_add_ps(before, _mm256_add_ps(low, high)));
+        if let Some(out) = panel.sums.out {
+            return write(&lanes, out.add(w_row), panel.sums.stride);
+        }
+        for (i, lanes) in lanes.iter().enumerate() {
+            for (j, lanes) in lanes.iter().enumerate() {
+                _mm512_storeu_ps(carried(i, j), *lanes);
             }
         }
     }
+}
+
+/// Folds running sums to outputs `[X, W]`, `stride` from row to row.
+///
+/// # Safety
+/// They can be written at `out`.
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
+#[inline]
+unsafe fn write<const W: usize, const X: usize>(
+    lanes: &[[__m512; W]; X],
+    out: *mut f32,
+    stride: usize,
+) {
+    for four in 0..(X * W).div_ceil(4) {
+        let mut sums = [_mm512_setzero_ps(); 4];
+        for (at, sums) in (4 * four..X * W).zip(&mut sums) {
+            *sums = lanes[at / W][at % W];
+        }
+        for (at, folded) in (4 * four..X * W).zip(fold(sums)) {
+            // SAFETY: the caller's promise.
+            unsafe { *out.add(at / W * stride + at % W) = folded };
+        }
+    }
+}
+
+/// The sum of each, in an order that does not depend on its place among the four.
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
+#[inline]
+fn fold([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+    let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    let (ab, cd) = (_mm512_castps_pd(pair(a, b)), _mm512_castps_pd(pair(c, d)));
+    let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+    let all = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+    let half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all));
+    let four = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
+    let mut folded = [0.0; 4];
+    // SAFETY: four floats.
+    unsafe { _mm_storeu_ps(folded.as_mut_ptr(), four) };
+    folded
 }
 
 /// The weights 16·half.. of a block of 32, as [`crate::quant`] defines them.
@@ -159,15 +200,16 @@ unsafe fn unpack<const FORMAT: u8>(halves: &Halves, block: *const u8, half: usiz
                 let q = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
                 _mm512_mul_ps(q, _mm512_set1_ps(halves.at(block)))
             }
+            // Small integers times halves are exact, so fusing changes no bit.
             Q4_0 => {
-                let steps = _mm512_sub_ps(sixteen(), _mm512_set1_ps(8.));
-                let values = _mm512_mul_ps(steps, _mm512_set1_ps(halves.at(block)));
+                let d = halves.at(block);
+                let values = _mm512_fmadd_ps(sixteen(), _mm512_set1_ps(d), _mm512_set1_ps(-8. * d));
                 nibbles(block.add(2), half, values)
             }
             _ => {
-                let values = _mm512_mul_ps(sixteen(), _mm512_set1_ps(halves.at(block)));
+                let d = _mm512_set1_ps(halves.at(block));
                 let min = _mm512_set1_ps(halves.at(block.add(2)));
-                nibbles(block.add(4), half, _mm512_add_ps(values, min))
+                nibbles(block.add(4), half, _mm512_fmadd_ps(sixteen(), d, min))
             }
         }
     }
@@ -219,8 +261,8 @@ impl Scales {
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
 #[inline]
 unsafe fn q4k(scales: &Scales, block: *const u8, part: usize, half: usize) -> __m512 {
-    let values = _mm512_mul_ps(sixteen(), _mm512_set1_ps(scales.scale[part]));
-    let values = _mm512_sub_ps(values, _mm512_set1_ps(scales.min[part]));
+    let (scale, min) = (_mm512_set1_ps(scales.scale[part]), _mm512_set1_ps(scales.min[part]));
+    let values = _mm512_fmsub_ps(sixteen(), scale, min);
     // SAFETY: a block of 144 bytes.
     unsafe { nibbles(block.add(16 + part / 2 * 32 + 16 * half), part % 2, values) }
 }

@@ -6,8 +6,8 @@
 //! a panel of weight rows is unpacked to f32 in the cache first.
 //!
 //! **An output's bits depend on its row of x and its row of w, on nothing else** (on one machine).
-//! Each output is a fixed number of running sums over every 768 columns (lane l of n takes k ≡ l
-//! mod n, in order), folded in a fixed order; neither the rows beside it nor the threads change it.
+//! Each output is a fixed number of running sums (lane l of n takes k ≡ l mod n, in order), folded in
+//! a fixed order at the end; neither the rows beside it nor the threads change it.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -25,9 +25,8 @@ use std::sync::LazyLock;
 use crate::quant::{self, WeightDtype};
 use crate::team;
 
-/// Running sums of one output.
-type Lanes = [f32; 8];
-const LANES: usize = 8;
+/// Running sums of one output, of which AVX2 and portable loops use the first eight.
+type Lanes = [f32; 16];
 
 /// Columns multiplied at a time: with eight rows of x, 24 KiB of the first-level cache.
 const COLS: usize = 768;
@@ -130,8 +129,6 @@ struct Leaves {
     multiply: Multiply,
     /// Multiplies a panel of weights as they are stored, if there is a loop for the format.
     direct: fn(WeightDtype) -> Option<Multiply>,
-    /// Folds running sums to outputs.
-    fold: fn(&[Lanes], &mut [f32]),
     /// Asks for bytes that the next panel will need.
     prefetch: fn(&[u8]),
 }
@@ -139,7 +136,7 @@ struct Leaves {
 /// Adds a panel's products over some columns to the running sums.
 ///
 /// Safety: see [`Panel`].
-type Multiply = unsafe fn(&Panel, &mut [Lanes]);
+type Multiply = unsafe fn(&Panel);
 
 impl Leaves {
     fn choose(simd: Simd) -> Self {
@@ -159,7 +156,7 @@ impl Leaves {
 /// `w_rows` rows of `len` weights against up to [`GROUP`] rows of x; `len` is a multiple of [`PART`]
 /// and of the format's block.
 ///
-/// The running sums are `[x_rows, w_rows]`. `w` points to the bytes of rows `w_stride` bytes apart,
+/// `w` points to the bytes of rows `w_stride` bytes apart,
 /// at any alignment; what lies `ahead` bytes after a weight will be wanted next (it need not exist).
 /// `x` points to `[len / 16][x_rows][16]` floats that begin at a cache line.
 struct Panel {
@@ -171,6 +168,18 @@ struct Panel {
     x: *const f32,
     x_rows: usize,
     len: usize,
+    sums: Sums,
+}
+
+/// Running sums `[x_rows, w_rows]` between one part of the columns and the next.
+#[derive(Clone, Copy)]
+struct Sums {
+    carried: *mut Lanes,
+    /// Whether these are the first columns: the sums begin at zero.
+    first: bool,
+    /// After the last columns the sums are folded to the outputs here, `stride` from row to row.
+    out: Option<*mut f32>,
+    stride: usize,
 }
 
 /// Every half as f32, looked up by its bits: blocks are small, so their scales must come cheaply.
@@ -237,40 +246,40 @@ unsafe fn multiply_rows(
     let halves = &*HALVES;
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.panel.resize(PANEL_ROWS * COLS, 0.0);
-        scratch.sums.resize(PANEL_ROWS * X_ROWS, [0.0; LANES]);
+        scratch.sums.resize(PANEL_ROWS * X_ROWS, [0.0; 16]);
         for x_first in (0..x_rows).step_by(X_ROWS) {
             let x_count = X_ROWS.min(x_rows - x_first);
             let x = &x[x_first * lines..][..x_count * lines];
             for first in rows.clone().step_by(PANEL_ROWS) {
                 let count = PANEL_ROWS.min(rows.end - first);
-                let sums = &mut scratch.sums[..count * x_count];
-                sums.fill([0.0; LANES]);
                 for col in (0..stored.cols).step_by(COLS) {
                     let cols = COLS.min(stored.cols - col);
+                    let last = col + cols == stored.cols;
                     let weights = Tile { first, count, col, cols };
                     let (w, w_stride, ahead) = match direct {
                         Some(_) => weights.in_place(stored),
                         None => weights.unpacked(leaves, stored, &mut scratch.panel),
                     };
                     let len = cols.next_multiple_of(PART);
-                    for (x, sums) in x.chunks(GROUP * lines).zip(sums.chunks_mut(GROUP * count)) {
+                    for (group, x) in x.chunks(GROUP * lines).enumerate() {
                         let x_rows = x.len() / lines;
                         let x = x[col / 16 * x_rows..][..len / 16 * x_rows].as_ptr().cast();
+                        let carried = &mut scratch.sums[GROUP * group * count..][..x_rows * count];
+                        let to = (x_first + GROUP * group) * out.rows + first;
+                        let sums = Sums {
+                            carried: carried.as_mut_ptr(),
+                            first: col == 0,
+                            out: last.then(|| out.start.wrapping_add(to)),
+                            stride: out.rows,
+                        };
                         let w_rows = count;
-                        let panel = Panel { halves, w, ahead, w_stride, w_rows, x, x_rows, len };
-                        // SAFETY: the tile and the line above checked that the panel's weights and
-                        // x lie within their slices.
-                        unsafe { direct.unwrap_or(leaves.multiply)(&panel, sums) };
+                        let panel =
+                            Panel { halves, w, ahead, w_stride, w_rows, x, x_rows, len, sums };
+                        // SAFETY: the tile and the lines above checked that the panel's weights, x
+                        // and carried sums lie within their slices; rows from x_first + 8 · group
+                        // and columns from `first` are this call's own part of the output.
+                        unsafe { direct.unwrap_or(leaves.multiply)(&panel) };
                     }
-                }
-                for (row, sums) in sums.chunks_exact(count).enumerate() {
-                    // SAFETY: row x_first + row < x_rows and columns first..first + count are
-                    // this call's own part of the output.
-                    let outputs = unsafe {
-                        let to = out.start.add((x_first + row) * out.rows + first);
-                        std::slice::from_raw_parts_mut(to, count)
-                    };
-                    (leaves.fold)(sums, outputs);
                 }
             }
         }
@@ -287,15 +296,19 @@ struct Tile {
 
 impl Tile {
     /// Where the stored weights begin, and how many bytes lie from row to row and from here to what
-    /// is wanted soon: the next columns of the same rows, or else rows a little further on (further
-    /// ones might be another thread's).
+    /// is wanted soon: the next columns of the same rows, or else the first ones of the next panel's,
+    /// or, of rows that are read in one go, those a little further on.
     fn in_place(&self, stored: Stored<'_>) -> (*const u8, usize, usize) {
         let bytes_of = |cols: usize| cols / stored.dtype.block_len() * stored.dtype.block_bytes();
         let row_bytes = bytes_of(stored.cols);
         let rows = &stored.bytes[self.first * row_bytes..][..self.count * row_bytes];
-        let more = self.col + self.cols < stored.cols;
-        let ahead = if more { bytes_of(self.cols) } else { ROWS_AHEAD * row_bytes };
-        (rows[bytes_of(self.col)..].as_ptr(), row_bytes, ahead)
+        let from = bytes_of(self.col);
+        let ahead = match self.col + self.cols < stored.cols {
+            true => bytes_of(self.cols),
+            false if self.col == 0 => ROWS_AHEAD * row_bytes,
+            false => PANEL_ROWS * row_bytes - from,
+        };
+        (rows[from..].as_ptr(), row_bytes, ahead)
     }
 
     /// The tile's weights as f32, each row padded with zeros to whole parts; otherwise as
