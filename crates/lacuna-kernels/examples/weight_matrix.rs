@@ -1,4 +1,4 @@
-//! How fast stored weights are multiplied with 1 to 16 rows, next to what memory allows.
+//! How fast stored weights are multiplied with 1 to 128 rows, next to what memory allows.
 //!
 //! `cargo run --release -p lacuna-kernels --example weight_matrix [-- DTYPE [avx2]]`, with
 //! `RAYON_NUM_THREADS=2` for the figures in the docs. Sweeps every matrix of a SmolLM2-135M-shaped
@@ -13,7 +13,7 @@ use lacuna_kernels::{Simd, WeightDtype, WeightMatrix};
 use rayon::prelude::*;
 
 const REPEATS: usize = 15;
-const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
+const BATCHES: [usize; 6] = [1, 2, 4, 8, 16, 128];
 
 fn main() -> Result<()> {
     let wanted = std::env::args().nth(1);
@@ -24,7 +24,9 @@ fn main() -> Result<()> {
     };
     let floor = bandwidth();
     println!("{} threads, memory reads {floor:.1} GB/s", rayon::current_num_threads());
-    println!("ms per pass (GB/s of weights) for 1, 2, 4, 8, 16 rows; floor = bytes over bandwidth");
+    println!(
+        "ms per pass (GB/s of weights) for 1, 2, 4, 8, 16, 128 rows; floor = bytes over bandwidth"
+    );
     for dtype in WeightDtype::ALL {
         let name = format!("{dtype:?}");
         if wanted.as_ref().is_some_and(|wanted| *wanted != name) {

@@ -251,7 +251,7 @@ pub(super) unsafe fn six_bits(packed: *const u8, part: usize) -> (u8, u8) {
 
 /// By hand where that is faster, else the scalar definition compiled for wider vectors.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn unpack(dtype: WeightDtype, src: &[u8], dst: &mut [f32]) {
+pub(super) fn unpack(dtype: WeightDtype, src: &[u8], dst: &mut [f32]) {
     match dtype {
         WeightDtype::F16 => unpack_f16(src, dst),
         WeightDtype::Q4_0 => unpack_avx2::q4_0(src, dst),

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::format::{BF16, F16, F32, Q4_0, Q4_1, Q4K, Q6K, Q8_0, block_of};
 use super::{Halves, Leaves, Multiply, PART, Panel, avx2};
-use crate::quant::{WeightDtype, six_bits};
+use crate::quant::{self, WeightDtype, six_bits};
 
 /// The leaves, if this processor runs them.
 pub(super) fn leaves() -> Option<Leaves> {
@@ -26,7 +26,49 @@ pub(super) fn leaves() -> Option<Leaves> {
             _ => return None,
         })
     };
-    runs_here.then_some(Leaves { multiply: multiply::<F32>, direct, ..narrow })
+    let unpack = |dtype, src: &[u8], dst: &mut [f32]| {
+        // SAFETY: the features were detected.
+        unsafe { unpack_blocks(dtype, src, dst) }
+    };
+    runs_here.then_some(Leaves { unpack, multiply: multiply::<F32>, direct, ..narrow })
+}
+
+/// Unpacks `src`, whole blocks of `dtype`, to as many weights.
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
+fn unpack_blocks(dtype: WeightDtype, src: &[u8], dst: &mut [f32]) {
+    match dtype {
+        WeightDtype::F16 => unpack_format::<F16>(dtype, src, dst),
+        WeightDtype::BF16 => unpack_format::<BF16>(dtype, src, dst),
+        WeightDtype::Q4_0 => unpack_format::<Q4_0>(dtype, src, dst),
+        WeightDtype::Q4_1 => unpack_format::<Q4_1>(dtype, src, dst),
+        WeightDtype::Q8_0 => unpack_format::<Q8_0>(dtype, src, dst),
+        WeightDtype::Q4K => unpack_format::<Q4K>(dtype, src, dst),
+        WeightDtype::Q6K => unpack_format::<Q6K>(dtype, src, dst),
+        _ => avx2::unpack(dtype, src, dst),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
+fn unpack_format<const FORMAT: u8>(dtype: WeightDtype, src: &[u8], dst: &mut [f32]) {
+    let (parts, block_bytes) = const { block_of(FORMAT) };
+    let halves = &*super::HALVES;
+    let (blocks, weights) = (src.chunks_exact(block_bytes), dst.chunks_exact_mut(PART * parts));
+    for (block, weights) in blocks.zip(weights) {
+        // SAFETY: a whole block, and room for its weights, sixteen at a time.
+        unsafe {
+            let block = block.as_ptr();
+            let scales = Scales::of_if_any::<FORMAT>(halves, block);
+            for part in 0..parts {
+                for half in 0..2 {
+                    let to = weights.as_mut_ptr().add(PART * part + 16 * half);
+                    _mm512_storeu_ps(to, sixteen_of::<FORMAT>(halves, &scales, block, part, half));
+                }
+            }
+        }
+    }
+    let done = dst.len() / (PART * parts);
+    let (src, dst) = (&src[done * block_bytes..], &mut dst[done * PART * parts..]);
+    quant::dequantize(dtype, src, dst);
 }
 
 /// # Safety
@@ -42,9 +84,25 @@ unsafe fn multiply<const FORMAT: u8>(panel: &Panel) {
             4 => rows::<FORMAT, 4, 4>(panel),
             5 => rows::<FORMAT, 3, 5>(panel),
             6 => rows::<FORMAT, 3, 6>(panel),
-            7 => rows::<FORMAT, 2, 7>(panel),
-            8 => rows::<FORMAT, 2, 8>(panel),
+            7 => eight_or_so::<FORMAT, 7>(panel),
+            8 => eight_or_so::<FORMAT, 8>(panel),
             rows => unreachable!("a group of {rows} rows"),
+        }
+    }
+}
+
+/// As many weight rows at a time as the registers hold beside what unpacking needs.
+///
+/// # Safety
+/// See [`multiply`]; X = x_rows.
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
+#[inline]
+unsafe fn eight_or_so<const FORMAT: u8, const X: usize>(panel: &Panel) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match FORMAT {
+            F32 | F16 | BF16 => rows::<FORMAT, 3, X>(panel),
+            _ => rows::<FORMAT, 2, X>(panel),
         }
     }
 }
@@ -93,21 +151,16 @@ unsafe fn block<const FORMAT: u8, const W: usize, const X: usize>(panel: &Panel,
             }
         }
         for _ in 0..panel.len / (PART * parts) {
-            if parts > 1 {
-                for (j, scales) in scales.iter_mut().enumerate() {
-                    *scales = Scales::of::<FORMAT>(panel.halves, w.add(j * panel.w_stride));
-                }
+            for (j, scales) in scales.iter_mut().enumerate() {
+                *scales = Scales::of_if_any::<FORMAT>(panel.halves, w.add(j * panel.w_stride));
             }
             for part in 0..parts {
                 for half in 0..2 {
                     let mut weights = [_mm512_setzero_ps(); W];
                     for (j, weights) in weights.iter_mut().enumerate() {
                         let block = w.add(j * panel.w_stride);
-                        *weights = match FORMAT {
-                            Q4K => q4k(&scales[j], block, part, half),
-                            Q6K => q6k(&scales[j], block, part, half),
-                            _ => unpack::<FORMAT>(panel.halves, block, half),
-                        };
+                        let halves = panel.halves;
+                        *weights = sixteen_of::<FORMAT>(halves, &scales[j], block, part, half);
                         if half == 0 || FORMAT == F32 {
                             let line = block_bytes * part / parts + 64 * half;
                             let next = block.wrapping_add(panel.ahead + line);
@@ -179,7 +232,30 @@ fn fold([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
     folded
 }
 
-/// The weights 16·half.. of a block of 32, as [`crate::quant`] defines them.
+/// The weights 16·half.. of a block's `part`, as [`crate::quant`] defines them.
+///
+/// # Safety
+/// `block` points to a whole block of `FORMAT` with these `scales`, part lies in it, half < 2.
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
+#[inline]
+unsafe fn sixteen_of<const FORMAT: u8>(
+    halves: &Halves,
+    scales: &Scales,
+    block: *const u8,
+    part: usize,
+    half: usize,
+) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match FORMAT {
+            Q4K => q4k(scales, block, part, half),
+            Q6K => q6k(scales, block, part, half),
+            _ => unpack::<FORMAT>(halves, block, half),
+        }
+    }
+}
+
+/// The weights 16·half.. of a block of 32.
 ///
 /// # Safety
 /// `block` points to a whole block of `FORMAT`, half < 2.
@@ -225,6 +301,20 @@ struct Scales {
 }
 
 impl Scales {
+    /// Nothing for blocks of 32, which hold one scale.
+    ///
+    /// # Safety
+    /// As [`Self::of`].
+    #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
+    #[inline]
+    unsafe fn of_if_any<const FORMAT: u8>(halves: &Halves, block: *const u8) -> Self {
+        match FORMAT {
+            // SAFETY: the caller's promise.
+            Q4K | Q6K => unsafe { Self::of::<FORMAT>(halves, block) },
+            _ => Self::default(),
+        }
+    }
+
     /// # Safety
     /// `block` points to a whole block of `FORMAT`.
     #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]

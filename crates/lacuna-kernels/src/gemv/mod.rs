@@ -20,8 +20,10 @@ mod portable;
 mod unpack_avx2;
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::sync::LazyLock;
 
+use crate::cpu::Disjoint;
 use crate::quant::{self, WeightDtype};
 use crate::team;
 
@@ -77,7 +79,7 @@ pub(crate) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, simd: Simd
     let leaves = Leaves::choose(simd);
     let x = packed(x, cols);
     let mut outputs: Vec<Vec<f32>> =
-        stored.iter().map(|matrix| vec![0.0; x_rows * matrix.rows]).collect();
+        stored.iter().map(|matrix| Vec::with_capacity(x_rows * matrix.rows)).collect();
     let task_rows = (TASK_WEIGHTS / cols).max(1).next_multiple_of(PANEL_ROWS);
     let tasks: Vec<(usize, usize)> = stored
         .iter()
@@ -103,6 +105,10 @@ pub(crate) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, simd: Simd
         (0..tasks.len()).for_each(run);
     } else {
         team::run(tasks.len(), run);
+    }
+    for (out, matrix) in outputs.iter_mut().zip(stored) {
+        // SAFETY: the tasks together wrote every column for every row of x.
+        unsafe { out.set_len(x_rows * matrix.rows) };
     }
     outputs
 }
@@ -346,14 +352,37 @@ struct Line([f32; 16]);
 /// a group lie a constant distance apart. Columns are padded with zeros to whole parts.
 fn packed(x: &[f32], cols: usize) -> Vec<Line> {
     let lines = cols.next_multiple_of(PART) / 16;
-    let mut packed = vec![Line([0.0; 16]); x.len() / cols * lines];
-    for (group, out) in x.chunks(GROUP * cols).zip(packed.chunks_mut(GROUP * lines)) {
-        let rows = group.len() / cols;
-        for (i, row) in group.chunks_exact(cols).enumerate() {
-            for (values, step) in row.chunks(16).zip(out.chunks_exact_mut(rows)) {
-                step[i].0[..values.len()].copy_from_slice(values);
-            }
+    let len = x.len() / cols * lines;
+    let mut packed = Vec::with_capacity(len);
+    let parts = Disjoint::new(&mut packed.spare_capacity_mut()[..len]);
+    let groups: Vec<&[f32]> = x.chunks(GROUP * cols).collect();
+    let pack = |i: usize| {
+        // SAFETY: the lines of each group are its own.
+        let out = unsafe { parts.part(i * GROUP * lines, groups[i].len() / cols * lines) };
+        pack_group(groups[i], cols, out);
+    };
+    match groups.len() {
+        0..4 => (0..groups.len()).for_each(pack),
+        many => team::run(many, pack),
+    }
+    // SAFETY: every group wrote all of its lines.
+    unsafe { packed.set_len(len) };
+    packed
+}
+
+/// Writes every line of `out`.
+fn pack_group(group: &[f32], cols: usize, out: &mut [MaybeUninit<Line>]) {
+    let rows = group.len() / cols;
+    for (i, row) in group.chunks_exact(cols).enumerate() {
+        let (whole, rest) = row.as_chunks();
+        let mut steps = out[i..].iter_mut().step_by(rows);
+        for (values, step) in whole.iter().zip(steps.by_ref()) {
+            step.write(Line(*values));
+        }
+        let mut last = [0.0; 16];
+        last[..rest.len()].copy_from_slice(rest);
+        for step in steps {
+            step.write(Line(std::mem::take(&mut last)));
         }
     }
-    packed
 }
