@@ -145,6 +145,7 @@ impl SideFiles {
             None => json["added_tokens"] = json!([token.clone()]),
         }
         let text = pretty(&json);
+        drop(json);
         let rows = self.rows.max(id as usize + 1);
         let known = Tokenizer::of_model(text.as_bytes(), rows, &self.file)?.token_to_id(name);
         if known != Some(id) {
