@@ -1,12 +1,16 @@
 //! Conversations as the text, and the tokens, that an instruct model was trained on.
 
-use crate::error::{Error, Result, io_error};
+use crate::error::{Error, Result};
 use crate::packing::Sample;
 use crate::template::{self, Template};
 use crate::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::Path;
+
+mod folder;
+
+use folder::in_folder;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -87,8 +91,9 @@ impl ChatTemplate {
     /// # Errors
     /// When a file is unreadable or holds no template.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Option<Self>> {
-        let (source, config) = source_and_config(folder.as_ref())?;
-        source.map(|source| Self::from_source(&source, special_tokens(&config))).transpose()
+        let Some(found) = in_folder(folder.as_ref())? else { return Ok(None) };
+        let template = Self::from_source(&found.source, found.tokens);
+        template.map(Some).map_err(|error| error.in_file(&found.file))
     }
 
     /// The text of that template, as it is.
@@ -96,7 +101,7 @@ impl ChatTemplate {
     /// # Errors
     /// When a file is unreadable or holds no template.
     pub fn source_in_folder(folder: impl AsRef<Path>) -> Result<Option<String>> {
-        Ok(source_and_config(folder.as_ref())?.0)
+        Ok(in_folder(folder.as_ref())?.map(|found| found.source))
     }
 
     /// The conversation as text.
@@ -230,54 +235,4 @@ fn harmless(tokenizer: &Tokenizer, message: &Message) -> Message {
 fn encode_broken(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     let parts: Result<Vec<_>> = text.split(BREAK).map(|part| tokenizer.encode(part)).collect();
     Ok(parts?.concat())
-}
-
-/// The template's text and `tokenizer_config.json`.
-fn source_and_config(folder: &Path) -> Result<(Option<String>, Map<String, Value>)> {
-    let config_path = folder.join("tokenizer_config.json");
-    let config = match read_if_there(&config_path)? {
-        None => Map::new(),
-        Some(text) => serde_json::from_str(&text).map_err(|error| {
-            Error::Template(format!("{}: not a JSON object ({error})", config_path.display()))
-        })?,
-    };
-    let source = match read_if_there(&folder.join("chat_template.jinja"))? {
-        Some(source) => Some(source),
-        None => named_template(config.get("chat_template"))?,
-    };
-    Ok((source, config))
-}
-
-fn read_if_there(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error(path, "read")(error)),
-    }
-}
-
-/// The template in `tokenizer_config.json`: a string, or a list of named ones with a "default".
-fn named_template(entry: Option<&Value>) -> Result<Option<String>> {
-    match entry {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(source)) => Ok(Some(source.clone())),
-        Some(Value::Array(list)) => {
-            let default = list.iter().find(|entry| entry["name"] == "default");
-            match default.and_then(|entry| entry["template"].as_str()) {
-                Some(source) => Ok(Some(source.to_owned())),
-                None => {
-                    Err(Error::Template("none of those listed is called \"default\"".to_owned()))
-                }
-            }
-        }
-        Some(_) => Err(Error::Template("\"chat_template\" is neither text nor a list".to_owned())),
-    }
-}
-
-/// `bos_token` and its like, each a string or an object with `content`.
-fn special_tokens(config: &Map<String, Value>) -> Map<String, Value> {
-    let tokens = config.iter().filter(|(name, _)| name.ends_with("_token"));
-    let spelling =
-        |value: &Value| value.as_str().or_else(|| value["content"].as_str()).map(Value::from);
-    tokens.filter_map(|(name, value)| Some((name.clone(), spelling(value)?))).collect()
 }

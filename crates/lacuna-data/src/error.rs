@@ -60,6 +60,17 @@ pub enum Error {
     Fim(String),
 }
 
+impl Error {
+    /// The same, with the file that a chat template stands in; other errors stay as they are.
+    #[must_use]
+    pub fn in_file(self, file: &std::path::Path) -> Self {
+        match self {
+            Self::Template(reason) => Self::Template(format!("{}: {reason}", file.display())),
+            other => other,
+        }
+    }
+}
+
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

@@ -13,6 +13,8 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 mod check;
+mod json;
+mod model;
 
 /// The special tokens of a tokenizer that [`Tokenizer::train_bpe`] makes, in order of their ids.
 ///
@@ -53,7 +55,7 @@ impl Tokenizer {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(io_error(path, "read"))?;
-        Self::parse(&bytes, &path.display().to_string())
+        Self::parse(&bytes, None, &path.display().to_string())
     }
 
     /// Reads a `tokenizer.json` that is already in memory.
@@ -61,22 +63,38 @@ impl Tokenizer {
     /// # Errors
     /// When the bytes are cut short or not a tokenizer.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        Self::parse(bytes, "in memory")
+        Self::parse(bytes, None, "in memory")
     }
 
-    fn parse(bytes: &[u8], name: &str) -> Result<Self> {
-        let inner = check::read(bytes)
-            .map_err(|reason| Error::Tokenizer { name: name.to_owned(), reason })?;
-        Self::new(inner, name)
+    /// Reads the tokenizer of a model that embeds `rows` tokens; `file` is where it was found.
+    ///
+    /// # Errors
+    /// When the bytes are cut short, not a tokenizer, or a tokenizer of more tokens; the error names `file`.
+    pub fn of_model(bytes: &[u8], rows: usize, file: &Path) -> Result<Self> {
+        Self::parse(bytes, Some(rows), &file.display().to_string())
     }
 
-    fn new(mut inner: tokenizers::Tokenizer, name: &str) -> Result<Self> {
+    /// Whether [`of_model`](Self::of_model) would read them, at a fraction of the cost.
+    ///
+    /// # Errors
+    /// As [`of_model`](Self::of_model), short of a few faults that show only when it is built.
+    pub fn check(bytes: &[u8], rows: usize, file: &Path) -> Result<()> {
+        let name = file.display().to_string();
+        check::check(bytes, rows).map_err(|reason| Error::Tokenizer { name, reason })
+    }
+
+    fn parse(bytes: &[u8], rows: Option<usize>, name: &str) -> Result<Self> {
+        let fault = |reason| Error::Tokenizer { name: name.to_owned(), reason };
+        let check::Checked { inner, last } = check::read(bytes, rows).map_err(fault)?;
+        Self::new(inner, last, name)
+    }
+
+    fn new(mut inner: tokenizers::Tokenizer, last: Option<u32>, name: &str) -> Result<Self> {
         // A file may ask for truncation or padding to a model's length: training and scoring must
         // see every token.
         inner.with_padding(None);
         let no_truncation = inner.with_truncation(None).is_ok();
         debug_assert!(no_truncation, "removing truncation cannot fail");
-        let last = inner.get_vocab(true).into_values().max();
         let Some(last) = last.filter(|&last| last < u32::MAX) else {
             let reason = "its vocabulary is empty or has no last id".to_owned();
             return Err(Error::Tokenizer { name: name.to_owned(), reason });
@@ -131,7 +149,8 @@ impl Tokenizer {
         inner
             .train(&mut TrainerWrapper::from(trainer), documents)
             .map_err(|error| fail(error.to_string()))?;
-        let trained = Self::new(inner, "in training")?;
+        let last = inner.get_vocab(true).into_values().max();
+        let trained = Self::new(inner, last, "in training")?;
         if trained.vocab_size != vocab_size {
             return Err(fail(format!(
                 "{vocab_size} tokens asked for, but the text gives only {}",

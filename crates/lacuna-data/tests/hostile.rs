@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 use lacuna_data::{
-    Batches, Corpus, CorpusOptions, Dataset, Error, Fim, Packer, Remainder, Sample, ShardOptions,
-    ShardWriter, Tokenizer, corpus,
+    Batches, ChatTemplate, Corpus, CorpusOptions, Dataset, Error, Fim, Packer, Remainder, Sample,
+    ShardOptions, ShardWriter, Tokenizer, corpus,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -275,10 +275,82 @@ fn what_would_bring_the_tokenizer_library_down_is_refused() {
     for (part, words) in cases {
         says(Tokenizer::from_bytes(small_tokenizer(&part).as_bytes()).unwrap_err(), words);
     }
-    // The library reads every model in a file and takes the last.
-    let twice = format!("{},{}", bpe(r#""merges":["a b"]"#), bpe(r#""merges":[]"#));
-    let tokenizer = Tokenizer::from_bytes(small_tokenizer(&twice).as_bytes()).unwrap();
-    assert_eq!(tokenizer.encode("ab").unwrap(), [0, 1]);
+    // The library would read every model in a file and take the last.
+    let twice = format!("{0},{0}", bpe(r#""merges":[]"#));
+    says(Tokenizer::from_bytes(small_tokenizer(&twice).as_bytes()).unwrap_err(), "duplicate field");
+}
+
+#[test]
+fn errors_name_the_file_that_a_tokenizer_or_template_came_from() {
+    let file = Path::new("m/tokenizer.json");
+    let tokenizer = small_tokenizer(r#""decoder":null"#);
+    assert_eq!(Tokenizer::of_model(tokenizer.as_bytes(), 3, file).unwrap().vocab_size(), 3);
+    let error = Tokenizer::of_model(tokenizer.as_bytes(), 2, file).unwrap_err();
+    says(error, "m/tokenizer.json: the tokenizer has 3 tokens, the model embeds 2");
+    says(Tokenizer::check(b"{", 2, file).unwrap_err(), "m/tokenizer.json: the file ends");
+
+    let folder = tempfile::tempdir().unwrap();
+    let template = |text: &str| {
+        fs::write(folder.path().join("tokenizer_config.json"), text).unwrap();
+        ChatTemplate::from_folder(folder.path()).unwrap_err()
+    };
+    says(
+        template(r#"{"chat_template":[{"name":"rag","template":"x"}]}"#),
+        "tokenizer_config.json: none",
+    );
+    says(template(r#"{"chat_template":"{{"}"#), "tokenizer_config.json: ");
+    says(template(r#"{"chat_template":7}"#), "neither text nor a list");
+    says(template(r#"["#), "tokenizer_config.json: not a tokenizer_config.json");
+    fs::write(folder.path().join("chat_template.jinja"), "{% if").unwrap();
+    says(template("{}"), "chat_template.jinja: ");
+}
+
+#[test]
+fn what_a_tokenizer_holds_is_checked_wherever_it_stands_in_the_file() {
+    let model = |fields: &str| small_tokenizer(&format!(r#""model":{{"type":"BPE",{fields}}}"#));
+    let vocab = r#""vocab":{"a":0,"b":1,"ab":2}"#;
+    let read = |text: String| Tokenizer::from_bytes(text.as_bytes());
+    for merges in
+        [r#""merges":["a b"]"#, r#""merges":[["a","b"]]"#, r##""merges":["#version: 2","a b"]"##]
+    {
+        for fields in [format!("{vocab},{merges}"), format!("{merges},{vocab}")] {
+            let tokenizer = read(model(&fields)).unwrap();
+            assert_eq!(tokenizer.encode("abb").unwrap(), [2, 1], "{fields}");
+        }
+    }
+    for (fields, words) in [
+        (format!(r#"{vocab},"merges":["b a"]"#), "merge 0: \"ba\" is not"),
+        (format!(r#""merges":["b a"],{vocab}"#), "merge 0: \"ba\" is not"),
+        (
+            format!(r#"{vocab},"merges":["a b"],"continuing_subword_prefix":"a""#),
+            "\"b\" does not start",
+        ),
+        (format!(r#"{vocab},"merges":["a"]"#), "expected a merge"),
+        (format!(r#"{vocab},"merges":[["a","b","a"]]"#), "expected a merge"),
+        (format!(r#"{vocab},"merges":[["a",7]]"#), "expected a token"),
+        (format!(r#"{vocab},{vocab},"merges":[]"#), "duplicate field"),
+        (r#""vocab":{"a":0,"b":0},"merges":[]"#.into(), "\"b\" has id 0, as another"),
+        (r#""vocab":{"a":4294967295},"merges":[]"#.into(), "over 524288 tokens"),
+        (r#""vocab":{"a":-1},"merges":[]"#.into(), "not a tokenizer.json"),
+        (vocab.into(), "no merges"),
+    ] {
+        says(read(model(&fields)).unwrap_err(), words);
+    }
+    let added = |id: u32| {
+        let flags = r#""single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true"#;
+        small_tokenizer(&format!(r#""added_tokens":[{{"id":{id},"content":"<m>",{flags}}}]"#))
+    };
+    let of = |text: String| Tokenizer::of_model(text.as_bytes(), 4, Path::new("f"));
+    assert!(of(added(3)).unwrap().is_special(3));
+    says(of(added(9)).unwrap_err(), "has 10 tokens, the model embeds 4");
+    for around in [
+        r#"{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"q","type_id":0}}],"pair":[],
+           "special_tokens":{"q":{"id":"q","ids":[4000000000],"tokens":["q"]}}}"#,
+        r#"{"type":"RobertaProcessing","sep":["x",99999],"cls":["a",0],"trim_offsets":true,"add_prefix_space":true}"#,
+    ] {
+        let text = small_tokenizer(&format!(r#""post_processor":{around}"#));
+        says(of(text).unwrap_err(), "around texts, which the model does not embed");
+    }
 }
 
 #[test]

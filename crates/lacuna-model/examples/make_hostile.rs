@@ -236,6 +236,7 @@ impl Corpus {
             ("pre_unknown", "tokenizer.ggml.pre", string("nonsense"), "nonsense"),
             ("model_unknown", "tokenizer.ggml.model", string("bert"), "bert"),
             ("merge_of_one", "tokenizer.ggml.merges", strings(&["ab"]), "apart by a space"),
+            ("merges_129", "tokenizer.ggml.merges", strings(&["a b"; 129]), "at most 128"),
             ("tokens_9", "tokenizer.ggml.tokens", strings(&["x"; 9]), "at most 8"),
         ];
         for (name, key, value, words) in values {
@@ -461,6 +462,11 @@ impl Corpus {
             ("act_gelu", "hidden_act", json!("gelu"), "hidden_act"),
             ("window", "use_sliding_window", json!(true), "sliding_window = 16"),
             ("quantized", "quantization_config", json!({"bits": 4}), "quantization_config"),
+            ("quantized_text", "quantization_config", json!("int4"), "expected an object or null"),
+            ("experts", "num_experts", json!(8), "a mixture of experts is another model"),
+            ("experts_local", "num_local_experts", json!(1), "a mixture of experts"),
+            ("experts_routed", "n_routed_experts", json!(64), "a mixture of experts"),
+            ("experts_negative", "num_experts", json!(-1), "a mixture of experts"),
         ];
         for (name, field, value, words) in fields {
             let mut config = config();

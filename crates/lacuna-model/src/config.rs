@@ -107,6 +107,24 @@ pub struct Config {
     pub extra: Map<String, Value>,
 }
 
+/// What is to be computed, as far as memory depends on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Work {
+    /// Tokens whose keys and values are kept.
+    pub context: usize,
+    /// Rows of the largest pass.
+    pub rows: usize,
+    /// Rows of logits that exist at once, copies counted.
+    pub logit_rows: usize,
+}
+
+impl Work {
+    /// Decoding in a context of so many tokens: the prompt in one pass, logits of a block's rows.
+    pub fn decoding(context: usize) -> Self {
+        Self { context, rows: context, logit_rows: context.min(32) }
+    }
+}
+
 /// Bytes that a checkpoint takes once opened for inference on the CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MemoryEstimate {
@@ -386,28 +404,26 @@ impl Config {
         (total <= 1 << 48).then_some(total)
     }
 
-    /// What the model needs with its matrices in `dtype` and `tokens` tokens in the cache.
-    pub fn memory(&self, dtype: StorageDtype, tokens: usize) -> MemoryEstimate {
+    /// What the model needs with its matrices in `dtype`, for such work.
+    pub fn memory(&self, dtype: StorageDtype, work: Work) -> MemoryEstimate {
         let (values, bytes) = dtype.block();
         let weights = self.parameter_count().div_ceil(values as u64).saturating_mul(bytes as u64);
-        self.memory_with(weights, tokens)
+        self.memory_with(weights, work)
     }
 
     /// The estimate with weights of so many bytes.
-    pub(crate) fn memory_with(&self, weights: u64, tokens: usize) -> MemoryEstimate {
-        let cache = self.cache_bytes_per_token().saturating_mul(tokens as u64);
-        MemoryEstimate { weights, cache, activations: self.activation_bytes(tokens) }
+    pub(crate) fn memory_with(&self, weights: u64, work: Work) -> MemoryEstimate {
+        let cache = self.cache_bytes_per_token().saturating_mul(work.context as u64);
+        MemoryEstimate { weights, cache, activations: self.activation_bytes(work) }
     }
 
-    /// Of a pass over `tokens` tokens. A row holds the residual stream, its normed copy, queries, keys, values,
-    /// what attention gives, the projection back, and the three vectors of the gated layer, though not all at
-    /// once; logits are wanted of a block's rows.
-    fn activation_bytes(&self, tokens: usize) -> u64 {
-        const LOGIT_ROWS: usize = 32;
+    /// Of a pass. A row holds the residual stream, its normed copy, queries, keys, values, what attention gives, the
+    /// projection back, and the three vectors of the gated layer, though not all at once.
+    fn activation_bytes(&self, work: Work) -> u64 {
         let attention = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim;
         let row = 4 * self.hidden_size + attention + 3 * self.intermediate_size;
-        let pass = (row as u64).saturating_mul(tokens as u64);
-        let logits = (self.vocab_size as u64).saturating_mul(tokens.min(LOGIT_ROWS) as u64);
+        let pass = (row as u64).saturating_mul(work.rows as u64);
+        let logits = (self.vocab_size as u64).saturating_mul(work.logit_rows as u64);
         let tables = (self.max_position_embeddings as u64).saturating_mul(self.head_dim as u64);
         pass.saturating_add(logits).saturating_add(tables).saturating_mul(4)
     }

@@ -88,13 +88,14 @@ impl Transformer {
     /// # Errors
     /// Errors if a tensor is missing, misshapen or unreadable.
     pub fn mapped(weights: &Weights) -> Result<Self> {
-        let device = Device::Cpu;
-        Self::assemble(
+        let mut model = Self::assemble(
             weights.config().clone(),
-            &device,
+            &Device::Cpu,
             |name| weights.tensor(name, DType::F32, &Device::Cpu),
             |name| Ok(Weight::Stored(Arc::new(weights.matrix(name)?))),
-        )
+        )?;
+        model.files = weights.files().to_vec();
+        Ok(model)
     }
 
     /// For inference on the CPU with matrices kept in `dtype`: mapped where the file stores them so, converted
@@ -107,12 +108,14 @@ impl Transformer {
             let reason = format!("weights can't be kept in {dtype}; choose another --dtype");
             return Err(ModelError::Input(reason));
         }
-        Self::assemble(
+        let mut model = Self::assemble(
             weights.config().clone(),
             &Device::Cpu,
             |name| weights.tensor(name, DType::F32, &Device::Cpu),
             |name| Ok(Weight::Stored(Arc::new(weights.matrix_in(name, dtype)?))),
-        )
+        )?;
+        model.files = weights.files().to_vec();
+        Ok(model)
     }
 
     /// For inference with every weight as a tensor of `dtype` on `device`.
@@ -177,6 +180,7 @@ impl Transformer {
             rope,
             parameters: Vec::new(),
             device: device.clone(),
+            files: Vec::new(),
             config,
         })
     }

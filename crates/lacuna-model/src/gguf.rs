@@ -1,11 +1,14 @@
 //! GGUF files in and out, with a reader of our own: nothing of the file is used before it is checked.
 
+mod carried;
 mod config;
 mod parse;
 mod pre;
 mod tokenizer;
+mod vocabulary;
 mod write;
 
+pub use carried::CarriedMetadata;
 pub(crate) use config::{
     CARRIED, ROPE_FACTORS, architecture, hugging_face_name, permuted_heads, read_config,
 };

@@ -39,9 +39,9 @@ mod windows;
 
 pub use cache::KvCache;
 pub use clean::CleanWindow;
-pub use config::{Config, MemoryEstimate, Mode, RopeScaling};
+pub use config::{Config, MemoryEstimate, Mode, RopeScaling, Work};
 pub use error::{ModelError, Result};
-pub use gguf::{GgufOptions, save_gguf};
+pub use gguf::{CarriedMetadata, GgufOptions, save_gguf};
 pub use mask_row::mean_row;
 pub use pass::{Lane, View};
 pub use recorded::Record;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Mode};
 use crate::error::{ModelError, Result};
+use crate::weights::MappedFile;
 
 /// A weight: a tensor that gradients reach, or bytes kept as the checkpoint stores them.
 #[derive(Clone, Debug)]
@@ -90,6 +91,8 @@ pub struct Transformer {
     pub(crate) rope: Rope,
     pub(crate) parameters: Vec<(String, Var)>,
     pub(crate) device: Device,
+    /// Files that weights are read from while it runs.
+    pub(crate) files: Vec<Arc<MappedFile>>,
 }
 
 impl Transformer {
@@ -271,6 +274,8 @@ impl Transformer {
         select: Option<(Tensor, Tensor)>,
         mut attend: impl FnMut(usize, [Tensor; 3], bool) -> Result<Tensor>,
     ) -> Result<Tensor> {
+        // A file cut short since is an error; cut within the pass it ends the process (see `MappedFile`).
+        self.files.iter().try_for_each(|file| file.check_length())?;
         let eps = self.config.rms_norm_eps;
         let mut x = self.embed_rows(tokens)?;
         // What the last sublayer adds to the residual stream: summed where the next norm reads it.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use lacuna_kernels::{Bytes, WeightDtype, WeightMatrix};
 
-use crate::config::{Config, MemoryEstimate};
+use crate::config::Config;
 use crate::error::{ModelError, Result, printable};
-use crate::gguf::{self, Gguf};
+use crate::gguf::{self, CarriedMetadata, Gguf};
 
 mod directory;
 mod dtype;
@@ -19,6 +19,7 @@ mod mapped;
 mod outgoing;
 mod packed;
 mod partial;
+mod plan;
 mod rows;
 mod save;
 
@@ -33,6 +34,7 @@ use found::Found;
 use header::HeaderEntry;
 pub(crate) use mapped::{MappedFile, read_small_file};
 pub(crate) use partial::{Partial, sync_directory};
+use plan::makes_logits;
 use rows::Rows;
 pub(crate) use save::checked as save_checked;
 
@@ -291,13 +293,14 @@ impl Weights {
     }
 
     /// A matrix in `dtype`, kept so in memory: mapped where the file stores it so, converted otherwise. A row
-    /// that is no whole number of the format's blocks takes the format of [`StorageDtype::fitting`].
+    /// that is no whole number of the format's blocks takes the format of [`StorageDtype::fitting`], the matrix that
+    /// makes logits that of [`StorageDtype::for_logits`].
     ///
     /// # Errors
     /// As [`Weights::matrix`], and if the format can't be written or a value does not fit it.
     pub fn matrix_in(&self, name: &str, dtype: StorageDtype) -> Result<WeightMatrix> {
         let entry = self.entry(name)?;
-        let dtype = dtype.fitting(&entry.shape);
+        let dtype = self.kept_as(name, entry, dtype);
         let (Some(packed), [rows, cols]) = (packed::weight_dtype(dtype), entry.shape.as_slice())
         else {
             return self.matrix(name);
@@ -330,7 +333,7 @@ impl Weights {
     }
 
     /// The small files that travel with a checkpoint beside weights, `config.json` and `tokenizer.json`, name
-    /// and text: those of [`COMPANIONS`] in a directory, and those that [`save_gguf`](crate::save_gguf) put into
+    /// and text: those of [`COMPANIONS`], `README.md` and `LICENSE` in a directory, and those that [`save_gguf`](crate::save_gguf) put into
     /// a GGUF file.
     ///
     /// # Errors
@@ -340,6 +343,20 @@ impl Weights {
             return files;
         }
         directory::companions(self.directory())
+    }
+
+    /// Licence, origin and names in the metadata of a GGUF file, which go along into another; `None` for a directory.
+    ///
+    /// # Errors
+    /// If the file was shortened since it was opened.
+    pub fn carried_metadata(&self) -> Result<Option<CarriedMetadata>> {
+        let rows = self.config.vocab_size;
+        self.with_gguf(|gguf, _| Ok(CarriedMetadata::of(gguf, rows))).transpose()
+    }
+
+    /// The files, for a model that goes on reading them.
+    pub(crate) fn files(&self) -> &[Arc<MappedFile>] {
+        &self.files
     }
 
     /// Where the files lie.
@@ -361,49 +378,15 @@ impl Weights {
     /// Every tensor, a few rows at a time when its turn comes: what [`save_safetensors`] and
     /// [`save_gguf`](crate::save_gguf) take.
     pub fn outgoing(&self) -> impl Iterator<Item = Outgoing<'_>> {
-        self.tensors.iter().map(|(name, entry)| Outgoing::stored(self.rows(name, entry)))
+        self.tensors.iter().map(|(name, entry)| {
+            let mut tensor = Outgoing::stored(self.rows(name, entry));
+            tensor.makes_logits = makes_logits(&self.config, name);
+            tensor
+        })
     }
 
     fn rows<'a>(&'a self, name: &'a str, entry: &'a Entry) -> Rows<'a> {
         Rows { name, file: &self.files[entry.file], entry, replaced: Vec::new() }
-    }
-
-    /// What opening it for inference on the CPU takes, with matrices in `dtype` (default: as stored) and a context
-    /// of `tokens` tokens.
-    ///
-    /// Weights in their own format are mapped: the system reads them when they are used and may drop them
-    /// again, but a pass reads all, so what does not fit is read from the disk for every pass.
-    pub fn memory(&self, dtype: Option<StorageDtype>, tokens: usize) -> MemoryEstimate {
-        let bytes = |entry: &Entry| {
-            let kept = match (entry.shape.as_slice(), dtype.unwrap_or(entry.dtype)) {
-                ([_], _) | (_, StorageDtype::F64) => StorageDtype::F32,
-                (shape, dtype) => dtype.fitting(shape),
-            };
-            kept.bytes_of(&entry.shape).unwrap_or(usize::MAX) as u64
-        };
-        let weights = self.tensors.values().map(bytes).fold(0, u64::saturating_add);
-        self.config.memory_with(weights, tokens)
-    }
-
-    /// What the files hold.
-    pub fn report(&self) -> Report {
-        let mut bytes_by_dtype = BTreeMap::new();
-        for entry in self.tensors.values() {
-            *bytes_by_dtype.entry(entry.dtype).or_insert(0) += entry.range.len() as u64;
-        }
-        let parameters =
-            self.tensors.values().map(|entry| entry.shape.iter().product::<usize>() as u64);
-        Report {
-            format: self.format,
-            files: self.files.iter().map(|file| file.path().to_path_buf()).collect(),
-            dtype: bytes_by_dtype.iter().max_by_key(|(_, bytes)| **bytes).map(|(dtype, _)| *dtype),
-            bytes: bytes_by_dtype.values().sum(),
-            parameters: parameters.sum(),
-            bytes_by_dtype,
-            missing: self.missing.clone(),
-            extra: self.extra.clone(),
-            ignored: self.ignored.clone(),
-        }
     }
 
     fn entry(&self, name: &str) -> Result<&Entry> {
@@ -416,13 +399,13 @@ impl Weights {
     }
 }
 
-/// Files in a GGUF's metadata; names that are not of [`COMPANIONS`] are left where they are.
+/// Files in a GGUF's metadata; names other than those that are carried along are left where they are.
 fn companions_of(gguf: &Gguf<'_>) -> Vec<(String, String)> {
     let file = |name: &&str| {
         let text = gguf.text(&format!("{}{name}", gguf::CARRIED))?;
         Some(((*name).to_owned(), text.to_owned()))
     };
-    COMPANIONS.iter().filter_map(file).collect()
+    COMPANIONS.iter().chain(&directory::PROSE).filter_map(file).collect()
 }
 
 fn parse_safetensors(file: &MappedFile) -> Result<Vec<HeaderEntry>> {

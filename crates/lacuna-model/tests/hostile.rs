@@ -6,7 +6,9 @@ use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lacuna_model::{Weights, check_gguf, check_safetensors};
+use lacuna_model::{
+    Config, GgufOptions, Transformer, Weights, check_gguf, check_safetensors, save_gguf,
+};
 use proptest::prelude::*;
 
 /// Counts this thread's live bytes and their peak.
@@ -191,6 +193,41 @@ fn a_crowded_configuration_or_index_stays_within_the_margin() {
 }
 
 #[test]
+fn a_tokenizer_goes_into_a_gguf_file_without_being_held_again_in_pieces() {
+    // Tokens of two to four digits; every way to make one is a merge, fifteen times over.
+    let token = |n: usize| n.to_string();
+    let tokens: Vec<String> = (0..10_000).map(token).collect();
+    let entries: Vec<String> =
+        (0..).zip(&tokens).map(|(id, t): (u32, _)| format!("\"{t}\":{id}")).collect();
+    let ways = tokens.iter().flat_map(|token| (1..token.len()).map(move |at| token.split_at(at)));
+    let ways: Vec<String> = ways.map(|(left, right)| format!("\"{left} {right}\"")).collect();
+    let merges = vec![ways.join(","); 11].join(",");
+    let text = format!(
+        r#"{{"version":"1.0","model":{{"type":"BPE","vocab":{{{}}},"merges":[{merges}]}}}}"#,
+        entries.join(",")
+    );
+    assert!(text.matches(' ').count() > 300_000);
+    let config = Config { vocab_size: 10_000, num_layers: 1, hidden_size: 4, ..Config::default() };
+    let config =
+        Config { num_heads: 1, num_kv_heads: 1, head_dim: 4, intermediate_size: 4, ..config };
+    let zeros = |(name, shape): (String, Vec<usize>)| {
+        (
+            name,
+            candle_core::Tensor::zeros(shape, candle_core::DType::F32, &candle_core::Device::Cpu)
+                .unwrap(),
+        )
+    };
+    let tensors: Vec<_> = config.expected_tensors().map(zeros).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let options = GgufOptions { tokenizer_json: Some(&text), ..GgufOptions::default() };
+    let bytes = text.len() as u64;
+    within(bytes, "writing", || save_gguf(&path, &config, tensors, &options)).unwrap();
+    let weights = Weights::open(&path).unwrap();
+    assert_eq!(within(bytes, "reading", || weights.tokenizer_json()).unwrap(), Some(text));
+}
+
+#[test]
 fn a_directory_without_weights_says_what_it_lacks() {
     let dir = tempfile::tempdir().unwrap();
     assert!(refusal(dir.path()).contains("config.json"));
@@ -272,6 +309,22 @@ fn a_file_shortened_while_open_is_an_error() {
     let (dtype, device) = (candle_core::DType::F32, candle_core::Device::Cpu);
     let error = weights.tensor("model.norm.weight", dtype, &device).unwrap_err().to_string();
     assert!(error.contains("held"), "{error}");
+}
+
+#[test]
+fn a_file_shortened_between_two_passes_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(corpus().join("valid/single").join(name), dir.path().join(name)).unwrap();
+    }
+    let model = Transformer::mapped(&Weights::open(dir.path()).unwrap()).unwrap();
+    let tokens = candle_core::Tensor::new(&[[1u32, 2]], &candle_core::Device::Cpu).unwrap();
+    let pass = || model.hidden(&tokens, lacuna_kernels::AttentionMask::Causal, None, None);
+    pass().unwrap();
+    let file = dir.path().join("model.safetensors");
+    fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(64).unwrap();
+    let error = pass().unwrap_err().to_string();
+    assert!(error.contains("model.safetensors") && error.contains("held"), "{error}");
 }
 
 fn valid(name: &str) -> Vec<u8> {

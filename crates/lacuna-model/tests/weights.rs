@@ -231,6 +231,7 @@ fn gguf(weights: &Weights, path: &Path, dtype: StorageDtype) -> Weights {
         tokenizer_json: Some(&tokenizer),
         chat_template: Some("{{ messages }}"),
         files: &[],
+        metadata: None,
     };
     save_gguf(path, weights.config(), weights.outgoing(), &options).expect("room on the disk");
     let again = Weights::open(path).expect("what was written opens");

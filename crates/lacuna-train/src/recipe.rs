@@ -8,6 +8,7 @@ use lacuna_schedules::{TimeSampling, Warmup};
 
 use crate::error::{IoContext, Result, TrainError};
 
+mod bounds;
 mod overrides;
 use overrides::{anchor_paths, set, with_nearest_key};
 
@@ -399,6 +400,7 @@ impl Recipe {
                 format!("optimizer.{key} is {beta}, expected 0 to below 1"),
             )?;
         }
+        bounds::check(self)?;
         self.stage.iter().enumerate().try_for_each(|(i, stage)| {
             let at = |reason: String| format!("stage {} (`{}`): {reason}", i + 1, stage.name);
             self.validate_stage(stage).map_err(at)

@@ -78,6 +78,9 @@ pub fn convert(
     let weights = Weights::open(from)?;
     let mut config = weights.config().clone();
     let mut side = files::SideFiles::read(from, &weights)?;
+    if format == Format::Gguf {
+        side.check_tokenizer()?;
+    }
     let rows = match &options.block_diffusion {
         Some(to) => block_diffusion::apply(&weights, &mut config, &mut side, to)?,
         None => Vec::new(),
@@ -108,6 +111,7 @@ pub fn convert(
                 tokenizer_json: side.tokenizer.as_deref(),
                 chat_template: side.chat_template.as_deref(),
                 files: &carried,
+                metadata: side.metadata.as_ref(),
             };
             save_gguf(to, &config, observed, &gguf)?;
         }
@@ -138,7 +142,7 @@ fn fallbacks(
     let mut fallbacks: BTreeMap<StorageDtype, Vec<String>> = BTreeMap::new();
     for tensor in tensors.iter().filter(|tensor| tensor.shape().len() == 2) {
         let stored = tensor.stored_as(format, wanted);
-        if wanted.is_some_and(|wanted| wanted != stored) {
+        if wanted.is_some_and(|wanted| tensor.wanted(wanted) != stored) {
             fallbacks.entry(stored).or_default().push(tensor.name().to_owned());
         }
     }

@@ -11,14 +11,6 @@ pub enum Error {
         /// What was looked for.
         reason: String,
     },
-    /// Tokenizer and model do not belong together.
-    #[error("{path}: {reason}")]
-    Tokenizer {
-        /// The tokenizer's file.
-        path: PathBuf,
-        /// What disagrees.
-        reason: String,
-    },
     /// The model does not fit in memory.
     #[error("{}: {reason}", path.display())]
     Memory {

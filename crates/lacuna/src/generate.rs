@@ -268,6 +268,21 @@ pub(crate) fn choose_mode(model: &Model, options: &GenerateOptions) -> Result<bo
     Ok(asked)
 }
 
+/// What to do where nothing names MASK.
+pub fn no_mask(model: &Model) -> String {
+    let way_out = match model.is_block_diffusion() {
+        true => "",
+        false => {
+            "; without --allow-mode-mismatch it is decoded token by token, as it was trained, and \
+             `lacuna convert --to block-diffusion` makes it a start for training"
+        }
+    };
+    format!(
+        "the model is to fill in masked blocks, and neither its configuration nor its tokenizer names a MASK token: \
+         give the id of a special token with --mask-id N{way_out}"
+    )
+}
+
 /// Why a checkpoint is not used as what it isn't.
 pub fn mismatch(autoregressive: bool) -> String {
     let (is, not) = if autoregressive {
@@ -275,16 +290,16 @@ pub fn mismatch(autoregressive: bool) -> String {
     } else {
         ("block diffusion: trained to fill in masked blocks", "predict the next token")
     };
+    let mask =
+        if autoregressive { " (with --mask-id N if nothing names a MASK token)" } else { "" };
     format!(
         "this checkpoint is {is}, and would write nonsense if made to {not}; \
-         --allow-mode-mismatch does it all the same"
+         --allow-mode-mismatch does it all the same{mask}"
     )
 }
 
 fn mask_id(model: &Model, options: &GenerateOptions) -> Result<u32> {
-    options.mask_id.or(model.config().mask_token_id()).ok_or_else(|| {
-        Error::Request("the checkpoint names no MASK token; give its id with --mask-id".into())
-    })
+    options.mask_id.or_else(|| model.mask_id()).ok_or_else(|| Error::Request(no_mask(model)))
 }
 
 fn block_size(model: &Model, options: &GenerateOptions) -> NonZeroUsize {

@@ -43,7 +43,7 @@ pub use edit::{Edited, edit};
 pub use error::{Error, Result};
 pub use generate::{
     DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate,
-    mismatch as mode_mismatch, trace_end, trace_header,
+    mismatch as mode_mismatch, no_mask, trace_end, trace_header,
 };
 pub use hub::locate;
 pub use memory::{MemoryLimit, available_bytes};

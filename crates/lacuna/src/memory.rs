@@ -1,6 +1,6 @@
 //! What the machine has to give, and whether a model fits.
 
-use lacuna_model::{MemoryEstimate, StorageDtype, Weights};
+use lacuna_model::{MemoryEstimate, StorageDtype, Weights, Work};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -34,25 +34,26 @@ pub(crate) fn check(
     path: &Path,
     weights: &Weights,
     dtype: Option<StorageDtype>,
-    tokens: usize,
+    work: Work,
     limit: MemoryLimit,
 ) -> Result<()> {
     let Some(limit_bytes) = limit.bytes() else { return Ok(()) };
-    let needed = weights.memory(dtype, tokens);
+    let needed = weights.memory(dtype, work);
     if needed.total() <= limit_bytes {
         return Ok(());
     }
     let MemoryEstimate { weights: held, cache, activations } = needed;
     let smaller = [StorageDtype::Q8_0, StorageDtype::Q4_K].into_iter().find_map(|dtype| {
-        let total = weights.memory(Some(dtype), tokens).total();
+        let total = weights.memory(Some(dtype), work).total();
         (total <= limit_bytes).then(|| format!("--dtype {dtype} needs about {}; ", size(total)))
     });
     let reason = format!(
-        "needs about {}: {} of weights, {} of keys and values for {tokens} tokens, {} of activations; {} {}; \
+        "needs about {}: {} of weights, {} of keys and values for {} tokens, {} of activations; {} {}; \
          {}--memory unlimited tries it all the same",
         size(needed.total()),
         size(held),
         size(cache),
+        work.context,
         size(activations),
         size(limit_bytes),
         if limit == MemoryLimit::Available { "are available" } else { "are allowed" },

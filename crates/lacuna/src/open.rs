@@ -2,8 +2,9 @@
 
 use candle_core::Device;
 use lacuna_data::{ChatTemplate, Tokenizer};
-use lacuna_model::{Config, Mode, StorageDtype, Transformer, Weights};
+use lacuna_model::{Config, Mode, StorageDtype, Transformer, Weights, Work};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,9 +21,20 @@ pub struct OpenOptions {
     pub device: Option<Device>,
     /// What it may take on the CPU.
     pub memory: MemoryLimit,
-    /// The context that memory is planned for; default: 2048 tokens, or all that the model has.
-    pub tokens: Option<usize>,
+    /// What memory is planned for; default: decoding in 2048 tokens, or in all that the model has.
+    pub work: Option<Work>,
 }
+
+/// How tokenizers spell the token that stands for one not yet written.
+const MASK_NAMES: [&str; 7] = [
+    "<[MASK_TOKEN]>",
+    "<[MASK▁TOKEN]>",
+    "<|mask|>",
+    "<|MASK|>",
+    "<mask>",
+    "[MASK]",
+    "<|mdm_mask|>",
+];
 
 /// A checkpoint opened for use.
 #[derive(Clone, Debug)]
@@ -32,6 +44,7 @@ pub struct Model {
     /// The tokenizer, if the checkpoint brings one.
     pub tokenizer: Option<Arc<Tokenizer>>,
     path: PathBuf,
+    fallbacks: BTreeMap<StorageDtype, Vec<String>>,
 }
 
 impl Model {
@@ -50,8 +63,9 @@ impl Model {
         let device = options.device.clone().unwrap_or(Device::Cpu);
         let transformer = if device.is_cpu() {
             let most = weights.config().max_position_embeddings;
-            let tokens = options.tokens.unwrap_or(2048).min(most);
-            memory::check(path, &weights, options.dtype, tokens, options.memory)?;
+            let mut work = options.work.unwrap_or(Work::decoding(2048.min(most)));
+            work.context = work.context.min(most);
+            memory::check(path, &weights, options.dtype, work, options.memory)?;
             match options.dtype {
                 None => Transformer::mapped(&weights)?,
                 Some(dtype) => Transformer::mapped_in(&weights, dtype)?,
@@ -67,7 +81,30 @@ impl Model {
         };
         let tokenizer = open_tokenizer(path, &weights)?;
         let (transformer, tokenizer) = (Arc::new(transformer), tokenizer.map(Arc::new));
-        Ok(Self { transformer, tokenizer, path: path.to_owned() })
+        let wanted = options.dtype.filter(|_| device.is_cpu());
+        let fallbacks = wanted.map(|dtype| weights.fallbacks(dtype)).unwrap_or_default();
+        Ok(Self { transformer, tokenizer, path: path.to_owned(), fallbacks })
+    }
+
+    /// Matrices that are not kept in the format asked for, by the format that they have instead: their rows are no
+    /// whole number of its blocks.
+    pub fn fallbacks(&self) -> &BTreeMap<StorageDtype, Vec<String>> {
+        &self.fallbacks
+    }
+
+    /// The id of MASK: the configuration's, else that of a special token of the tokenizer with one of the usual names.
+    pub fn mask_id(&self) -> Option<u32> {
+        let config = self.config();
+        // An autoregressive checkpoint may name one although it is not used.
+        let extra = config.extra.get("mask_token_id").and_then(Value::as_u64);
+        let extra = extra.and_then(|id| u32::try_from(id).ok());
+        let tokenizer = self.tokenizer.as_deref();
+        let named = MASK_NAMES.iter().filter_map(|name| {
+            let tokenizer = tokenizer?;
+            tokenizer.token_to_id(name).filter(|id| tokenizer.is_special(*id))
+        });
+        let mut found = config.mask_token_id().into_iter().chain(extra).chain(named);
+        found.find(|id| (*id as usize) < config.vocab_size)
     }
 
     /// What the model is.
@@ -100,7 +137,8 @@ impl Model {
             .into_iter()
             .filter_map(|(name, id)| Some((name.to_owned(), Value::from(spelling(id)?))))
             .collect();
-        Ok(Some(ChatTemplate::from_source(&source, tokens)?))
+        let template = ChatTemplate::from_source(&source, tokens);
+        Ok(Some(template.map_err(|error| error.in_file(&self.path))?))
     }
 
     /// How conversations with this model are written: the checkpoint's own template, else, for block
@@ -137,17 +175,13 @@ impl Model {
 
 fn open_tokenizer(path: &Path, weights: &Weights) -> Result<Option<Tokenizer>> {
     let Some(json) = weights.tokenizer_json()? else { return Ok(None) };
-    let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
-    let tokenizer = Tokenizer::from_bytes(json.as_bytes())
-        .map_err(|e| Error::Tokenizer { path: file.clone(), reason: e.to_string() })?;
-    let (rows, ids) = (weights.config().vocab_size, tokenizer.vocab_size());
-    if ids > rows {
-        let reason = format!(
-            "the tokenizer has {ids} tokens, the model embeds {rows}: they do not belong together"
-        );
-        return Err(Error::Tokenizer { path: file, reason });
-    }
-    Ok(Some(tokenizer))
+    let rows = weights.config().vocab_size;
+    Ok(Some(Tokenizer::of_model(json.as_bytes(), rows, &tokenizer_file(path))?))
+}
+
+/// Where a checkpoint's tokenizer stands.
+pub(crate) fn tokenizer_file(checkpoint: &Path) -> PathBuf {
+    if checkpoint.is_dir() { checkpoint.join("tokenizer.json") } else { checkpoint.to_owned() }
 }
 
 /// The device called `cpu` or `cuda`.

@@ -56,6 +56,16 @@ fn every_command_refuses_the_mode_that_a_checkpoint_was_not_trained_for() {
         let (status, error) = run(&args);
         assert_eq!(status, Some(0), "{args:?}: {error}");
     }
+    // Without a flag that names MASK, the tokenizer's is taken; where there is none, the error says what to do.
+    let args = ["generate", "--model", &model, "--prompt-ids", "40,41", "--max-new-tokens", "4"];
+    let (status, error) = run(&[&args[..], &["--allow-mode-mismatch"]].concat());
+    assert_eq!(status, Some(0), "{error}");
+    std::fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+    let (status, error) = run(&[&args[..], &["--allow-mode-mismatch"]].concat());
+    assert_eq!(status, Some(1), "{error}");
+    for part in ["--mask-id N", "without --allow-mode-mismatch", "convert --to block-diffusion"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
     // Unasked, each is used as what it is.
     for model in [&model, &block_diffusion] {
         let args = ["generate", "--model", model, "--prompt-ids", "40,41", "--max-new-tokens", "4"];

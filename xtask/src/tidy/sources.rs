@@ -30,6 +30,8 @@ const DESERIALIZES: &[(&str, &str)] = &[
     ("crates/lacuna-train/src/metrics", "metrics, read back for plots"),
     ("crates/lacuna-model/src/config", "model configurations"),
     ("crates/lacuna-model/src/weights", "the index of sharded weights"),
+    ("crates/lacuna-model/src/gguf/vocabulary", "the tokenizer.json that a GGUF file takes along"),
+    ("crates/lacuna-data/src/tokenizer/", "tokenizer.json, read without holding it"),
     ("crates/lacuna-data/src/shard", "the manifest of shards"),
     ("crates/lacuna-data/src/batch", "the cursor inside a checkpoint"),
     ("crates/lacuna-data/src/chat", "chat templates' configuration"),

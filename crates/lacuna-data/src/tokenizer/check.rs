@@ -1,28 +1,80 @@
-//! What a `tokenizer.json` must not hold, because the library that reads it would panic or ask for any memory.
+//! A `tokenizer.json` read in one pass: what would make the library that it is for panic, or ask for any memory,
+//! is refused before that library sees it.
 
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::HashSet;
+use std::fmt;
+use tokenizers::{AddedToken, PaddingParams, TruncationParams};
 
-/// A tokenizer from JSON that would not bring the library down.
+use super::json::{Small, Under};
+use super::model::{Model, ModelSeed};
+
+/// Of all parts but vocabulary, merges and added tokens: a few kilobytes in real files.
+const PARTS_BYTES: usize = 1 << 20;
+/// The automaton that finds added tokens takes some hundred bytes for each byte of them.
+const MOST_ADDED: usize = 1 << 15;
+const MOST_ADDED_TEXT: usize = 1 << 19;
+
+/// A tokenizer and its last id.
+pub(super) struct Checked {
+    pub(super) inner: tokenizers::Tokenizer,
+    pub(super) last: Option<u32>,
+}
+
+/// Reads a tokenizer, for a model that embeds `rows` tokens if that is known.
 ///
-/// The library reads what was checked, in which each key is there once, and not the bytes.
-pub(super) fn read(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
-    let file: Value = serde_json::from_slice(bytes).map_err(|error| unreadable(bytes, &error))?;
-    merges(&file["model"])?;
-    parts(&file["normalizer"], &|part| match part["type"].as_str() {
-        // Its bytes are a table of jumps that the library follows unchecked.
-        Some("Precompiled") => Err("a Precompiled normalizer is not read".into()),
+/// The usual kind, BPE, is built from what was read here: the library's own reader holds the file several times.
+pub(super) fn read(bytes: &[u8], rows: Option<usize>) -> Result<Checked, String> {
+    let file = checked(bytes, rows)?;
+    let vocabulary = file.model.vocabulary.as_ref();
+    let last = vocabulary.and_then(|vocabulary| vocabulary.last);
+    let wrong = |error: &dyn fmt::Display| format!("JSON, but not a tokenizer.json ({error})");
+    let inner = if file.model.is_bpe() {
+        file.build().map_err(|error| wrong(&error))?
+    } else {
+        serde_json::from_slice(bytes).map_err(|error| wrong(&error))?
+    };
+    let last = inner.get_added_tokens_decoder().into_keys().max().max(last);
+    fits(last, rows)?;
+    Ok(Checked { inner, last })
+}
+
+/// Refuses what can't be read, without building it.
+pub(super) fn check(bytes: &[u8], rows: usize) -> Result<(), String> {
+    checked(bytes, Some(rows)).map(|_| ())
+}
+
+fn checked(bytes: &[u8], rows: Option<usize>) -> Result<File, String> {
+    let mut file = pass(bytes, FileSeed { rows }).map_err(|error| unreadable(bytes, &error))?;
+    file.check(rows)?;
+    if file.model.is_unread
+        && let Some(seed) = file.model.merges_seed(rows)
+    {
+        let seed = Under("model", Under("merges", seed));
+        let merges = pass(bytes, seed).map_err(|error| unreadable(bytes, &error))?;
+        file.model.merges = merges.flatten();
+    }
+    Ok(file)
+}
+
+fn pass<'de, S: DeserializeSeed<'de>>(bytes: &'de [u8], seed: S) -> serde_json::Result<S::Value> {
+    let mut from = serde_json::Deserializer::from_slice(bytes);
+    let value = seed.deserialize(&mut from)?;
+    from.end().map(|()| value)
+}
+
+/// Whether a model of so many rows embeds the last id.
+fn fits(last: Option<u32>, rows: Option<usize>) -> Result<(), String> {
+    match (last, rows) {
+        (Some(last), Some(rows)) if last as usize >= rows => Err(format!(
+            "the tokenizer has {} tokens, the model embeds {rows}: they do not belong together",
+            u64::from(last) + 1
+        )),
         _ => Ok(()),
-    })?;
-    parts(&file["pre_tokenizer"], &|part| match part["length"].as_u64() {
-        Some(0) if part["type"] == "FixedLength" => {
-            Err("its FixedLength pre-tokenizer cuts pieces of 0 characters".into())
-        }
-        _ => Ok(()),
-    })?;
-    parts(&file["post_processor"], &template)?;
-    serde_json::from_value(file)
-        .map_err(|error| format!("JSON, but not a tokenizer.json ({error})"))
+    }
 }
 
 fn unreadable(bytes: &[u8], error: &serde_json::Error) -> String {
@@ -31,7 +83,192 @@ fn unreadable(bytes: &[u8], error: &serde_json::Error) -> String {
         held if error.is_eof() => {
             format!("the file ends in the middle, after {held} bytes; fetch it again")
         }
+        _ if error.is_data() => format!("JSON, but not a tokenizer.json ({error})"),
         _ => format!("not JSON ({error}); a tokenizer.json is expected"),
+    }
+}
+
+#[derive(Default)]
+struct File {
+    added: Vec<Added>,
+    last_added: Option<u32>,
+    normalizer: Value,
+    pre_tokenizer: Value,
+    post_processor: Value,
+    decoder: Value,
+    model: Model,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    normalized: bool,
+    special: bool,
+}
+
+impl File {
+    fn check(&self, rows: Option<usize>) -> Result<(), String> {
+        fits(self.last(), rows)?;
+        parts(&self.normalizer, &|part| match part["type"].as_str() {
+            // Its bytes are a table of jumps that the library follows unchecked.
+            Some("Precompiled") => Err("a Precompiled normalizer is not read".into()),
+            _ => Ok(()),
+        })?;
+        parts(&self.pre_tokenizer, &|part| match part["length"].as_u64() {
+            Some(0) if part["type"] == "FixedLength" => {
+                Err("its FixedLength pre-tokenizer cuts pieces of 0 characters".into())
+            }
+            _ => Ok(()),
+        })?;
+        parts(&self.post_processor, &|part| {
+            template(part)?;
+            let beyond = ids(part).find(|id| rows.is_some_and(|rows| *id >= rows as u64));
+            match beyond {
+                Some(id) => Err(format!(
+                    "its post-processor puts id {id} around texts, which the model does not embed"
+                )),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// The last id: that of the vocabulary, of an added token as the file numbers it, or as the library does, which
+    /// gives each that is new the next number.
+    fn last(&self) -> Option<u32> {
+        let vocabulary = self.model.vocabulary.as_ref()?;
+        let known = |content: &str| vocabulary.ids.contains_key(content);
+        let new: HashSet<&str> = self.added.iter().map(|added| &*added.content).collect();
+        let new = new.into_iter().filter(|content| !content.is_empty() && !known(content));
+        // Which tokens a list holds is not known here; the library's own count is looked at later.
+        let new = if vocabulary.is_list { 0 } else { new.count() };
+        let next = u32::try_from(vocabulary.count + new).unwrap_or(u32::MAX);
+        let appended = (new > 0).then(|| next - 1);
+        vocabulary.last.max(self.last_added).max(appended)
+    }
+
+    /// As the library builds one, truncation and padding left out.
+    fn build(self) -> Result<tokenizers::Tokenizer, Box<dyn std::error::Error + Send + Sync>> {
+        let mut inner = tokenizers::Tokenizer::new(self.model.build()?);
+        let normalizer: Option<tokenizers::NormalizerWrapper> =
+            serde_json::from_value(self.normalizer)?;
+        inner.with_normalizer(normalizer)?;
+        let pre_tokenizer: Option<tokenizers::PreTokenizerWrapper> =
+            serde_json::from_value(self.pre_tokenizer)?;
+        inner.with_pre_tokenizer(pre_tokenizer);
+        let post_processor: Option<tokenizers::PostProcessorWrapper> =
+            serde_json::from_value(self.post_processor)?;
+        inner.with_post_processor(post_processor);
+        let decoder: Option<tokenizers::DecoderWrapper> = serde_json::from_value(self.decoder)?;
+        inner.with_decoder(decoder);
+        inner.add_tokens(self.added.into_iter().map(|added| {
+            AddedToken::from(added.content, added.special)
+                .single_word(added.single_word)
+                .lstrip(added.lstrip)
+                .rstrip(added.rstrip)
+                .normalized(added.normalized)
+        }))?;
+        Ok(inner)
+    }
+}
+
+struct FileSeed {
+    rows: Option<usize>,
+}
+
+impl<'de> DeserializeSeed<'de> for FileSeed {
+    type Value = File;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<File, D::Error> {
+        from.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FileSeed {
+    type Value = File;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<File, A::Error> {
+        let (mut file, mut model, mut budget) = (File::default(), None, PARTS_BYTES);
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            match &*key {
+                "version" => {
+                    let version: Cow<'_, str> = map.next_value()?;
+                    if version != "1.0" {
+                        return Err(A::Error::custom("its version is not 1.0"));
+                    }
+                }
+                "truncation" => _ = map.next_value::<Option<TruncationParams>>()?,
+                "padding" => _ = map.next_value::<Option<PaddingParams>>()?,
+                "added_tokens" if file.last_added.is_some() => {
+                    return Err(A::Error::duplicate_field("added_tokens"));
+                }
+                "added_tokens" => {
+                    let seed = AddedSeed { rows: self.rows };
+                    (file.added, file.last_added) = map.next_value_seed(seed)?;
+                }
+                "normalizer" => file.normalizer = map.next_value_seed(Small(&mut budget))?,
+                "pre_tokenizer" => file.pre_tokenizer = map.next_value_seed(Small(&mut budget))?,
+                "post_processor" => {
+                    file.post_processor = map.next_value_seed(Small(&mut budget))?
+                }
+                "decoder" => file.decoder = map.next_value_seed(Small(&mut budget))?,
+                "model" if model.is_some() => return Err(A::Error::duplicate_field("model")),
+                "model" => {
+                    let seed = ModelSeed { rows: self.rows, budget: &mut budget };
+                    model = Some(map.next_value_seed(seed)?);
+                }
+                _ => _ = map.next_value::<IgnoredAny>()?,
+            }
+        }
+        file.model = model.ok_or_else(|| A::Error::missing_field("model"))?;
+        Ok(file)
+    }
+}
+
+struct AddedSeed {
+    rows: Option<usize>,
+}
+
+impl<'de> DeserializeSeed<'de> for AddedSeed {
+    type Value = (Vec<Added>, Option<u32>);
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        from.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AddedSeed {
+    type Value = (Vec<Added>, Option<u32>);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of added tokens")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let (mut added, mut last, mut text) = (Vec::new(), None, 0);
+        while let Some(token) = seq.next_element::<Added>()? {
+            last = last.max(Some(token.id));
+            // Beyond the model's rows the count alone is wanted.
+            if self.rows.is_some_and(|rows| token.id as usize >= rows) {
+                continue;
+            }
+            text += token.content.len();
+            if added.len() == MOST_ADDED || text > MOST_ADDED_TEXT {
+                let reason = format!(
+                    "over {MOST_ADDED} added tokens, or over {MOST_ADDED_TEXT} bytes of them"
+                );
+                return Err(A::Error::custom(reason));
+            }
+            added.push(token);
+        }
+        Ok((added, last))
     }
 }
 
@@ -45,32 +282,12 @@ fn parts(part: &Value, check: &dyn Fn(&Value) -> Result<(), String>) -> Result<(
         .try_for_each(|part| parts(part, check))
 }
 
-/// Both parts of each merge and what they make must be tokens.
-fn merges(model: &Value) -> Result<(), String> {
-    let (Some(vocab), Some(merges)) = (model["vocab"].as_object(), model["merges"].as_array())
-    else {
-        return Ok(());
-    };
-    let prefix = model["continuing_subword_prefix"].as_str().unwrap_or_default();
-    let mut joined = String::new();
-    for (index, merge) in merges.iter().enumerate() {
-        let pair = match merge {
-            Value::String(text) => text.split_once(' '),
-            _ => merge[0].as_str().zip(merge[1].as_str()),
-        };
-        let Some((left, right)) = pair else { continue }; // the library refuses it
-        joined.clear();
-        joined.push_str(left);
-        let Some(rest) = right.strip_prefix(prefix) else {
-            return Err(format!("merge {index}: {right:?} does not start with {prefix:?}"));
-        };
-        joined.push_str(rest);
-        if let Some(unknown) = [left, right, &joined].into_iter().find(|t| !vocab.contains_key(*t))
-        {
-            return Err(format!("merge {index}: {unknown:?} is not in the vocabulary"));
-        }
-    }
-    Ok(())
+/// The ids that a post-processor puts around a text: a template's, or those of BERT's and RoBERTa's.
+fn ids(part: &Value) -> impl Iterator<Item = u64> {
+    let tokens = part["special_tokens"].as_object().into_iter().flatten();
+    let listed = tokens.filter_map(|(_, token)| token["ids"].as_array()).flatten();
+    let ends = ["sep", "cls"].map(|end| &part[end][1]);
+    listed.chain(ends).filter_map(Value::as_u64)
 }
 
 /// A template may name the one text there is, and special tokens that it defines.

@@ -24,6 +24,9 @@ const ARCHITECTURES: [(&str, &str); 6] = [
     ("SDARForCausalLM", "sdar"),
 ];
 
+/// How many experts a layer has, as the families spell it.
+const EXPERTS: [&str; 3] = ["num_experts", "num_local_experts", "n_routed_experts"];
+
 pub(super) fn open(dir: &Path) -> Result<Config> {
     let file = contained(dir, "config.json")?;
     let text = read_small_file(&file, LONGEST_CONFIG)?;
@@ -163,11 +166,24 @@ fn refuse_unsupported(fields: &mut Fields, family: &str) -> Result<()> {
     {
         return Err(fields.fault("partial_rotary_factor", factor, "only 1 is supported"));
     }
-    if let Some(Value::Object(_)) = fields.map.get("quantization_config") {
-        let reason = "quantized Hugging Face checkpoints are not read; use the GGUF file";
-        return Err(fields.fault("quantization_config", "{…}", reason));
+    for name in EXPERTS {
+        if let Some(experts) = fields.map.get(name).filter(|v| !v.is_null() && **v != 0) {
+            let experts = experts.clone();
+            let reason = "a mixture of experts is another model; only dense ones are computed";
+            return Err(fields.fault(name, experts, reason));
+        }
     }
-    Ok(())
+    match fields.map.get("quantization_config") {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::Object(_)) => {
+            let reason = "quantized Hugging Face checkpoints are not read; use the GGUF file";
+            Err(fields.fault("quantization_config", "{…}", reason))
+        }
+        Some(other) => {
+            let other = other.clone();
+            Err(fields.fault("quantization_config", other, "expected an object or null"))
+        }
+    }
 }
 
 fn mode(fields: &mut Fields, named: bool) -> Result<Mode> {

@@ -161,7 +161,10 @@ fn the_parameter_count_is_the_sum_over_the_tensor_list() {
         assert_eq!(config.parameter_count(), sum as u64);
     }
     assert_eq!(eight_b.parameter_count() / 10_000_000, 825, "about 8.25 B");
-    assert_eq!(eight_b.memory(StorageDtype::BF16, 0).weights, 2 * eight_b.parameter_count());
+    assert_eq!(
+        eight_b.memory(StorageDtype::BF16, Work::decoding(0)).weights,
+        2 * eight_b.parameter_count()
+    );
     assert_eq!(eight_b.cache_bytes_per_token(), 2 * 32 * 8 * 128 * 4);
 }
 

@@ -65,6 +65,37 @@ pub(crate) enum Kind {
     F64,
 }
 
+impl Value<'_> {
+    /// About the bytes of [`encoded`](Self::encoded).
+    pub(super) fn encoded_len(&self) -> usize {
+        match self {
+            Value::Text(text) => 12 + text.len(),
+            Value::Array(array) => 16 + array.bytes.len(),
+            _ => 12,
+        }
+    }
+
+    /// Type and value as a file has them. A signed number takes 64 bits, whatever it had.
+    pub(super) fn encoded(&self) -> Vec<u8> {
+        let of = |kind: Kind, bytes: &[u8]| [&(kind as u32).to_le_bytes(), bytes].concat();
+        let counted = |len: usize, bytes: &[u8]| [&(len as u64).to_le_bytes(), bytes].concat();
+        match self {
+            Value::Unsigned(n, kind) => {
+                of(*kind, &n.to_le_bytes()[..usize::try_from(kind.smallest()).unwrap_or(8)])
+            }
+            Value::Signed(n) => of(Kind::I64, &n.to_le_bytes()),
+            Value::F32(x) => of(Kind::F32, &x.to_le_bytes()),
+            Value::F64(x) => of(Kind::F64, &x.to_le_bytes()),
+            Value::Bool(b) => of(Kind::Bool, &[u8::from(*b)]),
+            Value::Text(text) => of(Kind::Text, &counted(text.len(), text.as_bytes())),
+            Value::Array(array) => {
+                let kind = (array.kind as u32).to_le_bytes();
+                of(Kind::Array, &[&kind, &*counted(array.len, array.bytes)].concat())
+            }
+        }
+    }
+}
+
 impl Kind {
     fn from_id(id: u32) -> Option<Self> {
         use Kind::*;

@@ -76,9 +76,9 @@ impl Pre {
         names.collect::<Vec<_>>().join(", ")
     }
 
-    /// The way that a `tokenizer.json` spells out, if GGUF has a name for it.
-    pub(super) fn of_tokenizer(tokenizer: &Value) -> Option<&'static Pre> {
-        let spelled = normalised(&tokenizer["pre_tokenizer"])?;
+    /// The way that the pre-tokenizer of a `tokenizer.json` spells out, if GGUF has a name for it.
+    pub(super) fn of(pre_tokenizer: &Value) -> Option<&'static Pre> {
+        let spelled = normalised(pre_tokenizer)?;
         PRES.iter().find(|pre| normalised(&pre.pre_tokenizer()).as_ref() == Some(&spelled))
     }
 

@@ -42,6 +42,7 @@ fn as_llama_cpp_reads_it(text: &str, vocab_size: usize) -> Tokenizer {
         tokenizer_json: Some(text),
         chat_template: None,
         files: &[],
+        metadata: None,
     };
     save_gguf(&path, &config, tensors, &options).unwrap();
     assert_eq!(Weights::open(&path).unwrap().tokenizer_json().unwrap().as_deref(), Some(text));
@@ -76,14 +77,14 @@ fn every_named_way_to_cut_text_is_recognised_when_it_is_spelled_out() {
     for name in ["gpt-2", "smollm", "llama-bpe", "qwen2", "seed-coder"] {
         let pre = pre::Pre::named(name).unwrap();
         let spelled = serde_json::json!({ "pre_tokenizer": pre.pre_tokenizer() });
-        assert_eq!(pre::Pre::of_tokenizer(&spelled).unwrap().names[0], name);
+        assert_eq!(pre::Pre::of(&spelled["pre_tokenizer"]).unwrap().names[0], name);
         let text = "if x1234 == 'é':\r\n\t  return\n\n don't";
         let json = as_tokenizer(pre);
         let encoded = json.parse::<Tokenizer>().unwrap().encode(text, false).unwrap();
         assert!(!encoded.get_ids().is_empty(), "{name} compiles");
     }
     let unknown = serde_json::json!({ "pre_tokenizer": { "type": "Whitespace" } });
-    assert!(pre::Pre::of_tokenizer(&unknown).is_none());
+    assert!(pre::Pre::of(&unknown["pre_tokenizer"]).is_none());
 }
 
 /// A tokenizer of single bytes that cuts as `pre` does.

@@ -13,7 +13,7 @@ use crate::error::{ModelError, Result};
 pub(super) const WHOLE: &str = "tokenizer.huggingface.json";
 /// Twice the largest vocabulary in use, and other bounds on what a hostile one can make us allocate.
 const MOST_TOKENS: usize = 1 << 19;
-const MOST_ADDED: usize = 1 << 16;
+const MOST_ADDED: usize = 1 << 15;
 const LONGEST_TOKEN: usize = 1 << 10;
 /// Real scored vocabularies have about two merges a token.
 const MOST_MERGES_PER_TOKEN: usize = 16;
@@ -144,8 +144,13 @@ fn byte_level(gguf: &Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Resu
     };
     let key = "tokenizer.ggml.merges";
     let fault = |reason: &str| ModelError::config(file, key, "an array", reason);
-    let lines = gguf.array(key).and_then(|array| array.texts());
-    let lines = lines.ok_or_else(|| fault("expected a list of strings"))?;
+    let most = MOST_MERGES_PER_TOKEN * vocabulary.tokens.len();
+    let array = gguf.array(key).filter(|array| array.len() <= most);
+    let lines = array.and_then(|array| array.texts()).ok_or_else(|| {
+        fault(&format!(
+            "expected a list of at most {most} strings, {MOST_MERGES_PER_TOKEN} a token"
+        ))
+    })?;
     let mut merges = String::new();
     for line in lines {
         let pair = line.and_then(|line| line.split_once(' '));
@@ -154,11 +159,14 @@ fn byte_level(gguf: &Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Resu
             merges.push(',');
         }
         merges.push_str(&format!("[{},{}]", quoted(left), quoted(right)));
+        if merges.len() > LONGEST_MERGES {
+            return Err(fault(&format!("over {LONGEST_MERGES} bytes of merges")));
+        }
     }
     let byte_level = json!({
         "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true,
     });
-    Ok(document(&Parts {
+    Ok(document(Parts {
         added: vocabulary.added(),
         normalizer: pre.normalizer(),
         pre_tokenizer: pre.pre_tokenizer(),
@@ -211,7 +219,7 @@ fn scored(gguf: &Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Result<S
     }
     let unknown = vocabulary.kinds.iter().position(|&kind| kind == UNKNOWN);
     let unknown = unknown.map(|id| vocabulary.tokens[id]);
-    Ok(document(&Parts {
+    Ok(document(Parts {
         added: vocabulary.added(),
         normalizer: json!({ "type": "Sequence", "normalizers": normalizers }),
         pre_tokenizer: Json::Null,
@@ -236,18 +244,30 @@ struct Parts {
     merges: String,
 }
 
-fn document(parts: &Parts) -> String {
-    let Parts { added, normalizer, pre_tokenizer, post_processor, decoder, model, .. } = parts;
-    let model = format!(
-        r#"{{"type":"BPE","dropout":null,"unk_token":{},"continuing_subword_prefix":null,"#,
+/// The parts in one text; each long one is dropped when it has been copied.
+fn document(parts: Parts) -> String {
+    let Parts { added, normalizer, pre_tokenizer, post_processor, decoder, model, vocab, merges } =
+        parts;
+    let mut text = String::with_capacity(4096 + added.len() + vocab.len() + merges.len());
+    text += r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":["#;
+    text += &added;
+    text += &format!(
+        r#"],"normalizer":{normalizer},"pre_tokenizer":{pre_tokenizer},"post_processor":{post_processor},"decoder":{decoder},"#
+    );
+    text += &format!(
+        r#""model":{{"type":"BPE","dropout":null,"unk_token":{},"continuing_subword_prefix":null,"#,
         model["unk_token"]
-    ) + &format!(
-        r#""end_of_word_suffix":null,"fuse_unk":{},"byte_fallback":{},"ignore_merges":{},"#,
+    );
+    text += &format!(
+        r#""end_of_word_suffix":null,"fuse_unk":{},"byte_fallback":{},"ignore_merges":{},"vocab":{{"#,
         model["fuse_unk"], model["byte_fallback"], model["ignore_merges"]
-    ) + &format!(r#""vocab":{{{}}},"merges":[{}]}}"#, parts.vocab, parts.merges);
-    format!(
-        r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{added}],"normalizer":{normalizer},"pre_tokenizer":{pre_tokenizer},"post_processor":{post_processor},"decoder":{decoder},"model":{model}}}"#
-    )
+    );
+    text += &vocab;
+    drop(vocab);
+    text += r#"},"merges":["#;
+    text += &merges;
+    text += "]}}";
+    text
 }
 
 fn quoted(text: &str) -> String {

@@ -4,11 +4,10 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::ALIGNMENT_BYTES;
+use super::carried::CarriedMetadata;
 use super::config::{CARRIED, LOGIT_SHIFT, ROPE_FACTORS, gguf_name, permuted_heads};
 use super::parse::ggml_id;
-use super::pre::Pre;
-use super::tokenizer::WHOLE;
+use super::{ALIGNMENT_BYTES, vocabulary};
 use crate::config::{Config, Mode, RopeScaling};
 use crate::error::{ModelError, Result};
 use crate::weights::{Format, Outgoing, Partial, StorageDtype, save_checked, sync_directory};
@@ -29,6 +28,8 @@ pub struct GgufOptions<'a> {
     /// Small files of a Hugging Face directory to carry along, name and text: they come back from
     /// [`Weights::carried_files`](crate::Weights::carried_files).
     pub files: &'a [(String, String)],
+    /// Licence, origin and names from the metadata of another GGUF file; its `general.name` wins over `name`.
+    pub metadata: Option<&'a CarriedMetadata>,
 }
 
 /// Writes a checkpoint as one GGUF file, complete or not at all.
@@ -61,7 +62,7 @@ pub fn save_gguf<'a, T: Into<Outgoing<'a>>>(
     let mostly = options.dtype.or_else(|| largest_dtype(&tensors)).unwrap_or(StorageDtype::F32);
     describe(&mut metadata, config, architecture, (options, mostly));
     if let Some(text) = options.tokenizer_json {
-        describe_tokenizer(&mut metadata, config, text)
+        vocabulary::describe(&mut metadata, config, text)
             .map_err(|reason| ModelError::file(path, format!("tokenizer: {reason}")))?;
     }
     let factors = rope_factors(config);
@@ -167,7 +168,15 @@ fn describe(
     };
     metadata.text("general.architecture", architecture);
     metadata.text("general.type", "model");
-    metadata.text("general.name", options.name);
+    let carried = options.metadata;
+    carried.iter().for_each(|carried| carried.write(metadata));
+    let has = |key: &str| carried.is_some_and(|carried| carried.has(key));
+    if !has("general.name") {
+        metadata.text("general.name", options.name);
+    }
+    if let Some(license) = license(options.files).filter(|_| !has("general.license")) {
+        metadata.text("general.license", license);
+    }
     metadata.number("general.file_type", file_type);
     metadata.number("general.quantization_version", 2);
     for (key, value) in [
@@ -234,60 +243,15 @@ fn describe(
     }
 }
 
-/// The vocabulary as llama.cpp reads it, and the whole text besides.
-fn describe_tokenizer(
-    metadata: &mut Metadata,
-    config: &Config,
-    text: &str,
-) -> std::result::Result<(), String> {
-    let json: Json = serde_json::from_str(text).map_err(|e| e.to_string())?;
-    metadata.text(WHOLE, text);
-    if json["model"]["type"] != "BPE" || json["model"]["byte_fallback"] == true {
-        // Nothing that llama.cpp has a vocabulary model for; the whole text still serves us.
-        return Ok(());
-    }
-    let vocab = json["model"]["vocab"].as_object().ok_or("has no vocabulary")?;
-    let mut tokens: Vec<Option<(&str, i32)>> = vec![None; config.vocab_size];
-    let mut place = |token, id: &Json, kind| -> std::result::Result<(), String> {
-        let id = id.as_u64().and_then(|id| usize::try_from(id).ok());
-        let slot = id.and_then(|id| tokens.get_mut(id));
-        let rows = config.vocab_size;
-        *slot.ok_or_else(|| format!("has an id beyond the embedding's {rows} rows"))? =
-            Some((token, kind));
-        Ok(())
-    };
-    for (token, id) in vocab {
-        place(token, id, 1)?;
-    }
-    for added in json["added_tokens"].as_array().into_iter().flatten() {
-        let token = added["content"].as_str().ok_or("has an added token without content")?;
-        let kind = if added["special"] == true { 3 } else { 4 };
-        place(token, &added["id"], kind)?;
-    }
-    let unused: Vec<String> = (0..tokens.len()).map(|id| format!("[PAD{id}]")).collect();
-    let named: Vec<&str> = (0..tokens.len())
-        .map(|id| tokens[id].map_or(unused[id].as_str(), |(token, _)| token))
-        .collect();
-    let kinds: Vec<i32> = tokens.iter().map(|slot| slot.map_or(5, |(_, kind)| kind)).collect();
-    let merges: Vec<String> = json["model"]["merges"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|merge| match merge {
-            Json::String(line) => Some(line.clone()),
-            pair => Some(format!("{} {}", pair[0].as_str()?, pair[1].as_str()?)),
-        })
-        .collect::<Option<_>>()
-        .ok_or("has a merge that is no pair of tokens")?;
-    let pre = Pre::of_tokenizer(&json).map_or("default", |pre| pre.names[0]);
-    metadata.text("tokenizer.ggml.model", "gpt2");
-    metadata.text("tokenizer.ggml.pre", pre);
-    metadata.texts("tokenizer.ggml.tokens", &named);
-    metadata.signed("tokenizer.ggml.token_type", &kinds);
-    metadata.texts("tokenizer.ggml.merges", &merges);
-    let adds_bos = json["post_processor"]["type"] == "TemplateProcessing";
-    metadata.truth("tokenizer.ggml.add_bos_token", adds_bos);
-    Ok(())
+/// The licence that a model card names in its front matter.
+fn license(files: &[(String, String)]) -> Option<&str> {
+    let (_, card) = files.iter().find(|(name, _)| name == "README.md")?;
+    let mut lines = card.lines();
+    lines.next().filter(|line| line.trim_end() == "---")?;
+    let mut matter = lines.take_while(|line| line.trim_end() != "---");
+    let license = matter.find_map(|line| line.strip_prefix("license:"))?;
+    let license = license.trim().trim_matches(['"', '\'']);
+    (!license.is_empty() && license.len() < 64).then_some(license)
 }
 
 fn bounded(value: usize) -> u32 {
@@ -296,7 +260,7 @@ fn bounded(value: usize) -> u32 {
 
 /// Metadata entries in the order they are given.
 #[derive(Default)]
-struct Metadata {
+pub(super) struct Metadata {
     count: u64,
     bytes: Vec<u8>,
 }
@@ -309,7 +273,7 @@ impl Metadata {
         &mut self.bytes
     }
 
-    fn text(&mut self, key: &str, text: &str) {
+    pub(super) fn text(&mut self, key: &str, text: &str) {
         put_text(self.entry(key, 8), text);
     }
 
@@ -321,18 +285,25 @@ impl Metadata {
         self.entry(key, 6).extend_from_slice(&x.to_le_bytes());
     }
 
-    fn truth(&mut self, key: &str, truth: bool) {
+    pub(super) fn truth(&mut self, key: &str, truth: bool) {
         self.entry(key, 7).push(u8::from(truth));
     }
 
-    fn array(&mut self, key: &str, kind: u32, len: usize) -> &mut Vec<u8> {
+    /// An entry whose type and value are given as a file has them.
+    pub(super) fn encoded(&mut self, key: &str, value: &[u8]) {
+        self.count += 1;
+        put_text(&mut self.bytes, key);
+        self.bytes.extend_from_slice(value);
+    }
+
+    pub(super) fn array(&mut self, key: &str, kind: u32, len: usize) -> &mut Vec<u8> {
         let bytes = self.entry(key, 9);
         bytes.extend_from_slice(&kind.to_le_bytes());
         bytes.extend_from_slice(&(len as u64).to_le_bytes());
         bytes
     }
 
-    fn texts(&mut self, key: &str, texts: &[impl AsRef<str>]) {
+    pub(super) fn texts(&mut self, key: &str, texts: &[impl AsRef<str>]) {
         let bytes = self.array(key, 8, texts.len());
         texts.iter().for_each(|text| put_text(bytes, text.as_ref()));
     }
@@ -342,13 +313,13 @@ impl Metadata {
         numbers.iter().for_each(|n| bytes.extend_from_slice(&n.to_le_bytes()));
     }
 
-    fn signed(&mut self, key: &str, numbers: &[i32]) {
+    pub(super) fn signed(&mut self, key: &str, numbers: &[i32]) {
         let bytes = self.array(key, 5, numbers.len());
         numbers.iter().for_each(|n| bytes.extend_from_slice(&n.to_le_bytes()));
     }
 }
 
-fn put_text(bytes: &mut Vec<u8>, text: &str) {
+pub(super) fn put_text(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
     bytes.extend_from_slice(text.as_bytes());
 }

@@ -26,6 +26,8 @@ pub const COMPANIONS: [&str; 7] = [
     "vocab.json",
     "merges.txt",
 ];
+/// What only people read, in whatever encoding: no part of a checkpoint, but it goes where the checkpoint goes.
+pub(super) const PROSE: [&str; 2] = ["README.md", "LICENSE"];
 const LONGEST_COMPANION: u64 = 16 << 20;
 
 const LONGEST_TOKENIZER: u64 = 128 << 20;
@@ -37,10 +39,10 @@ pub(super) fn tokenizer(dir: &Path) -> Result<Option<String>> {
     dir.join(name).exists().then(|| text(dir, name, LONGEST_TOKENIZER)).transpose()
 }
 
-/// Those of the companions that are there, and the Python files that `auto_map` of a configuration may name:
+/// Those of the companions that are there, `README.md` and `LICENSE`, and the Python files that `auto_map` of a configuration may name:
 /// never run here, only carried along.
 pub(super) fn companions(dir: &Path) -> Result<Vec<(String, String)>> {
-    let mut names: Vec<String> = COMPANIONS.map(str::to_owned).into();
+    let mut names: Vec<String> = COMPANIONS.iter().chain(&PROSE).map(|&n| n.to_owned()).collect();
     names.retain(|name| dir.join(name).exists());
     let entries = std::fs::read_dir(dir).map_err(|e| ModelError::io(dir, "list it", e))?;
     let mut scripts: Vec<String> = entries
@@ -56,8 +58,11 @@ pub(super) fn companions(dir: &Path) -> Result<Vec<(String, String)>> {
 
 fn text(dir: &Path, name: &str, longest: u64) -> Result<String> {
     let path = contained(dir, name)?;
-    let text = String::from_utf8(read_small_file(&path, longest)?);
-    text.map_err(|_| ModelError::file(&path, "is no UTF-8 text"))
+    let bytes = read_small_file(&path, longest)?;
+    if PROSE.contains(&name) {
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    String::from_utf8(bytes).map_err(|_| ModelError::file(&path, "is no UTF-8 text"))
 }
 
 /// The safetensors files of a checkpoint.

@@ -94,6 +94,22 @@ impl StorageDtype {
         [self, of_32].into_iter().find(|dtype| fits(*dtype)).unwrap_or(F16)
     }
 
+    /// What the matrix that makes the logits takes (the head, or an embedding that is also the head) where the others
+    /// take this: q8_0 in place of q4_0 and q4_1, as llama.cpp does. Its rounding errors meet no further layer that
+    /// evens them out.
+    ///
+    /// ```
+    /// use lacuna_model::StorageDtype::{BF16, Q4_0, Q8_0};
+    /// assert_eq!((Q4_0.for_logits(), BF16.for_logits()), (Q8_0, BF16));
+    /// ```
+    #[must_use]
+    pub const fn for_logits(self) -> Self {
+        match self {
+            Q4_0 | Q4_1 => Q8_0,
+            other => other,
+        }
+    }
+
     /// The name in lower case, as `--dtype` takes it and `inspect` prints it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -13,8 +13,8 @@ use crate::error::{ModelError, Result};
 ///
 /// Another process that shortens the file pulls the pages from under the map, and touching them
 /// then ends this process (SIGBUS); no program can prevent that for a mapped file. What is done:
-/// the length is compared again before every tensor is handed out, so that a file that was
-/// truncated or is still being written gives an error, and everything that is copied anyway
+/// the length is compared again before every tensor is handed out and before every pass of a model,
+/// so that a file that was truncated or is still being written gives an error, and everything that is copied anyway
 /// ([`MappedFile::read`]) is read through the file, where a short read is an error and no signal.
 pub(crate) struct MappedFile {
     path: PathBuf,
@@ -80,7 +80,9 @@ impl std::fmt::Debug for MappedFile {
 /// Reads a file of at most `longest` bytes.
 pub(crate) fn read_small_file(path: &Path, longest: u64) -> Result<Vec<u8>> {
     let file = open_regular(path)?;
-    let mut bytes = Vec::new();
+    // Room for all of it at once: a buffer that grows is twice as large in the end.
+    let length = file.metadata().map_err(|e| ModelError::io(path, "measure it", e))?.len();
+    let mut bytes = Vec::with_capacity(length.min(longest) as usize + 1);
     file.take(longest + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| ModelError::io(path, "read it", e))?;

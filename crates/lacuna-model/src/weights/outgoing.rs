@@ -15,6 +15,8 @@ pub struct Outgoing<'a> {
     /// `None`: integers, which no weight is.
     pub(super) dtype: Option<StorageDtype>,
     pub(super) shape: Vec<usize>,
+    /// Whether logits are made with it.
+    pub(super) makes_logits: bool,
     source: Source<'a>,
     observer: Option<&'a dyn Fn(usize)>,
 }
@@ -36,13 +38,13 @@ impl<'a> Outgoing<'a> {
     ) -> Self {
         let (name, shape) = (name.into(), shape.into());
         let source = Source::Tensor(Box::new(read));
-        Self { name, dtype: Some(dtype), shape, source, observer: None }
+        Self { name, dtype: Some(dtype), shape, makes_logits: false, source, observer: None }
     }
 
     pub(super) fn stored(rows: Rows<'a>) -> Self {
         let (name, dtype, shape) = (rows.name.to_owned(), rows.entry.dtype, rows.shape());
         let source = Source::Stored(rows);
-        Self { name, dtype: Some(dtype), shape, source, observer: None }
+        Self { name, dtype: Some(dtype), shape, makes_logits: false, source, observer: None }
     }
 
     /// The tensor's Hugging Face name.
@@ -63,8 +65,9 @@ impl<'a> Outgoing<'a> {
     /// What a file of this format stores it as when `wanted` is asked for; `None` keeps what is.
     ///
     /// Safetensors hold no quantized values: they become f32. GGUF holds vectors in f32, nothing in f64, and
-    /// matrices in [`StorageDtype::fitting`].
+    /// matrices in [`StorageDtype::fitting`], the one that makes logits in [`StorageDtype::for_logits`].
     pub fn stored_as(&self, format: Format, wanted: Option<StorageDtype>) -> StorageDtype {
+        let wanted = wanted.map(|wanted| self.wanted(wanted));
         let dtype = wanted.or(self.dtype).unwrap_or(StorageDtype::F32);
         match format {
             Format::Safetensors if dtype.is_quantized() => StorageDtype::F32,
@@ -74,6 +77,11 @@ impl<'a> Outgoing<'a> {
             }
             Format::Gguf => dtype.fitting(&self.shape),
         }
+    }
+
+    /// The format that this tensor is to have where matrices are to have `wanted`.
+    pub fn wanted(&self, wanted: StorageDtype) -> StorageDtype {
+        if self.makes_logits { wanted.for_logits() } else { wanted }
     }
 
     /// Calls `observer` with the number of bytes after each chunk that is written.
@@ -140,7 +148,7 @@ impl From<(String, Tensor)> for Outgoing<'_> {
         let dtype = StorageDtype::from_candle(tensor.dtype());
         let shape = tensor.dims().to_vec();
         let source = Source::Tensor(Box::new(move || Ok(tensor)));
-        Outgoing { name, dtype, shape, source, observer: None }
+        Outgoing { name, dtype, shape, makes_logits: false, source, observer: None }
     }
 }
 

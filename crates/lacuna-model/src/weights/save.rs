@@ -70,7 +70,8 @@ pub(crate) fn checked<'a, T: Into<Outgoing<'a>>>(
     config.validate()?;
     let mut by_name = BTreeMap::new();
     for tensor in tensors {
-        let tensor = tensor.into();
+        let mut tensor: Outgoing<'a> = tensor.into();
+        tensor.makes_logits = super::plan::makes_logits(config, &tensor.name);
         if let Some(twice) = by_name.insert(tensor.name.clone(), tensor) {
             return Err(ModelError::tensor(path, &twice.name, "is given twice"));
         }

@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(text) => Some(text.to_owned()),
         None => None,
     };
-    let model = args.model.open(args.decode.context(CONVERSATION_BYTES))?;
+    let model = args.model.open(args.decode.work(CONVERSATION_BYTES))?;
     let options = args.decode.options(&model);
     let mut turns = Turns { args, model: &model, options: &options, trace: args.show.trace() };
     if let Some(ids) = &args.decode.prompt_ids {

@@ -1,7 +1,7 @@
 //! The decoding flags that generate, chat, fill and edit share.
 
 use anyhow::Result;
-use lacuna::model::StorageDtype;
+use lacuna::model::{StorageDtype, Work};
 use lacuna::samplers::{FillRule, Sampling};
 use lacuna::{DecodeMode, GenerateOptions, MemoryLimit, Model, OpenOptions, select_device};
 use std::io::IsTerminal;
@@ -31,16 +31,26 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Opens the model for a context of about `tokens` tokens.
-    pub(crate) fn open(&self, tokens: usize) -> Result<Model> {
+    /// Opens the model for such work, and says on stderr which matrices could not take `--dtype`.
+    pub(crate) fn open(&self, work: Work) -> Result<Model> {
         let options = OpenOptions {
             dtype: self.dtype,
             device: Some(select_device(&self.device)?),
             memory: self.memory.unwrap_or_default(),
-            tokens: Some(tokens),
+            work: Some(work),
         };
         let path = lacuna::locate(&self.model, std::io::stderr().is_terminal())?;
-        Ok(Model::open(&path, &options)?)
+        let model = Model::open(&path, &options)?;
+        for (kept, names) in model.fallbacks() {
+            let wanted = self.dtype.map_or("", StorageDtype::name);
+            eprintln!(
+                "note: {} of the matrices are {kept} and not {wanted}: their rows are no whole number of its blocks \
+                 ({} …)",
+                names.len(),
+                names[0]
+            );
+        }
+        Ok(model)
     }
 }
 
@@ -134,11 +144,13 @@ impl DecodeArgs {
         self.threshold.is_some() || self.fill.is_some() || self.steps.is_some()
     }
 
-    /// About the tokens of a context that starts with so much text.
-    pub(crate) fn context(&self, text: usize) -> usize {
+    /// About what decoding computes that starts with so much text.
+    pub(crate) fn work(&self, text: usize) -> Work {
         // Code takes about three bytes a token.
         let prompt = self.prompt_ids.as_ref().map_or(text / 3 + 1, |ids| ids.0.len());
-        prompt.saturating_add(self.max_new_tokens.unwrap_or(128))
+        let mut work = Work::decoding(prompt.saturating_add(self.max_new_tokens.unwrap_or(128)));
+        work.logit_rows = work.logit_rows.max(self.block_size.map_or(0, NonZeroUsize::get));
+        work
     }
 
     /// The options for a model.

@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let old = read_text(&args.file)?;
     // The file is in the prompt, in the draft and in the answer.
-    let model = args.model.open(args.decode.context(3 * old.len()))?;
+    let model = args.model.open(args.decode.work(3 * old.len()))?;
     let tokenizer = model.tokenizer()?;
     let draft = tokenizer.encode_ordinary(&old)?;
     let prompt = match &args.decode.prompt_ids {

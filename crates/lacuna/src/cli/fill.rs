@@ -46,7 +46,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let hole = hole(args)?;
     let length = hole.as_ref().map_or(0, |(prefix, suffix)| prefix.len() + suffix.len());
-    let model = args.model.open(args.decode.context(length))?;
+    let model = args.model.open(args.decode.work(length))?;
     let prompt = match (&args.decode.prompt_ids, &hole) {
         (Some(ids), _) => ids.0.clone(),
         (None, Some((prefix, suffix))) => {

@@ -36,7 +36,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Prompt::Text(text) => text.len(),
         Prompt::Ids(_) => 0,
     };
-    let model = args.model.open(args.decode.context(length))?;
+    let model = args.model.open(args.decode.work(length))?;
     let options = args.decode.options(&model);
     let mut trace = args.show.trace();
     let mut show = args.show.begin(&model, &prompt, &options, trace.as_mut())?;

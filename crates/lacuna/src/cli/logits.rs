@@ -1,6 +1,7 @@
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use lacuna::kernels::AttentionMask;
+use lacuna::model::Work;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -37,7 +38,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if ids.is_empty() {
         return Err(Usage("--ids is empty; give at least one token id".into()).into());
     }
-    let model = args.model.open(ids.len())?;
+    // Every row's logits, and once more as the bytes that are written.
+    let work = Work { context: 0, rows: ids.len(), logit_rows: 2 * ids.len() };
+    let model = args.model.open(work)?;
     let config = model.config();
     if let Some(id) = ids.iter().find(|id| **id as usize >= config.vocab_size) {
         anyhow::bail!("id {id} is outside the model's {} tokens", config.vocab_size);

@@ -1,5 +1,6 @@
 use anyhow::{Context, Result};
 use lacuna::data::Window;
+use lacuna::model::Work;
 use lacuna::train::{Blocks, Method, Scoring, likelihood};
 use lacuna::{Error, Model};
 use serde_json::json;
@@ -9,6 +10,9 @@ use std::path::{Path, PathBuf};
 
 use super::decode_args::ModelArgs;
 use super::{Ids, Usage};
+
+/// Noisy versions of the text in one pass.
+const BATCH: usize = 4;
 
 /// Likelihood of a text: nats and bits per token and byte.
 ///
@@ -54,7 +58,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let text = args.text.as_deref().map(read_text).transpose()?;
     let length = text.as_ref().map_or(0, |text: &String| text.len() / 3 + 1);
-    let model = args.model.open(args.ids.as_ref().map_or(length, |ids| ids.0.len()))?;
+    let tokens = args.ids.as_ref().map_or(length, |ids| ids.0.len());
+    let model = args.model.open(work(tokens))?;
     let diffusion = model.is_block_diffusion();
     let method = match args.method.as_deref().unwrap_or(if diffusion { "exact" } else { "ar" }) {
         "ar" => Method::Autoregressive,
@@ -73,11 +78,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 .block_size
                 .or(model.config().block_size())
                 .unwrap_or(const { NonZeroUsize::new(4).expect("not zero") }),
-            mask_id: args.mask_id.or(model.config().mask_token_id()).ok_or_else(|| {
-                Error::Request(
-                    "the checkpoint names no MASK token; give its id with --mask-id".into(),
-                )
-            })?,
+            mask_id: args
+                .mask_id
+                .or_else(|| model.mask_id())
+                .ok_or_else(|| Error::Request(lacuna::no_mask(&model)))?,
         }),
     };
     let max = model.config().max_position_embeddings;
@@ -89,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let window =
         Window { eligible: vec![true; tokens.len()], documents: vec![tokens.len()], tokens };
-    let scoring = Scoring { method, blocks, document_mask: false, batch_size: 4 };
+    let scoring = Scoring { method, blocks, document_mask: false, batch_size: BATCH };
     let score = likelihood(&model.transformer, &[window], &scoring, &mut |_| {})?;
     let (nats, bits) = (score.nats_per_token(), bytes.map(|bytes| score.bits_per_byte(bytes)));
     if args.json {
@@ -116,6 +120,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     out!("{} tokens scored, {} passes", score.tokens, score.passes);
     Ok(())
+}
+
+/// What scoring so many tokens computes at most: a batch of noisy versions of the text, the clean one's keys and
+/// values, and logits a few hundred rows at a time, once as they are and once copied.
+fn work(tokens: usize) -> Work {
+    Work {
+        context: tokens,
+        rows: BATCH * tokens,
+        logit_rows: 2 * tokens.saturating_mul(BATCH).min(256),
+    }
 }
 
 fn read_text(path: &Path) -> Result<String> {

@@ -5,6 +5,7 @@ use lacuna::train::{
 };
 use lacuna::{GenerateOptions, Model, OpenOptions, select_device};
 use std::io::IsTerminal;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -183,7 +184,11 @@ fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
     }
     let model = Model::open(&outcome.model, &OpenOptions::default())?;
     for prompt in &recipe.evaluation.prompts {
-        let max_new_tokens = recipe.evaluation.max_new_tokens;
+        // No more than the model has positions for: the training is done, and the rest of its report is wanted.
+        let block = model.config().block_size().map_or(1, NonZeroUsize::get);
+        let taken = model.tokenizer()?.encode_with_special_tokens(prompt)?.len() + block;
+        let room = model.config().max_position_embeddings.saturating_sub(taken);
+        let max_new_tokens = recipe.evaluation.max_new_tokens.min(room);
         let options = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
         let written = lacuna::generate(&model, prompt.as_str(), &options, |_| {})?;
         text.push_str(&format!(

@@ -140,7 +140,7 @@ fn mask_id(config: &Config, side: &mut SideFiles, token: Option<&MaskToken>) -> 
             );
             return Err(Error::Request(reason));
         }
-        side.name_in_config(&name, None);
+        side.name_in_config(&name, None)?;
     }
     Ok(id)
 }

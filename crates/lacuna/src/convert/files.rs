@@ -1,16 +1,20 @@
 //! What travels with weights: tokenizer, chat template, generation settings.
 
 use lacuna_data::{ChatTemplate, Tokenizer};
-use lacuna_model::{Config, Format, Weights};
+use lacuna_model::{CarriedMetadata, Config, Format, Weights};
 use serde_json::{Map, Value, json};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::place::io;
 use crate::error::{Error, Result};
+use crate::open::tokenizer_file;
 
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
+const CARD: &str = "README.md";
+/// What may take part in naming a token; a megabyte of JSON takes some sixty to change.
+const LONGEST_EDITED: usize = 1 << 20;
 
 /// The files of a checkpoint beside weights and `config.json`.
 pub(super) struct SideFiles {
@@ -20,7 +24,12 @@ pub(super) struct SideFiles {
     pub(super) chat_template: Option<String>,
     /// The others, name and text.
     pub(super) others: Vec<(String, String)>,
+    /// Licence, origin and names of a GGUF file.
+    pub(super) metadata: Option<CarriedMetadata>,
     format: Format,
+    /// Where the tokenizer stands, and the tokens that the model embeds.
+    file: PathBuf,
+    rows: usize,
 }
 
 impl SideFiles {
@@ -31,12 +40,20 @@ impl SideFiles {
             Format::Safetensors => ChatTemplate::source_in_folder(from)?,
         };
         let tokenizer = weights.tokenizer_json()?;
-        Ok(Self { tokenizer, chat_template, others: weights.carried_files()?, format })
+        let (others, metadata) = (weights.carried_files()?, weights.carried_metadata()?);
+        let (file, rows) = (tokenizer_file(from), weights.config().vocab_size);
+        Ok(Self { tokenizer, chat_template, others, metadata, format, file, rows })
+    }
+
+    /// Refuses a tokenizer that can't be read.
+    pub(super) fn check_tokenizer(&self) -> Result<()> {
+        let Some(text) = &self.tokenizer else { return Ok(()) };
+        Ok(Tokenizer::check(text.as_bytes(), self.rows, &self.file)?)
     }
 
     /// The tokenizer, if there is one.
     pub(super) fn open_tokenizer(&self) -> Result<Option<Tokenizer>> {
-        let open = |text: &String| Tokenizer::from_bytes(text.as_bytes());
+        let open = |text: &String| Tokenizer::of_model(text.as_bytes(), self.rows, &self.file);
         Ok(self.tokenizer.as_ref().map(open).transpose()?)
     }
 
@@ -53,6 +70,9 @@ impl SideFiles {
         if let (Format::Gguf, Some(tokenizer)) = (self.format, self.open_tokenizer()?) {
             self.describe(&mut others, config, &tokenizer);
         }
+        let has_card = others.iter().any(|(name, _)| name == CARD);
+        let card = self.metadata.as_ref().filter(|_| !has_card).and_then(card);
+        others.extend(card.map(|text| (CARD.to_owned(), text)));
         let tokenizer = self.tokenizer.as_ref().map(|text| ("tokenizer.json".into(), text.clone()));
         for (name, text) in others.into_iter().chain(tokenizer) {
             let path = dir.join(&name);
@@ -87,6 +107,7 @@ impl SideFiles {
             ("eos_token", config.eos_token_id()),
             ("pad_token", config.pad_token_id),
             ("mask_token", config.mask_token_id()),
+            ("unk_token", self.metadata.as_ref().and_then(|metadata| metadata.unknown_token_id)),
         ];
         for (name, id) in ids {
             if let Some(token) = id.and_then(|id| tokenizer.id_to_token(id)) {
@@ -104,14 +125,16 @@ impl SideFiles {
         let Some(text) = &self.tokenizer else {
             return Err(Error::Request("there is no tokenizer to append a token to".into()));
         };
-        let tokenizer = Tokenizer::from_bytes(text.as_bytes())?;
+        let tokenizer = Tokenizer::of_model(text.as_bytes(), self.rows, &self.file)?;
         if let Some(id) = tokenizer.token_to_id(name) {
             let reason =
                 format!("the tokenizer has `{name}` already, as id {id}: --mask-token {id}");
             return Err(Error::Request(reason));
         }
         let id = u32::try_from(tokenizer.vocab_size()).expect("ids are u32");
-        let fault = |reason: String| Error::Request(format!("tokenizer.json: {reason}"));
+        drop(tokenizer);
+        let file = self.file.display().to_string();
+        let fault = |reason: String| Error::Request(format!("{file}: {reason}"));
         let mut json: Value = serde_json::from_str(text).map_err(|e| fault(e.to_string()))?;
         let token = json!({
             "id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false,
@@ -122,20 +145,33 @@ impl SideFiles {
             None => json["added_tokens"] = json!([token.clone()]),
         }
         let text = pretty(&json);
-        let known = Tokenizer::from_bytes(text.as_bytes())?.token_to_id(name);
+        drop(json);
+        let rows = self.rows.max(id as usize + 1);
+        let known = Tokenizer::of_model(text.as_bytes(), rows, &self.file)?.token_to_id(name);
         if known != Some(id) {
             let reason = format!("its ids have gaps: `{name}` became {known:?} and not {id}");
             return Err(fault(reason));
         }
         self.tokenizer = Some(text);
-        self.name_in_config(name, Some((id, token)));
+        self.rows = rows;
+        self.name_in_config(name, Some((id, token)))?;
         Ok(id)
     }
 
     /// Says in the files that name special tokens, where they are, which one is MASK.
-    pub(super) fn name_in_config(&mut self, mask: &str, added: Option<(u32, Value)>) {
+    pub(super) fn name_in_config(&mut self, mask: &str, added: Option<(u32, Value)>) -> Result<()> {
         let names = [TOKENIZER_CONFIG, "special_tokens_map.json"];
-        for (_, text) in self.others.iter_mut().filter(|(name, _)| names.contains(&name.as_str())) {
+        for (name, text) in self.others.iter_mut() {
+            if !names.contains(&name.as_str()) {
+                continue;
+            }
+            if text.len() > LONGEST_EDITED {
+                let reason = format!(
+                    "{name} has {} bytes; at most {LONGEST_EDITED} are expected where MASK is to be named in it",
+                    text.len()
+                );
+                return Err(Error::Place { path: self.file.with_file_name(name), reason });
+            }
             let Ok(Value::Object(mut map)) = serde_json::from_str::<Value>(text) else { continue };
             map.insert("mask_token".into(), mask.into());
             let decoder = map.get_mut("added_tokens_decoder").and_then(Value::as_object_mut);
@@ -146,7 +182,30 @@ impl SideFiles {
             }
             *text = pretty(&Value::Object(map));
         }
+        Ok(())
     }
+}
+
+/// A model card that names licence and origin as a GGUF file's metadata do, where they name a licence.
+fn card(metadata: &CarriedMetadata) -> Option<String> {
+    let line = |key: &str| metadata.text(key).filter(|text| !text.contains(['\n', '\r']));
+    let yaml = |text: &str| Value::from(text).to_string();
+    let mut card = format!("---\nlicense: {}\n", yaml(line("general.license")?));
+    for (key, name) in
+        [("general.license.name", "license_name"), ("general.license.link", "license_link")]
+    {
+        if let Some(text) = line(key) {
+            card += &format!("{name}: {}\n", yaml(text));
+        }
+    }
+    card += &format!("---\n\n# {}\n\n", line("general.name").unwrap_or("Model"));
+    card += "Converted from a GGUF file, whose metadata say:\n\n";
+    for key in ["license", "organization", "author", "basename", "finetune", "version", "url"] {
+        if let Some(text) = line(&format!("general.{key}")) {
+            card += &format!("- {key}: {text}\n");
+        }
+    }
+    Some(card)
 }
 
 fn pretty(value: &Value) -> String {

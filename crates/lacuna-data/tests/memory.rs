@@ -1,0 +1,196 @@
+//! What a stranger's tokenizer or template takes while it is read: no more than the file's size and 64 MiB where it
+//! is refused, whatever it repeats.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+use lacuna_data::{ChatTemplate, Tokenizer};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Counts this thread's live bytes and their peak.
+struct Counting;
+
+thread_local! {
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+fn count(bytes: isize) {
+    // A thread that is ending has no counters any more, and nothing to measure.
+    let _ = LIVE.try_with(|live| {
+        live.set(live.get() + bytes);
+        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(live.get())));
+    });
+}
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller's promises are those that `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size as isize - layout.size() as isize);
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// What `read` gives, and the bytes it held at most.
+fn measured<T>(read: impl FnOnce() -> T) -> (T, isize) {
+    let before = LIVE.get();
+    PEAK.set(before);
+    let result = read();
+    (result, PEAK.get() - before)
+}
+
+/// Refused for `words`, within half of the margin: the text itself was there before.
+fn refused(what: &str, text: &str, rows: usize, words: &str) {
+    let file = Path::new("m/tokenizer.json");
+    let (result, held) = measured(|| Tokenizer::of_model(text.as_bytes(), rows, file));
+    let error = result.map(|_| ()).expect_err(what).to_string();
+    assert!(error.contains(words) && error.contains("m/tokenizer.json"), "{what}: {error}");
+    assert!(error.len() < 400, "{what}: {error}");
+    assert!(held < 32 << 20, "{what}: held {held} bytes");
+}
+
+fn list(count: usize, item: impl Fn(usize) -> String) -> String {
+    let mut text = String::new();
+    for n in 0..count {
+        let comma = if n > 0 { "," } else { "" };
+        write!(text, "{comma}{}", item(n)).unwrap();
+    }
+    text
+}
+
+fn tokenizer(vocab: &str, merges: &str, parts: &str) -> String {
+    format!(
+        r#"{{"version":"1.0",{parts}"model":{{"type":"BPE","vocab":{{{vocab}}},"merges":[{merges}]}}}}"#
+    )
+}
+
+fn added(id: usize, content: &str) -> String {
+    format!(
+        r#"{{"id":{id},"content":"{content}","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}}"#
+    )
+}
+
+#[test]
+fn a_refused_tokenizer_takes_little_whatever_it_repeats() {
+    let small = r#""a":0,"b":1,"ab":2"#;
+    let many = list(300_000, |_| r#""a b""#.into());
+    refused("merges", &tokenizer(small, &many, ""), 64, "over 48 merges");
+    let empty = list(1_000_000, |_| "[]".into());
+    refused("empty merges", &tokenizer(small, &empty, ""), 64, "a merge, which is two tokens");
+    let tokens = list(300_000, |n| format!(r#""t{n}":{n}"#));
+    refused("tokens", &tokenizer(&tokens, "", ""), 64, "300000 tokens, the model embeds 64");
+    let same = list(300_000, |n| format!(r#""t{n}":3"#));
+    refused("one id", &tokenizer(&same, "", ""), 64, "has id 3, as another token has");
+    let special = list(60_000, |n| added(n, &format!("<{n}>")));
+    let special = format!(r#""added_tokens":[{special}],"#);
+    refused("added", &tokenizer(small, "", &special), 64, "60000 tokens, the model embeds 64");
+    refused("many added", &tokenizer(small, "", &special), 70_000, "over 32768 added tokens");
+    let long = format!(r#""added_tokens":[{}],"#, added(3, &"xyzzy".repeat(600_000)));
+    refused("long", &tokenizer(small, "", &long), 64, "524288 bytes of them");
+    for part in ["normalizer", "pre_tokenizer", "post_processor", "decoder"] {
+        let part = format!(r#""{part}":{{"type":"Sequence","processors":[{empty}]}},"#);
+        refused("a part", &tokenizer(small, "", &part), 64, "larger than any tokenizer's");
+    }
+    let scored = list(300_000, |_| r#"["a",0.0]"#.into());
+    let unigram = format!(r#"{{"model":{{"type":"Unigram","unk_id":0,"vocab":[{scored}]}}}}"#);
+    refused("scores", &unigram, 64, "300000 tokens, the model embeds 64");
+}
+
+#[test]
+fn a_large_vocabulary_with_one_wrong_merge_at_its_end_takes_little() {
+    // Three letters, their pairs and triples: every triple is made in two ways, twenty times over.
+    let letters: Vec<String> = (0..25).map(|n| char::from(b'a' + n).to_string()).collect();
+    let (mut tokens, mut merges) = (letters.clone(), Vec::new());
+    for a in &letters {
+        for b in &letters {
+            tokens.push(format!("{a}{b}"));
+            merges.push(format!("{a} {b}"));
+            for c in &letters {
+                tokens.push(format!("{a}{b}{c}"));
+                merges.push(format!("{a}{b} {c}"));
+                merges.push(format!("{a} {b}{c}"));
+            }
+        }
+    }
+    let vocab = list(tokens.len(), |n| format!(r#""{}":{n}"#, tokens[n]));
+    let count = 15 * tokens.len();
+    let item = |n: usize| if n + 1 < count { &*merges[n % merges.len()] } else { "zzz zzz" };
+    let merges = list(count, |n| format!(r#""{}""#, item(n)));
+    let text = tokenizer(&vocab, &merges, "");
+    refused("the last merge", &text, tokens.len(), "\"zzz\" is not in the vocabulary");
+}
+
+#[test]
+fn a_list_of_templates_is_passed_over_and_not_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokenizer_config.json");
+    let names = list(50_000, |_| r#"{"name":"d"}"#.into());
+    let texts = list(50_000, |n| format!(r#"{{"template":"{{{{ messages }}}}","name":"t{n}"}}"#));
+    let empty = list(1_000_000, |_| "{}".into());
+    for (what, list) in [("names", &names), ("texts", &texts), ("empty", &empty)] {
+        let text = format!(
+            r#"{{"chat_template":[{list}],"eos_token":[{list}],"added_tokens_decoder":[{list}]}}"#
+        );
+        fs::write(&file, &text).unwrap();
+        let (result, held) = measured(|| ChatTemplate::from_folder(folder.path()));
+        let error = result.map(|_| ()).expect_err(what).to_string();
+        assert!(error.contains("tokenizer_config.json: none of"), "{what}: {error}");
+        assert!(held < (text.len() + (1 << 20)) as isize, "{what}: held {held} bytes");
+    }
+    let text = format!(r#"{{"chat_template":[{names},{{"name":"default","template":"hi"}}]}}"#);
+    fs::write(&file, text).unwrap();
+    assert_eq!(ChatTemplate::source_in_folder(folder.path()).unwrap().as_deref(), Some("hi"));
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
+}
+
+/// Read here as the library would read it itself, truncation and padding left out.
+fn same_as_the_library(file: &Path) {
+    let bytes = fs::read(file).unwrap();
+    let mut theirs = tokenizers::Tokenizer::from_bytes(&bytes).unwrap();
+    theirs.with_padding(None).with_truncation(None).unwrap();
+    let ours = Tokenizer::from_bytes(&bytes).unwrap();
+    assert!(ours.to_json().trim_end() == theirs.to_string(true).unwrap(), "{}", file.display());
+    let last = theirs.get_vocab(true).into_values().max().unwrap();
+    assert_eq!(ours.vocab_size(), last as usize + 1, "{}", file.display());
+}
+
+#[test]
+fn a_tokenizer_is_what_the_library_reads() {
+    for name in [
+        "tokenizer/tokenizer.json",
+        "tokenizer/byte-fallback.json",
+        "golden/models/tiny_tied/tokenizer.json",
+        "golden/models/tiny_untied/tokenizer.json",
+    ] {
+        same_as_the_library(&fixture(name));
+    }
+}
+
+#[test]
+#[ignore = "needs the file named by LACUNA_DIFFCODER_TOKENIZER"]
+fn the_released_tokenizer_is_what_the_library_reads() {
+    let file = std::env::var_os("LACUNA_DIFFCODER_TOKENIZER").expect("set it to a tokenizer.json");
+    same_as_the_library(Path::new(&file));
+}

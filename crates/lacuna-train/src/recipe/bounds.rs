@@ -1,0 +1,81 @@
+//! Numbers that no run has: said before anything is read, and not by running out of memory.
+
+use super::{Recipe, Stage};
+
+const MOST_POSITIONS: usize = 1 << 24;
+/// Of one step, four times the largest batches that language models are trained with.
+const MOST_TOKENS: usize = 1 << 26;
+const MOST_STEPS: u64 = 1 << 40;
+
+/// Names the first number that is out of bounds.
+pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
+    let window = recipe.data.window;
+    if window > MOST_POSITIONS {
+        return Err(format!("data.window is {window}, at most {MOST_POSITIONS} is read"));
+    }
+    let positions = recipe.model.max_positions.unwrap_or(window);
+    if positions > MOST_POSITIONS {
+        return Err(format!(
+            "model.max_positions is {positions}, at most {MOST_POSITIONS} is read"
+        ));
+    }
+    let optimizer = &recipe.optimizer;
+    for (key, value) in [("epsilon", optimizer.epsilon), ("weight_decay", optimizer.weight_decay)] {
+        if !(value.is_finite() && value >= 0.0) {
+            return Err(format!("optimizer.{key} is {value:e}, expected a number from 0"));
+        }
+    }
+    recipe.stage.iter().enumerate().try_for_each(|(i, stage)| {
+        check_stage(stage, window)
+            .map_err(|reason| format!("stage {} (`{}`): {reason}", i + 1, stage.name))
+    })
+}
+
+fn check_stage(stage: &Stage, window: usize) -> Result<(), String> {
+    let Stage { steps, batch_size, learning_rate_final: last, .. } = stage;
+    if *steps > MOST_STEPS {
+        return Err(format!("steps is {steps}, at most {MOST_STEPS} are run"));
+    }
+    if batch_size.checked_mul(window).is_none_or(|tokens| tokens > MOST_TOKENS) {
+        return Err(format!(
+            "batch_size is {batch_size}, windows of {window} tokens each; at most {MOST_TOKENS} tokens make a step"
+        ));
+    }
+    if !(last.is_finite() && *last >= 0.0) {
+        return Err(format!(
+            "learning_rate_final is {last:e}, expected a part of the peak, from 0"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn load(set: &str) -> Result<Recipe, String> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml");
+        Recipe::load(&file, &[set.to_owned()]).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn numbers_that_no_run_has_are_refused_by_their_names() {
+        for (set, words) in [
+            ("data.window=9223372036854775807", "data.window is 9223372036854775807, at most"),
+            ("data.window=2147483648", "data.window is"),
+            ("model.max_positions=4294967296", "model.max_positions is"),
+            ("stage.0.steps=9223372036854775807", "stage 1 (`autoregressive`): steps is"),
+            ("stage.0.batch_size=9223372036854775807", "windows of 32 tokens each"),
+            ("stage.1.batch_size=2147483648", "stage 2 (`block-diffusion`): batch_size is"),
+            ("optimizer.epsilon=nan", "optimizer.epsilon is NaN, expected a number from 0"),
+            ("optimizer.weight_decay=inf", "optimizer.weight_decay is inf"),
+            ("optimizer.weight_decay=-1.0", "optimizer.weight_decay is -1e0"),
+            ("stage.0.learning_rate_final=-inf", "learning_rate_final is -inf"),
+        ] {
+            let error = load(set).map(|_| ()).expect_err(set);
+            assert!(error.contains(words) && error.contains("smoke.toml"), "{set}: {error}");
+        }
+        assert!(load("stage.0.batch_size=512").is_ok());
+    }
+}
