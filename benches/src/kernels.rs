@@ -15,17 +15,22 @@ use crate::measure::{Effort, pairs};
 use crate::report::Row;
 
 /// A benchmark; building its case may take memory and time, so that happens only when it runs.
-pub(crate) struct Bench {
-    pub(crate) name: &'static str,
+#[derive(Debug)]
+pub struct Bench {
+    /// What `cargo xtask bench --list` shows.
+    pub name: &'static str,
     case: fn() -> Result<Case>,
 }
 
-type Run = Box<dyn Fn() -> Result<Vec<Tensor>>>;
+/// One call of an operation, with all its answers.
+pub type Run = Box<dyn Fn() -> Result<Vec<Tensor>>>;
 
 /// Two ways to one answer, and what the operation must at least move and compute.
-struct Case {
-    fast: Run,
-    reference: Run,
+pub struct Case {
+    /// Our kernel: its answers, gradients among them where it has a backward pass.
+    pub fast: Run,
+    /// The same of candle's operations.
+    pub reference: Run,
     /// Bytes that must be read or written once.
     bytes: f64,
     flop: f64,
@@ -46,7 +51,8 @@ const SEQ: usize = 512;
 const ROWS: usize = BATCH * 2 * SEQ;
 const BLOCK_SIZE: NonZeroUsize = NonZeroUsize::new(4).expect("4 is not 0");
 
-pub(crate) fn all() -> Vec<Bench> {
+/// Every kernel's benchmark.
+pub fn all() -> Vec<Bench> {
     let bench = |name, case| Bench { name, case };
     vec![
         bench("attention/block-diffusion/train", || attention_train(block_diffusion())),
@@ -66,11 +72,20 @@ pub(crate) fn all() -> Vec<Bench> {
 }
 
 impl Bench {
-    /// Checks the answer, then times both versions in turn.
-    pub(crate) fn run(&self, machine: &Machine, effort: Effort) -> Result<Row> {
+    /// The case and how far its two answers are apart, relative to the largest value.
+    ///
+    /// # Errors
+    /// Errors if that is more than the sums' order explains, or there is no room for the case.
+    pub fn checked(&self) -> Result<(Case, f64)> {
         let case = (self.case)()?;
         let error = largest_error(&(case.fast)()?, &(case.reference)()?)?;
         ensure!(error <= TOLERANCE, "{}: off by {error:.1e}, {TOLERANCE:.0e} at most", self.name);
+        Ok((case, error))
+    }
+
+    /// Checks the answer, then times both versions in turn.
+    pub(crate) fn run(&self, machine: &Machine, effort: Effort) -> Result<Row> {
+        let (case, error) = self.checked()?;
         let pair = pairs(effort, &case.fast, &case.reference)?;
         let floor = machine.floor(case.bytes, case.flop);
         Ok(Row { name: self.name, pair, floor, error })
