@@ -55,7 +55,10 @@ pub use attention::{
 };
 #[doc(hidden)]
 pub use cpu::force_reference;
-pub use cross_entropy::{CrossEntropy, linear_cross_entropy, token_nll};
+pub use cross_entropy::{
+    CrossEntropy, CrossEntropyGradients, linear_cross_entropy, linear_cross_entropy_gradients,
+    token_nll,
+};
 pub use embedding::{embedding, embedding_backward};
 #[doc(hidden)]
 pub use gemv::Simd;
