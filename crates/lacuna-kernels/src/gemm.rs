@@ -70,6 +70,9 @@ pub(crate) fn product(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], add: bool) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     assert_eq!(b.rows, k, "inner sizes of a product");
     assert_eq!(c.len(), m * n, "{m} × {n}");
+    if c.is_empty() {
+        return;
+    }
     let threads = rayon::current_num_threads();
     if a.row == 1 && b.col == 1 && k >= LONG && k >= m.max(n) {
         // A weight's gradient: rows of both operands are read once, by one thread each.
@@ -100,9 +103,6 @@ pub(crate) fn product(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], add: bool) {
 
 fn run(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], add: bool, threads: gemm::Parallelism) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
-    if m == 0 || n == 0 {
-        return;
-    }
     if k == 0 {
         if !add {
             c.fill(0.);

@@ -18,7 +18,7 @@
 //! - [`AttentionMask`] says which key a query sees; [`Spans`] lays that out for one pass.
 //! - [`attention`], [`rms_norm`], [`rope`], [`swiglu`], [`embedding`], [`linear`] and
 //!   [`linear_cross_entropy`] are a transformer's parts, all differentiable.
-//! - Their gradients are functions too ([`rms_norm_backward`], [`linear_weight_gradient`], …), for a
+//! - Their gradients are functions too ([`rms_norm_backward`], [`linear_cross_entropy_gradients`], …), for a
 //!   caller who keeps what they need instead of recording a graph.
 //! - [`AdamW`] trains them.
 //! - [`mod@reference`] holds the definition of each; every fast form is tested against it.
