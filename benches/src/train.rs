@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_kernels::{
     AdamW, AdamWConfig, AttentionMask, Parameter, Spans, global_norm, linear_cross_entropy,
+    linear_cross_entropy_gradients,
 };
 use lacuna_model::{Config, Mode, Transformer};
 
@@ -101,13 +102,10 @@ fn step(model: &Transformer, optimizer: &mut AdamW, batch: &Batch, recompute: bo
     let rows: Vec<u32> = batch.rows.iter().map(|r| r + r / SEQ as u32 * SEQ as u32).collect();
     let windows = model.noisy_and_clean(&batch.noisy, &batch.clean, BLOCK_SIZE, None, &rows)?;
     let (hidden, record) = model.record(&windows, recompute)?;
-    let leaves = [Var::from_tensor(&hidden)?, Var::from_tensor(&model.head()?.detach())?];
-    let [hidden, head] = [leaves[0].as_tensor(), leaves[1].as_tensor()];
-    let out = linear_cross_entropy(hidden, head, &batch.targets, &batch.weights)?;
-    let store = out.loss.backward()?;
-    let gradient = |leaf: &Var| store.get(leaf).context("the loss has no gradient");
-    let gradients = model.backward(record, gradient(&leaves[0])?, gradient(&leaves[1])?)?;
-    update(optimizer, &gradients, &out.loss)
+    let head = model.head()?.detach();
+    let out = linear_cross_entropy_gradients(&hidden, &head, &batch.targets, &batch.weights)?;
+    let gradients = model.backward(record, &out.hidden, &out.head)?;
+    update(optimizer, &gradients, out.loss as f32)
 }
 
 fn plain_step(model: &Transformer, optimizer: &mut AdamW, batch: &Batch) -> Result<f32> {
@@ -117,14 +115,15 @@ fn plain_step(model: &Transformer, optimizer: &mut AdamW, batch: &Batch) -> Resu
     let gradient = |var: &Var| store.get(var.as_tensor()).cloned();
     let gradients: Option<Vec<Tensor>> =
         model.parameters().iter().map(|(_, var)| gradient(var)).collect();
-    update(optimizer, &gradients.context("a parameter has no gradient")?, &out.loss)
+    let gradients = gradients.context("a parameter has no gradient")?;
+    update(optimizer, &gradients, out.loss.to_scalar()?)
 }
 
-fn update(optimizer: &mut AdamW, gradients: &[Tensor], loss: &Tensor) -> Result<f32> {
+fn update(optimizer: &mut AdamW, gradients: &[Tensor], loss: f32) -> Result<f32> {
     let norm = global_norm(gradients)?;
     ensure!(norm.is_finite(), "the gradient is not finite");
     optimizer.step_with_norm(gradients, norm, 1e-3)?;
-    Ok(loss.to_scalar()?)
+    Ok(loss)
 }
 
 /// Parameters and both moments in and out, gradients in: what the optimizer alone must move.
@@ -136,17 +135,22 @@ fn bytes(model: &Transformer) -> f64 {
 /// Products that can't be left out, forward (2 flop a pair of weight and row) and backward (twice that).
 fn flop() -> f64 {
     let config = config();
-    let (hidden, rows) = (config.hidden_size, 2 * BATCH * SEQ);
-    let masked = BATCH * SEQ / 2;
-    let key_value = 2 * hidden * hidden;
-    let others = 2 * hidden * hidden + 3 * hidden * config.intermediate_size;
-    // In the last layer the clean half is keys and values only, and unmasked rows end there.
-    let weights = (config.num_layers - 1) * rows * (key_value + others)
-        + rows * key_value
-        + masked * others
+    let (hidden, layers) = (config.hidden_size, config.num_layers);
+    let (rows, masked) = (2 * BATCH * SEQ, BATCH * SEQ / 2);
+    let square = hidden * hidden;
+    let feed_forward = 3 * hidden * config.intermediate_size;
+    // The first layer projects each token once, the clean ones and MASK. In the last layer the clean half is keys
+    // and values only, and unmasked rows are nothing.
+    let weights = (BATCH * SEQ + 1) * 3 * square
+        + rows * (square + feed_forward)
+        + (layers - 2) * rows * (4 * square + feed_forward)
+        + rows * 2 * square
+        + masked * (2 * square + feed_forward)
         + masked * hidden * config.vocab_size;
     let mask = AttentionMask::BlockDiffusion { block_size: BLOCK_SIZE, seq_len: SEQ };
-    let pairs = BATCH * config.num_layers * Spans::new(mask, 2 * SEQ, 2 * SEQ, 0).pairs();
+    let every = Spans::new(mask, 2 * SEQ, 2 * SEQ, 0);
+    let last = every.select_queries(&[(0..SEQ).step_by(2).collect()]);
+    let pairs = BATCH * ((layers - 1) * every.pairs() + last.pairs());
     6.0 * weights as f64 + 14.0 * (pairs * hidden) as f64
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{Scratch, is_f32, slice, with};
+use crate::cpu::{Scratch, is_f32, slice, with, written};
 use crate::gemm::{Matrix, product};
 use crate::reference;
 use crate::simd::{exp, max_body, simd};
@@ -54,6 +54,58 @@ pub fn linear_cross_entropy(
     Ok(CrossEntropy { loss, nll })
 }
 
+/// What [`linear_cross_entropy_gradients`] yields.
+#[derive(Clone, Debug)]
+pub struct CrossEntropyGradients {
+    /// Σ_i weights\[i\] · ce_i.
+    pub loss: f64,
+    /// ce_i of every row, unweighted.
+    pub nll: Vec<f32>,
+    /// The loss's gradient in hidden, `[n, h]`.
+    pub hidden: Tensor,
+    /// The loss's gradient in head, `[v, h]`.
+    pub head: Tensor,
+}
+
+/// [`linear_cross_entropy`] and its gradients at once. Records nothing.
+///
+/// # Errors
+/// As [`linear_cross_entropy`].
+pub fn linear_cross_entropy_gradients(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
+    weights: &[f32],
+) -> Result<CrossEntropyGradients> {
+    let (n, h, v) = reference::check_cross_entropy(hidden, head, targets, Some(weights))?;
+    if n == 0 || !is_f32(hidden) || !is_f32(head) {
+        return reference::linear_cross_entropy_gradients(hidden, head, targets, weights);
+    }
+    let (mut nll, mut d_head) = (Vec::new(), Vec::new());
+    let d_hidden = with(&hidden.contiguous()?, |hidden| {
+        with(&head.contiguous()?, |head| {
+            let (hidden, head) = (Matrix::new(hidden, n, h), Matrix::new(head, v, h));
+            let write_both = |d_hidden: &mut [f32]| {
+                let write = |d_head: &mut [f32]| {
+                    let gradients = [Some(d_hidden), Some(d_head)];
+                    nll = sweep(hidden, head, targets, weights, gradients);
+                };
+                // SAFETY: `sweep` assigns to all of both gradients before it adds to any.
+                d_head = unsafe { written(v * h, write) };
+            };
+            // SAFETY: as above.
+            Ok(unsafe { written(n * h, write_both) })
+        })
+    })?;
+    let tensor = |values, rows| Tensor::from_vec(values, (rows, h), hidden.device());
+    let (loss, hidden, head) = (sum(&nll, weights), tensor(d_hidden, n)?, tensor(d_head, v)?);
+    Ok(CrossEntropyGradients { loss, nll, hidden, head })
+}
+
+fn sum(nll: &[f32], weights: &[f32]) -> f64 {
+    nll.iter().zip(weights).map(|(ce, w)| f64::from(*ce) * f64::from(*w)).sum()
+}
+
 /// ce_i of every row, without gradients: what scoring needs.
 ///
 /// # Errors
@@ -66,7 +118,7 @@ pub fn token_nll(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<Vec<
     with(&hidden.contiguous()?, |hidden| {
         with(&head.contiguous()?, |head| {
             let (hidden, head) = (Matrix::new(hidden, n, h), Matrix::new(head, v, h));
-            Ok(sweep(hidden, head, targets, &vec![1.; n], &mut [None, None]))
+            Ok(sweep(hidden, head, targets, &vec![1.; n], [None, None]))
         })
     })
 }
@@ -99,9 +151,9 @@ impl CustomOp2 for HeadLoss {
         let head = Matrix::new(slice(head, head_layout)?, v, h);
         let mut gradients =
             [self.wanted[0].then(|| vec![0f32; n * h]), self.wanted[1].then(|| vec![0f32; v * h])];
-        let nll = sweep(hidden, head, &self.targets, &self.weights, &mut gradients);
-        let terms = nll.iter().zip(&self.weights);
-        let loss = terms.map(|(ce, w)| f64::from(*ce) * f64::from(*w)).sum::<f64>();
+        let outputs = gradients.each_mut().map(Option::as_deref_mut);
+        let nll = sweep(hidden, head, &self.targets, &self.weights, outputs);
+        let loss = sum(&nll, &self.weights);
         let [d_hidden, d_head] = gradients;
         let tensor = |values: Option<Vec<f32>>, rows: usize| {
             values.map(|values| Tensor::from_vec(values, (rows, h), &Device::Cpu)).transpose()
@@ -134,20 +186,20 @@ impl CustomOp2 for HeadLoss {
 /// Elements of logits that exist at one time: 8 MiB, within reach of the last-level cache.
 const LOGITS: usize = 2 << 20;
 
-/// ce of every row; adds up the gradients that are asked for.
+/// ce of every row; writes the gradients that are asked for.
 fn sweep(
     hidden: Matrix<'_>,
     head: Matrix<'_>,
     targets: &[u32],
     weights: &[f32],
-    gradients: &mut [Option<Vec<f32>>; 2],
+    [mut d_hidden, mut d_head]: [Option<&mut [f32]>; 2],
 ) -> Vec<f32> {
     let (n, h, v) = (targets.len(), head.cols(), head.rows());
     // By shape alone, so that sums come out the same whatever the number of threads.
     let chunk = (LOGITS / v).clamp(32, 512).min(n);
     let mut logits = Scratch::new(chunk * v);
     let mut nll = vec![0f32; n];
-    let differentiate = gradients.iter().any(Option::is_some);
+    let differentiate = d_hidden.is_some() || d_head.is_some();
     for first in (0..n).step_by(chunk) {
         let rows = first..(first + chunk).min(n);
         let logits = &mut logits[..rows.len() * v];
@@ -163,10 +215,10 @@ fn sweep(
                 *nll = row_loss(logits, *target as usize, *weight, differentiate);
             });
         let d_logits = Matrix::new(logits, rows.len(), v);
-        if let Some(d_hidden) = &mut gradients[0] {
+        if let Some(d_hidden) = &mut d_hidden {
             product(d_logits, head, &mut d_hidden[rows.start * h..rows.end * h], false);
         }
-        if let Some(d_head) = &mut gradients[1] {
+        if let Some(d_head) = &mut d_head {
             product(d_logits.t(), hidden, d_head, first > 0);
         }
     }

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{is_f32, shaped, slice, with};
+use crate::cpu::{SERIAL, is_f32, shaped, slice, with, written};
 use crate::reference;
 
 /// Row `ids[i]` of `table` for every i; differentiable in `table`.
@@ -31,7 +31,7 @@ struct Embedding {
     shape: Vec<usize>,
 }
 
-/// Table rows per task of the backward pass.
+/// Rows per task: of the output on the way forward, of the table on the way back.
 const ROWS: usize = 64;
 
 impl CustomOp1 for Embedding {
@@ -42,16 +42,22 @@ impl CustomOp1 for Embedding {
     fn cpu_fwd(&self, table: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (_, h) = layout.shape().dims2()?;
         let table = slice(table, layout)?;
-        let mut out = Vec::with_capacity(self.ids.len() * h);
-        for id in &self.ids {
-            out.extend_from_slice(&table[*id as usize * h..][..h]);
-        }
+        let copy = |(ids, rows): (&[u32], &mut [f32])| {
+            for (id, row) in ids.iter().zip(rows.chunks_exact_mut(h)) {
+                row.copy_from_slice(&table[*id as usize * h..][..h]);
+            }
+        };
+        let write = |out: &mut [f32]| match out.len() < SERIAL {
+            true => copy((&self.ids, out)),
+            false => self.ids.par_chunks(ROWS).zip(out.par_chunks_mut(ROWS * h)).for_each(copy),
+        };
+        // SAFETY: as many rows as ids, and each is copied whole.
+        let out = unsafe { written(self.ids.len() * h, write) };
         Ok((CpuStorage::F32(out), Shape::from(self.shape.as_slice())))
     }
 
     fn bwd(&self, table: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let mut gradient = vec![0f32; table.elem_count()];
-        add_rows(&self.ids, dy, &mut gradient)?;
+        let gradient = add_rows(&self.ids, dy, table.elem_count(), None)?;
         shaped(gradient, table).map(Some)
     }
 }
@@ -72,22 +78,25 @@ pub fn embedding_backward(ids: &Tensor, dy: &Tensor, onto: &Tensor) -> Result<Te
     if !is_f32(dy) || !is_f32(onto) || h == 0 {
         return reference::embedding_backward(&ids, dy, onto);
     }
-    let mut gradient = onto.flatten_all()?.to_vec1::<f32>()?;
-    add_rows(&ids, dy, &mut gradient)?;
+    let gradient = with(&onto.contiguous()?, |onto| add_rows(&ids, dy, onto.len(), Some(onto)))?;
     shaped(gradient, onto)
 }
 
-/// Tasks own rows of the table, and each token's rows are added in order, so the sums don't depend
-/// on the thread count.
-fn add_rows(ids: &[u32], dy: &Tensor, gradient: &mut [f32]) -> Result<()> {
+/// `len` floats, those of `onto` or zeros, with the rows of dy added. Tasks own rows of the table, and each
+/// token's rows are added in order, so the sums don't depend on the thread count.
+fn add_rows(ids: &[u32], dy: &Tensor, len: usize, onto: Option<&[f32]>) -> Result<Vec<f32>> {
     let h = dy.elem_count() / ids.len().max(1);
     if h == 0 {
-        return Ok(());
+        return Ok(onto.map_or_else(|| vec![0.; len], <[f32]>::to_vec));
     }
     let mut order = (0..ids.len()).collect::<Vec<_>>();
     order.sort_by_key(|at| ids[*at]);
     with(&dy.contiguous()?, |dy| {
-        gradient.par_chunks_mut(ROWS * h).enumerate().for_each(|(task, rows)| {
+        let add = |(task, rows): (usize, &mut [f32])| {
+            match onto {
+                Some(onto) => rows.copy_from_slice(&onto[task * ROWS * h..][..rows.len()]),
+                None => rows.fill(0.),
+            }
             let first = (task * ROWS) as u32;
             let begin = order.partition_point(|at| ids[*at] < first);
             let end = order.partition_point(|at| ids[*at] < first + ROWS as u32);
@@ -95,7 +104,9 @@ fn add_rows(ids: &[u32], dy: &Tensor, gradient: &mut [f32]) -> Result<()> {
                 let row = &mut rows[(ids[*at] - first) as usize * h..][..h];
                 row.iter_mut().zip(&dy[at * h..]).for_each(|(sum, x)| *sum += x);
             }
-        });
-        Ok(())
+        };
+        let write = |sums: &mut [f32]| sums.par_chunks_mut(ROWS * h).enumerate().for_each(add);
+        // SAFETY: each task assigns all of its rows before it adds to them.
+        Ok(unsafe { written(len, write) })
     })
 }

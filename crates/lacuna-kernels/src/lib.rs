@@ -18,7 +18,7 @@
 //! - [`AttentionMask`] says which key a query sees; [`Spans`] lays that out for one pass.
 //! - [`attention`], [`rms_norm`], [`rope`], [`swiglu`], [`embedding`], [`linear`] and
 //!   [`linear_cross_entropy`] are a transformer's parts, all differentiable.
-//! - Their gradients are functions too ([`rms_norm_backward`], [`linear_weight_gradient`], …), for a
+//! - Their gradients are functions too ([`rms_norm_backward`], [`linear_cross_entropy_gradients`], …), for a
 //!   caller who keeps what they need instead of recording a graph.
 //! - [`AdamW`] trains them.
 //! - [`mod@reference`] holds the definition of each; every fast form is tested against it.
@@ -55,7 +55,10 @@ pub use attention::{
 };
 #[doc(hidden)]
 pub use cpu::force_reference;
-pub use cross_entropy::{CrossEntropy, linear_cross_entropy, token_nll};
+pub use cross_entropy::{
+    CrossEntropy, CrossEntropyGradients, linear_cross_entropy, linear_cross_entropy_gradients,
+    token_nll,
+};
 pub use embedding::{embedding, embedding_backward};
 #[doc(hidden)]
 pub use gemv::Simd;

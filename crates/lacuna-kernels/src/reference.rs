@@ -11,8 +11,9 @@ use crate::{CrossEntropy, Positions, Rope, Spans};
 mod backward;
 
 pub use backward::{
-    attention_by_token_backward, embedding_backward, linear_input_gradient, linear_weight_gradient,
-    rms_norm_backward, rope_by_token_backward, swiglu_backward,
+    attention_by_token_backward, embedding_backward, linear_cross_entropy_gradients,
+    linear_input_gradient, linear_weight_gradient, rms_norm_backward, rope_by_token_backward,
+    swiglu_backward,
 };
 
 /// softmax(q · kᵀ · scale, over visible keys) · v; a query that sees nothing yields zeros.

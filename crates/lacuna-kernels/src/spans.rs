@@ -131,6 +131,31 @@ impl Spans {
         }))
     }
 
+    /// The same for the listed queries of each batch row. Shorter lists are filled up with queries
+    /// that see nothing but the prefix.
+    ///
+    /// # Panics
+    /// If a query does not exist, or neither one list nor one row of spans is there for each of the
+    /// other.
+    pub fn select_queries(&self, queries: &[Vec<usize>]) -> Self {
+        assert!(
+            self.rows() == 1 || self.rows() == queries.len(),
+            "{} lists of queries for {} rows of spans",
+            queries.len(),
+            self.rows()
+        );
+        let q_len = queries.iter().map(Vec::len).max().unwrap_or(0);
+        let select = |(row, queries): (usize, &Vec<usize>)| {
+            let mut selected: Vec<_> =
+                queries.iter().map(|q| self.ranges(row, *q).clone()).collect();
+            selected.resize(q_len, [0..0, 0..0]);
+            selected
+        };
+        let rows = queries.iter().enumerate().map(select).collect();
+        let Inner { kv_len, prefix, .. } = *self.0;
+        Self(Arc::new(Inner { q_len, kv_len, prefix, rows, plans: Plans::default() }))
+    }
+
     /// Whether query `q` of batch row `row` sees key `kv`.
     pub fn visible(&self, row: usize, q: usize, kv: usize) -> bool {
         kv < self.prefix() || self.ranges(row, q).iter().any(|r| r.contains(&kv))
@@ -259,6 +284,27 @@ mod tests {
                     }
                 }
                 assert_eq!(spans.pairs(), pairs);
+            }
+        }
+    }
+
+    #[test]
+    fn selected_queries_see_what_they_saw_and_those_filled_in_nothing() {
+        let block_size = NonZeroUsize::new(2).unwrap();
+        let mask = AttentionMask::BlockDiffusion { block_size, seq_len: 8 };
+        let shared = Spans::new(mask, 16, 16, 0);
+        let apart = Spans::documents(mask, &[vec![3, 5], vec![8]]).unwrap();
+        let queries = [vec![5, 0, 5, 12], vec![7]];
+        for spans in [shared, apart] {
+            let selected = spans.select_queries(&queries);
+            assert_eq!((selected.q_len(), selected.kv_len(), selected.rows()), (4, 16, 2));
+            for (row, queries) in queries.iter().enumerate() {
+                for slot in 0..4 {
+                    for kv in 0..16 {
+                        let seen = queries.get(slot).is_some_and(|q| spans.visible(row, *q, kv));
+                        assert_eq!(selected.visible(row, slot, kv), seen, "{row} {slot} {kv}");
+                    }
+                }
             }
         }
     }

@@ -5,8 +5,9 @@
 use candle_core::{DType, Device, Tensor};
 use lacuna_kernels::{
     AttentionMask, Positions, Rope, Spans, add_rms_norm, attention_by_token_backward,
-    attention_by_token_kept, embedding_backward, linear_input_gradient, linear_weight_gradient,
-    reference, rms_norm_backward, rope_by_token_backward, swiglu_backward,
+    attention_by_token_kept, embedding_backward, linear, linear_cross_entropy_gradients,
+    linear_input_gradient, linear_weight_gradient, reference, rms_norm_backward,
+    rope_by_token_backward, swiglu_backward,
 };
 
 fn tensor(shape: &[usize], salt: u64) -> Tensor {
@@ -54,6 +55,59 @@ fn the_gradients_of_dense_layers_are_their_products() {
     assert!(linear_input_gradient(&[]).is_err());
     assert!(linear_input_gradient(&[(&dy[0], &weights[1])]).is_err());
     assert!(linear_weight_gradient(&dy[0], &tensor(&[3, inner], 1)).is_err());
+}
+
+/// As many rows as a sum is formed in parts from, or as a product is split into tasks from.
+#[test]
+fn products_of_many_rows_are_the_same_for_any_number_of_threads() {
+    let (rows, inner, out) = (1700, 33, 40);
+    let (x, dy, weight) =
+        (tensor(&[rows, inner], 1), tensor(&[rows, out], 2), tensor(&[out, inner], 3));
+    let products = || {
+        [
+            linear(&x, &weight).unwrap(),
+            linear_input_gradient(&[(&dy, &weight), (&dy, &weight)]).unwrap(),
+            linear_weight_gradient(&dy, &x).unwrap(),
+        ]
+    };
+    let expected = [
+        reference::linear(&wide(&x), &wide(&weight)).unwrap(),
+        (reference::linear_input_gradient(&[(&wide(&dy), &wide(&weight))]).unwrap() * 2.).unwrap(),
+        reference::linear_weight_gradient(&wide(&dy), &wide(&x)).unwrap(),
+    ];
+    let values = |products: &[Tensor]| -> Vec<Vec<f32>> {
+        products.iter().map(|t| t.flatten_all().unwrap().to_vec1().unwrap()).collect()
+    };
+    let with = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(products)
+    };
+    let one = with(1);
+    for (found, expected) in one.iter().zip(&expected) {
+        assert_near(found, expected, "product");
+    }
+    for threads in 2..=5 {
+        assert!(values(&one) == values(&with(threads)), "{threads} threads");
+    }
+}
+
+/// 300 rows of 9000 logits are two chunks.
+#[test]
+fn the_gradients_of_the_loss_come_with_it() {
+    for (rows, vocab) in [(5, 11), (300, 9000)] {
+        let (hidden, head) = (tensor(&[rows, 16], 1), tensor(&[vocab, 16], 2));
+        let targets: Vec<u32> = (0..rows).map(|i| (i * 7 % vocab) as u32).collect();
+        let weights: Vec<f32> = (0..rows).map(|i| [0.5, 2., 0., 1.][i % 4]).collect();
+        let found = linear_cross_entropy_gradients(&hidden, &head, &targets, &weights).unwrap();
+        let (hidden, head) = (wide(&hidden), wide(&head));
+        let expected =
+            reference::linear_cross_entropy_gradients(&hidden, &head, &targets, &weights).unwrap();
+        assert!((found.loss - expected.loss).abs() < 1e-6 * expected.loss);
+        assert_near(&found.hidden, &expected.hidden, "hidden");
+        assert_near(&found.head, &expected.head, "head");
+        let off = found.nll.iter().zip(&expected.nll).map(|(a, b)| (a - b).abs());
+        assert!(off.fold(0., f32::max) < 1e-5);
+    }
 }
 
 #[test]

@@ -29,7 +29,15 @@ fn configs() -> Vec<(&'static str, Config)> {
     let biased =
         Config { attention_bias: true, attention_output_bias: true, mlp_bias: true, ..config() };
     let normed = Config { qk_norm: true, head_dim: 12, ..config() };
-    vec![("untied", untied), ("tied", tied), ("biases", biased), ("qk-norm", normed)]
+    // The first layer, which reads each token once, and the last, which reads wanted rows, in one.
+    let single = Config { num_layers: 1, ..normed.clone() };
+    vec![
+        ("untied", untied),
+        ("tied", tied),
+        ("biases", biased),
+        ("qk-norm", normed),
+        ("one layer", single),
+    ]
 }
 
 /// Parameters that are nowhere special: norms not 1, biases not 0.
@@ -64,6 +72,7 @@ fn passes(model: &Transformer) -> Vec<(&'static str, Windows)> {
         ("causal, all rows", windows(AttentionMask::Causal, None)),
         ("full, some rows", windows(AttentionMask::Full, Some(&[0, 5, 5, 30]))),
         ("block diffusion", both(None, &[1, 2, 9, 2 * w, 2 * w + 7])),
+        ("as many rows of each window", both(None, &[1, 2, 2 * w + 7, 2 * w])),
         ("apart", both(Some(&documents), &[0, 11, 2 * w + 5])),
         ("rows of the clean half", both(None, &[3, w + 3, 3 * w + 1])),
     ]

@@ -37,7 +37,7 @@ mod rule;
 
 pub use corruption::{BlockStats, Corruption, NoiseOf, StepRule, draw_times};
 pub use error::{Error, Result};
-pub use loss::{Predicts, Targets, weighted_loss, weighted_loss_of_rows};
+pub use loss::{Predicts, Targets, weighted_loss, weighted_loss_gradients, weighted_loss_of_rows};
 pub use nelbo::{
     BlockSums, EXACT_ELIGIBLE_MAX, Estimate, MonteCarlo, Pass, Scored, exact_passes,
     left_to_right_passes, monte_carlo_passes,

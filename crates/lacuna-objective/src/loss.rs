@@ -1,7 +1,9 @@
 //! From hidden states to a loss: which rows count, for how much, over what.
 
 use candle_core::Tensor;
-use lacuna_kernels::{CrossEntropy, linear_cross_entropy};
+use lacuna_kernels::{
+    CrossEntropy, CrossEntropyGradients, linear_cross_entropy, linear_cross_entropy_gradients,
+};
 
 use crate::{Error, Result};
 
@@ -64,6 +66,11 @@ impl Targets {
         Self::masked(tokens, &weights, window, Predicts::Next)
     }
 
+    fn weights_over(&self, denominator: f64) -> Result<Vec<f32>> {
+        check_denominator(denominator)?;
+        Ok(self.weights.iter().map(|&w| (f64::from(w) / denominator) as f32).collect())
+    }
+
     fn push(&mut self, row: usize, id: u32, weight: f32) {
         self.rows.push(row as u32);
         self.ids.push(id);
@@ -111,10 +118,22 @@ pub fn weighted_loss_of_rows(
     targets: &Targets,
     denominator: f64,
 ) -> Result<CrossEntropy> {
-    check_denominator(denominator)?;
-    let weights: Vec<f32> =
-        targets.weights.iter().map(|&w| (f64::from(w) / denominator) as f32).collect();
+    let weights = targets.weights_over(denominator)?;
     Ok(linear_cross_entropy(hidden, head, &targets.ids, &weights)?)
+}
+
+/// [`weighted_loss_of_rows`] and its gradients at once, without a graph.
+///
+/// # Errors
+/// As [`weighted_loss_of_rows`].
+pub fn weighted_loss_gradients(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Targets,
+    denominator: f64,
+) -> Result<CrossEntropyGradients> {
+    let weights = targets.weights_over(denominator)?;
+    Ok(linear_cross_entropy_gradients(hidden, head, &targets.ids, &weights)?)
 }
 
 fn check_denominator(denominator: f64) -> Result<()> {

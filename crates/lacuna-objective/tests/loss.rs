@@ -1,7 +1,9 @@
 //! The loss: what is counted, what it is divided by, where gradients go.
 
 use candle_core::{Device, Tensor, Var};
-use lacuna_objective::{Error, Predicts, Targets, weighted_loss};
+use lacuna_objective::{
+    Error, Predicts, Targets, weighted_loss, weighted_loss_gradients, weighted_loss_of_rows,
+};
 
 /// Two windows of three tokens, hidden size 4, vocabulary 5.
 fn model() -> (Var, Var) {
@@ -72,6 +74,26 @@ fn rows_without_a_mask_get_no_gradient_and_masked_ones_do() {
         assert_eq!(row.iter().any(|g| *g != 0.0), weight > 0.0);
     }
     assert!(gradients.get(head.as_tensor()).is_some());
+}
+
+#[test]
+fn gradients_without_a_graph_are_those_of_the_graph() {
+    let (hidden, head) = model();
+    let targets = Targets::masked(&CLEAN, &WEIGHTS, 3, Predicts::Own).unwrap();
+    let rows = Tensor::new(targets.rows.as_slice(), hidden.device()).unwrap();
+    let hidden =
+        Var::from_tensor(&hidden.flatten_to(1).unwrap().index_select(&rows, 0).unwrap().detach());
+    let hidden = hidden.unwrap();
+    let graph = weighted_loss_of_rows(&hidden, &head, &targets, 6.0).unwrap();
+    let store = graph.loss.backward().unwrap();
+    let found = weighted_loss_gradients(&hidden, &head, &targets, 6.0).unwrap();
+    assert_eq!(found.loss as f32, graph.loss.to_scalar::<f32>().unwrap());
+    assert_eq!(found.nll, graph.nll);
+    for (found, leaf) in [(&found.hidden, &hidden), (&found.head, &head)] {
+        let values = |t: &Tensor| t.to_vec2::<f32>().unwrap();
+        assert_eq!(values(found), values(store.get(leaf.as_tensor()).unwrap()));
+    }
+    assert!(weighted_loss_gradients(&hidden, &head, &targets, 0.0).is_err());
 }
 
 /// Loss and gradients of the parts add up to those of the whole, to 1e-6 relative.

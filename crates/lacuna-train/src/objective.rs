@@ -1,12 +1,12 @@
 //! From windows to supervised tokens to a loss: what each kind of stage learns.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::Tensor;
 use lacuna_data::Window;
 use lacuna_kernels::{AttentionMask, CrossEntropy};
 use lacuna_model::{Transformer, Windows};
 use lacuna_objective::{
     BlockStats, Corruption, CorruptionRule, MaskSampler, Row, Targets, document_block_ranges,
-    draw_times, weighted_loss_of_rows,
+    draw_times, weighted_loss_gradients, weighted_loss_of_rows,
 };
 use lacuna_schedules::TimeSampling;
 use std::num::NonZeroUsize;
@@ -203,19 +203,10 @@ impl StageObjective {
         }
         let windows = self.windows(model, examples, &targets.rows)?;
         let (hidden, record) = model.record(&windows, self.recompute)?;
-        // The loss has a small graph of its own, from the hidden states and the head.
-        let leaves = [Var::from_tensor(&hidden)?, Var::from_tensor(&model.head()?.detach())?];
-        let [hidden, head] = [leaves[0].as_tensor(), leaves[1].as_tensor()];
-        let CrossEntropy { loss, nll } =
-            weighted_loss_of_rows(hidden, head, &targets, eligible as f64)?;
-        let store = loss.backward()?;
-        let gradient = |leaf: &Var| match store.get(leaf) {
-            Some(gradient) => Ok(gradient.clone()),
-            None => leaf.zeros_like(),
-        };
-        let gradients = model.backward(record, &gradient(&leaves[0])?, &gradient(&leaves[1])?)?;
-        let loss = loss.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
-        Ok(Some(Descent { loss: f64::from(loss), nll, gradients }))
+        let loss =
+            weighted_loss_gradients(&hidden, &model.head()?.detach(), &targets, eligible as f64)?;
+        let gradients = model.backward(record, &loss.hidden, &loss.head)?;
+        Ok(Some(Descent { loss: loss.loss, nll: loss.nll, gradients }))
     }
 
     fn targets(&self, examples: &[Example]) -> Targets {

@@ -56,6 +56,7 @@ const OPERATIONS: &[&str] = &[
     "swiglu",
     "embedding",
     "linear_cross_entropy",
+    "linear_cross_entropy_gradients",
     "linear",
     "linear_input_gradient",
     "linear_weight_gradient",

@@ -152,5 +152,10 @@ simd!(fn squares(x: &[f32]) -> f64 = squares_body);
 
 #[inline(always)]
 fn squares_body<const FMA: bool>(x: &[f32]) -> f64 {
-    x.chunks(4096).map(|block| f64::from(dot_body::<FMA>(block, block))).sum()
+    // A loop: in an iterator's closure the product would be compiled for any processor.
+    let mut sum = 0.;
+    for block in x.chunks(4096) {
+        sum += f64::from(dot_body::<FMA>(block, block));
+    }
+    sum
 }

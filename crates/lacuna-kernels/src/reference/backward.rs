@@ -1,9 +1,10 @@
-//! Gradients as functions: the definitions of the operations whose names end in `_backward` or
-//! `_gradient`. Each records its forward definition on the spot and walks it back.
+//! Gradients as functions: the definitions of the operations whose names end in `_backward`,
+//! `_gradient` or `_gradients`. Each records its forward definition on the spot and walks it back.
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Result, Tensor, Var};
 
-use crate::{Positions, Rope, Spans, reference};
+use crate::{CrossEntropy, CrossEntropyGradients, Positions, Rope, Spans, reference};
 
 /// The gradients of Σ f(inputs) · dy in each input.
 fn gradients<const N: usize>(
@@ -16,14 +17,34 @@ fn gradients<const N: usize>(
         vars.push(Var::from_tensor(&input.detach())?);
     }
     let store = f(std::array::from_fn(|i| vars[i].as_tensor()))?.mul(&dy.detach())?.backward()?;
-    let mut found = Vec::with_capacity(N);
-    for var in &vars {
-        found.push(match store.get(var) {
-            Some(gradient) => gradient.detach(),
-            None => var.zeros_like()?,
-        });
-    }
+    let found = vars.iter().map(|var| found(&store, var)).collect::<Result<Vec<_>>>()?;
     Ok(found.try_into().expect("one gradient for each input"))
+}
+
+fn found(store: &GradStore, var: &Var) -> Result<Tensor> {
+    match store.get(var) {
+        Some(gradient) => Ok(gradient.detach()),
+        None => var.zeros_like(),
+    }
+}
+
+/// The loss of [`reference::linear_cross_entropy`] and its gradients.
+///
+/// # Errors
+/// As there.
+pub fn linear_cross_entropy_gradients(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
+    weights: &[f32],
+) -> Result<CrossEntropyGradients> {
+    let (hidden, head) = (Var::from_tensor(&hidden.detach())?, Var::from_tensor(&head.detach())?);
+    let CrossEntropy { loss, nll } =
+        reference::linear_cross_entropy(&hidden, &head, targets, weights)?;
+    let store = loss.backward()?;
+    let (hidden, head) = (found(&store, &hidden)?, found(&store, &head)?);
+    let loss = loss.to_dtype(DType::F64)?.to_scalar()?;
+    Ok(CrossEntropyGradients { loss, nll, hidden, head })
 }
 
 /// Σ dy · weight.
