@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
+use lacuna_kernels::{WeightDtype, WeightMatrix};
 use rayon::prelude::*;
 
 /// A machine with its measured limits.
@@ -26,7 +27,7 @@ impl Machine {
             features: features(),
             threads: rayon::current_num_threads(),
             memory_bytes: memory_bytes(),
-            bytes_per_second: read_bandwidth(),
+            bytes_per_second: read_bandwidth()?,
             flop_per_second: matmul_rate()?,
             date: today(),
         })
@@ -99,16 +100,30 @@ fn features() -> Vec<&'static str> {
     known.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect()
 }
 
-/// Sums 512 MiB again and again, on all threads: the best of a second.
-fn read_bandwidth() -> f64 {
-    const WORDS: usize = 64 << 20;
-    let data: Vec<u64> = (0..WORDS as u64).into_par_iter().collect();
-    let chunk = WORDS / (8 * rayon::current_num_threads());
-    best_rate(|| {
+/// Reads 512 MiB again and again, on all threads, as plain sums and as a product that asks for its
+/// weights ahead: the best of a second each.
+fn read_bandwidth() -> Result<f64> {
+    const BYTES: usize = 512 << 20;
+    const COLS: usize = 2048;
+    let data: Vec<u64> = (0..BYTES as u64 / 8).into_par_iter().collect();
+    let chunk = data.len() / (8 * rayon::current_num_threads());
+    let sums = best_rate(|| {
         let total: u64 = data.par_chunks(chunk).map(sum).reduce(|| 0, u64::wrapping_add);
         std::hint::black_box(total);
-        (WORDS * 8) as f64
-    })
+        BYTES as f64
+    });
+    drop(data);
+    let ones = 1f32.to_le_bytes().repeat(BYTES / 4);
+    let rows = BYTES / 4 / COLS;
+    let matrix = WeightMatrix::new(WeightDtype::F32, rows, COLS, ones.into())?;
+    let x = Tensor::ones((1, COLS), candle_core::DType::F32, &Device::Cpu)?;
+    let sample = matrix.matmul(&x)?.get(0)?.get(rows - 1)?.to_scalar::<f32>()?;
+    anyhow::ensure!(sample == COLS as f32, "a product of ones gave {sample}");
+    let product = best_rate(|| {
+        std::hint::black_box(matrix.matmul(&x).expect("the same shapes just worked"));
+        BYTES as f64
+    });
+    Ok(sums.max(product))
 }
 
 /// Four quarters side by side: one stream of reads does not use all that memory gives.

@@ -23,7 +23,8 @@ benchmark                                  lacuna    plain tensor ops   faster  
 
 pub(crate) const LEGEND: &str = "\
 lacuna, plain tensor ops: median time of one call; the two ran in turn, and `faster` is the median of each pair.
-machine's floor: the least time to move the bytes and compute the products; `of floor` 100 % can't be beaten.
+machine's floor: the least time to move the bytes to or from memory and compute the products; only what stays in a
+cache can be above 100 % of it.
 error: largest difference between the two answers, relative to the largest value.";
 
 impl Row {

@@ -247,8 +247,9 @@ unsafe fn multiply_rows(
     out: Columns,
 ) {
     let lines = stored.cols.next_multiple_of(PART) / 16;
-    let few = x_rows <= DIRECT_ROWS && stored.cols.is_multiple_of(PART);
-    let direct = few.then(|| (leaves.direct)(stored.dtype)).flatten();
+    let ready = x_rows <= DIRECT_ROWS || stored.dtype == WeightDtype::F32;
+    let in_place = ready && stored.cols.is_multiple_of(PART);
+    let direct = in_place.then(|| (leaves.direct)(stored.dtype)).flatten();
     let halves = &*HALVES;
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.panel.resize(PANEL_ROWS * COLS, 0.0);
