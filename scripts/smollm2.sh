@@ -11,7 +11,7 @@ folder=target/smollm2
 file=$folder/SmolLM2-135M-Instruct.Q4_1.gguf
 hash=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
-is_whole() { echo "$hash  $file" | sha256sum --check --quiet - 2>/dev/null; }
+is_whole() { echo "$hash  $file" | sha256sum --check --status - 2>/dev/null; }
 
 if ! is_whole; then
     mkdir -p "$folder"
