@@ -12,6 +12,13 @@ pub(crate) fn write(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<()> {
+    // A device or a pipe is written to: a file in its place would be its end.
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        let file =
+            std::fs::File::options().write(true).open(path).map_err(io_error(path, "open"))?;
+        let mut out = BufWriter::new(file);
+        return fill(&mut out).and_then(|()| out.flush()).map_err(io_error(path, "write"));
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
@@ -47,6 +54,18 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
 mod tests {
     use super::write;
     use std::io::Error;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_device_is_written_to_and_not_replaced() {
+        // A link to it, so that a fault takes the link.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("null");
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        write(&path, |out| out.write_all(b"gone")).unwrap();
+        assert!(path.is_symlink() && !path.is_file());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_nothing_else() {

@@ -10,15 +10,16 @@ use std::fmt::Write;
 use std::io;
 use std::sync::Arc;
 
+mod bounds;
 mod guards;
 
 use guards::Guarded;
 
 /// The variable that holds the time.
 pub(crate) const NOW: &str = "__lacuna_now";
-/// About this many instructions, or 64 times as many bytes of text, or items of lists: far more than any
-/// conversation needs, and a bound on memory of some 128 MB.
-const FUEL: u64 = 2_000_000;
+/// About this many instructions, or 64 times as many bytes of text, or items of lists, and one more for each byte of
+/// the conversation: far more than any needs, and a bound on what a template makes of a short one of some 16 MB.
+const FUEL: u64 = 250_000;
 const SOURCE_BYTES: usize = 1 << 20;
 /// What a template may add to a conversation, which it may besides repeat and indent so many times: tokenizing takes a
 /// hundred bytes and more for each of text.
@@ -45,12 +46,12 @@ impl Template {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         let syntax = syntax.map_err(|error| failure(&error))?;
-        environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(100);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
         let source = without_generation_marks(source);
+        bounds::check(&source, &syntax)?;
         let mut template = Self { environment, source, syntax, guarded: Guarded::default() };
         let compiled = template.compiled()?;
         if guards::is_unguarded(&compiled) {
@@ -73,9 +74,11 @@ impl Template {
         let mut out = make_string_output(&mut text);
         let root = Value::from(Serde(variables));
         let (instructions, blocks) = (&compiled.instructions, &compiled.blocks);
-        let done = eval(&self.environment, instructions, root, blocks, &mut out, AutoEscape::None);
-        done.map_err(|error| failure(&error))?;
         let given = serde_json::to_vec(variables).map_or(0, |json| json.len());
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(FUEL.saturating_add(given as u64)));
+        let done = eval(&environment, instructions, root, blocks, &mut out, AutoEscape::None);
+        done.map_err(|error| failure(&error))?;
         let most = given.saturating_mul(GROWTH).saturating_add(ADDED_BYTES);
         if text.len() > most {
             return Err(Error::Template(format!(

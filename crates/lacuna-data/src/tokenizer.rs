@@ -15,6 +15,7 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 mod check;
 mod json;
 mod model;
+mod patterns;
 
 /// The special tokens of a tokenizer that [`Tokenizer::train_bpe`] makes, in order of their ids.
 ///

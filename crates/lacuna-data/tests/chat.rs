@@ -272,6 +272,52 @@ fn values_that_hold_themselves_do_not_take_the_stack() {
 }
 
 #[test]
+fn expressions_that_nest_without_brackets_do_not_take_the_stack() {
+    for n in [1_000, 30_000, 100_000] {
+        for (before, each, after) in [
+            ("{{ ", "-", "1 }}"),
+            ("{{ ", "not ", "1 }}"),
+            ("{{ 1", "+1", " }}"),
+            ("{{ 1", " ~ 1", " }}"),
+            ("{{ 1", " ** 1", " }}"),
+            ("{{ 1", " and 1", " }}"),
+            ("{{ 1", " if 1 else 1", " }}"),
+            ("{{ a", ".b", " }}"),
+            ("{{ a", "[0]", " }}"),
+            ("{{ a", "[1:2]", " }}"),
+            ("{{ a", "()", " }}"),
+            ("{{ 1", " is defined", " }}"),
+            ("{{ 'a'", "|upper", " }}"),
+            ("{% filter upper", "|upper", " %}x{% endfilter %}"),
+            ("{% if a %}", "{% elif a %}", "{% endif %}"),
+            ("{% for ", "(", "a"),
+        ] {
+            let source = format!("{before}{}{after}", each.repeat(n));
+            let result = render(&source);
+            // Shorter ones may be right or wrong, if only they come to an end.
+            assert!(n < 30_000 || result.is_err(), "{n} of {each:?}");
+        }
+    }
+}
+
+#[test]
+fn formats_are_paid_for_before_they_are_filled_in() {
+    for source in [
+        "{{ '{:>1000000000}'.format('a') }}",
+        "{{ '{:.1000000000f}'.format(1.5) }}",
+        "{{ '{:>99999999999999999999999}'.format('a') }}",
+        "{{ ('{0}' * 10000).format('a' * 10000) }}",
+        "{{ ('%s' * 10000)|format(*(['a' * 10000] * 10000)) }}",
+        "{{ '%1000000000d'|format(5) }}",
+    ] {
+        let error = render(source).unwrap_err().to_string();
+        assert!(error.contains("does not come to an end"), "{source}: {error}");
+    }
+    let right = "{{ '{:>5}|{}'.format('a', 12) }} {{ '%3d|%s'|format(5, 'x') }}";
+    assert_eq!(render(right).unwrap(), "    a|12   5|x");
+}
+
+#[test]
 fn faulty_templates_are_errors() {
     let nested = format!("{{{{ {}1{} }}}}", "(".repeat(50_000), ")".repeat(50_000));
     let blocks = "{% if true %}".repeat(50_000);

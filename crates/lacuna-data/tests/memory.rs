@@ -116,6 +116,51 @@ fn a_refused_tokenizer_takes_little_whatever_it_repeats() {
 }
 
 #[test]
+fn patterns_that_cost_much_or_find_nothing_are_refused_before_they_are_compiled() {
+    let small = r#""a":0,"b":1,"ab":2"#;
+    let regex = |kind: &str, pattern: &str| {
+        format!(
+            r#"{{"type":"{kind}","pattern":{{"Regex":"{pattern}"}},"content":"x","behavior":"Isolated","invert":false}}"#
+        )
+    };
+    let part = |name: &str, part: &str| tokenizer(small, "", &format!(r#""{name}":{part},"#));
+    let sequence = |key: &str, item: &str, count: usize| {
+        let items = list(count, |_| item.to_owned());
+        format!(r#"{{"type":"Sequence","{key}":[{items}]}}"#)
+    };
+    let long = "a|".repeat(200_000) + "b";
+    for pattern in [&long, r"(\\p{L}{90}){90}", r"\\p{L}{4000}"] {
+        let words = "larger than 4096 bytes";
+        refused("expression", &part("normalizer", &regex("Replace", pattern)), 64, words);
+        refused("expression", &part("pre_tokenizer", &regex("Split", pattern)), 64, words);
+        refused("expression", &part("decoder", &regex("Replace", pattern)), 64, words);
+    }
+    let many = sequence("pretokenizers", &regex("Split", r"\\p{L}{100}"), 30);
+    refused("expressions", &part("pre_tokenizer", &many), 64, "larger than 4096 bytes");
+    for pattern in ["", "a*", "$", "(?=a)"] {
+        let text = part("normalizer", &regex("Replace", pattern));
+        refused("no text", &text, 64, "finds places without text");
+    }
+    let spaces = r#"{"type":"Replace","pattern":{"String":" "},"content":"       "}"#;
+    let marks =
+        r#"{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}"#;
+    let words = "64 times as long";
+    refused("spaces", &part("normalizer", &sequence("normalizers", spaces, 3)), 64, words);
+    refused("spaces", &part("decoder", &sequence("decoders", spaces, 3)), 64, words);
+    refused("bytes", &part("normalizer", &sequence("normalizers", marks, 30)), 64, words);
+    refused("bytes", &part("pre_tokenizer", &sequence("pretokenizers", marks, 30)), 64, words);
+    let nfc = sequence("normalizers", r#"{"type":"NFC"}"#, 40);
+    refused("parts", &part("normalizer", &nfc), 64, "over 32 parts");
+    // Large expressions that are let through, as one and as many.
+    for count in [1, 10] {
+        let split = regex("Split", &r"\\p{L}".repeat(200 / count));
+        let text = part("pre_tokenizer", &sequence("pretokenizers", &split, count));
+        let (result, held) = measured(|| Tokenizer::from_bytes(text.as_bytes()));
+        assert!(result.is_ok() && held < 32 << 20, "{count}: {:?}, {held} bytes", result.err());
+    }
+}
+
+#[test]
 fn a_large_vocabulary_with_one_wrong_merge_at_its_end_takes_little() {
     // Three letters, their pairs and triples: every triple is made in two ways, twenty times over.
     let letters: Vec<String> = (0..25).map(|n| char::from(b'a' + n).to_string()).collect();

@@ -1,6 +1,6 @@
 //! Rotary position embedding with explicit positions.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::{
     CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Storage, Tensor, bail,
@@ -12,10 +12,25 @@ use crate::cpu::{SERIAL, is_f32, shaped, with, written};
 use crate::reference;
 use crate::simd::{madd, simd};
 
-/// cos and sin of position × frequency: `[max_positions, d/2]` each, half-split as in Hugging
-/// Face's Llama (element i is paired with i + d/2).
+/// Positions that the tables cover at first.
+const FIRST: usize = 4096;
+
+/// cos and sin of position × frequency, half-split as in Hugging Face's Llama (element i is paired with i + d/2).
+///
+/// Models allow more positions than most texts have: the tables grow to the power of two above the last one asked for,
+/// for all clones at once.
 #[derive(Clone, Debug)]
 pub struct Rope {
+    inverse_frequencies: Arc<[f64]>,
+    max_positions: usize,
+    dtype: DType,
+    device: Device,
+    tables: Arc<RwLock<Tables>>,
+}
+
+/// `[positions, d/2]` each.
+#[derive(Clone, Debug)]
+struct Tables {
     cos: Tensor,
     sin: Tensor,
 }
@@ -68,15 +83,20 @@ impl Rope {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let angles = (0..max_positions)
-            .flat_map(|p| inverse_frequencies.iter().map(move |f| p as f64 * f))
-            .collect::<Vec<_>>();
-        let table = |f: fn(f64) -> f64| {
-            let values = angles.iter().map(|a| f(*a)).collect::<Vec<_>>();
-            let shape = (max_positions, inverse_frequencies.len());
-            Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
-        };
-        Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)? })
+        let tables =
+            Tables::new(inverse_frequencies, Self::covered(0, max_positions), dtype, device)?;
+        Ok(Self {
+            inverse_frequencies: inverse_frequencies.into(),
+            max_positions,
+            dtype,
+            device: device.clone(),
+            tables: Arc::new(RwLock::new(tables)),
+        })
+    }
+
+    /// Positions that tables for texts of `len` tokens cover, in a model that has `max_positions`.
+    pub fn covered(len: usize, max_positions: usize) -> usize {
+        len.max(FIRST).checked_next_power_of_two().unwrap_or(usize::MAX).min(max_positions)
     }
 
     /// θ^(−2i/d) for i in 0..d/2: the unscaled frequencies.
@@ -84,9 +104,9 @@ impl Rope {
         (0..head_dim / 2).map(|i| theta.powf(-2. * i as f64 / head_dim as f64)).collect()
     }
 
-    /// Positions the tables cover.
+    /// Positions there are.
     pub fn max_positions(&self) -> usize {
-        self.cos.dims()[0]
+        self.max_positions
     }
 
     /// cos and sin gathered for `positions`: `[b or 1, 1, l, d/2]` each.
@@ -97,22 +117,23 @@ impl Rope {
         l: usize,
         d: usize,
     ) -> Result<(Tensor, Tensor)> {
-        self.check(positions, b, l, d)?;
+        let tables = self.tables(positions, b, l, d)?;
         let rows = positions.rows();
         let ids = (0..rows)
             .flat_map(|row| (0..l).map(move |i| positions.at(row, i) as u32))
             .collect::<Vec<_>>();
-        let ids = Tensor::from_vec(ids, rows * l, self.cos.device())?;
+        let ids = Tensor::from_vec(ids, rows * l, &self.device)?;
         let gather = |t: &Tensor| t.index_select(&ids, 0)?.reshape((rows, 1, l, d / 2));
-        Ok((gather(&self.cos)?, gather(&self.sin)?))
+        Ok((gather(&tables.cos)?, gather(&tables.sin)?))
     }
 
     fn is_fast(&self, x: &Tensor) -> bool {
-        is_f32(x) && is_f32(&self.cos) && x.elem_count() > 0
+        is_f32(x) && self.dtype == DType::F32 && self.device.is_cpu() && x.elem_count() > 0
     }
 
-    fn check(&self, positions: &Positions, b: usize, l: usize, d: usize) -> Result<()> {
-        let (max, half) = self.cos.dims2()?;
+    /// Tables that cover the positions, of which none is beyond the last there is.
+    fn tables(&self, positions: &Positions, b: usize, l: usize, d: usize) -> Result<Tables> {
+        let (max, half) = (self.max_positions, self.inverse_frequencies.len());
         if d != 2 * half {
             bail!("rope: head size is {d}, expected {} as in the table", 2 * half)
         }
@@ -131,7 +152,42 @@ impl Rope {
         if l > 0 && last >= max {
             bail!("rope: position {last}, expected one below {max}; raise max positions")
         }
-        Ok(())
+        self.covering(if l > 0 { last + 1 } else { 0 })
+    }
+
+    fn covering(&self, len: usize) -> Result<Tables> {
+        let held = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        if held.cos.dim(0)? >= len {
+            return Ok(held.clone());
+        }
+        drop(held);
+        let mut held = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        if held.cos.dim(0)? < len {
+            let covered = Self::covered(len, self.max_positions);
+            *held = Tables::new(&self.inverse_frequencies, covered, self.dtype, &self.device)?;
+        }
+        Ok(held.clone())
+    }
+}
+
+impl Tables {
+    fn new(
+        inverse_frequencies: &[f64],
+        positions: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let shape = (positions, inverse_frequencies.len());
+        let table = |f: fn(f64) -> f64| {
+            let angles =
+                (0..positions).flat_map(|p| inverse_frequencies.iter().map(move |w| p as f64 * w));
+            let table = match dtype {
+                DType::F32 => Tensor::from_iter(angles.map(|a| f(a) as f32), &Device::Cpu)?,
+                _ => Tensor::from_iter(angles.map(f), &Device::Cpu)?.to_dtype(dtype)?,
+            };
+            table.reshape(shape)?.to_device(device)
+        };
+        Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)? })
     }
 }
 
@@ -143,9 +199,9 @@ impl Rope {
 /// If a position is beyond the table or shapes disagree.
 pub fn rope(x: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
     let (b, _, l, d) = x.dims4()?;
-    rope.check(positions, b, l, d)?;
+    let tables = rope.tables(positions, b, l, d)?;
     if rope.is_fast(x) {
-        return fused(x, rope, positions, Axes::HeadsFirst);
+        return fused(x, tables, positions, Axes::HeadsFirst);
     }
     reference::rope(x, rope, positions)
 }
@@ -156,21 +212,21 @@ pub fn rope(x: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
 /// As [`rope`].
 pub fn rope_by_token(x: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
     let (b, l, _, d) = x.dims4()?;
-    rope.check(positions, b, l, d)?;
+    let tables = rope.tables(positions, b, l, d)?;
     if rope.is_fast(x) {
-        return fused(x, rope, positions, Axes::TokensFirst);
+        return fused(x, tables, positions, Axes::TokensFirst);
     }
     reference::rope(&x.transpose(1, 2)?, rope, positions)?.transpose(1, 2)
 }
 
-fn fused(x: &Tensor, rope: &Rope, positions: &Positions, axes: Axes) -> Result<Tensor> {
+fn fused(x: &Tensor, tables: Tables, positions: &Positions, axes: Axes) -> Result<Tensor> {
     let x = if x.stride()[3] == 1 { x.clone() } else { x.contiguous()? };
-    x.apply_op1(Rotate { rope: rope.clone(), positions: positions.clone(), axes, sign: 1. })
+    x.apply_op1(Rotate { tables, positions: positions.clone(), axes, sign: 1. })
 }
 
 /// Rotation by `sign` times the angle; its gradient is the rotation back.
 struct Rotate {
-    rope: Rope,
+    tables: Tables,
     positions: Positions,
     axes: Axes,
     sign: f32,
@@ -183,8 +239,8 @@ impl Rotate {
         let (_, heads, l, d) = self.axes.split(dims)?;
         let x = &x[layout.start_offset()..];
         debug_assert_eq!(layout.shape().elem_count(), dims[0] * heads * l * d);
-        with(&self.rope.cos, |cos| {
-            with(&self.rope.sin, |sin| {
+        with(&self.tables.cos, |cos| {
+            with(&self.tables.sin, |sin| {
                 // One task for each pair of the two outer dimensions.
                 let inner = dims[2];
                 let rotate_all = |(task, out): (usize, &mut [f32])| {
@@ -220,7 +276,7 @@ impl CustomOp1 for Rotate {
 
     fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
-        back(&dy, &self.rope, &self.positions, self.axes, -self.sign).map(Some)
+        back(&dy, self.tables.clone(), &self.positions, self.axes, -self.sign).map(Some)
     }
 }
 
@@ -231,16 +287,22 @@ impl CustomOp1 for Rotate {
 /// As [`rope`].
 pub fn rope_by_token_backward(dy: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
     let (b, l, _, d) = dy.dims4()?;
-    rope.check(positions, b, l, d)?;
+    let tables = rope.tables(positions, b, l, d)?;
     if !rope.is_fast(dy) {
         return reference::rope_by_token_backward(dy, rope, positions);
     }
     let dy = if dy.stride()[3] == 1 { dy.clone() } else { dy.contiguous()? };
-    back(&dy, rope, positions, Axes::TokensFirst, -1.)
+    back(&dy, tables, positions, Axes::TokensFirst, -1.)
 }
 
-fn back(dy: &Tensor, rope: &Rope, positions: &Positions, axes: Axes, sign: f32) -> Result<Tensor> {
-    let rotation = Rotate { rope: rope.clone(), positions: positions.clone(), axes, sign };
+fn back(
+    dy: &Tensor,
+    tables: Tables,
+    positions: &Positions,
+    axes: Axes,
+    sign: f32,
+) -> Result<Tensor> {
+    let rotation = Rotate { tables, positions: positions.clone(), axes, sign };
     let (storage, layout) = dy.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { bail!("rope: a gradient is not on the CPU") };
     shaped(rotation.apply(storage.as_slice::<f32>()?, layout)?, dy)
@@ -257,5 +319,33 @@ fn rotate_body<const FMA: bool>(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, 
         let s = sign * s;
         *a = madd::<FMA>(*x, *c, -y * s);
         *b = madd::<FMA>(*y, *c, x * s);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+    use super::*;
+
+    #[test]
+    fn tables_that_grow_are_those_made_at_once() {
+        let frequencies = Rope::frequencies(1e4, 6);
+        let rope = Rope::new(&frequencies, 20_000, DType::F32, &Device::Cpu).unwrap();
+        let bits = |tables: &Tables| {
+            let rows = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            [rows(&tables.cos), rows(&tables.sin)].concat()
+        };
+        for (last, covered) in [(0, 4096), (4095, 4096), (4096, 8192), (19_999, 20_000)] {
+            let tables = rope.tables(&Positions::Range { start: last }, 1, 1, 6).unwrap();
+            assert_eq!(tables.cos.dims(), [covered, 3]);
+            let whole = Tables::new(&frequencies, covered, DType::F32, &Device::Cpu).unwrap();
+            assert_eq!(bits(&tables), bits(&whole));
+        }
+        let beyond = rope.tables(&Positions::Range { start: 19_999 }, 1, 2, 6).unwrap_err();
+        assert!(
+            beyond.to_string().contains("position 20000, expected one below 20000"),
+            "{beyond}"
+        );
     }
 }

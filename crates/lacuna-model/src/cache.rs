@@ -1,4 +1,4 @@
-//! Keys and values of committed tokens, one buffer per layer, grown by doubling.
+//! Keys and values of committed tokens, one buffer per layer, grown by an eighth.
 
 use candle_core::{DType, Device, Tensor};
 use std::ops::Range;
@@ -81,7 +81,8 @@ impl KvCache {
         if n <= self.capacity {
             return Ok(());
         }
-        let capacity = n.max(2 * self.capacity);
+        // By doubling, the token after a long prompt would take as much again as the prompt.
+        let capacity = n + n / 8 + 32;
         for (k, v) in &mut self.layers {
             for buffer in [k, v] {
                 let (one, _, heads, dim) = buffer.dims4()?;

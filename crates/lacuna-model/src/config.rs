@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use lacuna_kernels::Rope;
 use serde_json::{Map, Value};
 
 use crate::error::{ModelError, Result};
@@ -134,12 +135,15 @@ pub struct MemoryEstimate {
     pub cache: u64,
     /// The rotary tables, and the largest pass: one over all of the given tokens, in f32.
     pub activations: u64,
+    /// The program, its threads and the tokenizer.
+    pub program: u64,
 }
 
 impl MemoryEstimate {
     /// All of it.
     pub fn total(self) -> u64 {
-        self.weights.saturating_add(self.cache).saturating_add(self.activations)
+        let held = self.weights.saturating_add(self.cache).saturating_add(self.activations);
+        held.saturating_add(self.program)
     }
 }
 
@@ -414,7 +418,9 @@ impl Config {
     /// The estimate with weights of so many bytes.
     pub(crate) fn memory_with(&self, weights: u64, work: Work) -> MemoryEstimate {
         let cache = self.cache_bytes_per_token().saturating_mul(work.context as u64);
-        MemoryEstimate { weights, cache, activations: self.activation_bytes(work) }
+        // Measured with byte-level BPE: two strings, two map entries and a merge a token.
+        let program = (14 << 20) + 600 * self.vocab_size as u64;
+        MemoryEstimate { weights, cache, activations: self.activation_bytes(work), program }
     }
 
     /// Of a pass. A row holds the residual stream, its normed copy, queries, keys, values, what attention gives, the
@@ -424,7 +430,8 @@ impl Config {
         let row = 4 * self.hidden_size + attention + 3 * self.intermediate_size;
         let pass = (row as u64).saturating_mul(work.rows as u64);
         let logits = (self.vocab_size as u64).saturating_mul(work.logit_rows as u64);
-        let tables = (self.max_position_embeddings as u64).saturating_mul(self.head_dim as u64);
+        let positions = Rope::covered(work.context.max(work.rows), self.max_position_embeddings);
+        let tables = (positions as u64).saturating_mul(self.head_dim as u64);
         pass.saturating_add(logits).saturating_add(tables).saturating_mul(4)
     }
 

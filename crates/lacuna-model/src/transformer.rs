@@ -282,9 +282,11 @@ impl Transformer {
         let mut delta: Option<Tensor> = None;
         for (i, layer) in self.layers.iter().enumerate() {
             let last = i + 1 == self.layers.len();
-            let (stream, normed) = add_norm(&x, delta.as_ref(), &layer.input_norm, eps)?;
+            // What is not needed any more goes at once: of a long prompt it is much.
+            let (stream, normed) = add_norm(&x, delta.take().as_ref(), &layer.input_norm, eps)?;
             x = stream;
             let qkv = Linear::forward_many([&layer.q_proj, &layer.k_proj, &layer.v_proj], &normed)?;
+            drop(normed);
             let mut attended = attend(i, qkv, last)?;
             if last && let Some((in_x, in_attended)) = &select {
                 if in_x.elem_count() == 0 {
@@ -294,11 +296,16 @@ impl Transformer {
                 attended = attended.index_select(in_attended, 0)?;
             }
             let projected = layer.o_proj.forward(&attended)?;
+            drop(attended);
             let norm = &layer.post_attention_norm;
             let (stream, normed) = add_norm(&x, Some(&projected), norm, eps)?;
             x = stream;
+            drop(projected);
             let [gate, up] = Linear::forward_many([&layer.gate_proj, &layer.up_proj], &normed)?;
-            delta = Some(layer.down_proj.forward(&swiglu(&gate, &up)?)?);
+            drop(normed);
+            let gated = swiglu(&gate, &up)?;
+            drop((gate, up));
+            delta = Some(layer.down_proj.forward(&gated)?);
         }
         Ok(add_norm(&x, delta.as_ref(), &self.norm, eps)?.1)
     }

@@ -4,6 +4,7 @@ use lacuna_model::Mode;
 use lacuna_samplers::reference::{self, Remasking};
 use lacuna_samplers::trace::{Line, Mode as TraceMode};
 use lacuna_samplers::{Event, FillRule, FinishReason, Generation, Request, Sampling};
+use std::borrow::Cow;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -148,6 +149,7 @@ pub fn generate(
 ) -> Result<Written> {
     let prompt = prompt_ids(model, prompt.into())?;
     let autoregressive = choose_mode(model, options)?;
+    let options = &within_positions(model, &prompt, options)?;
     write(model, &prompt, options, &mut observe, |eos_ids, observer| {
         match (autoregressive, options.mode) {
             (true, _) => autoregressive_decode(model, &prompt, options, eos_ids, observer),
@@ -170,6 +172,7 @@ pub fn trace_header(
     options: &GenerateOptions,
 ) -> Result<Line> {
     let prompt = prompt_ids(model, prompt.into())?;
+    let options = &within_positions(model, &prompt, options)?;
     let eos_ids = eos_ids(model, options);
     Ok(match (choose_mode(model, options)?, options.mode) {
         (true, _) => {
@@ -183,6 +186,28 @@ pub fn trace_header(
             Line::reference_header(&prompt, &reference_settings(model, options, &eos_ids)?)?
         }
     })
+}
+
+/// No more new tokens than the model has positions for. The released algorithm gets what was asked for: it fills
+/// blocks of a number that must come out even.
+fn within_positions<'a>(
+    model: &Model,
+    prompt: &[u32],
+    options: &'a GenerateOptions,
+) -> Result<Cow<'a, GenerateOptions>> {
+    let (max, held) = (model.config().max_position_embeddings, prompt.len());
+    let room = max.saturating_sub(held);
+    if options.max_new_tokens <= room {
+        return Ok(Cow::Borrowed(options));
+    }
+    if room == 0 || options.mode == DecodeMode::Reference {
+        let asked = options.max_new_tokens;
+        let reason = format!(
+            "a prompt of {held} tokens and {asked} new ones are more than the model's {max} positions"
+        );
+        return Err(Error::Request(reason));
+    }
+    Ok(Cow::Owned(GenerateOptions { max_new_tokens: room, ..options.clone() }))
 }
 
 /// The last line of a trace.

@@ -42,19 +42,21 @@ pub(crate) fn check(
     if needed.total() <= limit_bytes {
         return Ok(());
     }
-    let MemoryEstimate { weights: held, cache, activations } = needed;
+    let MemoryEstimate { weights: held, cache, activations, program } = needed;
     let smaller = [StorageDtype::Q8_0, StorageDtype::Q4_K].into_iter().find_map(|dtype| {
         let total = weights.memory(Some(dtype), work).total();
         (total <= limit_bytes).then(|| format!("--dtype {dtype} needs about {}; ", size(total)))
     });
     let reason = format!(
-        "needs about {}: {} of weights, {} of keys and values for {} tokens, {} of activations; {} {}; \
+        "needs about {}: {} of weights, {} of keys and values for {} tokens, {} of activations, {} of program and \
+         tokenizer; {} {}; \
          {}--memory unlimited tries it all the same",
         size(needed.total()),
         size(held),
         size(cache),
         work.context,
         size(activations),
+        size(program),
         size(limit_bytes),
         if limit == MemoryLimit::Available { "are available" } else { "are allowed" },
         smaller.unwrap_or_default(),

@@ -248,3 +248,56 @@ fn two_runs_with_one_seed_are_the_same_bytes_and_a_resumed_run_too() {
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("--resume"));
 }
+
+#[test]
+fn what_a_file_says_of_itself_does_not_reach_the_terminal_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let shard = "a\u{1b}[31m\u{7}b.safetensors";
+    let index = serde_json::json!({ "weight_map": { "model.norm.weight": shard } });
+    let config = Path::new(&golden_model()).join("config.json");
+    std::fs::copy(config, dir.path().join("config.json")).unwrap();
+    std::fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let error = refusal(&["inspect", &dir.path().display().to_string()], 1);
+    assert!(error.contains(r"a\u{1b}[31m\u{7}b.safetensors"), "{error}");
+    assert!(!error.trim_end().contains(char::is_control), "{error:?}");
+}
+
+#[test]
+fn a_continuation_ends_where_the_models_positions_do() {
+    let ids = |n: usize| vec!["40"; n].join(",");
+    for (model, max) in [(autoregressive_model(), 128), (golden_model(), 2048)] {
+        let prompt = ids(max - 8);
+        let args = ["generate", "--model", &model, "--no-eos", "--max-new-tokens", "100"];
+        let object = json(&[&args[..], &["--prompt-ids", &prompt, "--json"]].concat());
+        assert_eq!(object["tokens"].as_array().unwrap().len(), 8);
+        assert_eq!(object["finish_reason"], "length");
+        let error = refusal(&[&args[..], &["--prompt-ids", &ids(max)]].concat(), 1);
+        assert!(error.contains(&format!("{max} tokens and 100 new ones")), "{error}");
+    }
+    let model = golden_model();
+    let args = ["generate", "--model", &model, "--mode", "reference", "--prompt-ids", "40,41,42"];
+    let error = refusal(&[&args[..], &["--max-new-tokens", "2048"]].concat(), 1);
+    assert!(error.contains("the model's 2048 positions"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn logits_take_the_place_of_files_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    // Links, so that a fault takes the link and not the device.
+    let device = dir.path().join("null");
+    std::os::unix::fs::symlink("/dev/null", &device).unwrap();
+    let kept = dir.path().join("logits.partial");
+    std::fs::write(&kept, "mine").unwrap();
+    let model = golden_model();
+    let args = ["logits", "--model", &model, "--ids", "1,2", "--mask", "full", "--out"];
+    for out in [device.display().to_string(), dir.path().display().to_string()] {
+        let error = refusal(&[&args[..], &[&out]].concat(), 1);
+        assert!(error.contains("is no regular file"), "{error}");
+    }
+    assert!(device.is_symlink());
+    let out = dir.path().join("logits.safetensors");
+    stdout(&lacuna(&[&args[..], &[&out.display().to_string()]].concat()));
+    assert_eq!(std::fs::read_to_string(kept).unwrap(), "mine");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+}

@@ -103,6 +103,9 @@ pub(super) fn install(environment: &mut Environment<'static>, names: Names) -> G
     environment.set_unknown_method_callback(|state, value, method, args| {
         pay_for(state, value)?;
         args.iter().try_for_each(|arg| pay_for(state, arg))?;
+        if method == "format" {
+            pay_for_format(state, value, args)?;
+        }
         minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
     });
     let mut guarded = Guarded::default();
@@ -111,6 +114,9 @@ pub(super) fn install(environment: &mut Environment<'static>, names: Names) -> G
         guarded.filters.insert(name.clone(), own.clone());
         let call = move |state: &mut State, args: Rest<Value>, named: Kwargs| {
             let args = paid_arguments(state, args, named)?;
+            if let ("format", Some((text, args))) = (&*name, args.split_first()) {
+                pay_for_format(state, text, args)?;
+            }
             let made = state.apply_filter(&name, &args)?;
             paid(state, made)
         };
@@ -237,6 +243,18 @@ pub(super) fn pay_for(state: &State, value: &Value) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Charges for what filling in a format string could make, before it is made: every place takes the longest argument,
+/// and every number in it may be a width.
+fn pay_for_format(state: &State, format: &Value, args: &[Value]) -> Result<(), Error> {
+    let Some(text) = format.as_str() else { return Ok(()) };
+    let places = text.bytes().filter(|byte| matches!(byte, b'{' | b'%')).count() as u64;
+    let longest = args.iter().map(|arg| arg.to_string().len()).max().unwrap_or(0) as u64;
+    let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let widths = numbers.map(|digits| digits.parse().unwrap_or(u64::MAX));
+    let bytes = widths.fold(places.saturating_mul(longest), u64::saturating_add);
+    state.consume_fuel(bytes.saturating_add(text.len() as u64) / 64)
 }
 
 /// Positional arguments, and named ones behind them as the engine passes them on.

@@ -11,6 +11,7 @@ use tokenizers::{AddedToken, PaddingParams, TruncationParams};
 
 use super::json::{Small, Under};
 use super::model::{Model, ModelSeed};
+use super::patterns;
 
 /// Of all parts but vocabulary, merges and added tokens: a few kilobytes in real files.
 const PARTS_BYTES: usize = 1 << 20;
@@ -113,18 +114,19 @@ struct Added {
 impl File {
     fn check(&self, rows: Option<usize>) -> Result<(), String> {
         fits(self.last(), rows)?;
-        parts(&self.normalizer, &|part| match part["type"].as_str() {
+        patterns::check(&self.normalizer, &self.pre_tokenizer, &self.decoder)?;
+        parts(&self.normalizer, &mut |part| match part["type"].as_str() {
             // Its bytes are a table of jumps that the library follows unchecked.
             Some("Precompiled") => Err("a Precompiled normalizer is not read".into()),
             _ => Ok(()),
         })?;
-        parts(&self.pre_tokenizer, &|part| match part["length"].as_u64() {
+        parts(&self.pre_tokenizer, &mut |part| match part["length"].as_u64() {
             Some(0) if part["type"] == "FixedLength" => {
                 Err("its FixedLength pre-tokenizer cuts pieces of 0 characters".into())
             }
             _ => Ok(()),
         })?;
-        parts(&self.post_processor, &|part| {
+        parts(&self.post_processor, &mut |part| {
             template(part)?;
             let beyond = ids(part).find(|id| rows.is_some_and(|rows| *id >= rows as u64));
             match beyond {
@@ -273,9 +275,12 @@ impl<'de> Visitor<'de> for AddedSeed {
 }
 
 /// `check` on a part, and on each that a Sequence holds.
-fn parts(part: &Value, check: &dyn Fn(&Value) -> Result<(), String>) -> Result<(), String> {
+pub(super) fn parts(
+    part: &Value,
+    check: &mut dyn FnMut(&Value) -> Result<(), String>,
+) -> Result<(), String> {
     check(part)?;
-    ["normalizers", "pretokenizers", "processors"]
+    ["normalizers", "pretokenizers", "processors", "decoders"]
         .into_iter()
         .filter_map(|key| part[key].as_array())
         .flatten()

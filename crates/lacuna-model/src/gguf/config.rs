@@ -184,20 +184,30 @@ fn mode(fields: &Fields<'_>) -> Result<Mode> {
     }
 }
 
+#[cfg(test)]
+pub(super) fn scaling_of(gguf: &Gguf<'_>, file: &Path) -> Result<RopeScaling> {
+    scaling(&Fields { gguf, file, architecture: architecture(gguf, file)? })
+}
+
+/// As llama.cpp reads it: a factor alone is a linear one, in either spelling, and 0 is none.
 fn scaling(fields: &Fields<'_>) -> Result<RopeScaling> {
-    let old = fields.number("rope.scale_linear")?;
+    let factor = match fields.number("rope.scaling.factor")? {
+        None => fields.number("rope.scale_linear")?,
+        factor => factor,
+    };
     let kind = fields.get("rope.scaling.type").map(|(_, value)| value);
-    match kind {
-        None | Some(Value::Text("none")) => Ok(match old {
-            Some(factor) if factor != 1.0 => RopeScaling::Linear { factor },
-            _ => RopeScaling::None,
+    match (kind, factor) {
+        (Some(Value::Text("none")), _) | (None, None) => Ok(RopeScaling::None),
+        (None | Some(Value::Text("linear")), Some(factor)) => Ok(match factor {
+            0.0 | 1.0 => RopeScaling::None,
+            factor => RopeScaling::Linear { factor },
         }),
-        Some(Value::Text("linear")) => {
-            let factor = fields.number("rope.scaling.factor")?;
-            let missing = || fields.fault("rope.scaling.factor", "nothing", "it is required");
-            Ok(RopeScaling::Linear { factor: factor.ok_or_else(missing)? })
+        (Some(Value::Text("linear")), None) => {
+            Err(fields.fault("rope.scaling.factor", "nothing", "it is required"))
         }
-        Some(other) => Err(fields.fault("rope.scaling.type", shown(&other), "known: none, linear")),
+        (Some(other), _) => {
+            Err(fields.fault("rope.scaling.type", shown(&other), "known: none, linear"))
+        }
     }
 }
 
@@ -320,7 +330,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn shown(value: &Value<'_>) -> String {
+/// A value as errors name it.
+pub(super) fn shown(value: &Value<'_>) -> String {
     match value {
         Value::Unsigned(n, _) => n.to_string(),
         Value::Signed(n) => n.to_string(),

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
@@ -170,4 +171,39 @@ fn a_vocabulary_of_endless_self_similarity_is_refused() {
     let gguf = Gguf::of(metadata.into_iter().collect());
     let error = tokenizer_json(&gguf, Path::new("m.gguf"), len).unwrap_err().to_string();
     assert!(error.contains("made of one another"), "{error}");
+}
+
+#[test]
+fn a_scaling_factor_alone_is_linear_as_in_llama_cpp() {
+    use crate::RopeScaling::{self, Linear, None as Unscaled};
+    let scaling = |more: &[(&'static str, Value<'static>)]| -> Result<RopeScaling, String> {
+        let architecture = [("general.architecture", Value::Text("llama"))];
+        let metadata: BTreeMap<&str, Value<'_>> =
+            architecture.into_iter().chain(more.iter().copied()).collect();
+        let gguf = Gguf::of(metadata);
+        config::scaling_of(&gguf, Path::new("m.gguf")).map_err(|error| error.to_string())
+    };
+    let (kind, factor, old) =
+        ("llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.rope.scale_linear");
+    let two = Value::F32(2.0);
+    for (more, expected) in [
+        (&[][..], Unscaled),
+        (&[(factor, two)], Linear { factor: 2.0 }),
+        (&[(old, two)], Linear { factor: 2.0 }),
+        (&[(old, two), (factor, Value::F32(4.0))], Linear { factor: 4.0 }),
+        (&[(kind, Value::Text("linear")), (old, two)], Linear { factor: 2.0 }),
+        (&[(kind, Value::Text("none")), (factor, two)], Unscaled),
+        (&[(factor, Value::F32(0.0))], Unscaled),
+        (&[(factor, Value::F32(1.0))], Unscaled),
+    ] {
+        assert_eq!(scaling(more), Ok(expected), "{more:?}");
+    }
+    for (more, words) in [
+        (&[(kind, Value::Text("linear"))][..], "rope.scaling.factor = nothing"),
+        (&[(kind, Value::Text("yarn")), (factor, two)], "rope.scaling.type = yarn"),
+        (&[(factor, Value::F32(f32::NAN))], "rope.scaling.factor = NaN"),
+    ] {
+        let error = scaling(more).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
 }

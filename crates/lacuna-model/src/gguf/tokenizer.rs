@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value as Json, json};
 
+use super::config::shown;
 use super::parse::{Gguf, Value};
 use super::pre::Pre;
 use crate::error::{ModelError, Result};
@@ -56,7 +57,7 @@ struct Vocabulary<'a> {
 impl<'a> Vocabulary<'a> {
     fn read(gguf: &Gguf<'a>, file: &Path, vocab_size: usize) -> Result<Self> {
         let key = "tokenizer.ggml.tokens";
-        let fault = |reason: String| ModelError::config(file, key, "an array", reason);
+        let fault = |reason: String| ModelError::config(file, key, held(gguf, key), reason);
         let most = vocab_size.min(MOST_TOKENS);
         let array = gguf.array(key).filter(|array| array.len() <= most).ok_or_else(|| {
             fault(format!("expected a list of at most {most} strings, one a row of the embedding"))
@@ -135,6 +136,11 @@ fn is_added(kind: u8) -> bool {
     [UNKNOWN, CONTROL, USER_DEFINED].contains(&kind)
 }
 
+/// What the file says there, as errors name it.
+fn held(gguf: &Gguf<'_>, key: &str) -> String {
+    gguf.metadata.get(key).map_or_else(|| "nothing".to_owned(), shown)
+}
+
 /// Byte-level BPE: GPT-2 and everything after it.
 fn byte_level(gguf: &Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Result<String> {
     let name = gguf.text("tokenizer.ggml.pre").unwrap_or("");
@@ -143,7 +149,7 @@ fn byte_level(gguf: &Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Resu
         return Err(ModelError::config(file, "tokenizer.ggml.pre", name, reason));
     };
     let key = "tokenizer.ggml.merges";
-    let fault = |reason: &str| ModelError::config(file, key, "an array", reason);
+    let fault = |reason: &str| ModelError::config(file, key, held(gguf, key), reason);
     let most = MOST_MERGES_PER_TOKEN * vocabulary.tokens.len();
     let array = gguf.array(key).filter(|array| array.len() <= most);
     let lines = array.and_then(|array| array.texts()).ok_or_else(|| {
@@ -186,7 +192,7 @@ fn scored(gguf: &Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Result<S
     let scores: Vec<f32> = scores
         .map(|scores| scores.take(vocabulary.tokens.len()).collect())
         .filter(|scores: &Vec<f32>| scores.len() == vocabulary.tokens.len())
-        .ok_or_else(|| ModelError::config(file, key, "an array", "expected an f32 a token"))?;
+        .ok_or_else(|| ModelError::config(file, key, held(gguf, key), "expected an f32 a token"))?;
     let (mut splits, mut longest) = (Vec::new(), 0);
     for (token, score) in vocabulary.tokens.iter().zip(&scores) {
         for (at, _) in token.char_indices().skip(1) {
@@ -198,7 +204,8 @@ fn scored(gguf: &Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Result<S
         }
         if splits.len() > MOST_MERGES_PER_TOKEN * scores.len() || longest > LONGEST_MERGES {
             let reason = "its tokens are made of one another in more ways than a vocabulary's are";
-            return Err(ModelError::config(file, "tokenizer.ggml.tokens", "an array", reason));
+            let key = "tokenizer.ggml.tokens";
+            return Err(ModelError::config(file, key, held(gguf, key), reason));
         }
     }
     splits.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| (a.1, a.2).cmp(&(b.1, b.2))));

@@ -10,8 +10,8 @@ use super::sizes::shown;
 
 /// Say what a checkpoint is and what running it takes, without loading it.
 ///
-/// The estimate is for the CPU: the weights, keys and values of a context in f32, and the largest pass, one over
-/// the whole context. Weights in their own format are mapped, so that several processes share them.
+/// The estimate is for the CPU: the weights, keys and values of a context in f32, the largest pass, one over the
+/// whole context, and the program with its tokenizer. Weights in their own format are mapped, so that several processes share them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -54,6 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "weights": memory.weights,
         "cache": memory.cache,
         "activations": memory.activations,
+        "program": memory.program,
         "total": memory.total(),
         "available": available,
         "fits": available.map(|available| memory.total() <= available),
@@ -77,6 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     out!("  weights          {}", shown(memory.weights));
     out!("  keys and values  {}", shown(memory.cache));
     out!("  activations      {} at most", shown(memory.activations));
+    out!("  program          {}", shown(memory.program));
     let verdict = match available {
         None => String::new(),
         Some(have) if memory.total() <= have => format!(", of {} available", shown(have)),

@@ -38,6 +38,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if ids.is_empty() {
         return Err(Usage("--ids is empty; give at least one token id".into()).into());
     }
+    if args.out.exists() && !args.out.is_file() {
+        anyhow::bail!("{}: is no regular file; give a file's name", args.out.display());
+    }
     // Every row's logits, and once more as the bytes that are written.
     let work = Work { context: 0, rows: ids.len(), logit_rows: 2 * ids.len() };
     let model = args.model.open(work)?;
@@ -59,7 +62,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let logits = transformer.logits(&hidden)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
     let tensors = HashMap::from([("logits", logits)]);
     // Through a temporary file: a full disk leaves nothing half written.
-    let partial = args.out.with_extension("partial");
+    let name = args.out.file_name().unwrap_or_default().to_string_lossy();
+    let partial = args.out.with_file_name(format!(".{name}.partial"));
     let saved = candle_core::safetensors::save(&tensors, &partial)
         .map_err(anyhow::Error::from)
         .and_then(|()| Ok(std::fs::rename(&partial, &args.out)?));

@@ -117,8 +117,17 @@ fn report(error: &anyhow::Error) -> ExitCode {
             text.push_str(&cause);
         }
     }
-    eprintln!("error: {text}");
+    eprintln!("error: {}", printable(&text));
     ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+}
+
+/// What files say of themselves must not move a terminal's cursor.
+fn printable(text: &str) -> String {
+    let shown = |c: char| match c.is_control() && c != '\n' && c != '\t' {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 /// A command that was used wrongly: exit status 2.

@@ -26,6 +26,7 @@ pub(super) fn check(from: &Path, to: &Path, format: Format, force: bool) -> Resu
     match (to.is_dir(), format) {
         (true, Format::Gguf) => refuse("is a directory; a GGUF file needs a name".into()),
         (false, Format::Safetensors) => refuse("is a file; safetensors go into a directory".into()),
+        (false, Format::Gguf) if !to.is_file() => refuse("is no regular file".into()),
         (true, Format::Safetensors) if is_empty(to) => Ok(()),
         (_, _) if !force => refuse("exists already; --force replaces it".into()),
         (true, Format::Safetensors) if !holds_only_a_checkpoint(to) => {
