@@ -446,18 +446,20 @@ fn a_mask_that_cannot_be_one_is_refused() {
 fn a_model_that_does_not_fit_is_refused_with_the_numbers_before_it_is_read() {
     let model = golden("tiny_untied");
     let args = ["generate", "--model", &model, "--prompt-ids", "1,2", "--no-eos"];
-    let error = refusal(&[&args[..], &["--memory", "1MB"]].concat(), 1);
+    let error = refusal(&[&args[..], &["--memory", "16.3MB"]].concat(), 1);
     for part in
-        ["0.9 MB of weights", "keys and values for 130 tokens", "1.0 MB are allowed", "unlimited"]
+        ["0.9 MB of weights", "keys and values for 130 tokens", "16.3 MB are allowed", "unlimited"]
     {
         assert!(error.contains(part), "{part}: {error}");
     }
     assert!(error.contains("--dtype q8_0 needs about"), "{error}");
     done(&[&args[..], &["--memory", "unlimited", "--max-new-tokens", "4"]].concat());
-    done(&[&args[..], &["--memory", "1MB", "--dtype", "q8_0", "--max-new-tokens", "4"]].concat());
+    done(
+        &[&args[..], &["--memory", "16.3MB", "--dtype", "q8_0", "--max-new-tokens", "4"]].concat(),
+    );
 
     let object = |more: &[&str]| -> Value {
-        let text = done(&[&["inspect", &model, "--json", "--memory", "2MB"], more].concat());
+        let text = done(&[&["inspect", &model, "--json", "--memory", "16.3MB"], more].concat());
         serde_json::from_str(&text).unwrap()
     };
     let (whole, small) = (object(&[]), object(&["--dtype", "q4_0", "--context", "16"]));
