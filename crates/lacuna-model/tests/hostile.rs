@@ -1,8 +1,9 @@
 //! Malformed checkpoints give an error that names file and reason: no panic, no abort, and no
 //! allocation beyond the file's size + 64 MiB.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "../../lacuna-data/tests/counting/mod.rs"]
+mod counting;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,52 +12,9 @@ use lacuna_model::{
 };
 use proptest::prelude::*;
 
-/// Counts this thread's live bytes and their peak.
-struct Counting;
-
-thread_local! {
-    static LIVE: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(bytes: isize) {
-    // A thread that is ending has no counters any more, and nothing to measure.
-    let _ = LIVE.try_with(|live| {
-        live.set(live.get() + bytes);
-        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(live.get())));
-    });
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(size as isize - layout.size() as isize);
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// Runs `read` and fails if it held more than `bytes` + 64 MiB at any moment.
 fn within<T>(bytes: u64, what: &str, read: impl FnOnce() -> T) -> T {
-    let before = LIVE.get();
-    PEAK.set(before);
-    let result = read();
-    let held = PEAK.get() - before;
+    let (result, held) = counting::measured(read);
     let allowed = bytes as isize + (64 << 20);
     assert!(held <= allowed, "{what}: held {held} bytes, {allowed} are allowed");
     result
