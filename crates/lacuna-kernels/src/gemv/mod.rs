@@ -2,8 +2,8 @@
 //!
 //! Up to sixteen rows of x are multiplied with the weights where they lie: the formats that people
 //! use are unpacked in registers, each weight once for up to eight rows, so the weights are read
-//! from memory once and nothing is written but sums. With more rows of x, or in the other formats,
-//! a panel of weight rows is unpacked to f32 in the cache first.
+//! from memory once and nothing is written but sums. With more rows of x (of f32 there is nothing to
+//! unpack), or in the other formats, a panel of weight rows is unpacked to f32 in the cache first.
 //!
 //! **An output's bits depend on its row of x and its row of w, on nothing else** (on one machine).
 //! Each output is a fixed number of running sums (lane l of n takes k ≡ l mod n, in order), folded in
@@ -38,8 +38,8 @@ const GROUP: usize = 8;
 const X_ROWS: usize = 128;
 /// Columns are padded with zeros to a multiple of this: the step of the innermost loops.
 const PART: usize = 32;
-/// Up to here weights are multiplied where they lie; with more rows of x an unpacked copy in the
-/// cache serves them better.
+/// Up to here packed weights are multiplied where they lie; with more rows of x an unpacked copy in
+/// the cache serves them better.
 const DIRECT_ROWS: usize = 16;
 /// Rows between the weights in work and those asked for: about as many as are multiplied at once.
 const ROWS_AHEAD: usize = 4;
