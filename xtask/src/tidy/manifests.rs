@@ -8,13 +8,21 @@ use super::{Tree, crate_of};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("lacuna-schedules", &[]),
     ("lacuna-kernels", &[]),
-    ("lacuna-data", &[]),
+    ("lacuna-files", &[]),
+    ("lacuna-data", &["lacuna-files"]),
     ("lacuna-objective", &["lacuna-schedules", "lacuna-kernels"]),
-    ("lacuna-model", &["lacuna-kernels"]),
+    ("lacuna-model", &["lacuna-files", "lacuna-kernels"]),
     ("lacuna-samplers", &["lacuna-kernels"]),
     (
         "lacuna-train",
-        &["lacuna-data", "lacuna-model", "lacuna-objective", "lacuna-schedules", "lacuna-kernels"],
+        &[
+            "lacuna-data",
+            "lacuna-files",
+            "lacuna-kernels",
+            "lacuna-model",
+            "lacuna-objective",
+            "lacuna-schedules",
+        ],
     ),
     ("lacuna-eval", &["lacuna-data", "lacuna-samplers", "lacuna-objective"]),
     ("lacuna-serve", &["lacuna-samplers", "lacuna-data"]),
@@ -26,6 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// What a crate may never know of, by the start of a dependency's name: what would let it.
 const MAY_NEVER_USE: &[(&str, &[&str])] = &[
     ("lacuna-schedules", &[""]),
+    ("lacuna-files", &["candle", "tokenizers"]),
     ("lacuna-data", &["candle"]),
     ("lacuna-kernels", &["tokenizers", "serde"]),
     ("lacuna-model", &["tokenizers"]),

@@ -12,6 +12,7 @@ const UNSAFE: &[(&str, &str)] = &[
 
 /// Where files may be touched (invariant 6), by the start of a path.
 const FILES: &[(&str, &str)] = &[
+    ("crates/lacuna-files/src/", "what every other crate should call"),
     ("crates/lacuna-data/src/", "corpora, tokenizers, shards"),
     ("crates/lacuna-model/src/weights", "model weights"),
     ("crates/lacuna-model/src/config", "a checkpoint's config.json"),
@@ -25,6 +26,7 @@ const FILES: &[(&str, &str)] = &[
 
 /// Where `Deserialize` may stand (invariant 5), by the start of a path.
 const DESERIALIZES: &[(&str, &str)] = &[
+    ("crates/lacuna-files/src/manifest", "manifests of hashes"),
     ("crates/lacuna-train/src/recipe", "recipes"),
     ("crates/lacuna-train/src/checkpoint", "the optimizer state's manifest"),
     ("crates/lacuna-train/src/metrics", "metrics, read back for plots"),

@@ -1,0 +1,72 @@
+use std::path::{Path, PathBuf};
+
+/// Why something could not be read, written or locked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refused an action on a file.
+    #[error("{}: cannot {action}: {source}", crate::printable(&path.to_string_lossy()))]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried, as it follows "cannot".
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Another process works in the folder.
+    #[error(
+        "{}: the folder is in use by another process ({holder}); wait for it, end it, or choose another folder",
+        crate::printable(&path.to_string_lossy())
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// What the lock says of its holder: `process 4711`.
+        holder: String,
+    },
+    /// A file is not what the manifest beside it says.
+    #[error("{}: {damage}", crate::printable(&path.to_string_lossy()))]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// In which way it differs.
+        damage: Damage,
+    },
+    /// A manifest that can't be read as one.
+    #[error("{}: no manifest of hashes: {reason}", crate::printable(&path.to_string_lossy()))]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// The reason.
+        reason: String,
+    },
+    /// The file was changed by someone else between reading and writing.
+    #[error(
+        "{}: was changed by another program in the meantime; it is left as it is now",
+        crate::printable(&path.to_string_lossy())
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+use crate::manifest::Damage;
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Names the file and the action in an I/O error.
+pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { path, action, source }
+}
+
+impl Error {
+    /// Whether the disk, or what a user may write on it, is full.
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+}

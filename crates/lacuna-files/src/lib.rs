@@ -1,0 +1,43 @@
+//! Writing to a disk so that a crash, a full disk or a second writer never leaves half a file behind.
+//!
+//! ```
+//! use lacuna_files::{Manifest, WholeFolder};
+//!
+//! let place = tempfile::tempdir()?;
+//! let target = place.path().join("model");
+//! let folder = WholeFolder::beside(&target)?;          // hidden, beside the target
+//! std::fs::write(folder.path().join("weights.bin"), [1, 2, 3])?;
+//! Manifest::of(folder.path())?.write(folder.path())?;  // a BLAKE3 hash of every file
+//! folder.publish()?;                                   // synced, renamed, the parent synced
+//!
+//! assert!(Manifest::read(&target)?.is_some_and(|m| m.verify(&target).is_ok()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! - [`WholeFile`], [`write_file`], [`WholeFolder`]: what is written under a name of its own, synced, and renamed
+//!   when it is complete. Two writers never share a temporary name, and what a killed writer left is removed by
+//!   the next one.
+//! - [`replace_text_file`]: the same for a file of a user: its permissions stay, and a link stays a link.
+//! - [`FolderLock`]: one process at a time in a folder; the lock ends with its process, however that ends.
+//! - [`Manifest`]: the sizes and hashes of a folder's files, and what differs from them.
+//! - [`printable`]: text from a file or a model that can't move a terminal's cursor.
+//!
+//! Not here: formats. This crate knows bytes and names.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod lock;
+mod manifest;
+mod partial;
+mod replace;
+mod shown;
+mod whole;
+
+pub use error::{Error, Result};
+pub use lock::FolderLock;
+pub use manifest::{Damage, FileHash, MANIFEST, Manifest};
+pub use partial::remove_leftovers;
+pub use replace::replace_text_file;
+pub use shown::{is_moving, printable};
+pub use whole::{FinishedFile, WholeFile, WholeFolder, create_folder, sync_folder, write_file};

@@ -1,0 +1,231 @@
+//! What a folder's files were when it was written.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result, io};
+
+/// The manifest's own name in its folder.
+pub const MANIFEST: &str = "manifest.json";
+
+/// No manifest is longer: a stranger's file is not read into memory whole.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// Sizes and BLAKE3 hashes of a folder's files, by name. Kept as `manifest.json`, which may say more beside them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The files.
+    pub files: BTreeMap<String, FileHash>,
+    /// Whatever else the manifest says.
+    #[serde(flatten)]
+    pub rest: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The size and hash of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileHash {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// BLAKE3 of its bytes, 64 hexadecimal digits.
+    pub blake3: String,
+}
+
+/// In which way a file differs from its manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// It is not there.
+    Missing,
+    /// Its length is another.
+    Length {
+        /// What the manifest says.
+        expected: u64,
+        /// What the file has.
+        found: u64,
+    },
+    /// As long as it was, with other bytes.
+    Content,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Damage::Missing => write!(f, "is missing, though {MANIFEST} lists it"),
+            Damage::Length { expected, found } => {
+                write!(f, "is damaged: {found} bytes, and {MANIFEST} says {expected}")
+            }
+            Damage::Content => {
+                write!(f, "is damaged: its bytes are not those that {MANIFEST} has the hash of")
+            }
+        }
+    }
+}
+
+impl FileHash {
+    /// Of a file as it is now.
+    ///
+    /// # Errors
+    /// Errors if it can't be read.
+    pub fn of(path: &Path) -> Result<Self> {
+        let mut file = File::open(path).map_err(io(path, "open it"))?;
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; 1 << 20];
+        let mut bytes = 0;
+        loop {
+            let read = file.read(&mut buffer).map_err(io(path, "read it"))?;
+            if read == 0 {
+                let blake3 = hasher.finalize().to_hex().to_string();
+                return Ok(Self { bytes, blake3 });
+            }
+            hasher.update(&buffer[..read]);
+            bytes += read as u64;
+        }
+    }
+
+    /// What differs in the file at `path`, if anything.
+    ///
+    /// # Errors
+    /// Errors if it is there and can't be read.
+    pub fn damage(&self, path: &Path) -> Result<Option<Damage>> {
+        let found = match fs::metadata(path) {
+            Ok(there) => there.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Some(Damage::Missing));
+            }
+            Err(error) => return Err(io(path, "read it")(error)),
+        };
+        if found != self.bytes {
+            return Ok(Some(Damage::Length { expected: self.bytes, found }));
+        }
+        let same = FileHash::of(path)?.blake3.eq_ignore_ascii_case(&self.blake3);
+        Ok((!same).then_some(Damage::Content))
+    }
+}
+
+impl Manifest {
+    /// Of every file that stands in `folder` now, but the manifest itself, hidden files and folders.
+    ///
+    /// # Errors
+    /// Errors if a file can't be read or its name is no text.
+    pub fn of(folder: &Path) -> Result<Self> {
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(folder).map_err(io(folder, "read it"))? {
+            let path = entry.map_err(io(folder, "read it"))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+            let listed = name.filter(|name| !name.starts_with('.') && name != MANIFEST);
+            if let Some(name) = listed.filter(|_| path.is_file()) {
+                files.insert(name, FileHash::of(&path)?);
+            }
+        }
+        Ok(Self { files, rest: serde_json::Map::new() })
+    }
+
+    /// Writes it into the folder, whole or not at all.
+    ///
+    /// # Errors
+    /// Errors if the disk refuses.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(self).expect("text and numbers serialize");
+        text.push('\n');
+        crate::write_file(&folder.join(MANIFEST), text.as_bytes())
+    }
+
+    /// A folder's manifest; `None` if it has none, as models of others haven't.
+    ///
+    /// # Errors
+    /// Errors if there is one that can't be read, or that names files outside of its folder.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(MANIFEST);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io(&path, "open it")(error)),
+        };
+        let mut text = String::new();
+        file.take(MOST_BYTES).read_to_string(&mut text).map_err(io(&path, "read it"))?;
+        let broken = |reason: String| Error::Manifest { path: path.clone(), reason };
+        let manifest: Self = serde_json::from_str(&text).map_err(|e| broken(e.to_string()))?;
+        let plain = |name: &str| {
+            !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
+        };
+        match manifest.files.keys().find(|name| !plain(name)) {
+            Some(name) => {
+                Err(broken(format!("`{}` is no plain file name", crate::printable(name))))
+            }
+            None => Ok(Some(manifest)),
+        }
+    }
+
+    /// Compares every file that is listed with what stands in the folder.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] names the first that differs.
+    pub fn verify(&self, folder: &Path) -> Result<()> {
+        for (name, hash) in &self.files {
+            let path = folder.join(name);
+            if let Some(damage) = hash.damage(&path)? {
+                return Err(Error::Damaged { path, damage });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Damage, MANIFEST, Manifest};
+    use crate::Error;
+    use proptest::prelude::*;
+    use std::fs;
+
+    proptest! {
+        #[test]
+        fn any_flipped_bit_is_found_and_named(bytes in prop::collection::vec(any::<u8>(), 1..3000), at in any::<prop::sample::Index>(), bit in 0u32..8) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("weights.bin");
+            fs::write(&path, &bytes).unwrap();
+            fs::write(folder.path().join("other"), "x").unwrap();
+            Manifest::of(folder.path()).unwrap().write(folder.path()).unwrap();
+            let manifest = Manifest::read(folder.path()).unwrap().unwrap();
+            manifest.verify(folder.path()).unwrap();
+            let mut damaged = bytes;
+            let at = at.index(damaged.len());
+            damaged[at] ^= 1u8 << bit;
+            fs::write(&path, damaged).unwrap();
+            let told = manifest.verify(folder.path()).unwrap_err();
+            let named = matches!(&told, Error::Damaged { path: p, damage: Damage::Content } if *p == path);
+            prop_assert!(named, "{told}");
+        }
+    }
+
+    #[test]
+    fn missing_and_cut_files_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "four").unwrap();
+        let manifest = Manifest::of(folder.path()).unwrap();
+        fs::write(&path, "fou").unwrap();
+        assert!(
+            manifest
+                .verify(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("3 bytes, and manifest.json says 4")
+        );
+        fs::remove_file(&path).unwrap();
+        assert!(manifest.verify(folder.path()).unwrap_err().to_string().contains("is missing"));
+    }
+
+    #[test]
+    fn a_manifest_may_not_lead_out_of_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["../x", "a/b", "/etc/passwd", "", ".."] {
+            let text = format!(r#"{{"files": {{"{name}": {{"bytes": 1, "blake3": ""}}}}}}"#);
+            fs::write(folder.path().join(MANIFEST), text).unwrap();
+            assert!(matches!(Manifest::read(folder.path()), Err(Error::Manifest { .. })), "{name}");
+        }
+    }
+}

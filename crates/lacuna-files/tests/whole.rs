@@ -1,0 +1,108 @@
+//! Files and folders are whole or absent, whoever else writes and whoever died before.
+
+use lacuna_files::{Manifest, WholeFile, WholeFolder, remove_leftovers, write_file};
+use std::fs;
+use std::path::Path;
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_file_has_its_name_only_when_it_is_whole() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("f");
+    write_file(&path, b"old").unwrap();
+    let mut file = WholeFile::beside(&path).unwrap();
+    file.write(b"new").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    drop(file);
+    assert_eq!(names(place.path()), ["f"], "what was begun and dropped is gone");
+    let mut file = WholeFile::beside(&path).unwrap();
+    file.write(b"new").unwrap();
+    file.publish().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+    assert_eq!(names(place.path()), ["f"]);
+}
+
+#[test]
+fn two_writers_of_one_name_do_not_meet() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("f");
+    let (mut first, mut second) =
+        (WholeFile::beside(&path).unwrap(), WholeFile::beside(&path).unwrap());
+    assert_ne!(first.path(), second.path());
+    first.write(b"first").unwrap();
+    second.write(b"second").unwrap();
+    first.publish().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"first");
+    second.publish().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"second");
+}
+
+#[test]
+fn what_the_dead_left_goes_and_what_the_living_write_stays() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    // Nobody holds these: their writers were killed.
+    fs::write(at(".f.4711-0.partial"), "half").unwrap();
+    fs::create_dir(at(".d.4711-1.partial")).unwrap();
+    fs::write(at(".d.4711-1.partial").join("half"), "").unwrap();
+    fs::write(at(".gitignore"), "somebody's").unwrap();
+    let living = WholeFile::beside(&at("g")).unwrap();
+    let filled = WholeFolder::beside(&at("h")).unwrap();
+    remove_leftovers(place.path());
+    assert!(living.path().exists() && filled.path().exists());
+    assert!(!at(".f.4711-0.partial").exists() && !at(".d.4711-1.partial").exists());
+    drop((living, filled));
+    assert_eq!(names(place.path()), [".gitignore"]);
+}
+
+#[test]
+fn a_writer_removes_what_was_left_under_its_own_name_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    fs::write(at(".f.1-0.partial"), "").unwrap();
+    fs::write(at(".g.1-0.partial"), "").unwrap();
+    write_file(&at("f"), b"x").unwrap();
+    assert_eq!(names(place.path()), [".g.1-0.partial", "f"]);
+}
+
+#[test]
+fn a_replaced_folder_loses_our_files_and_keeps_those_of_others() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("final");
+    let fill = |parts: &[&str]| {
+        let folder = WholeFolder::beside(&target).unwrap();
+        parts.iter().for_each(|part| fs::write(folder.path().join(part), *part).unwrap());
+        Manifest::of(folder.path()).unwrap().write(folder.path()).unwrap();
+        folder
+    };
+    fill(&["a", "b"]).replace(&[]).unwrap();
+    fs::write(target.join("notes.txt"), "three days of work").unwrap();
+    fs::create_dir_all(target.join("plots/deep")).unwrap();
+    fs::write(target.join("plots/deep/x"), "x").unwrap();
+    fill(&["a", "c"]).replace(&[]).unwrap();
+    assert_eq!(names(&target), ["a", "c", "manifest.json", "notes.txt", "plots"]);
+    assert_eq!(fs::read(target.join("notes.txt")).unwrap(), b"three days of work");
+    assert!(target.join("plots/deep/x").exists());
+    assert_eq!(names(place.path()), ["final"]);
+}
+
+#[test]
+fn a_folder_is_not_published_over_another() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("step-1");
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("there"), "").unwrap();
+    let folder = WholeFolder::beside(&target).unwrap();
+    fs::write(folder.path().join("new"), "").unwrap();
+    folder.publish().unwrap_err();
+    assert_eq!(names(&target), ["there"]);
+    assert_eq!(names(place.path()), ["step-1"]);
+}
