@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Mode;
-use super::family::{Family, RELEASED_MASK, refusal, refusal_by_name};
+use super::family::{Family, RELEASED_MASK, RELEASED_MASK_ID, refusal, refusal_by_name};
 use super::json::Fields;
 use crate::error::Result;
 use crate::weights::token_ids_in;
@@ -73,7 +73,7 @@ pub(super) fn announced(
     let said: Vec<_> = listed.chain(classes.map(|name| ("auto_map", name))).collect();
     let known = |name: &str| {
         let ours = |(known, shape): &&(&str, &str)| *known == name || *shape == name;
-        ARCHITECTURES.iter().find(ours).is_some()
+        is_diffcoder(name) || ARCHITECTURES.iter().any(|entry| ours(&entry))
     };
     for (field, name) in said.iter().filter(|(_, name)| !known(name)) {
         if let Some(reason) = refusal(name) {
@@ -81,7 +81,7 @@ pub(super) fn announced(
         }
     }
     let mut family = said.iter().find_map(|(_, name)| Family::named(name));
-    let released = said.iter().any(|(_, name)| name == BLOCK_DIFFUSION);
+    let released = said.iter().any(|(_, name)| is_diffcoder(name));
     let (field, name) = match (names.first(), model_type) {
         (Some(name), _) => ("architectures", name.as_str().map_or(name.to_string(), str::to_owned)),
         (None, Some(model_type)) => ("model_type", model_type),
@@ -112,7 +112,17 @@ pub(super) fn announced(
     if family.is_none() && !released {
         family = family_of_plain(fields, shape, called, beside);
     }
+    // Saved again by a library that knows the shape alone: the name is left, and the tokenizer.
+    let released = released
+        || (shape == "llama"
+            && called.iter().any(|name| is_diffcoder(name))
+            && beside.token_id(RELEASED_MASK) == Some(RELEASED_MASK_ID));
     Ok(Announced { shape, family, released })
+}
+
+/// Whether a name is that of Stable-DiffCoder, in whatever spelling.
+fn is_diffcoder(name: &str) -> bool {
+    name.to_lowercase().replace(['-', '_', ' '], "").contains("stablediffcoder")
 }
 
 /// The family of a checkpoint whose architecture is a plain one, from what else gives it away.
@@ -152,7 +162,7 @@ pub(super) fn mode(
     let Some(block_size) = NonZeroUsize::new(block_size.unwrap_or_else(default)) else {
         return Err(fields.fault("block_size", 0, "expected at least 1"));
     };
-    let (name, id) = family.map_or((RELEASED_MASK, Some(5)), Family::mask);
+    let (name, id) = family.map_or((RELEASED_MASK, Some(RELEASED_MASK_ID)), Family::mask);
     let has_tokenizer = beside.dir.is_some_and(|dir| dir.join("tokenizer.json").exists());
     // Another model's tokenizer may stand beside one that goes by the released name; its id is what was trained.
     let id = id.filter(|id| (*id as usize) < fields.vocab_size && (released || !has_tokenizer));

@@ -87,6 +87,8 @@ impl Family {
 
 /// How the released tokenizer spells MASK, and Stable-DiffCoder's alone: a GGUF file with it is that model.
 pub(crate) const RELEASED_MASK: &str = "<[MASK_TOKEN]>";
+/// Where the released tokenizer has it.
+pub(crate) const RELEASED_MASK_ID: u32 = 5;
 
 /// `8` of `SDAR-4B-Chat-b8`.
 fn block_in(name: &str) -> Option<usize> {

@@ -6,7 +6,7 @@ use super::config::Fields;
 use super::parse::Value;
 use super::tokenizer::token_ids;
 use crate::config::Mode;
-use crate::config::family::{Family, RELEASED_MASK, names_of, refusal_by_name};
+use crate::config::family::{Family, RELEASED_MASK, RELEASED_MASK_ID, names_of, refusal_by_name};
 use crate::error::Result;
 
 /// What the files of others lack, and so what a file must say that is autoregressive although its tokenizer has MASK.
@@ -15,8 +15,6 @@ pub(super) const MODE: &str = "lacuna.mode";
 pub(super) const MASK: &str = "lacuna.mask_token_id";
 pub(super) const AUTOREGRESSIVE: &str = "autoregressive";
 
-/// Where Stable-DiffCoder's tokenizer has MASK.
-const RELEASED_ID: u32 = 5;
 /// MASK of LLaDA.
 const LLADA_MASK: &str = "<|mdm_mask|>";
 
@@ -57,8 +55,8 @@ pub(super) fn mode(fields: &Fields<'_>) -> Result<Found> {
     refuse(fields, family)?;
     let named = |name: &str| token_ids(fields.gguf, &[name])[0];
     let four = const { NonZeroUsize::new(4).expect("not zero") };
-    if fields.architecture == "llama" && named(RELEASED_MASK) == Some(RELEASED_ID) {
-        let mode = Mode::BlockDiffusion { block_size: four, mask_token_id: Some(RELEASED_ID) };
+    if fields.architecture == "llama" && named(RELEASED_MASK) == Some(RELEASED_MASK_ID) {
+        let mode = Mode::BlockDiffusion { block_size: four, mask_token_id: Some(RELEASED_MASK_ID) };
         return Ok(Found { mode, family: None, shifted });
     }
     let Some(family) = family else { return Ok(autoregressive) };
