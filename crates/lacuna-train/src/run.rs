@@ -252,7 +252,7 @@ impl Run<'_> {
 
     fn draw(&self) -> Result<()> {
         let metrics = read_metrics(&self.options.dir.join("metrics.jsonl"))?;
-        plot::draw(&self.options.dir, &metrics)
+        plot::draw(&self.options.dir, &metrics, &[])
     }
 }
 
