@@ -58,7 +58,7 @@ pub use chat::{ChatTemplate, Message, RenderOptions};
 pub use corpus::{Corpus, CorpusOptions, Document};
 pub use dataset::{Dataset, Window};
 pub use error::{Error, Result};
-pub use fim::Fim;
+pub use fim::{Fim, FimFormat, FimOrder};
 pub use packing::{Packed, Packer, Remainder, Sample, pack};
 pub use sft::pack_chat;
 pub use shard::{Manifest, ShardOptions, ShardWriter};

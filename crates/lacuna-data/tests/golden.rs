@@ -48,7 +48,7 @@ fn fill_in_the_middle_prompts_are_the_recorded_ones() {
     let path = fixtures().join("golden/models/tiny_untied/tokenizer.json");
     let tokenizer = Tokenizer::from_file(path).unwrap();
     let fim = Fim::from_tokenizer(&tokenizer).unwrap();
-    assert_eq!((fim.prefix, fim.suffix, fim.middle), (6, 7, 8));
+    assert_eq!((fim.prefix, fim.suffix, fim.middle), (6, 7, Some(8)));
     let ids = fim.prompt_text(&tokenizer, "fn main() {", "}\n").unwrap();
     assert_eq!(ids, [7, 101, 207, 6, 78, 86, 326, 73, 269, 353, 229, 99, 8]);
 }

@@ -117,7 +117,7 @@ impl RunData {
             ObjectiveKind::CausalDiffusion => 1,
         };
         let block_size = NonZeroUsize::new(block_size).expect("validated: at least 1");
-        Ok(Mode::BlockDiffusion { block_size, mask_token_id: self.mask_id()? })
+        Ok(Mode::BlockDiffusion { block_size, mask_token_id: Some(self.mask_id()?) })
     }
 
     /// The MASK id.
@@ -245,9 +245,9 @@ fn check_mode(recipe: &Recipe, data: &RunData, mode: Mode) -> std::result::Resul
             first.name
         ));
     }
-    match data.special.mask {
-        Some(mask) if mask != mask_token_id => Err(format!(
-            "the checkpoint was trained with MASK = {mask_token_id}, model.mask_token is {mask}; leave it out, or {insist}"
+    match (data.special.mask, mask_token_id) {
+        (Some(mask), Some(trained)) if mask != trained => Err(format!(
+            "the checkpoint was trained with MASK = {trained}, model.mask_token is {mask}; leave it out, or {insist}"
         )),
         _ => Ok(()),
     }

@@ -26,11 +26,12 @@ pub struct OpenOptions {
 }
 
 /// How tokenizers spell the token that stands for one not yet written.
-const MASK_NAMES: [&str; 7] = [
+const MASK_NAMES: [&str; 8] = [
     "<[MASK_TOKEN]>",
     "<[MASK▁TOKEN]>",
     "<|mask|>",
     "<|MASK|>",
+    "|<MASK>|",
     "<mask>",
     "[MASK]",
     "<|mdm_mask|>",

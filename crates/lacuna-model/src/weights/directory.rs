@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::mapped::read_small_file;
 use crate::config::strict;
 use crate::error::{ModelError, Result, printable};
+use crate::names;
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
@@ -37,6 +38,22 @@ const MOST_SCRIPTS: usize = 64;
 pub(super) fn tokenizer(dir: &Path) -> Result<Option<String>> {
     let name = "tokenizer.json";
     dir.join(name).exists().then(|| text(dir, name, LONGEST_TOKENIZER)).transpose()
+}
+
+/// The ids of tokens by their text, in `tokenizer.json` or in the smaller files that name added ones; none where they
+/// can't be read, which whoever opens the tokenizer says.
+pub(crate) fn token_ids_in(dir: &Path, wanted: &[&str]) -> Vec<Option<u32>> {
+    let mut ids = vec![None; wanted.len()];
+    let whole = tokenizer(dir).ok().flatten().map(|text| names::in_tokenizer(&text, wanted));
+    let small = ["added_tokens.json", "tokenizer_config.json"].into_iter().filter_map(|name| {
+        let there = dir.join(name).exists();
+        let text = there.then(|| text(dir, name, LONGEST_COMPANION))?.ok()?;
+        Some(names::in_companion(&text, wanted))
+    });
+    for found in whole.into_iter().chain(small) {
+        ids.iter_mut().zip(found).for_each(|(id, found)| *id = id.or(found));
+    }
+    ids
 }
 
 /// Those of the companions that are there, `README.md` and `LICENSE`, and the Python files that `auto_map` of a configuration may name:

@@ -42,6 +42,9 @@ impl ModelArgs {
         };
         let path = lacuna::locate(&self.model, std::io::stderr().is_terminal())?;
         let model = Model::open(&path, &options)?;
+        for ignored in &model.config().ignored_ids {
+            eprintln!("note: {ignored} is no token of this model and is ignored");
+        }
         for (kept, names) in model.fallbacks() {
             let wanted = self.dtype.map_or("", StorageDtype::name);
             note!(

@@ -13,9 +13,9 @@ use super::user_file::{Question, UserFile, shown};
 
 /// Fill in the middle: write what belongs between two texts.
 ///
-/// The text around the hole goes to the model in the order suffix, prefix, so that what it writes follows the
-/// prefix. Only the middle is printed, exactly as written. With --in-place it is put into FILE instead, its lines
-/// ended as the file's are; on a terminal the change is shown first, and you are asked.
+/// The text around the hole goes to the model with the marks, and in the order, that its family was trained on:
+/// `lacuna inspect` says which. Only the middle is printed, exactly as written. With --in-place it is put into FILE
+/// instead, its lines ended as the file's are; on a terminal the change is shown first, and you are asked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -60,11 +60,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let hole = hole(args)?;
     let length = hole.as_ref().map_or(0, |hole| hole.prefix.len() + hole.suffix.len());
     let model = args.model.open(args.decode.work(length))?;
+    let mut options = args.decode.options(&model);
     let prompt = match (&args.decode.prompt_ids, &hole) {
         (Some(ids), _) => ids.0.clone(),
         (None, Some(Hole { prefix, suffix, .. })) => {
             let tokenizer = model.tokenizer()?;
-            Fim::from_tokenizer(tokenizer)?.prompt_text(tokenizer, prefix, suffix)?
+            let fim = Fim::from_tokenizer(tokenizer)?;
+            // What ends a text comes first: the released algorithm knows one end alone.
+            let ends = || [model.config().eos_token_ids.as_slice(), &fim.ends].concat();
+            options.eos_ids.get_or_insert_with(ends);
+            fim.prompt_text(tokenizer, prefix, suffix)?
         }
         (None, None) => {
             let message = "no hole; give FILE --at LINE:COL, or --prefix FILE --suffix FILE";
@@ -72,7 +77,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     };
     let prompt = Prompt::Ids(prompt);
-    let options = args.decode.options(&model);
     let mut trace = args.show.trace();
     let mut show = args.show.begin(&model, &prompt, &options, trace.as_mut())?;
     let written = lacuna::generate(&model, prompt.clone(), &options, |event| show.event(event))?;
