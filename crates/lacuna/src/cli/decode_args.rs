@@ -41,6 +41,9 @@ impl ModelArgs {
         };
         let path = lacuna::locate(&self.model, std::io::stderr().is_terminal())?;
         let model = Model::open(&path, &options)?;
+        for note in model.notes() {
+            eprintln!("note: {}", lacuna_files::printable(note));
+        }
         for (kept, names) in model.fallbacks() {
             let wanted = self.dtype.map_or("", StorageDtype::name);
             eprintln!(
@@ -100,9 +103,13 @@ pub(crate) struct DecodeArgs {
     /// fused: commit and next denoise in one pass; reference: the released algorithm, pass by pass
     #[arg(long, value_parser = ["fused", "reference"])]
     mode: Option<String>,
-    /// 0: always the most probable token
-    #[arg(long, short = 't', value_name = "T", default_value_t = 0.0)]
-    temperature: f64,
+    /// model: as the checkpoint's generation_config.json says, where no flag below says otherwise; greedy: always the
+    /// most probable token
+    #[arg(long, default_value = "model", value_parser = ["model", "greedy"])]
+    sampling: String,
+    /// 0: always the most probable token; default: the checkpoint's, else 0
+    #[arg(long, short = 't', value_name = "T")]
+    temperature: Option<f64>,
     /// Only the most probable tokens that hold this much probability
     #[arg(long, value_name = "P")]
     top_p: Option<f64>,
@@ -113,8 +120,8 @@ pub(crate) struct DecodeArgs {
     #[arg(long, value_name = "P")]
     min_p: Option<f64>,
     /// Above 1: tokens already seen become less likely
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    repetition_penalty: f64,
+    #[arg(long, value_name = "X")]
+    repetition_penalty: Option<f64>,
     /// Names the random stream: the same seed writes the same text
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -153,6 +160,29 @@ impl DecodeArgs {
         work
     }
 
+    /// Whether the released algorithm was asked for.
+    pub(crate) fn is_reference(&self) -> bool {
+        self.mode.as_deref() == Some("reference")
+    }
+
+    /// The options for a model, with the checkpoint's own sampling where no flag of that kind is given; says on
+    /// stderr what it is.
+    pub(crate) fn sampled_options(&self, model: &Model) -> Result<GenerateOptions> {
+        let mut options = self.options(model);
+        let asked = self.temperature.is_some()
+            || self.top_p.is_some()
+            || self.top_k.is_some()
+            || self.min_p.is_some()
+            || self.repetition_penalty.is_some();
+        if asked || self.is_reference() || self.sampling == "greedy" {
+            return Ok(options);
+        }
+        if let Some(sampling) = model.sampling()? {
+            options.sampling = Sampling { seed: self.seed, ..sampling };
+        }
+        Ok(options)
+    }
+
     /// The options for a model.
     pub(crate) fn options(&self, model: &Model) -> GenerateOptions {
         let fill = match self.threshold {
@@ -179,11 +209,11 @@ impl DecodeArgs {
             steps: self.steps,
             fill,
             sampling: Sampling {
-                temperature: self.temperature,
+                temperature: self.temperature.unwrap_or(0.0),
                 top_k: self.top_k,
                 top_p: self.top_p,
                 min_p: self.min_p,
-                repetition_penalty: self.repetition_penalty,
+                repetition_penalty: self.repetition_penalty.unwrap_or(1.0),
                 seed: self.seed,
             },
             mode: match self.mode.as_deref() {
@@ -198,4 +228,16 @@ impl DecodeArgs {
             autoregressive: Some(autoregressive),
         }
     }
+}
+
+/// How tokens were drawn, for `--json`.
+pub(crate) fn used(sampling: &Sampling) -> serde_json::Value {
+    serde_json::json!({ "sampling": {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "seed": sampling.seed,
+    } })
 }

@@ -1,12 +1,11 @@
 use anyhow::{Context, Result};
 use lacuna::Prompt;
 use lacuna::data::Fim;
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::Usage;
-use super::decode_args::{DecodeArgs, ModelArgs};
+use super::decode_args::{DecodeArgs, ModelArgs, used};
 use super::show::{ShowArgs, ids, read_text, replace_text};
 
 /// Fill in the middle: write what belongs between two texts.
@@ -59,7 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     };
     let prompt = Prompt::Ids(prompt);
-    let options = args.decode.options(&model);
+    let options = args.decode.sampled_options(&model)?;
     let mut trace = args.show.trace();
     let mut show = args.show.begin(&model, &prompt, &options, trace.as_mut())?;
     let written = lacuna::generate(&model, prompt.clone(), &options, |event| show.event(event))?;
@@ -73,7 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (None, _) if !args.show.json => ids(&written.tokens),
         _ => written.text.clone(),
     };
-    args.show.print(&text, &written, Value::Null)
+    args.show.print(&text, &written, used(&options.sampling))
 }
 
 /// The text before and after the hole, if there is one.
