@@ -59,6 +59,12 @@ enum Format {
 /// (Unicode keeps it for uses like this); taken out again before encoding.
 const BREAK: char = '\u{10FFFF}';
 
+/// [`ChatTemplate::seed_coder`] as a template that others can run.
+pub const SEED_CODER_TEMPLATE: &str = "\
+{% for message in messages %}<[begin▁of▁sentence]>{{ message.role }}
+{{ message.content }}{% if message.role == 'system' %}{{ '\\n\\n' }}{% endif %}<[end▁of▁sentence]>{% endfor %}\
+{% if add_generation_prompt %}<[begin▁of▁sentence]>assistant{{ '\\n' }}{% endif %}";
+
 impl ChatTemplate {
     /// The format of Seed-Coder and Stable-DiffCoder, built in (paper.md §1).
     pub fn seed_coder() -> Self {
@@ -199,14 +205,20 @@ impl ChatTemplate {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<Vec<(usize, usize)>> {
-        let whole = self.render(messages, &at_end(options, false))?;
+        let whole = self.render(messages, &at_end(options, false));
+        let whole = whole.map_err(|error| self.at_turn(messages, options, error))?;
         let mut spans = vec![];
         for (index, message) in messages.iter().enumerate() {
             if message.role != "assistant" {
                 continue;
             }
-            let before = self.render(&messages[..index], &at_end(options, true))?;
-            let after = self.render(&messages[..=index], &at_end(options, false))?;
+            let at = |error| in_turn(index, error);
+            let before = match self.render(&messages[..index], &at_end(options, true)) {
+                // Some templates look at the first message, which is this one.
+                Err(_) if index == 0 => String::new(),
+                before => before.map_err(at)?,
+            };
+            let after = self.render(&messages[..=index], &at_end(options, false)).map_err(at)?;
             if !(after.starts_with(&before) && whole.starts_with(&after)) {
                 return Err(Error::Template(format!(
                     "turn {index}: the template writes earlier turns differently when others \
@@ -221,6 +233,29 @@ impl ChatTemplate {
             return Err(Error::Template(format!("none of {turns} turns is the assistant's")));
         }
         Ok(spans)
+    }
+}
+
+impl ChatTemplate {
+    /// The error of a conversation, with the first turn that brings it about.
+    fn at_turn(&self, messages: &[Message], options: &RenderOptions, error: Error) -> Error {
+        let same = |other: &Error| other.to_string() == error.to_string();
+        let fails = |turns: &usize| {
+            let beginning = self.render(&messages[..*turns], &at_end(options, false));
+            beginning.is_err_and(|other| same(&other))
+        };
+        match (1..=messages.len()).find(fails) {
+            Some(turns) => in_turn(turns - 1, error),
+            None => error,
+        }
+    }
+}
+
+/// Turns are counted from 0, as the messages of a list are.
+fn in_turn(index: usize, error: Error) -> Error {
+    match error {
+        Error::Template(reason) => Error::Template(format!("turn {index}: {reason}")),
+        other => other,
     }
 }
 

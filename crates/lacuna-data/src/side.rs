@@ -6,8 +6,10 @@ use std::io::Write;
 use std::path::{Component, Path};
 
 mod config;
+mod describe;
 mod settings;
 
+pub use describe::Facts;
 pub use settings::{Generation, Settings};
 
 use config::read_if_there;

@@ -51,6 +51,7 @@ pub struct Tokenizer {
     pieces: OnceLock<Pieces>,
     vocab_size: usize,
     notes: Vec<String>,
+    is_extended: bool,
 }
 
 impl Tokenizer {
@@ -108,11 +109,16 @@ impl Tokenizer {
 
     fn parse(bytes: &[u8], rows: Option<usize>, settings: &Settings, name: &str) -> Result<Self> {
         let fault = |reason| Error::Tokenizer { name: name.to_owned(), reason };
-        let check::Checked { inner, last, notes } =
+        let check::Checked { inner, last, notes, is_extended } =
             check::read(bytes, rows, settings).map_err(fault)?;
         let mut tokenizer = Self::new(inner, last, name)?;
-        tokenizer.notes = notes;
+        (tokenizer.notes, tokenizer.is_extended) = (notes, is_extended);
         Ok(tokenizer)
+    }
+
+    /// Whether other files than `tokenizer.json` had a part in it.
+    pub fn is_extended(&self) -> bool {
+        self.is_extended
     }
 
     /// What the checkpoint's files say of tokens that could not be followed, a sentence each.
@@ -132,7 +138,7 @@ impl Tokenizer {
         };
         let vocab_size = last as usize + 1;
         let (ordinary, pieces) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { inner, ordinary, pieces, vocab_size, notes: Vec::new() })
+        Ok(Self { inner, ordinary, pieces, vocab_size, notes: Vec::new(), is_extended: false })
     }
 
     /// Trains a byte-level BPE of `vocab_size` tokens, special tokens and 256 bytes included.

@@ -47,9 +47,11 @@ fn refuse(reason: impl Into<String>) -> Error {
 /// A number of spaces, or what stands for one step.
 fn indentation(indent: &Value) -> Result<String, Error> {
     if let Some(text) = indent.as_str() {
-        return match text.len() <= WIDEST as usize {
+        return match text.len() <= WIDEST as usize && text.trim().is_empty() {
             true => Ok(text.to_owned()),
-            false => Err(refuse(format!("tojson: indents of at most {WIDEST} are known"))),
+            false => Err(refuse(format!(
+                "tojson: an indent is a number or white space, at most {WIDEST} of it"
+            ))),
         };
     }
     let width = i64::try_from(indent.clone()).map_err(|_| refuse("tojson: indent is no number"))?;

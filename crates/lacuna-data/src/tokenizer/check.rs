@@ -28,6 +28,7 @@ pub(super) struct Checked {
     pub(super) inner: tokenizers::Tokenizer,
     pub(super) last: Option<u32>,
     pub(super) notes: Vec<String>,
+    pub(super) is_extended: bool,
 }
 
 /// Reads a tokenizer, for a model that embeds `rows` tokens if that is known.
@@ -40,7 +41,10 @@ pub(super) fn read(
     settings: &Settings,
 ) -> Result<Checked, String> {
     let mut file = checked(bytes, rows)?;
+    let before = (file.added.clone(), file.post_processor.clone());
     let (added, mut notes) = file.take_in(settings, rows);
+    let is_extended = before != (file.added.clone(), file.post_processor.clone())
+        || (!file.model.is_bpe() && !added.is_empty());
     file.check_normalized()?;
     let vocabulary = file.model.vocabulary.as_ref();
     let last = vocabulary.and_then(|vocabulary| vocabulary.last);
@@ -54,7 +58,7 @@ pub(super) fn read(
     };
     let last = inner.get_added_tokens_decoder().into_keys().max().max(last);
     fits(last, rows)?;
-    Ok(Checked { inner, last, notes })
+    Ok(Checked { inner, last, notes, is_extended })
 }
 
 /// Refuses what can't be read, without building it.
@@ -114,7 +118,7 @@ pub(super) struct File {
     pub(super) model: Model,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Deserialize)]
 pub(super) struct Added {
     pub(super) id: u32,
     pub(super) content: String,

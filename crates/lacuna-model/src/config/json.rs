@@ -261,6 +261,8 @@ pub(super) fn architecture(config: &Config) -> (&'static str, &'static str) {
 pub(super) fn write(config: &Config) -> String {
     let (architecture, model_type) = architecture(config);
     let mut map = config.extra.clone();
+    // It names Python files, which do not go along: loaders take the architecture that they know.
+    map.remove("auto_map");
     let mut set = |name: &str, value: Value| map.insert(name.to_owned(), value);
     set("architectures", json!([architecture]));
     set("model_type", json!(model_type));
