@@ -62,6 +62,6 @@ pub use fim::{Fim, FimFormat, FimOrder};
 pub use packing::{Packed, Packer, Remainder, Sample, pack};
 pub use sft::pack_chat;
 pub use shard::{Manifest, ShardOptions, ShardWriter};
-pub use side::SideFiles;
+pub use side::{Facts, Generation, Settings, SideFiles};
 pub use stream::TextStream;
 pub use tokenizer::{SPECIAL_TOKENS, Tokenizer};

@@ -1,7 +1,8 @@
 //! Chat samples for fine-tuning: JSON lines with `messages`, packed with only responses eligible.
 
-use crate::chat::{ChatTemplate, Message, RenderOptions};
+use crate::chat::{ChatTemplate, Message, RenderOptions, Tools};
 use crate::error::{Error, Result, io_error};
+use crate::packing::Sample;
 use crate::packing::{Packed, Packer};
 use crate::tokenizer::Tokenizer;
 use serde::Deserialize;
@@ -12,6 +13,8 @@ use std::path::Path;
 #[derive(Deserialize)]
 struct Line {
     messages: Vec<Message>,
+    #[serde(default)]
+    tools: Option<Tools>,
 }
 
 /// Packs the samples of `.jsonl[.gz|.zst]` files: one object with `messages` (`role`, `content`) a line.
@@ -30,6 +33,7 @@ pub fn pack_chat(
     seed: u64,
     mut packer: Packer,
 ) -> Result<Packed> {
+    let end_of_turn = template.end_of_turn(tokenizer);
     let mut samples = 0;
     for path in files.iter().map(AsRef::as_ref) {
         for (number, line) in open(path)?.lines().enumerate() {
@@ -41,11 +45,13 @@ pub fn pack_chat(
                 path: path.to_owned(),
                 reason: format!("line {}: {reason}", number + 1),
             };
-            let Line { messages } = serde_json::from_str(&line).map_err(|error| {
+            let Line { messages, tools } = serde_json::from_str(&line).map_err(|error| {
                 at(format!("an object with \"messages\" (role, content) is expected ({error})"))
             })?;
-            let sample = template.sample(tokenizer, &messages, &RenderOptions::default());
+            let options = RenderOptions { tools, ..RenderOptions::default() };
+            let sample = template.sample(tokenizer, &messages, &options);
             let mut sample = sample.map_err(|error| at(error.to_string()))?;
+            end_with_turn(&mut sample, end_of_turn, tokenizer);
             sample.end(eos, seed, samples);
             packer.push_sample(&sample)?;
             samples += 1;
@@ -55,6 +61,17 @@ pub fn pack_chat(
         return Err(Error::Packing("the files hold no conversation".to_owned()));
     }
     Ok(packer.finish())
+}
+
+/// Leaves out the white space that a template writes between a turn's end and the next turn, where none follows.
+fn end_with_turn(sample: &mut Sample, end_of_turn: Option<u32>, tokenizer: &Tokenizer) {
+    let last = sample.tokens.iter().rposition(|token| Some(*token) == end_of_turn);
+    let Some(rest) = last.map(|last| last + 1) else { return };
+    let text = tokenizer.decode_with_special_tokens(&sample.tokens[rest..]);
+    if text.is_ok_and(|text| text.trim().is_empty()) {
+        sample.tokens.truncate(rest);
+        sample.supervised.truncate(rest);
+    }
 }
 
 fn open(path: &Path) -> Result<Box<dyn BufRead>> {

@@ -122,6 +122,10 @@ pub struct DataRecipe {
 pub struct SftRecipe {
     /// `.jsonl[.gz|.zst]` files.
     pub samples: Vec<PathBuf>,
+    /// How conversations are written: `model`, as the checkpoint that the run starts from has it; `seed-coder`; or a
+    /// `.jinja` file. Default: the checkpoint's, else Seed-Coder's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
 }
 
 /// AdamW (choice 11).

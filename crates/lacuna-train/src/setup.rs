@@ -14,6 +14,8 @@ use crate::error::{Result, TrainError};
 use crate::recipe::{MaskEmbedding, ObjectiveKind, Recipe, Stage};
 use crate::seed::{Purpose, stream};
 
+mod side;
+
 /// The special ids that training needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpecialIds {
@@ -50,7 +52,7 @@ impl RunData {
     /// # Errors
     /// Errors if a file is missing, damaged or empty of text, or the tokenizer lacks a token that is needed.
     pub fn open(recipe: &Recipe) -> Result<Self> {
-        let tokenizer = Tokenizer::from_file(&recipe.data.tokenizer)?;
+        let tokenizer = side::open_tokenizer(&recipe.data.tokenizer)?;
         let special = special_ids(recipe, &tokenizer)?;
         let window = NonZeroUsize::new(recipe.data.window).expect("validated: at least 2");
         let (train, held_out) = match &recipe.data.shards {
@@ -71,11 +73,12 @@ impl RunData {
                 )
             }
         };
-        let sft = match &recipe.sft {
-            Some(sft) => {
+        let (side_files, format) = side::side_files(recipe, &tokenizer, special)?;
+        let sft = match recipe.sft.as_ref().zip(format) {
+            Some((sft, format)) => {
                 let packed = lacuna_data::pack_chat(
                     &sft.samples,
-                    &lacuna_data::ChatTemplate::seed_coder(),
+                    &format,
                     &tokenizer,
                     special.eos,
                     recipe.seed,
@@ -86,8 +89,6 @@ impl RunData {
             }
             None => None,
         };
-        let mut side_files = SideFiles::default();
-        side_files.insert("tokenizer.json", tokenizer.to_json());
         Ok(Self {
             train: Batches::new(train, recipe.seed)?,
             held_out,

@@ -104,11 +104,11 @@ pub fn convert(
     match format {
         Format::Gguf => {
             let name = to.file_stem().unwrap_or_default().to_string_lossy();
-            let carried = side.for_gguf();
+            let (carried, tokenizer) = (side.for_gguf(), side.tokenizer_for_gguf()?);
             let gguf = GgufOptions {
                 dtype: options.dtype,
                 name: &name,
-                tokenizer_json: side.tokenizer.as_deref(),
+                tokenizer_json: tokenizer.as_deref(),
                 chat_template: side.chat_template.as_deref(),
                 files: &carried,
                 metadata: side.metadata.as_ref(),

@@ -1,12 +1,11 @@
 use anyhow::{Context, Result};
 use lacuna::data::{ChatTemplate, Message, RenderOptions};
 use lacuna::{GenerateOptions, Model, Prompt, Written};
-use serde_json::Value;
 use std::io::{BufRead, IsTerminal};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::decode_args::{DecodeArgs, ModelArgs};
+use super::decode_args::{DecodeArgs, ModelArgs, used};
 use super::show::{ShowArgs, TraceFile, read_text};
 
 /// Text of a conversation that memory is planned for.
@@ -45,7 +44,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None => None,
     };
     let model = args.model.open(args.decode.work(CONVERSATION_BYTES))?;
-    let options = args.decode.options(&model);
+    let mut options = args.decode.sampled_options(&model)?;
+    let format = model.chat_format();
+    if let (Ok(format), None, false) = (&format, &options.eos_ids, args.decode.is_reference()) {
+        options.eos_ids = Some(model.answer_ends(format));
+    }
     let mut turns = Turns { args, model: &model, options: &options, trace: args.show.trace() };
     if let Some(ids) = &args.decode.prompt_ids {
         if message.is_some() {
@@ -55,7 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         turns.answer(Prompt::Ids(ids.0.clone()))?;
         return Ok(());
     }
-    let format = model.chat_format()?;
+    let format = format?;
     let mut said: Vec<Message> =
         args.system.iter().map(|text| Message::new("system", text)).collect();
     if let Some(message) = message {
@@ -119,7 +122,7 @@ impl Turns<'_> {
                 text.push('\n');
             }
         }
-        show.print(&text, &written, Value::Null)?;
+        show.print(&text, &written, used(&self.options.sampling))?;
         Ok(written)
     }
 }

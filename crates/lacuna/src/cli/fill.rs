@@ -1,13 +1,12 @@
 use anyhow::{Context, Result};
 use lacuna::data::Fim;
 use lacuna::{Prompt, StopReason};
-use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::Usage;
-use super::decode_args::{DecodeArgs, ModelArgs};
+use super::decode_args::{DecodeArgs, ModelArgs, used};
 use super::show::{ShowArgs, ids, read_text};
 use super::user_file::{Question, UserFile, shown};
 
@@ -60,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let hole = hole(args)?;
     let length = hole.as_ref().map_or(0, |hole| hole.prefix.len() + hole.suffix.len());
     let model = args.model.open(args.decode.work(length))?;
-    let mut options = args.decode.options(&model);
+    let mut options = args.decode.sampled_options(&model)?;
     let prompt = match (&args.decode.prompt_ids, &hole) {
         (Some(ids), _) => ids.0.clone(),
         (None, Some(Hole { prefix, suffix, .. })) => {
@@ -86,7 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (None, _) if !args.show.json => ids(&written.tokens),
         _ => written.text.clone(),
     };
-    args.show.print(&text, &written, Value::Null)?;
+    args.show.print(&text, &written, used(&options.sampling))?;
     if let (true, Some(Hole { file: Some(file), prefix, suffix })) = (args.in_place, &hole) {
         let quiet = args.show.quiet;
         if written.finish == StopReason::Length && !quiet {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Usage;
 use super::console::Out;
-use super::decode_args::{DecodeArgs, ModelArgs};
+use super::decode_args::{DecodeArgs, ModelArgs, used};
 use super::show::{ShowArgs, ids, read_text};
 
 /// Continue a text.
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Prompt::Ids(_) => 0,
     };
     let model = args.model.open(args.decode.work(length))?;
-    let options = args.decode.options(&model);
+    let options = args.decode.sampled_options(&model)?;
     let mut trace = args.show.trace();
     let mut show = args.show.begin(&model, &prompt, &options, trace.as_mut())?;
     let written = lacuna::generate(&model, prompt.clone(), &options, |event| show.event(event))?;
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             text.push('\n');
         }
     }
-    args.show.print(&text, &written, serde_json::Value::Null)
+    args.show.print(&text, &written, used(&options.sampling))
 }
 
 fn prompt(args: &Args) -> Result<Prompt> {

@@ -95,10 +95,27 @@ impl ShowArgs {
         }
         out.finish()?;
         if !self.quiet {
-            note!("{}", summary(written));
+            note!("{}{}", summary(written), drawn(&more));
         }
         Ok(())
     }
+}
+
+/// How tokens were drawn, where it was not the most probable one each time.
+fn drawn(more: &Value) -> String {
+    let sampling = &more["sampling"];
+    let number = |key: &str| sampling[key].as_f64();
+    let mut words = String::new();
+    if let Some(temperature) = number("temperature").filter(|temperature| *temperature > 0.0) {
+        words += &format!(", drawn at temperature {temperature}");
+        for (key, name) in [("top_p", "top-p"), ("top_k", "top-k"), ("min_p", "min-p")] {
+            words.extend(number(key).map(|value| format!(", {name} {value}")));
+        }
+    }
+    if let Some(penalty) = number("repetition_penalty").filter(|penalty| *penalty != 1.0) {
+        words += &format!(", repetition penalty {penalty}");
+    }
+    words
 }
 
 /// One decode that is being shown. Failures wait until its end: an observer can't return them.
