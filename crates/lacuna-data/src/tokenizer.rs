@@ -287,6 +287,31 @@ impl Tokenizer {
         (0..self.vocab_size).map(length).collect()
     }
 
+    /// The bytes that a token adds to a text that has begun; a special token's are its spelling.
+    ///
+    /// A character may be cut between tokens, so they need not be text by themselves.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn bytes_of(&self, id: u32) -> Result<Vec<u8>> {
+        if self.pieces().joinable {
+            return Ok(self.pieces().get(id as usize).to_vec());
+        }
+        if let Some(byte) = self.byte(id) {
+            return Ok(vec![byte]);
+        }
+        // Some decoders leave a text's first space out: the second of two is spelt whole.
+        let once = self.decode_with_special_tokens(&[id])?;
+        let twice = self.decode_with_special_tokens(&[id, id])?;
+        Ok(twice.strip_prefix(&once).unwrap_or(&once).as_bytes().to_vec())
+    }
+
+    /// The byte of a byte-fallback token.
+    pub(crate) fn byte(&self, id: u32) -> Option<u8> {
+        let token = self.inner.id_to_token(id).filter(|token| is_byte_token(token))?;
+        u8::from_str_radix(&token[3..5], 16).ok()
+    }
+
     /// The blake3 hash of the tokenizer, in hexadecimal: equal hashes, equal ids.
     pub fn fingerprint(&self) -> String {
         let json = self.inner.to_string(false).expect("a loaded tokenizer serialises");

@@ -1,10 +1,12 @@
 //! What the commands that write text share: output flags, streaming, traces, the JSON object.
 
 use anyhow::{Context, Result};
-use lacuna::data::TextStream;
 use lacuna::samplers::Event;
 use lacuna::samplers::trace::Line;
-use lacuna::{GenerateOptions, Model, Prompt, StopReason, Written, trace_end, trace_header};
+use lacuna::{
+    GenerateOptions, Model, Prompt, StopReason, TokenText, Written, prompt_ids, trace_end,
+    trace_header,
+};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -53,7 +55,7 @@ impl ShowArgs {
     ) -> Result<Show<'a>> {
         check_against(model, prompt, options)?;
         let stream = match self.stream {
-            true => Some(Streamed::new(model.tokenizer()?, &options.stop)),
+            true => Some(Streamed::new(model, prompt, &options.stop)?),
             false => None,
         };
         let mut show = Show { stream, trace, watch: None, broken: None };
@@ -158,7 +160,7 @@ impl Show<'_> {
             return Err(error);
         }
         if let Some(stream) = self.stream {
-            stream.finish(&written.text)?;
+            stream.finish()?;
         }
         match self.trace {
             Some(trace) => trace.end(written),
@@ -228,45 +230,35 @@ impl TraceFile {
 
 /// Prints text as its blocks finish, never taking anything back.
 struct Streamed<'a> {
-    text: TextStream<'a>,
+    text: TokenText<'a>,
     /// New tokens that `text` has had.
     taken: usize,
-    stop: &'a [String],
-    /// All text that is certain, and how much of it was printed.
-    certain: String,
-    shown: usize,
     out: Out,
 }
 
 impl<'a> Streamed<'a> {
-    fn new(tokenizer: &'a lacuna::data::Tokenizer, stop: &'a [String]) -> Self {
-        let text = TextStream::new(tokenizer);
-        Self { text, taken: 0, stop, certain: String::new(), shown: 0, out: Out::new() }
+    fn new(model: &'a Model, prompt: &Prompt, stop: &'a [String]) -> Result<Self> {
+        let prompt = prompt_ids(model, prompt.clone())?;
+        let text = TokenText::new(model.tokenizer()?, &prompt, stop)?;
+        Ok(Self { text, taken: 0, out: Out::new() })
     }
 
     /// Prints what is certain of the text so far: whole characters, and nothing that a stop text may cut.
     fn show(&mut self, tokens: &[u32], text_len: usize) -> Result<()> {
         let text_len = text_len.max(self.taken);
-        self.certain.push_str(&self.text.push(&tokens[self.taken..text_len])?);
+        self.text.push(&tokens[self.taken..text_len])?;
         self.taken = text_len;
-        let text = &self.certain;
-        let held_back = self.stop.iter().map(|s| s.len().saturating_sub(1)).max().unwrap_or(0);
-        let mut end = text.len().saturating_sub(held_back);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        end = self.stop.iter().filter_map(|s| text.find(s.as_str())).fold(end, usize::min);
-        if end > self.shown {
-            self.out.write_all(&text.as_bytes()[self.shown..end])?;
+        let certain = self.text.certain();
+        if !certain.is_empty() {
+            self.out.write_all(certain.as_bytes())?;
             self.out.flush()?;
-            self.shown = end;
         }
         Ok(())
     }
 
-    fn finish(mut self, text: &str) -> Result<()> {
-        // The pieces joined are the text, so what was shown is its beginning.
-        self.out.write_all(text.as_bytes().get(self.shown..).unwrap_or_default())?;
+    fn finish(mut self) -> Result<()> {
+        let (text, given) = self.text.finish()?;
+        self.out.write_all(&text.as_bytes()[given..])?;
         Ok(self.out.finish()?)
     }
 }
