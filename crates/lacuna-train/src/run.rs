@@ -16,25 +16,35 @@ use crate::metrics::{MetricsWriter, StepMetrics, read_metrics};
 use crate::objective::StageObjective;
 use crate::plot;
 use crate::recipe::{Recipe, Stage, StageData};
+use crate::record::results::Results;
+use crate::record::{self, Record, Surroundings};
 use crate::setup::{RunData, build_model};
 use crate::step::{learning_rate, step};
+
+mod start;
 
 /// How a recipe is run.
 #[derive(Debug)]
 pub struct RunOptions<'a> {
     /// The run's directory.
     pub dir: PathBuf,
-    /// Go on from the newest complete checkpoint in it.
+    /// Go on from the newest complete checkpoint in it; from the beginning if there is none.
     pub resume: bool,
+    /// Go on although the recipe's learning rates, steps or the like are not those that the run began with.
+    pub accept_changes: bool,
     /// Where tensors live.
     pub device: Device,
     /// Set it (Ctrl-C) and the run writes a checkpoint after the current step and ends.
     pub stop: &'a AtomicBool,
+    /// What goes into the record besides.
+    pub surroundings: Surroundings,
 }
 
 /// What a run tells while it goes on.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// Something that a user should know of, though nothing failed.
+    Notice(String),
     /// The data is packed and the model stands.
     Ready {
         /// The run's data.
@@ -67,11 +77,13 @@ pub enum Event<'a> {
 /// How a run ended.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Whether it was stopped before its last step.
+    /// Whether it was stopped before its end.
     pub interrupted: bool,
+    /// Whether it was finished before it was resumed, so that nothing was done.
+    pub finished_before: bool,
     /// The finished model's folder, or the newest checkpoint's.
     pub model: PathBuf,
-    /// What was measured at the end of each stage run now.
+    /// What was measured at the end of each stage, also of those run by earlier processes.
     pub evaluations: Vec<(String, Evaluation)>,
 }
 
@@ -84,25 +96,85 @@ pub fn run(
     options: &RunOptions<'_>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
+    let began = Instant::now();
     let dir = &options.dir;
-    let newest = start_directory(dir, options.resume)?;
+    let newest = start::newest(dir, options.resume)?;
+    let mut place = match &newest {
+        Some(newest) => checkpoint::read_progress(newest)?,
+        None => Progress::default(),
+    };
+    let (mut record, mut kept, mut changed) = (Record::default(), recipe.clone(), newest.is_none());
+    if let Some(newest) = &newest {
+        let begun = start::Begun::read(dir, newest)?;
+        let settled = start::settle(&begun, recipe, &mut place, options.accept_changes, dir)?;
+        record = begun.record;
+        let recorded = dir.join("run.json").exists();
+        let whole = dir.join("final").exists() && (record.finished || !recorded);
+        if place.stage >= recipe.stage.len() && whole {
+            let evaluations = Results::open(dir, &place).evaluations();
+            let model = dir.join("final");
+            return Ok(Outcome { interrupted: false, finished_before: true, model, evaluations });
+        }
+        let now = (options.surroundings.now)();
+        for change in settled.accepted(place.step, &now) {
+            let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
+            let (old, new) = (show(&change.old), show(&change.new));
+            observe(Event::Notice(format!("{}: {old} → {new} from here on", change.key)));
+            record.changes.push(change);
+        }
+        changed = settled.is_new() || !recorded;
+        kept = settled.recipe;
+    } else if options.resume {
+        let shown = dir.display();
+        observe(Event::Notice(format!("nothing is saved in {shown}: starting from the beginning")));
+    }
     let data = RunData::open(recipe)?;
-    std::fs::create_dir_all(dir).at("creating", dir)?;
-    let path = dir.join("recipe.toml");
-    lacuna_data::write_atomic(&path, recipe.to_toml().as_bytes())?;
-
+    let hashes = record::hashes(recipe, &data)?;
+    record.check_hashes(&hashes, dir)?;
     let model = build_model(recipe, &data, newest.as_deref(), &options.device)?;
     let parameters =
         model.parameters().iter().map(|(_, var)| Parameter::new(var.clone())).collect();
     let mut optimizer = AdamW::new(parameters, adamw_config(recipe))?;
-    let progress = match &newest {
+    let mut progress = match &newest {
         Some(newest) => checkpoint::restore(newest, &model, &mut optimizer)?,
         None => Progress::default(),
     };
+    // A finished stage that is given more steps goes on.
+    (progress.stage, progress.stage_step) = (place.stage, place.stage_step);
+
+    std::fs::create_dir_all(dir).at("creating", dir)?;
+    record.recipe = kept.fingerprint();
+    (record.seed, record.hashes) = (recipe.seed, hashes);
+    record.open(&options.surroundings, progress.step);
+    if changed {
+        write(&dir.join("recipe.toml"), &kept.to_toml())?;
+    }
+    write(&dir.join("run.json"), &record.to_json())?;
+    let results = Results::open(dir, &progress);
+    results.write()?;
     let metrics = MetricsWriter::open(&dir.join("metrics.jsonl"), progress.step)?;
     observe(Event::Ready { data: &data, model: &model, step: progress.step });
-    let mut run = Run { recipe, options, data, model, optimizer, progress, metrics };
+    let saved = began;
+    let mut run = Run {
+        recipe,
+        kept: kept.to_toml(),
+        options,
+        data,
+        model,
+        optimizer,
+        progress,
+        metrics,
+        results,
+        record,
+        began,
+        saved,
+    };
     run.stages(newest, observe)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    lacuna_files::write_file(path, text.as_bytes())
+        .map_err(|error| TrainError::File { path: path.to_owned(), reason: error.to_string() })
 }
 
 struct Run<'a> {
@@ -113,6 +185,13 @@ struct Run<'a> {
     optimizer: AdamW,
     progress: Progress,
     metrics: MetricsWriter,
+    results: Results,
+    record: Record,
+    /// `recipe.toml` as it stands.
+    kept: String,
+    began: Instant,
+    /// When the last checkpoint was written.
+    saved: Instant,
 }
 
 impl Run<'_> {
@@ -123,46 +202,86 @@ impl Run<'_> {
     ) -> Result<Outcome> {
         let dir = &self.options.dir;
         let mut model = newest.unwrap_or_else(|| dir.join("checkpoints"));
-        let mut evaluations = Vec::new();
+        // A process that ended while it measured had saved the stage before.
+        if let Some(i) = self.progress.stage.checked_sub(1)
+            && self.progress.stage_step == 0
+            && !self.results.has(i)
+        {
+            self.enter(&self.recipe.stage[i])?;
+            self.measure(i, observe)?;
+        }
         for (i, stage) in self.recipe.stage.iter().enumerate().skip(self.progress.stage) {
             self.progress.stage = i;
-            self.model.set_mode(self.data.mode(stage)?);
-            self.model.set_logit_shift(stage.logit_shift);
-            let mut stopped = false;
+            self.enter(stage)?;
+            let mut stopped = self.stopped();
             let objective = StageObjective::new(stage, self.recipe, &self.data)?;
             while self.progress.stage_step < stage.steps && !stopped {
                 let metrics = self.step(stage, &objective)?;
                 observe(Event::Step { metrics: &metrics, total_steps: self.recipe.total_steps() });
-                stopped = self.options.stop.load(Ordering::Relaxed);
-                let due = stage.checkpoint_every > 0
-                    && self.progress.stage_step.is_multiple_of(stage.checkpoint_every);
-                if (due || stopped) && self.progress.stage_step < stage.steps {
+                stopped = self.stopped();
+                if (stopped || self.is_due(stage)) && self.progress.stage_step < stage.steps {
                     model = self.checkpoint()?;
                     observe(Event::Checkpoint(&model));
                 }
             }
             if self.progress.stage_step < stage.steps {
-                self.draw()?;
-                return Ok(Outcome { interrupted: true, model, evaluations });
+                return self.interrupted(model);
             }
             (self.progress.stage, self.progress.stage_step) = (i + 1, 0);
             model = self.checkpoint()?;
             observe(Event::Checkpoint(&model));
-            let evaluation =
-                evaluate(self.recipe, stage, &self.data, &self.model, &mut |done, all| {
-                    observe(Event::Evaluating(done, all));
-                })?;
-            observe(Event::StageEnd { stage, evaluation: evaluation.as_ref() });
-            evaluations.extend(evaluation.map(|e| (stage.name.clone(), e)));
-            if stopped && i + 1 < self.recipe.stage.len() {
-                self.draw()?;
-                return Ok(Outcome { interrupted: true, model, evaluations });
+            // What is not measured now is measured when the run goes on.
+            if stopped {
+                return self.interrupted(model);
+            }
+            self.measure(i, observe)?;
+            if self.stopped() && i + 1 < self.recipe.stage.len() {
+                return self.interrupted(model);
             }
         }
         let target = dir.join("final");
         checkpoint::save_final(&target, &self.model, self.data.side_files())?;
         self.draw()?;
-        Ok(Outcome { interrupted: false, model: target, evaluations })
+        self.note(Some("finished"))?;
+        let evaluations = self.results.evaluations();
+        Ok(Outcome { interrupted: false, finished_before: false, model: target, evaluations })
+    }
+
+    /// The model is what the stage makes of it.
+    fn enter(&mut self, stage: &Stage) -> Result<()> {
+        self.model.set_mode(self.data.mode(stage)?);
+        self.model.set_logit_shift(stage.logit_shift);
+        Ok(())
+    }
+
+    fn measure(&mut self, index: usize, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+        let stage = &self.recipe.stage[index];
+        let evaluation =
+            evaluate(self.recipe, stage, &self.data, &self.model, &mut |done, all| {
+                observe(Event::Evaluating(done, all));
+            })?;
+        self.results.add((index, &stage.name), self.progress.step, evaluation.as_ref())?;
+        observe(Event::StageEnd { stage, evaluation: evaluation.as_ref() });
+        Ok(())
+    }
+
+    fn stopped(&self) -> bool {
+        self.options.stop.load(Ordering::Relaxed)
+    }
+
+    fn interrupted(&mut self, model: PathBuf) -> Result<Outcome> {
+        self.note(Some("stopped"))?;
+        self.draw()?;
+        let evaluations = self.results.evaluations();
+        Ok(Outcome { interrupted: true, finished_before: false, model, evaluations })
+    }
+
+    /// Whether a checkpoint is due, by steps or by the clock. When it is written changes no step.
+    fn is_due(&self, stage: &Stage) -> bool {
+        let by_steps = stage.checkpoint_every > 0
+            && self.progress.stage_step.is_multiple_of(stage.checkpoint_every);
+        let minutes = stage.checkpoint_minutes;
+        by_steps || (minutes > 0.0 && self.saved.elapsed().as_secs_f64() >= minutes * 60.0)
     }
 
     fn step(&mut self, stage: &Stage, objective: &StageObjective) -> Result<StepMetrics> {
@@ -245,29 +364,27 @@ impl Run<'_> {
         }
     }
 
-    fn checkpoint(&self) -> Result<PathBuf> {
+    fn checkpoint(&mut self) -> Result<PathBuf> {
         let dir = self.options.dir.join("checkpoints");
-        checkpoint::save(&dir, &self.model, &self.optimizer, &self.progress, self.data.side_files())
+        // The checkpoint says by itself what it is of.
+        self.note(None)?;
+        let mut side = self.data.side_files().clone();
+        side.insert("recipe.toml", self.kept.as_str());
+        side.insert("run.json", self.record.to_json());
+        let path = checkpoint::save(&dir, &self.model, &self.optimizer, &self.progress, &side)?;
+        self.saved = Instant::now();
+        Ok(path)
+    }
+
+    /// Brings `run.json` up to date.
+    fn note(&mut self, end: Option<&str>) -> Result<()> {
+        self.record.update(&self.options.surroundings, self.began, self.progress.step, end);
+        write(&self.options.dir.join("run.json"), &self.record.to_json())
     }
 
     fn draw(&self) -> Result<()> {
         let metrics = read_metrics(&self.options.dir.join("metrics.jsonl"))?;
         plot::draw(&self.options.dir, &metrics)
-    }
-}
-
-/// Checks that the directory may be used, and finds the checkpoint to go on from.
-fn start_directory(dir: &Path, resume: bool) -> Result<Option<PathBuf>> {
-    let newest = checkpoint::newest(&dir.join("checkpoints"))?;
-    let refuse =
-        |reason: &str| Err(TrainError::Run { path: dir.to_owned(), reason: reason.into() });
-    match (resume, newest) {
-        (true, Some(newest)) => Ok(Some(newest)),
-        (true, None) => refuse("no complete checkpoint to resume from; start without --resume"),
-        (false, _) if dir.join("metrics.jsonl").exists() => refuse(
-            "already holds a run; --resume goes on with it, --out DIR starts another elsewhere",
-        ),
-        (false, _) => Ok(None),
     }
 }
 
