@@ -1,7 +1,7 @@
 //! What a folder's files were when it was written.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::Path;
 
@@ -48,6 +48,8 @@ pub enum Damage {
     },
     /// As long as it was, with other bytes.
     Content,
+    /// A folder, a pipe or a device in its place.
+    NoFile,
 }
 
 impl std::fmt::Display for Damage {
@@ -60,6 +62,7 @@ impl std::fmt::Display for Damage {
             Damage::Content => {
                 write!(f, "is damaged: its bytes are not those that {MANIFEST} has the hash of")
             }
+            Damage::NoFile => write!(f, "is no regular file, though {MANIFEST} lists it as one"),
         }
     }
 }
@@ -70,7 +73,7 @@ impl FileHash {
     /// # Errors
     /// Errors if it can't be read.
     pub fn of(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(io(path, "open it"))?;
+        let mut file = crate::open_regular(path)?;
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 1 << 20];
         let mut bytes = 0;
@@ -91,6 +94,7 @@ impl FileHash {
     /// Errors if it is there and can't be read.
     pub fn damage(&self, path: &Path) -> Result<Option<Damage>> {
         let found = match fs::metadata(path) {
+            Ok(there) if !there.is_file() => return Ok(Some(Damage::NoFile)),
             Ok(there) => there.len(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(Some(Damage::Missing));
@@ -139,15 +143,14 @@ impl Manifest {
     /// Errors if there is one that can't be read, or that names files outside of its folder.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(MANIFEST);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io(&path, "open it")(error)),
+        let text = match crate::read_file(&path, MOST_BYTES) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            text => text?,
         };
-        let mut text = String::new();
-        file.take(MOST_BYTES).read_to_string(&mut text).map_err(io(&path, "read it"))?;
         let broken = |reason: String| Error::Manifest { path: path.clone(), reason };
-        let manifest: Self = serde_json::from_str(&text).map_err(|e| broken(e.to_string()))?;
+        let manifest: Self = serde_json::from_slice(&text).map_err(|e| broken(e.to_string()))?;
         let plain = |name: &str| {
             !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
         };
@@ -164,7 +167,15 @@ impl Manifest {
     /// # Errors
     /// [`Error::Damaged`] names the first that differs.
     pub fn verify(&self, folder: &Path) -> Result<()> {
-        for (name, hash) in &self.files {
+        self.verify_those(folder, |_| true)
+    }
+
+    /// As [`verify`](Self::verify), of those files whose names `wanted` says.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub fn verify_those(&self, folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        for (name, hash) in self.files.iter().filter(|(name, _)| wanted(name)) {
             let path = folder.join(name);
             if let Some(damage) = hash.damage(&path)? {
                 return Err(Error::Damaged { path, damage });
