@@ -40,6 +40,8 @@ pub enum Error {
         path: PathBuf,
         /// The reason.
         reason: String,
+        /// Whether it ends too early.
+        cut_short: bool,
     },
     /// A pipe, a device or a folder in the place of a file.
     #[error("{}: is no regular file but {kind}; give a file", crate::printable(&path.to_string_lossy()))]

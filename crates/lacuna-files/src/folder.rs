@@ -125,6 +125,10 @@ impl<F: Fn(&str) -> bool> Others<F> {
             }
             let mut at = to.join(&name);
             if fs::symlink_metadata(&at).is_ok() {
+                if from.join(&name).is_dir() && at.is_dir() {
+                    add_missing(&from.join(&name), &at)?;
+                    continue;
+                }
                 if is_copy(&from.join(&name), &at) {
                     continue;
                 }
@@ -165,6 +169,20 @@ fn is_copy(one: &Path, other: &Path) -> bool {
     const MOST: u64 = 64 << 20;
     let read = |path| crate::read_file(path, MOST).ok();
     read(one).is_some_and(|bytes| read(other) == Some(bytes))
+}
+
+/// What a folder has and the other one has not, all the way down.
+fn add_missing(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from).map_err(io(from, "read it"))? {
+        let name = entry.map_err(io(from, "read it"))?.file_name();
+        let (here, there) = (from.join(&name), to.join(&name));
+        if fs::symlink_metadata(&there).is_err() {
+            carry(&here, &there)?;
+        } else if here.is_dir() && there.is_dir() {
+            add_missing(&here, &there)?;
+        }
+    }
+    Ok(())
 }
 
 /// The same file under a second name, or a copy where the file system has no second names.

@@ -42,7 +42,7 @@ pub use folder::{WholeFolder, remove_folder};
 pub use lock::FolderLock;
 pub use manifest::{Damage, FileHash, MANIFEST, Manifest};
 pub use partial::{remove_all_leftovers, remove_leftovers};
-pub use read::{open_regular, read_file, read_text};
+pub use read::{append_to, open_regular, read_file, read_text};
 pub use replace::replace_text_file;
 pub use shown::{is_moving, printable};
 pub use whole::{FinishedFile, WholeFile, create_folder, sync_folder, write_file};

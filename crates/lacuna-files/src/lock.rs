@@ -46,8 +46,8 @@ impl FolderLock {
                 continue;
             }
             // Best effort: the lock holds whatever the file says.
-            let _ = file.set_len(0).and_then(|()| file.rewind());
-            let _ = write!(file, "process {}", std::process::id());
+            let _ = file.rewind();
+            let _ = write!(file, "{:<32}", format!("process {}", std::process::id()));
             return Ok(Self { file, path });
         }
     }
@@ -67,8 +67,7 @@ fn has_this_name(_file: &File, _path: &Path) -> bool {
 
 impl Drop for FolderLock {
     fn drop(&mut self) {
-        let _ = self.file.set_len(0);
-        // While it is locked, so that nobody else's is removed. Elsewhere an empty file stays.
+        // While it is locked, so that nobody else's is removed. Elsewhere the file stays.
         if cfg!(unix) {
             let _ = fs::remove_file(&self.path);
         }

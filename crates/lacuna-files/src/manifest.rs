@@ -115,11 +115,20 @@ impl Manifest {
     /// # Errors
     /// Errors if a file can't be read or its name is no text.
     pub fn of(folder: &Path) -> Result<Self> {
+        Self::of_those(folder, |_| true)
+    }
+
+    /// As [`of`](Self::of), of those files whose names `wanted` says.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn of_those(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Self> {
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(folder).map_err(io(folder, "read it"))? {
             let path = entry.map_err(io(folder, "read it"))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-            let listed = name.filter(|name| !name.starts_with('.') && name != MANIFEST);
+            let listed =
+                name.filter(|name| !name.starts_with('.') && name != MANIFEST && wanted(name));
             if let Some(name) = listed.filter(|_| path.is_file()) {
                 files.insert(name, FileHash::of(&path)?);
             }
@@ -149,14 +158,15 @@ impl Manifest {
             }
             text => text?,
         };
-        let broken = |reason: String| Error::Manifest { path: path.clone(), reason };
-        let manifest: Self = serde_json::from_slice(&text).map_err(|e| broken(e.to_string()))?;
+        let broken = |reason, cut_short| Error::Manifest { path: path.clone(), reason, cut_short };
+        let manifest: Self =
+            serde_json::from_slice(&text).map_err(|e| broken(e.to_string(), e.is_eof()))?;
         let plain = |name: &str| {
             !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
         };
         match manifest.files.keys().find(|name| !plain(name)) {
             Some(name) => {
-                Err(broken(format!("`{}` is no plain file name", crate::printable(name))))
+                Err(broken(format!("`{}` is no plain file name", crate::printable(name)), false))
             }
             None => Ok(Some(manifest)),
         }

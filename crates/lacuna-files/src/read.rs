@@ -1,6 +1,6 @@
 //! Files in, without waiting for a pipe's other end and without reading a device that never ends.
 
-use std::fs::{self, File, FileType};
+use std::fs::{self, File, FileType, OpenOptions};
 use std::io::Read;
 use std::path::Path;
 
@@ -17,15 +17,9 @@ pub fn open_regular(path: &Path) -> Result<File> {
     if !there.is_file() {
         return Err(refuse(kind_of(there)));
     }
-    let mut options = File::options();
-    options.read(true);
     // What took its place meanwhile is not waited for either.
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::custom_flags(
-        &mut options,
-        rustix::fs::OFlags::NONBLOCK.bits().cast_signed(),
-    );
-    let file = options.open(path).map_err(io(path, "open it"))?;
+    let file = without_waiting(File::options().read(true)).open(path);
+    let file = file.map_err(io(path, "open it"))?;
     let opened = file.metadata().map_err(io(path, "open it"))?.file_type();
     if opened.is_file() { Ok(file) } else { Err(refuse(kind_of(opened))) }
 }
@@ -57,6 +51,23 @@ pub fn read_file(path: &Path, most: u64) -> Result<Vec<u8>> {
 pub fn read_text(path: &Path, most: u64) -> Result<String> {
     let no_text = |_| io(path, "read it as text")(std::io::Error::other("it is no UTF-8"));
     String::from_utf8(read_file(path, most)?).map_err(no_text)
+}
+
+/// Opens a file to append to it, made if need be. A pipe that nobody reads is an error and not waited for.
+///
+/// # Errors
+/// The system's reason.
+pub fn append_to(path: &Path) -> std::io::Result<File> {
+    without_waiting(File::options().append(true).create(true)).open(path)
+}
+
+fn without_waiting(options: &mut OpenOptions) -> &OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        options,
+        rustix::fs::OFlags::NONBLOCK.bits().cast_signed(),
+    );
+    options
 }
 
 fn kind_of(there: FileType) -> &'static str {

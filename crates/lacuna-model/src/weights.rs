@@ -21,10 +21,12 @@ mod packed;
 mod plan;
 mod rows;
 mod save;
+mod verify;
 
 pub use dtype::StorageDtype;
 pub use outgoing::Outgoing;
 pub use save::{SaveOptions, save_safetensors};
+pub use verify::{Verified, verify};
 
 pub use directory::COMPANIONS;
 use directory::Layout;

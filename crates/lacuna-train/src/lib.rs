@@ -8,6 +8,7 @@
 //! let options = RunOptions {
 //!     dir: "runs/tiny".into(),
 //!     resume: false,
+//!     resume_step: None,
 //!     device: candle_core::Device::Cpu,
 //!     stop: &AtomicBool::new(false),
 //! };
@@ -36,6 +37,7 @@ mod objective;
 mod plot;
 mod recipe;
 mod run;
+mod run_folder;
 mod seed;
 mod setup;
 mod step;

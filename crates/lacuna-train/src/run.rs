@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crate::checkpoint::kept::{Chosen, Divergence};
 use crate::checkpoint::{self, Progress};
-use crate::error::{IoContext, Result, TrainError};
+use crate::error::{Result, TrainError};
 use crate::evaluation::{Evaluation, evaluate};
 use crate::metrics::{MetricsWriter, StepMetrics, read_metrics};
 use crate::objective::StageObjective;
 use crate::plot;
 use crate::recipe::{Recipe, Stage, StageData};
+use crate::run_folder::RunFolder;
 use crate::setup::{RunData, build_model};
 use crate::step::{learning_rate, step};
 
@@ -26,6 +28,8 @@ pub struct RunOptions<'a> {
     pub dir: PathBuf,
     /// Go on from the newest complete checkpoint in it.
     pub resume: bool,
+    /// Go on from the checkpoint of this step instead.
+    pub resume_step: Option<u64>,
     /// Where tensors live.
     pub device: Device,
     /// Set it (Ctrl-C) and the run writes a checkpoint after the current step and ends.
@@ -53,6 +57,8 @@ pub enum Event<'a> {
     },
     /// A checkpoint was written.
     Checkpoint(&'a Path),
+    /// Something that the user must know, and that the run goes on in spite of.
+    Notice(&'a str),
     /// Held-out text is being scored: passes done and in all.
     Evaluating(usize, usize),
     /// A stage ended.
@@ -85,11 +91,12 @@ pub fn run(
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
     let dir = &options.dir;
-    let newest = start_directory(dir, options.resume)?;
+    let folder = RunFolder::enter(dir)?;
+    let chosen = start_directory(dir, options)?;
+    let newest = chosen.as_ref().map(|chosen| chosen.path.clone());
     let data = RunData::open(recipe)?;
-    std::fs::create_dir_all(dir).at("creating", dir)?;
-    let path = dir.join("recipe.toml");
-    lacuna_data::write_atomic(&path, recipe.to_toml().as_bytes())?;
+    folder.open()?;
+    lacuna_files::write_file(&dir.join("recipe.toml"), recipe.to_toml().as_bytes())?;
 
     let model = build_model(recipe, &data, newest.as_deref(), &options.device)?;
     let parameters =
@@ -99,10 +106,20 @@ pub fn run(
         Some(newest) => checkpoint::restore(newest, &model, &mut optimizer)?,
         None => Progress::default(),
     };
-    let metrics = MetricsWriter::open(&dir.join("metrics.jsonl"), progress.step)?;
+    let (metrics, mut notices) = MetricsWriter::open(&dir.join("metrics.jsonl"), progress.step);
+    if let Some(chosen) = chosen {
+        notices.extend(chosen.abandon_newer(dir)?);
+        notices.splice(..0, chosen.notices);
+    }
+    notices.iter().for_each(|notice| observe(Event::Notice(notice)));
     observe(Event::Ready { data: &data, model: &model, step: progress.step });
-    let mut run = Run { recipe, options, data, model, optimizer, progress, metrics };
-    run.stages(newest, observe)
+    let unproven = newest.clone();
+    let mut run = Run { recipe, options, data, model, optimizer, progress, metrics, unproven };
+    let outcome = run.stages(newest, observe)?;
+    if let Err(reason) = folder.seal() {
+        observe(Event::Notice(&format!("the run's files have no hashes: {reason}")));
+    }
+    Ok(outcome)
 }
 
 struct Run<'a> {
@@ -113,6 +130,8 @@ struct Run<'a> {
     optimizer: AdamW,
     progress: Progress,
     metrics: MetricsWriter,
+    /// The checkpoint that the next step is taken from.
+    unproven: Option<PathBuf>,
 }
 
 impl Run<'_> {
@@ -131,23 +150,21 @@ impl Run<'_> {
             let mut stopped = false;
             let objective = StageObjective::new(stage, self.recipe, &self.data)?;
             while self.progress.stage_step < stage.steps && !stopped {
-                let metrics = self.step(stage, &objective)?;
+                let metrics = self.step(stage, &objective, observe)?;
                 observe(Event::Step { metrics: &metrics, total_steps: self.recipe.total_steps() });
                 stopped = self.options.stop.load(Ordering::Relaxed);
                 let due = stage.checkpoint_every > 0
                     && self.progress.stage_step.is_multiple_of(stage.checkpoint_every);
                 if (due || stopped) && self.progress.stage_step < stage.steps {
-                    model = self.checkpoint()?;
-                    observe(Event::Checkpoint(&model));
+                    model = self.checkpoint(observe)?;
                 }
             }
             if self.progress.stage_step < stage.steps {
-                self.draw()?;
+                self.draw(observe);
                 return Ok(Outcome { interrupted: true, model, evaluations });
             }
             (self.progress.stage, self.progress.stage_step) = (i + 1, 0);
-            model = self.checkpoint()?;
-            observe(Event::Checkpoint(&model));
+            model = self.checkpoint(observe)?;
             let evaluation =
                 evaluate(self.recipe, stage, &self.data, &self.model, &mut |done, all| {
                     observe(Event::Evaluating(done, all));
@@ -155,17 +172,25 @@ impl Run<'_> {
             observe(Event::StageEnd { stage, evaluation: evaluation.as_ref() });
             evaluations.extend(evaluation.map(|e| (stage.name.clone(), e)));
             if stopped && i + 1 < self.recipe.stage.len() {
-                self.draw()?;
+                self.draw(observe);
                 return Ok(Outcome { interrupted: true, model, evaluations });
             }
         }
         let target = dir.join("final");
-        checkpoint::save_final(&target, &self.model, self.data.side_files())?;
-        self.draw()?;
+        for kept in checkpoint::save_final(&target, &self.model, self.data.side_files())? {
+            let notice = format!("{}: what stood there is kept under this name", kept.display());
+            observe(Event::Notice(&notice));
+        }
+        self.draw(observe);
         Ok(Outcome { interrupted: false, model: target, evaluations })
     }
 
-    fn step(&mut self, stage: &Stage, objective: &StageObjective) -> Result<StepMetrics> {
+    fn step(
+        &mut self,
+        stage: &Stage,
+        objective: &StageObjective,
+        observe: &mut dyn FnMut(Event<'_>),
+    ) -> Result<StepMetrics> {
         let began = Instant::now();
         let seed = self.recipe.seed;
         let windows = self.take_windows(stage, objective.rows_per_window())?;
@@ -180,7 +205,8 @@ impl Run<'_> {
             stage.learning_rate_final,
         );
         let micro = stage.micro_batch_size.unwrap_or(stage.batch_size);
-        let outcome = step(&self.model, objective, &mut self.optimizer, &examples, micro, lr)?;
+        let outcome = step(&self.model, objective, &mut self.optimizer, &examples, micro, lr)
+            .map_err(|error| self.diverged(error))?;
         let window_tokens: u64 = windows.iter().map(|w| w.tokens.len() as u64).sum();
         self.progress.step += 1;
         self.progress.stage_step += 1;
@@ -209,12 +235,27 @@ impl Run<'_> {
             lr,
             mask_rate,
             tokens: self.progress.tokens,
-            tokens_per_second: window_tokens as f64 / began.elapsed().as_secs_f64(),
+            tokens_per_second: window_tokens as f64 / began.elapsed().as_secs_f64().max(1e-9),
             autoregressive_loss,
             diffusion,
         };
-        self.metrics.write(&metrics)?;
+        if let Some(notice) = self.metrics.write(&metrics) {
+            observe(Event::Notice(&notice));
+        }
+        if let Some(checkpoint) = self.unproven.take() {
+            let vocab_size = self.model.config().vocab_size;
+            checkpoint::kept::prove(&checkpoint, metrics.loss_unweighted, vocab_size);
+            self.prune(observe);
+        }
         Ok(metrics)
+    }
+
+    /// Names the checkpoint from before the loss went wrong.
+    fn diverged(&self, error: TrainError) -> TrainError {
+        let TrainError::Diverged { what, value, .. } = error else { return error };
+        let Progress { step, stage, .. } = self.progress;
+        let advice = Divergence::record(&self.options.dir, step, what, value, stage);
+        TrainError::Diverged { what, value, advice }
     }
 
     /// The step's windows, each repeated `times` times (complementary pairs see the same text twice).
@@ -245,29 +286,48 @@ impl Run<'_> {
         }
     }
 
-    fn checkpoint(&self) -> Result<PathBuf> {
+    fn checkpoint(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<PathBuf> {
         let dir = self.options.dir.join("checkpoints");
-        checkpoint::save(&dir, &self.model, &self.optimizer, &self.progress, self.data.side_files())
+        let side = self.data.side_files();
+        let saved = checkpoint::save(&dir, &self.model, &self.optimizer, &self.progress, side)?;
+        observe(Event::Checkpoint(&saved));
+        self.unproven = Some(saved.clone());
+        self.prune(observe);
+        Ok(saved)
     }
 
-    fn draw(&self) -> Result<()> {
-        let metrics = read_metrics(&self.options.dir.join("metrics.jsonl"))?;
-        plot::draw(&self.options.dir, &metrics)
+    /// Removes old checkpoints; one that can't be removed is in nobody's way but the disk's.
+    fn prune(&self, observe: &mut dyn FnMut(Event<'_>)) {
+        let dir = self.options.dir.join("checkpoints");
+        if let Err(reason) = checkpoint::kept::prune(&dir, self.recipe.keep_checkpoints) {
+            observe(Event::Notice(&reason.to_string()));
+        }
+    }
+
+    fn draw(&self, observe: &mut dyn FnMut(Event<'_>)) {
+        let drawn = read_metrics(&self.options.dir.join("metrics.jsonl"))
+            .and_then(|metrics| plot::draw(&self.options.dir, &metrics));
+        if let Err(reason) = drawn {
+            observe(Event::Notice(&format!("no plots: {reason}")));
+        }
     }
 }
 
 /// Checks that the directory may be used, and finds the checkpoint to go on from.
-fn start_directory(dir: &Path, resume: bool) -> Result<Option<PathBuf>> {
-    let newest = checkpoint::newest(&dir.join("checkpoints"))?;
+fn start_directory(dir: &Path, options: &RunOptions<'_>) -> Result<Option<Chosen>> {
     let refuse =
         |reason: &str| Err(TrainError::Run { path: dir.to_owned(), reason: reason.into() });
-    match (resume, newest) {
-        (true, Some(newest)) => Ok(Some(newest)),
-        (true, None) => refuse("no complete checkpoint to resume from; start without --resume"),
-        (false, _) if dir.join("metrics.jsonl").exists() => refuse(
+    if options.resume || options.resume_step.is_some() {
+        return match checkpoint::kept::choose(dir, options.resume_step)? {
+            Some(chosen) => Ok(Some(chosen)),
+            None => refuse("no complete checkpoint to resume from; start without --resume"),
+        };
+    }
+    match dir.join("metrics.jsonl").exists() {
+        true => refuse(
             "already holds a run; --resume goes on with it, --out DIR starts another elsewhere",
         ),
-        (false, _) => Ok(None),
+        false => Ok(None),
     }
 }
 

@@ -4,7 +4,7 @@ use lacuna::train::{
     Evaluation, Event, Outcome, Recipe, RunOptions, ScoreName, StepMetrics, run as run_recipe,
 };
 use lacuna::{GenerateOptions, Model, OpenOptions, select_device};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Go on from the newest complete checkpoint
     #[arg(long)]
     resume: bool,
+    /// Go on from the checkpoint of this step; newer ones are set aside
+    #[arg(long, value_name = "N")]
+    resume_step: Option<u64>,
     /// Where the model trains
     #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
     device: String,
@@ -49,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let device = select_device(&args.device)?;
     let dir = match &args.out {
         Some(dir) => dir.clone(),
-        None => default_directory(&recipe.name, args.resume),
+        None => default_directory(&recipe.name, args.resume || args.resume_step.is_some()),
     };
     let stop = Arc::new(AtomicBool::new(false));
     let on_interrupt = Arc::clone(&stop);
@@ -57,10 +60,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         if on_interrupt.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nfinishing the step and writing a checkpoint; Ctrl-C again ends at once");
+        let said = "\nfinishing the step and writing a checkpoint; Ctrl-C again ends at once";
+        let _ = writeln!(std::io::stderr(), "{said}");
     })
     .context("installing the Ctrl-C handler")?;
-    let options = RunOptions { dir: dir.clone(), resume: args.resume, device, stop: &stop };
+    let Args { resume, resume_step, .. } = *args;
+    let options = RunOptions { dir: dir.clone(), resume, resume_step, device, stop: &stop };
     let mut progress = Progress::new(args.quiet, recipe.total_steps());
     let outcome = run_recipe(&recipe, &options, &mut |event| progress.show(&event));
     progress.bar.finish_and_clear();
@@ -107,13 +112,17 @@ impl Progress {
     }
 
     fn say(&self, text: &str) {
-        if self.quiet {
-            return;
+        if !self.quiet {
+            self.tell(text);
         }
-        if self.terminal {
+    }
+
+    /// What is said to the quiet too. A reader that went away, or a log on a full disk, stops no training.
+    fn tell(&self, text: &str) {
+        if self.terminal && !self.quiet {
             self.bar.println(text);
         } else {
-            eprintln!("{text}");
+            let _ = writeln!(std::io::stderr(), "{text}");
         }
     }
 
@@ -138,6 +147,9 @@ impl Progress {
             }
             Event::Step { metrics, .. } => self.step(metrics),
             Event::Checkpoint(path) => self.say(&format!("checkpoint {}", path.display())),
+            Event::Notice(text) => {
+                self.tell(&format!("warning: {}", lacuna_files::printable(text)))
+            }
             Event::Evaluating(done, all) => {
                 self.bar.set_message(format!("scoring held-out text {done}/{all}"));
             }
