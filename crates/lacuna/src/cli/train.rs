@@ -155,7 +155,7 @@ impl Progress {
         if self.terminal && !self.bar.is_hidden() {
             self.bar.println(text);
         } else {
-            let _ = writeln!(std::io::stderr(), "{text}");
+            note!("{text}");
         }
     }
 
