@@ -78,9 +78,7 @@ fn signalled(number: i32) {
         note!("\nstopped; everything there was to save is saved, --resume goes on");
         exit(128 + number);
     }
-    let told =
-        "\nfinishing the step and writing a checkpoint; a second signal (Ctrl-C) ends at once";
-    let _ = writeln!(std::io::stderr(), "{told}");
+    note!("\nfinishing the step and writing a checkpoint; a second signal (Ctrl-C) ends at once");
 }
 
 #[cfg(unix)]
