@@ -158,7 +158,7 @@ impl Progress {
         if self.terminal && !self.quiet {
             self.bar.println(text);
         } else {
-            let _ = writeln!(std::io::stderr(), "{text}");
+            note!("{text}");
         }
     }
 

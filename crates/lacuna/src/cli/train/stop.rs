@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result};
 use lacuna::train::Event;
-use std::io::Write;
 use std::process::exit;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -76,13 +75,10 @@ fn signalled(number: i32) {
     STOP.store(true, Ordering::SeqCst);
     // The terminal may be gone: nothing depends on anybody reading this.
     if !UNSAVED.load(Ordering::SeqCst) {
-        let told = "\nstopped; everything there was to save is saved, --resume goes on";
-        let _ = writeln!(std::io::stderr(), "{told}");
+        note!("\nstopped; everything there was to save is saved, --resume goes on");
         exit(128 + number);
     }
-    let told =
-        "\nfinishing the step and writing a checkpoint; a second signal (Ctrl-C) ends at once";
-    let _ = writeln!(std::io::stderr(), "{told}");
+    note!("\nfinishing the step and writing a checkpoint; a second signal (Ctrl-C) ends at once");
 }
 
 #[cfg(unix)]
