@@ -340,6 +340,9 @@ fn yes() -> bool {
     true
 }
 
+/// No recipe is longer.
+const LONGEST: u64 = 16 << 20;
+
 impl Recipe {
     /// Reads a recipe and applies `--set key.path=value` overrides. Relative paths in the file are taken from
     /// the file's directory, those in overrides from the current one.
@@ -348,7 +351,7 @@ impl Recipe {
     /// Errors name the file, the key and, where a key is unknown, the nearest known one.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         let fail = |reason: String| TrainError::Recipe { file: path.to_owned(), reason };
-        let text = std::fs::read_to_string(path).at("reading", path)?;
+        let text = lacuna_files::read_text(path, LONGEST)?;
         let mut table: toml::Table =
             text.parse().map_err(|e: toml::de::Error| fail(e.to_string()))?;
         let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

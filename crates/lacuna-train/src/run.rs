@@ -39,6 +39,8 @@ pub struct RunOptions<'a> {
 /// What a run tells while it goes on.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// Something that a user should know of, though nothing failed.
+    Notice(String),
     /// The data is packed and the model stands.
     Ready {
         /// The run's data.
@@ -57,8 +59,6 @@ pub enum Event<'a> {
     },
     /// A checkpoint was written.
     Checkpoint(&'a Path),
-    /// Something that the user must know, and that the run goes on in spite of.
-    Notice(&'a str),
     /// Held-out text is being scored: passes done and in all.
     Evaluating(usize, usize),
     /// A stage ended.
@@ -111,13 +111,13 @@ pub fn run(
         notices.extend(chosen.abandon_newer(dir)?);
         notices.splice(..0, chosen.notices);
     }
-    notices.iter().for_each(|notice| observe(Event::Notice(notice)));
+    notices.into_iter().for_each(|notice| observe(Event::Notice(notice)));
     observe(Event::Ready { data: &data, model: &model, step: progress.step });
     let unproven = newest.clone();
     let mut run = Run { recipe, options, data, model, optimizer, progress, metrics, unproven };
     let outcome = run.stages(newest, observe)?;
     if let Err(reason) = folder.seal() {
-        observe(Event::Notice(&format!("the run's files have no hashes: {reason}")));
+        observe(Event::Notice(format!("the run's files have no hashes: {reason}")));
     }
     Ok(outcome)
 }
@@ -179,7 +179,7 @@ impl Run<'_> {
         let target = dir.join("final");
         for kept in checkpoint::save_final(&target, &self.model, self.data.side_files())? {
             let notice = format!("{}: what stood there is kept under this name", kept.display());
-            observe(Event::Notice(&notice));
+            observe(Event::Notice(notice));
         }
         self.draw(observe);
         Ok(Outcome { interrupted: false, model: target, evaluations })
@@ -240,7 +240,7 @@ impl Run<'_> {
             diffusion,
         };
         if let Some(notice) = self.metrics.write(&metrics) {
-            observe(Event::Notice(&notice));
+            observe(Event::Notice(notice));
         }
         if let Some(checkpoint) = self.unproven.take() {
             let vocab_size = self.model.config().vocab_size;
@@ -300,7 +300,7 @@ impl Run<'_> {
     fn prune(&self, observe: &mut dyn FnMut(Event<'_>)) {
         let dir = self.options.dir.join("checkpoints");
         if let Err(reason) = checkpoint::kept::prune(&dir, self.recipe.keep_checkpoints) {
-            observe(Event::Notice(&reason.to_string()));
+            observe(Event::Notice(reason.to_string()));
         }
     }
 
@@ -308,7 +308,7 @@ impl Run<'_> {
         let drawn = read_metrics(&self.options.dir.join("metrics.jsonl"))
             .and_then(|metrics| plot::draw(&self.options.dir, &metrics));
         if let Err(reason) = drawn {
-            observe(Event::Notice(&format!("no plots: {reason}")));
+            observe(Event::Notice(format!("no plots: {reason}")));
         }
     }
 }
