@@ -55,7 +55,7 @@ pub enum ModelError {
     #[error(transparent)]
     Files(#[from] lacuna_files::Error),
     /// A tensor operation failed.
-    #[error(transparent)]
+    #[error("{}", lacuna_kernels::message(.0))]
     Tensors(#[from] candle_core::Error),
 }
 

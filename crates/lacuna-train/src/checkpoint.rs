@@ -72,7 +72,8 @@ pub(crate) fn save(
     }
     candle_core::safetensors::save(&tensors, folder.path().join(OPTIMIZER)).map_err(|e| {
         let reason = format!(
-            "the checkpoint could not be written ({e}); make room, then go on with --resume"
+            "the checkpoint could not be written ({}); make room, then go on with --resume",
+            lacuna_kernels::message(&e)
         );
         TrainError::Run { path: target.clone(), reason }
     })?;
@@ -123,8 +124,9 @@ pub(crate) fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) ->
     let progress = read_progress(dir)?;
     let path = dir.join(OPTIMIZER);
     let broken = |reason: String| TrainError::Run { path: path.clone(), reason };
-    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu)
-        .map_err(|e| broken(format!("not readable as optimizer state: {e}")))?;
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| {
+        broken(format!("not readable as optimizer state: {}", lacuna_kernels::message(&e)))
+    })?;
     let mut state =
         AdamWState { step: progress.optimizer_step, moments: Vec::new(), masters: Vec::new() };
     for (name, _) in model.parameters() {

@@ -4,7 +4,7 @@ use lacuna::train::{
     Evaluation, Event, Outcome, Recipe, RunOptions, ScoreName, StepMetrics, run as run_recipe,
 };
 use lacuna::{GenerateOptions, Model, OpenOptions, select_device};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,8 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         if on_interrupt.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        let said = "\nfinishing the step and writing a checkpoint; Ctrl-C again ends at once";
-        let _ = writeln!(std::io::stderr(), "{said}");
+        note!("\nfinishing the step and writing a checkpoint; Ctrl-C again ends at once");
     })
     .context("installing the Ctrl-C handler")?;
     let Args { resume, resume_step, .. } = *args;
@@ -122,7 +121,7 @@ impl Progress {
         if self.terminal && !self.quiet {
             self.bar.println(text);
         } else {
-            let _ = writeln!(std::io::stderr(), "{text}");
+            note!("{text}");
         }
     }
 
