@@ -61,6 +61,14 @@ pub fn append_to(path: &Path) -> std::io::Result<File> {
     without_waiting(File::options().append(true).create(true)).open(path)
 }
 
+/// Opens what is no regular file to write to it: a pipe that nobody reads is an error, one that is read is waited for.
+pub(crate) fn open_device(path: &Path) -> std::io::Result<File> {
+    let device = without_waiting(File::options().write(true)).open(path)?;
+    #[cfg(unix)]
+    rustix::fs::fcntl_setfl(&device, rustix::fs::OFlags::empty())?;
+    Ok(device)
+}
+
 fn without_waiting(options: &mut OpenOptions) -> &OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(

@@ -125,7 +125,7 @@ impl Drop for Names {
 /// Errors if the folder or the disk refuses; what stood there before still stands there.
 pub fn write_file(target: &Path, bytes: &[u8]) -> Result<()> {
     if fs::metadata(target).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
-        let mut device = File::options().write(true).open(target).map_err(io(target, "open it"))?;
+        let mut device = crate::read::open_device(target).map_err(io(target, "open it"))?;
         return device.write_all(bytes).map_err(io(target, "write to it"));
     }
     let mut file = WholeFile::beside(target)?;

@@ -30,6 +30,36 @@ fn a_file_has_its_name_only_when_it_is_whole() {
     assert_eq!(names(place.path()), ["f"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_device_is_written_to_and_not_replaced_and_a_pipe_without_a_reader_is_not_waited_for() {
+    let place = tempfile::tempdir().unwrap();
+    // A link to it, so that a fault takes the link.
+    let path = place.path().join("null");
+    std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+    write_file(&path, b"gone").unwrap();
+    assert!(path.is_symlink() && !path.is_file());
+    let pipe = place.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+    write_file(&pipe, b"nobody").unwrap_err();
+    assert_eq!(names(place.path()), ["null", "pipe"]);
+}
+
+#[test]
+fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("f");
+    write_file(&path, b"old").unwrap();
+    let mut file = WholeFile::beside(&path).unwrap();
+    file.write(&[7; 1 << 20]).unwrap();
+    // What had the name became a folder meanwhile: the rename is refused.
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    let message = file.publish().unwrap_err().to_string();
+    assert!(message.contains("f: cannot"), "{message}");
+    assert_eq!(names(place.path()), ["f"]);
+}
+
 #[test]
 fn two_writers_of_one_name_do_not_meet() {
     let place = tempfile::tempdir().unwrap();

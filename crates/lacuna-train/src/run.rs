@@ -67,8 +67,6 @@ pub enum Event<'a> {
     },
     /// A checkpoint was written.
     Checkpoint(&'a Path),
-    /// Something that the user must know, and that the run goes on in spite of.
-    Notice(&'a str),
     /// Held-out text is being scored: passes done and in all.
     Evaluating(usize, usize),
     /// A stage ended.
