@@ -1,6 +1,6 @@
 //! Text to token ids and back.
 
-use crate::error::{Error, Result, io_error};
+use crate::error::{Error, Result};
 use crate::side::{Settings, SideFiles};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -54,6 +54,9 @@ pub struct Tokenizer {
     is_extended: bool,
 }
 
+/// The largest that models come with have 35 MB.
+const LONGEST_FILE: u64 = 256 << 20;
+
 impl Tokenizer {
     /// Reads a tokenizer. Beside a `tokenizer.json` the other files of its folder that name tokens are read too.
     ///
@@ -61,7 +64,7 @@ impl Tokenizer {
     /// When the file is missing, cut short, or not a tokenizer.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(io_error(path, "read"))?;
+        let bytes = lacuna_files::read_file(path, LONGEST_FILE)?;
         let settings = match path.file_name().is_some_and(|name| name == "tokenizer.json") {
             true => beside(path)?,
             false => Settings::default(),
@@ -330,7 +333,7 @@ impl Tokenizer {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        crate::atomic::write(path.as_ref(), |out| out.write_all(self.to_json().as_bytes()))
+        Ok(lacuna_files::write_file(path.as_ref(), self.to_json().as_bytes())?)
     }
 
     pub(crate) fn pieces(&self) -> &Pieces {

@@ -5,10 +5,10 @@ use lacuna_data::{
     Batches, Corpus, CorpusOptions, Dataset, Document, Packer, Remainder, SideFiles, Tokenizer,
     pack,
 };
-use lacuna_model::{Config, Mode, Transformer, Weights, mean_row};
+use lacuna_model::{Config, Mode, ModelError, Transformer, Weights, mean_row};
 use rand::Rng;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Result, TrainError};
 use crate::recipe::{MaskEmbedding, ObjectiveKind, Recipe, Stage};
@@ -43,6 +43,7 @@ pub struct RunData {
     /// Its special tokens.
     pub special: SpecialIds,
     window: usize,
+    tokenizer_file: PathBuf,
     side_files: SideFiles,
 }
 
@@ -95,6 +96,7 @@ impl RunData {
             sft,
             side_files,
             window: recipe.data.window,
+            tokenizer_file: recipe.data.tokenizer.clone(),
             tokenizer,
             special,
         })
@@ -126,9 +128,10 @@ impl RunData {
     /// # Errors
     /// Errors if the tokenizer has none and the recipe names none.
     pub fn mask_id(&self) -> Result<u32> {
-        self.special.mask.ok_or_else(|| TrainError::Run {
-            path: "tokenizer".into(),
-            reason: "no MASK token; name the token that becomes it with model.mask_token".into(),
+        self.special.mask.ok_or_else(|| TrainError::File {
+            path: self.tokenizer_file.clone(),
+            reason: "the tokenizer has no MASK token; name the token that becomes it with model.mask_token"
+                .into(),
         })
     }
 }
@@ -141,7 +144,7 @@ fn open_shards(
     let open = |part: &str| -> Result<Dataset> {
         let path = dir.join(part);
         let dataset = Dataset::open(&path)?;
-        let refuse = |reason| TrainError::Run { path: path.clone(), reason };
+        let refuse = |reason| TrainError::File { path: path.clone(), reason };
         if dataset.window_len() != window {
             let reason =
                 format!("windows hold {} tokens, data.window says {window}", dataset.window_len());
@@ -171,15 +174,17 @@ fn special_ids(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<SpecialIds> {
     let id = |name: &str| tokenizer.token_to_id(name);
     let eos_id = of_checkpoint.as_ref().and_then(Config::eos_token_id).or_else(|| id(eos));
     let Some(eos_id) = eos_id else {
-        return Err(TrainError::Run {
+        return Err(TrainError::File {
             path: recipe.data.tokenizer.clone(),
             reason: format!("no token `{eos}` and no checkpoint that names an end of text"),
         });
     };
     let mask = match &recipe.model.mask_token {
-        Some(name) => Some(id(name).ok_or_else(|| TrainError::Run {
-            path: recipe.data.tokenizer.clone(),
-            reason: format!("model.mask_token is `{name}`, which the tokenizer does not have"),
+        Some(name) => Some(id(name).ok_or_else(|| {
+            let tokenizer = recipe.data.tokenizer.display();
+            recipe.fault(format!(
+                "model.mask_token is `{name}`, a token that {tokenizer} does not have"
+            ))
         })?),
         None => of_checkpoint.as_ref().and_then(Config::mask_token_id).or_else(|| id(mask)),
     };
@@ -203,9 +208,13 @@ pub(crate) fn build_model(
     let Some(from) = resumed.or(recipe.model.from.as_deref()) else {
         return Ok(Transformer::init(fresh_config(recipe, data)?, recipe.seed, DTYPE, device)?);
     };
+    if resumed.is_none() {
+        // A run's own checkpoints were compared when one was chosen.
+        lacuna_model::verify(from)?;
+    }
     let weights = Weights::open(from)?;
     let (rows, ids) = (weights.config().vocab_size, data.tokenizer.vocab_size());
-    let refuse = |reason| Err(TrainError::Run { path: from.to_owned(), reason });
+    let refuse = |reason| Err(TrainError::File { path: from.to_owned(), reason });
     if rows < ids {
         return refuse(format!(
             "the model embeds {rows} tokens, the tokenizer {} has {ids}; use the model's own tokenizer",
@@ -276,7 +285,19 @@ fn fresh_config(recipe: &Recipe, data: &RunData) -> Result<Config> {
         mode: data.mode(&recipe.stage[0])?,
         ..Config::default()
     };
-    config.validate()?;
+    config.validate().map_err(|error| match error {
+        ModelError::Config { field, value, reason, .. } => {
+            let key = match field.as_str() {
+                "num_hidden_layers" => "layers",
+                "num_attention_heads" => "heads",
+                "num_key_value_heads" => "kv_heads",
+                "max_position_embeddings" => "max_positions",
+                other => other,
+            };
+            recipe.fault(format!("model.{key} = {value}: {reason}"))
+        }
+        other => other.into(),
+    })?;
     Ok(config)
 }
 
