@@ -1,9 +1,8 @@
 //! What a run starts from: packed text, tokenizer, model.
 
 use candle_core::{DType, Device};
-use lacuna_data::{
-    Batches, Corpus, CorpusOptions, Dataset, Document, Packer, Remainder, Tokenizer, pack,
-};
+use lacuna_data::corpus::Skipped;
+use lacuna_data::{Batches, Corpus, Dataset, Document, Packer, Remainder, Tokenizer, pack};
 use lacuna_model::{Config, Mode, Transformer, Weights, mean_row};
 use rand::Rng;
 use std::num::NonZeroUsize;
@@ -39,6 +38,10 @@ pub struct RunData {
     pub tokenizer: Tokenizer,
     /// Its special tokens.
     pub special: SpecialIds,
+    /// What of the corpus was passed over.
+    pub skipped: Skipped,
+    /// What of the conversations was passed over.
+    pub sft_skipped: Skipped,
     window: usize,
     tokenizer_json: String,
 }
@@ -52,12 +55,12 @@ impl RunData {
         let tokenizer = Tokenizer::from_file(&recipe.data.tokenizer)?;
         let special = special_ids(recipe, &tokenizer)?;
         let window = NonZeroUsize::new(recipe.data.window).expect("validated: at least 2");
+        let mut skipped = Skipped::default();
         let (train, held_out) = match &recipe.data.shards {
-            Some(dir) => open_shards(dir, &tokenizer, window)?,
+            Some(dir) => open_shards(dir, &tokenizer, window, recipe.data.verify_shards)?,
             None => {
-                let extensions = recipe.data.extensions.clone();
-                let options = CorpusOptions { extensions, ..CorpusOptions::default() };
-                let corpus = Corpus::read(&recipe.data.corpus, &options)?;
+                let corpus = Corpus::read(&recipe.data.corpus, &recipe.data.corpus_options())?;
+                skipped = corpus.skipped.clone();
                 let (train, held_out) = corpus.split(recipe.data.held_out);
                 let pack_all = |documents: &[Document], remainder| -> Result<Dataset> {
                     let packer = Packer::new(window, remainder);
@@ -70,9 +73,10 @@ impl RunData {
                 )
             }
         };
+        let mut sft_skipped = Skipped::default();
         let sft = match &recipe.sft {
             Some(sft) => {
-                let packed = lacuna_data::pack_chat(
+                let (packed, passed_over) = lacuna_data::pack_chat(
                     &sft.samples,
                     &lacuna_data::ChatTemplate::seed_coder(),
                     &tokenizer,
@@ -80,6 +84,7 @@ impl RunData {
                     recipe.seed,
                     Packer::new(window, Remainder::Pad(special.pad)),
                 )?;
+                sft_skipped = passed_over;
                 let dataset = Dataset::from_packed(packed, tokenizer.vocab_size())?;
                 Some(Batches::new(dataset, recipe.seed)?)
             }
@@ -93,6 +98,8 @@ impl RunData {
             window: recipe.data.window,
             tokenizer,
             special,
+            skipped,
+            sft_skipped,
         })
     }
 
@@ -133,25 +140,32 @@ fn open_shards(
     dir: &Path,
     tokenizer: &Tokenizer,
     window: NonZeroUsize,
+    verify: bool,
 ) -> Result<(Dataset, Dataset)> {
     let open = |part: &str| -> Result<Dataset> {
         let path = dir.join(part);
         let dataset = Dataset::open(&path)?;
-        let refuse = |reason| TrainError::Run { path: path.clone(), reason };
+        let refuse = |reason| lacuna_data::Error::Corpus { path: path.clone(), reason };
         if dataset.window_len() != window {
-            let reason =
-                format!("windows hold {} tokens, data.window says {window}", dataset.window_len());
-            return Err(refuse(reason));
+            return Err(refuse(format!(
+                "windows hold {} tokens, data.window says {window}; pack again with --window {window}, or change it",
+                dataset.window_len()
+            ))
+            .into());
         }
         let packed_with = dataset.manifest().map(|m| m.tokenizer.as_str()).unwrap_or_default();
         if packed_with != tokenizer.fingerprint() {
-            return Err(refuse(
-                "packed with another tokenizer than data.tokenizer; pack again".into(),
-            ));
+            let reason = "packed with another tokenizer than data.tokenizer; pack again";
+            return Err(refuse(reason.to_owned()).into());
+        }
+        if verify {
+            dataset.verify()?;
         }
         Ok(dataset)
     };
-    let held_out = if dir.join("held-out").exists() {
+    // Where nothing was held out, there is no folder, or, from earlier versions, an empty one.
+    let something = |folder: &Path| folder.read_dir().is_ok_and(|mut files| files.next().is_some());
+    let held_out = if something(&dir.join("held-out")) {
         open("held-out")?
     } else {
         let nothing = Packer::new(window, Remainder::Drop).finish();

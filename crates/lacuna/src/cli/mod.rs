@@ -13,6 +13,7 @@ macro_rules! out {
 mod canvas;
 mod chat;
 mod convert;
+mod corpus_args;
 mod decode_args;
 mod diff;
 mod edit;
