@@ -19,11 +19,14 @@ use crate::dataset::{Window, check_ids};
 use crate::error::{Error, Result, io_error};
 use crate::packing::{Packed, Packer, Remainder, Sample, lengths};
 use memmap2::Mmap;
-use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+
+mod manifest;
+
+pub use manifest::{Manifest, ShardEntry};
 
 const MAGIC: &[u8; 8] = b"lacunash";
 const VERSION: u32 = 1;
@@ -32,70 +35,6 @@ const HEADER: usize = 128;
 const PIECE: usize = 16 << 20;
 /// Where the header's own hash begins.
 const SEAL: usize = 96;
-
-/// What a folder of shards says of itself, in `manifest.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Manifest {
-    /// Always "lacuna-shards".
-    pub format: String,
-    /// Of the shards' format; this crate reads 1.
-    pub version: u32,
-    /// [`Tokenizer::fingerprint`](crate::Tokenizer::fingerprint) of the tokenizer that made the ids.
-    pub tokenizer: String,
-    /// All ids are below this.
-    pub vocab_size: usize,
-    /// How many tokens every window holds.
-    pub window_len: NonZeroUsize,
-    /// Windows of all shards.
-    pub windows: usize,
-    /// Documents of all shards.
-    pub documents: usize,
-    /// Tokens at the very end that are padding.
-    pub padding: usize,
-    /// Bytes of text that went in.
-    pub text_bytes: u64,
-    /// In the order of their files.
-    pub shards: Vec<ShardEntry>,
-}
-
-/// One shard in a [`Manifest`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShardEntry {
-    /// How many windows it holds.
-    pub windows: usize,
-    /// The blake3 hash of everything behind its header, in hexadecimal.
-    pub blake3: String,
-}
-
-impl Manifest {
-    /// Reads the manifest of a folder.
-    ///
-    /// # Errors
-    /// When it is missing, or not a manifest that this version understands.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let path = manifest_path(folder);
-        let bytes = std::fs::read(&path).map_err(io_error(&path, "read"))?;
-        let shard = format!("manifest {}", path.display());
-        let manifest: Self = serde_json::from_slice(&bytes).map_err(|error| Error::Shard {
-            shard: shard.clone(),
-            reason: format!("not a manifest of shards ({error}); pack the corpus again"),
-        })?;
-        let fail = |reason| Err(Error::Shard { shard, reason });
-        if manifest.format != "lacuna-shards" || manifest.version != VERSION {
-            let (format, version) = (&manifest.format, manifest.version);
-            return fail(format!(
-                "format {format:?} version {version}, expected \"lacuna-shards\" version {VERSION}"
-            ));
-        }
-        let windows: Option<usize> =
-            manifest.shards.iter().try_fold(0usize, |sum, entry| sum.checked_add(entry.windows));
-        if windows != Some(manifest.windows) {
-            let said = manifest.windows;
-            return fail(format!("says {said} windows in all, its shards do not add up to that"));
-        }
-        Ok(manifest)
-    }
-}
 
 /// How a folder of shards is written.
 #[derive(Debug, Clone)]

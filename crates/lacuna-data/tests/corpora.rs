@@ -131,6 +131,10 @@ fn an_array_of_records_is_read_and_other_json_is_a_text() {
         let path = folder.write("d.json", format!("{text} "));
         assert_eq!(texts(&read(&path).unwrap()), [("d.json", format!("{text} ").as_str())]);
     }
+    let error = read(&folder.write("g.json", "[\n{\"body\": \"x\"}]")).unwrap_err().to_string();
+    assert!(error.contains("g.json: line 2") && error.contains("it has body"), "{error}");
+    folder.write("tree/g.json", "[{\"body\": \"x\"}]");
+    assert_eq!(read(&folder.path("tree")).unwrap().documents.len(), 1);
     let cut = read(&folder.write("e.json", "[{\"text\": \"one\"}, {\"text\": \"tw")).unwrap();
     assert_eq!((cut.documents.len(), cut.skipped.count(Reason::NotJson)), (1, 1));
     assert!(read(&folder.write("f.json", "[{\"text\": \"one\"}")).is_err(), "the array never ends");
@@ -140,12 +144,12 @@ fn an_array_of_records_is_read_and_other_json_is_a_text() {
 fn compressed_data_is_read_to_its_end_or_its_damage_is_named() {
     let folder = Folder::new();
     let lines = |from: usize| -> String {
-        (from..from + 2000).map(|n| format!("{{\"text\": \"{n} {}\"}}\n", n * n)).collect()
+        (from..from + 20_000).map(|n| format!("{{\"text\": \"{n} {}\"}}\n", n * n)).collect()
     };
     // Several members, as `cat a.gz b.gz` makes them.
-    let members = [gz(lines(0).as_bytes()), gz(lines(2000).as_bytes())].concat();
+    let members = [gz(lines(0).as_bytes()), gz(lines(20_000).as_bytes())].concat();
     let whole = read(&folder.write("two.jsonl.gz", &members)).unwrap();
-    assert_eq!(whole.documents.len(), 4000);
+    assert_eq!(whole.documents.len(), 40_000);
     let zst = zstd::encode_all(lines(0).as_bytes(), 1).unwrap();
     for (name, whole) in [("cut.jsonl.gz", &members), ("cut.jsonl.zst", &zst)] {
         let cut = &whole[..whole.len() - 40];

@@ -170,6 +170,13 @@ fn manifests_are_checked() {
     change("\"window_len\": 8", "\"window_len\": 4", "the manifest says");
     change("\"windows\": 4", "\"windows\": 18446744073709551615", "do not add up");
     change("}", "", "not a manifest");
+    change("\"padding\": 0", "\"padding\": 8", "says 8 tokens of padding");
+    change("\"documents\": 20", "\"documents\": 129", "129 documents, which 120 tokens");
+    change("\"vocab_size\": 500", "\"vocab_size\": 0", "0 tokens in the vocabulary");
+    change("\"vocab_size\": 500", "\"vocab_size\": 4294967296", "4294967296 tokens");
+    fs::write(&path, &whole).unwrap();
+    fs::copy(folder.path().join("shard-00001.bin"), folder.path().join("shard-00004.bin")).unwrap();
+    says(open(folder.path()).unwrap(), "files of two packings");
     fs::remove_file(&path).unwrap();
     says(open(folder.path()).unwrap(), "manifest.json: cannot read");
 }

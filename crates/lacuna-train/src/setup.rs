@@ -64,6 +64,13 @@ impl RunData {
                 let corpus = Corpus::read(&recipe.data.corpus, &recipe.data.corpus_options())?;
                 skipped = corpus.skipped.clone();
                 let (train, held_out) = corpus.split(recipe.data.held_out);
+                if train.is_empty() {
+                    return Err(lacuna_data::Error::Packing(format!(
+                        "all {} documents are held out, by the hash of their paths; data.held_out = 0 takes them",
+                        held_out.len()
+                    ))
+                    .into());
+                }
                 let pack_all = |documents: &[Document], remainder| -> Result<Dataset> {
                     let packer = Packer::new(window, remainder);
                     let packed = pack(documents, &tokenizer, special.eos, packer)?;
@@ -183,7 +190,8 @@ fn special_ids(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<SpecialIds> {
     let config = |from: &Path| Weights::inspect(from).map(|weights| weights.config().clone());
     let of_checkpoint = recipe.model.from.as_deref().map(config).transpose()?;
     let id = |name: &str| tokenizer.token_to_id(name);
-    let eos_id = of_checkpoint.as_ref().and_then(Config::eos_token_id).or_else(|| id(eos));
+    let eos_id = of_checkpoint.as_ref().and_then(Config::eos_token_id);
+    let eos_id = eos_id.or_else(|| lacuna_data::packing::end_of_text(tokenizer));
     let Some(eos_id) = eos_id else {
         return Err(TrainError::Run {
             path: recipe.data.tokenizer.clone(),

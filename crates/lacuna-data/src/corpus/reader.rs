@@ -239,7 +239,8 @@ impl<F: FnMut(Document) -> Result<()>> Reader<'_, F> {
                 }
             }
         }
-        let Some((line, words)) = first.filter(|_| usable == 0 && file.named) else {
+        let Some((line, words)) = first.filter(|_| usable == 0 && file.named && file.name == name)
+        else {
             return Ok(Ok(()));
         };
         let fields = self.options.text_fields.iter().map(|name| format!("{name:?}"));
@@ -267,7 +268,8 @@ impl<F: FnMut(Document) -> Result<()>> Reader<'_, F> {
         if let Err(error) = stream.by_ref().take(most).read_to_end(&mut head) {
             return Ok(Err(error.into()));
         }
-        let records = holds_records(&head, &self.options.text_fields);
+        let named = file.named && file.name == name;
+        let records = holds_records(&head, &self.options.text_fields, named);
         let stream = io::Cursor::new(head).chain(stream);
         if records {
             return self.records(file, name, stream);
@@ -325,17 +327,20 @@ impl<F: FnMut(Document) -> Result<()>> Reader<'_, F> {
     }
 }
 
-/// Whether a `.json` file begins as records do.
-fn holds_records(head: &[u8], fields: &[String]) -> bool {
+/// Whether a `.json` file begins as records do: with a text, or, where the file itself was asked for, with any
+/// object.
+fn holds_records(head: &[u8], fields: &[String], named: bool) -> bool {
     let Ok(mut records) = Records::new(head, head.len()) else { return false };
     let mut next = || {
         let record = records.next().ok().flatten()?.1?;
-        Some((records.shape(), text_of(&record, fields).is_ok()))
+        let fault = text_of(&record, fields).err();
+        let is_record = fault.is_none_or(|fault| named && fault.reason == Reason::NoText);
+        Some((records.shape(), is_record))
     };
     match next() {
-        Some((Shape::Array, has_text)) => has_text,
+        Some((Shape::Array, is_record)) => is_record,
         // A single object on a line is somebody's settings.
-        Some((Shape::Lines, true)) => next().is_some_and(|(_, has_text)| has_text),
+        Some((Shape::Lines, true)) => next().is_some_and(|(_, is_record)| is_record),
         _ => false,
     }
 }

@@ -37,13 +37,23 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let existed = args.out.exists();
+    let done = pack(args);
+    if done.is_err() && !existed {
+        // What is not empty stays: it is not ours.
+        let _ = std::fs::remove_dir(&args.out);
+    }
+    done
+}
+
+fn pack(args: &Args) -> Result<()> {
     let options = args.corpus.options()?;
     // What a recipe can say, so that what is written here is read there.
     if !(2..=1 << 24).contains(&args.window.get()) {
         bail!(super::Usage(format!("--window is {}, expected 2 to {}", args.window, 1 << 24)));
     }
     let tokenizer = Tokenizer::from_file(&args.tokenizer)?;
-    let eos = end_of_text(args, &tokenizer)?;
+    let eos = eos_of(args, &tokenizer)?;
     let pad = tokenizer.token_to_id(SPECIAL_TOKENS[1]).unwrap_or(eos);
     let folders = Folders::begin(&args.out)?;
     let writer = |folder: &WholeFolder, remainder| {
@@ -123,14 +133,12 @@ impl Folders {
     }
 }
 
-fn end_of_text(args: &Args, tokenizer: &Tokenizer) -> Result<u32> {
+fn eos_of(args: &Args, tokenizer: &Tokenizer) -> Result<u32> {
     if let Some(name) = &args.eos {
         let id = tokenizer.token_to_id(name);
         return id.with_context(|| format!("--eos {name}: the tokenizer has no such token"));
     }
-    let known = [SPECIAL_TOKENS[2], "<|endoftext|>", "<|im_end|>", "</s>"];
-    let id = known.iter().find_map(|name| tokenizer.token_to_id(name));
-    id.context(
+    lacuna::data::packing::end_of_text(tokenizer).context(
         "the tokenizer has no end-of-text token that is known here; name it with --eos TOKEN",
     )
 }
