@@ -35,7 +35,7 @@ pub fn pack_chat(
     seed: u64,
     mut packer: Packer,
 ) -> Result<(Packed, Skipped)> {
-    let (mut samples, mut skipped) = (0, Skipped::with_limit(LONGEST));
+    let (mut samples, mut skipped) = (0, Skipped::default());
     let mut first = None;
     for path in files.iter().map(AsRef::as_ref) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -60,7 +60,7 @@ pub fn pack_chat(
             };
             let at = at(&name, place);
             let Some(record) = record else {
-                skipped.add(Reason::TooLarge, at);
+                skipped.add(Reason::TooLong, at);
                 continue;
             };
             let sample = conversation(&record).and_then(|conversation| {

@@ -60,7 +60,8 @@ pub(crate) fn save(
     candle_core::safetensors::save(&tensors, &path).map_err(|e| TrainError::Run {
         path: target.clone(),
         reason: format!(
-            "the checkpoint could not be written ({e}); make room, then go on with --resume"
+            "the checkpoint could not be written ({}); make room, then go on with --resume",
+            lacuna_kernels::message(&e)
         ),
     })?;
     sync(&path)?;
@@ -146,8 +147,9 @@ pub(crate) fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) ->
     let progress = read_progress(dir)?;
     let path = dir.join("optimizer.safetensors");
     let broken = |reason: String| TrainError::Run { path: path.clone(), reason };
-    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu)
-        .map_err(|e| broken(format!("not readable as optimizer state: {e}")))?;
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| {
+        broken(format!("not readable as optimizer state: {}", lacuna_kernels::message(&e)))
+    })?;
     let mut state =
         AdamWState { step: progress.optimizer_step, moments: Vec::new(), masters: Vec::new() };
     for (name, _) in model.parameters() {

@@ -46,6 +46,8 @@ pub enum Reason {
     NoText,
     /// Text with half of a character, which JSON can spell and UTF-8 can't.
     HalfCharacter,
+    /// A conversation of more bytes than any has: its line breaks are lost.
+    TooLong,
     /// A line or record that is no conversation.
     NoConversation,
     /// A turn with an image, a sound or another thing that is not text.
@@ -80,6 +82,7 @@ impl Reason {
             Self::NotJson => "not JSON",
             Self::NoText => "without text",
             Self::HalfCharacter => "with half a character (a lone surrogate)",
+            Self::TooLong => "longer than 64 MiB",
             Self::NoConversation => "not a conversation",
             Self::NotTrainable => "with what is not text",
             Self::Refused => "refused by the chat template",

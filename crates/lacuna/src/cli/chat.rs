@@ -2,7 +2,7 @@ use anyhow::{Context, Result};
 use lacuna::data::{ChatTemplate, Message, RenderOptions};
 use lacuna::{GenerateOptions, Model, Prompt, Written};
 use serde_json::Value;
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// What to say; `-` reads it from stdin
-    #[arg(value_name = "MESSAGE")]
+    #[arg(value_name = "MESSAGE", allow_negative_numbers = true)]
     message: Option<String>,
     /// What the model is told first
     #[arg(long, value_name = "TEXT")]
@@ -66,8 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let asking = std::io::stdin().is_terminal() && !args.show.quiet;
     loop {
         if asking {
-            eprint!("> ");
-            std::io::stderr().flush()?;
+            super::console::message(format_args!("> "));
         }
         let mut line = String::new();
         if std::io::stdin().lock().read_line(&mut line).context("reading stdin")? == 0 {

@@ -1,15 +1,16 @@
-use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use lacuna::data::CorpusOptions;
 use lacuna::data::corpus::{Reading, Skipped};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::ranges;
+
 /// What of the inputs is read: the same flags for every command that reads a corpus.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CorpusArgs {
     /// Part of the files kept out of training, chosen by the hash of their paths
-    #[arg(long, value_name = "PART", default_value_t = 0.08)]
+    #[arg(long, value_name = "PART", default_value_t = 0.08, allow_hyphen_values = true, value_parser = ranges::part)]
     pub(crate) held_out: f64,
     /// Only files with these endings, of those that are not named themselves; may be repeated
     #[arg(long, value_name = "EXT")]
@@ -36,13 +37,9 @@ pub(crate) struct CorpusArgs {
 }
 
 impl CorpusArgs {
-    pub(crate) fn options(&self) -> Result<CorpusOptions> {
-        if !(0.0..1.0).contains(&self.held_out) {
-            let reason = format!("--held-out is {}, expected 0 to below 1", self.held_out);
-            return Err(super::Usage(reason).into());
-        }
+    pub(crate) fn options(&self) -> CorpusOptions {
         let defaults = CorpusOptions::default();
-        Ok(CorpusOptions {
+        CorpusOptions {
             extensions: self.extension.clone(),
             max_document_bytes: self.max_document_bytes,
             text_fields: match self.text_field.as_slice() {
@@ -52,7 +49,7 @@ impl CorpusArgs {
             take_binary: self.take_binary,
             take_hidden: self.take_hidden,
             take_ignored: self.take_ignored,
-        })
+        }
     }
 }
 

@@ -7,11 +7,11 @@ use std::io::{IsTerminal, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::Usage;
 use super::decode_args::{DecodeArgs, ModelArgs};
 use super::diff::{for_terminal, unified};
 use super::show::ShowArgs;
 use super::user_file::{Question, UserFile, shown, with_line_ends};
+use super::{Usage, console};
 
 mod answer;
 mod fences;
@@ -117,7 +117,7 @@ fn takes_drafts(args: &Args, model: &Model, options: &GenerateOptions) -> bool {
         return true;
     };
     if !args.show.quiet {
-        let _ = writeln!(std::io::stderr(), "note: decoding without a draft: {reason}");
+        note!("note: decoding without a draft: {reason}");
     }
     false
 }
@@ -296,12 +296,12 @@ fn conclude(
             if !args.show.quiet && !args.show.json && !cut {
                 let shown: String = answer.chars().take(2000).collect();
                 let shown = lacuna_files::printable(shown.trim_end());
-                let _ = writeln!(std::io::stderr(), "the answer:\n{shown}\n");
+                note!("the answer:\n{shown}\n");
             }
             anyhow::bail!("{name}: {reason}; the file was left as it is")
         }
         Err(reason) if !args.show.quiet && !args.show.stream => {
-            let _ = writeln!(std::io::stderr(), "note: {reason}");
+            note!("note: {reason}");
         }
         _ => {}
     }
@@ -342,7 +342,10 @@ fn report(
     }
     let text = match (diff, new) {
         _ if args.show.json => new.unwrap_or(&written.text).to_owned(),
-        (Some(diff), _) if std::io::stdout().is_terminal() => for_terminal(&diff),
+        (Some(diff), _) if std::io::stdout().is_terminal() => {
+            console::styled(&for_terminal(&diff))?;
+            String::new()
+        }
         (Some(diff), _) => diff,
         (None, Some(new)) if !args.in_place && !args.show.stream => file.with(new),
         _ => String::new(),
@@ -354,8 +357,7 @@ fn report(
 fn told_savings(edited: &Edited) {
     let Edited { written, drafted_blocks, accepted_blocks, passes_saved, .. } = edited;
     let plain = written.forwards + passes_saved;
-    let _ = writeln!(
-        std::io::stderr(),
+    note!(
         "{accepted_blocks} of {drafted_blocks} drafted blocks accepted, {passes_saved} of {plain} passes saved \
          ({:.0} %)",
         100.0 * *passes_saved as f64 / plain.max(1) as f64

@@ -1,9 +1,10 @@
 use anyhow::Result;
 use lacuna::Prompt;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
 
 use super::Usage;
+use super::console::Out;
 use super::decode_args::{DecodeArgs, ModelArgs};
 use super::show::{ShowArgs, ids, read_text};
 
@@ -22,7 +23,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// The text to continue; `-` reads it from stdin
-    #[arg(value_name = "PROMPT")]
+    #[arg(value_name = "PROMPT", allow_negative_numbers = true)]
     prompt: Option<String>,
     #[command(flatten)]
     decode: DecodeArgs,
@@ -45,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut text = written.text.clone();
     if !args.show.json {
         // On a terminal the prompt is shown with its continuation; a pipe gets the new text alone.
-        let mut out = std::io::stdout().lock();
+        let mut out = Out::new();
         let alone = args.show.quiet || args.show.stream || !out.is_terminal();
         if let (Prompt::Text(prompt), false) = (&prompt, alone) {
             write!(out, "{prompt}")?;

@@ -7,6 +7,8 @@ use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use super::ranges;
+
 /// Turn text into memory-mapped shards of packed windows.
 ///
 /// OUT gets two folders, train and held-out, each with a manifest. Documents are joined with the end-of-text
@@ -24,7 +26,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Tokens in a window
-    #[arg(long, value_name = "L", default_value = "1024")]
+    #[arg(long, value_name = "L", default_value = "1024", allow_hyphen_values = true, value_parser = ranges::size)]
     window: NonZeroUsize,
     /// Token that ends a document; default: <[end▁of▁sentence]>, <|endoftext|>, <|im_end|> or </s>
     #[arg(long, value_name = "TOKEN")]
@@ -47,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn pack(args: &Args) -> Result<()> {
-    let options = args.corpus.options()?;
+    let options = args.corpus.options();
     // What a recipe can say, so that what is written here is read there.
     if !(2..=1 << 24).contains(&args.window.get()) {
         bail!(super::Usage(format!("--window is {}, expected 2 to {}", args.window, 1 << 24)));

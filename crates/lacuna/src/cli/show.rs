@@ -7,10 +7,12 @@ use lacuna::samplers::trace::Line;
 use lacuna::{GenerateOptions, Model, Prompt, StopReason, Written, trace_end, trace_header};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::canvas::{Canvas, Texts};
+use super::console::Out;
+use super::decode_args::check_against;
 use super::watch::Screen;
 
 /// How what is written is shown.
@@ -49,6 +51,7 @@ impl ShowArgs {
         options: &'a GenerateOptions,
         trace: Option<&'a mut TraceFile>,
     ) -> Result<Show<'a>> {
+        check_against(model, prompt, options)?;
         let stream = match self.stream {
             true => Some(Streamed::new(model.tokenizer()?, &options.stop)),
             false => None,
@@ -73,7 +76,7 @@ impl ShowArgs {
     /// Prints the result: the JSON object with `more` in it, else the text (unless it was streamed) and, on
     /// stderr, what it cost.
     pub(crate) fn print(&self, text: &str, written: &Written, more: Value) -> Result<()> {
-        let mut out = std::io::stdout().lock();
+        let mut out = Out::new();
         if self.json {
             let mut object = as_json(written);
             object["text"] = text.into();
@@ -81,7 +84,7 @@ impl ShowArgs {
                 object.extend(more);
             }
             writeln!(out, "{object}")?;
-            return Ok(());
+            return Ok(out.finish()?);
         }
         if !self.stream {
             out.write_all(text.as_bytes())?;
@@ -90,9 +93,9 @@ impl ShowArgs {
         if out.is_terminal() && !text.is_empty() && !text.ends_with('\n') {
             writeln!(out)?;
         }
-        out.flush()?;
+        out.finish()?;
         if !self.quiet {
-            eprintln!("{}", summary(written));
+            note!("{}", summary(written));
         }
         Ok(())
     }
@@ -215,12 +218,13 @@ struct Streamed<'a> {
     /// All text that is certain, and how much of it was printed.
     certain: String,
     shown: usize,
+    out: Out,
 }
 
 impl<'a> Streamed<'a> {
     fn new(tokenizer: &'a lacuna::data::Tokenizer, stop: &'a [String]) -> Self {
         let text = TextStream::new(tokenizer);
-        Self { text, taken: 0, stop, certain: String::new(), shown: 0 }
+        Self { text, taken: 0, stop, certain: String::new(), shown: 0, out: Out::new() }
     }
 
     /// Prints what is certain of the text so far: whole characters, and nothing that a stop text may cut.
@@ -236,19 +240,17 @@ impl<'a> Streamed<'a> {
         }
         end = self.stop.iter().filter_map(|s| text.find(s.as_str())).fold(end, usize::min);
         if end > self.shown {
-            let mut out = std::io::stdout().lock();
-            out.write_all(&text.as_bytes()[self.shown..end])?;
-            out.flush()?;
+            self.out.write_all(&text.as_bytes()[self.shown..end])?;
+            self.out.flush()?;
             self.shown = end;
         }
         Ok(())
     }
 
-    fn finish(self, text: &str) -> Result<()> {
+    fn finish(mut self, text: &str) -> Result<()> {
         // The pieces joined are the text, so what was shown is its beginning.
-        let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes().get(self.shown..).unwrap_or_default())?;
-        Ok(out.flush()?)
+        self.out.write_all(text.as_bytes().get(self.shown..).unwrap_or_default())?;
+        Ok(self.out.finish()?)
     }
 }
 

@@ -5,6 +5,8 @@ use lacuna::data::{Corpus, SPECIAL_TOKENS, Tokenizer};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::ranges;
+
 /// Train a byte-level BPE tokenizer on source code.
 ///
 /// Only the training part of the text is read (see --held-out), so held-out scores stay honest. The same
@@ -15,7 +17,7 @@ Example:
   lacuna tokenizer --vocab-size 4096 --extension py --extension rs --out tokenizer.json fixtures/corpus")]
 pub(crate) struct Args {
     /// Tokens, special ones included
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = ranges::at_least_one)]
     vocab_size: usize,
     /// The tokenizer.json to write
     #[arg(long, value_name = "FILE")]
@@ -28,7 +30,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let options = args.corpus.options()?;
+    let options = args.corpus.options();
     let bar = reading_bar(args.quiet);
     let corpus = Corpus::read_with(&args.corpus.inputs, &options, &mut |reading| {
         show_reading(&bar, reading, "");
@@ -52,7 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     bar.finish_and_clear();
     tokenizer.save(&args.out)?;
     if !args.quiet {
-        eprintln!(
+        note!(
             "{} tokens from {} documents ({} held out) in {}{}",
             tokenizer.vocab_size(),
             train.len(),
