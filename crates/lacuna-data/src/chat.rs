@@ -172,15 +172,31 @@ impl ChatTemplate {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<Sample> {
+        self.sample_of(tokenizer, messages, options, &|_| true)
+    }
+
+    /// As [`sample`](Self::sample), with the assistant's turns supervised that `learnt` says, by their
+    /// numbers from 0.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn sample_of(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        options: &RenderOptions,
+        learnt: &dyn Fn(usize) -> bool,
+    ) -> Result<Sample> {
         let safe: Vec<Message> =
             messages.iter().map(|message| harmless(tokenizer, message)).collect();
         let spans = self.responses(&safe, options)?;
         let text = self.render(&safe, &at_end(options, false))?;
         let mut turns = vec![];
         let mut from = 0;
-        for (begin, end) in spans {
+        let assistants = (0..messages.len()).filter(|turn| messages[*turn].role == "assistant");
+        for ((begin, end), turn) in spans.into_iter().zip(assistants) {
             turns.push((encode_broken(tokenizer, &text[from..begin])?, false));
-            turns.push((encode_broken(tokenizer, &text[begin..end])?, true));
+            turns.push((encode_broken(tokenizer, &text[begin..end])?, learnt(turn)));
             from = end;
         }
         turns.push((encode_broken(tokenizer, &text[from..])?, false));

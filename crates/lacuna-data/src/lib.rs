@@ -42,6 +42,7 @@ mod dataset;
 mod error;
 pub mod fim;
 pub mod packing;
+mod records;
 mod seed;
 mod sft;
 pub mod shard;

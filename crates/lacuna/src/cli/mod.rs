@@ -11,6 +11,7 @@ mod console;
 mod canvas;
 mod chat;
 mod convert;
+mod corpus_args;
 mod decode_args;
 mod diff;
 mod edit;
