@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use super::decode_args::ModelArgs;
+use super::progress::{Progress, count};
 use super::{Ids, Usage};
 
 /// Write the logits of some tokens, to compare with other implementations.
@@ -31,6 +32,9 @@ pub(crate) struct Args {
     /// The .safetensors file to write
     #[arg(long, value_name = "F")]
     out: PathBuf,
+    /// No progress
+    #[arg(long, short)]
+    quiet: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -58,8 +62,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let transformer = &model.transformer;
     let tokens = Tensor::new(ids.as_slice(), transformer.device())?.unsqueeze(0)?;
+    let what = format!("computing the logits of {} tokens", count(ids.len()));
+    let progress = Progress::passes(what, &model, 1);
     let hidden = transformer.hidden(&tokens, mask, None, None)?;
     let logits = transformer.logits(&hidden)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+    drop(progress);
     let tensors = HashMap::from([("logits", logits)]);
     // Through a temporary file: a full disk leaves nothing half written.
     let name = args.out.file_name().unwrap_or_default().to_string_lossy();

@@ -2,6 +2,8 @@ use anyhow::Result;
 use lacuna::data::{Corpus, CorpusOptions, SPECIAL_TOKENS, Tokenizer};
 use std::path::PathBuf;
 
+use super::progress::{Progress, count};
+
 /// Train a byte-level BPE tokenizer on source code.
 ///
 /// Only the training part of the text is read (see --held-out), so held-out scores stay honest. The same
@@ -30,11 +32,15 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let options = CorpusOptions { extensions: args.extension.clone(), ..CorpusOptions::default() };
+    let reading = Progress::spinning("reading the text");
     let corpus = Corpus::read(&args.inputs, &options)?;
+    drop(reading);
     let skipped = corpus.skipped;
     let (train, held_out) = corpus.split(args.held_out);
     let texts = train.iter().map(|d| d.text.as_str());
+    let training = Progress::spinning(format!("training on {} documents", count(train.len())));
     let tokenizer = Tokenizer::train_bpe(texts, args.vocab_size, &SPECIAL_TOKENS)?;
+    drop(training);
     tokenizer.save(&args.out)?;
     eprintln!(
         "{} tokens from {} documents ({} held out; {skipped}) in {}",
