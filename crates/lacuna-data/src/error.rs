@@ -55,6 +55,14 @@ pub enum Error {
     /// A chat template is broken, refuses the conversation, or never ends.
     #[error("chat template: {0}")]
     Template(String),
+    /// A file beside a checkpoint's weights is not what its name says.
+    #[error("{}: {reason}", path.display())]
+    SideFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what was expected.
+        reason: String,
+    },
     /// The tokenizer lacks the tokens of the fill-in-the-middle format.
     #[error("fill in the middle: {0}")]
     Fim(String),

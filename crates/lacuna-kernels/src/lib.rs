@@ -38,6 +38,7 @@ mod gemm;
 mod gemv;
 mod linear;
 mod mask;
+mod message;
 mod quant;
 pub mod reference;
 mod rms_norm;
@@ -64,6 +65,7 @@ pub use embedding::{embedding, embedding_backward};
 pub use gemv::Simd;
 pub use linear::{linear, linear_input_gradient, linear_weight_gradient};
 pub use mask::AttentionMask;
+pub use message::message;
 pub use rms_norm::{add_rms_norm, rms_norm, rms_norm_backward};
 pub use rope::{Positions, Rope, rope, rope_by_token, rope_by_token_backward};
 #[doc(hidden)]

@@ -52,7 +52,7 @@ pub enum ModelError {
     #[error("{0}")]
     Invalid(String),
     /// A tensor operation failed.
-    #[error(transparent)]
+    #[error("{}", lacuna_kernels::message(.0))]
     Tensors(#[from] candle_core::Error),
 }
 

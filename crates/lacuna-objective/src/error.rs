@@ -97,7 +97,7 @@ pub enum Error {
     Denominator(f64),
 
     /// A tensor operation failed.
-    #[error(transparent)]
+    #[error("{}", lacuna_kernels::message(.0))]
     Tensor(#[from] candle_core::Error),
 }
 

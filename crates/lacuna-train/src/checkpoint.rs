@@ -1,7 +1,7 @@
 //! Checkpoints that are whole or absent: weights in Hugging Face layout, optimizer state, place in the data.
 
 use candle_core::{Device, Tensor};
-use lacuna_data::Cursor;
+use lacuna_data::{Cursor, SideFiles};
 use lacuna_kernels::{AdamW, AdamWState};
 use lacuna_model::Transformer;
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,7 @@ pub struct Progress {
 
 /// Writes `dir/step-N` with the model, the optimizer and the run's place, complete or not at all.
 ///
-/// `tokenizer` is copied in, so that the folder is a model that others load.
+/// `side` goes in too, so that the folder is a model that others load.
 ///
 /// # Errors
 /// Errors if the disk is full or gone; a half-written folder is removed.
@@ -41,12 +41,12 @@ pub(crate) fn save(
     model: &Transformer,
     optimizer: &AdamW,
     progress: &Progress,
-    tokenizer_json: &str,
+    side: &SideFiles,
 ) -> Result<PathBuf> {
     let target = dir.join(format!("step-{}", progress.step));
     fs::create_dir_all(dir).at("creating", dir)?;
     let partial = partial_in(dir)?;
-    write_model(partial.path(), model, tokenizer_json)?;
+    write_model(partial.path(), model, side)?;
     let state = optimizer.state()?;
     let mut tensors = HashMap::new();
     for (i, ((name, _), (m, v))) in model.parameters().iter().zip(state.moments).enumerate() {
@@ -60,7 +60,8 @@ pub(crate) fn save(
     candle_core::safetensors::save(&tensors, &path).map_err(|e| TrainError::Run {
         path: target.clone(),
         reason: format!(
-            "the checkpoint could not be written ({e}); make room, then go on with --resume"
+            "the checkpoint could not be written ({}); make room, then go on with --resume",
+            lacuna_kernels::message(&e)
         ),
     })?;
     sync(&path)?;
@@ -73,14 +74,14 @@ pub(crate) fn save(
     Ok(target)
 }
 
-/// Writes the model alone, in Hugging Face layout with its tokenizer, complete or not at all.
+/// Writes the model alone, in Hugging Face layout with its other files, complete or not at all.
 ///
 /// # Errors
 /// As [`save`].
-pub(crate) fn save_final(target: &Path, model: &Transformer, tokenizer_json: &str) -> Result<()> {
+pub(crate) fn save_final(target: &Path, model: &Transformer, side: &SideFiles) -> Result<()> {
     let parent = target.parent().unwrap_or(Path::new("."));
     let partial = partial_in(parent)?;
-    write_model(partial.path(), model, tokenizer_json)?;
+    write_model(partial.path(), model, side)?;
     publish(partial, target)
 }
 
@@ -90,11 +91,9 @@ fn partial_in(dir: &Path) -> Result<tempfile::TempDir> {
     builder.at("creating a folder in", dir)
 }
 
-fn write_model(dir: &Path, model: &Transformer, tokenizer_json: &str) -> Result<()> {
+fn write_model(dir: &Path, model: &Transformer, side: &SideFiles) -> Result<()> {
     model.save(dir)?;
-    let path = dir.join("tokenizer.json");
-    fs::write(&path, tokenizer_json).at("writing", &path)?;
-    sync(&path)
+    Ok(side.write(dir)?)
 }
 
 fn sync(path: &Path) -> Result<()> {
@@ -148,8 +147,9 @@ pub(crate) fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) ->
     let progress = read_progress(dir)?;
     let path = dir.join("optimizer.safetensors");
     let broken = |reason: String| TrainError::Run { path: path.clone(), reason };
-    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu)
-        .map_err(|e| broken(format!("not readable as optimizer state: {e}")))?;
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| {
+        broken(format!("not readable as optimizer state: {}", lacuna_kernels::message(&e)))
+    })?;
     let mut state =
         AdamWState { step: progress.optimizer_step, moments: Vec::new(), masters: Vec::new() };
     for (name, _) in model.parameters() {

@@ -57,7 +57,7 @@ pub enum TrainError {
     #[error(transparent)]
     Objective(#[from] lacuna_objective::Error),
     /// From a tensor operation.
-    #[error(transparent)]
+    #[error("{}", lacuna_kernels::message(.0))]
     Tensor(#[from] candle_core::Error),
 }
 

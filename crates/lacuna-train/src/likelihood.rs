@@ -183,11 +183,12 @@ fn block_diffusion(
     };
     if let Method::MonteCarlo { samples, seed } = scoring.method {
         let mut rng = stream(seed, Purpose::Likelihood, 0, number);
-        let passes: Vec<Pass> =
-            monte_carlo_passes(row, blocks.mask_id, samples, &mut rng).collect();
+        // Drawn as they are needed: any number of samples takes the memory of a batch.
+        let mut passes = monte_carlo_passes(row, blocks.mask_id, samples, &mut rng).peekable();
         let mut estimate = MonteCarlo::new();
-        for chunk in passes.chunks(scoring.batch_size) {
-            for (pass, nll) in chunk.iter().zip(run(chunk)?) {
+        while passes.peek().is_some() {
+            let chunk: Vec<Pass> = passes.by_ref().take(scoring.batch_size).collect();
+            for (pass, nll) in chunk.iter().zip(run(&chunk)?) {
                 estimate.add(pass, &nll)?;
             }
         }

@@ -160,7 +160,7 @@ impl Run<'_> {
             }
         }
         let target = dir.join("final");
-        checkpoint::save_final(&target, &self.model, self.data.tokenizer_json())?;
+        checkpoint::save_final(&target, &self.model, self.data.side_files())?;
         self.draw()?;
         Ok(Outcome { interrupted: false, model: target, evaluations })
     }
@@ -247,13 +247,7 @@ impl Run<'_> {
 
     fn checkpoint(&self) -> Result<PathBuf> {
         let dir = self.options.dir.join("checkpoints");
-        checkpoint::save(
-            &dir,
-            &self.model,
-            &self.optimizer,
-            &self.progress,
-            self.data.tokenizer_json(),
-        )
+        checkpoint::save(&dir, &self.model, &self.optimizer, &self.progress, self.data.side_files())
     }
 
     fn draw(&self) -> Result<()> {

@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Device};
 use lacuna_data::{
-    Batches, Corpus, CorpusOptions, Dataset, Document, Packer, Remainder, Tokenizer, pack,
+    Batches, Corpus, CorpusOptions, Dataset, Document, Packer, Remainder, SideFiles, Tokenizer,
+    pack,
 };
 use lacuna_model::{Config, Mode, Transformer, Weights, mean_row};
 use rand::Rng;
@@ -40,7 +41,7 @@ pub struct RunData {
     /// Its special tokens.
     pub special: SpecialIds,
     window: usize,
-    tokenizer_json: String,
+    side_files: SideFiles,
 }
 
 impl RunData {
@@ -85,20 +86,22 @@ impl RunData {
             }
             None => None,
         };
+        let mut side_files = SideFiles::default();
+        side_files.insert("tokenizer.json", tokenizer.to_json());
         Ok(Self {
             train: Batches::new(train, recipe.seed)?,
             held_out,
             sft,
-            tokenizer_json: tokenizer.to_json(),
+            side_files,
             window: recipe.data.window,
             tokenizer,
             special,
         })
     }
 
-    /// The tokenizer as `tokenizer.json` text.
-    pub fn tokenizer_json(&self) -> &str {
-        &self.tokenizer_json
+    /// What every checkpoint of the run has beside its weights: the tokenizer, and what came with `model.from`.
+    pub fn side_files(&self) -> &SideFiles {
+        &self.side_files
     }
 
     /// What a model is after a stage: the mode that its checkpoint declares.

@@ -54,7 +54,7 @@ pub enum Error {
     #[error(transparent)]
     Sampler(#[from] lacuna_samplers::SamplerError),
     /// From a tensor operation.
-    #[error(transparent)]
+    #[error("{}", lacuna_kernels::message(.0))]
     Tensor(#[from] candle_core::Error),
 }
 

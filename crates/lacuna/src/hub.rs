@@ -6,12 +6,20 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 
 #[cfg(feature = "hub")]
+mod client;
+mod environment;
+#[cfg(feature = "hub")]
 mod fetch;
+#[cfg(feature = "hub")]
+mod store;
+
+use environment::Environment;
 
 /// Where a model is: a path as it is, or the files that `hf:owner/name[/file.gguf][@revision]` names, from the
 /// Hugging Face cache if they are complete there (then without a look at the network), else fetched into it.
 ///
-/// `HF_HUB_CACHE`, `HF_HOME` and `XDG_CACHE_HOME` say where the cache is, `HF_TOKEN` opens private models,
+/// `HF_HUB_CACHE`, `HF_HOME` and `XDG_CACHE_HOME` say where the cache is (`~` and `$HOME` in them are filled in, as
+/// Hugging Face's tools do), `HF_TOKEN` opens private models and goes to the hub's own host alone,
 /// `HF_HUB_OFFLINE=1` forbids the network and `HF_ENDPOINT` names another server. `progress` shows bars on
 /// stderr.
 ///
@@ -97,34 +105,7 @@ impl HubName {
     }
 }
 
-/// What the environment says about the hub.
-struct Environment {
-    cache: PathBuf,
-    offline: bool,
-    #[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "only asked on the network"))]
-    token: Option<String>,
-}
-
 impl Environment {
-    fn read(name: &HubName) -> Result<Self> {
-        let set = |key: &str| std::env::var_os(key).filter(|value| !value.is_empty());
-        let home = set("HF_HOME").map(PathBuf::from).or_else(|| {
-            let caches = set("XDG_CACHE_HOME").map(PathBuf::from);
-            let caches = caches.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;
-            Some(caches.join("huggingface"))
-        });
-        let cache = set("HF_HUB_CACHE").map(PathBuf::from);
-        let cache = cache.or_else(|| Some(home.as_ref()?.join("hub"))).ok_or_else(|| {
-            name.fault("no home directory to cache it in; set HF_HOME to a folder".into())
-        })?;
-        let yes = |value: &str| ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str());
-        let offline = set("HF_HUB_OFFLINE").is_some_and(|value| value.to_str().is_some_and(yes));
-        let stored = || fs::read_to_string(home.as_ref()?.join("token")).ok();
-        let token = set("HF_TOKEN").and_then(|token| token.into_string().ok()).or_else(stored);
-        let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
-        Ok(Self { cache, offline, token })
-    }
-
     /// The snapshot in the cache, if it is complete.
     fn cached(&self, name: &HubName) -> Option<PathBuf> {
         let folder = self.cache.join(format!("models--{}", name.repository.replace('/', "--")));

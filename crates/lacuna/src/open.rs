@@ -192,7 +192,7 @@ pub fn select_device(name: &str) -> Result<Device> {
     match name {
         "cpu" => Ok(Device::Cpu),
         "cuda" if cfg!(feature = "cuda") => Device::new_cuda(0)
-            .map_err(|e| Error::Device(format!("--device cuda: no CUDA device could be opened: {e}"))),
+            .map_err(|e| Error::Device(format!("--device cuda: no CUDA device could be opened: {}", lacuna_kernels::message(&e)))),
         "cuda" => Err(Error::Device(
             "--device cuda: this build has no CUDA; build with --features cuda, or use --device cpu".into(),
         )),

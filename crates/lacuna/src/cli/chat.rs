@@ -31,7 +31,7 @@ Examples:
   git diff | lacuna chat --model M --system 'Review this change.' -")]
 pub(crate) struct Args {
     /// What to say; `-` reads it from stdin
-    #[arg(value_name = "MESSAGE")]
+    #[arg(value_name = "MESSAGE", allow_negative_numbers = true)]
     message: Option<String>,
     /// What the model is told first
     #[arg(long, value_name = "TEXT", help_heading = "Conversation")]
@@ -125,6 +125,7 @@ impl Talk {
 /// What all answers of a conversation share.
 struct Turns<'a> {
     args: &'a Args,
+    show: ShowArgs,
     model: &'a Model,
     options: GenerateOptions,
     /// Holds what was read and written so far, so that only what is new is read.
@@ -139,7 +140,8 @@ impl<'a> Turns<'a> {
         let block = options.block_size.or(model.config().block_size()).unwrap_or(super::FOUR);
         let session = Session::new(Arc::clone(&model.transformer), block).remembering();
         let trace = args.show.trace();
-        Self { args, model, options, session, trace, stopped: &|| false }
+        let show = args.show.for_people(model);
+        Self { args, show, model, options, session, trace, stopped: &|| false }
     }
 
     /// Says something, and gives the model's answer a place in the conversation. What can't be answered was not
@@ -210,7 +212,7 @@ impl<'a> Turns<'a> {
             options.max_new_tokens = positions.saturating_sub(prompt.len()).max(1);
         }
         let prompt = Prompt::Ids(prompt);
-        let show = &self.args.show;
+        let show = &self.show;
         let mut shown = show.begin(self.model, &prompt, &options, self.trace.as_mut())?;
         let stopped = self.stopped;
         let session = &mut self.session;

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Usage;
 use super::progress::{At, Progress, shows_progress};
+use super::ranges;
 use super::sizes::{ByteSize, shown};
 
 /// Write a checkpoint in another format, or make it a start for block diffusion.
@@ -38,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DTYPE", value_parser = dtype)]
     dtype: Option<StorageDtype>,
     /// Safetensors with more bytes are split: 5GB, 500MB, 2GiB
-    #[arg(long, value_name = "SIZE", default_value = "5GB")]
+    #[arg(long, value_name = "SIZE", default_value = "5GB", allow_hyphen_values = true)]
     max_shard_size: ByteSize,
     /// Make an autoregressive checkpoint a start for block-diffusion training
     #[arg(long = "to", value_name = "MODE", value_parser = ["block-diffusion"])]
@@ -47,14 +48,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TOKEN", requires = "to_mode")]
     mask_token: Option<MaskToken>,
     /// Tokens in a block; default: the checkpoint's, else 4
-    #[arg(long, value_name = "B", requires = "to_mode")]
+    #[arg(long, value_name = "B", requires = "to_mode", allow_hyphen_values = true, value_parser = ranges::size)]
     block_size: Option<NonZeroUsize>,
     /// How MASK's embedding starts: as-is, or the mean of all rows plus noise of a hundredth of their spread;
     /// default: as-is, mean for an appended token
     #[arg(long, value_parser = ["as-is", "mean"], requires = "to_mode")]
     mask_embedding: Option<String>,
     /// Names the noise of --mask-embedding mean
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = ranges::seed)]
     seed: u64,
     /// Replace the checkpoint at OUT
     #[arg(long)]

@@ -3,12 +3,13 @@
 use anyhow::Result;
 use lacuna::model::{StorageDtype, Work};
 use lacuna::samplers::{FillRule, Sampling};
-use lacuna::{DecodeMode, GenerateOptions, MemoryLimit, Model, OpenOptions, select_device};
+use lacuna::{DecodeMode, GenerateOptions, MemoryLimit, Model, OpenOptions, Prompt, select_device};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::Ids;
+use super::Usage;
 use super::progress::{Progress, shows_progress};
+use super::ranges::{self, Ids};
 use super::sizes::ByteSize;
 
 /// Where the model is and how it is loaded.
@@ -26,7 +27,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
     pub(crate) device: String,
     /// Memory to plan with: 8GB, or unlimited for no check; default: what the machine has available
-    #[arg(long, value_name = "SIZE", value_parser = memory_limit)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = memory_limit)]
     pub(crate) memory: Option<MemoryLimit>,
 }
 
@@ -45,7 +46,7 @@ impl ModelArgs {
         drop(opening);
         for (kept, names) in model.fallbacks() {
             let wanted = self.dtype.map_or("", StorageDtype::name);
-            eprintln!(
+            note!(
                 "note: {} of the matrices are {kept} and not {wanted}: their rows are no whole number of its blocks \
                  ({} …)",
                 names.len(),
@@ -76,75 +77,154 @@ pub(crate) fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
 /// The confidence from which positions are filled together, where no flag says otherwise.
 const TAU: f64 = 0.9;
 
-/// How a text is written.
+/// How a text is written: flags that agree with one another.
+#[derive(Debug)]
+pub(crate) struct DecodeArgs(Flags);
+
+impl std::ops::Deref for DecodeArgs {
+    type Target = Flags;
+
+    fn deref(&self) -> &Flags {
+        &self.0
+    }
+}
+
+impl clap::FromArgMatches for DecodeArgs {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        let flags = Flags::from_arg_matches(matches)?;
+        let refused = |message| clap::Error::raw(clap::error::ErrorKind::ValueValidation, message);
+        flags.check().map_err(|message| refused(message + "\n"))?;
+        Ok(Self(flags))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl clap::Args for DecodeArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        Flags::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Flags::augment_args_for_update(command)
+    }
+}
+
+/// What [`DecodeArgs`] are made of.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Decoding")]
-pub(crate) struct DecodeArgs {
+pub(crate) struct Flags {
     /// Token ids in place of text: 1,2,3
-    #[arg(long, value_name = "IDS")]
+    #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
     pub(crate) prompt_ids: Option<Ids>,
     /// At most this many new tokens; default: 128, for edit what the file needs and some more
-    #[arg(long, value_name = "G")]
+    #[arg(long, value_name = "G", allow_hyphen_values = true, value_parser = ranges::at_least_one)]
     pub(crate) max_new_tokens: Option<usize>,
     /// No end of text before this many new tokens
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = ranges::count)]
     min_new_tokens: usize,
     /// Tokens in a block; default: the checkpoint's, else 4
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_hyphen_values = true, value_parser = ranges::size)]
     block_size: Option<NonZeroUsize>,
     /// Refinements in all, as in the released code, by --fill low-confidence
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_hyphen_values = true, value_parser = ranges::size)]
     steps: Option<NonZeroUsize>,
     /// Fill every position at least this confident, and always the most confident; default: 0.9, without --steps,
     /// --fill and --mode reference
-    #[arg(long, value_name = "τ", conflicts_with = "fill")]
+    #[arg(long, value_name = "τ", conflicts_with = "fill", allow_hyphen_values = true, value_parser = ranges::probability)]
     threshold: Option<f64>,
     /// Which masked positions a pass fills: low-confidence, random, margin, entropy, left-to-right,
     /// threshold=τ, factor=f, entropy-bounded=γ
-    #[arg(long, value_name = "RULE")]
+    #[arg(long, value_name = "RULE", allow_hyphen_values = true, value_parser = fill_rule)]
     fill: Option<FillRule>,
     /// fused: commit and next denoise in one pass; reference: the released algorithm, pass by pass
     #[arg(long, value_parser = ["fused", "reference"])]
     mode: Option<String>,
     /// 0: always the most probable token
-    #[arg(long, short = 't', value_name = "T", default_value_t = 0.0)]
+    #[arg(long, short = 't', value_name = "T", default_value_t = 0.0, allow_hyphen_values = true, value_parser = ranges::not_negative)]
     temperature: f64,
     /// Only the most probable tokens that hold this much probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_hyphen_values = true, value_parser = ranges::probability_above_zero)]
     top_p: Option<f64>,
     /// Only the K most probable tokens
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_hyphen_values = true, value_parser = ranges::size)]
     top_k: Option<NonZeroUsize>,
     /// Only tokens at least this probable in proportion to the most probable
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_hyphen_values = true, value_parser = ranges::probability)]
     min_p: Option<f64>,
     /// Above 1: tokens already seen become less likely
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true, value_parser = ranges::positive)]
     repetition_penalty: f64,
     /// Names the random stream: the same seed writes the same text
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = ranges::seed)]
     seed: u64,
     /// End-of-text id; default: the checkpoint's
-    #[arg(long, value_name = "N", conflicts_with = "no_eos")]
+    #[arg(long, value_name = "N", conflicts_with = "no_eos", allow_hyphen_values = true, value_parser = ranges::token_id)]
     eos_id: Option<u32>,
     /// Never end before --max-new-tokens
     #[arg(long)]
     no_eos: bool,
     /// MASK id; default: the checkpoint's
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = ranges::token_id)]
     mask_id: Option<u32>,
     /// Never fill in MASK itself (only --mode reference ever does)
     #[arg(long)]
     forbid_mask: bool,
     /// End before this text; may be repeated
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = ranges::not_empty)]
     stop: Vec<String>,
     /// Use an autoregressive checkpoint as block diffusion, or the reverse
     #[arg(long)]
     allow_mode_mismatch: bool,
 }
 
-impl DecodeArgs {
+impl Flags {
+    /// What can't be met whatever the model is.
+    fn check(&self) -> Result<(), String> {
+        if let Some(max) = self.max_new_tokens.filter(|max| self.min_new_tokens > *max) {
+            return Err(format!(
+                "--min-new-tokens {}: expected at most --max-new-tokens, {max}",
+                self.min_new_tokens
+            ));
+        }
+        if let (Some(mask), Some(eos)) = (self.mask_id, self.eos_id)
+            && mask == eos
+        {
+            return Err(format!("--mask-id {mask}: expected another token than --eos-id"));
+        }
+        if self.mode.as_deref() != Some("reference") {
+            return Ok(());
+        }
+        let unknown = [
+            ("--top-p", self.top_p.is_some()),
+            ("--top-k", self.top_k.is_some()),
+            ("--min-p", self.min_p.is_some()),
+            ("--repetition-penalty", self.repetition_penalty != 1.0),
+            ("--min-new-tokens", self.min_new_tokens > 0),
+        ];
+        if let Some((flag, _)) = unknown.iter().find(|(_, given)| *given) {
+            return Err(format!(
+                "{flag}: --mode reference is the released algorithm, which has none; leave one of the two out"
+            ));
+        }
+        let known = |rule: &FillRule| {
+            matches!(rule, FillRule::LowConfidence | FillRule::Random | FillRule::Threshold { .. })
+        };
+        if let Some(rule) = self.fill.filter(|rule| !known(rule)) {
+            return Err(format!(
+                "--fill {rule}: --mode reference knows low-confidence, random and threshold=τ; the default mode \
+                 has it"
+            ));
+        }
+        let (Some(tokens), Some(block)) = (self.max_new_tokens, self.block_size) else {
+            return Ok(());
+        };
+        in_reference_mode(tokens, block, self.steps)
+    }
+
     /// Whether a flag says which positions a pass fills, or how many.
     pub(crate) fn names_a_rule(&self) -> bool {
         self.threshold.is_some() || self.fill.is_some() || self.steps.is_some()
@@ -184,7 +264,7 @@ impl DecodeArgs {
             (false, false) => trained_autoregressive,
         };
         GenerateOptions {
-            max_new_tokens: self.max_new_tokens.unwrap_or(128),
+            max_new_tokens: self.max_new_tokens.unwrap_or(128.max(self.min_new_tokens)),
             min_new_tokens: self.min_new_tokens,
             block_size: self.block_size,
             steps: self.steps,
@@ -208,5 +288,70 @@ impl DecodeArgs {
             allow_mode_mismatch: self.allow_mode_mismatch,
             autoregressive: Some(autoregressive),
         }
+    }
+}
+
+/// A fill rule, or what the rules are.
+fn fill_rule(text: &str) -> Result<FillRule, String> {
+    text.parse().map_err(|error: lacuna::samplers::SamplerError| match error {
+        lacuna::samplers::SamplerError::Setting { expected, .. } => format!("expected {expected}"),
+        other => other.to_string(),
+    })
+}
+
+/// Whether the released algorithm can share its steps out: whole blocks, and as many steps for each.
+fn in_reference_mode(
+    tokens: usize,
+    block: NonZeroUsize,
+    steps: Option<NonZeroUsize>,
+) -> Result<(), String> {
+    if !tokens.is_multiple_of(block.get()) {
+        return Err(format!(
+            "--max-new-tokens {tokens}: --mode reference expects a multiple of the block size, {block}"
+        ));
+    }
+    let blocks = tokens / block.get();
+    match steps {
+        Some(steps) if !steps.get().is_multiple_of(blocks) => Err(format!(
+            "--steps {steps}: --mode reference expects a multiple of the number of blocks, {blocks}"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what does not fit the model, in the flags' names, before anything is computed.
+pub(crate) fn check_against(
+    model: &Model,
+    prompt: &Prompt,
+    options: &GenerateOptions,
+) -> Result<()> {
+    let vocab = model.config().vocab_size;
+    if let Prompt::Ids(ids) = prompt {
+        in_vocabulary("--prompt-ids", ids, vocab)?;
+    }
+    in_vocabulary("--mask-id", options.mask_id.as_slice(), vocab)?;
+    in_vocabulary("--eos-id", options.eos_ids.as_deref().unwrap_or_default(), vocab)?;
+    if !options.stop.is_empty() && model.tokenizer.is_none() {
+        let message = "--stop: the checkpoint has no tokenizer.json, so its tokens are no text to compare with";
+        return Err(Usage(message.into()).into());
+    }
+    if options.mode == DecodeMode::Reference {
+        const DEFAULT: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
+        let block = options.block_size.or(model.config().block_size()).unwrap_or(DEFAULT);
+        in_reference_mode(options.max_new_tokens, block, options.steps).map_err(Usage)?;
+    }
+    Ok(())
+}
+
+/// Refuses a flag with an id that the model has no token for.
+pub(crate) fn in_vocabulary(flag: &str, ids: &[u32], vocab: usize) -> Result<()> {
+    match ids.iter().find(|id| **id as usize >= vocab) {
+        Some(id) => {
+            let last = vocab.saturating_sub(1);
+            let message =
+                format!("{flag}: the model has {vocab} tokens, so expected 0 to {last}, not {id}");
+            Err(Usage(message).into())
+        }
+        None => Ok(()),
     }
 }

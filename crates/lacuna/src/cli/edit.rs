@@ -3,7 +3,6 @@ use lacuna::data::{Message, RenderOptions};
 use lacuna::samplers::FillRule;
 use lacuna::{Edited, GenerateOptions, Model, Prompt, StopReason};
 use serde_json::json;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::Usage;
@@ -165,12 +164,11 @@ fn report(args: &Args, old: &str, new: &str, edited: &Edited, drafted: bool) -> 
     args.show.print(&text, written, more)?;
     if drafted && !args.show.quiet && !args.show.json {
         let plain = written.forwards + passes_saved;
-        writeln!(
-            std::io::stderr(),
+        note!(
             "{accepted_blocks} of {drafted_blocks} drafted blocks accepted, {passes_saved} of {plain} passes \
              saved ({:.0} %)",
             100.0 * *passes_saved as f64 / plain.max(1) as f64
-        )?;
+        );
     }
     Ok(())
 }

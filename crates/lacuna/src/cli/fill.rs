@@ -60,8 +60,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let prompt = Prompt::Ids(prompt);
     let options = args.decode.options(&model);
-    let mut trace = args.show.trace();
-    let mut show = args.show.begin(&model, &prompt, &options, trace.as_mut())?;
+    // A file is written whole.
+    let view = if args.in_place { args.show.clone() } else { args.show.for_people(&model) };
+    let mut trace = view.trace();
+    let mut show = view.begin(&model, &prompt, &options, trace.as_mut())?;
     let written = lacuna::generate(&model, prompt.clone(), &options, |event| show.event(event))?;
     show.end(&written)?;
     if let (true, Some(path), Some((prefix, suffix))) = (args.in_place, &args.file, &hole) {
@@ -73,7 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (None, _) if !args.show.json => ids(&written.tokens),
         _ => written.text.clone(),
     };
-    args.show.print(&text, &written, Value::Null)
+    view.print(&text, &written, Value::Null)
 }
 
 /// The text before and after the hole, if there is one.

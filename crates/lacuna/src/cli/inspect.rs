@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use super::decode_args::{kept_dtype, memory_limit};
+use super::ranges;
 use super::sizes::shown;
 
 /// Say what a checkpoint is and what running it takes, without loading it.
@@ -23,13 +24,13 @@ pub(crate) struct Args {
     #[arg(value_name = "M")]
     model: PathBuf,
     /// The context that memory is estimated for; default: 2048 tokens, or all that the model has
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", allow_hyphen_values = true, value_parser = ranges::at_least_one)]
     context: Option<usize>,
     /// The format that weights would be kept in; default: as the file stores them
     #[arg(long, value_name = "DTYPE", value_parser = kept_dtype)]
     dtype: Option<StorageDtype>,
     /// Memory to compare with: 8GB; default: what the machine has available
-    #[arg(long, value_name = "SIZE", value_parser = memory_limit)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = memory_limit)]
     memory: Option<MemoryLimit>,
     /// Print one JSON object
     #[arg(long)]

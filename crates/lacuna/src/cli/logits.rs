@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::decode_args::ModelArgs;
+use super::Usage;
+use super::decode_args::{ModelArgs, in_vocabulary};
 use super::progress::{Progress, count};
-use super::{Ids, Usage};
+use super::ranges::{self, Ids};
 
 /// Write the logits of some tokens, to compare with other implementations.
 ///
@@ -21,13 +22,13 @@ pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Token ids: 1,2,3
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     ids: Ids,
     /// What each position sees
     #[arg(long, value_parser = ["causal", "full", "block-causal"])]
     mask: String,
     /// Tokens in a block, for block-causal; default: the checkpoint's, else 4
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_hyphen_values = true, value_parser = ranges::size)]
     block_size: Option<NonZeroUsize>,
     /// The .safetensors file to write
     #[arg(long, value_name = "F")]
@@ -49,9 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let work = Work { context: 0, rows: ids.len(), logit_rows: 2 * ids.len() };
     let model = args.model.open(work)?;
     let config = model.config();
-    if let Some(id) = ids.iter().find(|id| **id as usize >= config.vocab_size) {
-        anyhow::bail!("id {id} is outside the model's {} tokens", config.vocab_size);
-    }
+    in_vocabulary("--ids", ids, config.vocab_size)?;
     let block_size = args.block_size.or(config.block_size());
     let mask = match args.mask.as_str() {
         "causal" => AttentionMask::Causal,

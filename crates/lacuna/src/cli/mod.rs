@@ -2,21 +2,12 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use lacuna_files::{is_moving, printable};
+use std::io::Write;
 use std::process::ExitCode;
 
-/// `println!` that reports a closed stdout (`| head`) as an error instead of panicking.
-macro_rules! out {
-    ($($arg:tt)*) => {
-        std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($arg)*)))?
-    };
-}
-
-/// A remark on stderr. One that can't be written is no reason to stop.
-macro_rules! note {
-    ($($arg:tt)*) => {{
-        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($arg)*)));
-    }};
-}
+#[macro_use]
+mod console;
 
 mod canvas;
 mod chat;
@@ -32,6 +23,7 @@ mod logits;
 mod man;
 mod pack;
 mod progress;
+mod ranges;
 mod replay;
 mod score;
 mod show;
@@ -93,7 +85,10 @@ const FOUR: std::num::NonZeroUsize = std::num::NonZeroUsize::new(4).expect("not 
 
 /// Parses, runs, reports; the exit status.
 pub(crate) fn main() -> ExitCode {
-    let (cli, quiet) = parse().unwrap_or_else(|error| error.exit());
+    let (cli, quiet) = match parse() {
+        Ok(parsed) => parsed,
+        Err(error) => return report_usage(&error),
+    };
     lacuna::kernels::keep_freed_memory();
     if quiet {
         progress::be_quiet();
@@ -119,10 +114,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Man(args) => man::run(&args),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "lacuna", &mut std::io::stdout());
-            Ok(())
-        }
+        Command::Completions { shell } => completions(shell),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -152,6 +144,33 @@ fn named_both_ways(mut error: clap::Error) -> clap::Error {
     error
 }
 
+/// A completion script on stdout.
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    // It panics where a write fails, so it writes into memory.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "lacuna", &mut script);
+    let mut out = console::Out::new();
+    out.write_all(&script)?;
+    Ok(out.finish()?)
+}
+
+/// What the parser has to say: help and version on stdout, wrong usage on stderr.
+fn report_usage(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    if error.use_stderr() {
+        // An argument may have come from a file's name. Styles are lost with it where it would command the terminal.
+        match text.replace("\r\n", "\n").contains(is_moving) {
+            true => console::message(format_args!("{}", printable(&text))),
+            false => drop(error.print()),
+        }
+        return ExitCode::from(2);
+    }
+    match error.print().and_then(|()| std::io::stdout().flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&console::unwritten(error).into()),
+    }
+}
+
 /// The error and its causes on stderr. A reader that closed our stdout (`| head`) is no failure.
 fn report(error: &anyhow::Error) -> ExitCode {
     let broken_pipe = error.chain().any(|cause| {
@@ -161,26 +180,21 @@ fn report(error: &anyhow::Error) -> ExitCode {
     if broken_pipe {
         return ExitCode::SUCCESS;
     }
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1) {
-        let cause = cause.to_string();
+    let said = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref() {
+        Some(tensor) => lacuna::kernels::message(tensor),
+        None => cause.to_string(),
+    };
+    let mut text = String::new();
+    for cause in error.chain().map(said) {
         // A transparent wrapper repeats what it wraps.
         if !text.ends_with(&cause) {
-            text.push_str(": ");
+            text.push_str(if text.is_empty() { "" } else { ": " });
             text.push_str(&cause);
         }
     }
-    eprintln!("error: {}", printable(&text));
+    // Spelt out in a file too: logs are read on terminals.
+    note!("error: {}", printable(&text));
     ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
-}
-
-/// What files say of themselves must not move a terminal's cursor.
-fn printable(text: &str) -> String {
-    let shown = |c: char| match c.is_control() && c != '\n' && c != '\t' {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
-    };
-    text.chars().map(shown).collect()
 }
 
 /// A command that was used wrongly: exit status 2.
@@ -194,22 +208,3 @@ impl std::fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
-
-/// A list of token ids as written on the command line: `1,2,3`.
-#[derive(Clone, Debug)]
-pub(crate) struct Ids(pub(crate) Vec<u32>);
-
-impl std::str::FromStr for Ids {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let id = |item: &str| {
-            item.trim().parse::<u32>().map_err(|_| format!("`{item}` is no token id (0, 1, 2, …)"))
-        };
-        let text = text.trim();
-        if text.is_empty() {
-            return Ok(Self(Vec::new()));
-        }
-        Ok(Self(text.split(',').map(id).collect::<Result<_, _>>()?))
-    }
-}

@@ -1,4 +1,4 @@
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use lacuna::data::corpus::{for_each_document, is_held_out};
 use lacuna::data::{
@@ -6,6 +6,8 @@ use lacuna::data::{
 };
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+
+use super::ranges;
 
 /// Turn text into memory-mapped shards of packed windows.
 ///
@@ -24,10 +26,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Tokens in a window
-    #[arg(long, value_name = "L", default_value = "1024")]
+    #[arg(long, value_name = "L", default_value = "1024", allow_hyphen_values = true, value_parser = ranges::size)]
     window: NonZeroUsize,
     /// Part of the files kept out of training
-    #[arg(long, value_name = "PART", default_value_t = 0.08)]
+    #[arg(long, value_name = "PART", default_value_t = 0.08, allow_hyphen_values = true, value_parser = ranges::part)]
     held_out: f64,
     /// Token that ends a document; default: <[end▁of▁sentence]>, <|endoftext|>, <|im_end|> or </s>
     #[arg(long, value_name = "TOKEN")]
@@ -44,9 +46,6 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if !(0.0..1.0).contains(&args.held_out) {
-        bail!(super::Usage(format!("--held-out is {}, expected 0 to below 1", args.held_out)));
-    }
     let tokenizer = Tokenizer::from_file(&args.tokenizer)?;
     let eos = end_of_text(args, &tokenizer)?;
     let pad = tokenizer.token_to_id(SPECIAL_TOKENS[1]).unwrap_or(eos);

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::canvas::{Canvas, State, Texts};
+use super::console::Out;
+use super::ranges;
 use super::show::{finish_name, read_text};
 use super::watch::Screen;
 
@@ -32,15 +34,11 @@ pub(crate) struct Args {
     #[arg(long, short, value_name = "M")]
     model: Option<PathBuf>,
     /// Refinements a second
-    #[arg(long, value_name = "X", default_value_t = 8.0)]
+    #[arg(long, value_name = "X", default_value_t = 8.0, allow_hyphen_values = true, value_parser = ranges::per_second)]
     speed: f64,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if !(args.speed > 0.0 && args.speed.is_finite()) {
-        let message = format!("--speed {}: expected a number above 0", args.speed);
-        return Err(super::Usage(message).into());
-    }
     let text = read_text(&args.trace)?;
     let trace = Trace::parse(&text).with_context(|| args.trace.display().to_string())?;
     let replayed = trace.replay().with_context(|| {
@@ -60,19 +58,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(path) = &args.html {
         lacuna::data::write_atomic(path, page(&films, texts).as_bytes())?;
         for film in &films {
-            eprintln!("{}", film.summary());
+            note!("{}", film.summary());
         }
-        eprintln!("wrote {}", path.display());
+        note!("wrote {}", path.display());
         return Ok(());
     }
     if std::io::stdout().is_terminal() {
         return play(&films, texts, Duration::from_secs_f64(1.0 / args.speed));
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = Out::new();
     for film in &films {
         film.print(texts, &mut out)?;
     }
-    Ok(())
+    Ok(out.finish()?)
 }
 
 /// A model's tokenizer without its weights.
@@ -254,7 +252,7 @@ fn play(films: &[Film<'_>], texts: Texts<'_>, pause: Duration) -> Result<()> {
         drop(screen);
         let text = texts.joined(&film.replayed.tokens);
         out!("{}", text.trim_end_matches('\n'));
-        eprintln!("{}", film.summary());
+        note!("{}", film.summary());
     }
     Ok(())
 }

@@ -10,9 +10,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::decode_args::ModelArgs;
+use super::Usage;
+use super::decode_args::{ModelArgs, in_vocabulary};
 use super::progress::{Progress, count};
-use super::{Ids, Usage};
+use super::ranges::{self, Ids};
 
 /// Noisy versions of the text in one pass.
 const BATCH: usize = 4;
@@ -37,22 +38,22 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", required_unless_present = "ids")]
     text: Option<PathBuf>,
     /// Token ids to score: 1,2,3
-    #[arg(long, value_name = "LIST", conflicts_with = "text")]
+    #[arg(long, value_name = "LIST", conflicts_with = "text", allow_hyphen_values = true)]
     ids: Option<Ids>,
     /// How; default: exact for block-diffusion checkpoints, ar for autoregressive ones
     #[arg(long, value_parser = ["ar", "exact", "left-to-right", "monte-carlo"])]
     method: Option<String>,
     /// Tokens in a block; default: the checkpoint's, else 4
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_hyphen_values = true, value_parser = ranges::size)]
     block_size: Option<NonZeroUsize>,
     /// MASK id; default: the checkpoint's
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = ranges::token_id)]
     mask_id: Option<u32>,
     /// Passes of monte-carlo
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_SAMPLES)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SAMPLES, allow_hyphen_values = true, value_parser = ranges::at_least_one)]
     samples: usize,
     /// Names the random stream of monte-carlo
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = ranges::seed)]
     seed: u64,
     /// Score an autoregressive checkpoint as block diffusion, or the reverse
     #[arg(long)]
@@ -80,6 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if (method != Method::Autoregressive) != diffusion && !args.allow_mode_mismatch {
         return Err(Error::Mode(lacuna::mode_mismatch(!diffusion)).into());
     }
+    in_vocabulary("--mask-id", args.mask_id.as_slice(), model.config().vocab_size)?;
     let (tokens, bytes) = tokens_and_bytes(args, &model, text.as_deref())?;
     let blocks = match method {
         Method::Autoregressive => None,
@@ -217,9 +219,7 @@ fn tokens_and_bytes(
         anyhow::bail!("{} tokens: the first is not scored, so at least 2 are needed", tokens.len());
     }
     let vocab = model.config().vocab_size;
-    if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab) {
-        anyhow::bail!("id {id} is outside the model's {vocab} tokens");
-    }
+    in_vocabulary("--ids", &tokens, vocab)?;
     let bytes = model.tokenizer.as_ref().map(|tokenizer| {
         let lengths = tokenizer.token_bytes();
         tokens[1..].iter().map(|t| u64::from(lengths.get(*t as usize).copied().unwrap_or(0))).sum()

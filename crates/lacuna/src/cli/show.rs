@@ -4,22 +4,35 @@ use anyhow::{Context, Result};
 use lacuna::data::TextStream;
 use lacuna::samplers::Event;
 use lacuna::samplers::trace::Line;
-use lacuna::{GenerateOptions, Model, Prompt, StopReason, Written, trace_end, trace_header};
+use lacuna::{
+    DecodeMode, GenerateOptions, Model, Prompt, StopReason, Written, trace_end, trace_header,
+};
 use serde_json::{Value, json};
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::canvas::{Canvas, Texts};
+use super::console::Out;
+use super::decode_args::check_against;
+use super::progress::{At, Layers, Progress, count};
+use super::sizes::shown;
 use super::watch::Screen;
 
 /// How what is written is shown.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct ShowArgs {
-    /// Print text as soon as its block is finished
+    /// Print text as soon as its block is finished; on a terminal chat, generate and fill do without being told
     #[arg(long, conflicts_with = "json")]
     pub(crate) stream: bool,
+    /// Print text when all of it is written
+    #[arg(long, conflicts_with = "stream")]
+    no_stream: bool,
     /// Show the denoising live on the terminal
     #[arg(long, conflicts_with = "stream")]
     watch: bool,
@@ -32,9 +45,19 @@ pub(crate) struct ShowArgs {
     /// Print nothing but the text
     #[arg(long, short)]
     pub(crate) quiet: bool,
+    /// How the text that is shown is decoded.
+    #[arg(skip)]
+    rule: OnceCell<String>,
 }
 
 impl ShowArgs {
+    /// The same, streaming if stdout is a terminal and nothing else was asked for.
+    pub(crate) fn for_people(&self, model: &Model) -> Self {
+        let other = self.json || self.watch || self.no_stream || model.tokenizer.is_none();
+        let stream = self.stream || (!other && std::io::stdout().is_terminal());
+        Self { stream, ..self.clone() }
+    }
+
     /// The trace that was asked for; its file is made when the first request begins.
     pub(crate) fn trace(&self) -> Option<TraceFile> {
         let path = self.trace.clone()?;
@@ -49,11 +72,14 @@ impl ShowArgs {
         options: &'a GenerateOptions,
         trace: Option<&'a mut TraceFile>,
     ) -> Result<Show<'a>> {
+        check_against(model, prompt, options)?;
+        self.rule.get_or_init(|| rule(model, options));
         let stream = match self.stream {
             true => Some(Streamed::new(model.tokenizer()?, &options.stop)),
             false => None,
         };
-        let mut show = Show { stream, trace, watch: None, broken: None };
+        let progress = (!self.watch).then(|| Decoding::of(model, prompt, options));
+        let mut show = Show { stream, trace, watch: None, progress, broken: None };
         if show.trace.is_none() && !self.watch {
             return Ok(show);
         }
@@ -73,7 +99,7 @@ impl ShowArgs {
     /// Prints the result: the JSON object with `more` in it, else the text (unless it was streamed) and, on
     /// stderr, what it cost.
     pub(crate) fn print(&self, text: &str, written: &Written, more: Value) -> Result<()> {
-        let mut out = std::io::stdout().lock();
+        let mut out = Out::new();
         if self.json {
             let mut object = as_json(written);
             object["text"] = text.into();
@@ -81,7 +107,7 @@ impl ShowArgs {
                 object.extend(more);
             }
             writeln!(out, "{object}")?;
-            return Ok(());
+            return Ok(out.finish()?);
         }
         if !self.stream {
             out.write_all(text.as_bytes())?;
@@ -90,9 +116,9 @@ impl ShowArgs {
         if out.is_terminal() && !text.is_empty() && !text.ends_with('\n') {
             writeln!(out)?;
         }
-        out.flush()?;
+        out.finish()?;
         if !self.quiet {
-            eprintln!("{}", summary(written));
+            note!("{}", summary(written, self.rule.get().map_or("", String::as_str)));
         }
         Ok(())
     }
@@ -103,10 +129,18 @@ pub(crate) struct Show<'a> {
     stream: Option<Streamed<'a>>,
     trace: Option<&'a mut TraceFile>,
     watch: Option<Watch<'a>>,
+    progress: Option<Decoding>,
     broken: Option<anyhow::Error>,
 }
 
 impl Show<'_> {
+    /// Text that goes before what is streamed.
+    pub(crate) fn lead(&mut self, text: &str) {
+        if let Some(stream) = &mut self.stream {
+            stream.lead = text.to_owned();
+        }
+    }
+
     /// Takes an event.
     pub(crate) fn event(&mut self, event: Event<'_>) {
         if self.broken.is_none() {
@@ -115,8 +149,16 @@ impl Show<'_> {
     }
 
     fn try_event(&mut self, event: Event<'_>) -> Result<()> {
-        if let (Some(stream), Event::Block(block)) = (&mut self.stream, event) {
-            stream.show(block.generated, block.text_len)?;
+        match &self.progress {
+            Some(progress) if self.stream.is_none() => progress.take(event),
+            // The text is on its way, and tells by itself.
+            _ => self.progress = None,
+        }
+        if let Some(stream) = &mut self.stream {
+            match event {
+                Event::Block(block) => stream.show(block.generated, block.text_len)?,
+                Event::Refinement(_) => stream.begin()?,
+            }
         }
         if self.trace.is_none() && self.watch.is_none() {
             return Ok(());
@@ -133,7 +175,7 @@ impl Show<'_> {
 
     /// Closes what was open; the first failure of any event.
     pub(crate) fn end(mut self, written: &Written) -> Result<()> {
-        drop(self.watch.take());
+        drop((self.watch.take(), self.progress.take()));
         if let Some(error) = self.broken {
             return Err(error);
         }
@@ -143,6 +185,46 @@ impl Show<'_> {
         match self.trace {
             Some(trace) => trace.end(written),
             None => Ok(()),
+        }
+    }
+}
+
+/// How far a decode is that is not streamed, or that still reads its prompt.
+struct Decoding {
+    tokens: Arc<AtomicUsize>,
+    passes: Arc<AtomicUsize>,
+    _line: Progress,
+}
+
+impl Decoding {
+    fn of(model: &Model, prompt: &Prompt, options: &GenerateOptions) -> Self {
+        let (tokens, passes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let layers = Layers::of(model, 1);
+        let read = match prompt {
+            Prompt::Ids(ids) => format!("reading {} tokens", count(ids.len())),
+            Prompt::Text(text) => format!("reading {}", shown(text.len() as u64)),
+        };
+        let most = options.max_new_tokens;
+        let at = (Arc::clone(&tokens), Arc::clone(&passes));
+        let line = Progress::watching(move || match (at.0.load(Relaxed), at.1.load(Relaxed)) {
+            (_, 0) => At { what: read.clone(), part: Some(layers.part()) },
+            (n, passes) => At {
+                what: format!(
+                    "{} tokens of at most {}, {} passes",
+                    count(n),
+                    count(most),
+                    count(passes)
+                ),
+                part: Some((n as u64, most as u64)),
+            },
+        });
+        Self { tokens, passes, _line: line }
+    }
+
+    fn take(&self, event: Event<'_>) {
+        match event {
+            Event::Refinement(_) => drop(self.passes.fetch_add(1, Relaxed)),
+            Event::Block(block) => self.tokens.store(block.generated.len(), Relaxed),
         }
     }
 }
@@ -215,16 +297,37 @@ struct Streamed<'a> {
     /// All text that is certain, and how much of it was printed.
     certain: String,
     shown: usize,
+    /// Text that is still to be printed before it.
+    lead: String,
+    out: Out,
 }
 
 impl<'a> Streamed<'a> {
     fn new(tokenizer: &'a lacuna::data::Tokenizer, stop: &'a [String]) -> Self {
         let text = TextStream::new(tokenizer);
-        Self { text, taken: 0, stop, certain: String::new(), shown: 0 }
+        Self {
+            text,
+            taken: 0,
+            stop,
+            certain: String::new(),
+            shown: 0,
+            lead: String::new(),
+            out: Out::new(),
+        }
+    }
+
+    /// Prints what goes before the text.
+    fn begin(&mut self) -> Result<()> {
+        if !self.lead.is_empty() {
+            self.out.write_all(std::mem::take(&mut self.lead).as_bytes())?;
+            self.out.flush()?;
+        }
+        Ok(())
     }
 
     /// Prints what is certain of the text so far: whole characters, and nothing that a stop text may cut.
     fn show(&mut self, tokens: &[u32], text_len: usize) -> Result<()> {
+        self.begin()?;
         let text_len = text_len.max(self.taken);
         self.certain.push_str(&self.text.push(&tokens[self.taken..text_len])?);
         self.taken = text_len;
@@ -236,19 +339,18 @@ impl<'a> Streamed<'a> {
         }
         end = self.stop.iter().filter_map(|s| text.find(s.as_str())).fold(end, usize::min);
         if end > self.shown {
-            let mut out = std::io::stdout().lock();
-            out.write_all(&text.as_bytes()[self.shown..end])?;
-            out.flush()?;
+            self.out.write_all(&text.as_bytes()[self.shown..end])?;
+            self.out.flush()?;
             self.shown = end;
         }
         Ok(())
     }
 
-    fn finish(self, text: &str) -> Result<()> {
+    fn finish(mut self, text: &str) -> Result<()> {
+        self.begin()?;
         // The pieces joined are the text, so what was shown is its beginning.
-        let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes().get(self.shown..).unwrap_or_default())?;
-        Ok(out.flush()?)
+        self.out.write_all(text.as_bytes().get(self.shown..).unwrap_or_default())?;
+        Ok(self.out.finish()?)
     }
 }
 
@@ -298,16 +400,25 @@ pub(crate) fn finish_name(finish: StopReason) -> &'static str {
     }
 }
 
+/// How a model is decoded under such options, in a word.
+fn rule(model: &Model, options: &GenerateOptions) -> String {
+    match (options.autoregressive.unwrap_or(!model.is_block_diffusion()), options.mode) {
+        (true, _) => "one by one".to_owned(),
+        (false, DecodeMode::Fused) => options.fill.to_string(),
+        (false, DecodeMode::Reference) => format!("reference {}", options.fill),
+    }
+}
+
 /// One line on what it cost.
-pub(crate) fn summary(written: &Written) -> String {
+pub(crate) fn summary(written: &Written, rule: &str) -> String {
     let n = written.tokens.len();
+    let cut = if written.finish == StopReason::Length { "; cut off" } else { "" };
     format!(
-        "{n} tokens in {:.2} s: {:.1} tokens/s, {:.2} tokens per forward ({} forwards), ended by {}",
-        written.seconds.decode,
-        n as f64 / written.seconds.decode.max(1e-9),
+        "{n} tokens, {:.2} per forward ({rule}), {:.1}/s; prompt {:.1} s, text {:.1} s{cut}",
         written.tokens_per_forward(),
-        written.forwards,
-        finish_name(written.finish)
+        n as f64 / written.seconds.decode.max(1e-9),
+        written.seconds.prefill,
+        written.seconds.decode,
     )
 }
 

@@ -3,6 +3,7 @@ use lacuna::data::{Corpus, CorpusOptions, SPECIAL_TOKENS, Tokenizer};
 use std::path::PathBuf;
 
 use super::progress::{Progress, count};
+use super::ranges;
 
 /// Train a byte-level BPE tokenizer on source code.
 ///
@@ -14,13 +15,13 @@ Example:
   lacuna tokenizer --vocab-size 4096 --extension py --extension rs --out tokenizer.json fixtures/corpus")]
 pub(crate) struct Args {
     /// Tokens, special ones included
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = ranges::at_least_one)]
     vocab_size: usize,
     /// The tokenizer.json to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Part of the files left out, as recipes do
-    #[arg(long, value_name = "PART", default_value_t = 0.08)]
+    #[arg(long, value_name = "PART", default_value_t = 0.08, allow_hyphen_values = true, value_parser = ranges::part)]
     held_out: f64,
     /// Only files with these endings; may be repeated
     #[arg(long, value_name = "EXT")]
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let tokenizer = Tokenizer::train_bpe(texts, args.vocab_size, &SPECIAL_TOKENS)?;
     drop(training);
     tokenizer.save(&args.out)?;
-    eprintln!(
+    note!(
         "{} tokens from {} documents ({} held out; {skipped}) in {}",
         tokenizer.vocab_size(),
         train.len(),

@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         if on_interrupt.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nfinishing the step and writing a checkpoint; Ctrl-C again ends at once");
+        note!("\nfinishing the step and writing a checkpoint; Ctrl-C again ends at once");
     })
     .context("installing the Ctrl-C handler")?;
     let options = RunOptions { dir: dir.clone(), resume: args.resume, device, stop: &stop };
@@ -113,7 +113,7 @@ impl Progress {
         if self.terminal {
             self.bar.println(text);
         } else {
-            eprintln!("{text}");
+            note!("{text}");
         }
     }
 

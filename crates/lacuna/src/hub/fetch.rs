@@ -1,12 +1,13 @@
 //! Fetching: only what a checkpoint needs, each file whole or not at all, interrupted ones resumed.
 
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
 use lacuna_model::COMPANIONS;
 use std::path::PathBuf;
 
-use super::{Environment, HubName, INDEX, shards_of};
-use crate::error::Result;
+use super::client::{Client, Failure};
+use super::environment::Environment;
+use super::store::{Snapshot, encoded, is_plain};
+use super::{HubName, INDEX, shards_of};
+use crate::error::{Error, Result};
 
 const HUB: &str = "https://huggingface.co";
 
@@ -14,56 +15,75 @@ const HUB: &str = "https://huggingface.co";
 pub(super) fn fetch(name: &HubName, environment: &Environment, progress: bool) -> Result<PathBuf> {
     let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
     let endpoint = endpoint.unwrap_or_else(|| HUB.to_owned());
-    let fault = |error: ApiError| name.fault(explained(&error, &endpoint, environment));
-    let cache = Cache::new(environment.cache.clone());
-    let api = ApiBuilder::from_cache(cache.clone())
-        .with_endpoint(endpoint.trim_end_matches('/').to_owned())
-        .with_token(environment.token.clone())
-        .with_progress(progress)
-        .with_retries(3)
-        .with_user_agent("lacuna", env!("CARGO_PKG_VERSION"))
-        .build()
-        .map_err(fault)?;
-    let at = |revision: &str| {
-        Repo::with_revision(name.repository.clone(), RepoType::Model, revision.to_owned())
-    };
-    let info = api.repo(at(&name.revision)).info().map_err(fault)?;
-    let names: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
+    let fault = |failure: Failure| name.fault(explained(&failure, &endpoint, environment));
+    let client = Client::new(&endpoint, environment.token.clone()).map_err(fault)?;
+    let (commit, names) = listing(&client, name).map_err(fault)?;
     // All files of one commit, even if the branch moves meanwhile.
-    let repo = api.repo(at(&info.sha));
+    let snapshot = Snapshot {
+        client: &client,
+        repository: &name.repository,
+        commit: &commit,
+        cache: &environment.cache,
+        progress,
+    };
     let path = match &name.file {
-        Some(file) => fetch_one(name, &repo, &names, file, &fault)?,
+        Some(file) => fetch_one(name, &snapshot, &names, file, &fault)?,
         None if !names.iter().any(|name| name == "config.json") => {
             let file = the_gguf(name, &names)?;
-            fetch_one(name, &repo, &names, &file, &fault)?
+            fetch_one(name, &snapshot, &names, &file, &fault)?
         }
-        None => fetch_directory(name, &repo, &names, &fault)?,
+        None => fetch_directory(name, &snapshot, &names, &fault)?,
     };
-    // So that the revision is found again without the network.
-    let noted = cache.repo(at(&name.revision)).create_ref(&info.sha);
-    noted.map_err(|error| fault(error.into()))?;
+    snapshot.note(&name.revision).map_err(fault)?;
     Ok(path)
+}
+
+/// The commit that a revision is now, and the names of its files, each one a plain path.
+fn listing(client: &Client, name: &HubName) -> std::result::Result<(String, Vec<String>), Failure> {
+    let HubName { repository, revision, .. } = name;
+    let text =
+        client.get_text(&format!("api/models/{repository}/revision/{}", encoded(revision)))?;
+    let odd = |reason: String| Failure::Refused(format!("the server's listing {reason}"));
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| odd(format!("is no JSON: {error}")))?;
+    let commit = json["sha"].as_str().unwrap_or_default().to_owned();
+    if !is_plain(&commit) {
+        return Err(odd(format!("names the commit `{commit}`, which is no plain name")));
+    }
+    let files = json["siblings"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let names: Vec<String> =
+        files.iter().filter_map(|file| file["rfilename"].as_str()).map(str::to_owned).collect();
+    let leads_out = |name: &&String| {
+        let odd = |part: &str| matches!(part, "" | "." | "..") || part.contains(['\\', '\0']);
+        name.split('/').any(odd)
+    };
+    if let Some(name) = names.iter().find(leads_out) {
+        return Err(odd(format!("has a file `{name}`, which leads out of its folder")));
+    }
+    // Hidden files and names that not every system takes are nothing that a model needs.
+    let plain = |name: &String| name.split('/').all(is_plain);
+    Ok((commit, names.into_iter().filter(plain).collect()))
 }
 
 fn fetch_one(
     name: &HubName,
-    repo: &ApiRepo,
+    snapshot: &Snapshot<'_>,
     names: &[String],
     file: &str,
-    fault: &dyn Fn(ApiError) -> crate::Error,
+    fault: &dyn Fn(Failure) -> Error,
 ) -> Result<PathBuf> {
     if !names.iter().any(|name| name == file) {
         let reason = format!("the repository has no {file}; it has {}", listed(&ggufs(names)));
         return Err(name.fault(reason));
     }
-    repo.get(file).map_err(fault)
+    snapshot.fetch(file).map_err(fault)
 }
 
 fn fetch_directory(
     name: &HubName,
-    repo: &ApiRepo,
+    snapshot: &Snapshot<'_>,
     names: &[String],
-    fault: &dyn Fn(ApiError) -> crate::Error,
+    fault: &dyn Fn(Failure) -> Error,
 ) -> Result<PathBuf> {
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
     let single = "model.safetensors";
@@ -77,25 +97,24 @@ fn fetch_directory(
         };
         return Err(name.fault(reason));
     }
-    let config = repo.get("config.json").map_err(fault)?;
+    snapshot.fetch("config.json").map_err(fault)?;
     let small = COMPANIONS.into_iter().chain(["tokenizer.json"]).filter(|name| has(name));
     for file in small {
-        repo.get(file).map_err(fault)?;
+        snapshot.fetch(file).map_err(fault)?;
     }
     if has(single) {
-        repo.get(single).map_err(fault)?;
+        snapshot.fetch(single).map_err(fault)?;
     } else {
-        let index = repo.get(INDEX).map_err(fault)?;
-        let text = std::fs::read_to_string(&index).map_err(|error| fault(error.into()))?;
+        let index = snapshot.fetch(INDEX).map_err(fault)?;
+        let text = std::fs::read_to_string(&index).map_err(|error| fault(Failure::Disk(error)))?;
         for shard in shards_of(&text) {
             if !has(&shard) {
                 return Err(name.fault(format!("its index names {shard}, which it does not have")));
             }
-            repo.get(&shard).map_err(fault)?;
+            snapshot.fetch(&shard).map_err(fault)?;
         }
     }
-    let snapshot = config.parent().map(PathBuf::from);
-    snapshot.ok_or_else(|| name.fault("the cache has no folder for it".into()))
+    Ok(snapshot.folder())
 }
 
 /// The only GGUF file of a repository without a configuration.
@@ -128,27 +147,26 @@ fn listed(names: &[String]) -> String {
 }
 
 /// What went wrong, and what to do about it.
-fn explained(error: &ApiError, endpoint: &str, environment: &Environment) -> String {
-    let text = error.to_string();
-    let has = |codes: &[&str]| codes.iter().any(|code| text.contains(code));
+fn explained(failure: &Failure, endpoint: &str, environment: &Environment) -> String {
     let cache = environment.cache.display();
-    if has(&["401", "403"]) {
-        let token = match environment.token {
-            Some(_) => "the token in use does not open it; accept its terms on the hub",
-            None => "it is private, needs its terms accepted, or does not exist; set HF_TOKEN",
-        };
-        return format!("{endpoint} refuses it ({text}): {token}");
-    }
-    if has(&["404"]) {
-        return format!("{endpoint} has no such model or revision ({text}); check the name");
-    }
-    match error {
-        ApiError::IoError(error) => format!("cannot write the cache at {cache}: {error}"),
-        ApiError::LockAcquisition(path) => {
-            format!("another process is fetching it ({})", path.display())
+    match failure {
+        Failure::Status(status @ (401 | 403)) => {
+            let token = match environment.token {
+                Some(_) => "the token in use does not open it; accept its terms on the hub",
+                None => "it is private, needs its terms accepted, or does not exist; set HF_TOKEN",
+            };
+            format!("{endpoint} refuses it (status {status}): {token}")
         }
-        _ => format!(
-            "not complete in the cache at {cache}, and {endpoint} can't be reached ({text}); connect, or fetch \
+        Failure::Status(404) => {
+            format!("{endpoint} has no such model or revision (status 404); check the name")
+        }
+        Failure::Status(status) => {
+            format!("{endpoint} answers with status {status}; try again later")
+        }
+        Failure::Disk(error) => format!("cannot write the cache at {cache}: {error}"),
+        Failure::Refused(reason) => format!("refused at {endpoint}: {reason}"),
+        Failure::Unreachable(reason) => format!(
+            "not complete in the cache at {cache}, and {endpoint} can't be reached ({reason}); connect, or fetch \
              the files elsewhere and give their folder"
         ),
     }

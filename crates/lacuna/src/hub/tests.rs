@@ -71,3 +71,54 @@ fn a_lone_gguf_is_the_model() {
     assert_eq!(cached("o/n@c0ffee"), None, "which of the two?");
     assert_eq!(cached("o/n/b.gguf@c0ffee"), Some(snapshot.join("b.gguf")));
 }
+
+#[test]
+fn the_cache_is_where_hugging_faces_tools_look() {
+    let name = HubName::parse("o/n").unwrap();
+    let cache = |set: &[(&str, &str)]| {
+        let lookup = |key: &str| {
+            let found = set.iter().find(|(name, _)| *name == key);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        Environment::from(&name, &lookup).unwrap().cache.to_str().unwrap().to_owned()
+    };
+    let home = ("HOME", "/users/me");
+    for (key, value, expected) in [
+        ("HF_HOME", "/data/hf", "/data/hf/hub"),
+        ("HF_HOME", "~/hf", "/users/me/hf/hub"),
+        ("HF_HOME", "$HOME/hf", "/users/me/hf/hub"),
+        ("HF_HOME", "${HOME}/hf", "/users/me/hf/hub"),
+        ("HF_HOME", "$NOT_SET/hf", "$NOT_SET/hf/hub"),
+        ("HF_HOME", "", "/users/me/.cache/huggingface/hub"),
+        ("HF_HUB_CACHE", "~/c", "/users/me/c"),
+        ("HUGGINGFACE_HUB_CACHE", "~/c", "/users/me/c"),
+        ("XDG_CACHE_HOME", "~/x", "/users/me/x/huggingface/hub"),
+        ("UNRELATED", "1", "/users/me/.cache/huggingface/hub"),
+    ] {
+        assert_eq!(cache(&[home, (key, value)]), expected, "{key}={value}");
+    }
+    let both = [home, ("HF_HOME", "/a"), ("HF_HUB_CACHE", "/b"), ("HUGGINGFACE_HUB_CACHE", "/c")];
+    assert_eq!(cache(&both), "/b");
+}
+
+#[test]
+fn the_token_is_found_where_hugging_faces_tools_find_it() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("token"), "stored\n").unwrap();
+    fs::write(home.path().join("elsewhere"), "other").unwrap();
+    let at = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    let name = HubName::parse("o/n").unwrap();
+    let token = |set: &[(&str, &str)]| {
+        let folder = at("");
+        let lookup = |key: &str| match key {
+            "HF_HOME" => Some(folder.clone()),
+            _ => set.iter().find(|(name, _)| *name == key).map(|(_, value)| (*value).to_owned()),
+        };
+        Environment::from(&name, &lookup).unwrap().token
+    };
+    assert_eq!(token(&[]).as_deref(), Some("stored"));
+    assert_eq!(token(&[("HF_TOKEN", " set\n")]).as_deref(), Some("set"));
+    assert_eq!(token(&[("HUGGING_FACE_HUB_TOKEN", "old")]).as_deref(), Some("old"));
+    assert_eq!(token(&[("HF_TOKEN_PATH", &at("elsewhere"))]).as_deref(), Some("other"));
+    assert_eq!(token(&[("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]), None);
+}
