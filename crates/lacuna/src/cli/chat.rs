@@ -24,6 +24,7 @@ const CONVERSATION_BYTES: usize = 6000;
 /// Ctrl-D ends the conversation. An answer ends where the model ends its turn. The checkpoint's own chat template
 /// is used; block-diffusion checkpoints without one are spoken to as Seed-Coder is.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Conversation")]
 #[command(after_help = "\
 Examples:
   lacuna chat --model M
@@ -34,10 +35,10 @@ pub(crate) struct Args {
     #[arg(value_name = "MESSAGE", allow_negative_numbers = true)]
     message: Option<String>,
     /// What the model is told first
-    #[arg(long, value_name = "TEXT", help_heading = "Conversation")]
+    #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Don't read and write the history of what was typed on a terminal
-    #[arg(long, help_heading = "Conversation")]
+    #[arg(long)]
     no_history: bool,
     #[command(flatten)]
     model: ModelArgs,
@@ -213,6 +214,7 @@ impl<'a> Turns<'a> {
         }
         let prompt = Prompt::Ids(prompt);
         let show = &self.show;
+        show.ends_by_itself.set(open_end);
         let mut shown = show.begin(self.model, &prompt, &options, self.trace.as_mut())?;
         let stopped = self.stopped;
         let session = &mut self.session;

@@ -14,14 +14,13 @@ use super::show::{ShowArgs, ids, read_text, replace_text};
 /// The text around the hole goes to the model in the order suffix, prefix, so that what it writes follows the
 /// prefix. Only the middle is printed, exactly as written.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Hole")]
 #[command(after_help = "\
 Examples:
   lacuna fill --model M --prefix before.py --suffix after.py
   lacuna fill --model M parser.py --at 12:5              lines and columns from 1
   lacuna fill --model M parser.py --at 12:5 --in-place")]
 pub(crate) struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
     /// The file with the hole; `-` reads stdin
     #[arg(value_name = "FILE", requires = "at", conflicts_with_all = ["prefix", "suffix"])]
     file: Option<PathBuf>,
@@ -37,6 +36,8 @@ pub(crate) struct Args {
     /// Write FILE with the middle in it, in place of printing the middle
     #[arg(long, requires = "at", conflicts_with = "stream")]
     in_place: bool,
+    #[command(flatten)]
+    model: ModelArgs,
     #[command(flatten)]
     decode: DecodeArgs,
     #[command(flatten)]

@@ -15,12 +15,11 @@ use super::ranges::{self, Ids};
 ///
 /// The file holds one tensor, `logits` [tokens, vocab] in f32.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Logits")]
 #[command(after_help = "\
 Example:
   lacuna logits --model M --ids 1,2,3 --mask block-causal --block-size 4 --out logits.safetensors")]
 pub(crate) struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
     /// Token ids: 1,2,3
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     ids: Ids,
@@ -36,6 +35,8 @@ pub(crate) struct Args {
     /// No progress
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {

@@ -61,6 +61,8 @@ impl Progress {
             let mut known = None;
             loop {
                 let At { what, part } = at();
+                // From nothing no time follows.
+                let part = part.filter(|(done, _)| *done > 0);
                 if known != Some(part.is_some()) {
                     known = Some(part.is_some());
                     bar.set_style(style(part.is_some()));

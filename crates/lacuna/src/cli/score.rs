@@ -27,13 +27,12 @@ const YEAR: f64 = 365.0 * 24.0 * 3600.0;
 /// The first token is context and not scored; all others are. exact: the NELBO of block diffusion by
 /// enumeration, 2^B − 1 passes. left-to-right: blocks filled from the left, B passes; compares with ar.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Score")]
 #[command(after_help = "\
 Examples:
   lacuna score --model M --text file.py --method exact
   lacuna score --model M --ids 1,2,3 --method left-to-right --block-size 4 --json")]
 pub(crate) struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
     /// The text to score; `-` reads stdin
     #[arg(long, value_name = "FILE", required_unless_present = "ids")]
     text: Option<PathBuf>,
@@ -64,6 +63,8 @@ pub(crate) struct Args {
     /// No progress
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -164,9 +165,11 @@ fn passes(scoring: &Scoring, tokens: usize) -> u64 {
 /// Says what a long score takes, and what would be shorter. The time is that of a few passes on the same text.
 fn announce(model: &Model, windows: &[Window], scoring: &Scoring, passes: u64) -> Result<()> {
     let few = Scoring { method: Method::MonteCarlo { samples: BATCH, seed: 0 }, ..*scoring };
+    let timing = Progress::passes("timing a few passes", model, 2);
     let began = Instant::now();
     likelihood(&model.transformer, windows, &few, &mut |_| {})?;
     let seconds = began.elapsed().as_secs_f64() * (passes as f64 / BATCH as f64);
+    drop(timing);
     let time = match Duration::try_from_secs_f64(seconds) {
         Ok(time) if seconds < YEAR => HumanDuration(time).to_string(),
         _ => "more than a year".to_owned(),

@@ -8,7 +8,7 @@ use lacuna::{
     DecodeMode, GenerateOptions, Model, Prompt, StopReason, Written, trace_end, trace_header,
 };
 use serde_json::{Value, json};
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -48,6 +48,9 @@ pub(crate) struct ShowArgs {
     /// How the text that is shown is decoded.
     #[arg(skip)]
     rule: OnceCell<String>,
+    /// Whether the command has its own word for a text that is cut off.
+    #[arg(skip)]
+    pub(crate) ends_by_itself: Cell<bool>,
 }
 
 impl ShowArgs {
@@ -119,6 +122,12 @@ impl ShowArgs {
         out.finish()?;
         if !self.quiet {
             note!("{}", summary(written, self.rule.get().map_or("", String::as_str)));
+            if written.finish == StopReason::Length && !self.ends_by_itself.get() {
+                note!(
+                    "cut off after {} tokens; --max-new-tokens N writes more",
+                    written.tokens.len()
+                );
+            }
         }
         Ok(())
     }
@@ -412,9 +421,8 @@ fn rule(model: &Model, options: &GenerateOptions) -> String {
 /// One line on what it cost.
 pub(crate) fn summary(written: &Written, rule: &str) -> String {
     let n = written.tokens.len();
-    let cut = if written.finish == StopReason::Length { "; cut off" } else { "" };
     format!(
-        "{n} tokens, {:.2} per forward ({rule}), {:.1}/s; prompt {:.1} s, text {:.1} s{cut}",
+        "{n} tokens, {:.2} per forward ({rule}), {:.1}/s; prompt {:.1} s, text {:.1} s",
         written.tokens_per_forward(),
         n as f64 / written.seconds.decode.max(1e-9),
         written.seconds.prefill,
