@@ -207,7 +207,7 @@ fn edit_in_place_never_leaves_half_a_file() {
         [&edit[..4], &["--instruction", "x", "--json", "--max-new-tokens", "8", "--no-eos"]];
     let written = json(&json_cut.concat());
     let written = written["text"].as_str().unwrap();
-    let stop: String = written.chars().rev().take(1).collect();
+    let stop = written.chars().find(|c| !written.starts_with(*c)).unwrap().to_string();
     let expected = &written[..written.find(&stop).unwrap()];
     let stopped = [&edit[..], &["--max-new-tokens", "8", "--no-eos", "--stop", &stop]].concat();
     stdout(&with_stdin(&stopped, ""));

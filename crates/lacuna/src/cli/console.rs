@@ -30,6 +30,12 @@ pub(crate) fn data(line: fmt::Arguments<'_>) -> io::Result<()> {
     out.finish()
 }
 
+/// Text with our own colours in it on stdout; what others wrote must be spelt out in it already.
+pub(crate) fn styled(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(unwritten)
+}
+
 /// Text on stderr; see [`note!`].
 pub(crate) fn message(text: fmt::Arguments<'_>) {
     let mut text = text.to_string();

@@ -1,52 +1,33 @@
-//! A unified diff of two texts, line by line.
+//! A unified diff of two texts, line by line, that `patch` and `git apply` take.
+
+use crossterm::style::Stylize;
+use lacuna_files::{is_moving, printable};
+use similar::udiff::UnifiedHunkHeader;
+use similar::{Algorithm, ChangeTag, capture_diff_slices, group_diff_ops};
+use std::path::Path;
 
 /// Lines around a change that are shown with it.
 const CONTEXT: usize = 3;
 
-/// One line of a diff: in both texts, or in one alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Edit<'a> {
-    Same(&'a str),
-    Old(&'a str),
-    New(&'a str),
-}
-
 /// The change from `old` to `new` as `diff -u` writes it; empty if there is none.
-pub(crate) fn unified(old: &str, new: &str, name: &str) -> String {
+pub(crate) fn unified(old: &str, new: &str, path: &Path) -> String {
+    // A line ends at `\n` alone, as it does for those who apply the diff.
     let old: Vec<&str> = old.split_inclusive('\n').collect();
     let new: Vec<&str> = new.split_inclusive('\n').collect();
-    let edits = edits(&old, &new);
-    let changed: Vec<usize> =
-        (0..edits.len()).filter(|&at| !matches!(edits[at], Edit::Same(_))).collect();
+    let ops = capture_diff_slices(Algorithm::Myers, &old, &new);
     let mut out = String::new();
-    if !changed.is_empty() {
-        let name = name.trim_start_matches('/');
-        out = format!("--- a/{name}\n+++ b/{name}\n");
-    }
-    // Changes whose contexts touch share a hunk.
-    for hunk in changed.chunk_by(|a, b| b - a <= 2 * CONTEXT) {
-        let begin = hunk[0].saturating_sub(CONTEXT);
-        let end = (hunk[hunk.len() - 1] + CONTEXT + 1).min(edits.len());
-        let count = |edits: &[Edit<'_>], old: bool| {
-            let counts = |edit: &&Edit<'_>| match edit {
-                Edit::Same(_) => true,
-                Edit::Old(_) => old,
-                Edit::New(_) => !old,
-            };
-            edits.iter().filter(counts).count()
-        };
-        let range = |old: bool| {
-            let (before, length) = (count(&edits[..begin], old), count(&edits[begin..end], old));
-            format!("{},{length}", if length == 0 { before } else { before + 1 })
-        };
-        out.push_str(&format!("@@ -{} +{} @@\n", range(true), range(false)));
-        for edit in &edits[begin..end] {
-            let (sign, line) = match edit {
-                Edit::Same(line) => (' ', line),
-                Edit::Old(line) => ('-', line),
-                Edit::New(line) => ('+', line),
-            };
-            out.push(sign);
+    for hunk in group_diff_ops(ops, CONTEXT).iter().filter(|hunk| !hunk.is_empty()) {
+        if out.is_empty() {
+            out = format!("--- {}\n+++ {}\n", side('a', path), side('b', path));
+        }
+        out.push_str(&format!("{}\n", UnifiedHunkHeader::new(hunk)));
+        for change in hunk.iter().flat_map(|op| op.iter_changes(&old, &new)) {
+            out.push(match change.tag() {
+                ChangeTag::Equal => ' ',
+                ChangeTag::Delete => '-',
+                ChangeTag::Insert => '+',
+            });
+            let line: &str = change.value();
             out.push_str(line);
             if !line.ends_with('\n') {
                 out.push_str("\n\\ No newline at end of file\n");
@@ -56,97 +37,101 @@ pub(crate) fn unified(old: &str, new: &str, name: &str) -> String {
     out
 }
 
-/// A shortest way from `old` to `new` (Myers 1986); of texts too different for that, all out and all in.
-fn edits<'a>(old: &[&'a str], new: &[&'a str]) -> Vec<Edit<'a>> {
-    let both = old.iter().zip(new);
-    let head = both.take_while(|(a, b)| a == b).count();
-    let both = old[head..].iter().rev().zip(new[head..].iter().rev());
-    let tail = both.take_while(|(a, b)| a == b).count();
-    let (a, b) = (&old[head..old.len() - tail], &new[head..new.len() - tail]);
-    let mut edits: Vec<Edit<'_>> = old[..head].iter().map(|line| Edit::Same(line)).collect();
-    edits.extend(between(a, b));
-    edits.extend(old[old.len() - tail..].iter().map(|line| Edit::Same(line)));
-    edits
+/// The name of one side, relative to this folder where it can be. Names that would end a line or a name are quoted
+/// as git does it.
+fn side(which: char, path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    let path = path.strip_prefix(here).unwrap_or(path);
+    let path: std::path::PathBuf = path.strip_prefix(".").unwrap_or(path).into();
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let rooted = bytes.iter().take_while(|byte| **byte == b'/').count();
+    let mut bytes = bytes[rooted..].to_vec();
+    if cfg!(windows) {
+        bytes.iter_mut().filter(|byte| **byte == b'\\').for_each(|byte| *byte = b'/');
+    }
+    let is_odd = |c: char| is_moving(c) || matches!(c, '\n' | '\t' | '"' | '\\');
+    match std::str::from_utf8(&bytes) {
+        // The tab says where a name with spaces ends.
+        Ok(name) if name.contains(' ') && !name.contains(is_odd) => format!("{which}/{name}\t"),
+        Ok(name) if !name.contains(is_odd) => format!("{which}/{name}"),
+        _ => {
+            let quoted: String = bytes.iter().map(|byte| quoted(*byte)).collect();
+            format!("\"{which}/{quoted}\"")
+        }
+    }
 }
 
-/// [`edits`] of what is left without common beginning and end.
-fn between<'a>(a: &[&'a str], b: &[&'a str]) -> Vec<Edit<'a>> {
-    let (n, m) = (a.len() as isize, b.len() as isize);
-    // furthest[k + n + m]: how far in `a` a path with d edits gets on diagonal k; one copy per d.
-    let mut furthest = vec![0isize; (2 * (n + m) + 3) as usize];
-    let slot = |k: isize| (k + n + m + 1) as usize;
-    let down = |furthest: &[isize], k: isize, d: isize| {
-        k == -d || (k != d && furthest[slot(k - 1)] < furthest[slot(k + 1)])
+fn quoted(byte: u8) -> String {
+    match byte {
+        b'\t' => r"\t".into(),
+        b'\n' => r"\n".into(),
+        b'\r' => r"\r".into(),
+        b'"' | b'\\' => format!("\\{}", byte as char),
+        b' '..=b'~' => (byte as char).to_string(),
+        _ => format!("\\{byte:03o}"),
+    }
+}
+
+/// A diff as a terminal shows it: coloured unless `NO_COLOR` is set, control characters spelt out.
+pub(crate) fn for_terminal(diff: &str) -> String {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+    let shown = |line: &str| {
+        let text = printable(line).into_owned();
+        if plain {
+            return format!("{text}\n");
+        }
+        let styled = match line.as_bytes() {
+            [b'-', b'-', b'-', b' ', ..] | [b'+', b'+', b'+', b' ', ..] => text.bold(),
+            [b'@', b'@', ..] => text.cyan(),
+            [b'-', ..] => text.red(),
+            [b'+', ..] => text.green(),
+            _ => return format!("{text}\n"),
+        };
+        format!("{styled}\n")
     };
-    let mut rounds = Vec::new();
-    // The rounds kept take d² numbers: texts that share next to nothing are simply replaced.
-    const ROUNDS_MAX: isize = 3000;
-    'search: for d in 0..=n + m {
-        if d > ROUNDS_MAX {
-            let (old, new) =
-                (a.iter().map(|line| Edit::Old(line)), b.iter().map(|line| Edit::New(line)));
-            return old.chain(new).collect();
-        }
-        // Only the diagonals that the next round reads are kept.
-        rounds.push(furthest[slot(-d - 1)..=slot(d + 1)].to_vec());
-        for k in (-d..=d).step_by(2) {
-            let mut x = match down(&furthest, k, d) {
-                true => furthest[slot(k + 1)],
-                false => furthest[slot(k - 1)] + 1,
-            };
-            while x < n && x - k < m && a[x as usize] == b[(x - k) as usize] {
-                x += 1;
-            }
-            furthest[slot(k)] = x;
-            if x >= n && x - k >= m {
-                break 'search;
-            }
-        }
-    }
-    let (mut x, mut y) = (n, m);
-    let mut reversed = Vec::new();
-    for d in (0..rounds.len() as isize).rev() {
-        let round = &rounds[d as usize];
-        let at = |k: isize| round[(k + d + 1) as usize];
-        let k = x - y;
-        let insertion = k == -d || (k != d && at(k - 1) < at(k + 1));
-        let from_k = if insertion { k + 1 } else { k - 1 };
-        let (from_x, from_y) = if d == 0 { (0, 0) } else { (at(from_k), at(from_k) - from_k) };
-        while x > from_x && y > from_y {
-            (x, y) = (x - 1, y - 1);
-            reversed.push(Edit::Same(a[x as usize]));
-        }
-        if d > 0 {
-            (x, y) = (from_x, from_y);
-            reversed.push(if insertion {
-                Edit::New(b[y as usize])
-            } else {
-                Edit::Old(a[x as usize])
-            });
-        }
-    }
-    reversed.reverse();
-    reversed
+    diff.split_terminator('\n').map(|line| shown(line.strip_suffix('\r').unwrap_or(line))).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{side, unified};
+    use proptest::prelude::*;
+    use std::path::Path;
 
-    /// The two texts that a list of edits speaks of.
-    fn texts(edits: &[Edit<'_>]) -> (String, String) {
-        let (mut old, mut new) = (String::new(), String::new());
-        for edit in edits {
-            match edit {
-                Edit::Same(line) => {
-                    old.push_str(line);
-                    new.push_str(line);
+    fn between(old: &str, new: &str) -> String {
+        unified(old, new, Path::new("f"))
+    }
+
+    /// What a diff makes of `old`.
+    fn applied(old: &str, diff: &str) -> String {
+        let old: Vec<&str> = old.split_inclusive('\n').collect();
+        let mut new = String::new();
+        let (mut at, mut before) = (0, b' ');
+        for line in diff.split_inclusive('\n').skip(2) {
+            match line.as_bytes()[0] {
+                b'@' => {
+                    let range = line.split(['-', ' ']).nth(2).unwrap();
+                    let mut numbers = range.split(',').map(|n| n.parse::<usize>().unwrap());
+                    let start = numbers.next().unwrap();
+                    let start = if numbers.next() == Some(0) { start } else { start - 1 };
+                    new.push_str(&old[at..start].concat());
+                    at = start;
                 }
-                Edit::Old(line) => old.push_str(line),
-                Edit::New(line) => new.push_str(line),
+                b'\\' if before == b'-' => {}
+                b'\\' => assert_eq!(new.pop(), Some('\n')),
+                b'+' => new.push_str(&line[1..]),
+                sign => {
+                    assert_eq!(old[at].trim_end_matches('\n'), line[1..].trim_end_matches('\n'));
+                    at += 1;
+                    if sign == b' ' {
+                        new.push_str(&line[1..]);
+                    }
+                }
             }
+            before = line.as_bytes()[0];
         }
-        (old, new)
+        new + &old[at..].concat()
     }
 
     #[test]
@@ -159,8 +144,8 @@ mod tests {
             .collect();
         for a in &all {
             for b in &all {
-                let found = edits(a, b);
-                assert_eq!(texts(&found), (a.concat(), b.concat()));
+                let found = between(&a.concat(), &b.concat());
+                assert_eq!(applied(&a.concat(), &found), b.concat(), "{found}");
                 let mut common = vec![vec![0; b.len() + 1]; a.len() + 1];
                 for (i, x) in a.iter().enumerate() {
                     for (j, y) in b.iter().enumerate() {
@@ -171,7 +156,7 @@ mod tests {
                         };
                     }
                 }
-                let changes = found.iter().filter(|e| !matches!(e, Edit::Same(_))).count();
+                let changes = found.lines().skip(2).filter(|l| l.starts_with(['-', '+'])).count();
                 assert_eq!(
                     changes,
                     a.len() + b.len() - 2 * common[a.len()][b.len()],
@@ -183,10 +168,9 @@ mod tests {
 
     #[test]
     fn texts_that_share_nothing_are_replaced() {
-        let lines = |name: &str| (0..2000).map(|i| format!("{name}{i}\n")).collect::<Vec<_>>();
+        let lines = |name: &str| (0..2000).map(|i| format!("{name}{i}\n")).collect::<String>();
         let (old, new) = (lines("a"), lines("b"));
-        let [a, b] = [&old, &new].map(|text| text.iter().map(String::as_str).collect::<Vec<_>>());
-        assert_eq!(texts(&edits(&a, &b)), (old.concat(), new.concat()));
+        assert_eq!(applied(&old, &between(&old, &new)), new);
     }
 
     #[test]
@@ -195,8 +179,37 @@ mod tests {
         let new = old.replace("\n3\n", "\nthree\n").replace("\n20\n", "\n20");
         let expected = "--- a/f\n+++ b/f\n@@ -1,6 +1,6 @@\n 1\n 2\n-3\n+three\n 4\n 5\n 6\n@@ -17,4 +17,4 @@\n \
                         17\n 18\n 19\n-20\n+20\n\\ No newline at end of file\n";
-        assert_eq!(unified(&old, &new, "f"), expected);
-        assert_eq!(unified(&old, &old, "f"), "");
-        assert_eq!(unified("", "a\n", "f"), "--- a/f\n+++ b/f\n@@ -0,0 +1,1 @@\n+a\n");
+        assert_eq!(between(&old, &new), expected);
+        assert_eq!(between(&old, &old), "");
+        assert_eq!(between("", "a\n"), "--- a/f\n+++ b/f\n@@ -0,0 +1 @@\n+a\n");
+        assert_eq!(between("a\r\nb\r\n", "a\r\nc\r\n").matches("\r\n").count(), 3);
+        let lone = between("a\r", "b\r");
+        assert!(
+            lone.ends_with(
+                "-a\r\n\\ No newline at end of file\n+b\r\n\\ No newline at end of file\n"
+            )
+        );
+    }
+
+    #[test]
+    fn names_that_would_end_a_line_or_a_name_are_quoted() {
+        let name = |path: &str| side('a', Path::new(path));
+        assert_eq!(name("./src/f.py"), "a/src/f.py");
+        assert_eq!(name("/there/f.py"), "a/there/f.py");
+        assert_eq!(name("grüße.md"), "a/grüße.md");
+        assert_eq!(name("two words"), "a/two words\t");
+        assert_eq!(name("two\nlines \"x\""), r#""a/two\nlines \"x\"""#);
+        assert_eq!(name("\u{1b}[2J"), r#""a/\033[2J""#);
+        let here = std::env::current_dir().unwrap().join("f.py");
+        assert_eq!(side('b', &here), "b/f.py");
+    }
+
+    proptest! {
+        #[test]
+        fn a_diff_leads_from_old_to_new(old in "([ab]\r?\n){0,12}[ab\r]{0,2}", new in "([ab]\r?\n){0,12}[ab\r]{0,2}") {
+            let diff = between(&old, &new);
+            prop_assert_eq!(diff.is_empty(), old == new);
+            prop_assert_eq!(applied(&old, &diff), new);
+        }
     }
 }

@@ -1,27 +1,43 @@
 use anyhow::Result;
 use lacuna::data::{Message, RenderOptions};
 use lacuna::samplers::FillRule;
-use lacuna::{Edited, GenerateOptions, Model, Prompt, StopReason};
+use lacuna::{DecodeMode, Edited, GenerateOptions, Model, Prompt, StopReason};
 use serde_json::json;
+use std::io::{IsTerminal, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::Usage;
 use super::decode_args::{DecodeArgs, ModelArgs};
-use super::diff::unified;
-use super::show::{ShowArgs, read_text, replace_text};
+use super::diff::{for_terminal, unified};
+use super::show::ShowArgs;
+use super::user_file::{Question, UserFile, shown, with_line_ends};
+use super::{Usage, console};
 
-/// Rewrite a file as an instruction says, with the old text as draft.
+mod answer;
+mod fences;
+mod region;
+mod wording;
+
+use answer::Asked;
+use region::{Lines, Window};
+
+/// Rewrite a file, or some lines of it, as an instruction says.
 ///
-/// Most of an edit is copied, so blocks of the old text are verified many at a time; the new text is the one
-/// that plain decoding writes, in fewer passes. Without --fill, --threshold or --steps, positions are filled
-/// from confidence 0.9 on. Models with a chat template get the instruction and the file as a message, others
-/// as a document: `Before:`, the file, `Change:`, the instruction, `After:`.
+/// The file is taken out of the model's answer, without fences and what is said around it. Where the answer holds no
+/// file for sure, or was cut off, FILE stays as it is and the status is 1. Line ends, a byte order mark, permissions
+/// and links are kept. On a terminal, --in-place shows the change and asks before it writes.
+///
+/// Most of an edit is copied, so the old text is a draft of which many blocks are verified at a time; the new text is
+/// the one that plain decoding writes, in fewer passes. Without --fill, --threshold or --steps, positions are filled
+/// from confidence 0.9 on. Models with a chat template get the instruction and the file as a message, others as a
+/// document: `Before:`, the file, `Change:`, the instruction, `After:`.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Edit")]
 #[command(after_help = "\
 Examples:
   lacuna edit --model M parser.py --instruction 'rename parse to read' --diff
   lacuna edit --model M parser.py --instruction 'add type hints' --in-place
+  lacuna edit --model M large.py --instruction 'add type hints' --lines 120:140 --in-place --yes
   lacuna edit --model M parser.py --instruction 'add type hints' --no-draft    to compare")]
 pub(crate) struct Args {
     /// The file to rewrite; `-` reads stdin
@@ -30,9 +46,18 @@ pub(crate) struct Args {
     /// What is to change
     #[arg(long, short, value_name = "TEXT")]
     instruction: String,
+    /// Rewrite these lines alone, from 1 and both included; the model sees what is around them
+    #[arg(long, value_name = "A:B", value_parser = region::lines, conflicts_with = "at")]
+    lines: Option<Lines>,
+    /// Rewrite the line that this place is in: short for --lines LINE:LINE
+    #[arg(long, value_name = "LINE[:COL]", value_parser = region::place)]
+    at: Option<Lines>,
     /// Write FILE, in place of printing the new text
     #[arg(long, conflicts_with = "stream")]
     in_place: bool,
+    /// With --in-place: write without asking, on a terminal too
+    #[arg(long)]
+    yes: bool,
     /// Print the change as a unified diff
     #[arg(long, conflicts_with = "stream")]
     diff: bool,
@@ -51,103 +76,259 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.in_place && args.file == Path::new("-") {
         return Err(Usage("--in-place needs a FILE to write; `-` is stdin".into()).into());
     }
-    let old = read_text(&args.file)?;
-    // The file is in the prompt, in the draft and in the answer.
-    let model = args.model.open(args.decode.work(3 * old.len()))?;
-    let tokenizer = model.tokenizer()?;
-    let draft = tokenizer.encode_ordinary(&old)?;
-    let prompt = match &args.decode.prompt_ids {
-        Some(ids) => ids.0.clone(),
-        None => prompt(&model, &old, &args.instruction)?,
+    let file = UserFile::read(&args.file)?;
+    let part = match args.lines.as_ref().or(args.at.as_ref()) {
+        Some(lines) => lines.bytes(&file.text, &shown(&args.file))?,
+        None => 0..file.text.len(),
     };
-    let options = options(args, &model, prompt.len(), draft.len());
-    let prompt = Prompt::Ids(prompt);
+    if args.in_place {
+        file.check_writable()?;
+    }
+    // The text is in the prompt, in the draft and in the answer; around a part, some thousand tokens are shown.
+    let around = (file.text.len() - part.len()).min(4096);
+    let model = args.model.open(args.decode.work(3 * part.len() + around))?;
+    let question = question(args, &model, &file, part)?;
+    let prompt = Prompt::Ids(question.prompt.clone());
+    let options = &question.options;
     let mut trace = args.show.trace();
-    let mut show = args.show.begin(&model, &prompt, &options, trace.as_mut())?;
-    // An autoregressive checkpoint knows no drafts.
-    let drafted = !args.no_draft && options.autoregressive != Some(true);
+    let mut show = args.show.begin(&model, &prompt, options, trace.as_mut())?;
+    let drafted = !args.no_draft && takes_drafts(args, &model, options);
     let edited = if drafted {
-        lacuna::edit(&model, prompt.clone(), &draft, &options, |event| show.event(event))?
+        lacuna::edit(&model, prompt.clone(), &question.draft, options, |event| show.event(event))?
     } else {
-        let written =
-            lacuna::generate(&model, prompt.clone(), &options, |event| show.event(event))?;
+        let written = lacuna::generate(&model, prompt.clone(), options, |event| show.event(event))?;
         let (speculative_passes, drafted_blocks, accepted_blocks, passes_saved) = (0, 0, 0, 0);
         Edited { written, speculative_passes, drafted_blocks, accepted_blocks, passes_saved }
     };
     show.end(&edited.written)?;
-    let new = if args.show.stream { edited.written.text.clone() } else { file_text(&old, &edited) };
-    report(args, &old, &new, &edited, drafted)?;
-    if args.in_place {
-        if edited.written.finish == StopReason::Length {
-            let n = options.max_new_tokens;
-            anyhow::bail!(
-                "the new text was cut off after {n} tokens, so {} was left as it is; raise --max-new-tokens",
-                args.file.display()
-            );
-        }
-        replace_text(&args.file, &old, &new)?;
+    conclude(args, &file, &question, &edited, drafted)
+}
+
+/// Whether the model verifies drafts; says so where one might expect that it does.
+fn takes_drafts(args: &Args, model: &Model, options: &GenerateOptions) -> bool {
+    // An autoregressive checkpoint knows no drafts.
+    if options.autoregressive == Some(true) {
+        return false;
     }
-    Ok(())
+    let reason = if model.transformer.logit_shift() {
+        "the model reads each token off the position before it (a shifted head)"
+    } else if options.mode == DecodeMode::Reference {
+        "--mode reference runs the released algorithm, which has none"
+    } else {
+        return true;
+    };
+    if !args.show.quiet {
+        note!("note: decoding without a draft: {reason}");
+    }
+    false
+}
+
+/// What the model is asked, and with which options.
+struct Asking<'a> {
+    prompt: Vec<u32>,
+    draft: Vec<u32>,
+    options: GenerateOptions,
+    part: Range<usize>,
+    /// What is shown around the part, if it is not the whole text.
+    window: Option<Window<'a>>,
+}
+
+fn question<'a>(
+    args: &Args,
+    model: &Model,
+    file: &'a UserFile,
+    part: Range<usize>,
+) -> Result<Asking<'a>> {
+    /// Tokens of the words around a file and of the chat template, about.
+    const FRAME: usize = 128;
+    let tokenizer = model.tokenizer()?;
+    let old = file.text[part.clone()].replace("\r\n", "\n");
+    let draft = tokenizer.encode_ordinary(&old)?;
+    let positions = model.config().max_position_embeddings;
+    let is_part = args.lines.is_some() || args.at.is_some();
+    if args.decode.max_new_tokens.is_none() && 2 * draft.len() > positions {
+        return Err(too_large(args, &draft, positions));
+    }
+    let window = match is_part {
+        true => {
+            let asked = tokenizer.encode_ordinary(&args.instruction)?.len();
+            let answer = args.decode.max_new_tokens.unwrap_or(wanted(draft.len()));
+            let taken = 2 * draft.len() + answer + asked + FRAME;
+            let room = positions.saturating_sub(taken);
+            Some(region::window(&file.text, part.clone(), tokenizer, room)?)
+        }
+        false => None,
+    };
+    if let Some(Window { is_cut: true, first, last, of, .. }) = window
+        && !args.show.quiet
+    {
+        let name = shown(&args.file);
+        let _ = writeln!(
+            std::io::stderr(),
+            "note: of the {of} lines of {name} the model sees {first} to {last}"
+        );
+    }
+    let prompt = match &args.decode.prompt_ids {
+        Some(ids) => ids.0.clone(),
+        None => prompt(args, model, &old, window.as_ref())?,
+    };
+    let options = options(args, model, prompt.len(), draft.len());
+    if args.decode.max_new_tokens.is_none() && options.max_new_tokens < draft.len() {
+        return Err(too_large(args, &draft, positions));
+    }
+    Ok(Asking { prompt, draft, options, part, window })
+}
+
+fn too_large(args: &Args, draft: &[u32], positions: usize) -> anyhow::Error {
+    let (name, n) = (shown(&args.file), draft.len());
+    let fewer = match args.lines.is_some() || args.at.is_some() {
+        true => "choose fewer lines",
+        false => "rewrite a part of it with --lines FIRST:LAST",
+    };
+    anyhow::anyhow!(
+        "{name}: its {n} tokens and an answer as long are more than the model's {positions} positions; {fewer}"
+    )
 }
 
 /// The prompt: a message for models that converse, a document for others.
-fn prompt(model: &Model, old: &str, instruction: &str) -> Result<Vec<u32>> {
+fn prompt(args: &Args, model: &Model, old: &str, window: Option<&Window<'_>>) -> Result<Vec<u32>> {
     let tokenizer = model.tokenizer()?;
+    let instruction = &args.instruction;
+    let ended = |text: &str| match text.ends_with('\n') || text.is_empty() {
+        true => text.to_owned(),
+        false => format!("{text}\n"),
+    };
+    let old = ended(old);
+    let around = window.map(|Window { before, after, .. }| {
+        let shown = [before, old.as_str(), after].concat();
+        ended(&shown.replace("\r\n", "\n"))
+    });
+    let named = args.lines.as_ref().or(args.at.as_ref()).map(Lines::named);
     if let Some(template) = model.chat_template()? {
-        let content = format!(
-            "{instruction}\n\nAnswer with the whole changed file and nothing else.\n\n```\n{old}\n```"
-        );
+        let fenced = |text: &str| {
+            let fence = fences::around(text);
+            format!("{fence}\n{text}{fence}")
+        };
+        let content = match (&around, named) {
+            (Some(around), Some(lines)) => {
+                let name = args.file.file_name().unwrap_or_default().to_string_lossy();
+                format!(
+                    "{instruction}\n\nOnly {lines} of {name} may change. This is what stands around:\n\n{}\n\n\
+                     This is what to change:\n\n{}\n\nAnswer with the changed {lines} and nothing else.",
+                    fenced(around),
+                    fenced(&old)
+                )
+            }
+            _ => format!(
+                "{instruction}\n\nAnswer with the whole changed file and nothing else.\n\n{}",
+                fenced(&old)
+            ),
+        };
         let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
         return Ok(template.encode(tokenizer, &[Message::new("user", content)], &options)?);
     }
-    let around = tokenizer.encode_with_special_tokens("")?;
-    let bos = model.config().bos_token_id.filter(|bos| around.first() == Some(bos));
-    let document = format!("Before:\n{old}\nChange: {instruction}\nAfter:\n");
+    let special = tokenizer.encode_with_special_tokens("")?;
+    let bos = model.config().bos_token_id.filter(|bos| special.first() == Some(bos));
+    let file = around.map(|around| format!("File:\n{around}\n")).unwrap_or_default();
+    let document = format!("{file}Before:\n{old}\nChange: {instruction}\nAfter:\n");
     // The file is text, whatever special tokens it spells out.
     Ok(bos.into_iter().chain(tokenizer.encode_ordinary(&document)?).collect())
+}
+
+/// How long an answer may become: a quarter more than the text, fences and some sentences.
+fn wanted(draft: usize) -> usize {
+    draft + draft / 4 + 128
 }
 
 /// The options of the flags, with what an edit needs: room for the file, and a rule that fills whole blocks.
 fn options(args: &Args, model: &Model, prompt: usize, draft: usize) -> GenerateOptions {
     const TAU: f64 = 0.9;
     let mut options = args.decode.options(model);
-    if !args.decode.names_a_rule() && options.mode == lacuna::DecodeMode::Fused {
+    if !args.decode.names_a_rule() && options.mode == DecodeMode::Fused {
         options.fill = FillRule::Threshold { tau: TAU };
     }
     if args.decode.max_new_tokens.is_none() {
-        // A quarter more than the file, in whole blocks, as far as the model reaches.
+        // Whole blocks, as far as the model reaches.
         let room = model.config().max_position_embeddings.saturating_sub(prompt);
         let block = options.block_size.or(model.config().block_size()).map_or(4, |b| b.get());
-        let wanted = (draft + draft / 4 + 64).next_multiple_of(block);
+        let wanted = wanted(draft).next_multiple_of(block);
         options.max_new_tokens = wanted.min(room / block * block).max(block);
     }
     options
 }
 
-/// The new file: what was written, without a fence around all of it, and with a last line end as before.
-fn file_text(old: &str, edited: &Edited) -> String {
-    let text = &edited.written.text;
-    let mut new = unfenced(text).unwrap_or(text).to_owned();
-    let whole = edited.written.finish != StopReason::Length;
-    if whole && old.ends_with('\n') && !new.is_empty() && !new.ends_with('\n') {
-        new.push('\n');
+/// Takes the new text out of the answer and prints it, or the diff, or writes the file.
+fn conclude(
+    args: &Args,
+    file: &UserFile,
+    question: &Asking<'_>,
+    edited: &Edited,
+    drafted: bool,
+) -> Result<()> {
+    let Asking { part, window, .. } = question;
+    let (answer, name) = (&edited.written.text, shown(&args.file));
+    let old = file.text[part.clone()].replace("\r\n", "\n");
+    let asked = Asked { old: &old, path: &args.file, part: window.is_some() };
+    let cut = edited.written.finish == StopReason::Length;
+    let found = match cut {
+        true => {
+            let n = question.options.max_new_tokens;
+            Err(format!("the new text was cut off after {n} tokens; raise --max-new-tokens"))
+        }
+        false => answer::file_in(answer, &asked),
+    };
+    // Text that is merely shown may be half a file; what is in a part's place must be whole.
+    let shown_only = args.show.stream || (cut && window.is_none() && !args.in_place);
+    let new = match &found {
+        Ok(new) => {
+            let new = match window {
+                Some(window) => region::without_context(new.clone(), window.before, window.after),
+                None => new.clone(),
+            };
+            let new = with_line_ends(&file.text[part.clone()], &new, file.line_end());
+            Some([&file.text[..part.start], &new, &file.text[part.end..]].concat())
+        }
+        Err(_) if shown_only => Some(answer.clone()),
+        Err(_) => None,
+    };
+    report(args, file, new.as_deref(), edited, found.as_ref().err())?;
+    match found {
+        Err(reason) if !shown_only => {
+            if !args.show.quiet && !args.show.json && !cut {
+                let shown: String = answer.chars().take(2000).collect();
+                let shown = lacuna_files::printable(shown.trim_end());
+                note!("the answer:\n{shown}\n");
+            }
+            anyhow::bail!("{name}: {reason}; the file was left as it is")
+        }
+        Err(reason) if !args.show.quiet && !args.show.stream => {
+            note!("note: {reason}");
+        }
+        _ => {}
     }
-    new
+    if drafted && !args.show.quiet && !args.show.json {
+        told_savings(edited);
+    }
+    match new {
+        Some(new) if args.in_place => {
+            let seen = args.diff && !args.show.json && std::io::stdout().is_terminal();
+            file.replace(&new, Question { yes: args.yes, seen, quiet: args.show.quiet })
+        }
+        _ => Ok(()),
+    }
 }
 
-/// What stands between a fence on the first line and one on the last.
-fn unfenced(text: &str) -> Option<&str> {
-    let (first, rest) = text.trim().split_once('\n')?;
-    let language = first.strip_prefix("```")?;
-    let inner = rest.strip_suffix("```")?;
-    (!language.contains('`') && (inner.is_empty() || inner.ends_with('\n'))).then_some(inner)
-}
-
-/// Prints the new text or the diff, and what the draft was good for.
-fn report(args: &Args, old: &str, new: &str, edited: &Edited, drafted: bool) -> Result<()> {
+/// Prints the new text or the diff; of an answer that is no file, with --json, the answer.
+fn report(
+    args: &Args,
+    file: &UserFile,
+    new: Option<&str>,
+    edited: &Edited,
+    refused: Option<&String>,
+) -> Result<()> {
     let Edited { written, speculative_passes, drafted_blocks, accepted_blocks, passes_saved } =
         edited;
-    let diff = args.diff.then(|| unified(old, new, &args.file.display().to_string()));
+    let diff = new.filter(|_| args.diff).map(|new| unified(&file.text, new, &args.file));
     let mut more = json!({
         "drafted_blocks": drafted_blocks,
         "accepted_blocks": accepted_blocks,
@@ -157,34 +338,29 @@ fn report(args: &Args, old: &str, new: &str, edited: &Edited, drafted: bool) -> 
     if let Some(diff) = &diff {
         more["diff"] = diff.as_str().into();
     }
-    let text = match diff {
-        Some(diff) if !args.show.json => diff,
-        _ if args.in_place && !args.show.json => String::new(),
-        _ => new.to_owned(),
-    };
-    args.show.print(&text, written, more)?;
-    if drafted && !args.show.quiet && !args.show.json {
-        let plain = written.forwards + passes_saved;
-        note!(
-            "{accepted_blocks} of {drafted_blocks} drafted blocks accepted, {passes_saved} of {plain} passes \
-             saved ({:.0} %)",
-            100.0 * *passes_saved as f64 / plain.max(1) as f64
-        );
+    if let Some(reason) = refused.filter(|_| new.is_none()) {
+        more["refused"] = reason.as_str().into();
     }
-    Ok(())
+    let text = match (diff, new) {
+        _ if args.show.json => new.unwrap_or(&written.text).to_owned(),
+        (Some(diff), _) if std::io::stdout().is_terminal() => {
+            console::styled(&for_terminal(&diff))?;
+            String::new()
+        }
+        (Some(diff), _) => diff,
+        (None, Some(new)) if !args.in_place && !args.show.stream => file.with(new),
+        _ => String::new(),
+    };
+    args.show.print(&text, written, more)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::unfenced;
-
-    #[test]
-    fn a_fence_around_the_whole_answer_is_taken_off_and_no_other() {
-        assert_eq!(unfenced("```python\na = 1\n```"), Some("a = 1\n"));
-        assert_eq!(unfenced("\n```\na\n\nb\n```\n"), Some("a\n\nb\n"));
-        assert_eq!(unfenced("a\n```\nb\n```"), None);
-        assert_eq!(unfenced("```\na\n``` and so on"), None);
-        assert_eq!(unfenced("```a```"), None);
-        assert_eq!(unfenced(""), None);
-    }
+/// What the draft was good for.
+fn told_savings(edited: &Edited) {
+    let Edited { written, drafted_blocks, accepted_blocks, passes_saved, .. } = edited;
+    let plain = written.forwards + passes_saved;
+    note!(
+        "{accepted_blocks} of {drafted_blocks} drafted blocks accepted, {passes_saved} of {plain} passes saved \
+         ({:.0} %)",
+        100.0 * *passes_saved as f64 / plain.max(1) as f64
+    );
 }

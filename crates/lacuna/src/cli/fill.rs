@@ -1,18 +1,21 @@
 use anyhow::{Context, Result};
-use lacuna::Prompt;
 use lacuna::data::Fim;
+use lacuna::{Prompt, StopReason};
 use serde_json::Value;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::Usage;
 use super::decode_args::{DecodeArgs, ModelArgs};
-use super::show::{ShowArgs, ids, read_text, replace_text};
+use super::show::{ShowArgs, ids, read_text};
+use super::user_file::{Question, UserFile, shown};
 
 /// Fill in the middle: write what belongs between two texts.
 ///
 /// The text around the hole goes to the model in the order suffix, prefix, so that what it writes follows the
-/// prefix. Only the middle is printed, exactly as written.
+/// prefix. Only the middle is printed, exactly as written. With --in-place it is put into FILE instead, its lines
+/// ended as the file's are; on a terminal the change is shown first, and you are asked.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Hole")]
 #[command(after_help = "\
@@ -24,7 +27,7 @@ pub(crate) struct Args {
     /// The file with the hole; `-` reads stdin
     #[arg(value_name = "FILE", requires = "at", conflicts_with_all = ["prefix", "suffix"])]
     file: Option<PathBuf>,
-    /// Where in FILE the hole is; a column counts characters, and the middle goes before it
+    /// Where in FILE the hole is; a column counts characters, a tab as one, and the middle goes before it
     #[arg(long, value_name = "LINE:COL", requires = "file")]
     at: Option<At>,
     /// The text before the hole; `-` reads stdin
@@ -36,6 +39,9 @@ pub(crate) struct Args {
     /// Write FILE with the middle in it, in place of printing the middle
     #[arg(long, requires = "at", conflicts_with = "stream")]
     in_place: bool,
+    /// With --in-place: write without asking, on a terminal too
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -44,13 +50,20 @@ pub(crate) struct Args {
     show: ShowArgs,
 }
 
+/// What is around the middle, and the file that it came from.
+struct Hole {
+    file: Option<UserFile>,
+    prefix: String,
+    suffix: String,
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let hole = hole(args)?;
-    let length = hole.as_ref().map_or(0, |(prefix, suffix)| prefix.len() + suffix.len());
+    let length = hole.as_ref().map_or(0, |hole| hole.prefix.len() + hole.suffix.len());
     let model = args.model.open(args.decode.work(length))?;
     let prompt = match (&args.decode.prompt_ids, &hole) {
         (Some(ids), _) => ids.0.clone(),
-        (None, Some((prefix, suffix))) => {
+        (None, Some(Hole { prefix, suffix, .. })) => {
             let tokenizer = model.tokenizer()?;
             Fim::from_tokenizer(tokenizer)?.prompt_text(tokenizer, prefix, suffix)?
         }
@@ -63,32 +76,47 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let options = args.decode.options(&model);
     // A file is written whole.
     let view = if args.in_place { args.show.clone() } else { args.show.for_people(&model) };
+    view.ends_by_itself.set(args.in_place);
     let mut trace = view.trace();
     let mut show = view.begin(&model, &prompt, &options, trace.as_mut())?;
     let written = lacuna::generate(&model, prompt.clone(), &options, |event| show.event(event))?;
     show.end(&written)?;
-    if let (true, Some(path), Some((prefix, suffix))) = (args.in_place, &args.file, &hole) {
-        let whole = [prefix, written.text.as_str(), suffix].concat();
-        replace_text(path, &[prefix.as_str(), suffix].concat(), &whole)?;
-    }
     let text = match (&model.tokenizer, args.in_place && !args.show.json) {
         (_, true) => String::new(),
         (None, _) if !args.show.json => ids(&written.tokens),
         _ => written.text.clone(),
     };
-    view.print(&text, &written, Value::Null)
+    view.print(&text, &written, Value::Null)?;
+    if let (true, Some(Hole { file: Some(file), prefix, suffix })) = (args.in_place, &hole) {
+        let quiet = args.show.quiet;
+        if written.finish == StopReason::Length && !quiet {
+            let n = written.tokens.len();
+            let _ = writeln!(
+                std::io::stderr(),
+                "note: the middle ends after {n} tokens, where --max-new-tokens ends it"
+            );
+        }
+        let middle = written.text.replace("\r\n", "\n").replace('\n', file.line_end());
+        let whole = [prefix.as_str(), &middle, suffix].concat();
+        file.replace(&whole, Question { yes: args.yes, seen: false, quiet })?;
+    }
+    Ok(())
 }
 
 /// The text before and after the hole, if there is one.
-fn hole(args: &Args) -> Result<Option<(String, String)>> {
-    if let (Some(file), Some(at)) = (&args.file, args.at) {
-        if args.in_place && file == Path::new("-") {
+fn hole(args: &Args) -> Result<Option<Hole>> {
+    if let (Some(path), Some(at)) = (&args.file, args.at) {
+        if args.in_place && path == Path::new("-") {
             return Err(Usage("--in-place needs a FILE to write; `-` is stdin".into()).into());
         }
-        let text = read_text(file)?;
-        let offset = at.offset(&text).with_context(|| file.display().to_string())?;
-        let (prefix, suffix) = text.split_at(offset);
-        return Ok(Some((prefix.to_owned(), suffix.to_owned())));
+        let file = UserFile::read(path)?;
+        let offset = at.offset(&file.text).with_context(|| shown(path))?;
+        if args.in_place {
+            file.check_writable()?;
+        }
+        let (prefix, suffix) = file.text.split_at(offset);
+        let (prefix, suffix) = (prefix.to_owned(), suffix.to_owned());
+        return Ok(Some(Hole { file: Some(file), prefix, suffix }));
     }
     let (Some(prefix), Some(suffix)) = (&args.prefix, &args.suffix) else { return Ok(None) };
     if prefix == Path::new("-") && suffix == Path::new("-") {
@@ -96,7 +124,8 @@ fn hole(args: &Args) -> Result<Option<(String, String)>> {
             Usage("stdin can't be both prefix and suffix; give a file for one".into()).into()
         );
     }
-    Ok(Some((read_text(prefix)?, read_text(suffix)?)))
+    let (prefix, suffix) = (read_text(prefix)?, read_text(suffix)?);
+    Ok(Some(Hole { file: None, prefix, suffix }))
 }
 
 /// A place in a text; line and column count from 1.

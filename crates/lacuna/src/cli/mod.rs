@@ -30,6 +30,7 @@ mod show;
 mod sizes;
 mod tokenizer;
 mod train;
+mod user_file;
 mod watch;
 
 /// Block-diffusion code language models: train, measure, write, fill in and edit code.

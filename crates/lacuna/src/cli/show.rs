@@ -373,20 +373,6 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
 }
 
-/// Replaces a file's text, whole or not at all, if it is still the text that was read.
-pub(crate) fn replace_text(path: &Path, old: &str, new: &str) -> Result<()> {
-    if read_text(path)? != old {
-        anyhow::bail!("{} has changed in the meantime; nothing was written", path.display());
-    }
-    // A link is followed, and the file keeps its permissions.
-    let path = path.canonicalize().with_context(|| format!("resolving {}", path.display()))?;
-    let permissions = std::fs::metadata(&path).map(|data| data.permissions());
-    lacuna::data::write_atomic(&path, new.as_bytes())?;
-    permissions
-        .and_then(|permissions| std::fs::set_permissions(&path, permissions))
-        .with_context(|| format!("keeping the permissions of {}", path.display()))
-}
-
 /// The object that `--json` prints.
 pub(crate) fn as_json(written: &Written) -> Value {
     json!({
