@@ -20,7 +20,6 @@ use crate::error::{Error, Result, io_error};
 use crate::packing::{Packed, Packer, Remainder, Sample, lengths};
 use lacuna_files::WholeFile;
 use memmap2::Mmap;
-use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};

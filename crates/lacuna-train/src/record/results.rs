@@ -7,6 +7,7 @@ use crate::checkpoint::Progress;
 use crate::error::{Result, TrainError};
 use crate::evaluation::{Evaluation, ScoreName};
 use crate::likelihood::Likelihood;
+use crate::plot::HeldOutPoint;
 
 /// One score.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -106,6 +107,21 @@ impl Results {
             path: self.path.clone(),
             reason: error.to_string(),
         })
+    }
+
+    /// The scores of the model, for the plot of the losses.
+    pub(crate) fn points(&self) -> Vec<HeldOutPoint> {
+        let of_model =
+            |score: &&Score| !matches!(score.name, ScoreName::Unigram | ScoreName::Bigram);
+        let point = |step: u64, score: &Score| HeldOutPoint {
+            step,
+            label: score.name.label(),
+            nats_per_token: score.nats_per_token,
+        };
+        let stages = self.stages.stages.iter();
+        stages
+            .flat_map(|s| s.scores.iter().filter(of_model).map(|score| point(s.step, score)))
+            .collect()
     }
 
     /// All stages that were measured, with what was measured.

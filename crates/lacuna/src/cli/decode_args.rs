@@ -4,11 +4,11 @@ use anyhow::Result;
 use lacuna::model::{StorageDtype, Work};
 use lacuna::samplers::{FillRule, Sampling};
 use lacuna::{DecodeMode, GenerateOptions, MemoryLimit, Model, OpenOptions, Prompt, select_device};
-use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use super::Usage;
+use super::progress::{Progress, shows_progress};
 use super::ranges::{self, Ids};
 use super::sizes::ByteSize;
 
@@ -17,7 +17,7 @@ use super::sizes::ByteSize;
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
     /// A folder in Hugging Face layout, a .gguf file, or hf:OWNER/NAME[@REVISION]
-    #[arg(long, short, value_name = "M")]
+    #[arg(long, short, value_name = "M", env = "LACUNA_MODEL")]
     pub(crate) model: PathBuf,
     /// How weights are kept in memory: f32, bf16, f16, q8_0, q6_k, q5_1, q5_0, q4_1, q4_k, q4_0; default: as the
     /// file stores them
@@ -40,8 +40,10 @@ impl ModelArgs {
             memory: self.memory.unwrap_or_default(),
             work: Some(work),
         };
-        let path = lacuna::locate(&self.model, std::io::stderr().is_terminal())?;
+        let path = lacuna::locate(&self.model, shows_progress())?;
+        let opening = Progress::spinning(format!("opening {}", path.display()));
         let model = Model::open(&path, &options)?;
+        drop(opening);
         for ignored in &model.config().ignored_ids {
             let ignored = lacuna_files::printable(ignored);
             note!("note: {ignored} is no token of this model and is ignored");
@@ -78,6 +80,9 @@ pub(crate) fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
         size => Ok(MemoryLimit::Bytes(size.parse::<ByteSize>()?.0)),
     }
 }
+
+/// The confidence from which positions are filled together, where no flag says otherwise.
+const TAU: f64 = 0.9;
 
 /// How a text is written: flags that agree with one another.
 #[derive(Debug)]
@@ -131,10 +136,11 @@ pub(crate) struct Flags {
     /// Tokens in a block; default: the checkpoint's, else 4
     #[arg(long, value_name = "B", allow_hyphen_values = true, value_parser = ranges::size)]
     block_size: Option<NonZeroUsize>,
-    /// Refinements in all, as in the released code; default: one a token
+    /// Refinements in all, as in the released code, by --fill low-confidence
     #[arg(long, value_name = "S", allow_hyphen_values = true, value_parser = ranges::size)]
     steps: Option<NonZeroUsize>,
-    /// Fill every position at least this confident (and always the most confident): fewer passes
+    /// Fill every position at least this confident, and always the most confident; default: 0.9, without --steps,
+    /// --fill and --mode reference
     #[arg(long, value_name = "τ", conflicts_with = "fill", allow_hyphen_values = true, value_parser = ranges::probability)]
     threshold: Option<f64>,
     /// Which masked positions a pass fills: low-confidence, random, margin, entropy, left-to-right,
@@ -282,9 +288,14 @@ impl Flags {
 
     /// The options for a model.
     pub(crate) fn options(&self, model: &Model) -> GenerateOptions {
-        let fill = match self.threshold {
-            Some(tau) => FillRule::Threshold { tau },
-            None => self.fill.unwrap_or_default(),
+        let fill = match (self.threshold, self.fill) {
+            (Some(tau), _) => FillRule::Threshold { tau },
+            (None, Some(fill)) => fill,
+            // The released algorithm, or so many steps, are asked for as they are.
+            _ if self.steps.is_some() || self.mode.as_deref() == Some("reference") => {
+                FillRule::default()
+            }
+            (None, None) => FillRule::Threshold { tau: TAU },
         };
         // Flags that only block diffusion has ask for it.
         let diffusion = self.mode.is_some()

@@ -32,6 +32,7 @@ use region::{Lines, Window};
 /// from confidence 0.9 on. Models with a chat template get the instruction and the file as a message, others as a
 /// document: `Before:`, the file, `Change:`, the instruction, `After:`.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Edit")]
 #[command(after_help = "\
 Examples:
   lacuna edit --model M parser.py --instruction 'rename parse to read' --diff
@@ -39,8 +40,6 @@ Examples:
   lacuna edit --model M large.py --instruction 'add type hints' --lines 120:140 --in-place --yes
   lacuna edit --model M parser.py --instruction 'add type hints' --no-draft    to compare")]
 pub(crate) struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
     /// The file to rewrite; `-` reads stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -65,6 +64,8 @@ pub(crate) struct Args {
     /// Decode without the old text as draft: the same text in more passes
     #[arg(long)]
     no_draft: bool,
+    #[command(flatten)]
+    model: ModelArgs,
     #[command(flatten)]
     decode: DecodeArgs,
     #[command(flatten)]

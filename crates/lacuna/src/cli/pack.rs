@@ -129,7 +129,7 @@ impl Folders {
 
     fn publish(self, with_held_out: bool) -> Result<()> {
         if with_held_out {
-            self.held_out.replace(&[])?;
+            self.held_out.replace(|name| name == "manifest.json" || name.starts_with("shard-"))?;
         }
         Ok(self.train.publish()?)
     }
