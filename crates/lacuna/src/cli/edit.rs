@@ -3,7 +3,7 @@ use lacuna::data::{Message, RenderOptions, Tokenizer};
 use lacuna::samplers::FillRule;
 use lacuna::{DecodeMode, Edited, GenerateOptions, Model, Prompt, StopReason};
 use serde_json::json;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -172,10 +172,7 @@ fn question<'a>(
         && !args.show.quiet
     {
         let name = shown(&args.file);
-        let _ = writeln!(
-            std::io::stderr(),
-            "note: of the {of} lines of {name} the model sees {first} to {last}"
-        );
+        note!("note: of the {of} lines of {name} the model sees {first} to {last}");
     }
     let prompt = match &args.decode.prompt_ids {
         Some(ids) => ids.0.clone(),

@@ -1,7 +1,6 @@
 use anyhow::{Context, Result};
 use lacuna::data::Fim;
 use lacuna::{Prompt, StopReason};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -94,10 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let quiet = args.show.quiet;
         if written.finish == StopReason::Length && !quiet {
             let n = written.tokens.len();
-            let _ = writeln!(
-                std::io::stderr(),
-                "note: the middle ends after {n} tokens, where --max-new-tokens ends it"
-            );
+            note!("note: the middle ends after {n} tokens, where --max-new-tokens ends it");
         }
         let middle = written.text.replace("\r\n", "\n").replace('\n', file.line_end());
         let whole = [prefix.as_str(), &middle, suffix].concat();
