@@ -2,6 +2,7 @@
 
 mod carried;
 mod config;
+mod hash;
 mod mode;
 mod parse;
 mod pre;
@@ -13,6 +14,7 @@ pub use carried::CarriedMetadata;
 pub(crate) use config::{
     CARRIED, ROPE_FACTORS, architecture, hugging_face_name, permuted_heads, read_config,
 };
+pub(crate) use hash::whole;
 pub(crate) use parse::Gguf;
 pub(crate) use tokenizer::{token_ids, tokenizer_json};
 pub use write::{GgufOptions, save_gguf};

@@ -223,6 +223,8 @@ pub(super) fn write(config: &Config) -> String {
     let (architecture, model_type) = architecture(config);
     let shape = Family::named(model_type).map_or(model_type, Family::shape);
     let mut map = config.extra.clone();
+    // It names Python files, which do not go along: loaders take the architecture that they know.
+    map.remove("auto_map");
     let mut set = |name: &str, value: Value| map.insert(name.to_owned(), value);
     set("architectures", json!([architecture]));
     set("model_type", json!(model_type));

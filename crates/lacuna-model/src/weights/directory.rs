@@ -18,17 +18,30 @@ const LONGEST_INDEX: u64 = 1 << 20;
 const MOST_SHARDS: usize = 4096;
 
 /// Files that belong to a checkpoint beside weights, `config.json` and `tokenizer.json`.
-pub const COMPANIONS: [&str; 7] = [
+pub const COMPANIONS: [&str; 8] = [
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "vocab.json",
     "merges.txt",
 ];
 /// What only people read, in whatever encoding: no part of a checkpoint, but it goes where the checkpoint goes.
-pub(super) const PROSE: [&str; 2] = ["README.md", "LICENSE"];
+pub(super) const PROSE: [&str; 9] = [
+    "README.md",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "LICENCE",
+    "NOTICE",
+    "NOTICE.txt",
+    "NOTICE.md",
+    "USE_POLICY.md",
+];
+/// Where further chat templates stand.
+const TEMPLATES: &str = "additional_chat_templates";
 const LONGEST_COMPANION: u64 = 16 << 20;
 
 const LONGEST_TOKENIZER: u64 = 128 << 20;
@@ -69,6 +82,15 @@ pub(super) fn companions(dir: &Path) -> Result<Vec<(String, String)>> {
         .collect();
     scripts.sort();
     names.extend(scripts);
+    let listed = std::fs::read_dir(dir.join(TEMPLATES)).into_iter().flatten();
+    let mut templates: Vec<String> = listed
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".jinja"))
+        .take(MOST_SCRIPTS)
+        .map(|name| format!("{TEMPLATES}/{name}"))
+        .collect();
+    templates.sort();
+    names.extend(templates);
     let file = |name: String| text(dir, &name, LONGEST_COMPANION).map(|text| (name, text));
     names.into_iter().map(file).collect()
 }
