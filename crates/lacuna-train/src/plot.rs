@@ -11,6 +11,9 @@ use std::sync::Once;
 
 use crate::error::{Result, TrainError};
 use crate::metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, StepMetrics};
+use points::{Points, highest, mean_columns, smoothed, thinned};
+
+mod points;
 
 const WEIGHTED: RGBColor = RGBColor(0xb4, 0x3a, 0x2f);
 const UNWEIGHTED: RGBColor = RGBColor(0x1f, 0x5a, 0x8a);
@@ -22,10 +25,6 @@ const FAINT: RGBColor = RGBColor(0xb0, 0xb0, 0xb0);
 
 /// Pixels right of the curves, for what they are.
 const LEGEND: i32 = 235;
-/// A curve has at most this many points: more are not seen, and a plot of a long run stays small.
-const MOST_POINTS: usize = 800;
-
-type Points = Vec<(f64, f64)>;
 type DrawResult<E> = std::result::Result<(), DrawingAreaErrorKind<E>>;
 
 /// A score on held-out text, for the plot of the losses.
@@ -394,50 +393,6 @@ fn bars<DB: DrawingBackend>(
     Ok(())
 }
 
-/// Column means of rows with holes.
-fn mean_columns<'a>(rows: impl Iterator<Item = &'a [Option<f64>]>) -> Vec<Option<f64>> {
-    let mut sums: Vec<(f64, usize)> = Vec::new();
-    for row in rows {
-        sums.resize(sums.len().max(row.len()), (0.0, 0));
-        for (sum, value) in sums.iter_mut().zip(row) {
-            if let Some(value) = value {
-                *sum = (sum.0 + value, sum.1 + 1);
-            }
-        }
-    }
-    sums.into_iter().map(|(sum, n)| (n > 0).then(|| sum / n as f64)).collect()
-}
-
-/// Centred moving average over about a hundredth of the points.
-fn smoothed(points: &Points) -> Points {
-    let half = (points.len() / 200).min(25);
-    let mean = |i: usize| {
-        let window = &points[i.saturating_sub(half)..(i + half + 1).min(points.len())];
-        window.iter().map(|p| p.1).sum::<f64>() / window.len() as f64
-    };
-    (0..points.len()).map(|i| (points[i].0, mean(i))).collect()
-}
-
-/// The highest of each of a few hundred parts, so that no peak is lost when a curve is thinned.
-fn highest(points: &Points) -> Points {
-    let part = points.len().div_ceil(MOST_POINTS / 2).max(1);
-    let top = |part: &[(f64, f64)]| {
-        let first = part[0];
-        part.iter().copied().fold(first, |best, point| if point.1 > best.1 { point } else { best })
-    };
-    points.chunks(part).map(top).collect()
-}
-
-/// At most [`MOST_POINTS`]: means of neighbours.
-fn thinned(points: &Points) -> Points {
-    let part = points.len().div_ceil(MOST_POINTS).max(1);
-    let mean = |part: &[(f64, f64)]| {
-        let sum = part.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
-        (sum.0 / part.len() as f64, sum.1 / part.len() as f64)
-    };
-    points.chunks(part).map(mean).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -457,19 +412,6 @@ mod tests {
             autoregressive_loss: None,
             diffusion: None,
         }
-    }
-
-    #[test]
-    fn thinning_keeps_ends_means_and_peaks() {
-        let points: Points = (0..100_000).map(|i| (f64::from(i), f64::from(i % 10))).collect();
-        let thin = thinned(&points);
-        assert!(thin.len() <= MOST_POINTS && thin.len() > MOST_POINTS / 2);
-        assert!(thin.iter().all(|(_, y)| (y - 4.5).abs() < 0.1));
-        let mut spiked = points.clone();
-        spiked[54_321].1 = 1e6;
-        let peaks = highest(&spiked);
-        assert!(peaks.len() <= MOST_POINTS && peaks.contains(&(54_321.0, 1e6)));
-        assert_eq!(thinned(&points[..5].to_vec()), points[..5]);
     }
 
     #[test]
