@@ -36,12 +36,12 @@ fn every_command_has_examples_that_can_be_typed_as_they_stand() {
     let program = Cli::command();
     for command in program.get_subcommands() {
         let calls = examples(command);
-        assert!(!calls.is_empty(), "{} has no example", command.get_name());
+        let own = format!("lacuna {} ", command.get_name());
+        assert!(calls.iter().any(|call| call.starts_with(&own)), "{own}has no example");
         for call in calls {
             let parsed = Cli::command().try_get_matches_from(words(&call));
             let parsed = parsed.map_err(|error| error.to_string());
-            let matches = parsed.unwrap_or_else(|error| panic!("{call}: {error}"));
-            assert_eq!(matches.subcommand_name(), Some(command.get_name()), "{call}");
+            assert!(parsed.is_ok(), "{call}: {}", parsed.map(|_| ()).unwrap_err());
         }
     }
     for call in examples(&program) {
