@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::mode::{choose_mode, no_mask};
 use crate::open::Model;
 use crate::session::Session;
+use crate::text::TokenText;
 
 /// Which block decoder runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -240,7 +241,10 @@ pub fn trace_end(written: &Written) -> Line {
 }
 
 /// The prompt's ids, each one that the model embeds.
-pub(crate) fn prompt_ids(model: &Model, prompt: Prompt) -> Result<Vec<u32>> {
+///
+/// # Errors
+/// Errors if there is no tokenizer for a text, or an id is beyond the vocabulary.
+pub fn prompt_ids(model: &Model, prompt: Prompt) -> Result<Vec<u32>> {
     let prompt = match prompt {
         Prompt::Ids(ids) => ids,
         Prompt::Text(text) => model.tokenizer()?.encode_with_special_tokens(&text)?,
@@ -267,9 +271,10 @@ pub(crate) fn write(
     decode: impl FnOnce(Vec<u32>, Observer<'_>) -> Result<Decoded>,
 ) -> Result<Written> {
     let began = Instant::now();
+    let mut stops = Stops::new(model, prompt, options)?;
     let mut on_event = |event: Event<'_>| {
         match observe(event) {
-            ControlFlow::Continue(()) => stop_at(model, &options.stop, event),
+            ControlFlow::Continue(()) => stops.end(event),
             // All that is finished.
             ControlFlow::Break(()) => ControlFlow::Break(usize::MAX),
         }
@@ -278,11 +283,15 @@ pub(crate) fn write(
     let Decoded { tokens, text_len, forwards, finish, prefill } = decoded;
     let elapsed = began.elapsed().as_secs_f64();
     let written = match &model.tokenizer {
-        Some(tokenizer) => tokenizer.decode(&tokens[..text_len])?,
+        Some(tokenizer) => {
+            let mut text = TokenText::new(tokenizer, prompt, &options.stop)?;
+            text.push(&tokens[..text_len])?;
+            text.finish()?.0
+        }
         None => String::new(),
     };
     Ok(Written {
-        text: cut_at_stop(written, &options.stop),
+        text: written,
         tokens,
         text_len,
         prompt_tokens: prompt.len(),
@@ -455,33 +464,39 @@ fn reference_decode(
     })
 }
 
-/// At a finished block that completes a stop text: end after the token that completes it.
-fn stop_at(model: &Model, stop: &[String], event: Event<'_>) -> ControlFlow<usize> {
-    let (Event::Block(block), Some(tokenizer)) = (event, &model.tokenizer) else {
-        return ControlFlow::Continue(());
-    };
-    if stop.is_empty() {
-        return ControlFlow::Continue(());
-    }
-    let text = &block.generated[..block.text_len];
-    let holds_stop = |n: usize| {
-        let decoded = tokenizer.decode(&text[..n]).unwrap_or_default();
-        stop.iter().any(|s| decoded.contains(s.as_str()))
-    };
-    if !holds_stop(text.len()) {
-        return ControlFlow::Continue(());
-    }
-    // The text before this block holds none, so the stop text ends within the block's tokens.
-    let earlier = text.len() - block.tokens.len().min(text.len());
-    let end = (earlier..=text.len()).find(|n| holds_stop(*n));
-    ControlFlow::Break(end.unwrap_or(text.len()))
+/// Looks for stop texts in finished blocks.
+struct Stops<'a> {
+    text: Option<TokenText<'a>>,
+    taken: usize,
 }
 
-/// The text up to the first stop text.
-fn cut_at_stop(text: String, stop: &[String]) -> String {
-    let cut = stop.iter().filter_map(|s| text.find(s.as_str())).min();
-    match cut {
-        Some(at) => text[..at].to_owned(),
-        None => text,
+impl<'a> Stops<'a> {
+    fn new(model: &'a Model, prompt: &[u32], options: &'a GenerateOptions) -> Result<Self> {
+        let stop = &options.stop;
+        if stop.iter().any(String::is_empty) {
+            let message =
+                "an empty stop text would end everything; expected at least one character";
+            return Err(Error::Request(message.into()));
+        }
+        let text = match stop.is_empty() {
+            true => None,
+            false => Some(TokenText::new(model.tokenizer()?, prompt, stop)?),
+        };
+        Ok(Self { text, taken: 0 })
+    }
+
+    /// At a finished block that completes a stop text: end after the token that completes it.
+    fn end(&mut self, event: Event<'_>) -> ControlFlow<usize> {
+        let (Event::Block(block), Some(text)) = (event, &mut self.text) else {
+            return ControlFlow::Continue(());
+        };
+        let new = block.generated.get(self.taken..block.text_len).unwrap_or_default();
+        let before = self.taken;
+        self.taken += new.len();
+        // What can't be decoded holds no stop text.
+        match text.push(new) {
+            Ok(Some(n)) => ControlFlow::Break(before + n),
+            Ok(None) | Err(_) => ControlFlow::Continue(()),
+        }
     }
 }

@@ -1,14 +1,13 @@
 use anyhow::{Context, Result};
 use lacuna::data::{ChatTemplate, Message, RenderOptions};
 use lacuna::{DecodeMode, Error, GenerateOptions, Model, Prompt, Session, Written};
-use serde_json::Value;
 use std::io::{BufRead, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::decode_args::{DecodeArgs, ModelArgs};
+use super::decode_args::{DecodeArgs, ModelArgs, used};
 use super::progress::count;
 use super::show::{ShowArgs, TraceFile, read_text};
 
@@ -59,12 +58,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Err(super::Usage(message).into());
     }
     let model = args.model.open(args.decode.work(CONVERSATION_BYTES))?;
-    let mut turns = Turns::new(args, &model);
+    let format = model.chat_format();
+    let mut turns = Turns::new(args, &model, format.as_ref().ok())?;
     if let Some(ids) = &args.decode.prompt_ids {
         turns.write(ids.0.clone())?;
         return Ok(());
     }
-    let mut talk = Talk { format: model.chat_format()?, said: Vec::new() };
+    let mut talk = Talk { format: format?, said: Vec::new() };
     talk.said.extend(args.system.iter().map(|text| Message::new("system", text)));
     if let Some(message) = message {
         turns.answer(&mut talk, message)?;
@@ -136,13 +136,17 @@ struct Turns<'a> {
 }
 
 impl<'a> Turns<'a> {
-    fn new(args: &'a Args, model: &'a Model) -> Self {
-        let options = args.decode.options(model);
+    fn new(args: &'a Args, model: &'a Model, format: Option<&ChatTemplate>) -> Result<Self> {
+        let mut options = args.decode.sampled_options(model)?;
+        if let (Some(format), None, false) = (format, &options.eos_ids, args.decode.is_reference())
+        {
+            options.eos_ids = Some(model.answer_ends(format));
+        }
         let block = options.block_size.or(model.config().block_size()).unwrap_or(super::FOUR);
         let session = Session::new(Arc::clone(&model.transformer), block).remembering();
         let trace = args.show.trace();
         let show = args.show.for_people(model);
-        Self { args, show, model, options, session, trace, stopped: &|| false }
+        Ok(Self { args, show, model, options, session, trace, stopped: &|| false })
     }
 
     /// Says something, and gives the model's answer a place in the conversation. What can't be answered was not
@@ -233,7 +237,7 @@ impl<'a> Turns<'a> {
                 text.push('\n');
             }
         }
-        show.print(&text, &written, Value::Null)?;
+        show.print(&text, &written, used(&self.options.sampling))?;
         if open_end && written.finish == lacuna::StopReason::Length {
             note!("the answer was cut off at the model's {} positions", count(positions));
         }

@@ -133,7 +133,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mode = match converted.config.mode {
         Mode::Autoregressive => "autoregressive".to_owned(),
         Mode::BlockDiffusion { block_size, mask_token_id } => {
-            format!("block diffusion, blocks of {block_size}, MASK is id {mask_token_id}")
+            let mask = mask_token_id.map_or("not named".to_owned(), |id| format!("id {id}"));
+            format!("block diffusion, blocks of {block_size}, MASK is {mask}")
         }
     };
     out!("{}: {} of weights, {mode}", converted.path.display(), shown(converted.bytes));

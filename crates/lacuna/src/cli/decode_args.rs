@@ -44,6 +44,13 @@ impl ModelArgs {
         let opening = Progress::spinning(format!("opening {}", path.display()));
         let model = Model::open(&path, &options)?;
         drop(opening);
+        for ignored in &model.config().ignored_ids {
+            let ignored = lacuna_files::printable(ignored);
+            note!("note: {ignored} is no token of this model and is ignored");
+        }
+        for note in model.notes() {
+            note!("note: {}", lacuna_files::printable(note));
+        }
         for (kept, names) in model.fallbacks() {
             let wanted = self.dtype.map_or("", StorageDtype::name);
             note!(
@@ -143,9 +150,13 @@ pub(crate) struct Flags {
     /// fused: commit and next denoise in one pass; reference: the released algorithm, pass by pass
     #[arg(long, value_parser = ["fused", "reference"])]
     mode: Option<String>,
-    /// 0: always the most probable token
-    #[arg(long, short = 't', value_name = "T", default_value_t = 0.0, allow_hyphen_values = true, value_parser = ranges::not_negative)]
-    temperature: f64,
+    /// model: as the checkpoint's generation_config.json says, where no flag below says otherwise; greedy: always the
+    /// most probable token
+    #[arg(long, default_value = "model", value_parser = ["model", "greedy"])]
+    sampling: String,
+    /// 0: always the most probable token; default: the checkpoint's, else 0
+    #[arg(long, short = 't', value_name = "T", allow_hyphen_values = true, value_parser = ranges::not_negative)]
+    temperature: Option<f64>,
     /// Only the most probable tokens that hold this much probability
     #[arg(long, value_name = "P", allow_hyphen_values = true, value_parser = ranges::probability_above_zero)]
     top_p: Option<f64>,
@@ -156,8 +167,8 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "P", allow_hyphen_values = true, value_parser = ranges::probability)]
     min_p: Option<f64>,
     /// Above 1: tokens already seen become less likely
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true, value_parser = ranges::positive)]
-    repetition_penalty: f64,
+    #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = ranges::positive)]
+    repetition_penalty: Option<f64>,
     /// Names the random stream: the same seed writes the same text
     #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = ranges::seed)]
     seed: u64,
@@ -195,6 +206,19 @@ impl Flags {
         {
             return Err(format!("--mask-id {mask}: expected another token than --eos-id"));
         }
+        let drawn = [
+            ("--temperature", self.temperature.is_some_and(|temperature| temperature > 0.0)),
+            ("--top-p", self.top_p.is_some()),
+            ("--top-k", self.top_k.is_some()),
+            ("--min-p", self.min_p.is_some()),
+        ];
+        if let (Some((flag, _)), "greedy") =
+            (drawn.iter().find(|(_, given)| *given), &*self.sampling)
+        {
+            return Err(format!(
+                "{flag}: --sampling greedy takes the most probable token; leave one of the two out"
+            ));
+        }
         if self.mode.as_deref() != Some("reference") {
             return Ok(());
         }
@@ -202,7 +226,7 @@ impl Flags {
             ("--top-p", self.top_p.is_some()),
             ("--top-k", self.top_k.is_some()),
             ("--min-p", self.min_p.is_some()),
-            ("--repetition-penalty", self.repetition_penalty != 1.0),
+            ("--repetition-penalty", self.repetition_penalty.is_some_and(|penalty| penalty != 1.0)),
             ("--min-new-tokens", self.min_new_tokens > 0),
         ];
         if let Some((flag, _)) = unknown.iter().find(|(_, given)| *given) {
@@ -239,6 +263,29 @@ impl Flags {
         work
     }
 
+    /// Whether the released algorithm was asked for.
+    pub(crate) fn is_reference(&self) -> bool {
+        self.mode.as_deref() == Some("reference")
+    }
+
+    /// The options for a model, with the checkpoint's own sampling where no flag of that kind is given; says on
+    /// stderr what it is.
+    pub(crate) fn sampled_options(&self, model: &Model) -> Result<GenerateOptions> {
+        let mut options = self.options(model);
+        let asked = self.temperature.is_some()
+            || self.top_p.is_some()
+            || self.top_k.is_some()
+            || self.min_p.is_some()
+            || self.repetition_penalty.is_some();
+        if asked || self.is_reference() || self.sampling == "greedy" {
+            return Ok(options);
+        }
+        if let Some(sampling) = model.sampling()? {
+            options.sampling = Sampling { seed: self.seed, ..sampling };
+        }
+        Ok(options)
+    }
+
     /// The options for a model.
     pub(crate) fn options(&self, model: &Model) -> GenerateOptions {
         let fill = match (self.threshold, self.fill) {
@@ -270,11 +317,11 @@ impl Flags {
             steps: self.steps,
             fill,
             sampling: Sampling {
-                temperature: self.temperature,
+                temperature: self.temperature.unwrap_or(0.0),
                 top_k: self.top_k,
                 top_p: self.top_p,
                 min_p: self.min_p,
-                repetition_penalty: self.repetition_penalty,
+                repetition_penalty: self.repetition_penalty.unwrap_or(1.0),
                 seed: self.seed,
             },
             mode: match self.mode.as_deref() {
@@ -289,6 +336,18 @@ impl Flags {
             autoregressive: Some(autoregressive),
         }
     }
+}
+
+/// How tokens were drawn, for `--json`.
+pub(crate) fn used(sampling: &Sampling) -> serde_json::Value {
+    serde_json::json!({ "sampling": {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "seed": sampling.seed,
+    } })
 }
 
 /// A fill rule, or what the rules are.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Usage;
 use super::console::Out;
-use super::decode_args::{DecodeArgs, ModelArgs};
+use super::decode_args::{DecodeArgs, ModelArgs, used};
 use super::show::{ShowArgs, ids, read_text};
 
 /// Continue a text.
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Prompt::Ids(_) => 0,
     };
     let model = args.model.open(args.decode.work(length))?;
-    let options = args.decode.options(&model);
+    let options = args.decode.sampled_options(&model)?;
     let view = args.show.for_people(&model);
     // On a terminal the prompt is shown with its continuation; a pipe gets the new text alone.
     let mut out = Out::new();
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             text.push('\n');
         }
     }
-    view.print(&text, &written, serde_json::Value::Null)
+    view.print(&text, &written, used(&options.sampling))
 }
 
 fn prompt(args: &Args) -> Result<Prompt> {

@@ -1,11 +1,11 @@
 //! What the commands that write text share: output flags, streaming, traces, the JSON object.
 
 use anyhow::{Context, Result};
-use lacuna::data::TextStream;
 use lacuna::samplers::Event;
 use lacuna::samplers::trace::Line;
 use lacuna::{
-    DecodeMode, GenerateOptions, Model, Prompt, StopReason, Written, trace_end, trace_header,
+    DecodeMode, GenerateOptions, Model, Prompt, StopReason, TokenText, Written, prompt_ids,
+    trace_end, trace_header,
 };
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
@@ -78,7 +78,7 @@ impl ShowArgs {
         check_against(model, prompt, options)?;
         self.rule.get_or_init(|| rule(model, options));
         let stream = match self.stream {
-            true => Some(Streamed::new(model.tokenizer()?, &options.stop)),
+            true => Some(Streamed::new(model, prompt, &options.stop)?),
             false => None,
         };
         let progress = (!self.watch).then(|| Decoding::of(model, prompt, options));
@@ -121,7 +121,8 @@ impl ShowArgs {
         }
         out.finish()?;
         if !self.quiet {
-            note!("{}", summary(written, self.rule.get().map_or("", String::as_str)));
+            let rule = self.rule.get().map_or("", String::as_str);
+            note!("{}{}", summary(written, rule), drawn(&more));
             if written.finish == StopReason::Length && !self.ends_by_itself.get() {
                 note!(
                     "cut off after {} tokens; --max-new-tokens N writes more",
@@ -131,6 +132,23 @@ impl ShowArgs {
         }
         Ok(())
     }
+}
+
+/// How tokens were drawn, where it was not the most probable one each time.
+fn drawn(more: &Value) -> String {
+    let sampling = &more["sampling"];
+    let number = |key: &str| sampling[key].as_f64();
+    let mut words = String::new();
+    if let Some(temperature) = number("temperature").filter(|temperature| *temperature > 0.0) {
+        words += &format!(", drawn at temperature {temperature}");
+        for (key, name) in [("top_p", "top-p"), ("top_k", "top-k"), ("min_p", "min-p")] {
+            words.extend(number(key).map(|value| format!(", {name} {value}")));
+        }
+    }
+    if let Some(penalty) = number("repetition_penalty").filter(|penalty| *penalty != 1.0) {
+        words += &format!(", repetition penalty {penalty}");
+    }
+    words
 }
 
 /// One decode that is being shown. Failures wait until its end: an observer can't return them.
@@ -189,7 +207,7 @@ impl Show<'_> {
             return Err(error);
         }
         if let Some(stream) = self.stream {
-            stream.finish(&written.text)?;
+            stream.finish()?;
         }
         match self.trace {
             Some(trace) => trace.end(written),
@@ -299,30 +317,19 @@ impl TraceFile {
 
 /// Prints text as its blocks finish, never taking anything back.
 struct Streamed<'a> {
-    text: TextStream<'a>,
+    text: TokenText<'a>,
     /// New tokens that `text` has had.
     taken: usize,
-    stop: &'a [String],
-    /// All text that is certain, and how much of it was printed.
-    certain: String,
-    shown: usize,
     /// Text that is still to be printed before it.
     lead: String,
     out: Out,
 }
 
 impl<'a> Streamed<'a> {
-    fn new(tokenizer: &'a lacuna::data::Tokenizer, stop: &'a [String]) -> Self {
-        let text = TextStream::new(tokenizer);
-        Self {
-            text,
-            taken: 0,
-            stop,
-            certain: String::new(),
-            shown: 0,
-            lead: String::new(),
-            out: Out::new(),
-        }
+    fn new(model: &'a Model, prompt: &Prompt, stop: &'a [String]) -> Result<Self> {
+        let prompt = prompt_ids(model, prompt.clone())?;
+        let text = TokenText::new(model.tokenizer()?, &prompt, stop)?;
+        Ok(Self { text, taken: 0, lead: String::new(), out: Out::new() })
     }
 
     /// Prints what goes before the text.
@@ -338,27 +345,20 @@ impl<'a> Streamed<'a> {
     fn show(&mut self, tokens: &[u32], text_len: usize) -> Result<()> {
         self.begin()?;
         let text_len = text_len.max(self.taken);
-        self.certain.push_str(&self.text.push(&tokens[self.taken..text_len])?);
+        self.text.push(&tokens[self.taken..text_len])?;
         self.taken = text_len;
-        let text = &self.certain;
-        let held_back = self.stop.iter().map(|s| s.len().saturating_sub(1)).max().unwrap_or(0);
-        let mut end = text.len().saturating_sub(held_back);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        end = self.stop.iter().filter_map(|s| text.find(s.as_str())).fold(end, usize::min);
-        if end > self.shown {
-            self.out.write_all(&text.as_bytes()[self.shown..end])?;
+        let certain = self.text.certain();
+        if !certain.is_empty() {
+            self.out.write_all(certain.as_bytes())?;
             self.out.flush()?;
-            self.shown = end;
         }
         Ok(())
     }
 
-    fn finish(mut self, text: &str) -> Result<()> {
+    fn finish(mut self) -> Result<()> {
         self.begin()?;
-        // The pieces joined are the text, so what was shown is its beginning.
-        self.out.write_all(text.as_bytes().get(self.shown..).unwrap_or_default())?;
+        let (text, given) = self.text.finish()?;
+        self.out.write_all(&text.as_bytes()[given..])?;
         Ok(self.out.finish()?)
     }
 }
