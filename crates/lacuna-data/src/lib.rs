@@ -35,7 +35,6 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
-mod atomic;
 pub mod batch;
 pub mod chat;
 pub mod corpus;
@@ -52,7 +51,6 @@ mod stream;
 mod template;
 mod tokenizer;
 
-pub use atomic::write_atomic;
 pub use batch::{Batches, Cursor, Row};
 pub use chat::{ChatTemplate, Message, RenderOptions};
 pub use corpus::{Corpus, CorpusOptions, Document};

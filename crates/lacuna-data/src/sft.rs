@@ -5,7 +5,6 @@ use crate::error::{Error, Result, io_error};
 use crate::packing::{Packed, Packer};
 use crate::tokenizer::Tokenizer;
 use serde::Deserialize;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
@@ -58,7 +57,7 @@ pub fn pack_chat(
 }
 
 fn open(path: &Path) -> Result<Box<dyn BufRead>> {
-    let file = File::open(path).map_err(io_error(path, "read"))?;
+    let file = lacuna_files::open_regular(path)?;
     let stream: Box<dyn Read> = match path.extension().and_then(|e| e.to_str()) {
         Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
         Some("zst") => Box::new(zstd::Decoder::new(file).map_err(io_error(path, "read"))?),

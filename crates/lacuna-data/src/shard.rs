@@ -18,9 +18,9 @@
 use crate::dataset::{Window, check_ids};
 use crate::error::{Error, Result, io_error};
 use crate::packing::{Packed, Packer, Remainder, Sample, lengths};
+use lacuna_files::WholeFile;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -65,6 +65,9 @@ pub struct ShardEntry {
     pub blake3: String,
 }
 
+/// Some hundred bytes a shard of 64 MiB.
+const LONGEST_MANIFEST: u64 = 64 << 20;
+
 impl Manifest {
     /// Reads the manifest of a folder.
     ///
@@ -72,7 +75,7 @@ impl Manifest {
     /// When it is missing, or not a manifest that this version understands.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = manifest_path(folder);
-        let bytes = std::fs::read(&path).map_err(io_error(&path, "read"))?;
+        let bytes = lacuna_files::read_file(&path, LONGEST_MANIFEST)?;
         let shard = format!("manifest {}", path.display());
         let manifest: Self = serde_json::from_slice(&bytes).map_err(|error| Error::Shard {
             shard: shard.clone(),
@@ -196,13 +199,13 @@ impl ShardWriter {
             text_bytes: self.text_bytes,
             shards: std::mem::take(&mut self.entries),
         };
-        let written = crate::atomic::write(&manifest_path(&self.folder), |out| {
-            serde_json::to_writer_pretty(&mut *out, &manifest)?;
-            out.write_all(b"\n")
-        });
+        let mut text = serde_json::to_string_pretty(&manifest).expect("text and numbers serialize");
+        text.push('\n');
+        let written = lacuna_files::write_file(&manifest_path(&self.folder), text.as_bytes());
         self.finished = written.is_ok();
         self.entries = if self.finished { vec![] } else { manifest.shards.clone() };
-        written.map(|()| manifest)
+        written?;
+        Ok(manifest)
     }
 
     fn check(&self, tokens: &[u32]) -> Result<()> {
@@ -227,10 +230,10 @@ impl ShardWriter {
         let body = body(packed, width_of(self.options.vocab_size));
         let hash = blake3::hash(&body);
         let header = header(packed, self.options.vocab_size, hash);
-        crate::atomic::write(&path, |out| {
-            out.write_all(&header)?;
-            out.write_all(&body)
-        })?;
+        let mut file = WholeFile::beside(&path)?;
+        file.write(&header)?;
+        file.write(&body)?;
+        file.publish()?;
         let blake3 = hash.to_hex().to_string();
         self.entries.push(ShardEntry { windows: packed.windows(), blake3 });
         Ok(())
@@ -451,7 +454,7 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
 }
 
 fn map(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).map_err(io_error(path, "read"))?;
+    let file = lacuna_files::open_regular(path)?;
     let length = file.metadata().map_err(io_error(path, "read"))?.len();
     if length == 0 {
         let empty = io::Error::new(io::ErrorKind::UnexpectedEof, "the file is empty");

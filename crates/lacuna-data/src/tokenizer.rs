@@ -1,6 +1,6 @@
 //! Text to token ids and back.
 
-use crate::error::{Error, Result, io_error};
+use crate::error::{Error, Result};
 use std::path::Path;
 use std::sync::OnceLock;
 use tokenizers::decoders::DecoderWrapper;
@@ -48,6 +48,9 @@ pub struct Tokenizer {
     vocab_size: usize,
 }
 
+/// The largest that models come with have 35 MB.
+const LONGEST_FILE: u64 = 256 << 20;
+
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
     ///
@@ -55,7 +58,7 @@ impl Tokenizer {
     /// When the file is missing, cut short, or not a tokenizer.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(io_error(path, "read"))?;
+        let bytes = lacuna_files::read_file(path, LONGEST_FILE)?;
         Self::parse(&bytes, None, &path.display().to_string())
     }
 
@@ -261,7 +264,7 @@ impl Tokenizer {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        crate::atomic::write(path.as_ref(), |out| out.write_all(self.to_json().as_bytes()))
+        Ok(lacuna_files::write_file(path.as_ref(), self.to_json().as_bytes())?)
     }
 
     pub(crate) fn pieces(&self) -> &Pieces {

@@ -2,6 +2,7 @@
 
 mod carried;
 mod config;
+mod hash;
 mod parse;
 mod pre;
 mod tokenizer;
@@ -12,6 +13,7 @@ pub use carried::CarriedMetadata;
 pub(crate) use config::{
     CARRIED, ROPE_FACTORS, architecture, hugging_face_name, permuted_heads, read_config,
 };
+pub(crate) use hash::whole;
 pub(crate) use parse::Gguf;
 pub(crate) use tokenizer::tokenizer_json;
 pub use write::{GgufOptions, save_gguf};

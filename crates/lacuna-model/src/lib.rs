@@ -47,7 +47,7 @@ pub use pass::{Lane, View};
 pub use recorded::Record;
 pub use transformer::Transformer;
 pub use weights::{
-    COMPANIONS, Format, Outgoing, Report, SaveOptions, StorageDtype, Weights, check_gguf,
-    check_safetensors, save_safetensors,
+    COMPANIONS, Format, Outgoing, Report, SaveOptions, StorageDtype, Verified, Weights, check_gguf,
+    check_safetensors, save_safetensors, verify,
 };
 pub use windows::Windows;

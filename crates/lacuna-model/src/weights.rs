@@ -18,14 +18,15 @@ pub(crate) mod header;
 mod mapped;
 mod outgoing;
 mod packed;
-mod partial;
 mod plan;
 mod rows;
 mod save;
+mod verify;
 
 pub use dtype::StorageDtype;
 pub use outgoing::Outgoing;
 pub use save::{SaveOptions, save_safetensors};
+pub use verify::{Verified, verify};
 
 pub use directory::COMPANIONS;
 use directory::Layout;
@@ -33,7 +34,6 @@ pub(crate) use directory::contained;
 use found::Found;
 use header::HeaderEntry;
 pub(crate) use mapped::{MappedFile, read_small_file};
-pub(crate) use partial::{Partial, sync_directory};
 use plan::makes_logits;
 use rows::Rows;
 pub(crate) use save::checked as save_checked;

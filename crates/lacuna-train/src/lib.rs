@@ -8,6 +8,7 @@
 //! let options = RunOptions {
 //!     dir: "runs/tiny".into(),
 //!     resume: false,
+//!     resume_step: None,
 //!     accept_changes: false,
 //!     device: candle_core::Device::Cpu,
 //!     stop: &AtomicBool::new(false),
@@ -39,6 +40,7 @@ mod plot;
 mod recipe;
 mod record;
 mod run;
+mod run_folder;
 mod seed;
 mod setup;
 mod step;

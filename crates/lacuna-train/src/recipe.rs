@@ -22,6 +22,10 @@ pub struct Recipe {
     pub name: String,
     /// The one source of all randomness.
     pub seed: u64,
+    /// Checkpoints that are kept: the newest so many, those of stage ends, and the newest whose weights are known
+    /// to be good. 0: all.
+    #[serde(default = "default_keep_checkpoints")]
+    pub keep_checkpoints: usize,
     /// The model to start from.
     pub model: ModelRecipe,
     /// Tokenizer and text.
@@ -329,6 +333,11 @@ impl Default for EvaluationRecipe {
 
 fn default_rope_theta() -> f64 {
     10_000.0
+}
+
+/// A damaged one leaves two; at three times the model's size each, that is what a disk should have room for.
+fn default_keep_checkpoints() -> usize {
+    3
 }
 
 fn default_held_out() -> f64 {

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crate::checkpoint::kept::Divergence;
 use crate::checkpoint::{self, Progress};
-use crate::error::{IoContext, Result, TrainError};
+use crate::error::{Result, TrainError};
 use crate::evaluation::{Evaluation, evaluate};
 use crate::metrics::{MetricsWriter, StepMetrics, read_metrics};
 use crate::objective::StageObjective;
@@ -18,6 +19,7 @@ use crate::plot;
 use crate::recipe::{Recipe, Stage, StageData};
 use crate::record::results::Results;
 use crate::record::{self, Record, Surroundings};
+use crate::run_folder::RunFolder;
 use crate::setup::{RunData, build_model};
 use crate::step::{learning_rate, step};
 
@@ -30,6 +32,8 @@ pub struct RunOptions<'a> {
     pub dir: PathBuf,
     /// Go on from the newest complete checkpoint in it; from the beginning if there is none.
     pub resume: bool,
+    /// Go on from the checkpoint of this step instead.
+    pub resume_step: Option<u64>,
     /// Go on although the recipe's learning rates, steps or the like are not those that the run began with.
     pub accept_changes: bool,
     /// Where tensors live.
@@ -98,7 +102,9 @@ pub fn run(
 ) -> Result<Outcome> {
     let began = Instant::now();
     let dir = &options.dir;
-    let newest = start::newest(dir, options.resume)?;
+    let folder = RunFolder::enter(dir)?;
+    let chosen = start::choose(dir, options)?;
+    let newest = chosen.as_ref().map(|chosen| chosen.path.clone());
     let mut place = match &newest {
         Some(newest) => checkpoint::read_progress(newest)?,
         None => Progress::default(),
@@ -131,6 +137,8 @@ pub fn run(
     let data = RunData::open(recipe)?;
     let hashes = record::hashes(recipe, &data)?;
     record.check_hashes(&hashes, dir)?;
+    folder.open()?;
+
     let model = build_model(recipe, &data, newest.as_deref(), &options.device)?;
     let parameters =
         model.parameters().iter().map(|(_, var)| Parameter::new(var.clone())).collect();
@@ -142,7 +150,6 @@ pub fn run(
     // A finished stage that is given more steps goes on.
     (progress.stage, progress.stage_step) = (place.stage, place.stage_step);
 
-    std::fs::create_dir_all(dir).at("creating", dir)?;
     record.recipe = kept.fingerprint();
     (record.seed, record.hashes) = (recipe.seed, hashes);
     record.open(&options.surroundings, progress.step);
@@ -152,9 +159,14 @@ pub fn run(
     write(&dir.join("run.json"), &record.to_json())?;
     let results = Results::open(dir, &progress);
     results.write()?;
-    let metrics = MetricsWriter::open(&dir.join("metrics.jsonl"), progress.step)?;
+    let (metrics, mut notices) = MetricsWriter::open(&dir.join("metrics.jsonl"), progress.step);
+    if let Some(chosen) = chosen {
+        notices.extend(chosen.abandon_newer(dir)?);
+        notices.splice(..0, chosen.notices);
+    }
+    notices.into_iter().for_each(|notice| observe(Event::Notice(notice)));
     observe(Event::Ready { data: &data, model: &model, step: progress.step });
-    let saved = began;
+    let (saved, unproven) = (began, newest.clone());
     let mut run = Run {
         recipe,
         kept: kept.to_toml(),
@@ -168,8 +180,13 @@ pub fn run(
         record,
         began,
         saved,
+        unproven,
     };
-    run.stages(newest, observe)
+    let outcome = run.stages(newest, observe)?;
+    if let Err(reason) = folder.seal() {
+        observe(Event::Notice(format!("the run's files have no hashes: {reason}")));
+    }
+    Ok(outcome)
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -192,6 +209,8 @@ struct Run<'a> {
     began: Instant,
     /// When the last checkpoint was written.
     saved: Instant,
+    /// The checkpoint that the next step is taken from.
+    unproven: Option<PathBuf>,
 }
 
 impl Run<'_> {
@@ -216,32 +235,33 @@ impl Run<'_> {
             let mut stopped = self.stopped();
             let objective = StageObjective::new(stage, self.recipe, &self.data)?;
             while self.progress.stage_step < stage.steps && !stopped {
-                let metrics = self.step(stage, &objective)?;
+                let metrics = self.step(stage, &objective, observe)?;
                 observe(Event::Step { metrics: &metrics, total_steps: self.recipe.total_steps() });
                 stopped = self.stopped();
                 if (stopped || self.is_due(stage)) && self.progress.stage_step < stage.steps {
-                    model = self.checkpoint()?;
-                    observe(Event::Checkpoint(&model));
+                    model = self.checkpoint(observe)?;
                 }
             }
             if self.progress.stage_step < stage.steps {
-                return self.interrupted(model);
+                return self.interrupted(model, observe);
             }
             (self.progress.stage, self.progress.stage_step) = (i + 1, 0);
-            model = self.checkpoint()?;
-            observe(Event::Checkpoint(&model));
+            model = self.checkpoint(observe)?;
             // What is not measured now is measured when the run goes on.
             if stopped {
-                return self.interrupted(model);
+                return self.interrupted(model, observe);
             }
             self.measure(i, observe)?;
             if self.stopped() && i + 1 < self.recipe.stage.len() {
-                return self.interrupted(model);
+                return self.interrupted(model, observe);
             }
         }
         let target = dir.join("final");
-        checkpoint::save_final(&target, &self.model, self.data.side_files())?;
-        self.draw()?;
+        for kept in checkpoint::save_final(&target, &self.model, self.data.side_files())? {
+            let notice = format!("{}: what stood there is kept under this name", kept.display());
+            observe(Event::Notice(notice));
+        }
+        self.draw(observe);
         self.note(Some("finished"))?;
         let evaluations = self.results.evaluations();
         Ok(Outcome { interrupted: false, finished_before: false, model: target, evaluations })
@@ -260,7 +280,11 @@ impl Run<'_> {
             evaluate(self.recipe, stage, &self.data, &self.model, &mut |done, all| {
                 observe(Event::Evaluating(done, all));
             })?;
-        self.results.add((index, &stage.name), self.progress.step, evaluation.as_ref())?;
+        let line =
+            self.results.add((index, &stage.name), self.progress.step, evaluation.as_ref())?;
+        if let Some(notice) = self.metrics.append(&line) {
+            observe(Event::Notice(notice));
+        }
         observe(Event::StageEnd { stage, evaluation: evaluation.as_ref() });
         Ok(())
     }
@@ -269,9 +293,13 @@ impl Run<'_> {
         self.options.stop.load(Ordering::Relaxed)
     }
 
-    fn interrupted(&mut self, model: PathBuf) -> Result<Outcome> {
+    fn interrupted(
+        &mut self,
+        model: PathBuf,
+        observe: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Outcome> {
         self.note(Some("stopped"))?;
-        self.draw()?;
+        self.draw(observe);
         let evaluations = self.results.evaluations();
         Ok(Outcome { interrupted: true, finished_before: false, model, evaluations })
     }
@@ -284,7 +312,12 @@ impl Run<'_> {
         by_steps || (minutes > 0.0 && self.saved.elapsed().as_secs_f64() >= minutes * 60.0)
     }
 
-    fn step(&mut self, stage: &Stage, objective: &StageObjective) -> Result<StepMetrics> {
+    fn step(
+        &mut self,
+        stage: &Stage,
+        objective: &StageObjective,
+        observe: &mut dyn FnMut(Event<'_>),
+    ) -> Result<StepMetrics> {
         let began = Instant::now();
         let seed = self.recipe.seed;
         let windows = self.take_windows(stage, objective.rows_per_window())?;
@@ -299,7 +332,8 @@ impl Run<'_> {
             stage.learning_rate_final,
         );
         let micro = stage.micro_batch_size.unwrap_or(stage.batch_size);
-        let outcome = step(&self.model, objective, &mut self.optimizer, &examples, micro, lr)?;
+        let outcome = step(&self.model, objective, &mut self.optimizer, &examples, micro, lr)
+            .map_err(|error| self.diverged(error))?;
         let window_tokens: u64 = windows.iter().map(|w| w.tokens.len() as u64).sum();
         self.progress.step += 1;
         self.progress.stage_step += 1;
@@ -328,12 +362,27 @@ impl Run<'_> {
             lr,
             mask_rate,
             tokens: self.progress.tokens,
-            tokens_per_second: window_tokens as f64 / began.elapsed().as_secs_f64(),
+            tokens_per_second: window_tokens as f64 / began.elapsed().as_secs_f64().max(1e-9),
             autoregressive_loss,
             diffusion,
         };
-        self.metrics.write(&metrics)?;
+        if let Some(notice) = self.metrics.write(&metrics) {
+            observe(Event::Notice(notice));
+        }
+        if let Some(checkpoint) = self.unproven.take() {
+            let vocab_size = self.model.config().vocab_size;
+            checkpoint::kept::prove(&checkpoint, metrics.loss_unweighted, vocab_size);
+            self.prune(observe);
+        }
         Ok(metrics)
+    }
+
+    /// Names the checkpoint from before the loss went wrong.
+    fn diverged(&self, error: TrainError) -> TrainError {
+        let TrainError::Diverged { what, value, .. } = error else { return error };
+        let Progress { step, stage, .. } = self.progress;
+        let advice = Divergence::record(&self.options.dir, step, what, value, stage);
+        TrainError::Diverged { what, value, advice }
     }
 
     /// The step's windows, each repeated `times` times (complementary pairs see the same text twice).
@@ -364,16 +413,19 @@ impl Run<'_> {
         }
     }
 
-    fn checkpoint(&mut self) -> Result<PathBuf> {
+    fn checkpoint(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<PathBuf> {
         let dir = self.options.dir.join("checkpoints");
         // The checkpoint says by itself what it is of.
         self.note(None)?;
         let mut side = self.data.side_files().clone();
         side.insert("recipe.toml", self.kept.as_str());
         side.insert("run.json", self.record.to_json());
-        let path = checkpoint::save(&dir, &self.model, &self.optimizer, &self.progress, &side)?;
+        let saved = checkpoint::save(&dir, &self.model, &self.optimizer, &self.progress, &side)?;
         self.saved = Instant::now();
-        Ok(path)
+        observe(Event::Checkpoint(&saved));
+        self.unproven = Some(saved.clone());
+        self.prune(observe);
+        Ok(saved)
     }
 
     /// Brings `run.json` up to date.
@@ -382,9 +434,20 @@ impl Run<'_> {
         write(&self.options.dir.join("run.json"), &self.record.to_json())
     }
 
-    fn draw(&self) -> Result<()> {
-        let metrics = read_metrics(&self.options.dir.join("metrics.jsonl"))?;
-        plot::draw(&self.options.dir, &metrics)
+    /// Removes old checkpoints; one that can't be removed is in nobody's way but the disk's.
+    fn prune(&self, observe: &mut dyn FnMut(Event<'_>)) {
+        let dir = self.options.dir.join("checkpoints");
+        if let Err(reason) = checkpoint::kept::prune(&dir, self.recipe.keep_checkpoints) {
+            observe(Event::Notice(reason.to_string()));
+        }
+    }
+
+    fn draw(&self, observe: &mut dyn FnMut(Event<'_>)) {
+        let drawn = read_metrics(&self.options.dir.join("metrics.jsonl"))
+            .and_then(|metrics| plot::draw(&self.options.dir, &metrics));
+        if let Err(reason) = drawn {
+            observe(Event::Notice(format!("no plots: {reason}")));
+        }
     }
 }
 

@@ -207,6 +207,10 @@ pub(crate) fn build_model(
     let Some(from) = resumed.or(recipe.model.from.as_deref()) else {
         return Ok(Transformer::init(fresh_config(recipe, data)?, recipe.seed, DTYPE, device)?);
     };
+    if resumed.is_none() {
+        // A run's own checkpoints were compared when one was chosen.
+        lacuna_model::verify(from)?;
+    }
     let weights = Weights::open(from)?;
     let (rows, ids) = (weights.config().vocab_size, data.tokenizer.vocab_size());
     let refuse = |reason| Err(TrainError::File { path: from.to_owned(), reason });

@@ -57,6 +57,7 @@ const TEXT: &str = "the place in the data counts windows of the text that the ru
 pub(crate) const KEYS: &[Key] = &[
     key("name", Ignored, "the folder has its name"),
     key("seed", Refused, "the order of the data and all noise are drawn from it"),
+    key("keep_checkpoints", Obeyed, "it only saves"),
     key("model.from", ByContent, START),
     key("model.hidden_size", Refused, SHAPE),
     key("model.intermediate_size", Refused, SHAPE),

@@ -7,6 +7,9 @@ use super::overrides::{anchor_paths, check_paths, set};
 use super::{ObjectiveKind, Recipe, Stage, StageData, bounds, words};
 use crate::error::{IoContext, Result, TrainError};
 
+/// No recipe is longer.
+const LONGEST: u64 = 16 << 20;
+
 impl Recipe {
     /// Reads a recipe and applies `--set key.path=value` overrides. Relative paths in the file are taken from
     /// the file's directory, those in overrides from the current one.
@@ -15,7 +18,7 @@ impl Recipe {
     /// Errors name the file, the key and, where a key is unknown, the nearest known one.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         let fail = |reason: String| TrainError::Recipe { file: path.to_owned(), reason };
-        let bytes = std::fs::read(path).at("reading", path)?;
+        let bytes = lacuna_files::read_file(path, LONGEST)?;
         let text = String::from_utf8(bytes)
             .map_err(|error| fail(words::no_text(error.as_bytes()).to_owned()))?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);

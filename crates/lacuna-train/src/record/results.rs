@@ -62,13 +62,13 @@ impl Results {
         self.stages.stages.iter().any(|stage| stage.index == index)
     }
 
-    /// Adds a stage's scores and writes the file.
+    /// Adds a stage's scores and writes the file; returned is the line that `metrics.jsonl` has of them.
     pub(crate) fn add(
         &mut self,
         (index, stage): (usize, &str),
         step: u64,
         evaluation: Option<&Evaluation>,
-    ) -> Result<()> {
+    ) -> Result<serde_json::Value> {
         let bytes = evaluation.map_or(0, |e| e.bytes);
         let score = |(name, l): &(ScoreName, Likelihood)| Score {
             name: *name,
@@ -88,7 +88,14 @@ impl Results {
             bytes,
             scores: evaluation.map_or(Vec::new(), |e| e.scores.iter().map(score).collect()),
         });
-        self.write()
+        self.write()?;
+        let scores = evaluation.map_or(&[][..], |e| &e.scores);
+        let nats = |(name, l): &(ScoreName, Likelihood)| {
+            let name = serde_json::to_value(name).ok()?.as_str()?.to_owned();
+            Some((name, l.nats_per_token().into()))
+        };
+        let scores: serde_json::Map<_, _> = scores.iter().filter_map(nats).collect();
+        Ok(serde_json::json!({ "step": step, "stage": stage, "nats_per_token": scores }))
     }
 
     /// Writes the file, as it stands.

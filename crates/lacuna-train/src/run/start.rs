@@ -1,7 +1,9 @@
 //! Where a run starts: anew, or from a checkpoint with the recipe that it began with.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::RunOptions;
+use crate::checkpoint::kept::Chosen;
 use crate::checkpoint::{self, Progress};
 use crate::error::{Result, TrainError};
 use crate::recipe::Recipe;
@@ -9,24 +11,30 @@ use crate::recipe::keys::{self, Change, Ruling};
 use crate::record::{AcceptedChange, Record};
 
 /// Checks that the directory may be used, and finds the checkpoint to go on from; `None`: from the beginning.
-pub(super) fn newest(dir: &Path, resume: bool) -> Result<Option<PathBuf>> {
-    let newest = checkpoint::newest(&dir.join("checkpoints"))?;
+pub(super) fn choose(dir: &Path, options: &RunOptions<'_>) -> Result<Option<Chosen>> {
     let refuse =
         |reason: &str| Err(TrainError::Run { path: dir.to_owned(), reason: reason.into() });
-    match (resume, newest) {
-        (_, None) if dir.join("final").exists() => refuse(
-            "holds a finished model and no checkpoint to go on from; --out DIR starts another run elsewhere",
-        ),
-        (true, newest) => Ok(newest),
-        (false, Some(_)) => refuse(
+    let any = checkpoint::newest(&dir.join("checkpoints"))?.is_some();
+    if (options.resume && any) || options.resume_step.is_some() {
+        return checkpoint::kept::choose(dir, options.resume_step);
+    }
+    if any {
+        return refuse(
             "already holds a run; --resume goes on with it, --out DIR starts another elsewhere",
-        ),
-        (false, None) if dir.join("metrics.jsonl").exists() => refuse(
+        );
+    }
+    if dir.join("final").exists() {
+        return refuse(
+            "holds a finished model and no checkpoint to go on from; --out DIR starts another run elsewhere",
+        );
+    }
+    if !options.resume && dir.join("metrics.jsonl").exists() {
+        return refuse(
             "already holds a run that ended before it saved anything; --resume starts it again from its beginning, \
              --out DIR starts another elsewhere",
-        ),
-        (false, None) => Ok(None),
+        );
     }
+    Ok(None)
 }
 
 /// What a run was when it began.

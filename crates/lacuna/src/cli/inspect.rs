@@ -18,7 +18,8 @@ use super::sizes::shown;
 Examples:
   lacuna inspect runs/tiny/final
   lacuna inspect model.gguf --json
-  lacuna inspect hf:owner/name --dtype q4_k --context 8192    does it fit here?")]
+  lacuna inspect hf:owner/name --dtype q4_k --context 8192    does it fit here?
+  lacuna inspect runs/tiny --verify                            is every file as it was written?")]
 pub(crate) struct Args {
     /// A folder in Hugging Face layout, a .gguf file, or hf:OWNER/NAME[@REVISION]
     #[arg(value_name = "M")]
@@ -32,6 +33,9 @@ pub(crate) struct Args {
     /// Memory to compare with: 8GB; default: what the machine has available
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = memory_limit)]
     memory: Option<MemoryLimit>,
+    /// Read every file and compare it with the hashes that a checkpoint, a run's folder or shards carry; nothing else
+    #[arg(long, conflicts_with_all = ["context", "dtype", "memory"])]
+    verify: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -42,6 +46,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !model.exists() {
         let reason = "no such file or directory".into();
         return Err(Error::NoModel { path: model, reason }.into());
+    }
+    if args.verify {
+        return super::verify::run(&model, args.json);
     }
     let weights = Weights::inspect(&model)?;
     let mut object = described(&weights);

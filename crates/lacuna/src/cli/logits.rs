@@ -60,14 +60,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let hidden = transformer.hidden(&tokens, mask, None, None)?;
     let logits = transformer.logits(&hidden)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
     let tensors = HashMap::from([("logits", logits)]);
-    // Through a temporary file: a full disk leaves nothing half written.
-    let name = args.out.file_name().unwrap_or_default().to_string_lossy();
-    let partial = args.out.with_file_name(format!(".{name}.partial"));
-    let saved = candle_core::safetensors::save(&tensors, &partial)
+    // Under another name until it is whole: a full disk leaves nothing half written.
+    let file = lacuna_files::WholeFile::beside(&args.out)?;
+    let saved = candle_core::safetensors::save(&tensors, file.path())
         .map_err(anyhow::Error::from)
-        .and_then(|()| Ok(std::fs::rename(&partial, &args.out)?));
-    if saved.is_err() {
-        let _ = std::fs::remove_file(&partial);
-    }
+        .and_then(|()| Ok(file.publish()?));
     saved.with_context(|| format!("writing {}", args.out.display()))
 }

@@ -27,6 +27,7 @@ mod sizes;
 mod tokenizer;
 mod train;
 mod user_file;
+mod verify;
 mod watch;
 
 /// Block-diffusion code language models: train, measure, write, fill in and edit code.
@@ -78,6 +79,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return report_usage(&error),
     };
     lacuna::kernels::keep_freed_memory();
+    survive_file_limits();
     let done = match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Pack(args) => pack::run(&args),
@@ -96,6 +98,16 @@ pub(crate) fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
+    }
+}
+
+/// A write beyond `ulimit -f` becomes an error that names the file: unhandled, the signal ends the process.
+fn survive_file_limits() {
+    #[cfg(unix)]
+    {
+        let seen = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        // Best effort: without it, the limit is as deadly as it was.
+        let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, seen);
     }
 }
 

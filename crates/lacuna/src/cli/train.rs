@@ -41,8 +41,11 @@ pub(crate) struct Args {
     #[arg(long)]
     resume: bool,
     /// Resume although learning rates, steps or the like differ from what the run began with; run.json records it
-    #[arg(long, requires = "resume")]
+    #[arg(long)]
     accept_changes: bool,
+    /// Go on from the checkpoint of this step; newer ones are set aside
+    #[arg(long, value_name = "N")]
+    resume_step: Option<u64>,
     /// Where the model trains
     #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
     device: String,
@@ -59,12 +62,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let device = select_device(&args.device)?;
     let dir = match &args.out {
         Some(dir) => dir.clone(),
-        None => default_directory(&recipe.name, args.resume),
+        None => default_directory(&recipe.name, args.resume || args.resume_step.is_some()),
     };
     let stop = Stop::listen()?;
     let options = RunOptions {
         dir: dir.clone(),
         resume: args.resume,
+        resume_step: args.resume_step,
         accept_changes: args.accept_changes,
         device,
         stop: stop.flag(),
@@ -144,15 +148,14 @@ impl Progress {
     }
 
     fn say(&self, text: &str) {
-        if self.quiet {
-            return;
+        if !self.quiet {
+            self.tell(text);
         }
-        self.warn(text);
     }
 
-    /// Said with --quiet too. Nobody reading it is no reason to stop training.
-    fn warn(&self, text: &str) {
-        if self.terminal && !self.bar.is_hidden() {
+    /// What is said to the quiet too. A reader that went away, or a log on a full disk, stops no training.
+    fn tell(&self, text: &str) {
+        if self.terminal && !self.quiet {
             self.bar.println(text);
         } else {
             note!("{text}");
@@ -161,7 +164,6 @@ impl Progress {
 
     fn show(&mut self, event: &Event<'_>) {
         match event {
-            Event::Notice(text) => self.warn(text),
             Event::Ready { data, model, step } => {
                 let parameters: usize =
                     model.parameters().iter().map(|(_, v)| v.elem_count()).sum();
@@ -181,6 +183,9 @@ impl Progress {
             }
             Event::Step { metrics, .. } => self.step(metrics),
             Event::Checkpoint(path) => self.say(&format!("checkpoint {}", path.display())),
+            Event::Notice(text) => {
+                self.tell(&format!("warning: {}", lacuna_files::printable(text)))
+            }
             Event::Evaluating(done, all) => {
                 self.bar.set_message(format!("scoring held-out text {done}/{all}"));
             }

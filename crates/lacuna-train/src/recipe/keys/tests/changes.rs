@@ -6,6 +6,7 @@ use super::*;
 const CHANGES: &[(&str, &[&str])] = &[
     ("name", &["name=other"]),
     ("seed", &["seed=2"]),
+    ("keep_checkpoints", &["keep_checkpoints=9"]),
     ("model.hidden_size", &["model.hidden_size=32"]),
     ("model.intermediate_size", &["model.intermediate_size=32"]),
     ("model.layers", &["model.layers=2"]),
