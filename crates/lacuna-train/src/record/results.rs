@@ -89,12 +89,13 @@ impl Results {
             scores: evaluation.map_or(Vec::new(), |e| e.scores.iter().map(score).collect()),
         });
         self.write()?;
-        let scores = evaluation.map_or(&[][..], |e| &e.scores);
+        let scores = evaluation.map_or(&[][..], |e| e.scores.as_slice());
         let nats = |(name, l): &(ScoreName, Likelihood)| {
             let name = serde_json::to_value(name).ok()?.as_str()?.to_owned();
             Some((name, l.nats_per_token().into()))
         };
-        let scores: serde_json::Map<_, _> = scores.iter().filter_map(nats).collect();
+        let scores: serde_json::Map<String, serde_json::Value> =
+            scores.iter().filter_map(nats).collect();
         Ok(serde_json::json!({ "step": step, "stage": stage, "nats_per_token": scores }))
     }
 
