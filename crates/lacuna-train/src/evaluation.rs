@@ -92,7 +92,7 @@ pub fn evaluate(
     };
     let blocks = match model.config().mode {
         Mode::BlockDiffusion { block_size, mask_token_id } => {
-            Some(Blocks { block_size, mask_id: mask_token_id })
+            mask_token_id.map(|mask_id| Blocks { block_size, mask_id })
         }
         Mode::Autoregressive => None,
     };

@@ -9,6 +9,7 @@ use lacuna_schedules::{TimeSampling, Warmup};
 use crate::error::Result;
 
 mod bounds;
+mod data;
 pub(crate) mod keys;
 mod load;
 mod overrides;
@@ -112,9 +113,27 @@ pub struct DataRecipe {
     /// Only files with these endings, without the dot; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extensions: Vec<String>,
+    /// Larger files of folders, members of archives and JSON lines are passed over.
+    #[serde(default = "data::max_document_bytes")]
+    pub max_document_bytes: usize,
+    /// The fields of a JSON line that may hold its text.
+    #[serde(default = "data::text_fields")]
+    pub text_fields: Vec<String>,
+    /// Take texts that hold a zero byte.
+    #[serde(default)]
+    pub take_binary: bool,
+    /// Take files and folders whose names begin with a dot.
+    #[serde(default)]
+    pub take_hidden: bool,
+    /// Take files and folders that a `.gitignore` or `.ignore` names.
+    #[serde(default)]
+    pub take_ignored: bool,
     /// A directory that `lacuna pack` wrote, in place of `corpus`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<PathBuf>,
+    /// Whether every shard is compared with its hash before the first step.
+    #[serde(default = "yes")]
+    pub verify_shards: bool,
     /// Tokens in a packed window.
     pub window: usize,
     /// Part of the corpus' files kept out of training, chosen by the hash of their paths.
@@ -131,6 +150,10 @@ pub struct DataRecipe {
 pub struct SftRecipe {
     /// `.jsonl[.gz|.zst]` files.
     pub samples: Vec<PathBuf>,
+    /// How conversations are written: `model`, as the checkpoint that the run starts from has it; `seed-coder`; or a
+    /// `.jinja` file. Default: the checkpoint's, else Seed-Coder's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
 }
 
 /// AdamW (choice 11).

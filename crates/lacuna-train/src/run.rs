@@ -444,7 +444,7 @@ impl Run<'_> {
 
     fn draw(&self, observe: &mut dyn FnMut(Event<'_>)) {
         let drawn = read_metrics(&self.options.dir.join("metrics.jsonl"))
-            .and_then(|metrics| plot::draw(&self.options.dir, &metrics));
+            .and_then(|metrics| plot::draw(&self.options.dir, &metrics, &self.results.points()));
         if let Err(reason) = drawn {
             observe(Event::Notice(format!("no plots: {reason}")));
         }

@@ -40,6 +40,11 @@ pub(super) fn anchor_paths(table: &mut toml::Table, base: &Path) {
             *text = base.join(&*text).to_string_lossy().into_owned();
         }
     };
+    let template = table.get_mut("sft").and_then(|sft| sft.get_mut("template"));
+    let is_name = |value: &toml::Value| ["model", "seed-coder"].map(Some).contains(&value.as_str());
+    if let Some(file) = template.filter(|value| !is_name(value)) {
+        anchor(file);
+    }
     for (section, key) in PATHS {
         match table.get_mut(*section).and_then(|s| s.get_mut(key)) {
             Some(toml::Value::Array(items)) => items.iter_mut().for_each(anchor),

@@ -7,6 +7,7 @@ use crate::checkpoint::Progress;
 use crate::error::{Result, TrainError};
 use crate::evaluation::{Evaluation, ScoreName};
 use crate::likelihood::Likelihood;
+use crate::plot::HeldOutPoint;
 
 /// One score.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -89,13 +90,12 @@ impl Results {
             scores: evaluation.map_or(Vec::new(), |e| e.scores.iter().map(score).collect()),
         });
         self.write()?;
-        let scores = evaluation.map_or(&[][..], |e| e.scores.as_slice());
+        let scores = evaluation.map_or(&[][..], |e| &e.scores);
         let nats = |(name, l): &(ScoreName, Likelihood)| {
             let name = serde_json::to_value(name).ok()?.as_str()?.to_owned();
             Some((name, l.nats_per_token().into()))
         };
-        let scores: serde_json::Map<String, serde_json::Value> =
-            scores.iter().filter_map(nats).collect();
+        let scores: serde_json::Map<_, _> = scores.iter().filter_map(nats).collect();
         Ok(serde_json::json!({ "step": step, "stage": stage, "nats_per_token": scores }))
     }
 
@@ -107,6 +107,21 @@ impl Results {
             path: self.path.clone(),
             reason: error.to_string(),
         })
+    }
+
+    /// The scores of the model, for the plot of the losses.
+    pub(crate) fn points(&self) -> Vec<HeldOutPoint> {
+        let of_model =
+            |score: &&Score| !matches!(score.name, ScoreName::Unigram | ScoreName::Bigram);
+        let point = |step: u64, score: &Score| HeldOutPoint {
+            step,
+            label: score.name.label(),
+            nats_per_token: score.nats_per_token,
+        };
+        let stages = self.stages.stages.iter();
+        stages
+            .flat_map(|s| s.scores.iter().filter(of_model).map(|score| point(s.step, score)))
+            .collect()
     }
 
     /// All stages that were measured, with what was measured.

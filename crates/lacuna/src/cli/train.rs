@@ -174,6 +174,12 @@ impl Progress {
                     parameters as f64 / 1e6,
                     data.held_out.windows()
                 ));
+                for line in data.skipped.lines().chain(data.sft_skipped.lines()) {
+                    self.say(&format!("passed over {line}"));
+                }
+                if data.held_out.windows() == 0 {
+                    self.say("nothing is held out: stages end without scores");
+                }
                 if *step > 0 {
                     self.say(&format!("going on after step {step}"));
                 }
