@@ -140,7 +140,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "S", allow_hyphen_values = true, value_parser = ranges::size)]
     steps: Option<NonZeroUsize>,
     /// Fill every position at least this confident, and always the most confident; default: 0.9, without --steps,
-    /// --fill and --mode reference
+    /// --fill, --mode reference and a model whose head is shifted
     #[arg(long, value_name = "τ", conflicts_with = "fill", allow_hyphen_values = true, value_parser = ranges::probability)]
     threshold: Option<f64>,
     /// Which masked positions a pass fills: low-confidence, random, margin, entropy, left-to-right,
@@ -249,11 +249,6 @@ impl Flags {
         in_reference_mode(tokens, block, self.steps)
     }
 
-    /// Whether a flag says which positions a pass fills, or how many.
-    pub(crate) fn names_a_rule(&self) -> bool {
-        self.threshold.is_some() || self.fill.is_some() || self.steps.is_some()
-    }
-
     /// About what decoding computes that starts with so much text.
     pub(crate) fn work(&self, text: usize) -> Work {
         // Code takes about three bytes a token.
@@ -295,6 +290,9 @@ impl Flags {
             _ if self.steps.is_some() || self.mode.as_deref() == Some("reference") => {
                 FillRule::default()
             }
+            // A shifted head reads a token off the position before it. Where that is masked too, what it says of the
+            // token is of nothing in particular, however sure: one position a pass.
+            (None, None) if model.transformer.logit_shift() => FillRule::default(),
             (None, None) => FillRule::Threshold { tau: TAU },
         };
         // Flags that only block diffusion has ask for it.

@@ -1,6 +1,5 @@
 use anyhow::Result;
 use lacuna::data::{Message, RenderOptions, Tokenizer};
-use lacuna::samplers::FillRule;
 use lacuna::{DecodeMode, Edited, GenerateOptions, Model, Prompt, StopReason};
 use serde_json::json;
 use std::io::IsTerminal;
@@ -258,11 +257,7 @@ fn wanted(draft: usize) -> usize {
 
 /// The options of the flags, with what an edit needs: room for the file, and a rule that fills whole blocks.
 fn options(args: &Args, model: &Model, prompt: usize, draft: usize) -> GenerateOptions {
-    const TAU: f64 = 0.9;
     let mut options = args.decode.options(model);
-    if !args.decode.names_a_rule() && options.mode == DecodeMode::Fused {
-        options.fill = FillRule::Threshold { tau: TAU };
-    }
     if args.decode.max_new_tokens.is_none() {
         // Whole blocks, as far as the model reaches.
         let room = model.config().max_position_embeddings.saturating_sub(prompt);
