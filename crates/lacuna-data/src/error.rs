@@ -14,6 +14,9 @@ pub enum Error {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// A file could not be read or written whole.
+    #[error(transparent)]
+    Files(#[from] lacuna_files::Error),
     /// A tokenizer file is missing, cut short, or something else altogether.
     #[error("tokenizer {name}: {reason}")]
     Tokenizer {

@@ -35,7 +35,6 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
-mod atomic;
 pub mod batch;
 pub mod chat;
 pub mod corpus;
@@ -43,6 +42,7 @@ mod dataset;
 mod error;
 pub mod fim;
 pub mod packing;
+mod records;
 mod seed;
 mod sft;
 pub mod shard;
@@ -52,16 +52,15 @@ mod stream;
 mod template;
 mod tokenizer;
 
-pub use atomic::write_atomic;
 pub use batch::{Batches, Cursor, Row};
 pub use chat::{ChatTemplate, Message, RenderOptions};
 pub use corpus::{Corpus, CorpusOptions, Document};
 pub use dataset::{Dataset, Window};
 pub use error::{Error, Result};
-pub use fim::Fim;
+pub use fim::{Fim, FimFormat, FimOrder};
 pub use packing::{Packed, Packer, Remainder, Sample, pack};
 pub use sft::pack_chat;
 pub use shard::{Manifest, ShardOptions, ShardWriter};
-pub use side::SideFiles;
+pub use side::{Facts, Generation, Settings, SideFiles};
 pub use stream::TextStream;
 pub use tokenizer::{SPECIAL_TOKENS, Tokenizer};

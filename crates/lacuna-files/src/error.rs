@@ -40,6 +40,27 @@ pub enum Error {
         path: PathBuf,
         /// The reason.
         reason: String,
+        /// Whether it ends too early.
+        cut_short: bool,
+    },
+    /// A pipe, a device or a folder in the place of a file.
+    #[error("{}: is no regular file but {kind}; give a file", crate::printable(&path.to_string_lossy()))]
+    NoFile {
+        /// What was named.
+        path: PathBuf,
+        /// What it is: `a pipe`.
+        kind: &'static str,
+    },
+    /// A file with more bytes than one of its kind ever has.
+    #[error(
+        "{}: is longer than {most} bytes, the most that is read of such a file",
+        crate::printable(&path.to_string_lossy())
+    )]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The most that is read.
+        most: u64,
     },
     /// The file was changed by someone else between reading and writing.
     #[error(
@@ -66,7 +87,7 @@ pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Erro
 impl Error {
     /// Whether the disk, or what a user may write on it, is full.
     pub fn is_full(&self) -> bool {
-        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(self, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge))
     }
 }

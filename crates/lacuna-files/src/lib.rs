@@ -19,6 +19,7 @@
 //!   the next one.
 //! - [`replace_text_file`]: the same for a file of a user: its permissions stay, and a link stays a link.
 //! - [`FolderLock`]: one process at a time in a folder; the lock ends with its process, however that ends.
+//! - [`open_regular`], [`read_file`]: files in, by a bound, where a pipe or a device would never end.
 //! - [`Manifest`]: the sizes and hashes of a folder's files, and what differs from them.
 //! - [`printable`]: text from a file or a model that can't move a terminal's cursor.
 //!
@@ -27,17 +28,21 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod folder;
 mod lock;
 mod manifest;
 mod partial;
+mod read;
 mod replace;
 mod shown;
 mod whole;
 
 pub use error::{Error, Result};
+pub use folder::{WholeFolder, remove_folder};
 pub use lock::FolderLock;
 pub use manifest::{Damage, FileHash, MANIFEST, Manifest};
-pub use partial::remove_leftovers;
+pub use partial::{remove_all_leftovers, remove_leftovers};
+pub use read::{append_to, open_regular, read_file, read_text};
 pub use replace::replace_text_file;
 pub use shown::{is_moving, printable};
-pub use whole::{FinishedFile, WholeFile, WholeFolder, create_folder, sync_folder, write_file};
+pub use whole::{FinishedFile, WholeFile, create_folder, sync_folder, write_file};

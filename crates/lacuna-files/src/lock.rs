@@ -1,8 +1,8 @@
 //! One process at a time in a folder.
 
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, io};
 
@@ -11,6 +11,7 @@ use crate::error::{Error, Result, io};
 #[derive(Debug)]
 pub struct FolderLock {
     file: File,
+    path: PathBuf,
 }
 
 impl FolderLock {
@@ -20,33 +21,56 @@ impl FolderLock {
     /// [`Error::InUse`] if another process (or another part of this one) has it.
     pub fn acquire(folder: &Path) -> Result<Self> {
         let path = folder.join(".lock");
-        let options = File::options().read(true).write(true).create(true).truncate(false).clone();
-        let mut file = options.open(&path).map_err(io(&path, "open the lock"))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // Best effort: on some systems a locked file can't be read.
-                let _ = (&mut file).take(64).read_to_string(&mut holder);
-                let holder = match crate::printable(holder.trim()) {
-                    known if known.is_empty() => "which one is not known".to_owned(),
-                    known => known.into_owned(),
-                };
-                return Err(Error::InUse { path: folder.to_owned(), holder });
+        loop {
+            let options =
+                File::options().read(true).write(true).create(true).truncate(false).clone();
+            let mut file = options.open(&path).map_err(io(&path, "open the lock"))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let mut holder = String::new();
+                    // Best effort: on some systems a locked file can't be read.
+                    let _ = (&mut file).take(64).read_to_string(&mut holder);
+                    let holder = match crate::printable(holder.trim()) {
+                        known if known.is_empty() => "which one is not known".to_owned(),
+                        known => known.into_owned(),
+                    };
+                    return Err(Error::InUse { path: folder.to_owned(), holder });
+                }
+                Err(TryLockError::Error(error))
+                    if error.kind() == std::io::ErrorKind::Unsupported => {}
+                Err(TryLockError::Error(error)) => return Err(io(&path, "lock it")(error)),
             }
-            Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {}
-            Err(TryLockError::Error(error)) => return Err(io(&path, "lock it")(error)),
+            // The holder before may have removed the file between the two calls: then nobody else meets this lock.
+            if !has_this_name(&file, &path) {
+                continue;
+            }
+            // Best effort: the lock holds whatever the file says.
+            let _ = file.rewind();
+            let _ = write!(file, "{:<32}", format!("process {}", std::process::id()));
+            return Ok(Self { file, path });
         }
-        // Best effort: the lock holds whatever the file says.
-        let _ = file.set_len(0).and_then(|()| file.rewind());
-        let _ = write!(file, "process {}", std::process::id());
-        Ok(Self { file })
     }
+}
+
+#[cfg(unix)]
+fn has_this_name(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(ours), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (ours.dev(), ours.ino()) == (there.dev(), there.ino())
+}
+
+#[cfg(not(unix))]
+fn has_this_name(_file: &File, _path: &Path) -> bool {
+    true
 }
 
 impl Drop for FolderLock {
     fn drop(&mut self) {
-        let _ = self.file.set_len(0);
+        // While it is locked, so that nobody else's is removed. Elsewhere the file stays.
+        if cfg!(unix) {
+            let _ = fs::remove_file(&self.path);
+        }
         let _ = self.file.unlock();
     }
 }
@@ -68,6 +92,29 @@ mod tests {
             "{told}"
         );
         drop(first);
-        FolderLock::acquire(folder.path()).unwrap();
+        drop(FolderLock::acquire(folder.path()).unwrap());
+        let left = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, usize::from(!cfg!(unix)), "the lock's file goes with the lock");
+    }
+
+    #[test]
+    fn of_many_at_once_one_has_the_folder() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let folder = tempfile::tempdir().unwrap();
+        let (inside, had) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let Ok(lock) = FolderLock::acquire(folder.path()) else { continue };
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        had.fetch_add(1, Ordering::SeqCst);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+        assert!(had.into_inner() > 0);
     }
 }

@@ -1,7 +1,7 @@
 //! What a folder's files were when it was written.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::Path;
 
@@ -48,6 +48,8 @@ pub enum Damage {
     },
     /// As long as it was, with other bytes.
     Content,
+    /// A folder, a pipe or a device in its place.
+    NoFile,
 }
 
 impl std::fmt::Display for Damage {
@@ -60,6 +62,7 @@ impl std::fmt::Display for Damage {
             Damage::Content => {
                 write!(f, "is damaged: its bytes are not those that {MANIFEST} has the hash of")
             }
+            Damage::NoFile => write!(f, "is no regular file, though {MANIFEST} lists it as one"),
         }
     }
 }
@@ -70,7 +73,7 @@ impl FileHash {
     /// # Errors
     /// Errors if it can't be read.
     pub fn of(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(io(path, "open it"))?;
+        let mut file = crate::open_regular(path)?;
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 1 << 20];
         let mut bytes = 0;
@@ -91,6 +94,7 @@ impl FileHash {
     /// Errors if it is there and can't be read.
     pub fn damage(&self, path: &Path) -> Result<Option<Damage>> {
         let found = match fs::metadata(path) {
+            Ok(there) if !there.is_file() => return Ok(Some(Damage::NoFile)),
             Ok(there) => there.len(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(Some(Damage::Missing));
@@ -111,11 +115,20 @@ impl Manifest {
     /// # Errors
     /// Errors if a file can't be read or its name is no text.
     pub fn of(folder: &Path) -> Result<Self> {
+        Self::of_those(folder, |_| true)
+    }
+
+    /// As [`of`](Self::of), of those files whose names `wanted` says.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn of_those(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Self> {
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(folder).map_err(io(folder, "read it"))? {
             let path = entry.map_err(io(folder, "read it"))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-            let listed = name.filter(|name| !name.starts_with('.') && name != MANIFEST);
+            let listed =
+                name.filter(|name| !name.starts_with('.') && name != MANIFEST && wanted(name));
             if let Some(name) = listed.filter(|_| path.is_file()) {
                 files.insert(name, FileHash::of(&path)?);
             }
@@ -139,21 +152,21 @@ impl Manifest {
     /// Errors if there is one that can't be read, or that names files outside of its folder.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(MANIFEST);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io(&path, "open it")(error)),
+        let text = match crate::read_file(&path, MOST_BYTES) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            text => text?,
         };
-        let mut text = String::new();
-        file.take(MOST_BYTES).read_to_string(&mut text).map_err(io(&path, "read it"))?;
-        let broken = |reason: String| Error::Manifest { path: path.clone(), reason };
-        let manifest: Self = serde_json::from_str(&text).map_err(|e| broken(e.to_string()))?;
+        let broken = |reason, cut_short| Error::Manifest { path: path.clone(), reason, cut_short };
+        let manifest: Self =
+            serde_json::from_slice(&text).map_err(|e| broken(e.to_string(), e.is_eof()))?;
         let plain = |name: &str| {
             !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
         };
         match manifest.files.keys().find(|name| !plain(name)) {
             Some(name) => {
-                Err(broken(format!("`{}` is no plain file name", crate::printable(name))))
+                Err(broken(format!("`{}` is no plain file name", crate::printable(name)), false))
             }
             None => Ok(Some(manifest)),
         }
@@ -164,7 +177,15 @@ impl Manifest {
     /// # Errors
     /// [`Error::Damaged`] names the first that differs.
     pub fn verify(&self, folder: &Path) -> Result<()> {
-        for (name, hash) in &self.files {
+        self.verify_those(folder, |_| true)
+    }
+
+    /// As [`verify`](Self::verify), of those files whose names `wanted` says.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub fn verify_those(&self, folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        for (name, hash) in self.files.iter().filter(|(name, _)| wanted(name)) {
             let path = folder.join(name);
             if let Some(damage) = hash.damage(&path)? {
                 return Err(Error::Damaged { path, damage });

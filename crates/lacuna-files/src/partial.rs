@@ -55,15 +55,40 @@ pub fn remove_leftovers(folder: &Path) {
     sweep(folder, None);
 }
 
+/// As [`remove_leftovers`], and what lacuna 0.1 left, whose names do not say whether their writer lives: for a folder
+/// that the caller has locked and that nobody else writes into.
+pub fn remove_all_leftovers(folder: &Path) {
+    sweep(folder, None);
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let folder = name.starts_with(".partial-") && is_dir;
+        let file = name.starts_with(".lacuna-") && name.ends_with(".tmp") && !is_dir;
+        if folder || file || (is_old(name) && !is_partial(name.as_ref(), None)) {
+            remove(&entry.path(), is_dir);
+        }
+    }
+}
+
+/// Whether a name is one that lacuna 0.1 gave: `.NAME.partial`.
+fn is_old(name: &str) -> bool {
+    let inner = name.strip_prefix('.').and_then(|name| name.strip_suffix(".partial"));
+    inner.is_some_and(|name| !name.is_empty())
+}
+
 fn sweep(folder: &Path, target: Option<&OsStr>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
-        if !is_partial(&entry.file_name(), target) {
+        let name = entry.file_name();
+        let aside = set_aside_for(&name, target);
+        if aside.is_none() && !is_partial(&name, target) {
             continue;
         }
         let path = entry.path();
         let Ok(kind) = entry.file_type() else { continue };
-        if kind.is_symlink() {
+        if kind.is_symlink() || !(kind.is_dir() || kind.is_file()) {
             continue;
         }
         // Where locks or handles of folders are not to be had, nobody can know that a writer is dead.
@@ -71,21 +96,38 @@ fn sweep(folder: &Path, target: Option<&OsStr>) {
         if handle.try_lock().is_err() {
             continue;
         }
-        // Best effort: see above.
-        let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match aside.map(|of| folder.join(of)) {
+            // The writer died between two renames: this is the only one there is.
+            Some(of) if !of.exists() => drop(fs::rename(&path, of)),
+            _ => remove(&path, kind.is_dir()),
+        }
     }
+}
+
+fn remove(path: &Path, is_dir: bool) {
+    // Best effort: what can't be removed now is in nobody's way.
+    let _ = if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) };
 }
 
 /// Whether a name is one that [`Partial::beside`] gives, for this target or for any.
 fn is_partial(name: &OsStr, target: Option<&OsStr>) -> bool {
-    let Some(name) = name.to_str() else { return false };
-    let Some(inner) = name.strip_prefix('.').and_then(|n| n.strip_suffix(".partial")) else {
-        return false;
-    };
-    let Some((of, number)) = inner.rsplit_once('.') else { return false };
+    name_of(name, ".partial").is_some_and(|of| target.is_none_or(|target| target == of))
+}
+
+/// Whose place a folder had that was put aside while another took it.
+fn set_aside_for<'a>(name: &'a OsStr, target: Option<&OsStr>) -> Option<&'a str> {
+    name_of(name, ASIDE).filter(|of| target.is_none_or(|target| target == *of))
+}
+
+/// The end of the name of a folder that another is about to replace, where the two can't change names in one step.
+pub(crate) const ASIDE: &str = ".replaced";
+
+/// `NAME` of `.NAME.PROCESS-N` and this end.
+fn name_of<'a>(name: &'a OsStr, end: &str) -> Option<&'a str> {
+    let (of, number) = name.to_str()?.strip_prefix('.')?.strip_suffix(end)?.rsplit_once('.')?;
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let numbered = number.split_once('-').is_some_and(|(a, b)| is_number(a) && is_number(b));
-    numbered && target.is_none_or(|target| target == of)
+    (numbered && !of.is_empty()).then_some(of)
 }
 
 #[cfg(test)]

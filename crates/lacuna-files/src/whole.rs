@@ -1,11 +1,10 @@
 //! Files and folders that appear when they are complete, or not at all.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, io};
-use crate::manifest::Manifest;
 use crate::partial::{Partial, parent};
 
 /// A file being written under a name of its own; [`publish`](Self::publish) gives it the one it is for. Dropped
@@ -40,6 +39,20 @@ impl WholeFile {
     /// Errors if the disk is full or gone.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.out.write_all(bytes).map_err(failed(&self.names.target))
+    }
+
+    /// Puts bytes over those that were written before, at `at`; what is written next goes on at the end.
+    ///
+    /// # Errors
+    /// Errors if the disk refuses.
+    pub fn overwrite(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        let end = self.out.stream_position();
+        let written = end.and_then(|end| {
+            self.out.seek(SeekFrom::Start(at))?;
+            self.out.write_all(bytes)?;
+            self.out.seek(SeekFrom::Start(end)).map(drop)
+        });
+        written.map_err(failed(&self.names.target))
     }
 
     /// Where the bytes are until the file is published.
@@ -112,7 +125,7 @@ impl Drop for Names {
 /// Errors if the folder or the disk refuses; what stood there before still stands there.
 pub fn write_file(target: &Path, bytes: &[u8]) -> Result<()> {
     if fs::metadata(target).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
-        let mut device = File::options().write(true).open(target).map_err(io(target, "open it"))?;
+        let mut device = crate::read::open_device(target).map_err(io(target, "open it"))?;
         return device.write_all(bytes).map_err(io(target, "write to it"));
     }
     let mut file = WholeFile::beside(target)?;
@@ -120,135 +133,8 @@ pub fn write_file(target: &Path, bytes: &[u8]) -> Result<()> {
     file.publish()
 }
 
-/// A folder being filled under a name of its own; [`publish`](Self::publish) gives it the one it is for. Dropped
-/// before, it is removed with all that is in it.
-pub struct WholeFolder {
-    partial: PathBuf,
-    target: PathBuf,
-    // Holds the lock that keeps others from removing it.
-    _handle: Option<File>,
-    published: bool,
-}
-
-impl WholeFolder {
-    /// Begins a folder beside `target`, whose own parent is made if need be.
-    ///
-    /// # Errors
-    /// Errors if the parent may not be written to.
-    pub fn beside(target: &Path) -> Result<Self> {
-        create_folder(parent(target))?;
-        let Partial { path, handle } = Partial::beside(target, |path| {
-            fs::create_dir(path)?;
-            // Where a folder can't be opened, its path stands for the lock.
-            File::open(path).or_else(|_| File::open(std::env::current_exe()?))
-        })?;
-        Ok(Self {
-            partial: path,
-            target: target.to_owned(),
-            _handle: Some(handle),
-            published: false,
-        })
-    }
-
-    /// The folder to fill.
-    pub fn path(&self) -> &Path {
-        &self.partial
-    }
-
-    /// Syncs every file and the folder, gives it its name, syncs the parent.
-    ///
-    /// # Errors
-    /// Errors if the name is taken, or the disk refuses.
-    pub fn publish(mut self) -> Result<()> {
-        sync_all(&self.partial)?;
-        fs::rename(&self.partial, &self.target)
-            .map_err(io(&self.target, "give the finished folder its name"))?;
-        self.published = true;
-        sync_folder(parent(&self.target))
-    }
-
-    /// As [`publish`](Self::publish), in place of a folder that may stand there already. What is in that one and is
-    /// neither listed in its manifest nor by `ours` is somebody else's: it stays, under the same name. At every
-    /// moment one of the two has the name.
-    ///
-    /// # Errors
-    /// Errors if the disk refuses; then the old folder stands where it stood.
-    pub fn replace(self, ours: &[&str]) -> Result<()> {
-        if !self.target.is_dir() {
-            return self.publish();
-        }
-        let listed = Manifest::read(&self.target).ok().flatten().unwrap_or_default();
-        let entries = fs::read_dir(&self.target).map_err(io(&self.target, "read it"))?;
-        for entry in entries {
-            let name = entry.map_err(io(&self.target, "read it"))?.file_name();
-            let known = name.to_str().is_some_and(|name| {
-                name == crate::MANIFEST || listed.files.contains_key(name) || ours.contains(&name)
-            });
-            let to = self.partial.join(&name);
-            if !known && !to.exists() {
-                carry(&self.target.join(&name), &to)?;
-            }
-        }
-        sync_all(&self.partial)?;
-        exchange(&self.partial, &self.target)?;
-        // What was replaced now has the temporary name, and goes with this value.
-        sync_folder(parent(&self.target))
-    }
-}
-
-impl Drop for WholeFolder {
-    fn drop(&mut self) {
-        if !self.published {
-            // Best effort: the error that led here is the one to report.
-            let _ = fs::remove_dir_all(&self.partial);
-        }
-    }
-}
-
-/// The same file under a second name, or a copy where the file system has no second names.
-fn carry(from: &Path, to: &Path) -> Result<()> {
-    let kind = fs::symlink_metadata(from).map_err(io(from, "read it"))?.file_type();
-    if kind.is_dir() {
-        fs::create_dir(to).map_err(io(to, "create it"))?;
-        for entry in fs::read_dir(from).map_err(io(from, "read it"))? {
-            let name = entry.map_err(io(from, "read it"))?.file_name();
-            carry(&from.join(&name), &to.join(&name))?;
-        }
-        return Ok(());
-    }
-    if fs::hard_link(from, to).is_ok() {
-        return Ok(());
-    }
-    #[cfg(unix)]
-    if kind.is_symlink() {
-        let leads = fs::read_link(from).map_err(io(from, "read the link"))?;
-        return std::os::unix::fs::symlink(leads, to).map_err(io(to, "write the link"));
-    }
-    fs::copy(from, to).map(drop).map_err(io(from, "copy it"))
-}
-
-/// Two folders change names: in one step where the system can, in two renames elsewhere.
-fn exchange(new: &Path, target: &Path) -> Result<()> {
-    #[cfg(any(target_os = "linux", target_os = "macos"))]
-    {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        if renameat_with(CWD, new, CWD, target, RenameFlags::EXCHANGE).is_ok() {
-            return Ok(());
-        }
-    }
-    let aside = new.with_extension("replaced");
-    let failed = |error| io(target, "give the finished folder its name")(error);
-    fs::rename(target, &aside).map_err(failed)?;
-    if let Err(error) = fs::rename(new, target) {
-        // Best effort: the error that led here is the one to report.
-        let _ = fs::rename(&aside, target);
-        return Err(failed(error));
-    }
-    fs::rename(&aside, new).map_err(failed)
-}
-
 /// Every file and folder below `folder`, and then itself, is on the disk afterwards.
-fn sync_all(folder: &Path) -> Result<()> {
+pub(crate) fn sync_all(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(io(folder, "read it"))? {
         let entry = entry.map_err(io(folder, "read it"))?;
         let kind = entry.file_type().map_err(io(folder, "read it"))?;

@@ -51,6 +51,9 @@ pub enum ModelError {
     /// What was asked for does not fit the model.
     #[error("{0}")]
     Invalid(String),
+    /// A file could not be written whole.
+    #[error(transparent)]
+    Files(#[from] lacuna_files::Error),
     /// A tensor operation failed.
     #[error("{}", lacuna_kernels::message(.0))]
     Tensors(#[from] candle_core::Error),

@@ -2,6 +2,8 @@
 
 mod carried;
 mod config;
+mod hash;
+mod mode;
 mod parse;
 mod pre;
 mod tokenizer;
@@ -12,8 +14,9 @@ pub use carried::CarriedMetadata;
 pub(crate) use config::{
     CARRIED, ROPE_FACTORS, architecture, hugging_face_name, permuted_heads, read_config,
 };
+pub(crate) use hash::whole;
 pub(crate) use parse::Gguf;
-pub(crate) use tokenizer::tokenizer_json;
+pub(crate) use tokenizer::{token_ids, tokenizer_json};
 pub use write::{GgufOptions, save_gguf};
 
 /// Where tensors start in the files that are written; the format's default.

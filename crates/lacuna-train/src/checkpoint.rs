@@ -2,14 +2,16 @@
 
 use candle_core::{Device, Tensor};
 use lacuna_data::{Cursor, SideFiles};
+use lacuna_files::{Manifest, WholeFolder};
 use lacuna_kernels::{AdamW, AdamWState};
 use lacuna_model::Transformer;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::error::{IoContext, Result, TrainError};
+use crate::error::{Result, TrainError};
+
+pub(crate) mod kept;
 
 /// Where a run stands: everything besides weights and moments that the next step depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,9 +32,21 @@ pub struct Progress {
     pub tokens: u64,
 }
 
+/// What the weights and the run's place are kept in. Everything else in a checkpoint is listed in its manifest, or
+/// is somebody else's.
+fn is_ours(name: &str) -> bool {
+    let weights = name.starts_with("model") && name.ends_with(".safetensors");
+    weights
+        || ["config.json", "model.safetensors.index.json", OPTIMIZER, PROGRESS, kept::PROOF]
+            .contains(&name)
+}
+
+const OPTIMIZER: &str = "optimizer.safetensors";
+const PROGRESS: &str = "progress.json";
+
 /// Writes `dir/step-N` with the model, the optimizer and the run's place, complete or not at all.
 ///
-/// `side` goes in too, so that the folder is a model that others load.
+/// `side` goes in too, so that the folder is a model that others load. The manifest of hashes is written last.
 ///
 /// # Errors
 /// Errors if the disk is full or gone; a half-written folder is removed.
@@ -44,9 +58,9 @@ pub(crate) fn save(
     side: &SideFiles,
 ) -> Result<PathBuf> {
     let target = dir.join(format!("step-{}", progress.step));
-    fs::create_dir_all(dir).at("creating", dir)?;
-    let partial = partial_in(dir)?;
-    write_model(partial.path(), model, side)?;
+    let folder = WholeFolder::beside(&target)?;
+    model.save(folder.path())?;
+    side.write(folder.path())?;
     let state = optimizer.state()?;
     let mut tensors = HashMap::new();
     for (i, ((name, _), (m, v))) in model.parameters().iter().zip(state.moments).enumerate() {
@@ -56,87 +70,50 @@ pub(crate) fn save(
             tensors.insert(format!("{name}.master"), master.clone());
         }
     }
-    let path = partial.path().join("optimizer.safetensors");
-    candle_core::safetensors::save(&tensors, &path).map_err(|e| TrainError::Run {
-        path: target.clone(),
-        reason: format!(
+    candle_core::safetensors::save(&tensors, folder.path().join(OPTIMIZER)).map_err(|e| {
+        let reason = format!(
             "the checkpoint could not be written ({}); make room, then go on with --resume",
             lacuna_kernels::message(&e)
-        ),
+        );
+        TrainError::Run { path: target.clone(), reason }
     })?;
-    sync(&path)?;
-    let path = partial.path().join("progress.json");
     let progress = Progress { optimizer_step: optimizer.steps(), ..progress.clone() };
     let json = serde_json::to_string_pretty(&progress).expect("numbers serialize");
-    fs::write(&path, json).at("writing", &path)?;
-    sync(&path)?;
-    publish(partial, &target)?;
+    lacuna_files::write_file(&folder.path().join(PROGRESS), json.as_bytes())?;
+    Manifest::of(folder.path())?.write(folder.path())?;
+    folder.replace(is_ours)?;
     Ok(target)
 }
 
-/// Writes the model alone, in Hugging Face layout with its other files, complete or not at all.
+/// Writes the model alone, in Hugging Face layout with its other files and their hashes, complete or not at all. A
+/// folder that holds exactly this already is left as it is; what others put into it stays. Returns the files of
+/// others that had to take another name.
 ///
 /// # Errors
 /// As [`save`].
-pub(crate) fn save_final(target: &Path, model: &Transformer, side: &SideFiles) -> Result<()> {
-    let parent = target.parent().unwrap_or(Path::new("."));
-    let partial = partial_in(parent)?;
-    write_model(partial.path(), model, side)?;
-    publish(partial, target)
-}
-
-/// A folder to fill before it gets its name; gone if anything fails meanwhile.
-fn partial_in(dir: &Path) -> Result<tempfile::TempDir> {
-    let builder = tempfile::Builder::new().prefix(".partial-").tempdir_in(dir);
-    builder.at("creating a folder in", dir)
-}
-
-fn write_model(dir: &Path, model: &Transformer, side: &SideFiles) -> Result<()> {
-    model.save(dir)?;
-    Ok(side.write(dir)?)
-}
-
-fn sync(path: &Path) -> Result<()> {
-    fs::File::open(path).and_then(|f| f.sync_all()).at("syncing", path)
-}
-
-/// The folder takes its final name in one step, after everything in it is on the disk.
-fn publish(partial: tempfile::TempDir, target: &Path) -> Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let open = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(partial.path(), open).at("setting permissions of", partial.path())?;
+pub(crate) fn save_final(
+    target: &Path,
+    model: &Transformer,
+    side: &SideFiles,
+) -> Result<Vec<PathBuf>> {
+    let folder = WholeFolder::beside(target)?;
+    model.save(folder.path())?;
+    side.write(folder.path())?;
+    let manifest = Manifest::of(folder.path())?;
+    let there = Manifest::read(target).ok().flatten();
+    if there.as_ref() == Some(&manifest) && manifest.verify(target).is_ok() {
+        return Ok(Vec::new());
     }
-    if target.exists() {
-        fs::remove_dir_all(target).at("replacing", target)?;
-    }
-    let path = partial.keep();
-    fs::rename(&path, target).at("renaming to", target)?;
-    match target.parent() {
-        Some(parent) => sync(parent),
-        None => Ok(()),
-    }
+    manifest.write(folder.path())?;
+    Ok(folder.replace(is_ours)?)
 }
 
-/// The newest complete checkpoint of a run, if there is one.
+/// The newest checkpoint of a run, if there is one.
 ///
 /// # Errors
 /// Errors if the folder can't be read.
 pub fn newest(dir: &Path) -> Result<Option<PathBuf>> {
-    if !dir.exists() {
-        return Ok(None);
-    }
-    let mut found: Option<(u64, PathBuf)> = None;
-    for entry in fs::read_dir(dir).at("reading", dir)? {
-        let path = entry.at("reading", dir)?.path();
-        let name = path.file_name().and_then(|n| n.to_str());
-        let step = name.and_then(|n| n.strip_prefix("step-")).and_then(|n| n.parse::<u64>().ok());
-        if let Some(step) = step.filter(|s| found.as_ref().is_none_or(|(best, _)| s > best)) {
-            found = Some((step, path));
-        }
-    }
-    Ok(found.map(|(_, path)| path))
+    Ok(kept::list(dir)?.into_iter().next().map(|(_, path)| path))
 }
 
 /// Reads a checkpoint's place and restores the optimizer, whose parameters are `model`'s, in order.
@@ -145,7 +122,7 @@ pub fn newest(dir: &Path) -> Result<Option<PathBuf>> {
 /// Errors if a file is missing or does not belong to this model.
 pub(crate) fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) -> Result<Progress> {
     let progress = read_progress(dir)?;
-    let path = dir.join("optimizer.safetensors");
+    let path = dir.join(OPTIMIZER);
     let broken = |reason: String| TrainError::Run { path: path.clone(), reason };
     let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| {
         broken(format!("not readable as optimizer state: {}", lacuna_kernels::message(&e)))
@@ -169,8 +146,8 @@ pub(crate) fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) ->
 /// # Errors
 /// Errors if `progress.json` is missing or damaged.
 pub(crate) fn read_progress(dir: &Path) -> Result<Progress> {
-    let path = dir.join("progress.json");
-    let text = fs::read_to_string(&path).at("reading", &path)?;
+    let path = dir.join(PROGRESS);
+    let text = lacuna_files::read_text(&path, 1 << 20)?;
     serde_json::from_str(&text)
         .map_err(|e| TrainError::Run { path, reason: format!("not a place in a run: {e}") })
 }

@@ -21,6 +21,14 @@ pub enum TrainError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A file that can't be used as it is.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// A run directory that can't be used as it is.
     #[error("run directory {path}: {reason}")]
     Run {
@@ -30,15 +38,34 @@ pub enum TrainError {
         reason: String,
     },
     /// A loss or gradient that is no number: the run stops before the weights are spoilt.
-    #[error(
-        "the {what} is {value}; lower the learning rate or clip harder, and go on with --resume"
-    )]
+    #[error("the {what} is {value}; {advice}")]
     Diverged {
         /// `loss` or `gradient norm`.
         what: &'static str,
         /// The value.
         value: f64,
+        /// What to do.
+        advice: String,
     },
+    /// A checkpoint is not what was written.
+    #[error("{damage}; {advice}")]
+    Checkpoint {
+        /// The file, and how it differs.
+        damage: lacuna_files::Error,
+        /// What to go on from.
+        advice: String,
+    },
+    /// A checkpoint that is not needed any more can't be removed.
+    #[error("the old checkpoint step-{step} can't be removed: {error}")]
+    Old {
+        /// Its step.
+        step: u64,
+        /// Why not.
+        error: lacuna_files::Error,
+    },
+    /// From files that are whole or absent, and from the folder's lock.
+    #[error(transparent)]
+    Files(#[from] lacuna_files::Error),
     /// A plot could not be drawn.
     #[error("plot {path}: {reason}")]
     Plot {

@@ -1,11 +1,11 @@
 //! One JSON object a step, appended to `metrics.jsonl`.
 
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{IoContext, Result, TrainError};
+use crate::error::Result;
 
 /// Mask rates fall into this many equal buckets of (0, 1] in [`DiffusionMetrics::loss_by_mask_rate`].
 pub const MASK_RATE_BUCKETS: usize = 10;
@@ -18,23 +18,29 @@ pub struct StepMetrics {
     /// Name of the stage.
     pub stage: String,
     /// What the gradient descends: Σ w·ce over eligible tokens (paper Eq. 4); AR: mean cross-entropy.
+    #[serde(with = "number")]
     pub loss: f64,
     /// Mean cross-entropy of the supervised tokens, every weight 1; 0 if there were none.
+    #[serde(with = "number")]
     pub loss_unweighted: f64,
     /// Supervised tokens of the step. None at all happens early in the warmup.
     pub supervised: u64,
     /// Norm of the whole gradient before clipping.
+    #[serde(with = "number")]
     pub grad_norm: f64,
     /// Learning rate of the step.
+    #[serde(with = "number")]
     pub lr: f64,
     /// Masked part of the eligible tokens, as it came out; `null` in an autoregressive stage.
+    #[serde(with = "number::optional", default)]
     pub mask_rate: Option<f64>,
     /// Clean tokens seen so far by the whole run.
     pub tokens: u64,
     /// Clean tokens per second of this step (not reproducible).
+    #[serde(with = "number")]
     pub tokens_per_second: f64,
     /// Next-token loss on the same windows, in the steps that measure it.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(skip_serializing_if = "Option::is_none", default, with = "number::optional")]
     pub autoregressive_loss: Option<f64>,
     /// Telemetry of the corruption; absent in an autoregressive stage.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -45,18 +51,25 @@ pub struct StepMetrics {
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct DiffusionMetrics {
     /// Largest mask rate that times could reach (below 1 during warmup).
+    #[serde(with = "number")]
     pub mask_rate_cap: f64,
     /// Mean mask rate drawn.
+    #[serde(with = "number")]
     pub mask_rate_drawn: f64,
     /// Mean weight of masked tokens.
+    #[serde(with = "number")]
     pub mean_weight: f64,
     /// Blocks whose draw masked nothing, before the fallback.
+    #[serde(with = "number")]
     pub zero_mask_fraction: f64,
     /// Blocks in which a mask was forced.
+    #[serde(with = "number")]
     pub forced_fraction: f64,
     /// Mean cross-entropy by drawn mask rate, ten equal buckets; `null` where a bucket is empty.
+    #[serde(with = "number::list")]
     pub loss_by_mask_rate: Vec<Option<f64>>,
     /// Mean cross-entropy by position in the block.
+    #[serde(with = "number::list")]
     pub loss_by_position: Vec<Option<f64>>,
 }
 
@@ -83,65 +96,242 @@ impl BucketMeans {
     }
 }
 
-/// Appends metrics to a run's `metrics.jsonl`.
+/// Appends metrics to a run's `metrics.jsonl`, which the run can do without: what can't be written now is tried
+/// again with the next step.
 #[derive(Debug)]
 pub struct MetricsWriter {
-    file: File,
     path: PathBuf,
+    file: Option<File>,
+    /// Bytes of the file that are whole lines.
+    whole: u64,
+    /// Whether a part of a line stands behind them.
+    torn: bool,
+    /// Lines that could not be written yet.
+    waiting: Vec<u8>,
+    lost: u64,
+    failing: bool,
 }
+
+/// Of lines that wait for a full disk: some ten thousand steps.
+const MOST_WAITING: usize = 16 << 20;
 
 impl MetricsWriter {
     /// Opens `metrics.jsonl` in the run directory and drops every line past `step`, which a killed run wrote
-    /// after its last checkpoint: a resumed run's file is the one an uninterrupted run would have written.
-    ///
-    /// # Errors
-    /// Errors if the file can't be read or written.
-    pub fn open(path: &Path, step: u64) -> Result<Self> {
-        let mut kept = String::new();
-        if step > 0 && path.exists() {
-            for metrics in read_metrics(path)?.iter().filter(|m| m.step <= step) {
-                kept.push_str(&line(metrics));
+    /// after its last checkpoint: a resumed run's file is the one an uninterrupted run would have written. Lines
+    /// that can't be read are left out. Also returned: what the user must know of it.
+    pub fn open(path: &Path, step: u64) -> (Self, Vec<String>) {
+        let mut notices = Vec::new();
+        let kept = match kept_lines(path, step) {
+            Ok((kept, damaged)) => {
+                if damaged > 0 {
+                    notices.push(format!(
+                        "{}: {damaged} lines can't be read and are left out",
+                        path.display()
+                    ));
+                }
+                Some(kept)
             }
+            // What is there and can't be read is not written over: the run's lines come behind it.
+            Err(reason) => {
+                notices.push(format!("{reason}; what is in it is left as it is"));
+                None
+            }
+        };
+        if let Some(kept) = kept.filter(|kept| !is_all_of(path, kept))
+            && let Err(reason) = lacuna_files::write_file(path, &kept)
+        {
+            notices.push(format!("{reason}; the run goes on without it"));
         }
-        lacuna_data::write_atomic(path, kept.as_bytes())?;
-        let file = OpenOptions::new().append(true).open(path).at("opening", path)?;
-        Ok(Self { file, path: path.to_owned() })
+        let writer = Self {
+            path: path.to_owned(),
+            file: None,
+            whole: 0,
+            torn: false,
+            waiting: Vec::new(),
+            lost: 0,
+            failing: false,
+        };
+        (writer, notices)
     }
 
-    /// Appends one step.
-    ///
-    /// # Errors
-    /// Errors if the disk is full or gone.
-    pub fn write(&mut self, metrics: &StepMetrics) -> Result<()> {
-        self.file.write_all(line(metrics).as_bytes()).at("writing", &self.path)
+    /// Appends one step. Says so when writing begins to fail, and when it works again.
+    pub fn write(&mut self, metrics: &StepMetrics) -> Option<String> {
+        self.append(metrics)
+    }
+
+    /// Appends anything that is one JSON object.
+    pub fn append(&mut self, object: &impl Serialize) -> Option<String> {
+        let mut line =
+            serde_json::to_string(object).expect("metrics are plain numbers and strings");
+        line.push('\n');
+        match self.waiting.len() + line.len() > MOST_WAITING {
+            true => self.lost += 1,
+            false => self.waiting.extend_from_slice(line.as_bytes()),
+        }
+        match self.flush() {
+            Ok(()) if !std::mem::take(&mut self.failing) => None,
+            Ok(()) => {
+                let lost = match std::mem::take(&mut self.lost) {
+                    0 => String::new(),
+                    lost => format!(", without the {lost} lines that no longer fitted in memory"),
+                };
+                Some(format!("{}: can be written again{lost}", self.path.display()))
+            }
+            Err(_) if std::mem::replace(&mut self.failing, true) => None,
+            Err(error) => Some(format!(
+                "{}: cannot be written: {error}; the training goes on, and every step tries again",
+                self.path.display()
+            )),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let file = lacuna_files::append_to(&self.path)?;
+                self.whole = file.metadata().map_or(0, |there| there.len());
+                self.file.insert(file)
+            }
+        };
+        if self.torn {
+            file.set_len(self.whole)?;
+            self.torn = false;
+        }
+        if let Err(error) = file.write_all(&self.waiting) {
+            self.torn = true;
+            return Err(error);
+        }
+        self.whole += self.waiting.len() as u64;
+        self.waiting.clear();
+        Ok(())
     }
 }
 
-fn line(metrics: &StepMetrics) -> String {
-    let mut line = serde_json::to_string(metrics).expect("metrics are plain numbers and strings");
-    line.push('\n');
-    line
+fn is_all_of(path: &Path, kept: &[u8]) -> bool {
+    std::fs::metadata(path).is_ok_and(|there| there.is_file() && there.len() == kept.len() as u64)
 }
 
-/// Reads a `metrics.jsonl`. A half-written last line (the run was killed) is left out.
+/// The lines up to `step`, as they stand there, and how many can't be read. A half-written last line (the run was
+/// killed) is no damage.
+fn kept_lines(path: &Path, step: u64) -> Result<(Vec<u8>, usize), lacuna_files::Error> {
+    let mut kept = Vec::new();
+    if step == 0 || !path.exists() {
+        return Ok((kept, 0));
+    }
+    let mut damaged = 0;
+    each_line(path, |line, is_last| match serde_json::from_slice::<Line>(line) {
+        Ok(read) if read.step <= step => {
+            kept.extend_from_slice(line.trim_ascii_end());
+            kept.push(b'\n');
+        }
+        Ok(_) => {}
+        Err(_) => damaged += usize::from(!is_last),
+    })?;
+    Ok((kept, damaged))
+}
+
+/// What every line has, whatever it is about.
+#[derive(Deserialize)]
+struct Line {
+    step: u64,
+}
+
+/// No line is longer: a file without line breaks is not read into memory whole.
+const LONGEST_LINE: u64 = 1 << 24;
+
+fn each_line(path: &Path, mut take: impl FnMut(&[u8], bool)) -> Result<(), lacuna_files::Error> {
+    let mut file = BufReader::new(lacuna_files::open_regular(path)?);
+    let failed =
+        |source| lacuna_files::Error::Io { path: path.to_owned(), action: "read it", source };
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        (&mut file).take(LONGEST_LINE).read_until(b'\n', &mut line).map_err(failed)?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let is_last = file.fill_buf().map_err(failed)?.is_empty();
+        if !line.trim_ascii().is_empty() {
+            take(&line, is_last);
+        }
+    }
+}
+
+/// Reads the steps of a `metrics.jsonl`. Lines that can't be read, and those about something else, are left out.
 ///
 /// # Errors
-/// Errors if the file can't be read or a line other than the last is not metrics.
+/// Errors if the file can't be read.
 pub fn read_metrics(path: &Path) -> Result<Vec<StepMetrics>> {
-    let file = File::open(path).at("reading", path)?;
-    let lines =
-        BufReader::new(file).lines().collect::<std::io::Result<Vec<_>>>().at("reading", path)?;
-    let n = lines.len();
-    let mut metrics = Vec::with_capacity(n);
-    for (i, text) in lines.iter().enumerate() {
-        match serde_json::from_str(text) {
-            Ok(step) => metrics.push(step),
-            Err(_) if i + 1 == n => {}
-            Err(error) => {
-                let reason = format!("line {} is not a step's metrics: {error}", i + 1);
-                return Err(TrainError::Run { path: path.to_owned(), reason });
-            }
-        }
-    }
+    let mut metrics = Vec::new();
+    each_line(path, |line, _| metrics.extend(serde_json::from_slice::<StepMetrics>(line).ok()))?;
     Ok(metrics)
 }
+
+/// Numbers that JSON has no digits for, by name: `"inf"`, `"-inf"`, `"NaN"`.
+mod number {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Clone, Copy, Serialize, Deserialize)]
+    #[serde(transparent)]
+    pub(super) struct Number(#[serde(with = "self")] pub(super) f64);
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Digits(f64),
+        Name(String),
+        /// What lacuna 0.1 wrote for all three.
+        Null(()),
+    }
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+        if value.is_finite() { to.serialize_f64(*value) } else { to.collect_str(value) }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        match Written::deserialize(from)? {
+            Written::Digits(value) => Ok(value),
+            Written::Name(name) => name.parse().map_err(serde::de::Error::custom),
+            Written::Null(()) => Ok(f64::NAN),
+        }
+    }
+
+    pub(super) mod optional {
+        use super::*;
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            value: &Option<f64>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            value.map(Number).serialize(to)
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<f64>, D::Error> {
+            Ok(Option::<Number>::deserialize(from)?.map(|Number(value)| value))
+        }
+    }
+
+    pub(super) mod list {
+        use super::*;
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            values: &[Option<f64>],
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            to.collect_seq(values.iter().map(|value| value.map(Number)))
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Vec<Option<f64>>, D::Error> {
+            let values = Vec::<Option<Number>>::deserialize(from)?;
+            Ok(values.into_iter().map(|value| value.map(|Number(value)| value)).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

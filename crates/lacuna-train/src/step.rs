@@ -51,7 +51,10 @@ pub fn step(
                 .collect::<candle_core::Result<_>>()?,
         });
     }
-    let diverged = |what, value| TrainError::Diverged { what, value };
+    let diverged = |what, value| {
+        let advice = "lower the learning rate or clip harder".to_owned();
+        TrainError::Diverged { what, value, advice }
+    };
     if !loss.is_finite() {
         return Err(diverged("loss", loss));
     }

@@ -1,5 +1,6 @@
 //! Checkpoints from one format into another, and from autoregressive to a start for block diffusion.
 
+use lacuna_files::{Manifest, WholeFolder};
 use lacuna_model::{
     Config, Format, GgufOptions, Outgoing, SaveOptions, StorageDtype, Weights, save_gguf,
     save_safetensors,
@@ -103,12 +104,12 @@ pub fn convert(
     let observed = tensors.into_iter().map(|tensor| tensor.observed(&observer));
     match format {
         Format::Gguf => {
-            let name = to.file_stem().unwrap_or_default().to_string_lossy();
-            let carried = side.for_gguf();
+            let name = place::name(from, to);
+            let (carried, tokenizer) = (side.for_gguf(), side.tokenizer_for_gguf()?);
             let gguf = GgufOptions {
                 dtype: options.dtype,
                 name: &name,
-                tokenizer_json: side.tokenizer.as_deref(),
+                tokenizer_json: tokenizer.as_deref(),
                 chat_template: side.chat_template.as_deref(),
                 files: &carried,
                 metadata: side.metadata.as_ref(),
@@ -116,12 +117,16 @@ pub fn convert(
             save_gguf(to, &config, observed, &gguf)?;
         }
         Format::Safetensors => {
-            let place = place::Place::beside(to)?;
+            let place = WholeFolder::beside(to)?;
             side.write(place.path(), &config)?;
             let dtype = options.dtype.map(|d| d.to_candle().expect("quantized ones are refused"));
             let save = SaveOptions { dtype, max_shard_bytes: options.max_shard_bytes };
             save_safetensors(place.path(), &config, observed, &save)?;
-            place.publish()?;
+            Manifest::of(place.path())?.write(place.path())?;
+            match options.force {
+                true => drop(place.replace(place::is_of_a_checkpoint)?),
+                false => place.publish()?,
+            }
         }
     }
     Ok(Converted { path: to.to_owned(), format, config, bytes: total, fallbacks })

@@ -44,6 +44,9 @@ pub enum Error {
     /// The device asked for is not there.
     #[error("{0}")]
     Device(String),
+    /// From files that are whole or absent.
+    #[error(transparent)]
+    Files(#[from] lacuna_files::Error),
     /// From the model or its files.
     #[error(transparent)]
     Model(#[from] lacuna_model::ModelError),

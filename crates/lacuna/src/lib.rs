@@ -35,6 +35,7 @@ mod error;
 mod generate;
 mod hub;
 mod memory;
+mod mode;
 mod open;
 mod session;
 mod text;
@@ -43,11 +44,12 @@ pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffus
 pub use edit::{Edited, edit};
 pub use error::{Error, Result};
 pub use generate::{
-    DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate,
-    mismatch as mode_mismatch, no_mask, prompt_ids, trace_end, trace_header,
+    DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate, generate_in,
+    prompt_ids, trace_end, trace_header,
 };
 pub use hub::locate;
 pub use memory::{MemoryLimit, available_bytes};
+pub use mode::{mismatch as mode_mismatch, no_mask};
 pub use open::{Model, OpenOptions, select_device};
 pub use session::Session;
 pub use text::TokenText;

@@ -2,15 +2,17 @@
 
 use std::path::Path;
 
+use lacuna_files::WholeFile;
 use serde_json::Value as Json;
 
 use super::carried::CarriedMetadata;
 use super::config::{CARRIED, LOGIT_SHIFT, ROPE_FACTORS, gguf_name, permuted_heads};
+use super::mode;
 use super::parse::ggml_id;
-use super::{ALIGNMENT_BYTES, vocabulary};
+use super::{ALIGNMENT_BYTES, hash, vocabulary};
 use crate::config::{Config, Mode, RopeScaling};
 use crate::error::{ModelError, Result};
-use crate::weights::{Format, Outgoing, Partial, StorageDtype, save_checked, sync_directory};
+use crate::weights::{Format, Outgoing, StorageDtype, save_checked};
 
 /// How [`save_gguf`] writes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,7 +39,8 @@ pub struct GgufOptions<'a> {
 /// The architecture is `llama` (queries and keys permuted as llama.cpp's converter does), `qwen2`
 /// for biases or `qwen3` for normed heads. A block-diffusion model keeps its mode in
 /// `lacuna.block_size` and `lacuna.mask_token_id`. The `tokenizer.json` is carried twice: as
-/// llama.cpp reads it, and whole, so that nothing of it is lost when the file is read back.
+/// llama.cpp reads it, and whole, so that nothing of it is lost when the file is read back. `lacuna.hash` is the
+/// file's own hash, which [`verify`](crate::verify) compares.
 ///
 /// # Errors
 /// If the tensors are not those of the configuration, the configuration or tokenizer has no such
@@ -65,6 +68,7 @@ pub fn save_gguf<'a, T: Into<Outgoing<'a>>>(
         vocabulary::describe(&mut metadata, config, text)
             .map_err(|reason| ModelError::file(path, format!("tokenizer: {reason}")))?;
     }
+    hash::announce(&mut metadata);
     let factors = rope_factors(config);
 
     let mut infos = Vec::new();
@@ -87,11 +91,13 @@ pub fn save_gguf<'a, T: Into<Outgoing<'a>>>(
     }
     let count = tensors.len() as u64 + u64::from(factors.is_some());
 
-    let mut file = Aligned { file: Partial::create(path)?, position: 0 };
+    let mut file =
+        Aligned { file: WholeFile::beside(path)?, position: 0, hash: hash::Running::default() };
     file.write(b"GGUF\x03\0\0\0")?;
     file.write(&count.to_le_bytes())?;
     file.write(&metadata.count.to_le_bytes())?;
     file.write(&metadata.bytes)?;
+    file.hash.metadata_end(file.position);
     file.write(&infos)?;
     file.align()?;
     if let Some(factors) = &factors {
@@ -105,10 +111,10 @@ pub fn save_gguf<'a, T: Into<Outgoing<'a>>>(
         tensor.write(path, dtype, heads, |bytes| file.write(bytes))?;
         file.align()?;
     }
-    file.file.finish()?.publish()?;
-    sync_directory(
-        path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")),
-    )
+    let Aligned { mut file, hash, .. } = file;
+    let (at, digits) = hash.finish();
+    file.overwrite(at, digits.as_bytes())?;
+    Ok(file.publish()?)
 }
 
 /// The format that holds most values.
@@ -214,10 +220,15 @@ fn describe(
         let original = bounded(original_max_position_embeddings);
         metadata.number("lacuna.rope.original_context_length", original);
     }
-    if let Mode::BlockDiffusion { block_size, mask_token_id } = config.mode {
-        metadata.number("lacuna.block_size", bounded(block_size.get()));
-        metadata.number("lacuna.mask_token_id", mask_token_id);
-        metadata.number("tokenizer.ggml.mask_token_id", mask_token_id);
+    match config.mode {
+        Mode::Autoregressive => metadata.text(mode::MODE, mode::AUTOREGRESSIVE),
+        Mode::BlockDiffusion { block_size, mask_token_id } => {
+            metadata.number("lacuna.block_size", bounded(block_size.get()));
+            metadata.number(mode::MASK, mask_token_id.unwrap_or(u32::MAX));
+            if let Some(id) = mask_token_id {
+                metadata.number("tokenizer.ggml.mask_token_id", id);
+            }
+        }
     }
     let ids = [
         ("bos_token_id", config.bos_token_id),
@@ -326,14 +337,16 @@ pub(super) fn put_text(bytes: &mut Vec<u8>, text: &str) {
 
 /// A file that knows how far it is.
 struct Aligned {
-    file: Partial,
+    file: WholeFile,
     position: u64,
+    hash: hash::Running,
 }
 
 impl Aligned {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.position += bytes.len() as u64;
-        self.file.write(bytes)
+        self.hash.add(bytes);
+        Ok(self.file.write(bytes)?)
     }
 
     fn align(&mut self) -> Result<()> {

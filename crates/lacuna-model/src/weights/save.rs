@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
+use lacuna_files::{FinishedFile, WholeFile};
 use serde_json::json;
 
 use super::outgoing::Outgoing;
-use super::partial::{Finished, Partial, sync_directory, write_file};
 use super::{Format, StorageDtype, directory, listed};
 use crate::config::Config;
 use crate::error::{ModelError, Result};
@@ -53,12 +53,32 @@ pub fn save_safetensors<'a, T: Into<Outgoing<'a>>>(
         }
         planned.push((tensor.stored_as(Format::Safetensors, wanted.flatten()), tensor));
     }
-    std::fs::create_dir_all(dir).map_err(|e| ModelError::io(dir, "create it", e))?;
+    lacuna_files::create_folder(dir)?;
     let mut config = config.clone();
     config.dtype = most_common(planned.iter().map(|(dtype, _)| *dtype));
     let finished = write_shards(dir, planned, options.max_shard_bytes)?;
     let config = write_file(&Config::config_file(dir), config.to_json().as_bytes())?;
     publish(dir, finished, config)
+}
+
+/// A file that is complete, before it has its name.
+struct Finished {
+    file: FinishedFile,
+    path: PathBuf,
+}
+
+impl Finished {
+    fn publish(self) -> Result<PathBuf> {
+        self.file.publish()?;
+        Ok(self.path)
+    }
+}
+
+/// A whole small file.
+fn write_file(path: &Path, bytes: &[u8]) -> Result<Finished> {
+    let mut file = WholeFile::beside(path)?;
+    file.write(bytes)?;
+    Ok(Finished { file: file.finish()?, path: path.to_owned() })
 }
 
 /// The tensors sorted by name, if they are those of the configuration.
@@ -168,13 +188,13 @@ fn write_shard(path: &Path, mut shard: Vec<(StorageDtype, Outgoing<'_>)>) -> Res
     let padded = header.len().next_multiple_of(8);
     header.extend(std::iter::repeat_n(' ', padded - header.len()));
 
-    let mut file = Partial::create(path)?;
+    let mut file = WholeFile::beside(path)?;
     file.write(&(header.len() as u64).to_le_bytes())?;
     file.write(header.as_bytes())?;
     for (dtype, tensor) in shard {
-        tensor.write(path, dtype, None, |chunk| file.write(chunk))?;
+        tensor.write(path, dtype, None, |chunk| Ok(file.write(chunk)?))?;
     }
-    file.finish()
+    Ok(Finished { file: file.finish()?, path: path.to_owned() })
 }
 
 /// Names the finished files, the configuration last, and removes an older layout beside them.
@@ -191,6 +211,5 @@ fn publish(dir: &Path, weights: Vec<Finished>, config: Finished) -> Result<Vec<P
         }
     }
     paths.push(config.publish()?);
-    sync_directory(dir)?;
     Ok(paths)
 }

@@ -1,4 +1,5 @@
 use anyhow::Result;
+use lacuna::data::FimFormat;
 use lacuna::model::{Format, Mode, StorageDtype, Weights, Work};
 use lacuna::{Error, MemoryLimit};
 use serde_json::{Value, json};
@@ -18,7 +19,8 @@ use super::sizes::shown;
 Examples:
   lacuna inspect runs/tiny/final
   lacuna inspect model.gguf --json
-  lacuna inspect hf:owner/name --dtype q4_k --context 8192    does it fit here?")]
+  lacuna inspect hf:owner/name --dtype q4_k --context 8192    does it fit here?
+  lacuna inspect runs/tiny --verify                            is every file as it was written?")]
 pub(crate) struct Args {
     /// A folder in Hugging Face layout, a .gguf file, or hf:OWNER/NAME[@REVISION]
     #[arg(value_name = "M")]
@@ -32,6 +34,9 @@ pub(crate) struct Args {
     /// Memory to compare with: 8GB; default: what the machine has available
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = memory_limit)]
     memory: Option<MemoryLimit>,
+    /// Read every file and compare it with the hashes that a checkpoint, a run's folder or shards carry; nothing else
+    #[arg(long, conflicts_with_all = ["context", "dtype", "memory"])]
+    verify: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -42,6 +47,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !model.exists() {
         let reason = "no such file or directory".into();
         return Err(Error::NoModel { path: model, reason }.into());
+    }
+    if args.verify {
+        return super::verify::run(&model, args.json);
     }
     let weights = Weights::inspect(&model)?;
     let mut object = described(&weights);
@@ -95,6 +103,15 @@ fn whole(model: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How the checkpoint is asked to fill a hole: whose format, and its marks in the order that they stand in.
+fn hole_marks(weights: &Weights) -> Option<String> {
+    let marks = FimFormat::all_marks();
+    let ids = weights.token_ids(&marks);
+    let known = |name: &str| ids[marks.iter().position(|mark| *mark == name)?];
+    let format = FimFormat::find(known)?;
+    Some(format!("{}: {}", format.name, format.order_in_words()))
+}
+
 /// What the files say.
 fn described(weights: &Weights) -> Value {
     let (config, report) = (weights.config(), weights.report());
@@ -127,6 +144,8 @@ fn described(weights: &Weights) -> Value {
         "bos_token_id": config.bos_token_id,
         "eos_token_ids": config.eos_token_ids,
         "pad_token_id": config.pad_token_id,
+        "ignored_ids": config.ignored_ids,
+        "hole_marks": hole_marks(weights),
         "missing": report.missing,
         "extra": report.extra,
         "ignored": report.ignored.len(),

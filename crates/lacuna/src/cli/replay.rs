@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let films: Vec<Film<'_>> =
         replayed.iter().map(|replayed| Film::new(&trace, replayed)).collect();
     if let Some(path) = &args.html {
-        lacuna::data::write_atomic(path, page(&films, texts)?.as_bytes())?;
+        lacuna_files::write_file(path, page(&films, texts)?.as_bytes())?;
         for film in &films {
             note!("{}", film.summary());
         }

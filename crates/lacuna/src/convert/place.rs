@@ -1,8 +1,8 @@
-//! Where a converted checkpoint goes: a directory that appears whole, or not at all.
+//! Where a converted checkpoint goes, and what may stand there already.
 
 use lacuna_model::Format;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{Error, Result};
 
@@ -52,82 +52,20 @@ fn holds_only_a_checkpoint(dir: &Path) -> bool {
     dir.join("config.json").exists() && entries.flatten().all(known)
 }
 
-/// A directory under a temporary name beside the target; removed again unless published.
-pub(super) struct Place {
-    partial: PathBuf,
-    target: PathBuf,
-    published: bool,
+/// What `--force` replaces in a folder: a checkpoint's files. Others' stay where they are.
+pub(super) fn is_of_a_checkpoint(name: &str) -> bool {
+    let weights = name.starts_with("model") && name.ends_with(".safetensors");
+    weights
+        || ["config.json", "model.safetensors.index.json", "tokenizer.json"].contains(&name)
+        || lacuna_model::COMPANIONS.contains(&name)
 }
 
-impl Place {
-    /// The temporary name follows from the target's, so that what a killed process left is replaced.
-    pub(super) fn beside(target: &Path) -> Result<Self> {
-        let partial = hidden(target, "partial");
-        if partial.exists() {
-            fs::remove_dir_all(&partial)
-                .map_err(io(&partial, "remove what an earlier run left"))?;
-        }
-        fs::create_dir_all(&partial).map_err(io(&partial, "create it"))?;
-        Ok(Self { partial, target: target.to_owned(), published: false })
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.partial
-    }
-
-    /// Gives the directory its name. What stood there goes aside first and is deleted last.
-    pub(super) fn publish(mut self) -> Result<()> {
-        sync(&self.partial)?;
-        let old = hidden(&self.target, "replaced");
-        let replaces = self.target.exists();
-        if replaces {
-            if old.exists() {
-                fs::remove_dir_all(&old).map_err(io(&old, "remove what an earlier run left"))?;
-            }
-            fs::rename(&self.target, &old).map_err(io(&self.target, "put it aside"))?;
-        }
-        if let Err(error) = fs::rename(&self.partial, &self.target) {
-            if replaces {
-                // Best effort: the error that led here is the one to report.
-                let _ = fs::rename(&old, &self.target);
-            }
-            return Err(io(&self.target, "give the finished directory its name")(error));
-        }
-        self.published = true;
-        if let Some(parent) = self.target.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            sync(parent)?;
-        }
-        if replaces {
-            fs::remove_dir_all(&old).map_err(io(&old, "delete what was replaced"))?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if !self.published {
-            // Best effort: the error that led here is the one to report.
-            let _ = fs::remove_dir_all(&self.partial);
-        }
-    }
-}
-
-fn hidden(target: &Path, suffix: &str) -> PathBuf {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(format!(".{name}.{suffix}"))
-}
-
-/// Makes names in `dir` survive a power cut.
-fn sync(dir: &Path) -> Result<()> {
-    if cfg!(windows) {
-        return Ok(());
-    }
-    let synced = fs::File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(io(dir, "sync the directory"))
-}
-
-pub(super) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Place { path, reason: format!("cannot {action}: {source}") }
+/// What a GGUF file calls its model: a run's model is its run's, every other one is called as its file.
+pub(super) fn name(from: &Path, to: &Path) -> String {
+    let text = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let folder = from.canonicalize().unwrap_or_else(|_| from.to_owned());
+    let within = folder.ancestors().skip(1).take(2).find(|dir| dir.join("recipe.toml").exists());
+    let of_run = text(&folder).is_some_and(|name| name == "final" || name.starts_with("step-"));
+    let run = within.filter(|_| of_run).and_then(text);
+    run.unwrap_or_else(|| to.file_stem().unwrap_or_default().to_string_lossy().into_owned())
 }

@@ -1,0 +1,130 @@
+//! Files in, without waiting for a pipe's other end and without reading a device that never ends.
+
+use std::fs::{self, File, FileType, OpenOptions};
+use std::io::Read;
+use std::path::Path;
+
+use crate::error::{Error, Result, io};
+
+/// Opens a regular file, or what a link to one leads to. Pipes, sockets, devices and folders are refused by name:
+/// they would be waited for, or read until memory ends.
+///
+/// # Errors
+/// [`Error::NoFile`], or the system's reason.
+pub fn open_regular(path: &Path) -> Result<File> {
+    let refuse = |kind| Error::NoFile { path: path.to_owned(), kind };
+    let there = fs::metadata(path).map_err(io(path, "open it"))?.file_type();
+    if !there.is_file() {
+        return Err(refuse(kind_of(there)));
+    }
+    // What took its place meanwhile is not waited for either.
+    let file = without_waiting(File::options().read(true)).open(path);
+    let file = file.map_err(io(path, "open it"))?;
+    let opened = file.metadata().map_err(io(path, "open it"))?.file_type();
+    if opened.is_file() { Ok(file) } else { Err(refuse(kind_of(opened))) }
+}
+
+/// The bytes of a regular file that has at most `most` of them.
+///
+/// # Errors
+/// As [`open_regular`], and [`Error::TooLong`].
+pub fn read_file(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let file = open_regular(path)?;
+    // Room for all of it at once: a buffer that grows is twice as large in the end.
+    let length = file.metadata().map_or(0, |there| there.len());
+    if length > most {
+        return Err(Error::TooLong { path: path.to_owned(), most });
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1);
+    // A file under /proc says that it has none.
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(io(path, "read it"))?;
+    if bytes.len() as u64 > most {
+        return Err(Error::TooLong { path: path.to_owned(), most });
+    }
+    Ok(bytes)
+}
+
+/// As [`read_file`], as text.
+///
+/// # Errors
+/// As [`read_file`], and if the bytes are no UTF-8.
+pub fn read_text(path: &Path, most: u64) -> Result<String> {
+    let no_text = |_| io(path, "read it as text")(std::io::Error::other("it is no UTF-8"));
+    String::from_utf8(read_file(path, most)?).map_err(no_text)
+}
+
+/// Opens a file to append to it, made if need be. A pipe that nobody reads is an error and not waited for.
+///
+/// # Errors
+/// The system's reason.
+pub fn append_to(path: &Path) -> std::io::Result<File> {
+    without_waiting(File::options().append(true).create(true)).open(path)
+}
+
+/// Opens what is no regular file to write to it: a pipe that nobody reads is an error, one that is read is waited for.
+pub(crate) fn open_device(path: &Path) -> std::io::Result<File> {
+    let device = without_waiting(File::options().write(true)).open(path)?;
+    #[cfg(unix)]
+    rustix::fs::fcntl_setfl(&device, rustix::fs::OFlags::empty())?;
+    Ok(device)
+}
+
+fn without_waiting(options: &mut OpenOptions) -> &OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        options,
+        rustix::fs::OFlags::NONBLOCK.bits().cast_signed(),
+    );
+    options
+}
+
+fn kind_of(there: FileType) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if there.is_fifo() {
+            return "a pipe";
+        }
+        if there.is_socket() {
+            return "a socket";
+        }
+        if there.is_char_device() || there.is_block_device() {
+            return "a device";
+        }
+    }
+    if there.is_dir() { "a folder" } else { "something else" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{open_regular, read_file, read_text};
+    use crate::Error;
+    use std::fs;
+
+    #[test]
+    fn a_file_is_read_up_to_its_bound_and_not_beyond() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        fs::write(&path, "four").unwrap();
+        assert_eq!(read_file(&path, 4).unwrap(), b"four");
+        assert!(matches!(read_file(&path, 3), Err(Error::TooLong { most: 3, .. })));
+        fs::write(&path, [0xff]).unwrap();
+        assert!(read_text(&path, 9).unwrap_err().to_string().contains("no UTF-8"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_refused_by_its_kind_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+        for (path, kind) in
+            [(pipe.as_path(), "a pipe"), (folder.path(), "a folder"), (&link, "a device")]
+        {
+            let told = open_regular(path).unwrap_err();
+            assert!(matches!(told, Error::NoFile { kind: k, .. } if k == kind), "{told}");
+        }
+    }
+}

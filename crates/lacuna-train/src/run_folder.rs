@@ -1,0 +1,66 @@
+//! A run's folder while the run goes on: one process has it, and it is swept.
+
+use lacuna_files::{FolderLock, MANIFEST, Manifest};
+use std::path::{Path, PathBuf};
+
+use crate::error::{IoContext, Result};
+
+/// A run's folder, locked. Made if need be, and gone again if nothing came into it.
+pub(crate) struct RunFolder {
+    dir: PathBuf,
+    made: bool,
+    lock: Option<FolderLock>,
+}
+
+impl RunFolder {
+    /// Takes the folder and removes what killed saves left in it.
+    ///
+    /// # Errors
+    /// Errors at once if another process has it, or it can't be made.
+    pub(crate) fn enter(dir: &Path) -> Result<Self> {
+        let made = !dir.exists();
+        lacuna_files::create_folder(dir)?;
+        let mut folder = Self { dir: dir.to_owned(), made, lock: None };
+        folder.lock = Some(FolderLock::acquire(dir)?);
+        for swept in [dir.to_owned(), dir.join("checkpoints")] {
+            lacuna_files::remove_all_leftovers(&swept);
+        }
+        Ok(folder)
+    }
+
+    /// The folder's own manifest speaks of files that will change now.
+    ///
+    /// # Errors
+    /// Errors if it can't be removed.
+    pub(crate) fn open(&self) -> Result<()> {
+        let path = self.dir.join(MANIFEST);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).at("removing", &path)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the hashes of the run's own files: recipe, metrics, results, plots. Checkpoints carry theirs.
+    ///
+    /// # Errors
+    /// Errors if a file can't be read or the disk refuses.
+    pub(crate) fn seal(&self) -> Result<()> {
+        let is_ours = |name: &str| {
+            let ends = [".toml", ".json", ".jsonl", ".svg", ".png"];
+            ends.iter().any(|end| name.ends_with(end))
+        };
+        Ok(Manifest::of_those(&self.dir, is_ours)?.write(&self.dir)?)
+    }
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        self.lock = None;
+        if self.made {
+            // Fails, as it should, where the run has written anything.
+            let _ = std::fs::remove_dir(&self.dir);
+        }
+    }
+}
