@@ -12,8 +12,8 @@ use unicode_width::UnicodeWidthStr;
 
 use lacuna_files::is_moving;
 
-use super::Usage;
 use super::canvas::{Canvas, State, Texts, pieces};
+use super::{Usage, signals};
 
 /// The terminal while it belongs to us; given back when dropped, on a panic and on every signal that ends the
 /// program: Ctrl-C, a closed terminal, a shutdown.
@@ -40,8 +40,8 @@ impl Screen {
                 give_back(&mut std::io::stdout());
                 report(info);
             }));
-            // A command with a handler of its own gives the terminal back itself: `restore`.
-            let _ = ctrlc::set_handler(|| {
+            // A command with a handler of its own for Ctrl-C gives the terminal back itself.
+            let _ = signals::on_interrupt(|| {
                 // Locked to the end: nobody draws any more.
                 let mut out = std::io::stdout().lock();
                 give_back(&mut out);
