@@ -39,7 +39,7 @@ fn config() -> Config {
         rope_theta: 1e5,
         rms_norm_eps: 1e-5,
         tie_word_embeddings: true,
-        mode: Mode::BlockDiffusion { block_size: BLOCK_SIZE, mask_token_id: MASK_ID },
+        mode: Mode::BlockDiffusion { block_size: BLOCK_SIZE, mask_token_id: Some(MASK_ID) },
         ..Config::default()
     }
 }

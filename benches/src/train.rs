@@ -37,7 +37,7 @@ fn config() -> Config {
         head_dim: 64,
         max_position_embeddings: SEQ,
         tie_word_embeddings: true,
-        mode: Mode::BlockDiffusion { block_size: BLOCK_SIZE, mask_token_id: MASK_ID },
+        mode: Mode::BlockDiffusion { block_size: BLOCK_SIZE, mask_token_id: Some(MASK_ID) },
         ..Config::default()
     }
 }

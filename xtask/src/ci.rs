@@ -47,6 +47,7 @@ const STEPS: &[Step] = &[
     Step { name: "doc", about: "the documentation builds without a warning", check: doc },
     Step { name: "no-std", about: "lacuna-schedules stands on core alone", check: no_std },
     Step { name: "example", about: "examples/schedules-alone runs", check: example },
+    Step { name: "package", about: "every crate can be packaged as it is", check: package },
     Step { name: "smoke", about: "a release build trains and generates", check: smoke },
     Step {
         name: "fixtures",
@@ -208,6 +209,25 @@ fn example() -> Result<Outcome> {
     passed(run(
         cargo(["run", "--quiet", "--manifest-path", manifest]).env("CARGO_TARGET_DIR", target)
     ))
+}
+
+/// What would be published of each crate. That it also compiles alone is not tried here: everything above it would
+/// be compiled once more.
+fn package() -> Result<Outcome> {
+    let args = ["package", "--workspace", "--exclude", "xtask", "--exclude", "lacuna-benches"];
+    let output = cargo(args).args(["--locked", "--no-verify", "--allow-dirty"]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    print!("{said}");
+    ensure!(output.status.success(), "cargo package: {}", output.status);
+    let warnings: Vec<_> = said.lines().filter(|line| line.starts_with("warning")).collect();
+    ensure!(warnings.is_empty(), "cargo package warns:\n{}", warnings.join("\n"));
+    for folder in std::fs::read_dir(cargo::root().join("crates"))? {
+        let folder = folder?.path();
+        for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
+            ensure!(folder.join(file).exists(), "{}: {file} is missing", folder.display());
+        }
+    }
+    Ok(Outcome::Passed)
 }
 
 /// The release binary trains the seconds-long recipe and continues a prompt with what came out.

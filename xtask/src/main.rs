@@ -7,6 +7,7 @@ mod bench;
 mod cargo;
 mod ci;
 mod fixtures;
+mod readme;
 mod tidy;
 mod train;
 
@@ -51,6 +52,8 @@ enum Task {
     Ci(ci::Args),
     /// Rebuild the shipped tokenizer and the hostile model files, and compare with what is in the tree
     Fixtures(fixtures::Args),
+    /// Write each crate's README.md from the head of its documentation
+    Readmes,
     /// Check the rules of the house that a program can check
     Tidy,
 }
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Bench { args } => bench::bench(&args),
         Task::Ci(args) => ci::ci(&args),
         Task::Fixtures(args) => fixtures::fixtures(args),
+        Task::Readmes => readme::write(),
         Task::Tidy => tidy::tidy(),
     };
     match result {

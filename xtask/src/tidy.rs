@@ -39,6 +39,7 @@ const CHECKS: &[Check] = &[
     ("every library opens with an example", sources::opening_examples),
     ("every fast operation has a reference", sources::references),
     ("files fit a reader", sources::lengths),
+    ("READMEs are their crates' documentation", docs::readmes),
     ("links lead somewhere", docs::links),
     ("the changelog names the version", docs::changelog),
     ("docs/paper.md names what exists", docs::paper_names),

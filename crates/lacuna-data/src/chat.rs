@@ -2,34 +2,17 @@
 
 use crate::error::{Error, Result};
 use crate::packing::Sample;
+use crate::side::{Settings, SideFiles};
 use crate::template::{self, Template};
 use crate::tokenizer::Tokenizer;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-mod folder;
+mod message;
 
-use folder::in_folder;
-
-/// One turn of a conversation.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Message {
-    /// "system", "user", "assistant" or what else the template knows.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-    /// Whatever else the template looks at, such as `tool_calls`.
-    #[serde(flatten)]
-    pub more: Map<String, Value>,
-}
-
-impl Message {
-    /// A turn of a role and its text.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), more: Map::new() }
-    }
-}
+pub use message::Message;
 
 /// What a rendering depends on besides the conversation.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -38,9 +21,16 @@ pub struct RenderOptions {
     pub add_generation_prompt: bool,
     /// The time that a template may ask for, in seconds since 1970, UTC.
     pub now: i64,
-    /// Further variables, such as `tools` or `enable_thinking`.
+    /// The tools that the assistant may call.
+    pub tools: Option<Tools>,
+    /// Further variables, such as `enable_thinking`.
     pub variables: Map<String, Value>,
 }
+
+/// The tools of a conversation as JSON describes them, with their keys in the order in which they stand.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub struct Tools(minijinja::Value);
 
 /// How a model wants its conversations written.
 ///
@@ -69,6 +59,12 @@ enum Format {
 /// (Unicode keeps it for uses like this); taken out again before encoding.
 const BREAK: char = '\u{10FFFF}';
 
+/// [`ChatTemplate::seed_coder`] as a template that others can run.
+pub const SEED_CODER_TEMPLATE: &str = "\
+{% for message in messages %}<[begin▁of▁sentence]>{{ message.role }}
+{{ message.content }}{% if message.role == 'system' %}{{ '\\n\\n' }}{% endif %}<[end▁of▁sentence]>{% endfor %}\
+{% if add_generation_prompt %}<[begin▁of▁sentence]>assistant{{ '\\n' }}{% endif %}";
+
 impl ChatTemplate {
     /// The format of Seed-Coder and Stable-DiffCoder, built in (paper.md §1).
     pub fn seed_coder() -> Self {
@@ -91,9 +87,8 @@ impl ChatTemplate {
     /// # Errors
     /// When a file is unreadable or holds no template.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Option<Self>> {
-        let Some(found) = in_folder(folder.as_ref())? else { return Ok(None) };
-        let template = Self::from_source(&found.source, found.tokens);
-        template.map(Some).map_err(|error| error.in_file(&found.file))
+        let folder = folder.as_ref();
+        Self::from_settings(&Settings::read(&SideFiles::of_tokenizer(folder)?, folder)?)
     }
 
     /// The text of that template, as it is.
@@ -101,7 +96,19 @@ impl ChatTemplate {
     /// # Errors
     /// When a file is unreadable or holds no template.
     pub fn source_in_folder(folder: impl AsRef<Path>) -> Result<Option<String>> {
-        Ok(in_folder(folder.as_ref())?.map(|found| found.source))
+        let folder = folder.as_ref();
+        let settings = Settings::read(&SideFiles::of_tokenizer(folder)?, folder)?;
+        Ok(settings.template().map(|(source, _)| source.to_owned()))
+    }
+
+    /// The template that a checkpoint's files have, if they have one.
+    ///
+    /// # Errors
+    /// When it is no template; the error names its file.
+    pub fn from_settings(settings: &Settings) -> Result<Option<Self>> {
+        let Some((source, file)) = settings.template() else { return Ok(None) };
+        let template = Self::from_source(source, settings.tokens.clone());
+        template.map(Some).map_err(|error| error.in_file(file))
     }
 
     /// The conversation as text.
@@ -112,12 +119,23 @@ impl ChatTemplate {
         match &self.format {
             Format::SeedCoder => Ok(render_seed_coder(messages, options)),
             Format::Jinja { template, tokens } => {
-                let mut variables = tokens.clone();
-                variables.extend(options.variables.clone());
-                variables.insert("messages".to_owned(), json!(messages));
-                let prompt = json!(options.add_generation_prompt);
+                let mut variables = BTreeMap::new();
+                // As transformers passes them where there are none.
+                for name in ["tools", "documents"] {
+                    variables.insert(name.to_owned(), minijinja::Value::from(()));
+                }
+                for (name, value) in tokens.iter().chain(&options.variables) {
+                    let value = minijinja::Value::from(minijinja::value::Serde(value));
+                    variables.insert(name.clone(), value);
+                }
+                if let Some(tools) = &options.tools {
+                    variables.insert("tools".to_owned(), tools.0.clone());
+                }
+                let messages: Vec<_> = messages.iter().map(Message::value).collect();
+                variables.insert("messages".to_owned(), messages.into());
+                let prompt = options.add_generation_prompt.into();
                 variables.insert("add_generation_prompt".to_owned(), prompt);
-                variables.insert(template::NOW.to_owned(), json!(options.now));
+                variables.insert(template::NOW.to_owned(), options.now.into());
                 template.render(&variables)
             }
         }
@@ -154,19 +172,44 @@ impl ChatTemplate {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<Sample> {
+        self.sample_of(tokenizer, messages, options, &|_| true)
+    }
+
+    /// As [`sample`](Self::sample), with the assistant's turns supervised that `learnt` says, by their
+    /// numbers from 0.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn sample_of(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        options: &RenderOptions,
+        learnt: &dyn Fn(usize) -> bool,
+    ) -> Result<Sample> {
         let safe: Vec<Message> =
             messages.iter().map(|message| harmless(tokenizer, message)).collect();
         let spans = self.responses(&safe, options)?;
         let text = self.render(&safe, &at_end(options, false))?;
         let mut turns = vec![];
         let mut from = 0;
-        for (begin, end) in spans {
+        let assistants = (0..messages.len()).filter(|turn| messages[*turn].role == "assistant");
+        for ((begin, end), turn) in spans.into_iter().zip(assistants) {
             turns.push((encode_broken(tokenizer, &text[from..begin])?, false));
-            turns.push((encode_broken(tokenizer, &text[begin..end])?, true));
+            turns.push((encode_broken(tokenizer, &text[begin..end])?, learnt(turn)));
             from = end;
         }
         turns.push((encode_broken(tokenizer, &text[from..])?, false));
         Ok(Sample::from_turns(turns.iter().map(|(tokens, flag)| (tokens.as_slice(), *flag))))
+    }
+
+    /// The token that the format writes right after what an assistant said, if it writes one: the end of its turn.
+    pub fn end_of_turn(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        const SAID: &str = "a1b2c3d4e5";
+        let turns = [Message::new("user", "hi"), Message::new("assistant", SAID)];
+        let text = self.render(&turns, &RenderOptions::default()).ok()?;
+        let (_, after) = text.rsplit_once(SAID)?;
+        tokenizer.leading_added_token(after.trim_start())
     }
 
     /// Where in the rendered conversation the assistant speaks: byte ranges, ascending.
@@ -178,14 +221,20 @@ impl ChatTemplate {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<Vec<(usize, usize)>> {
-        let whole = self.render(messages, &at_end(options, false))?;
+        let whole = self.render(messages, &at_end(options, false));
+        let whole = whole.map_err(|error| self.at_turn(messages, options, error))?;
         let mut spans = vec![];
         for (index, message) in messages.iter().enumerate() {
             if message.role != "assistant" {
                 continue;
             }
-            let before = self.render(&messages[..index], &at_end(options, true))?;
-            let after = self.render(&messages[..=index], &at_end(options, false))?;
+            let at = |error| in_turn(index, error);
+            let before = match self.render(&messages[..index], &at_end(options, true)) {
+                // Some templates look at the first message, which is this one.
+                Err(_) if index == 0 => String::new(),
+                before => before.map_err(at)?,
+            };
+            let after = self.render(&messages[..=index], &at_end(options, false)).map_err(at)?;
             if !(after.starts_with(&before) && whole.starts_with(&after)) {
                 return Err(Error::Template(format!(
                     "turn {index}: the template writes earlier turns differently when others \
@@ -200,6 +249,29 @@ impl ChatTemplate {
             return Err(Error::Template(format!("none of {turns} turns is the assistant's")));
         }
         Ok(spans)
+    }
+}
+
+impl ChatTemplate {
+    /// The error of a conversation, with the first turn that brings it about.
+    fn at_turn(&self, messages: &[Message], options: &RenderOptions, error: Error) -> Error {
+        let same = |other: &Error| other.to_string() == error.to_string();
+        let fails = |turns: &usize| {
+            let beginning = self.render(&messages[..*turns], &at_end(options, false));
+            beginning.is_err_and(|other| same(&other))
+        };
+        match (1..=messages.len()).find(fails) {
+            Some(turns) => in_turn(turns - 1, error),
+            None => error,
+        }
+    }
+}
+
+/// Turns are counted from 0, as the messages of a list are.
+fn in_turn(index: usize, error: Error) -> Error {
+    match error {
+        Error::Template(reason) => Error::Template(format!("turn {index}: {reason}")),
+        other => other,
     }
 }
 
@@ -221,15 +293,18 @@ fn render_seed_coder(messages: &[Message], options: &RenderOptions) -> String {
 }
 
 fn harmless(tokenizer: &Tokenizer, message: &Message) -> Message {
-    let mut content = message.content.clone();
-    for special in tokenizer.special_tokens() {
-        if content.contains(special) {
-            let first = special.chars().next().map_or(0, char::len_utf8);
-            let broken = format!("{}{BREAK}{}", &special[..first], &special[first..]);
-            content = content.replace(special, &broken);
+    let special = tokenizer.special_tokens();
+    message.map(&|text| {
+        let mut text = text.to_owned();
+        for special in special.iter().filter(|special| !special.is_empty()) {
+            if text.contains(special) {
+                let first = special.chars().next().map_or(0, char::len_utf8);
+                let broken = format!("{}{BREAK}{}", &special[..first], &special[first..]);
+                text = text.replace(special, &broken);
+            }
         }
-    }
-    Message { content, ..message.clone() }
+        text
+    })
 }
 
 fn encode_broken(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {

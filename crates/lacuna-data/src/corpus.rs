@@ -1,17 +1,20 @@
 //! Documents from source trees, text files, JSON lines and archives.
 
-use crate::error::{Error, Result, io_error};
-use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use crate::error::{Error, Result};
 use std::path::Path;
+
+mod fields;
+mod listing;
+mod reader;
+mod skipped;
+
+pub use skipped::{Reason, Skipped};
 
 /// One text of a corpus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
     /// Where it was found, relative to the input that held it, with forward slashes. A JSON line is
-    /// `file.jsonl#12`, counted from 1.
+    /// `file.jsonl#12`, counted from 1, and so is an element of a JSON array.
     pub path: String,
     /// The text, unchanged.
     pub text: String,
@@ -23,40 +26,52 @@ pub struct CorpusOptions {
     /// File name endings to take from folders and archives, without the dot; empty takes all. An
     /// input named itself is taken whatever its name.
     pub extensions: Vec<String>,
-    /// Larger documents are passed over, and counted.
+    /// Larger files of folders, members of archives and JSON lines are passed over, and counted. A
+    /// file named itself is taken whatever its size.
     pub max_document_bytes: usize,
+    /// The fields of a JSON line that may hold its text: the first that does counts.
+    pub text_fields: Vec<String>,
+    /// Whether texts that hold a zero byte are taken.
+    pub take_binary: bool,
+    /// Whether files and folders are taken whose names begin with a dot.
+    pub take_hidden: bool,
+    /// Whether files and folders are taken that a `.gitignore` or `.ignore` names.
+    pub take_ignored: bool,
 }
 
 impl Default for CorpusOptions {
     fn default() -> Self {
-        Self { extensions: vec![], max_document_bytes: 1 << 20 }
+        Self {
+            extensions: vec![],
+            max_document_bytes: 1 << 20,
+            text_fields: vec!["text".to_owned(), "content".to_owned()],
+            take_binary: false,
+            take_hidden: false,
+            take_ignored: false,
+        }
     }
 }
 
-/// How many documents were passed over, and why.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Skipped {
-    /// Holding a zero byte.
-    pub binary: usize,
-    /// Text in another encoding than UTF-8.
-    pub not_utf8: usize,
-    /// Above [`CorpusOptions::max_document_bytes`].
-    pub too_large: usize,
-    /// Without a single byte.
-    pub empty: usize,
-    /// With another ending than those asked for.
-    pub other_extension: usize,
+impl CorpusOptions {
+    fn wants(&self, name: &str) -> bool {
+        let ending = |extension: &String| {
+            name.strip_suffix(extension.as_str()).is_some_and(|stem| stem.ends_with('.'))
+        };
+        self.extensions.is_empty() || self.extensions.iter().any(ending)
+    }
 }
 
-impl fmt::Display for Skipped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { binary, not_utf8, too_large, empty, other_extension } = self;
-        write!(
-            f,
-            "passed over {binary} binary, {not_utf8} not UTF-8, {too_large} too large, {empty} \
-             empty, {other_extension} of other endings"
-        )
-    }
+/// How far the reading of a corpus has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Files read to their end.
+    pub files: usize,
+    /// Files in all.
+    pub files_total: usize,
+    /// Bytes read, as they lie on the disk.
+    pub bytes: u64,
+    /// Bytes in all.
+    pub bytes_total: u64,
 }
 
 /// Documents in memory, in a fixed order.
@@ -74,8 +89,20 @@ impl Corpus {
     /// # Errors
     /// As [`for_each_document`].
     pub fn read(inputs: &[impl AsRef<Path>], options: &CorpusOptions) -> Result<Self> {
+        Self::read_with(inputs, options, &mut |_| {})
+    }
+
+    /// As [`read`](Self::read), and tells `progress` how far it is.
+    ///
+    /// # Errors
+    /// As [`for_each_document`].
+    pub fn read_with(
+        inputs: &[impl AsRef<Path>],
+        options: &CorpusOptions,
+        progress: &mut dyn FnMut(Reading),
+    ) -> Result<Self> {
         let mut documents = vec![];
-        let skipped = for_each_document(inputs, options, |document| {
+        let skipped = for_each_document(inputs, options, progress, |document| {
             documents.push(document);
             Ok(())
         })?;
@@ -91,6 +118,17 @@ impl Corpus {
     pub fn text_bytes(&self) -> u64 {
         self.documents.iter().map(|document| document.text.len() as u64).sum()
     }
+
+    /// A BLAKE3 hash of every path and text in their order: equal for corpora that train alike.
+    pub fn hash(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for Document { path, text } in &self.documents {
+            for part in [path, text] {
+                hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+            }
+        }
+        hasher.finalize()
+    }
 }
 
 /// Whether the document at `path` belongs to the held-out part, which takes about `fraction` of the
@@ -104,189 +142,38 @@ pub fn is_held_out(path: &str, fraction: f64) -> bool {
     (u64::from_le_bytes(*bytes) as f64) < fraction * 2f64.powi(64)
 }
 
-/// Hands every document of the inputs to `take`, one at a time, in a fixed order.
+/// Hands every document of the inputs to `take`, one at a time, in a fixed order, and tells `progress`
+/// how far the reading is.
 ///
-/// An input is a folder (walked in order of names; hidden files and what its `.gitignore` names are
-/// left out), a `.jsonl` file, plain, `.gz` or `.zst` (one object a line, with `text` or `content`),
-/// a `.tar.gz` or `.tgz`, or any other file, taken as one text.
+/// An input is a folder (walked in order of names, links followed; hidden files and what its ignore
+/// files name are left out), JSON records, or any other file, taken as one text. Records are
+/// `.jsonl`, `.ndjson` (one object a line) and `.json` files that hold an array of objects or an
+/// object a line; the text stands in one of [`CorpusOptions::text_fields`]. They may be compressed
+/// (`.gz`, `.zst`). Archives are `.tar`, `.tar.gz`, `.tgz` and `.tar.zst`.
+///
+/// What can't be used is passed over, counted and named: files, members of archives, lines.
 ///
 /// # Errors
-/// When an input is missing or unreadable, a JSON line has no text, `take` fails, or there is not a
-/// single document.
+/// When an input is missing, unreadable or damaged, none of its records has a text, `take` fails, or
+/// there is not a single document.
 pub fn for_each_document(
     inputs: &[impl AsRef<Path>],
     options: &CorpusOptions,
+    progress: &mut dyn FnMut(Reading),
     take: impl FnMut(Document) -> Result<()>,
 ) -> Result<Skipped> {
-    let mut reader = Reader { options, take, skipped: Skipped::default(), documents: 0 };
+    let mut skipped = Skipped::with_limit(options.max_document_bytes);
+    let mut files = vec![];
     for input in inputs {
-        reader.input(input.as_ref())?;
+        files.extend(listing::list(input.as_ref(), options, &mut skipped)?);
     }
-    if reader.documents == 0 {
+    let (skipped, documents) = reader::read(&files, options, skipped, progress, take)?;
+    if documents == 0 {
         let inputs: Vec<_> = inputs.iter().map(|p| p.as_ref().display().to_string()).collect();
         return Err(Error::EmptyCorpus {
             inputs: if inputs.is_empty() { "no inputs".to_owned() } else { inputs.join(", ") },
-            skipped: reader.skipped.to_string(),
+            skipped: skipped.to_string(),
         });
     }
-    Ok(reader.skipped)
-}
-
-struct Reader<'a, F> {
-    options: &'a CorpusOptions,
-    take: F,
-    skipped: Skipped,
-    documents: usize,
-}
-
-impl<F: FnMut(Document) -> Result<()>> Reader<'_, F> {
-    fn input(&mut self, input: &Path) -> Result<()> {
-        let metadata = std::fs::metadata(input).map_err(io_error(input, "read"))?;
-        if metadata.is_dir() {
-            return self.folder(input);
-        }
-        let name = input.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        self.file(input, &name)
-    }
-
-    fn folder(&mut self, root: &Path) -> Result<()> {
-        // Nothing outside the folder may decide what is in it.
-        let walk = ignore::WalkBuilder::new(root)
-            .parents(false)
-            .git_global(false)
-            .git_exclude(false)
-            .require_git(false)
-            .sort_by_file_name(|a, b| a.cmp(b))
-            .build();
-        for entry in walk {
-            let entry = entry.map_err(|error| Error::Corpus {
-                path: root.to_owned(),
-                reason: format!("cannot walk the folder: {error}"),
-            })?;
-            if !entry.file_type().is_some_and(|kind| kind.is_file()) {
-                continue;
-            }
-            let relative = entry.path().strip_prefix(root).unwrap_or(entry.path());
-            let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
-            let name = parts.join("/");
-            if self.wanted(&name) {
-                self.file(entry.path(), &name)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn file(&mut self, path: &Path, name: &str) -> Result<()> {
-        let file = File::open(path).map_err(io_error(path, "read"))?;
-        let lower = name.to_ascii_lowercase();
-        if lower.ends_with(".jsonl") {
-            self.lines(BufReader::new(file), path, name)
-        } else if lower.ends_with(".jsonl.gz") {
-            let file = flate2::read::MultiGzDecoder::new(BufReader::new(file));
-            self.lines(BufReader::new(file), path, name)
-        } else if lower.ends_with(".jsonl.zst") {
-            let file = zstd::Decoder::new(file).map_err(io_error(path, "read"))?;
-            self.lines(BufReader::new(file), path, name)
-        } else if lower.ends_with(".tar.gz") || lower.ends_with(".tgz") {
-            self.archive(flate2::read::MultiGzDecoder::new(BufReader::new(file)), path)
-        } else {
-            let bytes = self.bounded(file).map_err(io_error(path, "read"))?;
-            self.bytes(name, bytes)
-        }
-    }
-
-    fn archive(&mut self, stream: impl Read, path: &Path) -> Result<()> {
-        let broken = || io_error(path, "read the archive");
-        for entry in tar::Archive::new(stream).entries().map_err(broken())? {
-            let entry = entry.map_err(broken())?;
-            if !entry.header().entry_type().is_file() {
-                continue;
-            }
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            if self.wanted(&name) {
-                let bytes = self.bounded(entry).map_err(broken())?;
-                self.bytes(&name, bytes)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn lines(&mut self, mut lines: impl BufRead, path: &Path, name: &str) -> Result<()> {
-        #[derive(Deserialize)]
-        struct Line {
-            text: Option<String>,
-            content: Option<String>,
-        }
-        // JSON may spell a byte with six: \u0041.
-        let limit = self.options.max_document_bytes.saturating_mul(6).saturating_add(1 << 16);
-        for number in 1.. {
-            let mut line = vec![];
-            let read = (&mut lines).take(limit as u64).read_until(b'\n', &mut line);
-            if read.map_err(io_error(path, "read"))? == 0 {
-                break;
-            }
-            if line.len() == limit && !line.ends_with(b"\n") {
-                lines.skip_until(b'\n').map_err(io_error(path, "read"))?;
-                self.skipped.too_large += 1;
-                continue;
-            }
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            let reason = match serde_json::from_slice(&line) {
-                Ok(Line { text: Some(text), .. } | Line { content: Some(text), .. }) => {
-                    self.text(&format!("{name}#{number}"), text)?;
-                    continue;
-                }
-                Ok(_) => "an object with a string \"text\" or \"content\" is expected".to_owned(),
-                Err(error) => format!("a JSON object is expected ({error})"),
-            };
-            let reason = format!("line {number}: {reason}");
-            return Err(Error::Corpus { path: path.to_owned(), reason });
-        }
-        Ok(())
-    }
-
-    /// Reads one byte more than is allowed, so that too much shows.
-    fn bounded(&self, from: impl Read) -> std::io::Result<Vec<u8>> {
-        let mut bytes = vec![];
-        from.take(self.options.max_document_bytes as u64 + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn bytes(&mut self, name: &str, bytes: Vec<u8>) -> Result<()> {
-        if bytes.len() > self.options.max_document_bytes {
-            self.skipped.too_large += 1;
-        } else if bytes.contains(&0) {
-            self.skipped.binary += 1;
-        } else if let Ok(text) = String::from_utf8(bytes) {
-            return self.text(name, text);
-        } else {
-            self.skipped.not_utf8 += 1;
-        }
-        Ok(())
-    }
-
-    fn text(&mut self, name: &str, text: String) -> Result<()> {
-        if text.is_empty() {
-            self.skipped.empty += 1;
-            return Ok(());
-        }
-        if text.len() > self.options.max_document_bytes {
-            self.skipped.too_large += 1;
-            return Ok(());
-        }
-        self.documents += 1;
-        (self.take)(Document { path: name.to_owned(), text })
-    }
-
-    fn wanted(&mut self, name: &str) -> bool {
-        let Self { options, skipped, .. } = self;
-        let ending = |extension: &String| {
-            name.strip_suffix(extension.as_str()).is_some_and(|stem| stem.ends_with('.'))
-        };
-        let wanted = options.extensions.is_empty() || options.extensions.iter().any(ending);
-        skipped.other_extension += usize::from(!wanted);
-        wanted
-    }
+    Ok(skipped)
 }

@@ -117,10 +117,23 @@ impl Dataset {
     /// # Errors
     /// When a shard's contents are not what was written.
     pub fn verify(&self) -> Result<()> {
-        match &self.store {
-            Store::Memory(_) => Ok(()),
-            Store::Shards(shards, _) => shards.iter().try_for_each(|(_, shard)| shard.verify()),
-        }
+        self.verify_with(&mut |_, _| {})
+    }
+
+    /// As [`verify`](Self::verify), and tells `progress` the bytes read and those in all.
+    ///
+    /// # Errors
+    /// When a shard's contents are not what was written.
+    pub fn verify_with(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+        let Store::Shards(shards, _) = &self.store else { return Ok(()) };
+        let all = shards.iter().map(|(_, shard)| shard.body_bytes()).sum();
+        let mut done = 0;
+        shards.iter().try_for_each(|(_, shard)| {
+            shard.verify(&mut |bytes| {
+                done += bytes;
+                progress(done, all);
+            })
+        })
     }
 }
 

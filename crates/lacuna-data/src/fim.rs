@@ -1,53 +1,240 @@
-//! Filling in the middle, with the three special tokens that code models are trained on.
+//! Filling in the middle: how each family of code models marks a hole.
+//!
+//! The marks are tokens of their own, but their order, what stands before them and what ends a middle differ from
+//! family to family, and a model asked in another's order writes something else. Formats and their sources:
+//! `docs/guides/checkpoints.md`.
 
 use crate::error::{Error, Result};
 use crate::seed::below;
 use crate::tokenizer::Tokenizer;
 use rand::RngCore;
 
-/// How families of models spell prefix, suffix and middle.
-const SPELLINGS: [[&str; 3]; 3] = [
-    ["<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"],
-    ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
-    ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
+/// In which order the parts of a prompt stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FimOrder {
+    /// The text before the hole first.
+    PrefixSuffix,
+    /// The text after the hole first, so that what is written follows its prefix directly.
+    SuffixPrefix,
+}
+
+/// How a family of models is asked to fill a hole.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FimFormat {
+    /// The family that published it.
+    pub name: &'static str,
+    /// The mark before the text before the hole.
+    pub prefix: &'static str,
+    /// The mark before the text after the hole.
+    pub suffix: &'static str,
+    /// The mark before what fills the hole, if there is one.
+    pub middle: Option<&'static str>,
+    /// In which order the parts stand.
+    pub order: FimOrder,
+    /// What ends a middle, besides what ends a text; those of them that the tokenizer has.
+    pub ends: &'static [&'static str],
+    /// What begins a prompt whether or not the tokenizer puts it before every text.
+    begin: Option<&'static str>,
+    /// The text after the hole goes without the space that SentencePiece puts before a text.
+    bare_suffix: bool,
+}
+
+/// All known formats, the most telling marks first.
+const FORMATS: [FimFormat; 8] = [
+    FimFormat {
+        name: "seed-coder",
+        prefix: "<[fim-prefix]>",
+        suffix: "<[fim-suffix]>",
+        middle: Some("<[fim-middle]>"),
+        order: FimOrder::SuffixPrefix,
+        ends: &["<[end▁of▁sentence]>"],
+        begin: None,
+        bare_suffix: false,
+    },
+    FimFormat {
+        name: "qwen2.5-coder",
+        prefix: "<|fim_prefix|>",
+        suffix: "<|fim_suffix|>",
+        middle: Some("<|fim_middle|>"),
+        order: FimOrder::PrefixSuffix,
+        ends: &[
+            "<|endoftext|>",
+            "<|fim_pad|>",
+            "<|repo_name|>",
+            "<|file_sep|>",
+            "<|im_start|>",
+            "<|im_end|>",
+            // CodeGemma and Granite 4, which have the same marks.
+            "<|file_separator|>",
+            "<|end_of_text|>",
+        ],
+        begin: None,
+        bare_suffix: false,
+    },
+    FimFormat {
+        name: "starcoder",
+        prefix: "<fim_prefix>",
+        suffix: "<fim_suffix>",
+        middle: Some("<fim_middle>"),
+        order: FimOrder::PrefixSuffix,
+        ends: STARCODER_ENDS,
+        begin: None,
+        bare_suffix: false,
+    },
+    FimFormat {
+        name: "santacoder",
+        prefix: "<fim-prefix>",
+        suffix: "<fim-suffix>",
+        middle: Some("<fim-middle>"),
+        order: FimOrder::PrefixSuffix,
+        ends: STARCODER_ENDS,
+        begin: None,
+        bare_suffix: false,
+    },
+    FimFormat {
+        name: "deepseek-coder",
+        prefix: "<｜fim▁begin｜>",
+        suffix: "<｜fim▁hole｜>",
+        middle: Some("<｜fim▁end｜>"),
+        order: FimOrder::PrefixSuffix,
+        ends: &["<｜end▁of▁sentence｜>", "<|EOT|>"],
+        begin: None,
+        bare_suffix: false,
+    },
+    FimFormat {
+        name: "codellama",
+        prefix: "▁<PRE>",
+        suffix: "▁<SUF>",
+        middle: Some("▁<MID>"),
+        order: FimOrder::PrefixSuffix,
+        ends: &["▁<EOT>", "</s>"],
+        begin: Some("<s>"),
+        bare_suffix: true,
+    },
+    FimFormat {
+        name: "codellama",
+        prefix: "<PRE>",
+        suffix: "<SUF>",
+        middle: Some("<MID>"),
+        order: FimOrder::PrefixSuffix,
+        ends: &["<EOT>", "</s>"],
+        begin: Some("<s>"),
+        bare_suffix: true,
+    },
+    FimFormat {
+        name: "codestral",
+        prefix: "[PREFIX]",
+        suffix: "[SUFFIX]",
+        middle: None,
+        order: FimOrder::SuffixPrefix,
+        ends: &["</s>"],
+        begin: Some("<s>"),
+        bare_suffix: true,
+    },
 ];
 
-/// The ids that mark the parts of a fill-in-the-middle prompt.
-///
-/// The parts stand in the order suffix, prefix, middle (paper.md §1), so that the text to be written
-/// follows its prefix directly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+const STARCODER_ENDS: &[&str] = &[
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<file_sep>",
+    "<fim_pad>",
+    "<fim-pad>",
+    "<filename>",
+    "<repo_name>",
+    "<reponame>",
+];
+
+impl FimFormat {
+    /// The format whose marks are all among the tokens that `id` knows.
+    pub fn find(mut id: impl FnMut(&str) -> Option<u32>) -> Option<&'static FimFormat> {
+        FORMATS.iter().find(|format| format.marks().all(|mark| id(mark).is_some()))
+    }
+
+    /// The marks of all formats: what [`find`](Self::find) asks for.
+    pub fn all_marks() -> Vec<&'static str> {
+        FORMATS.iter().flat_map(FimFormat::marks).collect()
+    }
+
+    /// Prefix, suffix and, where there is one, middle.
+    pub fn marks(&self) -> impl Iterator<Item = &'static str> + use<> {
+        [self.prefix, self.suffix].into_iter().chain(self.middle)
+    }
+
+    /// The order in words: `suffix, prefix, middle`.
+    pub fn order_in_words(&self) -> &'static str {
+        match (self.order, self.middle) {
+            (FimOrder::PrefixSuffix, _) => "prefix, suffix, middle",
+            (FimOrder::SuffixPrefix, Some(_)) => "suffix, prefix, middle",
+            (FimOrder::SuffixPrefix, None) => "suffix, prefix",
+        }
+    }
+}
+
+/// The ids that mark the parts of a fill-in-the-middle prompt, in the order of the family that they are of.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fim {
     /// Stands before the text before the hole.
     pub prefix: u32,
     /// Stands before the text after the hole.
     pub suffix: u32,
-    /// Stands before what fills the hole.
-    pub middle: u32,
+    /// Stands before what fills the hole; none where the text before the hole comes last and is gone on with.
+    pub middle: Option<u32>,
+    /// Each of them ends a middle, besides what ends a text.
+    pub ends: Vec<u32>,
+    /// Whose format it is.
+    pub format: &'static FimFormat,
+    /// Begins every prompt.
+    begin: Vec<u32>,
+    /// The tokenizer puts a space before a text, as SentencePiece does.
+    spaced: bool,
 }
 
 impl Fim {
-    /// Finds the three tokens by name.
+    /// Finds the marks by name.
     ///
     /// # Errors
     /// When the tokenizer has no known set of them.
     pub fn from_tokenizer(tokenizer: &Tokenizer) -> Result<Self> {
-        for [prefix, suffix, middle] in SPELLINGS {
-            let ids = [prefix, suffix, middle].map(|name| tokenizer.token_to_id(name));
-            if let [Some(prefix), Some(suffix), Some(middle)] = ids {
-                return Ok(Self { prefix, suffix, middle });
-            }
+        let id = |name: &str| tokenizer.token_to_id(name);
+        let Some(format) = FimFormat::find(id) else {
+            let names: Vec<_> =
+                FORMATS.iter().map(|format| format.marks().collect::<Vec<_>>().join(" ")).collect();
+            return Err(Error::Fim(format!(
+                "the tokenizer has none of {}; this model cannot fill holes, generate instead",
+                names.join(", ")
+            )));
+        };
+        let mark = |name| id(name).ok_or_else(|| Error::Fim(format!("no token {name}")));
+        let (prefix, suffix) = (mark(format.prefix)?, mark(format.suffix)?);
+        let middle = format.middle.map(mark).transpose()?;
+        // What the tokenizer puts before every text, which is how prompts are published.
+        let (bare, whole) = (tokenizer.encode("a")?, tokenizer.encode_with_special_tokens("a")?);
+        let before = whole.windows(bare.len().max(1)).position(|part| part == bare);
+        let mut begin = whole[..before.unwrap_or(0)].to_vec();
+        if let (true, Some(id)) = (begin.is_empty(), format.begin.and_then(id)) {
+            begin.push(id);
         }
-        let names: Vec<_> = SPELLINGS.iter().map(|names| names.join(" ")).collect();
-        Err(Error::Fim(format!(
-            "the tokenizer has none of {}; this model cannot fill holes, generate instead",
-            names.join(", ")
-        )))
+        let marks = [prefix, suffix].into_iter().chain(middle);
+        let mut ends: Vec<u32> = format.ends.iter().filter_map(|name| id(name)).collect();
+        // A model that begins to mark another hole has ended this one.
+        ends.extend(marks);
+        let first = bare.first().and_then(|&id| tokenizer.id_to_token(id));
+        let spaced = first.is_some_and(|token| token.starts_with('▁'));
+        Ok(Self { prefix, suffix, middle, ends, format, begin, spaced })
     }
 
-    /// Suffix, prefix and the mark after which the model writes the middle.
+    /// The parts in the family's order, each after its mark; what the model writes next is the middle.
     pub fn prompt(&self, prefix: &[u32], suffix: &[u32]) -> Vec<u32> {
-        [&[self.suffix], suffix, &[self.prefix], prefix, &[self.middle]].concat()
+        let before = [&[self.prefix], prefix];
+        let after = [&[self.suffix], suffix];
+        let parts = match self.format.order {
+            FimOrder::PrefixSuffix => [before, after],
+            FimOrder::SuffixPrefix => [after, before],
+        };
+        let mut prompt = self.begin.clone();
+        prompt.extend(parts.concat().concat());
+        prompt.extend(self.middle);
+        prompt
     }
 
     /// [`prompt`](Self::prompt) of two texts, in which special tokens spelt out stay text.
@@ -60,8 +247,11 @@ impl Fim {
         prefix: &str,
         suffix: &str,
     ) -> Result<Vec<u32>> {
-        let (prefix, suffix) =
-            (tokenizer.encode_ordinary(prefix)?, tokenizer.encode_ordinary(suffix)?);
+        let prefix = tokenizer.encode_ordinary(prefix)?;
+        let suffix = match self.spaced && self.format.bare_suffix {
+            true => without_first_space(tokenizer, suffix)?,
+            false => tokenizer.encode_ordinary(suffix)?,
+        };
         Ok(self.prompt(&prefix, &suffix))
     }
 
@@ -82,7 +272,27 @@ impl Fim {
         let (one, other) = (draw(), draw());
         let (begin, end) = (one.min(other), one.max(other));
         let mut tokens = self.prompt_text(tokenizer, &text[..begin], &text[end..])?;
-        tokens.extend(tokenizer.encode_ordinary(&text[begin..end])?);
+        let middle = &text[begin..end];
+        tokens.extend(match self.spaced {
+            true => without_first_space(tokenizer, middle)?,
+            false => tokenizer.encode_ordinary(middle)?,
+        });
         Ok(tokens)
     }
+}
+
+/// The ids of a text that goes on another one: without the space that SentencePiece puts before a text. As the
+/// released code of Code Llama and Mistral does it: a character that merges with nothing is put before the text, and
+/// its ids are taken off again.
+fn without_first_space(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    const BEFORE: &str = "☺";
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let before = tokenizer.encode_ordinary(BEFORE)?;
+    let mut ids = tokenizer.encode_ordinary(&format!("{BEFORE}{text}"))?;
+    if !ids.starts_with(&before) {
+        return tokenizer.encode_ordinary(text);
+    }
+    Ok(ids.split_off(before.len()))
 }

@@ -4,7 +4,7 @@ use crate::corpus::Document;
 use crate::dataset::Window;
 use crate::error::{Error, Result};
 use crate::seed;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{SPECIAL_TOKENS, Tokenizer};
 use std::num::NonZeroUsize;
 
 /// What becomes of the last tokens when they do not fill a window.
@@ -155,6 +155,13 @@ pub fn pack<'a>(
         packer.push(&tokenizer.encode_ordinary(&document.text)?, eos);
     }
     Ok(packer.finish())
+}
+
+/// The token that ends a document, where nothing else names one: the paper's, else the first of those of other
+/// families that the tokenizer has.
+pub fn end_of_text(tokenizer: &Tokenizer) -> Option<u32> {
+    let known = [SPECIAL_TOKENS[2], "<|endoftext|>", "<|im_end|>", "</s>"];
+    known.iter().find_map(|name| tokenizer.token_to_id(name))
 }
 
 /// Windows in memory.

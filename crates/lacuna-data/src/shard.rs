@@ -20,83 +20,21 @@ use crate::error::{Error, Result, io_error};
 use crate::packing::{Packed, Packer, Remainder, Sample, lengths};
 use lacuna_files::WholeFile;
 use memmap2::Mmap;
-use serde::{Deserialize, Serialize};
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+mod manifest;
+
+pub use manifest::{Manifest, ShardEntry};
+
 const MAGIC: &[u8; 8] = b"lacunash";
 const VERSION: u32 = 1;
 const HEADER: usize = 128;
+/// What is hashed between two reports.
+const PIECE: usize = 16 << 20;
 /// Where the header's own hash begins.
 const SEAL: usize = 96;
-
-/// What a folder of shards says of itself, in `manifest.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Manifest {
-    /// Always "lacuna-shards".
-    pub format: String,
-    /// Of the shards' format; this crate reads 1.
-    pub version: u32,
-    /// [`Tokenizer::fingerprint`](crate::Tokenizer::fingerprint) of the tokenizer that made the ids.
-    pub tokenizer: String,
-    /// All ids are below this.
-    pub vocab_size: usize,
-    /// How many tokens every window holds.
-    pub window_len: NonZeroUsize,
-    /// Windows of all shards.
-    pub windows: usize,
-    /// Documents of all shards.
-    pub documents: usize,
-    /// Tokens at the very end that are padding.
-    pub padding: usize,
-    /// Bytes of text that went in.
-    pub text_bytes: u64,
-    /// In the order of their files.
-    pub shards: Vec<ShardEntry>,
-}
-
-/// One shard in a [`Manifest`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShardEntry {
-    /// How many windows it holds.
-    pub windows: usize,
-    /// The blake3 hash of everything behind its header, in hexadecimal.
-    pub blake3: String,
-}
-
-/// Some hundred bytes a shard of 64 MiB.
-const LONGEST_MANIFEST: u64 = 64 << 20;
-
-impl Manifest {
-    /// Reads the manifest of a folder.
-    ///
-    /// # Errors
-    /// When it is missing, or not a manifest that this version understands.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let path = manifest_path(folder);
-        let bytes = lacuna_files::read_file(&path, LONGEST_MANIFEST)?;
-        let shard = format!("manifest {}", path.display());
-        let manifest: Self = serde_json::from_slice(&bytes).map_err(|error| Error::Shard {
-            shard: shard.clone(),
-            reason: format!("not a manifest of shards ({error}); pack the corpus again"),
-        })?;
-        let fail = |reason| Err(Error::Shard { shard, reason });
-        if manifest.format != "lacuna-shards" || manifest.version != VERSION {
-            let (format, version) = (&manifest.format, manifest.version);
-            return fail(format!(
-                "format {format:?} version {version}, expected \"lacuna-shards\" version {VERSION}"
-            ));
-        }
-        let windows: Option<usize> =
-            manifest.shards.iter().try_fold(0usize, |sum, entry| sum.checked_add(entry.windows));
-        if windows != Some(manifest.windows) {
-            let said = manifest.windows;
-            return fail(format!("says {said} windows in all, its shards do not add up to that"));
-        }
-        Ok(manifest)
-    }
-}
 
 /// How a folder of shards is written.
 #[derive(Debug, Clone)]
@@ -415,11 +353,25 @@ impl Shard {
     }
 
     /// Everything behind the header against the header's hash, and every id.
-    pub(crate) fn verify(&self) -> Result<()> {
-        if blake3::hash(&self.map[HEADER..]) != self.body_hash() {
+    pub(crate) fn verify(&self, read: &mut dyn FnMut(u64)) -> Result<()> {
+        let mut hasher = blake3::Hasher::new();
+        for chunk in self.map[HEADER..].chunks(PIECE) {
+            hasher.update(chunk);
+            read(chunk.len() as u64);
+        }
+        if hasher.finalize() != self.body_hash() {
             return Err(self.error("its contents do not match its hash; pack it again".to_owned()));
         }
-        (0..self.windows()).try_for_each(|index| self.window(index).map(drop))
+        for (index, begin) in (0..self.tokens).step_by(self.window_len).enumerate() {
+            check_ids(&self.ids(begin, begin + self.window_len), self.vocab_size)
+                .map_err(|reason| self.error(format!("window {index}: {reason}")))?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that [`verify`](Self::verify) reads.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        (self.map.len() - HEADER) as u64
     }
 
     fn body_hash(&self) -> blake3::Hash {

@@ -5,7 +5,26 @@ use std::fs;
 use std::io::Write;
 use std::path::{Component, Path};
 
+mod config;
+mod describe;
+mod settings;
+
+pub use describe::Facts;
+pub use settings::{Generation, Settings};
+
+use config::read_if_there;
+
 use crate::error::{Error, Result, io_error};
+
+pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
+const ADDED_TOKENS: &str = "added_tokens.json";
+const GENERATION: &str = "generation_config.json";
+const TEMPLATE: &str = "chat_template.jinja";
+const TEMPLATE_JSON: &str = "chat_template.json";
+const TEMPLATES: &str = "additional_chat_templates";
+/// A checkpoint has a handful of templates at most.
+const MOST_TEMPLATES: usize = 64;
 
 /// The files beside a checkpoint's weights and `config.json`, by name: what a checkpoint takes along whole.
 ///
@@ -24,6 +43,37 @@ pub struct SideFiles {
 }
 
 impl SideFiles {
+    /// Those files of a folder that say how text becomes tokens and how it is drawn; `tokenizer.json`, which is
+    /// long, not among them.
+    ///
+    /// # Errors
+    /// When one is there and can't be read.
+    pub fn of_tokenizer(folder: &Path) -> Result<Self> {
+        let mut files = Self::default();
+        let mut names: Vec<String> = [
+            TOKENIZER_CONFIG,
+            SPECIAL_TOKENS_MAP,
+            ADDED_TOKENS,
+            GENERATION,
+            TEMPLATE,
+            TEMPLATE_JSON,
+        ]
+        .map(str::to_owned)
+        .into();
+        let listed = fs::read_dir(folder.join(TEMPLATES)).into_iter().flatten().flatten();
+        let listed = listed.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut listed: Vec<String> =
+            listed.filter(|name| name.ends_with(".jinja")).take(MOST_TEMPLATES).collect();
+        listed.sort();
+        names.extend(listed.iter().map(|name| format!("{TEMPLATES}/{name}")));
+        for name in names {
+            if let Some(text) = read_if_there(&folder.join(&name))? {
+                files.insert(name, text);
+            }
+        }
+        Ok(files)
+    }
+
     /// Adds a file, or replaces the one of that name. A name is relative to the checkpoint's folder.
     pub fn insert(&mut self, name: impl Into<String>, bytes: impl Into<Vec<u8>>) {
         self.files.insert(name.into(), bytes.into());

@@ -28,6 +28,56 @@ impl<'a> TextStream<'a> {
         Self { skip_special: false, ..Self::new(tokenizer) }
     }
 
+    /// A stream of the text that continues `prompt`, special tokens left out: what the tokens say after it.
+    ///
+    /// Decoders of SentencePiece vocabularies take a space off the beginning of a text; a continuation is no
+    /// beginning. A character that `prompt` leaves unfinished is the continuation's.
+    ///
+    /// # Errors
+    /// When the tokenizer's own decoder fails.
+    pub fn after(tokenizer: &'a Tokenizer, prompt: &[u32]) -> Result<Self> {
+        let mut stream = Self::new(tokenizer);
+        let text = |id: &&u32| !tokenizer.is_special(**id);
+        // A character has at most four bytes.
+        let mut last: Vec<u32> = prompt.iter().rev().filter(text).take(3).copied().collect();
+        last.reverse();
+        let pieces = tokenizer.pieces();
+        if pieces.joinable {
+            let bytes: Vec<u8> =
+                last.iter().flat_map(|&id| pieces.get(id as usize)).copied().collect();
+            stream.pending = bytes[bytes.len() - unfinished(&bytes)..].to_vec();
+            return Ok(stream);
+        }
+        // One token that stands for more than white space is as good a beginning as the whole prompt.
+        let visible = |id: u32| {
+            let open = pieces.open.get(id as usize).is_none_or(|&open| open);
+            !open && pieces.get(id as usize).iter().any(|byte| !byte.is_ascii_whitespace())
+        };
+        let shown: Vec<u32> = prompt.iter().filter(text).copied().collect();
+        let from = shown.iter().rposition(|&id| visible(id));
+        stream.ids = match from {
+            Some(at) => vec![shown[at]],
+            None => shown.iter().copied().filter(|id| tokenizer.byte(*id).is_none()).collect(),
+        };
+        stream.given = stream.decode(&stream.ids)?.len();
+        let bytes: Vec<Option<u8>> = last.iter().map(|&id| tokenizer.byte(id)).collect();
+        let run = bytes.iter().rev().take_while(|byte| byte.is_some()).count();
+        let bytes: Vec<u8> = bytes[bytes.len() - run..].iter().flatten().copied().collect();
+        stream.ids.extend(&last[last.len() - unfinished(&bytes)..]);
+        Ok(stream)
+    }
+
+    /// The text that is held back, as [`finish`](Self::finish) would give it.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn held(&self) -> Result<String> {
+        if self.tokenizer.pieces().joinable {
+            return Ok(String::from_utf8_lossy(&self.pending).into_owned());
+        }
+        Ok(self.decode(&self.ids)?.get(self.given..).unwrap_or_default().to_owned())
+    }
+
     /// Takes the next ids and gives the text that is now certain.
     ///
     /// # Errors
@@ -105,4 +155,13 @@ impl<'a> TextStream<'a> {
         }
         piece
     }
+}
+
+/// How many bytes at the end begin a character that is not whole.
+fn unfinished(bytes: &[u8]) -> usize {
+    let begins = |n: &usize| {
+        let tail = &bytes[bytes.len() - n..];
+        std::str::from_utf8(tail).is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none())
+    };
+    (1..=bytes.len().min(3)).find(begins).unwrap_or(0)
 }

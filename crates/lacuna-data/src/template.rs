@@ -3,15 +3,14 @@
 use crate::error::{Error, Result};
 use minijinja::machinery::{CompiledTemplate, TemplateConfig, eval, make_string_output};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
 use minijinja::{AutoEscape, Environment, ErrorKind, State, Value};
-use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::io;
 use std::sync::Arc;
 
 mod bounds;
 mod guards;
+mod json;
 
 use guards::Guarded;
 
@@ -49,7 +48,7 @@ impl Template {
         environment.set_recursion_limit(100);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", to_json);
+        environment.add_filter("tojson", json::to_json);
         let source = without_generation_marks(source);
         bounds::check(&source, &syntax)?;
         let mut template = Self { environment, source, syntax, guarded: Guarded::default() };
@@ -64,15 +63,12 @@ impl Template {
         Ok(template)
     }
 
-    pub(crate) fn render(
-        &self,
-        variables: &serde_json::Map<String, serde_json::Value>,
-    ) -> Result<String> {
+    pub(crate) fn render(&self, variables: &BTreeMap<String, Value>) -> Result<String> {
         let mut compiled = self.compiled()?;
         self.guarded.rewrite(&mut compiled);
         let mut text = String::new();
         let mut out = make_string_output(&mut text);
-        let root = Value::from(Serde(variables));
+        let root = Value::from_pairs(variables.clone());
         let (instructions, blocks) = (&compiled.instructions, &compiled.blocks);
         let given = serde_json::to_vec(variables).map_or(0, |json| json.len());
         let mut environment = self.environment.clone();
@@ -119,56 +115,6 @@ fn strftime_now(state: &mut State, format: Value) -> Result<String, minijinja::E
     guards::pay_for(state, &format)?;
     let now = state.lookup(NOW).and_then(|now| i64::try_from(now).ok()).unwrap_or(0);
     Ok(strftime(&format.to_string(), now))
-}
-
-/// Hugging Face's `tojson`: Python's spacing, no escapes for HTML.
-fn to_json(state: &State, value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
-    guards::pay_for(state, &value)?;
-    let indent: Option<usize> = options.get("indent")?;
-    // Others (ensure_ascii, sort_keys) are rare and change no meaning.
-    let bytes = match indent {
-        Some(width) => {
-            let indent = vec![b' '; width.min(16)];
-            serialize(&value, serde_json::ser::PrettyFormatter::with_indent(&indent))
-        }
-        None => serialize(&value, PythonSpacing),
-    };
-    let bytes = bytes
-        .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))?;
-    Ok(Value::from_safe_string(String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-fn serialize(
-    value: &Value,
-    formatter: impl serde_json::ser::Formatter,
-) -> serde_json::Result<Vec<u8>> {
-    let mut bytes = vec![];
-    value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))?;
-    Ok(bytes)
-}
-
-struct PythonSpacing;
-
-impl serde_json::ser::Formatter for PythonSpacing {
-    fn begin_array_value<W: ?Sized + io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        out.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        out.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
-    }
 }
 
 /// Turns `{% generation %}…{% endgeneration %}`, an extension that marks responses, into an `if`
@@ -227,14 +173,26 @@ fn strftime(format: &str, now: i64) -> String {
             text.push(character);
             continue;
         }
-        let written = match characters.next() {
+        let mut directive = characters.next();
+        // As in C: without leading zeros and spaces.
+        let plain = directive == Some('-');
+        if plain {
+            directive = characters.next();
+        }
+        let written = match directive {
+            Some('m') if plain => write!(text, "{month}"),
+            Some('d' | 'e') if plain => write!(text, "{day}"),
+            Some('H') if plain => write!(text, "{hour}"),
+            Some('I') if plain => write!(text, "{}", (hour + 11) % 12 + 1),
+            Some('M') if plain => write!(text, "{minute}"),
+            Some('S') if plain => write!(text, "{second}"),
             Some('Y') => write!(text, "{year}"),
             Some('y') => write!(text, "{:02}", year.rem_euclid(100)),
             Some('m') => write!(text, "{month:02}"),
             Some('d') => write!(text, "{day:02}"),
             Some('e') => write!(text, "{day:2}"),
             Some('B') => write!(text, "{month_name}"),
-            Some('b') => write!(text, "{}", &month_name[..3]),
+            Some('b' | 'h') => write!(text, "{}", &month_name[..3]),
             Some('A') => write!(text, "{day_name}"),
             Some('a') => write!(text, "{}", &day_name[..3]),
             Some('H') => write!(text, "{hour:02}"),
@@ -242,6 +200,13 @@ fn strftime(format: &str, now: i64) -> String {
             Some('p') => write!(text, "{}", if hour < 12 { "AM" } else { "PM" }),
             Some('M') => write!(text, "{minute:02}"),
             Some('S') => write!(text, "{second:02}"),
+            Some('D') => write!(text, "{month:02}/{day:02}/{:02}", year.rem_euclid(100)),
+            Some('R') => write!(text, "{hour:02}:{minute:02}"),
+            Some('s') => write!(text, "{now}"),
+            Some('n') => write!(text, "\n"),
+            Some('t') => write!(text, "\t"),
+            Some('Z') => write!(text, "UTC"),
+            Some('z') => write!(text, "+0000"),
             Some('F') => write!(text, "{year}-{month:02}-{day:02}"),
             Some('T') => write!(text, "{hour:02}:{minute:02}:{second:02}"),
             Some('%') => write!(text, "%"),

@@ -1,6 +1,7 @@
 //! Text to token ids and back.
 
 use crate::error::{Error, Result};
+use crate::side::{Settings, SideFiles};
 use std::path::Path;
 use std::sync::OnceLock;
 use tokenizers::decoders::DecoderWrapper;
@@ -12,10 +13,13 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
+mod additions;
 mod check;
 mod json;
 mod model;
 mod patterns;
+
+pub(crate) use additions::Addition;
 
 /// The special tokens of a tokenizer that [`Tokenizer::train_bpe`] makes, in order of their ids.
 ///
@@ -46,20 +50,26 @@ pub struct Tokenizer {
     /// What each id adds to decoded text, made when first wanted.
     pieces: OnceLock<Pieces>,
     vocab_size: usize,
+    notes: Vec<String>,
+    is_extended: bool,
 }
 
 /// The largest that models come with have 35 MB.
 const LONGEST_FILE: u64 = 256 << 20;
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`.
+    /// Reads a tokenizer. Beside a `tokenizer.json` the other files of its folder that name tokens are read too.
     ///
     /// # Errors
     /// When the file is missing, cut short, or not a tokenizer.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = lacuna_files::read_file(path, LONGEST_FILE)?;
-        Self::parse(&bytes, None, &path.display().to_string())
+        let settings = match path.file_name().is_some_and(|name| name == "tokenizer.json") {
+            true => beside(path)?,
+            false => Settings::default(),
+        };
+        Self::parse(&bytes, None, &settings, &path.display().to_string())
     }
 
     /// Reads a `tokenizer.json` that is already in memory.
@@ -67,7 +77,7 @@ impl Tokenizer {
     /// # Errors
     /// When the bytes are cut short or not a tokenizer.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        Self::parse(bytes, None, "in memory")
+        Self::parse(bytes, None, &Settings::default(), "in memory")
     }
 
     /// Reads the tokenizer of a model that embeds `rows` tokens; `file` is where it was found.
@@ -75,7 +85,20 @@ impl Tokenizer {
     /// # Errors
     /// When the bytes are cut short, not a tokenizer, or a tokenizer of more tokens; the error names `file`.
     pub fn of_model(bytes: &[u8], rows: usize, file: &Path) -> Result<Self> {
-        Self::parse(bytes, Some(rows), &file.display().to_string())
+        Self::parse(bytes, Some(rows), &Settings::default(), &file.display().to_string())
+    }
+
+    /// As [`of_model`](Self::of_model), with what the checkpoint's other files say of tokens.
+    ///
+    /// # Errors
+    /// As [`of_model`](Self::of_model).
+    pub fn of_checkpoint(
+        bytes: &[u8],
+        rows: usize,
+        settings: &Settings,
+        file: &Path,
+    ) -> Result<Self> {
+        Self::parse(bytes, Some(rows), settings, &file.display().to_string())
     }
 
     /// Whether [`of_model`](Self::of_model) would read them, at a fraction of the cost.
@@ -87,10 +110,23 @@ impl Tokenizer {
         check::check(bytes, rows).map_err(|reason| Error::Tokenizer { name, reason })
     }
 
-    fn parse(bytes: &[u8], rows: Option<usize>, name: &str) -> Result<Self> {
+    fn parse(bytes: &[u8], rows: Option<usize>, settings: &Settings, name: &str) -> Result<Self> {
         let fault = |reason| Error::Tokenizer { name: name.to_owned(), reason };
-        let check::Checked { inner, last } = check::read(bytes, rows).map_err(fault)?;
-        Self::new(inner, last, name)
+        let check::Checked { inner, last, notes, is_extended } =
+            check::read(bytes, rows, settings).map_err(fault)?;
+        let mut tokenizer = Self::new(inner, last, name)?;
+        (tokenizer.notes, tokenizer.is_extended) = (notes, is_extended);
+        Ok(tokenizer)
+    }
+
+    /// Whether other files than `tokenizer.json` had a part in it.
+    pub fn is_extended(&self) -> bool {
+        self.is_extended
+    }
+
+    /// What the checkpoint's files say of tokens that could not be followed, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     fn new(mut inner: tokenizers::Tokenizer, last: Option<u32>, name: &str) -> Result<Self> {
@@ -104,7 +140,8 @@ impl Tokenizer {
             return Err(Error::Tokenizer { name: name.to_owned(), reason });
         };
         let vocab_size = last as usize + 1;
-        Ok(Self { inner, ordinary: OnceLock::new(), pieces: OnceLock::new(), vocab_size })
+        let (ordinary, pieces) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { inner, ordinary, pieces, vocab_size, notes: Vec::new(), is_extended: false })
     }
 
     /// Trains a byte-level BPE of `vocab_size` tokens, special tokens and 256 bytes included.
@@ -201,7 +238,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's own decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(in_use)
+        decode_with(&self.inner, ids, true)
     }
 
     /// The text of `ids`, special tokens spelt out.
@@ -209,7 +246,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`decode`](Self::decode).
     pub fn decode_with_special_tokens(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, false).map_err(in_use)
+        decode_with(&self.inner, ids, false)
     }
 
     /// The id of a token as the vocabulary spells it.
@@ -220,6 +257,13 @@ impl Tokenizer {
     /// How the vocabulary spells an id.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
+    }
+
+    /// The added token that a text begins with, if it begins with one.
+    pub fn leading_added_token(&self, text: &str) -> Option<u32> {
+        let added = self.inner.get_added_tokens_decoder();
+        let found = added.iter().filter(|(_, token)| text.starts_with(&token.content));
+        found.max_by_key(|(_, token)| token.content.len()).map(|(id, _)| *id)
     }
 
     /// True for ids that [`decode`](Self::decode) leaves out.
@@ -244,6 +288,31 @@ impl Tokenizer {
         let pieces = self.pieces();
         let length = |id: usize| if pieces.special[id] { 0 } else { pieces.get(id).len() as u32 };
         (0..self.vocab_size).map(length).collect()
+    }
+
+    /// The bytes that a token adds to a text that has begun; a special token's are its spelling.
+    ///
+    /// A character may be cut between tokens, so they need not be text by themselves.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn bytes_of(&self, id: u32) -> Result<Vec<u8>> {
+        if self.pieces().joinable {
+            return Ok(self.pieces().get(id as usize).to_vec());
+        }
+        if let Some(byte) = self.byte(id) {
+            return Ok(vec![byte]);
+        }
+        // Some decoders leave a text's first space out: the second of two is spelt whole.
+        let once = self.decode_with_special_tokens(&[id])?;
+        let twice = self.decode_with_special_tokens(&[id, id])?;
+        Ok(twice.strip_prefix(&once).unwrap_or(&once).as_bytes().to_vec())
+    }
+
+    /// The byte of a byte-fallback token.
+    pub(crate) fn byte(&self, id: u32) -> Option<u8> {
+        let token = self.inner.id_to_token(id).filter(|token| is_byte_token(token))?;
+        u8::from_str_radix(&token[3..5], 16).ok()
     }
 
     /// The blake3 hash of the tokenizer, in hexadecimal: equal hashes, equal ids.
@@ -345,6 +414,23 @@ fn byte_of_char() -> Vec<Option<u8>> {
 
 fn encode_with(inner: &tokenizers::Tokenizer, text: &str, special: bool) -> Result<Vec<u32>> {
     Ok(inner.encode_fast(text, special).map_err(in_use)?.get_ids().to_vec())
+}
+
+/// Some of the library's decoders count on a token.
+fn decode_with(inner: &tokenizers::Tokenizer, ids: &[u32], skip_special: bool) -> Result<String> {
+    let special = |token: &str| inner.get_added_vocabulary().is_special_token(token);
+    let has_text =
+        |id: &u32| inner.id_to_token(*id).is_some_and(|token| !(skip_special && special(&token)));
+    if !ids.iter().any(has_text) {
+        return Ok(String::new());
+    }
+    inner.decode(ids, skip_special).map_err(in_use)
+}
+
+/// What the files in the folder of a `tokenizer.json` say.
+fn beside(tokenizer: &Path) -> Result<Settings> {
+    let folder = tokenizer.parent().unwrap_or(Path::new("."));
+    Settings::read(&SideFiles::of_tokenizer(folder)?, folder)
 }
 
 fn in_use(error: tokenizers::Error) -> Error {

@@ -350,7 +350,8 @@ fn hole_examples_hold_all_of_the_text() {
     for _ in 0..50 {
         let ids = fim.example(&tokenizer, text, &mut rng).unwrap();
         let mark = |id| ids.iter().position(|&other| other == id).unwrap();
-        let (suffix, prefix, middle) = (mark(fim.suffix), mark(fim.prefix), mark(fim.middle));
+        let (suffix, prefix, middle) =
+            (mark(fim.suffix), mark(fim.prefix), mark(fim.middle.unwrap()));
         assert!(suffix == 0 && suffix < prefix && prefix < middle);
         let decode = |ids: &[u32]| tokenizer.decode(ids).unwrap();
         let joined = decode(&ids[prefix + 1..middle])

@@ -4,7 +4,7 @@
 
 use lacuna_data::{
     Batches, ChatTemplate, Corpus, CorpusOptions, Dataset, Error, Fim, Packer, Remainder, Sample,
-    ShardOptions, ShardWriter, Tokenizer, corpus,
+    ShardOptions, ShardWriter, Tokenizer, corpus::Reason,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -170,6 +170,13 @@ fn manifests_are_checked() {
     change("\"window_len\": 8", "\"window_len\": 4", "the manifest says");
     change("\"windows\": 4", "\"windows\": 18446744073709551615", "do not add up");
     change("}", "", "not a manifest");
+    change("\"padding\": 0", "\"padding\": 8", "says 8 tokens of padding");
+    change("\"documents\": 20", "\"documents\": 129", "129 documents, which 120 tokens");
+    change("\"vocab_size\": 500", "\"vocab_size\": 0", "0 tokens in the vocabulary");
+    change("\"vocab_size\": 500", "\"vocab_size\": 4294967296", "4294967296 tokens");
+    fs::write(&path, &whole).unwrap();
+    fs::copy(folder.path().join("shard-00001.bin"), folder.path().join("shard-00004.bin")).unwrap();
+    says(open(folder.path()).unwrap(), "files of two packings");
     fs::remove_file(&path).unwrap();
     says(open(folder.path()).unwrap(), "manifest.json: cannot read");
 }
@@ -392,7 +399,8 @@ fn all_kinds_of_input_give_their_documents() {
     fs::write(root.join("t.tar.gz"), tar.into_inner().unwrap().finish().unwrap()).unwrap();
 
     let names = ["tree", "p.jsonl", "z.jsonl.zst", "g.jsonl.gz", "t.tar.gz", "tree/notes.md"];
-    let options = CorpusOptions { extensions: vec!["py".into()], max_document_bytes: 1000 };
+    let extensions = vec!["py".into()];
+    let options = CorpusOptions { extensions, max_document_bytes: 1000, ..Default::default() };
     let corpus = Corpus::read(&names.map(|name| root.join(name)), &options).unwrap();
     let mut found: Vec<_> =
         corpus.documents.iter().map(|d| (d.path.as_str(), d.text.as_str())).collect();
@@ -412,15 +420,19 @@ fn all_kinds_of_input_give_their_documents() {
         ("notes.md", "not asked for"),
     ];
     assert_eq!(found, expected);
-    let skipped = corpus::Skipped {
-        binary: 1,
-        not_utf8: 1,
-        too_large: 1,
-        empty: 1,
+    let skipped: Vec<_> = corpus.skipped.counts().collect();
+    let expected = [
+        (Reason::TooLarge, 1),
+        (Reason::Binary, 1),
+        (Reason::NotUtf8, 1),
+        (Reason::Empty, 1),
         // notes.md in the folder; .gitignore in the archive.
-        other_extension: 2,
-    };
-    assert_eq!(corpus.skipped, skipped);
+        (Reason::OtherEnding, 2),
+        // .gitignore in the folder, and what it names.
+        (Reason::Hidden, 1),
+        (Reason::Ignored, 1),
+    ];
+    assert_eq!(skipped, expected);
 }
 
 #[test]
@@ -444,7 +456,11 @@ fn broken_lines_and_archives_are_named() {
         fs::write(&path, bytes).unwrap();
         Corpus::read(&[path], &CorpusOptions { max_document_bytes: 100, ..Default::default() })
     };
-    says(read("a.jsonl", b"{\"text\": \"x\"}\n{\"body\": 1}").unwrap_err(), "a.jsonl: line 2");
+    says(read("a.jsonl", b"\n{\"body\": 1}").unwrap_err(), "a.jsonl: line 2");
+    // One line of two is passed over, and named.
+    let corpus = read("a.jsonl", b"{\"text\": \"x\"}\n{\"body\": 1}").unwrap();
+    assert_eq!(corpus.documents.len(), 1);
+    assert_eq!(corpus.skipped.places(Reason::NoText), ["a.jsonl:2 (it has body)"]);
     says(read("b.jsonl", b"{\"text\": 3}\n").unwrap_err(), "line 1: a JSON object is expected");
     says(read("c.jsonl.gz", b"not gzip").unwrap_err(), "c.jsonl.gz: cannot read");
     says(read("d.jsonl.zst", b"not zstd").unwrap_err(), "d.jsonl.zst: cannot read");
@@ -452,6 +468,6 @@ fn broken_lines_and_archives_are_named() {
     // A line beyond any limit is passed over without being held.
     let long = format!("{{\"text\": \"{}\"}}\n{{\"text\": \"short\"}}\n", "x".repeat(200_000));
     let corpus = read("f.jsonl", long.as_bytes()).unwrap();
-    assert_eq!((corpus.documents.len(), corpus.skipped.too_large), (1, 1));
+    assert_eq!((corpus.documents.len(), corpus.skipped.count(Reason::TooLarge)), (1, 1));
     assert_eq!(corpus.documents[0].path, "f.jsonl#2");
 }

@@ -1,7 +1,7 @@
 //! New text in a file that a user has.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result, io};
@@ -35,8 +35,18 @@ pub fn replace_text_file(path: &Path, old: &[u8], new: &[u8]) -> Result<()> {
     }
     if has_several_names(&there) {
         let mut same = fs::File::options().write(true).open(&real).map_err(io(path, "write it"))?;
-        let written = same.write_all(new).and_then(|()| same.set_len(new.len() as u64));
-        return written.and_then(|()| same.sync_all()).map_err(io(path, "write it"));
+        let put = |file: &mut fs::File, text: &[u8]| {
+            file.rewind()?;
+            file.write_all(text)?;
+            file.set_len(text.len() as u64)?;
+            file.sync_all()
+        };
+        let written = put(&mut same, new);
+        if written.is_err() {
+            // The old text has its room still. Best effort: the error that led here is the one to report.
+            let _ = put(&mut same, old);
+        }
+        return written.map_err(io(path, "write it"));
     }
     finished.publish()
 }

@@ -4,7 +4,8 @@
 //! cargo run -p lacuna-model --example make_hostile -- fixtures/hostile
 //! ```
 //!
-//! `expected.tsv` lists every case with words that its error must contain; `valid/` holds the
+//! `expected.tsv` lists every case with words that its error must contain, or `opens`, with the id that it opens
+//! without; `valid/` holds the
 //! checkpoints that the cases are made from, which must open. `tests/hostile.rs` replays all of it.
 //! The output is the same on every run and platform.
 
@@ -215,7 +216,7 @@ impl Corpus {
             ("layers_text", "llama.block_count", string("1"), "whole number"),
             ("layers_2", "llama.block_count", u32_value(2), "lacks"),
             ("context_0", "llama.context_length", u32_value(0), "max_position_embeddings = 0"),
-            ("context_max", "llama.context_length", u32_value(u32::MAX), "= 4294967295"),
+            ("context_max", "llama.context_length", u32_value(u32::MAX), "opens"),
             ("theta_nan", "llama.rope.freq_base", float(f32::NAN), "freq_base = NaN"),
             ("theta_inf", "llama.rope.freq_base", float(f32::INFINITY), "freq_base = inf"),
             ("theta_0", "llama.rope.freq_base", float(0.0), "rope_theta = 0"),
@@ -225,9 +226,14 @@ impl Corpus {
             ("rope_part", "llama.rope.dimension_count", u32_value(1), "dimension_count = 1"),
             ("experts", "llama.expert_count", u32_value(8), "expert_count = 8"),
             ("vocab_9", "llama.vocab_size", u32_value(9), "vocab_size = 9"),
-            ("eos_beyond", "tokenizer.ggml.eos_token_id", u32_value(8), "eos_token_id = 8"),
+            (
+                "eos_beyond",
+                "tokenizer.ggml.eos_token_id",
+                u32_value(8),
+                "opens without tokenizer.ggml.eos_token_id = 8",
+            ),
             ("eos_max", "tokenizer.ggml.eos_token_id", u32_value(u32::MAX), "= 4294967295"),
-            ("bos_negative", "tokenizer.ggml.bos_token_id", raw(5, &[255; 4]), "= -1"),
+            ("bos_negative", "tokenizer.ggml.bos_token_id", raw(5, &[255; 4]), "opens"),
             ("block_size_0", "lacuna.block_size", u32_value(0), "block_size = 0"),
             ("architecture_unknown", "general.architecture", string("mamba"), "mamba"),
             ("architecture_number", "general.architecture", u32_value(1), "general.architecture"),
@@ -451,10 +457,15 @@ impl Corpus {
             ("theta_nan_text", "rope_theta", json!("NaN"), "rope_theta"),
             ("theta_0", "rope_theta", json!(0), "rope_theta = 0"),
             ("eps_0", "rms_norm_eps", json!(0), "rms_norm_eps = 0"),
-            ("eos_beyond", "eos_token_id", json!(8), "eos_token_id = 8"),
-            ("eos_list_beyond", "eos_token_id", json!([2, 9]), "eos_token_id = 9"),
-            ("eos_negative", "eos_token_id", json!(-1), "eos_token_id = -1"),
-            ("pad_2p32", "pad_token_id", json!(1u64 << 32), "pad_token_id"),
+            ("eos_beyond", "eos_token_id", json!(8), "opens without eos_token_id = 8"),
+            ("eos_list_beyond", "eos_token_id", json!([2, 9]), "opens without eos_token_id = 9"),
+            ("eos_negative", "eos_token_id", json!(-1), "opens"),
+            (
+                "pad_2p32",
+                "pad_token_id",
+                json!(1u64 << 32),
+                "opens without pad_token_id = 4294967296",
+            ),
             ("architecture_unknown", "architectures", json!(["Mamba"]), "Mamba"),
             ("architecture_number", "architectures", json!(1), "architectures = 1"),
             ("rope_yarn", "rope_scaling", json!({"rope_type": "yarn"}), "yarn"),
@@ -492,7 +503,7 @@ impl Corpus {
         self.config("theta_nan", "expected value", br#"{"rope_theta":NaN}"#)?;
         self.config("theta_1e999", "number out of range", br#"{"rope_theta":1e999}"#)?;
         self.config("not_utf8", "config.json", b"{\"a\":\"\xff\"}")?;
-        self.config("generation_eos_beyond", "eos_token_id = 8", &text(&config()))?;
+        self.config("generation_eos_beyond", "opens without eos_token_id = 8", &text(&config()))?;
         let generation = json!({ "eos_token_id": 8 });
         self.put("config/generation_eos_beyond/generation_config.json", &text(&generation))
     }

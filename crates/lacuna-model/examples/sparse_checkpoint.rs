@@ -42,7 +42,7 @@ pub(crate) fn config() -> Config {
         rms_norm_eps: 1e-6,
         mode: Mode::BlockDiffusion {
             block_size: const { std::num::NonZeroUsize::new(4).expect("not zero") },
-            mask_token_id: 5,
+            mask_token_id: Some(5),
         },
         dtype: Some(StorageDtype::BF16),
         ..Config::default()

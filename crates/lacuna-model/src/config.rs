@@ -9,8 +9,12 @@ use serde_json::{Map, Value};
 use crate::error::{ModelError, Result};
 use crate::weights::StorageDtype;
 
+mod announced;
+pub(crate) mod family;
 mod json;
 pub(crate) mod strict;
+
+pub use family::Family;
 
 /// How a checkpoint was trained, and so how it may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,8 +25,9 @@ pub enum Mode {
     BlockDiffusion {
         /// Tokens of a block.
         block_size: NonZeroUsize,
-        /// The id that stands for a token not yet written.
-        mask_token_id: u32,
+        /// The id that stands for a token not yet written; `None` where the files name none, and whoever decodes
+        /// must.
+        mask_token_id: Option<u32>,
     },
 }
 
@@ -102,8 +107,12 @@ pub struct Config {
     pub eos_token_ids: Vec<u32>,
     /// Autoregressive or block diffusion.
     pub mode: Mode,
+    /// The family of a block-diffusion model, where it is another than the released one's.
+    pub family: Option<Family>,
     /// The dtype that the checkpoint declares, if it does.
     pub dtype: Option<StorageDtype>,
+    /// Ids in the files that name no token and are gone without, as `eos_token_id = 70000`.
+    pub ignored_ids: Vec<String>,
     /// Fields that this crate does not interpret; written back as they came.
     pub extra: Map<String, Value>,
 }
@@ -171,7 +180,9 @@ impl Default for Config {
             pad_token_id: Some(1),
             eos_token_ids: vec![2],
             mode: Mode::Autoregressive,
+            family: None,
             dtype: None,
+            ignored_ids: Vec::new(),
             extra: Map::new(),
         }
     }
@@ -191,7 +202,7 @@ impl Config {
     /// # Errors
     /// If it is no strict JSON object, or fails [`Config::validate`].
     pub fn from_json(text: &str) -> Result<Self> {
-        json::parse(text.as_bytes(), None, Path::new("config.json"))
+        json::parse(text.as_bytes(), None, Path::new("config.json"), &announced::Beside::default())
     }
 
     /// The `config.json` of this configuration: keys sorted, two spaces of indent.
@@ -213,7 +224,7 @@ impl Config {
     pub fn mask_token_id(&self) -> Option<u32> {
         match self.mode {
             Mode::Autoregressive => None,
-            Mode::BlockDiffusion { mask_token_id, .. } => Some(mask_token_id),
+            Mode::BlockDiffusion { mask_token_id, .. } => mask_token_id,
         }
     }
 

@@ -181,6 +181,7 @@ impl Transformer {
             parameters: Vec::new(),
             device: device.clone(),
             files: Vec::new(),
+            layers_done: Arc::default(),
             config,
         })
     }

@@ -3,6 +3,7 @@
 mod carried;
 mod config;
 mod hash;
+mod mode;
 mod parse;
 mod pre;
 mod tokenizer;
@@ -15,7 +16,7 @@ pub(crate) use config::{
 };
 pub(crate) use hash::whole;
 pub(crate) use parse::Gguf;
-pub(crate) use tokenizer::tokenizer_json;
+pub(crate) use tokenizer::{token_ids, tokenizer_json};
 pub use write::{GgufOptions, save_gguf};
 
 /// Where tensors start in the files that are written; the format's default.

@@ -31,6 +31,7 @@ mod error;
 mod gguf;
 mod init;
 mod mask_row;
+mod names;
 mod pass;
 mod recorded;
 mod transformer;
@@ -39,7 +40,7 @@ mod windows;
 
 pub use cache::KvCache;
 pub use clean::CleanWindow;
-pub use config::{Config, MemoryEstimate, Mode, RopeScaling, Work};
+pub use config::{Config, Family, MemoryEstimate, Mode, RopeScaling, Work};
 pub use error::{ModelError, Result};
 pub use gguf::{CarriedMetadata, GgufOptions, save_gguf};
 pub use mask_row::mean_row;

@@ -11,6 +11,7 @@ use lacuna_kernels::{
 };
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::{Config, Mode};
 use crate::error::{ModelError, Result};
@@ -93,12 +94,20 @@ pub struct Transformer {
     pub(crate) device: Device,
     /// Files that weights are read from while it runs.
     pub(crate) files: Vec<Arc<MappedFile>>,
+    /// Layers computed so far, by all passes.
+    pub(crate) layers_done: Arc<AtomicU64>,
 }
 
 impl Transformer {
     /// What the model is.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// How many layers all passes together have computed so far. Another thread that reads it now and then knows
+    /// how far a long pass is.
+    pub fn layers_done(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.layers_done)
     }
 
     /// Declares what the weights have been trained for; the next checkpoint will say so.
@@ -290,6 +299,7 @@ impl Transformer {
             let mut attended = attend(i, qkv, last)?;
             if last && let Some((in_x, in_attended)) = &select {
                 if in_x.elem_count() == 0 {
+                    self.layers_done.fetch_add(1, Ordering::Relaxed);
                     return Ok(Tensor::zeros((0, self.config.hidden_size), x.dtype(), x.device())?);
                 }
                 x = x.index_select(in_x, 0)?;
@@ -306,6 +316,7 @@ impl Transformer {
             let gated = swiglu(&gate, &up)?;
             drop((gate, up));
             delta = Some(layer.down_proj.forward(&gated)?);
+            self.layers_done.fetch_add(1, Ordering::Relaxed);
         }
         Ok(add_norm(&x, delta.as_ref(), &self.norm, eps)?.1)
     }

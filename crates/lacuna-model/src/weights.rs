@@ -30,7 +30,7 @@ pub use verify::{Verified, verify};
 
 pub use directory::COMPANIONS;
 use directory::Layout;
-pub(crate) use directory::contained;
+pub(crate) use directory::{contained, token_ids_in};
 use found::Found;
 use header::HeaderEntry;
 pub(crate) use mapped::{MappedFile, read_small_file};
@@ -324,6 +324,13 @@ impl Weights {
     pub fn tokenizer_json(&self) -> Result<Option<String>> {
         self.with_gguf(|gguf, path| gguf::tokenizer_json(gguf, path, self.config.vocab_size))
             .unwrap_or_else(|| directory::tokenizer(self.directory()))
+    }
+
+    /// The ids of tokens by their text, found without building the tokenizer.
+    pub fn token_ids(&self, names: &[&str]) -> Vec<Option<u32>> {
+        let found = self.with_gguf(|gguf, _| Ok(gguf::token_ids(gguf, names)));
+        let found = found.unwrap_or_else(|| Ok(token_ids_in(self.directory(), names)));
+        found.unwrap_or_else(|_| vec![None; names.len()])
     }
 
     /// The chat template in the metadata of a GGUF file.

@@ -49,12 +49,20 @@ fn every_malformed_checkpoint_is_refused_for_its_own_fault() {
     let (mut cases, mut faults) = (0, Vec::new());
     for line in list.lines() {
         let (case, words) = line.split_once('\t').unwrap();
+        cases += 1;
+        // Ids that nothing needs stop no checkpoint.
+        if let Some(without) = words.strip_prefix("opens") {
+            let path = corpus().join(case);
+            open(&path).unwrap();
+            let ignored = Weights::inspect(&path).unwrap().config().ignored_ids.join(", ");
+            assert_eq!(without.strip_prefix(" without ").unwrap_or_default(), ignored, "{case}");
+            continue;
+        }
         let error = refusal(&corpus().join(case));
         let names_the_file = error.contains(case.rsplit('/').next().unwrap());
         if !error.contains(words) || !names_the_file || error.contains(['\x1b', '\n']) {
             faults.push(format!("{case}: expected \"{words}\" in: {error}"));
         }
-        cases += 1;
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     let kinds = ["gguf", "safetensors", "config", "index"].map(|kind| corpus().join(kind));

@@ -330,7 +330,12 @@ fn what_generation_uses_wins_over_the_configuration() {
         .unwrap();
     assert_eq!((open().eos_token_ids, open().bos_token_id), (vec![9, 2], Some(4)));
     assert_eq!(open().pad_token_id, Some(3), "what it does not say stays");
-    fs::write(&generation, r#"{"eos_token_id": 48}"#).unwrap();
-    let error = Config::open(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("generation_config.json: eos_token_id = 48: no such row"), "{error}");
+    for (text, ignored) in [
+        (r#"{"eos_token_id": 48}"#, &["eos_token_id = 48"][..]),
+        (r#"{"eos_token_id": -1, "pad_token_id": -1, "bos_token_id": null}"#, &[]),
+    ] {
+        fs::write(&generation, text).unwrap();
+        assert_eq!(open().eos_token_ids, [2, 7], "what names no token says nothing");
+        assert_eq!(open().ignored_ids, ignored);
+    }
 }

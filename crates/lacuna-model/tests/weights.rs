@@ -311,7 +311,7 @@ fn a_matrix_is_its_tensor_in_every_format_and_layout() {
 #[test]
 fn gguf_keeps_every_variant_of_the_configuration() {
     let block_diffusion =
-        Mode::BlockDiffusion { block_size: 8.try_into().unwrap(), mask_token_id: 7 };
+        Mode::BlockDiffusion { block_size: 8.try_into().unwrap(), mask_token_id: Some(7) };
     let llama3 = RopeScaling::Llama3 {
         factor: 8.0,
         low_freq_factor: 1.0,

@@ -21,6 +21,14 @@ pub enum TrainError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A file that can't be used as it is.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// A run directory that can't be used as it is.
     #[error("run directory {path}: {reason}")]
     Run {

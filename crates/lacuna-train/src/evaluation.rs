@@ -3,6 +3,7 @@
 use lacuna_data::Window;
 use lacuna_data::stats::{Bigram, Unigram};
 use lacuna_model::{Mode, Transformer};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::likelihood::{Blocks, Likelihood, Method, Scoring, likelihood, scored_positions};
@@ -21,7 +22,8 @@ pub struct Evaluation {
 }
 
 /// Which score.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ScoreName {
     /// −log p of the next token.
     Autoregressive,
@@ -90,11 +92,12 @@ pub fn evaluate(
     };
     let blocks = match model.config().mode {
         Mode::BlockDiffusion { block_size, mask_token_id } => {
-            Some(Blocks { block_size, mask_id: mask_token_id })
+            mask_token_id.map(|mask_id| Blocks { block_size, mask_id })
         }
         Mode::Autoregressive => None,
     };
     let all = count * methods.len();
+    progress(0, all);
     let mut scores = Vec::new();
     for (i, (name, method)) in methods.iter().enumerate() {
         let scoring = Scoring {

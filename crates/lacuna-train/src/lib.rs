@@ -1,7 +1,7 @@
 //! Recipes, stages, one legible training step, checkpoints and metrics.
 //!
 //! ```no_run
-//! use lacuna_train::{Recipe, RunOptions, run};
+//! use lacuna_train::{Recipe, RunOptions, Surroundings, run};
 //! use std::sync::atomic::AtomicBool;
 //!
 //! let recipe = Recipe::load("recipes/tiny.toml".as_ref(), &["stage.0.steps=10".into()])?;
@@ -9,8 +9,10 @@
 //!     dir: "runs/tiny".into(),
 //!     resume: false,
 //!     resume_step: None,
+//!     accept_changes: false,
 //!     device: candle_core::Device::Cpu,
 //!     stop: &AtomicBool::new(false),
+//!     surroundings: Surroundings::default(),
 //! };
 //! let outcome = run(&recipe, &options, &mut |event| println!("{event:?}"))?;
 //! println!("{}", outcome.model.display());
@@ -36,6 +38,7 @@ mod metrics;
 mod objective;
 mod plot;
 mod recipe;
+mod record;
 mod run;
 mod run_folder;
 mod seed;
@@ -53,6 +56,7 @@ pub use recipe::{
     CorruptionRecipe, DataRecipe, EvaluationRecipe, MaskEmbedding, ModelRecipe, ObjectiveKind,
     OptimizerRecipe, Recipe, SftRecipe, Stage, StageData,
 };
+pub use record::{Machine, Surroundings};
 pub use run::{Event, Outcome, RunOptions, run};
 pub use seed::{Purpose, stream};
 pub use setup::{RunData, SpecialIds};

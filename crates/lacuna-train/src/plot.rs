@@ -1,8 +1,11 @@
-//! The run's plots, as SVG and PNG: `loss` (losses, mask rate, gradient norm over steps) and `telemetry`
-//! (loss by mask rate and by position in the block).
+//! The run's plots, as SVG and PNG: `loss` (losses, mask rate, gradient norm and learning rate over the steps) and
+//! `telemetry` (loss by mask rate and by position in the block, and what the corruption did).
 
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Once;
 
@@ -14,29 +17,49 @@ const UNWEIGHTED: RGBColor = RGBColor(0x1f, 0x5a, 0x8a);
 const AUTOREGRESSIVE: RGBColor = RGBColor(0x3a, 0x7d, 0x44);
 const RATE: RGBColor = RGBColor(0x8a, 0x63, 0x1f);
 const NORM: RGBColor = RGBColor(0x5b, 0x4a, 0x8a);
+const HELD_OUT: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const FAINT: RGBColor = RGBColor(0xb0, 0xb0, 0xb0);
+
+/// Pixels right of the curves, for what they are.
+const LEGEND: i32 = 235;
+/// A curve has at most this many points: more are not seen, and a plot of a long run stays small.
+const MOST_POINTS: usize = 800;
 
 type Points = Vec<(f64, f64)>;
 type DrawResult<E> = std::result::Result<(), DrawingAreaErrorKind<E>>;
 
-/// Draws `loss.{svg,png}` and, after a diffusion stage, `telemetry.{svg,png}` into `dir`.
+/// A score on held-out text, for the plot of the losses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeldOutPoint {
+    /// Steps taken when it was measured.
+    pub step: u64,
+    /// The measure: `exact block NELBO`, …
+    pub label: &'static str,
+    /// Its value.
+    pub nats_per_token: f64,
+}
+
+/// Draws `loss.{svg,png}` and, after a diffusion stage, `telemetry.{svg,png}` into a run's folder, whose name is the
+/// title. Steps whose numbers are not finite are left out.
 ///
 /// # Errors
 /// Errors if an image can't be written.
-pub fn draw(dir: &Path, metrics: &[StepMetrics]) -> Result<()> {
+pub fn draw(dir: &Path, metrics: &[StepMetrics], held_out: &[HeldOutPoint]) -> Result<()> {
     if metrics.is_empty() {
         return Ok(());
     }
     register_font();
-    let size = (1000, 860);
+    let name = dir.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy());
+    let run = Run { name: &name, metrics, held_out };
+    let size = (1120, 1000);
     let (svg, png) = (dir.join("loss.svg"), dir.join("loss.png"));
-    drawn(&svg, loss(&SVGBackend::new(&svg, size).into_drawing_area(), metrics))?;
-    drawn(&png, loss(&BitMapBackend::new(&png, size).into_drawing_area(), metrics))?;
+    drawn(&svg, loss(&SVGBackend::new(&svg, size).into_drawing_area(), &run))?;
+    drawn(&png, loss(&BitMapBackend::new(&png, size).into_drawing_area(), &run))?;
     if metrics.iter().any(|m| m.diffusion.is_some()) {
-        let size = (1000, 800);
+        let size = (1120, 860);
         let (svg, png) = (dir.join("telemetry.svg"), dir.join("telemetry.png"));
-        drawn(&svg, telemetry(&SVGBackend::new(&svg, size).into_drawing_area(), metrics))?;
-        drawn(&png, telemetry(&BitMapBackend::new(&png, size).into_drawing_area(), metrics))?;
+        drawn(&svg, telemetry(&SVGBackend::new(&svg, size).into_drawing_area(), &run))?;
+        drawn(&png, telemetry(&BitMapBackend::new(&png, size).into_drawing_area(), &run))?;
     }
     Ok(())
 }
@@ -57,119 +80,248 @@ fn register_font() {
     });
 }
 
-/// Three panels over steps: losses, mask rate, gradient norm.
-fn loss<DB: DrawingBackend>(
-    area: &DrawingArea<DB, Shift>,
-    metrics: &[StepMetrics],
-) -> DrawResult<DB::ErrorType> {
-    area.fill(&WHITE)?;
-    let area = area.margin(10, 10, 10, 16);
-    let (losses, rest) = area.split_vertically(460);
-    let (rates, norms) = rest.split_vertically(180);
-    let column = |f: &dyn Fn(&StepMetrics) -> Option<f64>| -> Points {
-        metrics.iter().filter_map(|m| Some((m.step as f64, f(m)?))).collect()
-    };
-    let weighted = smoothed(
-        &column(&|m| m.mask_rate.filter(|_| m.supervised > 0).map(|_| m.loss)),
-        metrics.len(),
-    );
-    let unweighted =
-        smoothed(&column(&|m| Some(m.loss_unweighted).filter(|_| m.supervised > 0)), metrics.len());
-    let next_token = column(&|m| m.autoregressive_loss);
-    let series = [
-        ("loss, unweighted (nats per masked token)", UNWEIGHTED, unweighted),
-        ("loss, weighted (nats per token)", WEIGHTED, weighted),
-        ("next-token loss on the same windows", AUTOREGRESSIVE, next_token),
-    ];
-    panel(&losses, metrics, "loss, nats", &series, Scale::Linear)?;
-    let rate = smoothed(&column(&|m| m.mask_rate), metrics.len());
-    panel(
-        &rates,
-        metrics,
-        "mask rate",
-        &[("masked part of the tokens", RATE, rate)],
-        Scale::Linear,
-    )?;
-    let norm = column(&|m| Some(m.grad_norm).filter(|_| m.supervised > 0));
-    panel(&norms, metrics, "gradient norm", &[("before clipping", NORM, norm)], Scale::Log)?;
-    area.present()
+/// What is drawn.
+struct Run<'a> {
+    name: &'a str,
+    metrics: &'a [StepMetrics],
+    held_out: &'a [HeldOutPoint],
 }
 
-#[derive(Clone, Copy)]
+impl Run<'_> {
+    /// One number of each step that has it.
+    fn column(&self, f: &dyn Fn(&StepMetrics) -> Option<f64>) -> Points {
+        let finite = |m: &StepMetrics| Some((m.step as f64, f(m).filter(|y| y.is_finite())?));
+        self.metrics.iter().filter_map(finite).collect()
+    }
+
+    /// Begin and end of each stage in steps, and its name.
+    fn stages(&self) -> Vec<(f64, f64, &str)> {
+        let runs = self.metrics.chunk_by(|a, b| a.stage == b.stage);
+        let mut begin = self.metrics.first().map_or(0.0, |m| m.step as f64 - 1.0);
+        let stage = |steps: &'_ [StepMetrics]| {
+            let end = steps.last().map_or(begin, |m| m.step as f64);
+            (std::mem::replace(&mut begin, end), end, steps[0].stage.clone())
+        };
+        let named: Vec<_> = runs.map(stage).collect();
+        let find = |name: &str| self.metrics.iter().find(|m| m.stage == name).map(|m| &*m.stage);
+        named.iter().filter_map(|(from, to, name)| Some((*from, *to, find(name)?))).collect()
+    }
+
+    fn steps(&self) -> Range<f64> {
+        let first = self.metrics.first().map_or(0.0, |m| m.step as f64 - 1.0);
+        let last = self.metrics.last().map_or(1.0, |m| m.step as f64);
+        first..last.max(first + 1.0)
+    }
+}
+
+/// A curve or a row of marks, and what it is.
+struct Series {
+    label: &'static str,
+    color: RGBColor,
+    points: Points,
+    marks: bool,
+}
+
+fn curve(label: &'static str, color: RGBColor, points: Points) -> Series {
+    Series { label, color, points: thinned(&points), marks: false }
+}
+
+#[derive(Clone, Copy, PartialEq)]
 enum Scale {
     Linear,
+    /// Ticks at powers of ten.
     Log,
 }
 
-/// One chart over steps with stage borders and their names.
-fn panel<DB: DrawingBackend>(
+/// Four panels over the steps: losses, mask rate, gradient norm, learning rate.
+fn loss<DB: DrawingBackend>(
     area: &DrawingArea<DB, Shift>,
-    metrics: &[StepMetrics],
-    label: &str,
-    series: &[(&str, RGBColor, Points)],
-    scale: Scale,
+    run: &Run<'_>,
 ) -> DrawResult<DB::ErrorType> {
-    let transform = |y: f64| match scale {
-        Scale::Linear => y,
-        Scale::Log => y.max(1e-12).log10(),
-    };
-    let values = || series.iter().flat_map(|(_, _, p)| p.iter().map(|(_, y)| transform(*y)));
-    let highest = values().fold(f64::NEG_INFINITY, f64::max);
-    let lowest = match scale {
-        Scale::Linear => 0.0,
-        Scale::Log => values().fold(f64::INFINITY, f64::min),
-    };
-    if !highest.is_finite() {
-        return Ok(());
-    }
-    let last_step = metrics.last().map_or(1.0, |m| m.step as f64);
-    let top = highest + 0.08 * (highest - lowest).max(1e-3);
-    let bottom = if matches!(scale, Scale::Log) { lowest - 0.1 } else { 0.0 };
-    let mut chart = ChartBuilder::on(area)
-        .margin(4)
-        .x_label_area_size(34)
-        .y_label_area_size(64)
-        .build_cartesian_2d(0.0..last_step, bottom..top)?;
-    let tick = |y: &f64| match scale {
-        Scale::Linear => format!("{y:.2}"),
-        Scale::Log => format!("{:.2}", 10f64.powf(*y)),
-    };
-    chart
-        .configure_mesh()
-        .light_line_style(WHITE)
-        .bold_line_style(FAINT.mix(0.35))
-        .x_desc("step")
-        .y_desc(label)
-        .y_label_formatter(&tick)
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .label_style(("sans-serif", 13))
-        .draw()?;
-    let mut begin = 0.0;
-    for (i, m) in metrics.iter().enumerate() {
-        let ends = metrics.get(i + 1).is_none_or(|next| next.stage != m.stage);
-        if ends {
-            let end = m.step as f64;
-            let border = vec![(end, bottom), (end, top)];
-            chart.draw_series(std::iter::once(PathElement::new(border, FAINT)))?;
-            let at = (begin + 0.01 * last_step, top);
-            let style = ("sans-serif", 12).into_font().color(&BLACK.mix(0.5));
-            chart.draw_series(std::iter::once(Text::new(m.stage.clone(), at, style)))?;
-            begin = end;
+    area.fill(&WHITE)?;
+    let title = format!("{}: losses, mask rate, gradient norm, learning rate", run.name);
+    let area = area.titled(&title, ("sans-serif", 17))?.margin(4, 8, 8, 8);
+    let (losses, rest) = area.split_vertically(430);
+    let (rates, rest) = rest.split_vertically(160);
+    let (norms, learning) = rest.split_vertically(180);
+    let mut series = vec![
+        curve(
+            "training, per masked token",
+            UNWEIGHTED,
+            smoothed(&run.column(&|m| Some(m.loss_unweighted).filter(|_| m.supervised > 0))),
+        ),
+        curve(
+            "training, weighted (Eq. 4)",
+            WEIGHTED,
+            smoothed(&run.column(&|m| m.mask_rate.filter(|_| m.supervised > 0).map(|_| m.loss))),
+        ),
+        curve("next token, same windows", AUTOREGRESSIVE, run.column(&|m| m.autoregressive_loss)),
+    ];
+    series.extend(held_out(run));
+    panel(&losses, run, "nats per token", series, Scale::Linear, Labels::Stages)?;
+    let rate = smoothed(&run.column(&|m| m.mask_rate));
+    let rate = vec![curve("masked part of the tokens", RATE, rate)];
+    panel(&rates, run, "mask rate", rate, Scale::Linear, Labels::None)?;
+    let norm = run.column(&|m| Some(m.grad_norm).filter(|_| m.supervised > 0));
+    let (middle, peaks) = (smoothed(&norm), highest(&norm));
+    let norm =
+        vec![curve("highest", NORM_PEAKS, peaks), curve("mean, before clipping", NORM, middle)];
+    panel(&norms, run, "gradient norm", norm, Scale::Log, Labels::None)?;
+    let rate = vec![curve("learning rate", UNWEIGHTED, run.column(&|m| Some(m.lr)))];
+    panel(&learning, run, "learning rate", rate, Scale::Linear, Labels::Steps)?;
+    area.present()
+}
+
+const NORM_PEAKS: RGBColor = RGBColor(0xc4, 0xbc, 0xda);
+
+/// Held-out scores as marks, one series for each measure.
+fn held_out(run: &Run<'_>) -> Vec<Series> {
+    let mut series: Vec<Series> = Vec::new();
+    for point in run.held_out.iter().filter(|point| point.nats_per_token.is_finite()) {
+        let at = (point.step as f64, point.nats_per_token);
+        match series.iter_mut().find(|series| series.label == point.label) {
+            Some(series) => series.points.push(at),
+            None => {
+                let color = [HELD_OUT, RATE, NORM][series.len() % 3];
+                series.push(Series { label: point.label, color, points: vec![at], marks: true });
+            }
         }
     }
-    for (name, color, points) in series.iter().filter(|(_, _, p)| !p.is_empty()) {
-        let color = *color;
-        let points = points.iter().map(|(x, y)| (*x, transform(*y)));
-        chart
-            .draw_series(LineSeries::new(points, color.stroke_width(2)))?
-            .label(*name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+    series
+}
+
+/// What a panel says beside its own axis.
+#[derive(Clone, Copy, PartialEq)]
+enum Labels {
+    None,
+    /// Stages' names above it.
+    Stages,
+    /// Steps below it.
+    Steps,
+}
+
+/// One chart over the steps with the stages' borders, its legend right of the curves.
+fn panel<DB: DrawingBackend>(
+    area: &DrawingArea<DB, Shift>,
+    run: &Run<'_>,
+    label: &str,
+    series: Vec<Series>,
+    scale: Scale,
+    labels: Labels,
+) -> DrawResult<DB::ErrorType> {
+    let values = || series.iter().flat_map(|s| s.points.iter().map(|(_, y)| *y));
+    let values = || values().filter(|y| scale == Scale::Linear || *y > 0.0);
+    let (low, high) = values()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)));
+    if low > high {
+        return Ok(());
     }
+    let mut builder = ChartBuilder::on(area);
+    builder
+        .margin(4)
+        .margin_top(if labels == Labels::Stages { 22 } else { 6 })
+        .margin_right(LEGEND)
+        .x_label_area_size(if labels == Labels::Steps { 38 } else { 22 })
+        .y_label_area_size(70);
+    match scale {
+        Scale::Linear => {
+            let top = if high > 0.0 { high * 1.06 } else { 1.0 };
+            let chart = builder.build_cartesian_2d(run.steps(), low.min(0.0)..top)?;
+            let tick =
+                |y: &f64| if top < 0.01 && *y != 0.0 { format!("{y:.1e}") } else { trimmed(*y) };
+            on_chart(chart, run, label, &series, low.min(0.0)..top, labels, &tick)
+        }
+        Scale::Log => {
+            let bottom = 10f64.powf(low.log10().floor());
+            let top = 10f64.powf(high.log10().ceil()).max(bottom * 10.0);
+            let chart = builder.build_cartesian_2d(run.steps(), (bottom..top).log_scale())?;
+            let tick = |y: &f64| {
+                let power = y.log10();
+                let whole = (power - power.round()).abs() < 1e-6;
+                if whole { power_of_ten(power.round() as i32) } else { String::new() }
+            };
+            on_chart(chart, run, label, &series, bottom..top, labels, &tick)
+        }
+    }
+}
+
+/// `0.25`, `2`: no digits that say nothing.
+fn trimmed(y: f64) -> String {
+    let text = format!("{y:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// `0.01` … `1000` as they are, powers beyond as `1e-5`.
+fn power_of_ten(power: i32) -> String {
+    if (-3..=4).contains(&power) { trimmed(10f64.powi(power)) } else { format!("1e{power}") }
+}
+
+fn on_chart<'a, DB, Y>(
+    mut chart: ChartContext<'a, DB, Cartesian2d<plotters::coord::types::RangedCoordf64, Y>>,
+    run: &Run<'_>,
+    label: &str,
+    series: &[Series],
+    range: Range<f64>,
+    labels: Labels,
+    tick: &dyn Fn(&f64) -> String,
+) -> DrawResult<DB::ErrorType>
+where
+    DB: DrawingBackend + 'a,
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    let mut mesh = chart.configure_mesh();
+    mesh.light_line_style(WHITE)
+        .bold_line_style(FAINT.mix(0.35))
+        .y_desc(label)
+        .y_labels(6)
+        .y_label_formatter(&tick)
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .label_style(("sans-serif", 13));
+    if labels == Labels::Steps {
+        mesh.x_desc("step");
+    }
+    mesh.draw()?;
+    let all = run.steps();
+    for (begin, end, name) in run.stages() {
+        let border = vec![(end, range.start), (end, range.end)];
+        chart.draw_series(std::iter::once(PathElement::new(border, FAINT)))?;
+        // About seven pixels a letter; a stage too short for its name goes without.
+        let room = (end - begin) / (all.end - all.start) * 800.0;
+        if labels == Labels::Stages && room > 7.0 * name.len() as f64 {
+            let style = ("sans-serif", 13).into_font().color(&BLACK.mix(0.6));
+            let style = style.pos(Pos::new(HPos::Left, VPos::Bottom));
+            chart.draw_series(std::iter::once(Text::new(
+                name.to_owned(),
+                (begin, range.end),
+                style,
+            )))?;
+        }
+    }
+    let visible = |y: f64| y >= range.start && y <= range.end;
+    for Series { label, color, points, marks } in series.iter().filter(|s| !s.points.is_empty()) {
+        let color = *color;
+        let points: Points = points.iter().copied().filter(|(_, y)| visible(*y)).collect();
+        if *marks {
+            let mark = move |at| Circle::new(at, 5, color.stroke_width(2));
+            chart
+                .draw_series(points.into_iter().map(mark))?
+                .label(*label)
+                .legend(move |(x, y)| Circle::new((x + 9, y), 5, color.stroke_width(2)));
+        } else {
+            // Piece by piece: where a line turns sharply, a thick one would shoot beyond the point.
+            let piece = move |pair: &[(f64, f64)]| PathElement::new(pair, color.stroke_width(2));
+            let pieces: Vec<_> = points.windows(2).map(piece).collect();
+            chart.draw_series(pieces)?.label(*label).legend(move |(x, y)| {
+                PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2))
+            });
+        }
+    }
+    let (width, _) = chart.plotting_area().dim_in_pixel();
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.85))
-        .border_style(FAINT)
+        .position(SeriesLabelPosition::Coordinate(width as i32 + 8, 0))
+        .background_style(WHITE)
+        .border_style(WHITE)
         .label_font(("sans-serif", 13))
         .draw()?;
     Ok(())
@@ -179,13 +331,15 @@ fn panel<DB: DrawingBackend>(
 /// out empty or had a mask forced, and the mean weight.
 fn telemetry<DB: DrawingBackend>(
     area: &DrawingArea<DB, Shift>,
-    metrics: &[StepMetrics],
+    run: &Run<'_>,
 ) -> DrawResult<DB::ErrorType> {
     area.fill(&WHITE)?;
+    let title = format!("{}: loss by mask rate and position, what the corruption did", run.name);
+    let area = area.titled(&title, ("sans-serif", 17))?.margin(4, 8, 8, 8);
     let (bars_area, lines_area) = area.split_vertically(400);
-    let (left, right) = bars_area.split_horizontally(500);
-    let (fractions, weights) = lines_area.split_vertically(200);
-    let diffusion: Vec<_> = metrics.iter().filter_map(|m| m.diffusion.as_ref()).collect();
+    let (left, right) = bars_area.split_horizontally(550);
+    let (fractions, weights) = lines_area.split_vertically(190);
+    let diffusion: Vec<_> = run.metrics.iter().filter_map(|m| m.diffusion.as_ref()).collect();
     let recent = &diffusion[diffusion.len() - diffusion.len().div_ceil(4)..];
     let by_rate = mean_columns(recent.iter().map(|d| d.loss_by_mask_rate.as_slice()));
     let by_position = mean_columns(recent.iter().map(|d| d.loss_by_position.as_slice()));
@@ -193,22 +347,15 @@ fn telemetry<DB: DrawingBackend>(
     bars(&left, "mask rate up to", &by_rate, RATE, &rate_label)?;
     bars(&right, "position in the block", &by_position, UNWEIGHTED, &|i| i.to_string())?;
     let column = |f: &dyn Fn(&DiffusionMetrics) -> f64| -> Points {
-        let points = metrics.iter().filter_map(|m| Some((m.step as f64, f(m.diffusion.as_ref()?))));
-        smoothed(&points.collect(), metrics.len())
+        smoothed(&run.column(&|m| m.diffusion.as_ref().map(f)))
     };
-    let empty = column(&|d| d.zero_mask_fraction);
-    let forced = column(&|d| d.forced_fraction);
-    let series =
-        [("without a mask, before the fallback", NORM, empty), ("a mask forced", WEIGHTED, forced)];
-    panel(&fractions, metrics, "part of the blocks", &series, Scale::Linear)?;
-    let weight = column(&|d| d.mean_weight);
-    panel(
-        &weights,
-        metrics,
-        "weight",
-        &[("mean over masked tokens", RATE, weight)],
-        Scale::Linear,
-    )?;
+    let series = vec![
+        curve("without a mask, as drawn", NORM, column(&|d| d.zero_mask_fraction)),
+        curve("with a forced mask", WEIGHTED, column(&|d| d.forced_fraction)),
+    ];
+    panel(&fractions, run, "part of the blocks", series, Scale::Linear, Labels::None)?;
+    let weight = vec![curve("mean over masked tokens", RATE, column(&|d| d.mean_weight))];
+    panel(&weights, run, "weight", weight, Scale::Linear, Labels::Steps)?;
     area.present()
 }
 
@@ -261,12 +408,96 @@ fn mean_columns<'a>(rows: impl Iterator<Item = &'a [Option<f64>]>) -> Vec<Option
     sums.into_iter().map(|(sum, n)| (n > 0).then(|| sum / n as f64)).collect()
 }
 
-/// Centred moving average over about a hundredth of the run, which does not reach across gaps in the steps.
-fn smoothed(points: &Points, n_steps: usize) -> Points {
-    let half = (n_steps / 200).min(25);
+/// Centred moving average over about a hundredth of the points.
+fn smoothed(points: &Points) -> Points {
+    let half = (points.len() / 200).min(25);
     let mean = |i: usize| {
         let window = &points[i.saturating_sub(half)..(i + half + 1).min(points.len())];
         window.iter().map(|p| p.1).sum::<f64>() / window.len() as f64
     };
     (0..points.len()).map(|i| (points[i].0, mean(i))).collect()
+}
+
+/// The highest of each of a few hundred parts, so that no peak is lost when a curve is thinned.
+fn highest(points: &Points) -> Points {
+    let part = points.len().div_ceil(MOST_POINTS / 2).max(1);
+    let top = |part: &[(f64, f64)]| {
+        let first = part[0];
+        part.iter().copied().fold(first, |best, point| if point.1 > best.1 { point } else { best })
+    };
+    points.chunks(part).map(top).collect()
+}
+
+/// At most [`MOST_POINTS`]: means of neighbours.
+fn thinned(points: &Points) -> Points {
+    let part = points.len().div_ceil(MOST_POINTS).max(1);
+    let mean = |part: &[(f64, f64)]| {
+        let sum = part.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
+        (sum.0 / part.len() as f64, sum.1 / part.len() as f64)
+    };
+    points.chunks(part).map(mean).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics(step: u64, stage: &str, grad_norm: f64) -> StepMetrics {
+        StepMetrics {
+            step,
+            stage: stage.into(),
+            loss: 3.0,
+            loss_unweighted: 3.0,
+            supervised: 1,
+            grad_norm,
+            lr: 1e-3,
+            mask_rate: None,
+            tokens: step,
+            tokens_per_second: 1.0,
+            autoregressive_loss: None,
+            diffusion: None,
+        }
+    }
+
+    #[test]
+    fn thinning_keeps_ends_means_and_peaks() {
+        let points: Points = (0..100_000).map(|i| (f64::from(i), f64::from(i % 10))).collect();
+        let thin = thinned(&points);
+        assert!(thin.len() <= MOST_POINTS && thin.len() > MOST_POINTS / 2);
+        assert!(thin.iter().all(|(_, y)| (y - 4.5).abs() < 0.1));
+        let mut spiked = points.clone();
+        spiked[54_321].1 = 1e6;
+        let peaks = highest(&spiked);
+        assert!(peaks.len() <= MOST_POINTS && peaks.contains(&(54_321.0, 1e6)));
+        assert_eq!(thinned(&points[..5].to_vec()), points[..5]);
+    }
+
+    #[test]
+    fn ticks_are_powers_of_ten() {
+        let ticks: Vec<_> = [-5, -2, 0, 1, 4, 5].map(power_of_ten).into();
+        assert_eq!(ticks, ["1e-5", "0.01", "1", "10", "10000", "1e5"]);
+    }
+
+    #[test]
+    fn any_run_can_be_drawn_and_its_title_is_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("my-run");
+        std::fs::create_dir(&run).unwrap();
+        let odd = [0.0, f64::NAN, f64::INFINITY, 1e-30, 1e30, 1.0];
+        let steps: Vec<_> =
+            odd.iter().zip(1..).map(|(norm, step)| metrics(step, "a", *norm)).collect();
+        let point = |y| HeldOutPoint { step: 3, label: "exact block NELBO", nats_per_token: y };
+        for (steps, held_out) in [
+            (&steps[..1], vec![]),
+            (&steps[1..2], vec![]),
+            (&steps[..], vec![point(2.5), point(f64::NAN)]),
+        ] {
+            draw(&run, steps, &held_out).unwrap();
+        }
+        let svg = std::fs::read_to_string(run.join("loss.svg")).unwrap();
+        for part in ["my-run", "exact block NELBO", "learning rate", "gradient norm"] {
+            assert!(svg.contains(part), "{part}");
+        }
+        assert!(std::fs::metadata(run.join("loss.png")).unwrap().len() > 1000);
+    }
 }

@@ -1,16 +1,19 @@
 //! A recipe: everything a run depends on, as TOML. Unknown keys are errors that name the nearest known one.
 
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use lacuna_objective::{CorruptionRule, MaskSampler};
+use lacuna_objective::CorruptionRule;
 use lacuna_schedules::{TimeSampling, Warmup};
 
-use crate::error::{IoContext, Result, TrainError};
+use crate::error::Result;
 
 mod bounds;
+mod data;
+pub(crate) mod keys;
+mod load;
 mod overrides;
-use overrides::{anchor_paths, set, with_nearest_key};
+mod words;
 
 /// A whole run: model, data, optimizer, stages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,6 +42,9 @@ pub struct Recipe {
     /// What is measured at the end of each stage.
     #[serde(default)]
     pub evaluation: EvaluationRecipe,
+    /// The file it was read from, to name in errors.
+    #[serde(skip)]
+    pub(crate) file: PathBuf,
 }
 
 /// A fresh model's shape, or a checkpoint.
@@ -107,9 +113,27 @@ pub struct DataRecipe {
     /// Only files with these endings, without the dot; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extensions: Vec<String>,
+    /// Larger files of folders, members of archives and JSON lines are passed over.
+    #[serde(default = "data::max_document_bytes")]
+    pub max_document_bytes: usize,
+    /// The fields of a JSON line that may hold its text.
+    #[serde(default = "data::text_fields")]
+    pub text_fields: Vec<String>,
+    /// Take texts that hold a zero byte.
+    #[serde(default)]
+    pub take_binary: bool,
+    /// Take files and folders whose names begin with a dot.
+    #[serde(default)]
+    pub take_hidden: bool,
+    /// Take files and folders that a `.gitignore` or `.ignore` names.
+    #[serde(default)]
+    pub take_ignored: bool,
     /// A directory that `lacuna pack` wrote, in place of `corpus`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<PathBuf>,
+    /// Whether every shard is compared with its hash before the first step.
+    #[serde(default = "yes")]
+    pub verify_shards: bool,
     /// Tokens in a packed window.
     pub window: usize,
     /// Part of the corpus' files kept out of training, chosen by the hash of their paths.
@@ -126,6 +150,10 @@ pub struct DataRecipe {
 pub struct SftRecipe {
     /// `.jsonl[.gz|.zst]` files.
     pub samples: Vec<PathBuf>,
+    /// How conversations are written: `model`, as the checkpoint that the run starts from has it; `seed-coder`; or a
+    /// `.jinja` file. Default: the checkpoint's, else Seed-Coder's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
 }
 
 /// AdamW (choice 11).
@@ -220,9 +248,12 @@ pub struct Stage {
     /// Measure the next-token loss on the step's own batch every so many steps (0: never).
     #[serde(default)]
     pub autoregressive_loss_every: u64,
-    /// Write a resumable checkpoint every so many steps (0: at the end of the stage only).
-    #[serde(default)]
+    /// Write a resumable checkpoint every so many steps (0: not by steps).
+    #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every: u64,
+    /// Write one as well when so many minutes have passed since the last (0: not by the clock).
+    #[serde(default = "default_checkpoint_minutes")]
+    pub checkpoint_minutes: f64,
 }
 
 /// Corruption: times → mask rate → transform → mask sampler → weight, one key each (paper §3).
@@ -336,134 +367,14 @@ fn default_held_out() -> f64 {
     0.08
 }
 
-fn yes() -> bool {
-    true
+fn default_checkpoint_every() -> u64 {
+    500
 }
 
-/// No recipe is longer.
-const LONGEST: u64 = 16 << 20;
+fn default_checkpoint_minutes() -> f64 {
+    5.0
+}
 
-impl Recipe {
-    /// Reads a recipe and applies `--set key.path=value` overrides. Relative paths in the file are taken from
-    /// the file's directory, those in overrides from the current one.
-    ///
-    /// # Errors
-    /// Errors name the file, the key and, where a key is unknown, the nearest known one.
-    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let fail = |reason: String| TrainError::Recipe { file: path.to_owned(), reason };
-        let text = lacuna_files::read_text(path, LONGEST)?;
-        let mut table: toml::Table =
-            text.parse().map_err(|e: toml::de::Error| fail(e.to_string()))?;
-        let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        anchor_paths(&mut table, &std::path::absolute(base).at("resolving", base)?);
-        for item in overrides {
-            set(&mut table, item).map_err(&fail)?;
-        }
-        let here = std::env::current_dir().at("resolving", Path::new("."))?;
-        anchor_paths(&mut table, &here);
-        let recipe: Recipe = table
-            .try_into()
-            .map_err(|e: toml::de::Error| fail(with_nearest_key(&e.to_string())))?;
-        recipe.validate().map_err(fail)?;
-        Ok(recipe)
-    }
-
-    /// The recipe as TOML, every default written out.
-    pub fn to_toml(&self) -> String {
-        toml::to_string_pretty(self).expect("a recipe holds nothing that TOML can't say")
-    }
-
-    /// Optimizer steps of all stages.
-    pub fn total_steps(&self) -> u64 {
-        self.stage.iter().map(|s| s.steps).sum()
-    }
-
-    fn validate(&self) -> std::result::Result<(), String> {
-        let need = |ok: bool, message: String| if ok { Ok(()) } else { Err(message) };
-        need(!self.stage.is_empty(), "no [[stage]]: a run needs at least one".into())?;
-        need(
-            self.data.window >= 2,
-            format!("data.window is {}, at least 2 is needed", self.data.window),
-        )?;
-        need(
-            (0.0..1.0).contains(&self.data.held_out),
-            format!("data.held_out is {}, expected 0 to below 1", self.data.held_out),
-        )?;
-        need(
-            self.data.shards.is_some() == self.data.corpus.is_empty(),
-            "give data.corpus or data.shards, one of the two".into(),
-        )?;
-        if self.model.from.is_none() {
-            let m = &self.model;
-            for (key, value) in [
-                ("hidden_size", m.hidden_size),
-                ("intermediate_size", m.intermediate_size),
-                ("layers", m.layers),
-                ("heads", m.heads),
-            ] {
-                need(value > 0, format!("model.{key} is missing (or give model.from)"))?;
-            }
-        }
-        let o = &self.optimizer;
-        need(o.clip > 0.0, format!("optimizer.clip is {}, it must be above 0", o.clip))?;
-        for (key, beta) in [("beta1", o.beta1), ("beta2", o.beta2)] {
-            need(
-                (0.0..1.0).contains(&beta),
-                format!("optimizer.{key} is {beta}, expected 0 to below 1"),
-            )?;
-        }
-        bounds::check(self)?;
-        self.stage.iter().enumerate().try_for_each(|(i, stage)| {
-            let at = |reason: String| format!("stage {} (`{}`): {reason}", i + 1, stage.name);
-            self.validate_stage(stage).map_err(at)
-        })
-    }
-
-    fn validate_stage(&self, stage: &Stage) -> std::result::Result<(), String> {
-        if stage.steps == 0 || stage.batch_size == 0 {
-            return Err("steps and batch_size must be at least 1".into());
-        }
-        let micro = stage.micro_batch_size.unwrap_or(stage.batch_size);
-        if micro == 0 || micro > stage.batch_size {
-            return Err(format!(
-                "micro_batch_size is {micro}, expected 1 to batch_size ({})",
-                stage.batch_size
-            ));
-        }
-        if !(stage.learning_rate.is_finite() && stage.learning_rate >= 0.0) {
-            return Err(format!(
-                "learning_rate is {}, expected a number from 0",
-                stage.learning_rate
-            ));
-        }
-        if stage.learning_rate_warmup + stage.learning_rate_decay > stage.steps {
-            return Err("learning_rate_warmup + learning_rate_decay exceed steps".into());
-        }
-        if stage.data == StageData::Sft && self.sft.is_none() {
-            return Err("data = \"sft\" needs an [sft] section with samples".into());
-        }
-        if stage.objective != ObjectiveKind::Autoregressive {
-            stage.corruption.time_sampling()?;
-            let rule = stage.corruption.rule(0)?;
-            let paired = rule.mask_sampler == MaskSampler::ComplementaryPairs;
-            if paired && !(stage.batch_size.is_multiple_of(2) && micro.is_multiple_of(2)) {
-                return Err(
-                    "complementary-pairs needs an even batch_size and micro_batch_size".into()
-                );
-            }
-            if stage.corruption.warmup_steps > stage.steps {
-                return Err("corruption.warmup_steps exceeds steps".into());
-            }
-        }
-        match (stage.objective, stage.block_size) {
-            (ObjectiveKind::BlockDiffusion, None) => Err("block_size is missing".into()),
-            (ObjectiveKind::BlockDiffusion, Some(b)) if b == 0 || b > self.data.window => {
-                Err(format!("block_size is {b}, expected 1 to data.window ({})", self.data.window))
-            }
-            (ObjectiveKind::BlockDiffusion, Some(_)) | (_, None) => Ok(()),
-            (_, Some(_)) => {
-                Err("block_size belongs to objective = \"block-diffusion\" alone".into())
-            }
-        }
-    }
+fn yes() -> bool {
+    true
 }

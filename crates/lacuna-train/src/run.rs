@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::checkpoint::kept::{Chosen, Divergence};
+use crate::checkpoint::kept::Divergence;
 use crate::checkpoint::{self, Progress};
 use crate::error::{Result, TrainError};
 use crate::evaluation::{Evaluation, evaluate};
@@ -17,23 +17,31 @@ use crate::metrics::{MetricsWriter, StepMetrics, read_metrics};
 use crate::objective::StageObjective;
 use crate::plot;
 use crate::recipe::{Recipe, Stage, StageData};
+use crate::record::results::Results;
+use crate::record::{self, Record, Surroundings};
 use crate::run_folder::RunFolder;
 use crate::setup::{RunData, build_model};
 use crate::step::{learning_rate, step};
+
+mod start;
 
 /// How a recipe is run.
 #[derive(Debug)]
 pub struct RunOptions<'a> {
     /// The run's directory.
     pub dir: PathBuf,
-    /// Go on from the newest complete checkpoint in it.
+    /// Go on from the newest complete checkpoint in it; from the beginning if there is none.
     pub resume: bool,
     /// Go on from the checkpoint of this step instead.
     pub resume_step: Option<u64>,
+    /// Go on although the recipe's learning rates, steps or the like are not those that the run began with.
+    pub accept_changes: bool,
     /// Where tensors live.
     pub device: Device,
     /// Set it (Ctrl-C) and the run writes a checkpoint after the current step and ends.
     pub stop: &'a AtomicBool,
+    /// What goes into the record besides.
+    pub surroundings: Surroundings,
 }
 
 /// What a run tells while it goes on.
@@ -73,11 +81,13 @@ pub enum Event<'a> {
 /// How a run ended.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Whether it was stopped before its last step.
+    /// Whether it was stopped before its end.
     pub interrupted: bool,
+    /// Whether it was finished before it was resumed, so that nothing was done.
+    pub finished_before: bool,
     /// The finished model's folder, or the newest checkpoint's.
     pub model: PathBuf,
-    /// What was measured at the end of each stage run now.
+    /// What was measured at the end of each stage, also of those run by earlier processes.
     pub evaluations: Vec<(String, Evaluation)>,
 }
 
@@ -90,22 +100,65 @@ pub fn run(
     options: &RunOptions<'_>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
+    let began = Instant::now();
     let dir = &options.dir;
     let folder = RunFolder::enter(dir)?;
-    let chosen = start_directory(dir, options)?;
+    let chosen = start::choose(dir, options)?;
     let newest = chosen.as_ref().map(|chosen| chosen.path.clone());
+    let mut place = match &newest {
+        Some(newest) => checkpoint::read_progress(newest)?,
+        None => Progress::default(),
+    };
+    let (mut record, mut kept, mut changed) = (Record::default(), recipe.clone(), newest.is_none());
+    if let Some(newest) = &newest {
+        let begun = start::Begun::read(dir, newest)?;
+        let settled = start::settle(&begun, recipe, &mut place, options.accept_changes, dir)?;
+        record = begun.record;
+        let recorded = dir.join("run.json").exists();
+        let whole = dir.join("final").exists() && (record.finished || !recorded);
+        if place.stage >= recipe.stage.len() && whole {
+            let evaluations = Results::open(dir, &place).evaluations();
+            let model = dir.join("final");
+            return Ok(Outcome { interrupted: false, finished_before: true, model, evaluations });
+        }
+        let now = (options.surroundings.now)();
+        for change in settled.accepted(place.step, &now) {
+            let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
+            let (old, new) = (show(&change.old), show(&change.new));
+            observe(Event::Notice(format!("{}: {old} → {new} from here on", change.key)));
+            record.changes.push(change);
+        }
+        changed = settled.is_new() || !recorded;
+        kept = settled.recipe;
+    } else if options.resume {
+        let shown = dir.display();
+        observe(Event::Notice(format!("nothing is saved in {shown}: starting from the beginning")));
+    }
     let data = RunData::open(recipe)?;
+    let hashes = record::hashes(recipe, &data)?;
+    record.check_hashes(&hashes, dir)?;
     folder.open()?;
-    lacuna_files::write_file(&dir.join("recipe.toml"), recipe.to_toml().as_bytes())?;
 
     let model = build_model(recipe, &data, newest.as_deref(), &options.device)?;
     let parameters =
         model.parameters().iter().map(|(_, var)| Parameter::new(var.clone())).collect();
     let mut optimizer = AdamW::new(parameters, adamw_config(recipe))?;
-    let progress = match &newest {
+    let mut progress = match &newest {
         Some(newest) => checkpoint::restore(newest, &model, &mut optimizer)?,
         None => Progress::default(),
     };
+    // A finished stage that is given more steps goes on.
+    (progress.stage, progress.stage_step) = (place.stage, place.stage_step);
+
+    record.recipe = kept.fingerprint();
+    (record.seed, record.hashes) = (recipe.seed, hashes);
+    record.open(&options.surroundings, progress.step);
+    if changed {
+        write(&dir.join("recipe.toml"), &kept.to_toml())?;
+    }
+    write(&dir.join("run.json"), &record.to_json())?;
+    let results = Results::open(dir, &progress);
+    results.write()?;
     let (metrics, mut notices) = MetricsWriter::open(&dir.join("metrics.jsonl"), progress.step);
     if let Some(chosen) = chosen {
         notices.extend(chosen.abandon_newer(dir)?);
@@ -113,13 +166,32 @@ pub fn run(
     }
     notices.into_iter().for_each(|notice| observe(Event::Notice(notice)));
     observe(Event::Ready { data: &data, model: &model, step: progress.step });
-    let unproven = newest.clone();
-    let mut run = Run { recipe, options, data, model, optimizer, progress, metrics, unproven };
+    let (saved, unproven) = (began, newest.clone());
+    let mut run = Run {
+        recipe,
+        kept: kept.to_toml(),
+        options,
+        data,
+        model,
+        optimizer,
+        progress,
+        metrics,
+        results,
+        record,
+        began,
+        saved,
+        unproven,
+    };
     let outcome = run.stages(newest, observe)?;
     if let Err(reason) = folder.seal() {
         observe(Event::Notice(format!("the run's files have no hashes: {reason}")));
     }
     Ok(outcome)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    lacuna_files::write_file(path, text.as_bytes())
+        .map_err(|error| TrainError::File { path: path.to_owned(), reason: error.to_string() })
 }
 
 struct Run<'a> {
@@ -130,6 +202,13 @@ struct Run<'a> {
     optimizer: AdamW,
     progress: Progress,
     metrics: MetricsWriter,
+    results: Results,
+    record: Record,
+    /// `recipe.toml` as it stands.
+    kept: String,
+    began: Instant,
+    /// When the last checkpoint was written.
+    saved: Instant,
     /// The checkpoint that the next step is taken from.
     unproven: Option<PathBuf>,
 }
@@ -142,38 +221,39 @@ impl Run<'_> {
     ) -> Result<Outcome> {
         let dir = &self.options.dir;
         let mut model = newest.unwrap_or_else(|| dir.join("checkpoints"));
-        let mut evaluations = Vec::new();
+        // A process that ended while it measured had saved the stage before.
+        if let Some(i) = self.progress.stage.checked_sub(1)
+            && self.progress.stage_step == 0
+            && !self.results.has(i)
+        {
+            self.enter(&self.recipe.stage[i])?;
+            self.measure(i, observe)?;
+        }
         for (i, stage) in self.recipe.stage.iter().enumerate().skip(self.progress.stage) {
             self.progress.stage = i;
-            self.model.set_mode(self.data.mode(stage)?);
-            self.model.set_logit_shift(stage.logit_shift);
-            let mut stopped = false;
+            self.enter(stage)?;
+            let mut stopped = self.stopped();
             let objective = StageObjective::new(stage, self.recipe, &self.data)?;
             while self.progress.stage_step < stage.steps && !stopped {
                 let metrics = self.step(stage, &objective, observe)?;
                 observe(Event::Step { metrics: &metrics, total_steps: self.recipe.total_steps() });
-                stopped = self.options.stop.load(Ordering::Relaxed);
-                let due = stage.checkpoint_every > 0
-                    && self.progress.stage_step.is_multiple_of(stage.checkpoint_every);
-                if (due || stopped) && self.progress.stage_step < stage.steps {
+                stopped = self.stopped();
+                if (stopped || self.is_due(stage)) && self.progress.stage_step < stage.steps {
                     model = self.checkpoint(observe)?;
                 }
             }
             if self.progress.stage_step < stage.steps {
-                self.draw(observe);
-                return Ok(Outcome { interrupted: true, model, evaluations });
+                return self.interrupted(model, observe);
             }
             (self.progress.stage, self.progress.stage_step) = (i + 1, 0);
             model = self.checkpoint(observe)?;
-            let evaluation =
-                evaluate(self.recipe, stage, &self.data, &self.model, &mut |done, all| {
-                    observe(Event::Evaluating(done, all));
-                })?;
-            observe(Event::StageEnd { stage, evaluation: evaluation.as_ref() });
-            evaluations.extend(evaluation.map(|e| (stage.name.clone(), e)));
-            if stopped && i + 1 < self.recipe.stage.len() {
-                self.draw(observe);
-                return Ok(Outcome { interrupted: true, model, evaluations });
+            // What is not measured now is measured when the run goes on.
+            if stopped {
+                return self.interrupted(model, observe);
+            }
+            self.measure(i, observe)?;
+            if self.stopped() && i + 1 < self.recipe.stage.len() {
+                return self.interrupted(model, observe);
             }
         }
         let target = dir.join("final");
@@ -182,7 +262,54 @@ impl Run<'_> {
             observe(Event::Notice(notice));
         }
         self.draw(observe);
-        Ok(Outcome { interrupted: false, model: target, evaluations })
+        self.note(Some("finished"))?;
+        let evaluations = self.results.evaluations();
+        Ok(Outcome { interrupted: false, finished_before: false, model: target, evaluations })
+    }
+
+    /// The model is what the stage makes of it.
+    fn enter(&mut self, stage: &Stage) -> Result<()> {
+        self.model.set_mode(self.data.mode(stage)?);
+        self.model.set_logit_shift(stage.logit_shift);
+        Ok(())
+    }
+
+    fn measure(&mut self, index: usize, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+        let stage = &self.recipe.stage[index];
+        let evaluation =
+            evaluate(self.recipe, stage, &self.data, &self.model, &mut |done, all| {
+                observe(Event::Evaluating(done, all));
+            })?;
+        let line =
+            self.results.add((index, &stage.name), self.progress.step, evaluation.as_ref())?;
+        if let Some(notice) = self.metrics.append(&line) {
+            observe(Event::Notice(notice));
+        }
+        observe(Event::StageEnd { stage, evaluation: evaluation.as_ref() });
+        Ok(())
+    }
+
+    fn stopped(&self) -> bool {
+        self.options.stop.load(Ordering::Relaxed)
+    }
+
+    fn interrupted(
+        &mut self,
+        model: PathBuf,
+        observe: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Outcome> {
+        self.note(Some("stopped"))?;
+        self.draw(observe);
+        let evaluations = self.results.evaluations();
+        Ok(Outcome { interrupted: true, finished_before: false, model, evaluations })
+    }
+
+    /// Whether a checkpoint is due, by steps or by the clock. When it is written changes no step.
+    fn is_due(&self, stage: &Stage) -> bool {
+        let by_steps = stage.checkpoint_every > 0
+            && self.progress.stage_step.is_multiple_of(stage.checkpoint_every);
+        let minutes = stage.checkpoint_minutes;
+        by_steps || (minutes > 0.0 && self.saved.elapsed().as_secs_f64() >= minutes * 60.0)
     }
 
     fn step(
@@ -288,12 +415,23 @@ impl Run<'_> {
 
     fn checkpoint(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<PathBuf> {
         let dir = self.options.dir.join("checkpoints");
-        let side = self.data.side_files();
-        let saved = checkpoint::save(&dir, &self.model, &self.optimizer, &self.progress, side)?;
+        // The checkpoint says by itself what it is of.
+        self.note(None)?;
+        let mut side = self.data.side_files().clone();
+        side.insert("recipe.toml", self.kept.as_str());
+        side.insert("run.json", self.record.to_json());
+        let saved = checkpoint::save(&dir, &self.model, &self.optimizer, &self.progress, &side)?;
+        self.saved = Instant::now();
         observe(Event::Checkpoint(&saved));
         self.unproven = Some(saved.clone());
         self.prune(observe);
         Ok(saved)
+    }
+
+    /// Brings `run.json` up to date.
+    fn note(&mut self, end: Option<&str>) -> Result<()> {
+        self.record.update(&self.options.surroundings, self.began, self.progress.step, end);
+        write(&self.options.dir.join("run.json"), &self.record.to_json())
     }
 
     /// Removes old checkpoints; one that can't be removed is in nobody's way but the disk's.
@@ -306,28 +444,10 @@ impl Run<'_> {
 
     fn draw(&self, observe: &mut dyn FnMut(Event<'_>)) {
         let drawn = read_metrics(&self.options.dir.join("metrics.jsonl"))
-            .and_then(|metrics| plot::draw(&self.options.dir, &metrics));
+            .and_then(|metrics| plot::draw(&self.options.dir, &metrics, &self.results.points()));
         if let Err(reason) = drawn {
             observe(Event::Notice(format!("no plots: {reason}")));
         }
-    }
-}
-
-/// Checks that the directory may be used, and finds the checkpoint to go on from.
-fn start_directory(dir: &Path, options: &RunOptions<'_>) -> Result<Option<Chosen>> {
-    let refuse =
-        |reason: &str| Err(TrainError::Run { path: dir.to_owned(), reason: reason.into() });
-    if options.resume || options.resume_step.is_some() {
-        return match checkpoint::kept::choose(dir, options.resume_step)? {
-            Some(chosen) => Ok(Some(chosen)),
-            None => refuse("no complete checkpoint to resume from; start without --resume"),
-        };
-    }
-    match dir.join("metrics.jsonl").exists() {
-        true => refuse(
-            "already holds a run; --resume goes on with it, --out DIR starts another elsewhere",
-        ),
-        false => Ok(None),
     }
 }
 

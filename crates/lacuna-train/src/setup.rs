@@ -1,18 +1,20 @@
 //! What a run starts from: packed text, tokenizer, model.
 
 use candle_core::{DType, Device};
+use lacuna_data::corpus::Skipped;
 use lacuna_data::{
-    Batches, Corpus, CorpusOptions, Dataset, Document, Packer, Remainder, SideFiles, Tokenizer,
-    pack,
+    Batches, Corpus, Dataset, Document, Packer, Remainder, SideFiles, Tokenizer, pack,
 };
-use lacuna_model::{Config, Mode, Transformer, Weights, mean_row};
+use lacuna_model::{Config, Mode, ModelError, Transformer, Weights, mean_row};
 use rand::Rng;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Result, TrainError};
 use crate::recipe::{MaskEmbedding, ObjectiveKind, Recipe, Stage};
 use crate::seed::{Purpose, stream};
+
+mod side;
 
 /// The special ids that training needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +42,12 @@ pub struct RunData {
     pub tokenizer: Tokenizer,
     /// Its special tokens.
     pub special: SpecialIds,
+    /// What of the corpus was passed over.
+    pub skipped: Skipped,
+    /// What of the conversations was passed over.
+    pub sft_skipped: Skipped,
     window: usize,
+    tokenizer_file: PathBuf,
     side_files: SideFiles,
 }
 
@@ -50,16 +57,23 @@ impl RunData {
     /// # Errors
     /// Errors if a file is missing, damaged or empty of text, or the tokenizer lacks a token that is needed.
     pub fn open(recipe: &Recipe) -> Result<Self> {
-        let tokenizer = Tokenizer::from_file(&recipe.data.tokenizer)?;
+        let tokenizer = side::open_tokenizer(&recipe.data.tokenizer)?;
         let special = special_ids(recipe, &tokenizer)?;
         let window = NonZeroUsize::new(recipe.data.window).expect("validated: at least 2");
+        let mut skipped = Skipped::default();
         let (train, held_out) = match &recipe.data.shards {
-            Some(dir) => open_shards(dir, &tokenizer, window)?,
+            Some(dir) => open_shards(dir, &tokenizer, window, recipe.data.verify_shards)?,
             None => {
-                let extensions = recipe.data.extensions.clone();
-                let options = CorpusOptions { extensions, ..CorpusOptions::default() };
-                let corpus = Corpus::read(&recipe.data.corpus, &options)?;
+                let corpus = Corpus::read(&recipe.data.corpus, &recipe.data.corpus_options())?;
+                skipped = corpus.skipped.clone();
                 let (train, held_out) = corpus.split(recipe.data.held_out);
+                if train.is_empty() {
+                    return Err(lacuna_data::Error::Packing(format!(
+                        "all {} documents are held out, by the hash of their paths; data.held_out = 0 takes them",
+                        held_out.len()
+                    ))
+                    .into());
+                }
                 let pack_all = |documents: &[Document], remainder| -> Result<Dataset> {
                     let packer = Packer::new(window, remainder);
                     let packed = pack(documents, &tokenizer, special.eos, packer)?;
@@ -71,31 +85,35 @@ impl RunData {
                 )
             }
         };
-        let sft = match &recipe.sft {
-            Some(sft) => {
-                let packed = lacuna_data::pack_chat(
+        let (side_files, format) = side::side_files(recipe, &tokenizer, special)?;
+        let mut sft_skipped = Skipped::default();
+        let sft = match recipe.sft.as_ref().zip(format) {
+            Some((sft, format)) => {
+                let (packed, passed_over) = lacuna_data::pack_chat(
                     &sft.samples,
-                    &lacuna_data::ChatTemplate::seed_coder(),
+                    &format,
                     &tokenizer,
                     special.eos,
                     recipe.seed,
                     Packer::new(window, Remainder::Pad(special.pad)),
                 )?;
+                sft_skipped = passed_over;
                 let dataset = Dataset::from_packed(packed, tokenizer.vocab_size())?;
                 Some(Batches::new(dataset, recipe.seed)?)
             }
             None => None,
         };
-        let mut side_files = SideFiles::default();
-        side_files.insert("tokenizer.json", tokenizer.to_json());
         Ok(Self {
             train: Batches::new(train, recipe.seed)?,
             held_out,
             sft,
             side_files,
             window: recipe.data.window,
+            tokenizer_file: recipe.data.tokenizer.clone(),
             tokenizer,
             special,
+            skipped,
+            sft_skipped,
         })
     }
 
@@ -117,7 +135,7 @@ impl RunData {
             ObjectiveKind::CausalDiffusion => 1,
         };
         let block_size = NonZeroUsize::new(block_size).expect("validated: at least 1");
-        Ok(Mode::BlockDiffusion { block_size, mask_token_id: self.mask_id()? })
+        Ok(Mode::BlockDiffusion { block_size, mask_token_id: Some(self.mask_id()?) })
     }
 
     /// The MASK id.
@@ -125,9 +143,10 @@ impl RunData {
     /// # Errors
     /// Errors if the tokenizer has none and the recipe names none.
     pub fn mask_id(&self) -> Result<u32> {
-        self.special.mask.ok_or_else(|| TrainError::Run {
-            path: "tokenizer".into(),
-            reason: "no MASK token; name the token that becomes it with model.mask_token".into(),
+        self.special.mask.ok_or_else(|| TrainError::File {
+            path: self.tokenizer_file.clone(),
+            reason: "the tokenizer has no MASK token; name the token that becomes it with model.mask_token"
+                .into(),
         })
     }
 }
@@ -136,25 +155,32 @@ fn open_shards(
     dir: &Path,
     tokenizer: &Tokenizer,
     window: NonZeroUsize,
+    verify: bool,
 ) -> Result<(Dataset, Dataset)> {
     let open = |part: &str| -> Result<Dataset> {
         let path = dir.join(part);
         let dataset = Dataset::open(&path)?;
-        let refuse = |reason| TrainError::Run { path: path.clone(), reason };
+        let refuse = |reason| lacuna_data::Error::Corpus { path: path.clone(), reason };
         if dataset.window_len() != window {
-            let reason =
-                format!("windows hold {} tokens, data.window says {window}", dataset.window_len());
-            return Err(refuse(reason));
+            return Err(refuse(format!(
+                "windows hold {} tokens, data.window says {window}; pack again with --window {window}, or change it",
+                dataset.window_len()
+            ))
+            .into());
         }
         let packed_with = dataset.manifest().map(|m| m.tokenizer.as_str()).unwrap_or_default();
         if packed_with != tokenizer.fingerprint() {
-            return Err(refuse(
-                "packed with another tokenizer than data.tokenizer; pack again".into(),
-            ));
+            let reason = "packed with another tokenizer than data.tokenizer; pack again";
+            return Err(refuse(reason.to_owned()).into());
+        }
+        if verify {
+            dataset.verify()?;
         }
         Ok(dataset)
     };
-    let held_out = if dir.join("held-out").exists() {
+    // Where nothing was held out, there is no folder, or, from earlier versions, an empty one.
+    let something = |folder: &Path| folder.read_dir().is_ok_and(|mut files| files.next().is_some());
+    let held_out = if something(&dir.join("held-out")) {
         open("held-out")?
     } else {
         let nothing = Packer::new(window, Remainder::Drop).finish();
@@ -168,17 +194,20 @@ fn special_ids(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<SpecialIds> {
     let config = |from: &Path| Weights::inspect(from).map(|weights| weights.config().clone());
     let of_checkpoint = recipe.model.from.as_deref().map(config).transpose()?;
     let id = |name: &str| tokenizer.token_to_id(name);
-    let eos_id = of_checkpoint.as_ref().and_then(Config::eos_token_id).or_else(|| id(eos));
+    let eos_id = of_checkpoint.as_ref().and_then(Config::eos_token_id);
+    let eos_id = eos_id.or_else(|| lacuna_data::packing::end_of_text(tokenizer));
     let Some(eos_id) = eos_id else {
-        return Err(TrainError::Run {
+        return Err(TrainError::File {
             path: recipe.data.tokenizer.clone(),
             reason: format!("no token `{eos}` and no checkpoint that names an end of text"),
         });
     };
     let mask = match &recipe.model.mask_token {
-        Some(name) => Some(id(name).ok_or_else(|| TrainError::Run {
-            path: recipe.data.tokenizer.clone(),
-            reason: format!("model.mask_token is `{name}`, which the tokenizer does not have"),
+        Some(name) => Some(id(name).ok_or_else(|| {
+            let tokenizer = recipe.data.tokenizer.display();
+            recipe.fault(format!(
+                "model.mask_token is `{name}`, a token that {tokenizer} does not have"
+            ))
         })?),
         None => of_checkpoint.as_ref().and_then(Config::mask_token_id).or_else(|| id(mask)),
     };
@@ -208,7 +237,7 @@ pub(crate) fn build_model(
     }
     let weights = Weights::open(from)?;
     let (rows, ids) = (weights.config().vocab_size, data.tokenizer.vocab_size());
-    let refuse = |reason| Err(TrainError::Run { path: from.to_owned(), reason });
+    let refuse = |reason| Err(TrainError::File { path: from.to_owned(), reason });
     if rows < ids {
         return refuse(format!(
             "the model embeds {rows} tokens, the tokenizer {} has {ids}; use the model's own tokenizer",
@@ -249,9 +278,9 @@ fn check_mode(recipe: &Recipe, data: &RunData, mode: Mode) -> std::result::Resul
             first.name
         ));
     }
-    match data.special.mask {
-        Some(mask) if mask != mask_token_id => Err(format!(
-            "the checkpoint was trained with MASK = {mask_token_id}, model.mask_token is {mask}; leave it out, or {insist}"
+    match (data.special.mask, mask_token_id) {
+        (Some(mask), Some(trained)) if mask != trained => Err(format!(
+            "the checkpoint was trained with MASK = {trained}, model.mask_token is {mask}; leave it out, or {insist}"
         )),
         _ => Ok(()),
     }
@@ -279,7 +308,19 @@ fn fresh_config(recipe: &Recipe, data: &RunData) -> Result<Config> {
         mode: data.mode(&recipe.stage[0])?,
         ..Config::default()
     };
-    config.validate()?;
+    config.validate().map_err(|error| match error {
+        ModelError::Config { field, value, reason, .. } => {
+            let key = match field.as_str() {
+                "num_hidden_layers" => "layers",
+                "num_attention_heads" => "heads",
+                "num_key_value_heads" => "kv_heads",
+                "max_position_embeddings" => "max_positions",
+                other => other,
+            };
+            recipe.fault(format!("model.{key} = {value}: {reason}"))
+        }
+        other => other.into(),
+    })?;
     Ok(config)
 }
 

@@ -105,11 +105,11 @@ pub fn convert(
     match format {
         Format::Gguf => {
             let name = place::name(from, to);
-            let carried = side.for_gguf();
+            let (carried, tokenizer) = (side.for_gguf(), side.tokenizer_for_gguf()?);
             let gguf = GgufOptions {
                 dtype: options.dtype,
                 name: &name,
-                tokenizer_json: side.tokenizer.as_deref(),
+                tokenizer_json: tokenizer.as_deref(),
                 chat_template: side.chat_template.as_deref(),
                 files: &carried,
                 metadata: side.metadata.as_ref(),

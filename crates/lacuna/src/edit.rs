@@ -1,12 +1,14 @@
 //! A text written anew with its old version as draft.
 
 use lacuna_samplers::{Drafting, Edit, Event};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::generate::{
-    DecodeMode, Decoded, GenerateOptions, Prompt, Written, choose_mode, prompt_ids, request, write,
+    DecodeMode, Decoded, GenerateOptions, Prompt, Written, prompt_ids, request, write,
 };
+use crate::mode::choose_mode;
 use crate::open::Model;
 use crate::session::Session;
 
@@ -47,6 +49,10 @@ pub fn edit(
         return Err(Error::Request(message.into()));
     }
     let mut counts = None;
+    let mut observe = |event: Event<'_>| {
+        observe(event);
+        ControlFlow::Continue(())
+    };
     let written = write(model, &prompt, options, &mut observe, |eos_ids, observer| {
         let request = request(model, &prompt, options, eos_ids)?;
         let mut session = Session::new(Arc::clone(&model.transformer), request.block_size);

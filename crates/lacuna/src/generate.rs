@@ -1,6 +1,6 @@
 //! A text continued, by block diffusion or autoregressively, as the checkpoint is.
 
-use lacuna_model::Mode;
+use lacuna_model::{Mode, View};
 use lacuna_samplers::reference::{self, Remasking};
 use lacuna_samplers::trace::{Line, Mode as TraceMode};
 use lacuna_samplers::{Event, FillRule, FinishReason, Generation, Request, Sampling};
@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::mode::{choose_mode, no_mask};
 use crate::open::Model;
 use crate::session::Session;
+use crate::text::TokenText;
 
 /// Which block decoder runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,15 +149,37 @@ pub fn generate(
     options: &GenerateOptions,
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<Written> {
+    let session = &mut Session::new(Arc::clone(&model.transformer), block_size(model, options));
+    generate_in(session, model, prompt, options, |event| {
+        observe(event);
+        ControlFlow::Continue(())
+    })
+}
+
+/// [`generate`] in a session of its caller, on the same model. One that is
+/// [`remembering`](Session::remembering) reads only what differs from the text before, as the turns of a
+/// conversation do. Where `observe` breaks, the continuation ends with its last finished block.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_in(
+    session: &mut Session,
+    model: &Model,
+    prompt: impl Into<Prompt>,
+    options: &GenerateOptions,
+    mut observe: impl FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<Written> {
     let prompt = prompt_ids(model, prompt.into())?;
     let autoregressive = choose_mode(model, options)?;
     let options = &within_positions(model, &prompt, options)?;
     write(model, &prompt, options, &mut observe, |eos_ids, observer| {
         match (autoregressive, options.mode) {
-            (true, _) => autoregressive_decode(model, &prompt, options, eos_ids, observer),
-            (false, DecodeMode::Fused) => fused(model, &prompt, options, eos_ids, observer),
+            (true, _) => autoregressive_decode(session, model, &prompt, options, eos_ids, observer),
+            (false, DecodeMode::Fused) => {
+                fused(session, model, &prompt, options, eos_ids, observer)
+            }
             (false, DecodeMode::Reference) => {
-                reference_decode(model, &prompt, options, eos_ids, observer)
+                reference_decode(session, model, &prompt, options, eos_ids, observer)
             }
         }
     })
@@ -217,7 +241,10 @@ pub fn trace_end(written: &Written) -> Line {
 }
 
 /// The prompt's ids, each one that the model embeds.
-pub(crate) fn prompt_ids(model: &Model, prompt: Prompt) -> Result<Vec<u32>> {
+///
+/// # Errors
+/// Errors if there is no tokenizer for a text, or an id is beyond the vocabulary.
+pub fn prompt_ids(model: &Model, prompt: Prompt) -> Result<Vec<u32>> {
     let prompt = match prompt {
         Prompt::Ids(ids) => ids,
         Prompt::Text(text) => model.tokenizer()?.encode_with_special_tokens(&text)?,
@@ -240,23 +267,31 @@ pub(crate) fn write(
     model: &Model,
     prompt: &[u32],
     options: &GenerateOptions,
-    observe: &mut dyn FnMut(Event<'_>),
+    observe: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     decode: impl FnOnce(Vec<u32>, Observer<'_>) -> Result<Decoded>,
 ) -> Result<Written> {
     let began = Instant::now();
+    let mut stops = Stops::new(model, prompt, options)?;
     let mut on_event = |event: Event<'_>| {
-        observe(event);
-        stop_at(model, &options.stop, event)
+        match observe(event) {
+            ControlFlow::Continue(()) => stops.end(event),
+            // All that is finished.
+            ControlFlow::Break(()) => ControlFlow::Break(usize::MAX),
+        }
     };
     let decoded = decode(eos_ids(model, options), &mut on_event)?;
     let Decoded { tokens, text_len, forwards, finish, prefill } = decoded;
     let elapsed = began.elapsed().as_secs_f64();
     let written = match &model.tokenizer {
-        Some(tokenizer) => tokenizer.decode(&tokens[..text_len])?,
+        Some(tokenizer) => {
+            let mut text = TokenText::new(tokenizer, prompt, &options.stop)?;
+            text.push(&tokens[..text_len])?;
+            text.finish()?.0
+        }
         None => String::new(),
     };
     Ok(Written {
-        text: cut_at_stop(written, &options.stop),
+        text: written,
         tokens,
         text_len,
         prompt_tokens: prompt.len(),
@@ -282,46 +317,6 @@ impl Decoded {
 }
 
 pub(crate) type Observer<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<usize>;
-
-/// Whether to decode autoregressively; refuses a checkpoint of the other kind.
-pub(crate) fn choose_mode(model: &Model, options: &GenerateOptions) -> Result<bool> {
-    let trained = !model.is_block_diffusion();
-    let asked = options.autoregressive.unwrap_or(trained && options.mode == DecodeMode::Fused);
-    if asked != trained && !options.allow_mode_mismatch {
-        return Err(Error::Mode(mismatch(trained)));
-    }
-    Ok(asked)
-}
-
-/// What to do where nothing names MASK.
-pub fn no_mask(model: &Model) -> String {
-    let way_out = match model.is_block_diffusion() {
-        true => "",
-        false => {
-            "; without --allow-mode-mismatch it is decoded token by token, as it was trained, and \
-             `lacuna convert --to block-diffusion` makes it a start for training"
-        }
-    };
-    format!(
-        "the model is to fill in masked blocks, and neither its configuration nor its tokenizer names a MASK token: \
-         give the id of a special token with --mask-id N{way_out}"
-    )
-}
-
-/// Why a checkpoint is not used as what it isn't.
-pub fn mismatch(autoregressive: bool) -> String {
-    let (is, not) = if autoregressive {
-        ("autoregressive: trained to predict the next token", "fill in masked blocks")
-    } else {
-        ("block diffusion: trained to fill in masked blocks", "predict the next token")
-    };
-    let mask =
-        if autoregressive { " (with --mask-id N if nothing names a MASK token)" } else { "" };
-    format!(
-        "this checkpoint is {is}, and would write nonsense if made to {not}; \
-         --allow-mode-mismatch does it all the same{mask}"
-    )
-}
 
 fn mask_id(model: &Model, options: &GenerateOptions) -> Result<u32> {
     options.mask_id.or_else(|| model.mask_id()).ok_or_else(|| Error::Request(no_mask(model)))
@@ -355,6 +350,7 @@ pub(crate) fn request(
 }
 
 fn fused(
+    session: &mut Session,
     model: &Model,
     prompt: &[u32],
     options: &GenerateOptions,
@@ -362,8 +358,8 @@ fn fused(
     observer: Observer<'_>,
 ) -> Result<Decoded> {
     let request = request(model, prompt, options, eos_ids)?;
-    let mut session = Session::new(Arc::clone(&model.transformer), request.block_size);
-    let generation = lacuna_samplers::generate(&mut session, request, observer)?;
+    session.begin(prompt, View::BlockCausal { block_size: request.block_size }, true)?;
+    let generation = lacuna_samplers::generate(session, request, observer)?;
     Ok(Decoded::new(generation, session.prefill_seconds()))
 }
 
@@ -388,6 +384,7 @@ fn autoregressive_request(
 }
 
 fn autoregressive_decode(
+    session: &mut Session,
     model: &Model,
     prompt: &[u32],
     options: &GenerateOptions,
@@ -395,11 +392,13 @@ fn autoregressive_decode(
     observer: Observer<'_>,
 ) -> Result<Decoded> {
     let request = autoregressive_request(model, prompt, options, eos_ids);
-    let mut session = Session::new(Arc::clone(&model.transformer), NonZeroUsize::MIN);
+    // The last token is read again for the logits behind it.
+    let read = request.prompt.len().saturating_sub(1);
+    let mut held = session.begin(&request.prompt[..read], View::Causal, true)?;
     let mut first = None;
     let next = |tokens: &[u32]| {
         let began = Instant::now();
-        let logits = session.append_causal(0, tokens);
+        let logits = session.append_causal(0, &tokens[std::mem::take(&mut held)..]);
         first.get_or_insert(began.elapsed().as_secs_f64());
         logits
     };
@@ -444,6 +443,7 @@ fn reference_settings(
 }
 
 fn reference_decode(
+    session: &mut Session,
     model: &Model,
     prompt: &[u32],
     options: &GenerateOptions,
@@ -451,9 +451,8 @@ fn reference_decode(
     observer: Observer<'_>,
 ) -> Result<Decoded> {
     let settings = reference_settings(model, options, &eos_ids)?;
-    let block_size = block_size(model, options);
-    let mut session = Session::new(Arc::clone(&model.transformer), block_size).unfused();
-    let output = reference::generate(&mut session, prompt, &settings, observer)?;
+    session.begin(prompt, View::BlockCausal { block_size: block_size(model, options) }, false)?;
+    let output = reference::generate(session, prompt, &settings, observer)?;
     let tokens = output.tokens().to_vec();
     let text_len = tokens.iter().position(|t| Some(*t) == settings.eos_id).unwrap_or(tokens.len());
     Ok(Decoded {
@@ -465,33 +464,39 @@ fn reference_decode(
     })
 }
 
-/// At a finished block that completes a stop text: end after the token that completes it.
-fn stop_at(model: &Model, stop: &[String], event: Event<'_>) -> ControlFlow<usize> {
-    let (Event::Block(block), Some(tokenizer)) = (event, &model.tokenizer) else {
-        return ControlFlow::Continue(());
-    };
-    if stop.is_empty() {
-        return ControlFlow::Continue(());
-    }
-    let text = &block.generated[..block.text_len];
-    let holds_stop = |n: usize| {
-        let decoded = tokenizer.decode(&text[..n]).unwrap_or_default();
-        stop.iter().any(|s| decoded.contains(s.as_str()))
-    };
-    if !holds_stop(text.len()) {
-        return ControlFlow::Continue(());
-    }
-    // The text before this block holds none, so the stop text ends within the block's tokens.
-    let earlier = text.len() - block.tokens.len().min(text.len());
-    let end = (earlier..=text.len()).find(|n| holds_stop(*n));
-    ControlFlow::Break(end.unwrap_or(text.len()))
+/// Looks for stop texts in finished blocks.
+struct Stops<'a> {
+    text: Option<TokenText<'a>>,
+    taken: usize,
 }
 
-/// The text up to the first stop text.
-fn cut_at_stop(text: String, stop: &[String]) -> String {
-    let cut = stop.iter().filter_map(|s| text.find(s.as_str())).min();
-    match cut {
-        Some(at) => text[..at].to_owned(),
-        None => text,
+impl<'a> Stops<'a> {
+    fn new(model: &'a Model, prompt: &[u32], options: &'a GenerateOptions) -> Result<Self> {
+        let stop = &options.stop;
+        if stop.iter().any(String::is_empty) {
+            let message =
+                "an empty stop text would end everything; expected at least one character";
+            return Err(Error::Request(message.into()));
+        }
+        let text = match stop.is_empty() {
+            true => None,
+            false => Some(TokenText::new(model.tokenizer()?, prompt, stop)?),
+        };
+        Ok(Self { text, taken: 0 })
+    }
+
+    /// At a finished block that completes a stop text: end after the token that completes it.
+    fn end(&mut self, event: Event<'_>) -> ControlFlow<usize> {
+        let (Event::Block(block), Some(text)) = (event, &mut self.text) else {
+            return ControlFlow::Continue(());
+        };
+        let new = block.generated.get(self.taken..block.text_len).unwrap_or_default();
+        let before = self.taken;
+        self.taken += new.len();
+        // What can't be decoded holds no stop text.
+        match text.push(new) {
+            Ok(Some(n)) => ControlFlow::Break(before + n),
+            Ok(None) | Err(_) => ControlFlow::Continue(()),
+        }
     }
 }

@@ -35,17 +35,21 @@ mod error;
 mod generate;
 mod hub;
 mod memory;
+mod mode;
 mod open;
 mod session;
+mod text;
 
 pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffusion, convert};
 pub use edit::{Edited, edit};
 pub use error::{Error, Result};
 pub use generate::{
-    DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate,
-    mismatch as mode_mismatch, no_mask, trace_end, trace_header,
+    DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate, generate_in,
+    prompt_ids, trace_end, trace_header,
 };
 pub use hub::locate;
 pub use memory::{MemoryLimit, available_bytes};
+pub use mode::{mismatch as mode_mismatch, no_mask};
 pub use open::{Model, OpenOptions, select_device};
 pub use session::Session;
+pub use text::TokenText;

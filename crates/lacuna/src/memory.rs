@@ -3,6 +3,7 @@
 use lacuna_model::{MemoryEstimate, StorageDtype, Weights, Work};
 use std::fs;
 use std::path::{Path, PathBuf};
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::error::{Error, Result};
 
@@ -72,14 +73,14 @@ fn size(bytes: u64) -> String {
 }
 
 /// Bytes that can be had without swapping: what the system says, and what the control groups that this process
-/// is in still allow. `None` where the system does not say (outside Linux).
+/// is in still allow. `None` where the system does not say.
 pub fn available_bytes() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let what = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    let bytes = System::new_with_specifics(what).available_memory();
+    // Groups by ourselves: sysinfo counts pages of files, and so mapped weights, as lost.
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = control_groups(&groups).into_iter().filter_map(|dir| group_bytes(&dir));
-    Some(limits.fold(kib.saturating_mul(1024), u64::min))
+    (bytes > 0).then(|| limits.fold(bytes, u64::min))
 }
 
 /// The directories of the process' memory control groups, each with its parents.

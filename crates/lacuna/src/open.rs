@@ -1,10 +1,12 @@
 //! Opening a checkpoint: weights, tokenizer, mode, device.
 
 use candle_core::Device;
-use lacuna_data::{ChatTemplate, Tokenizer};
+use lacuna_data::{ChatTemplate, Settings, SideFiles, Tokenizer};
 use lacuna_model::{Config, Mode, StorageDtype, Transformer, Weights, Work};
-use serde_json::{Map, Value};
+use lacuna_samplers::Sampling;
+use serde_json::Value;
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,11 +28,12 @@ pub struct OpenOptions {
 }
 
 /// How tokenizers spell the token that stands for one not yet written.
-const MASK_NAMES: [&str; 7] = [
+const MASK_NAMES: [&str; 8] = [
     "<[MASK_TOKEN]>",
     "<[MASK▁TOKEN]>",
     "<|mask|>",
     "<|MASK|>",
+    "|<MASK>|",
     "<mask>",
     "[MASK]",
     "<|mdm_mask|>",
@@ -44,6 +47,7 @@ pub struct Model {
     /// The tokenizer, if the checkpoint brings one.
     pub tokenizer: Option<Arc<Tokenizer>>,
     path: PathBuf,
+    settings: Settings,
     fallbacks: BTreeMap<StorageDtype, Vec<String>>,
 }
 
@@ -79,11 +83,12 @@ impl Model {
             })?;
             Transformer::resident(&weights, dtype, &device)?
         };
-        let tokenizer = open_tokenizer(path, &weights)?;
+        let settings = open_settings(path, &weights)?;
+        let tokenizer = open_tokenizer(path, &weights, &settings)?;
         let (transformer, tokenizer) = (Arc::new(transformer), tokenizer.map(Arc::new));
         let wanted = options.dtype.filter(|_| device.is_cpu());
         let fallbacks = wanted.map(|dtype| weights.fallbacks(dtype)).unwrap_or_default();
-        Ok(Self { transformer, tokenizer, path: path.to_owned(), fallbacks })
+        Ok(Self { transformer, tokenizer, path: path.to_owned(), settings, fallbacks })
     }
 
     /// Matrices that are not kept in the format asked for, by the format that they have instead: their rows are no
@@ -120,25 +125,91 @@ impl Model {
     /// The chat template that the checkpoint brings: in its folder or its GGUF metadata.
     ///
     /// # Errors
-    /// Errors if a file is unreadable or holds no template.
+    /// Errors if a file holds no template.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
-        if self.path.is_dir() {
-            return Ok(ChatTemplate::from_folder(&self.path)?);
+        let mut settings = self.settings.clone();
+        if !self.path.is_dir() {
+            let config = self.config();
+            let ids = [
+                ("bos_token", config.bos_token_id),
+                ("eos_token", config.eos_token_ids.first().copied()),
+                ("pad_token", config.pad_token_id),
+            ];
+            let spelling = |id: Option<u32>| self.tokenizer.as_ref()?.id_to_token(id?);
+            for (name, id) in ids {
+                if let Some(token) = spelling(id) {
+                    settings.tokens.entry(name).or_insert_with(|| token.into());
+                }
+            }
         }
-        let Some(source) = Weights::inspect(&self.path)?.chat_template() else { return Ok(None) };
+        Ok(ChatTemplate::from_settings(&settings)?)
+    }
+
+    /// What ends an answer in a conversation: the ends of text of `config.json` and `generation_config.json`, the
+    /// `eos_token` of the tokenizer's files, and the token that the chat template writes after what an assistant said.
+    pub fn answer_ends(&self, format: &ChatTemplate) -> Vec<u32> {
         let config = self.config();
-        let ids = [
-            ("bos_token", config.bos_token_id),
-            ("eos_token", config.eos_token_ids.first().copied()),
-            ("pad_token", config.pad_token_id),
-        ];
-        let spelling = |id: Option<u32>| self.tokenizer.as_ref()?.id_to_token(id?);
-        let tokens: Map<String, Value> = ids
-            .into_iter()
-            .filter_map(|(name, id)| Some((name.to_owned(), Value::from(spelling(id)?))))
-            .collect();
-        let template = ChatTemplate::from_source(&source, tokens);
-        Ok(Some(template.map_err(|error| error.in_file(&self.path))?))
+        let mut ends = config.eos_token_ids.clone();
+        ends.extend(&self.settings.generation.eos);
+        ends.extend(self.eos_of_config());
+        if let Some(tokenizer) = &self.tokenizer {
+            let named = self.settings.eos_spellings.iter();
+            ends.extend(named.filter_map(|spelling| tokenizer.token_to_id(spelling)));
+            ends.extend(format.end_of_turn(tokenizer));
+        }
+        let mut seen = std::collections::HashSet::new();
+        ends.retain(|id| (*id as usize) < config.vocab_size && seen.insert(*id));
+        ends
+    }
+
+    /// The ends of text of a folder's own `config.json`, which those of `generation_config.json` hide elsewhere.
+    fn eos_of_config(&self) -> Vec<u32> {
+        #[derive(serde::Deserialize)]
+        struct Eos {
+            eos_token_id: Option<Value>,
+        }
+        let text = std::fs::read_to_string(self.path.join("config.json")).unwrap_or_default();
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        match serde_json::from_str::<Eos>(&text).ok().and_then(|eos| eos.eos_token_id) {
+            Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
+            Some(one) => id(&one).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// How the checkpoint wants its text drawn, if its `generation_config.json` asks for anything else than the most
+    /// probable token each time. As in transformers: without `do_sample` only the repetition penalty counts, with it
+    /// the 50 most probable tokens are drawn from where the file does not say how many.
+    ///
+    /// # Errors
+    /// Errors if a value is out of its range; names the file.
+    pub fn sampling(&self) -> Result<Option<Sampling>> {
+        let generation = &self.settings.generation;
+        let part = |key: &str, value: Option<f64>| match value {
+            Some(value) if value > 1.0 => {
+                let path = self.path.join("generation_config.json");
+                let reason = format!("{key} is {value}, expected 0 to 1");
+                Err(Error::from(lacuna_data::Error::SideFile { path, reason }))
+            }
+            value => Ok(value.filter(|value| *value > 0.0)),
+        };
+        let mut sampling = Sampling::default();
+        if let Some(penalty) = generation.repetition_penalty {
+            sampling.repetition_penalty = penalty;
+        }
+        if generation.do_sample {
+            sampling.temperature = generation.temperature.unwrap_or(1.0);
+            let most = usize::try_from(generation.top_k.unwrap_or(50)).unwrap_or(usize::MAX);
+            sampling.top_k = NonZeroUsize::new(most);
+            sampling.top_p = part("top_p", generation.top_p)?.filter(|p| *p < 1.0);
+            sampling.min_p = part("min_p", generation.min_p)?;
+        }
+        Ok(Some(sampling).filter(|sampling| *sampling != Sampling::default()))
+    }
+
+    /// What the checkpoint's files say and could not be followed, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        self.tokenizer.as_deref().map_or(&[], Tokenizer::notes)
     }
 
     /// How conversations with this model are written: the checkpoint's own template, else, for block
@@ -173,10 +244,32 @@ impl Model {
     }
 }
 
-fn open_tokenizer(path: &Path, weights: &Weights) -> Result<Option<Tokenizer>> {
+/// A checkpoint's tokenizer, with the tokens that its other files name.
+pub(crate) fn open_tokenizer(
+    path: &Path,
+    weights: &Weights,
+    settings: &Settings,
+) -> Result<Option<Tokenizer>> {
     let Some(json) = weights.tokenizer_json()? else { return Ok(None) };
-    let rows = weights.config().vocab_size;
-    Ok(Some(Tokenizer::of_model(json.as_bytes(), rows, &tokenizer_file(path))?))
+    let (rows, file) = (weights.config().vocab_size, tokenizer_file(path));
+    Ok(Some(Tokenizer::of_checkpoint(json.as_bytes(), rows, settings, &file)?))
+}
+
+/// What the files beside the weights say, or those that a GGUF file carries.
+pub(crate) fn open_settings(path: &Path, weights: &Weights) -> Result<Settings> {
+    let files = if path.is_dir() {
+        SideFiles::of_tokenizer(path)?
+    } else {
+        let mut files = SideFiles::default();
+        for (name, text) in weights.carried_files()? {
+            files.insert(name, text);
+        }
+        if let Some(template) = weights.chat_template() {
+            files.insert("chat_template.jinja", template);
+        }
+        files
+    };
+    Ok(Settings::read(&files, path)?)
 }
 
 /// Where a checkpoint's tokenizer stands.

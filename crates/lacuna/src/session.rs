@@ -18,6 +18,7 @@ pub struct Session {
     block_size: NonZeroUsize,
     fused: bool,
     sequences: HashMap<usize, Sequence>,
+    remembers: bool,
     passes: usize,
     prefill_seconds: f64,
 }
@@ -25,6 +26,9 @@ pub struct Session {
 #[derive(Debug)]
 struct Sequence {
     cache: KvCache,
+    /// The tokens whose keys and values the cache holds.
+    cached: Vec<u32>,
+    view: Option<View>,
     block_size: NonZeroUsize,
     /// Finished tokens whose keys and values are not in the cache yet.
     queued: Vec<u32>,
@@ -34,11 +38,11 @@ struct Sequence {
     boundary: Option<Tensor>,
 }
 
-/// The last `speculate`: which rows of its pass were finished tokens and which the draft.
-#[derive(Clone, Copy, Debug)]
+/// The last `speculate`: behind `draft` masks, its pass held finished tokens and then the draft.
+#[derive(Debug)]
 struct Pending {
-    queued: usize,
     draft: usize,
+    finished: Vec<u32>,
 }
 
 impl Session {
@@ -49,6 +53,7 @@ impl Session {
             block_size,
             fused: true,
             sequences: HashMap::new(),
+            remembers: false,
             passes: 0,
             prefill_seconds: 0.0,
         }
@@ -58,6 +63,50 @@ impl Session {
     pub fn unfused(mut self) -> Self {
         self.fused = false;
         self
+    }
+
+    /// Keeps the caches of sequences that a sampler has done with: the next text under the same number is read
+    /// from where it differs from the last one on. What is written does not depend on it, up to rounding.
+    pub fn remembering(mut self) -> Self {
+        self.remembers = true;
+        self
+    }
+
+    /// Gets ready to continue `prompt` as sequence 0; how many of its tokens are read already.
+    pub(crate) fn begin(&mut self, prompt: &[u32], view: View, fused: bool) -> Result<usize> {
+        if let View::BlockCausal { block_size } = view {
+            self.block_size = block_size;
+        }
+        self.fused = fused;
+        self.prefill_seconds = 0.0;
+        if self.remembers { self.rewind(0, prompt, view) } else { Ok(0) }
+    }
+
+    /// Makes the cache of a sequence a beginning of `tokens`, as long as it can be, and says how long it is.
+    ///
+    /// Under block-causal attention that are whole blocks: the keys of a token depend on all of its block.
+    ///
+    /// # Errors
+    /// Errors if there is no room for a cache.
+    pub fn rewind(&mut self, sequence: usize, tokens: &[u32], view: View) -> Result<usize> {
+        let mut state = self.take(sequence)?;
+        state.forget_unfinished();
+        let shared = state.cached.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let kept = match view {
+            _ if state.view.is_some_and(|old| old != view) => 0,
+            View::BlockCausal { block_size } => {
+                // A shifted head reads the first token to write off the last finished one.
+                let reread = usize::from(self.model.logit_shift() && shared == tokens.len());
+                shared.saturating_sub(reread) / block_size * block_size.get()
+            }
+            View::Causal => shared,
+            View::Speculative { .. } => 0,
+        };
+        state.cached.truncate(kept);
+        state.cache.truncate(kept);
+        state.view = Some(view);
+        self.sequences.insert(sequence, state);
+        Ok(kept)
     }
 
     /// Forward passes so far, prefill included.
@@ -89,7 +138,7 @@ impl Session {
         let lane = [(sequence, state, tokens.to_vec(), rows.to_vec(), View::Causal)];
         let (logits, mut lanes) = self.pass(lane.into())?;
         let (_, mut state, ..) = lanes.remove(0);
-        state.cache.keep(0..tokens.len()).map_err(Error::wrap)?;
+        state.keep(tokens)?;
         self.sequences.insert(sequence, state);
         on_cpu(&logits.expect("one row was asked for"))
     }
@@ -104,6 +153,8 @@ impl Session {
         let cache = KvCache::new(model.config(), FIRST_CAPACITY, model.dtype(), model.device());
         Ok(Sequence {
             cache: cache.map_err(Error::wrap)?,
+            cached: Vec::new(),
+            view: None,
             block_size: self.block_size,
             queued: Vec::new(),
             pending: None,
@@ -135,12 +186,29 @@ impl Session {
             let n = tokens.len();
             let rows = if self.model.logit_shift() { vec![n - 1] } else { Vec::new() };
             let (logits, mut lanes) = self.pass(vec![(sequence, state, tokens, rows, view)])?;
-            state = lanes.remove(0).1;
-            state.cache.keep(0..n).map_err(Error::wrap)?;
+            let tokens;
+            (_, state, tokens, ..) = lanes.remove(0);
+            state.keep(&tokens)?;
             state.boundary = logits.map(|logits| on_cpu(&logits)).transpose()?;
         }
         self.sequences.insert(sequence, state);
         Ok(())
+    }
+}
+
+impl Sequence {
+    /// Commits the first rows of the last pass, which were these tokens.
+    fn keep(&mut self, tokens: &[u32]) -> Result<()> {
+        self.cache.keep(0..tokens.len()).map_err(Error::wrap)?;
+        self.cached.extend_from_slice(tokens);
+        Ok(())
+    }
+
+    /// Leaves what the cache holds and nothing else.
+    fn forget_unfinished(&mut self) {
+        self.queued.clear();
+        self.pending = None;
+        self.boundary = None;
     }
 }
 
@@ -154,10 +222,15 @@ fn on_cpu(logits: &Tensor) -> Result<Tensor> {
 impl Denoiser for Session {
     fn prefill(&mut self, sequence: usize, tokens: &[u32], block_size: usize) -> Result<()> {
         let began = Instant::now();
-        let mut state = self.take(sequence)?;
-        state.block_size = NonZeroUsize::new(block_size)
+        let size = NonZeroUsize::new(block_size)
             .ok_or_else(|| Error::msg("a block of 0 tokens can't be prefilled"))?;
-        state.queued.extend_from_slice(tokens);
+        let held = match self.remembers {
+            true => self.rewind(sequence, tokens, View::BlockCausal { block_size: size })?,
+            false => 0,
+        };
+        let mut state = self.take(sequence)?;
+        state.block_size = size;
+        state.queued.extend_from_slice(&tokens[held..]);
         self.sequences.insert(sequence, state);
         self.flush(sequence)?;
         self.prefill_seconds += began.elapsed().as_secs_f64();
@@ -182,7 +255,7 @@ impl Denoiser for Session {
         let (mut parts, mut row) = (Vec::new(), 0);
         for ((number, mut state, _, rows, _), lane) in passes.into_iter().zip(lanes) {
             let queued = std::mem::take(&mut state.queued);
-            state.cache.keep(0..queued.len()).map_err(Error::wrap)?;
+            state.keep(&queued)?;
             if shift == 1 && lane.rows.first() == Some(&0) {
                 match (&logits, queued.is_empty()) {
                     (Some(logits), false) => state.boundary = Some(logits.narrow(0, row, 1)?),
@@ -237,7 +310,8 @@ impl Denoiser for Session {
         let rows = (0..draft.len()).collect();
         let (logits, mut lanes) = self.pass(vec![(sequence, state, tokens, rows, view)])?;
         let (_, mut state, ..) = lanes.remove(0);
-        state.pending = Some(Pending { queued: queued.len(), draft: draft.len() });
+        state.pending =
+            Some(Pending { draft: draft.len(), finished: [&queued[..], draft].concat() });
         self.sequences.insert(sequence, state);
         match logits {
             Some(logits) => on_cpu(&logits),
@@ -248,8 +322,10 @@ impl Denoiser for Session {
     fn accept(&mut self, sequence: usize, tokens: usize) -> Result<()> {
         let mut state = self.take(sequence)?;
         match state.pending.take() {
-            Some(Pending { queued, draft }) if tokens <= draft => {
-                state.cache.keep(draft..draft + queued + tokens).map_err(Error::wrap)?;
+            Some(Pending { draft, finished }) if tokens <= draft => {
+                let kept = finished.len() - draft + tokens;
+                state.cache.keep(draft..draft + kept).map_err(Error::wrap)?;
+                state.cached.extend_from_slice(&finished[..kept]);
                 self.sequences.insert(sequence, state);
                 Ok(())
             }
@@ -261,6 +337,10 @@ impl Denoiser for Session {
     }
 
     fn release(&mut self, sequence: usize) {
-        self.sequences.remove(&sequence);
+        if !self.remembers {
+            self.sequences.remove(&sequence);
+        } else if let Some(state) = self.sequences.get_mut(&sequence) {
+            state.forget_unfinished();
+        }
     }
 }

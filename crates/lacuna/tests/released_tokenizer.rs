@@ -21,7 +21,7 @@ fn checkpoint(dir: &Path, rows: usize) {
         num_kv_heads: 1,
         head_dim: 8,
         tie_word_embeddings: true,
-        mode: Mode::BlockDiffusion { block_size: 4.try_into().unwrap(), mask_token_id: 5 },
+        mode: Mode::BlockDiffusion { block_size: 4.try_into().unwrap(), mask_token_id: Some(5) },
         ..Config::default()
     };
     Transformer::init(config, 1, DType::F32, &Device::Cpu).unwrap().save(dir).unwrap();
@@ -64,7 +64,7 @@ fn text_chat_and_holes_are_written_with_the_released_ids_in_both_formats() {
 
         // Holes: suffix, prefix, middle.
         let fim = Fim::from_tokenizer(tokenizer).unwrap();
-        assert_eq!((fim.prefix, fim.suffix, fim.middle), (124, 125, 126));
+        assert_eq!((fim.prefix, fim.suffix, fim.middle), (124, 125, Some(126)));
         let prompt = fim.prompt_text(tokenizer, "a = ", " + 1").unwrap();
         let places =
             [125, 124, 126].map(|id| prompt.iter().position(|other| *other == id).unwrap());

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::Tree;
 use super::sources::has_word;
+use super::{Tree, crate_of};
+use crate::readme::{SOURCES, readme};
 
 /// Relative links of every page lead to a file of the repository, and to a heading of it where they name one.
 pub(super) fn links(tree: &Tree) -> Vec<String> {
@@ -195,6 +196,25 @@ pub(super) fn machine_paths(tree: &Tree) -> Vec<String> {
     complaints
 }
 
+/// Each crate's README is the head of its documentation.
+pub(super) fn readmes(tree: &Tree) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (manifest, _) in tree.matching("crates/", "/Cargo.toml") {
+        let folder = manifest.trim_end_matches("/Cargo.toml");
+        let found = SOURCES
+            .into_iter()
+            .find_map(|source| Some((source, tree.text.get(&format!("{folder}/{source}"))?)));
+        let (Some((source, code)), Some(name)) = (found, crate_of(manifest)) else { continue };
+        let path = format!("{folder}/README.md");
+        if tree.text.get(&path) != Some(&readme(name, source, code)) {
+            complaints.push(format!(
+                "{path}: not what {source} says of the crate; `cargo xtask readmes` writes it"
+            ));
+        }
+    }
+    complaints
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,5 +282,20 @@ mod tests {
         assert_eq!(machine_paths(&Tree::of(&[("a.md", &path)])).len(), 1);
         let relative = format!("https://x.y{}me/z, $HOME{}me/x", "/ho", "/ho");
         assert_eq!(machine_paths(&Tree::of(&[("a.md", &relative)])), [""; 0]);
+    }
+
+    #[test]
+    fn a_readme_that_lags_behind_its_crate_is_told() {
+        let code = "//! Idea.\n\nmod a;\n";
+        let current = readme("lacuna-x", "src/lib.rs", code);
+        let told = |text: &str| {
+            readmes(&Tree::of(&[
+                ("crates/lacuna-x/Cargo.toml", ""),
+                ("crates/lacuna-x/src/lib.rs", code),
+                ("crates/lacuna-x/README.md", text),
+            ]))
+        };
+        assert_eq!(told(&current), [""; 0]);
+        assert_eq!(told(&current.replace("Idea", "Old idea")).len(), 1);
     }
 }

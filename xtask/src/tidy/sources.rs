@@ -21,6 +21,7 @@ const FILES: &[(&str, &str)] = &[
     ("crates/lacuna-train/src/metrics", "metrics.jsonl"),
     ("crates/lacuna-train/src/plot", "loss.svg and loss.png"),
     ("crates/lacuna-train/src/run", "a run's folder"),
+    ("crates/lacuna-train/src/record", "run.json and results.json"),
     ("crates/lacuna/src/", "the binary"),
 ];
 
@@ -30,6 +31,8 @@ const DESERIALIZES: &[(&str, &str)] = &[
     ("crates/lacuna-train/src/recipe", "recipes"),
     ("crates/lacuna-train/src/checkpoint", "the optimizer state's manifest"),
     ("crates/lacuna-train/src/metrics", "metrics, read back for plots"),
+    ("crates/lacuna-train/src/record", "run.json and results.json, read back by a resumed run"),
+    ("crates/lacuna-train/src/evaluation", "names of scores in results.json"),
     ("crates/lacuna-model/src/config", "model configurations"),
     ("crates/lacuna-model/src/weights", "the index of sharded weights"),
     ("crates/lacuna-model/src/gguf/vocabulary", "the tokenizer.json that a GGUF file takes along"),

@@ -7,11 +7,15 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
-use tokenizers::{AddedToken, PaddingParams, TruncationParams};
+use tokenizers::{
+    AddedToken, NormalizedString, Normalizer, NormalizerWrapper, PaddingParams, TruncationParams,
+};
 
+use super::additions;
 use super::json::{Small, Under};
 use super::model::{Model, ModelSeed};
 use super::patterns;
+use crate::side::Settings;
 
 /// Of all parts but vocabulary, merges and added tokens: a few kilobytes in real files.
 const PARTS_BYTES: usize = 1 << 20;
@@ -23,24 +27,38 @@ const MOST_ADDED_TEXT: usize = 1 << 19;
 pub(super) struct Checked {
     pub(super) inner: tokenizers::Tokenizer,
     pub(super) last: Option<u32>,
+    pub(super) notes: Vec<String>,
+    pub(super) is_extended: bool,
 }
 
 /// Reads a tokenizer, for a model that embeds `rows` tokens if that is known.
 ///
 /// The usual kind, BPE, is built from what was read here: the library's own reader holds the file several times.
-pub(super) fn read(bytes: &[u8], rows: Option<usize>) -> Result<Checked, String> {
-    let file = checked(bytes, rows)?;
+/// `settings` is what other files say of tokens.
+pub(super) fn read(
+    bytes: &[u8],
+    rows: Option<usize>,
+    settings: &Settings,
+) -> Result<Checked, String> {
+    let mut file = checked(bytes, rows)?;
+    let before = (file.added.clone(), file.post_processor.clone());
+    let (added, mut notes) = file.take_in(settings, rows);
+    let is_extended = before != (file.added.clone(), file.post_processor.clone())
+        || (!file.model.is_bpe() && !added.is_empty());
+    file.check_normalized()?;
     let vocabulary = file.model.vocabulary.as_ref();
     let last = vocabulary.and_then(|vocabulary| vocabulary.last);
     let wrong = |error: &dyn fmt::Display| format!("JSON, but not a tokenizer.json ({error})");
     let inner = if file.model.is_bpe() {
         file.build().map_err(|error| wrong(&error))?
     } else {
-        serde_json::from_slice(bytes).map_err(|error| wrong(&error))?
+        let mut inner = serde_json::from_slice(bytes).map_err(|error| wrong(&error))?;
+        notes.extend(additions::append(&mut inner, added).map_err(|error| wrong(&error))?);
+        inner
     };
     let last = inner.get_added_tokens_decoder().into_keys().max().max(last);
     fits(last, rows)?;
-    Ok(Checked { inner, last })
+    Ok(Checked { inner, last, notes, is_extended })
 }
 
 /// Refuses what can't be read, without building it.
@@ -90,31 +108,42 @@ fn unreadable(bytes: &[u8], error: &serde_json::Error) -> String {
 }
 
 #[derive(Default)]
-struct File {
-    added: Vec<Added>,
+pub(super) struct File {
+    pub(super) added: Vec<Added>,
     last_added: Option<u32>,
     normalizer: Value,
     pre_tokenizer: Value,
-    post_processor: Value,
+    pub(super) post_processor: Value,
     decoder: Value,
-    model: Model,
+    pub(super) model: Model,
 }
 
-#[derive(Deserialize)]
-struct Added {
-    id: u32,
-    content: String,
-    single_word: bool,
-    lstrip: bool,
-    rstrip: bool,
-    normalized: bool,
-    special: bool,
+#[derive(Clone, PartialEq, Deserialize)]
+pub(super) struct Added {
+    pub(super) id: u32,
+    pub(super) content: String,
+    pub(super) single_word: bool,
+    pub(super) lstrip: bool,
+    pub(super) rstrip: bool,
+    pub(super) normalized: bool,
+    pub(super) special: bool,
+}
+
+impl Added {
+    pub(super) fn token(self) -> AddedToken {
+        AddedToken::from(self.content, self.special)
+            .single_word(self.single_word)
+            .lstrip(self.lstrip)
+            .rstrip(self.rstrip)
+            .normalized(self.normalized)
+    }
 }
 
 impl File {
     fn check(&self, rows: Option<usize>) -> Result<(), String> {
         fits(self.last(), rows)?;
         patterns::check(&self.normalizer, &self.pre_tokenizer, &self.decoder)?;
+        self.check_normalized()?;
         parts(&self.normalizer, &mut |part| match part["type"].as_str() {
             // Its bytes are a table of jumps that the library follows unchecked.
             Some("Precompiled") => Err("a Precompiled normalizer is not read".into()),
@@ -136,6 +165,25 @@ impl File {
                 None => Ok(()),
             }
         })
+    }
+
+    /// The library fails at every text where an added token that is looked for in normalized text has none left.
+    fn check_normalized(&self) -> Result<(), String> {
+        if self.normalizer.is_null() || !self.added.iter().any(|added| added.normalized) {
+            return Ok(());
+        }
+        let normalizer: NormalizerWrapper = serde_json::from_value(self.normalizer.clone())
+            .map_err(|error| format!("its normalizer is not known ({error})"))?;
+        for added in self.added.iter().filter(|added| added.normalized && !added.content.is_empty())
+        {
+            let mut text = NormalizedString::from(added.content.as_str());
+            normalizer.normalize(&mut text).map_err(|error| format!("its normalizer: {error}"))?;
+            if text.get().is_empty() {
+                let token = super::model::shown(&added.content);
+                return Err(format!("its normalizer leaves nothing of the added token {token}"));
+            }
+        }
+        Ok(())
     }
 
     /// The last id: that of the vocabulary, of an added token as the file numbers it, or as the library does, which
@@ -166,13 +214,7 @@ impl File {
         inner.with_post_processor(post_processor);
         let decoder: Option<tokenizers::DecoderWrapper> = serde_json::from_value(self.decoder)?;
         inner.with_decoder(decoder);
-        inner.add_tokens(self.added.into_iter().map(|added| {
-            AddedToken::from(added.content, added.special)
-                .single_word(added.single_word)
-                .lstrip(added.lstrip)
-                .rstrip(added.rstrip)
-                .normalized(added.normalized)
-        }))?;
+        inner.add_tokens(self.added.into_iter().map(Added::token))?;
         Ok(inner)
     }
 }

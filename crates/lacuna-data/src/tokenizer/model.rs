@@ -73,8 +73,9 @@ impl Model {
             .fuse_unk(self.fuse_unk)
             .byte_fallback(self.byte_fallback)
             .ignore_merges(self.ignore_merges);
-        if let Some(dropout) = self.dropout {
-            builder = builder.dropout(dropout);
+        // Dropout cuts a text in other ways each time, which is for training tokenizers' users, not for reading.
+        if let Some(dropout) = self.dropout.filter(|dropout| !(0.0..=1.0).contains(dropout)) {
+            return Err(format!("its dropout is {dropout}, expected 0 to 1"));
         }
         if let Some(unknown) = self.unk_token {
             builder = builder.unk_token(unknown);

@@ -40,6 +40,7 @@ pub(super) fn check(
                     ));
                 }
             }
+            refuse(part, what)?;
             if count > MOST_PARTS {
                 return Err(format!("its {what} has over {MOST_PARTS} parts"));
             }
@@ -50,6 +51,24 @@ pub(super) fn check(
         })?;
     }
     Ok(())
+}
+
+/// Refuses what the library takes, but fails at when a text comes.
+fn refuse(part: &Value, what: &str) -> Result<(), String> {
+    let pattern = &part["pattern"];
+    let is_empty = [&pattern["String"], &pattern["Regex"], pattern].iter().any(|p| *p == "");
+    let reason = match part["type"].as_str() {
+        Some("Replace") if is_empty => "replaces the empty text, which is everywhere",
+        Some("Split") if is_empty => "splits at the empty text, which is everywhere",
+        // Of a token that is nothing else it would strip more than there is.
+        Some("Strip") if part["stop"].as_u64().is_some_and(|stop| stop > 0) => {
+            "strips the ends of tokens (Strip with a stop above 0), which is not known here"
+        }
+        Some("BPEDecoder") if part["suffix"] == "" => "ends words with the empty text",
+        Some("CTC") => "is CTC, which is for speech",
+        _ => return Ok(()),
+    };
+    Err(format!("its {what} {reason}"))
 }
 
 /// How many times longer a part may make a text.

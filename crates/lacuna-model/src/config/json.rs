@@ -1,28 +1,17 @@
 //! `config.json` in and out.
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::announced::{Announced, BLOCK_DIFFUSION, Beside, announced, mode};
+use super::family::{Family, names_of};
 use super::{Config, Mode, RopeScaling, strict};
-use crate::error::{ModelError, Result};
+use crate::error::{ModelError, Result, printable};
 use crate::weights::{StorageDtype, contained, read_small_file};
 
 /// No configuration comes near it; bounds what parsing can allocate.
 const LONGEST_CONFIG: u64 = 1 << 20;
-
-const BLOCK_DIFFUSION: &str = "StableDiffcoderForCausalLM";
-
-/// Architectures whose forward pass is this crate's, and what they imply where the file is silent.
-const ARCHITECTURES: [(&str, &str); 6] = [
-    ("LlamaForCausalLM", "llama"),
-    (BLOCK_DIFFUSION, "llama"),
-    ("MistralForCausalLM", "mistral"),
-    ("Qwen2ForCausalLM", "qwen2"),
-    ("Qwen3ForCausalLM", "qwen3"),
-    ("SDARForCausalLM", "sdar"),
-];
 
 /// How many experts a layer has, as the families spell it.
 const EXPERTS: [&str; 3] = ["num_experts", "num_local_experts", "n_routed_experts"];
@@ -30,23 +19,27 @@ const EXPERTS: [&str; 3] = ["num_experts", "num_local_experts", "n_routed_expert
 pub(super) fn open(dir: &Path) -> Result<Config> {
     let file = contained(dir, "config.json")?;
     let text = read_small_file(&file, LONGEST_CONFIG)?;
+    let beside = Beside { names: names_of(dir), dir: Some(dir) };
     let generation_file = "generation_config.json";
     if !dir.join(generation_file).exists() {
-        return parse(&text, None, &file);
+        return parse(&text, None, &file, &beside);
     }
     let generation_file = contained(dir, generation_file)?;
     let generation = read_small_file(&generation_file, LONGEST_CONFIG)?;
-    parse(&text, Some((&generation, &generation_file)), &file)
+    parse(&text, Some((&generation, &generation_file)), &file, &beside)
 }
 
 pub(super) fn parse(
     text: &[u8],
     generation: Option<(&[u8], &Path)>,
     file: &Path,
+    beside: &Beside<'_>,
 ) -> Result<Config> {
     let mut fields = Fields::parse(text, file)?;
-    let (architecture, family) = family(&mut fields)?;
-    refuse_unsupported(&mut fields, &family)?;
+    let mut names = beside.names.clone();
+    names.extend(fields.map.get("_name_or_path").and_then(Value::as_str).map(str::to_owned));
+    let Announced { shape, family, released } = announced(&mut fields, &names, beside)?;
+    refuse_unsupported(&mut fields, shape)?;
 
     let hidden_size = fields.required("hidden_size")?;
     let num_heads = fields.required("num_attention_heads")?;
@@ -62,12 +55,14 @@ pub(super) fn parse(
         None => hidden_size / num_heads,
     };
     let (rope_theta, rope_scaling) = rope(&mut fields)?;
-    let is_qwen2 = family == "qwen2";
+    let is_qwen2 = shape == "qwen2";
     let attention_bias = fields.flag("attention_bias")?.unwrap_or(is_qwen2);
     let attention_output_bias =
         fields.flag("attention_output_bias")?.unwrap_or(attention_bias && !is_qwen2);
-    let qk_norm = fields.flag("qk_norm")?.unwrap_or(family == "qwen3" || family == "sdar");
+    let qk_norm = fields.flag("qk_norm")?.unwrap_or(shape == "qwen3");
     let vocab_size = fields.required("vocab_size")?;
+    fields.vocab_size = vocab_size;
+    let (eos_token_ids, _) = fields.ids("eos_token_id");
     let mut config = Config {
         vocab_size,
         hidden_size,
@@ -85,14 +80,19 @@ pub(super) fn parse(
         attention_output_bias,
         mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
         qk_norm,
-        bos_token_id: fields.id("bos_token_id")?,
-        pad_token_id: fields.id("pad_token_id")?,
-        eos_token_ids: fields.ids("eos_token_id")?.unwrap_or_default(),
-        mode: mode(&mut fields, architecture.as_deref() == Some(BLOCK_DIFFUSION))?,
+        bos_token_id: fields.id("bos_token_id"),
+        pad_token_id: fields.id("pad_token_id"),
+        eos_token_ids,
+        mode: mode(&mut fields, family, released, &names, beside)?,
+        family,
         dtype: dtype(&mut fields),
+        ignored_ids: Vec::new(),
         extra: Map::new(),
     };
-    config.extra = fields.map;
+    if family.is_some_and(Family::is_shifted) {
+        fields.map.entry("logit_shift").or_insert(json!(true));
+    }
+    (config.extra, config.ignored_ids) = (fields.map, fields.ignored);
     config.validate_in(file)?;
     if let Some((text, generation_file)) = generation {
         override_ids(&mut config, text, generation_file)?;
@@ -103,45 +103,17 @@ pub(super) fn parse(
 /// What generation uses wins over what the model was configured with.
 fn override_ids(config: &mut Config, text: &[u8], file: &Path) -> Result<()> {
     let mut fields = Fields::parse(text, file)?;
-    config.bos_token_id = fields.id("bos_token_id")?.or(config.bos_token_id);
-    config.pad_token_id = fields.id("pad_token_id")?.or(config.pad_token_id);
-    if let Some(eos) = fields.ids("eos_token_id")? {
-        config.eos_token_ids = eos;
+    fields.vocab_size = config.vocab_size;
+    config.bos_token_id = fields.id("bos_token_id").or(config.bos_token_id);
+    config.pad_token_id = fields.id("pad_token_id").or(config.pad_token_id);
+    match fields.ids("eos_token_id") {
+        // A list of nothing but ids that no token has says nothing.
+        (eos, _) if !eos.is_empty() => config.eos_token_ids = eos,
+        (_, true) => config.eos_token_ids = Vec::new(),
+        (_, false) => {}
     }
+    config.ignored_ids.append(&mut fields.ignored);
     config.validate_in(file)
-}
-
-/// The architecture's name, if the file has it, and the family whose defaults hold.
-fn family(fields: &mut Fields) -> Result<(Option<String>, String)> {
-    let model_type = match fields.map.remove("model_type") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(name)) => Some(name),
-        Some(other) => return Err(fields.fault("model_type", other, "expected a string")),
-    };
-    let known = ARCHITECTURES.map(|(name, _)| name).join(", ");
-    let names = match fields.map.remove("architectures") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Array(names)) => names,
-        Some(other) => return Err(fields.fault("architectures", other, "expected a list")),
-    };
-    let Some(name) = names.first() else {
-        let model_type = model_type.unwrap_or_else(|| "llama".to_owned());
-        if ARCHITECTURES.iter().any(|(_, family)| *family == model_type) {
-            return Ok((None, model_type));
-        }
-        let reason = format!("not supported; known architectures: {known}");
-        return Err(fields.fault("model_type", model_type, reason));
-    };
-    // The released block-diffusion name counts wherever it stands in the list.
-    let released = names.iter().find(|name| name.as_str() == Some(BLOCK_DIFFUSION));
-    let name = released.unwrap_or(name);
-    match ARCHITECTURES.iter().find(|(known, _)| name.as_str() == Some(known)) {
-        Some((name, family)) => Ok((Some((*name).to_owned()), (*family).to_owned())),
-        None => {
-            let reason = format!("not supported; known: {known}");
-            Err(fields.fault("architectures", name, reason))
-        }
-    }
 }
 
 /// Fields that change the forward pass in ways this crate does not compute.
@@ -186,19 +158,6 @@ fn refuse_unsupported(fields: &mut Fields, family: &str) -> Result<()> {
     }
 }
 
-fn mode(fields: &mut Fields, named: bool) -> Result<Mode> {
-    let has = |fields: &Fields, name: &str| fields.map.get(name).is_some_and(|v| !v.is_null());
-    let carries_both = has(fields, "block_size") && has(fields, "mask_token_id");
-    if !(named || carries_both) {
-        return Ok(Mode::Autoregressive);
-    }
-    let block_size = fields.size("block_size")?.unwrap_or(4);
-    let Some(block_size) = NonZeroUsize::new(block_size) else {
-        return Err(fields.fault("block_size", 0, "expected at least 1"));
-    };
-    Ok(Mode::BlockDiffusion { block_size, mask_token_id: fields.id("mask_token_id")?.unwrap_or(5) })
-}
-
 /// The base and its scaling, from the top level or, in newer files, from `rope_parameters`.
 fn rope(fields: &mut Fields) -> Result<(f64, RopeScaling)> {
     let mut theta = fields.number("rope_theta")?;
@@ -209,7 +168,7 @@ fn rope(fields: &mut Fields) -> Result<(f64, RopeScaling)> {
             Some(Value::Object(map)) => map,
             Some(other) => return Err(fields.fault(parent, other, "expected an object or null")),
         };
-        let mut inner = Fields { map, file: fields.file.clone(), parent: Some(parent) };
+        let mut inner = Fields::of(map, &fields.file, Some(parent));
         theta = inner.number("rope_theta")?.or(theta);
         scaling = rope_scaling(&mut inner)?;
     }
@@ -249,7 +208,9 @@ fn dtype(fields: &mut Fields) -> Option<StorageDtype> {
 /// The architecture and the model type that announce `config` to other loaders.
 pub(super) fn architecture(config: &Config) -> (&'static str, &'static str) {
     match config.mode {
-        Mode::BlockDiffusion { .. } => (BLOCK_DIFFUSION, "llama"),
+        Mode::BlockDiffusion { .. } => {
+            config.family.map_or((BLOCK_DIFFUSION, "llama"), Family::announced)
+        }
         Mode::Autoregressive if config.qk_norm => ("Qwen3ForCausalLM", "qwen3"),
         Mode::Autoregressive if config.attention_bias && !config.attention_output_bias => {
             ("Qwen2ForCausalLM", "qwen2")
@@ -260,7 +221,10 @@ pub(super) fn architecture(config: &Config) -> (&'static str, &'static str) {
 
 pub(super) fn write(config: &Config) -> String {
     let (architecture, model_type) = architecture(config);
+    let shape = Family::named(model_type).map_or(model_type, Family::shape);
     let mut map = config.extra.clone();
+    // It names Python files, which do not go along: loaders take the architecture that they know.
+    map.remove("auto_map");
     let mut set = |name: &str, value: Value| map.insert(name.to_owned(), value);
     set("architectures", json!([architecture]));
     set("model_type", json!(model_type));
@@ -287,15 +251,17 @@ pub(super) fn write(config: &Config) -> String {
         many => set("eos_token_id", json!(many)),
     };
     // Said only where the model type alone would imply something else.
-    if config.attention_output_bias != (config.attention_bias && model_type != "qwen2") {
+    if config.attention_output_bias != (config.attention_bias && shape != "qwen2") {
         set("attention_output_bias", json!(config.attention_output_bias));
     }
-    if config.qk_norm != (model_type == "qwen3") {
+    if config.qk_norm != (shape == "qwen3") {
         set("qk_norm", json!(config.qk_norm));
     }
     if let Mode::BlockDiffusion { block_size, mask_token_id } = config.mode {
         set("block_size", json!(block_size));
-        set("mask_token_id", json!(mask_token_id));
+        if let Some(id) = mask_token_id {
+            set("mask_token_id", json!(id));
+        }
     }
     if let Some(name) = config.dtype.and_then(StorageDtype::torch_name) {
         set("torch_dtype", json!(name));
@@ -327,19 +293,32 @@ fn write_scaling(scaling: RopeScaling) -> Value {
 }
 
 /// A JSON object whose fields are taken one by one; what is left is carried through.
-struct Fields {
-    map: Map<String, Value>,
+pub(super) struct Fields {
+    pub(super) map: Map<String, Value>,
     file: PathBuf,
     parent: Option<&'static str>,
+    /// Token ids are below it.
+    pub(super) vocab_size: usize,
+    /// Ids that name no token.
+    pub(super) ignored: Vec<String>,
 }
 
 impl Fields {
     fn parse(text: &[u8], file: &Path) -> Result<Self> {
         let map = strict::parse_object(text).map_err(|reason| ModelError::file(file, reason))?;
-        Ok(Self { map, file: file.to_path_buf(), parent: None })
+        Ok(Self::of(map, file, None))
     }
 
-    fn fault(
+    fn of(map: Map<String, Value>, file: &Path, parent: Option<&'static str>) -> Self {
+        Self { map, file: file.to_path_buf(), parent, vocab_size: 0, ignored: Vec::new() }
+    }
+
+    /// Whether a field says something: not null, and not -1, which stands for none.
+    pub(super) fn has(&self, field: &str) -> bool {
+        self.map.get(field).is_some_and(|value| !(value.is_null() || *value == -1))
+    }
+
+    pub(super) fn fault(
         &self,
         field: &str,
         value: impl std::fmt::Display,
@@ -356,7 +335,7 @@ impl Fields {
         self.map.remove(field).filter(|value| !value.is_null())
     }
 
-    fn size(&mut self, field: &str) -> Result<Option<usize>> {
+    pub(super) fn size(&mut self, field: &str) -> Result<Option<usize>> {
         let Some(value) = self.take(field) else { return Ok(None) };
         let size = value.as_u64().and_then(|n| usize::try_from(n).ok());
         size.map(Some).ok_or_else(|| self.fault(field, value, "expected a whole number"))
@@ -381,19 +360,33 @@ impl Fields {
         value.as_bool().map(Some).ok_or_else(|| self.fault(field, value, "expected true or false"))
     }
 
-    fn id(&mut self, field: &str) -> Result<Option<u32>> {
-        Ok(self.ids(field)?.and_then(|ids| ids.first().copied()))
+    /// A token id, if the field names one.
+    pub(super) fn id(&mut self, field: &str) -> Option<u32> {
+        self.ids(field).0.first().copied()
     }
 
-    /// A token id or a list of them.
-    fn ids(&mut self, field: &str) -> Result<Option<Vec<u32>>> {
-        let Some(value) = self.take(field) else { return Ok(None) };
-        let id = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
-        let ids = match &value {
-            Value::Array(values) => values.iter().map(id).collect(),
-            one => id(one).map(|id| vec![id]),
+    /// A token id or a list of them, and whether the field is an empty list. What names no token is left out: only
+    /// decoding can tell whether it is needed. -1 and null are how files say "none"; all else is noted.
+    fn ids(&mut self, field: &str) -> (Vec<u32>, bool) {
+        let values = match self.take(field) {
+            None => return (Vec::new(), false),
+            Some(Value::Array(values)) => values,
+            Some(one) => vec![one],
         };
-        let reason = "expected a token id (0 or more) or a list of them";
-        ids.map(Some).ok_or_else(|| self.fault(field, value, reason))
+        let empty = values.is_empty();
+        let mut ids = Vec::new();
+        for value in values {
+            let whole = value.as_f64().filter(|n| n.fract() == 0.0 && (0.0..4e9).contains(n));
+            match whole.map(|n| n as u32).filter(|id| (*id as usize) < self.vocab_size) {
+                Some(id) if !ids.contains(&id) => ids.push(id),
+                Some(_) => {}
+                None if value.is_null() || value == -1 => {}
+                None => {
+                    let (field, value) = (printable(field), printable(&value.to_string()));
+                    self.ignored.push(format!("{field} = {value}"));
+                }
+            }
+        }
+        (ids, empty)
     }
 }

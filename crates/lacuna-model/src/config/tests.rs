@@ -15,7 +15,7 @@ fn refusal(field: &str, value: Value) -> String {
 #[test]
 fn a_configuration_survives_writing_and_reading() {
     let block_diffusion =
-        Mode::BlockDiffusion { block_size: NonZeroUsize::new(8).unwrap(), mask_token_id: 7 };
+        Mode::BlockDiffusion { block_size: NonZeroUsize::new(8).unwrap(), mask_token_id: Some(7) };
     let llama3 = RopeScaling::Llama3 {
         factor: 8.0,
         low_freq_factor: 1.0,
@@ -40,7 +40,7 @@ fn a_configuration_survives_writing_and_reading() {
 
 #[test]
 fn block_diffusion_is_written_under_the_released_name() {
-    let mode = Mode::BlockDiffusion { block_size: NonZeroUsize::MIN, mask_token_id: 5 };
+    let mode = Mode::BlockDiffusion { block_size: NonZeroUsize::MIN, mask_token_id: Some(5) };
     let json: Value =
         serde_json::from_str(&Config { mode, ..Config::default() }.to_json()).unwrap();
     assert_eq!(json["architectures"], serde_json::json!(["StableDiffcoderForCausalLM"]));
@@ -100,9 +100,6 @@ fn an_impossible_value_is_refused_by_field_and_value() {
         ("head_dim", 7.into(), "head_dim = 7"),
         ("hidden_size", (-1).into(), "hidden_size = -1"),
         ("vocab_size", u64::MAX.into(), "vocab_size = 18446744073709551615"),
-        ("eos_token_id", 512.into(), "eos_token_id = 512"),
-        ("bos_token_id", (-1).into(), "bos_token_id = -1"),
-        ("eos_token_id", serde_json::json!([2, 600]), "eos_token_id = 600"),
         ("rope_theta", "nan".into(), "rope_theta = \"nan\""),
         ("rope_theta", 0.into(), "rope_theta = 0"),
         ("rms_norm_eps", (-1e-6).into(), "rms_norm_eps = -0.000001"),
@@ -116,6 +113,139 @@ fn an_impossible_value_is_refused_by_field_and_value() {
     }
     let nan = Config { rope_theta: f64::NAN, ..Config::default() };
     assert!(nan.validate().unwrap_err().to_string().contains("rope_theta = NaN"));
+}
+
+#[test]
+fn ids_that_nothing_needs_never_stop_a_checkpoint() {
+    for field in ["pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"] {
+        for none in [Value::Null, (-1).into(), Value::Array(vec![]), serde_json::json!([-1, null])]
+        {
+            let config = Config::from_json(&with(field, none.clone())).unwrap();
+            assert!(config.ignored_ids.is_empty(), "{field} = {none}: {:?}", config.ignored_ids);
+        }
+        for odd in [Value::from(512), (-7).into(), "</s>".into(), u64::MAX.into(), 1.5.into()] {
+            let config = Config::from_json(&with(field, odd.clone())).unwrap();
+            let noted = [format!("{field} = {odd}")];
+            let known = field != "decoder_start_token_id";
+            assert_eq!(config.ignored_ids, if known { &noted[..] } else { &[] });
+        }
+    }
+    let config = Config::from_json(&with("pad_token_id", (-1).into())).unwrap();
+    assert_eq!(config.pad_token_id, None, "not written back as an id");
+    assert_eq!(Config::from_json(&config.to_json()).unwrap(), config);
+    let config =
+        Config::from_json(&with("eos_token_id", serde_json::json!([2, 600, 2.0, 9]))).unwrap();
+    assert_eq!(
+        (config.eos_token_ids, config.ignored_ids),
+        (vec![2, 9], vec!["eos_token_id = 600".into()])
+    );
+    let wrong = Config { eos_token_ids: vec![512], ..Config::default() };
+    assert!(wrong.validate().unwrap_err().to_string().contains("eos_token_id = 512"));
+}
+
+#[test]
+fn mask_is_missed_only_where_it_is_needed() {
+    let mut map: Map<String, Value> =
+        serde_json::from_str(&with("mask_token_id", (-1).into())).unwrap();
+    assert_eq!(
+        Config::from_json(&serde_json::to_string(&map).unwrap()).unwrap().mode,
+        Mode::Autoregressive
+    );
+    map.insert("architectures".into(), serde_json::json!(["SDARForCausalLM"]));
+    for id in [Value::from(-1), Value::Null] {
+        map.insert("mask_token_id".into(), id);
+        let config = Config::from_json(&serde_json::to_string(&map).unwrap()).unwrap();
+        assert_eq!(
+            (config.block_size().map(NonZeroUsize::get), config.mask_token_id()),
+            (Some(4), None)
+        );
+        assert_eq!(Config::from_json(&config.to_json()).unwrap().mode, config.mode);
+    }
+}
+
+#[test]
+fn a_family_s_name_counts_wherever_it_stands() {
+    let plain: Map<String, Value> = serde_json::from_str(&Config::default().to_json()).unwrap();
+    let read = |changes: Value| {
+        let mut map = plain.clone();
+        for field in ["architectures", "model_type", "qk_norm", "attention_bias"] {
+            map.remove(field);
+        }
+        map.extend(changes.as_object().unwrap().clone());
+        Config::from_json(&serde_json::to_string(&map).unwrap())
+    };
+    for (changes, family, block) in [
+        (serde_json::json!({"model_type": "sdar"}), Family::Sdar, 4),
+        (
+            serde_json::json!({"model_type": "sdar", "architectures": ["Qwen3ForCausalLM"], "block_size": 16}),
+            Family::Sdar,
+            16,
+        ),
+        (
+            serde_json::json!({"architectures": ["Qwen3ForCausalLM"], "_name_or_path": "JetLM/SDAR-4B-Chat-b8",
+            "auto_map": {"AutoModelForCausalLM": "modeling_sdar.SDARForCausalLM"}}),
+            Family::Sdar,
+            8,
+        ),
+        (
+            serde_json::json!({"architectures": ["A2DQwen2LMHeadModel"], "model_type": "a2d-qwen2"}),
+            Family::A2dQwen2,
+            32,
+        ),
+        (serde_json::json!({"model_type": "a2d-qwen3"}), Family::A2dQwen3, 32),
+        (
+            serde_json::json!({"architectures": ["Fast_dLLM_QwenForCausalLM"], "bd_size": 8}),
+            Family::FastDllm,
+            8,
+        ),
+        (
+            serde_json::json!({"architectures": ["Qwen2ForCausalLM"], "bd_size": 32}),
+            Family::FastDllm,
+            32,
+        ),
+    ] {
+        let config = read(changes.clone()).unwrap();
+        assert_eq!(
+            (config.family, config.block_size().unwrap().get()),
+            (Some(family), block),
+            "{changes}"
+        );
+        assert_eq!(config.qk_norm, matches!(family, Family::Sdar | Family::A2dQwen3));
+        assert_eq!(config.attention_bias, matches!(family, Family::A2dQwen2 | Family::FastDllm));
+        assert_eq!(config.extra.get("logit_shift").is_some(), family == Family::FastDllm);
+        assert_eq!(config.architecture(), family.announced().0);
+        assert_eq!(Config::from_json(&config.to_json()).unwrap(), config);
+    }
+    for (field, changes) in [
+        (
+            "LLaDAModelLM",
+            serde_json::json!({"architectures": ["LLaDAModelLM"], "model_type": "llada"}),
+        ),
+        ("llada", serde_json::json!({"model_type": "llada"})),
+        ("DreamModel", serde_json::json!({"architectures": ["DreamModel"], "model_type": "Dream"})),
+        (
+            "Dream",
+            serde_json::json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "Dream"}),
+        ),
+        ("CoDALanguageModel", serde_json::json!({"architectures": ["CoDALanguageModel"]})),
+        (
+            "DreamModel",
+            serde_json::json!({"architectures": ["Qwen2ForCausalLM"],
+            "auto_map": {"AutoModel": "modeling_dream.DreamModel"}}),
+        ),
+        ("SDARMoeForCausalLM", serde_json::json!({"architectures": ["SDARMoeForCausalLM"]})),
+        (
+            "Open-dCoder",
+            serde_json::json!({"model_type": "qwen2", "_name_or_path": "x/Open-dCoder-0.5B"}),
+        ),
+        (
+            "mdlm",
+            serde_json::json!({"model_type": "a2d-qwen2", "_name_or_path": "Qwen2.5-Coder-0.5B-diffusion-mdlm"}),
+        ),
+    ] {
+        let error = read(changes).unwrap_err().to_string();
+        assert!(error.contains(field) && error.contains("diffusion"), "{error}");
+    }
 }
 
 #[test]

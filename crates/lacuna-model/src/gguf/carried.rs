@@ -59,6 +59,28 @@ impl CarriedMetadata {
         found.map(|(_, text)| text.as_str())
     }
 
+    /// A model card that names licence and origin as a GGUF file's metadata do, where they name a licence.
+    pub fn card(&self) -> Option<String> {
+        let line = |key: &str| self.text(key).filter(|text| !text.contains(['\n', '\r']));
+        let yaml = |text: &str| serde_json::Value::from(text).to_string();
+        let mut card = format!("---\nlicense: {}\n", yaml(line("general.license")?));
+        for (key, name) in
+            [("general.license.name", "license_name"), ("general.license.link", "license_link")]
+        {
+            if let Some(text) = line(key) {
+                card += &format!("{name}: {}\n", yaml(text));
+            }
+        }
+        card += &format!("---\n\n# {}\n\n", line("general.name").unwrap_or("Model"));
+        card += "Converted from a GGUF file, whose metadata say:\n\n";
+        for key in ["license", "organization", "author", "basename", "finetune", "version", "url"] {
+            if let Some(text) = line(&format!("general.{key}")) {
+                card += &format!("- {key}: {text}\n");
+            }
+        }
+        Some(card)
+    }
+
     pub(super) fn has(&self, key: &str) -> bool {
         self.entries.iter().any(|(name, _)| name == key)
     }

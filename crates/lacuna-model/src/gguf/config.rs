@@ -1,11 +1,13 @@
 //! A model's configuration from GGUF metadata, and the names of its tensors.
 
-use std::num::NonZeroUsize;
+use std::cell::RefCell;
 use std::path::Path;
 
-use super::parse::{Gguf, Kind, Value};
-use crate::config::{Config, Mode, RopeScaling};
-use crate::error::{ModelError, Result};
+use super::mode::{Found, mode};
+use super::parse::{Gguf, Value};
+use crate::config::family::refusal;
+use crate::config::{Config, RopeScaling};
+use crate::error::{ModelError, Result, printable};
 
 /// GGUF's names within a layer, and Hugging Face's.
 const LAYER_NAMES: [(&str, &str); 11] = [
@@ -79,18 +81,19 @@ pub(crate) fn permuted_heads(architecture: &str, name: &str, config: &Config) ->
 
 /// The architecture's name, if this crate computes it.
 pub(crate) fn architecture<'a>(gguf: &Gguf<'a>, file: &Path) -> Result<&'a str> {
-    let fields = Fields { gguf, file, architecture: "general" };
+    let fields = Fields::new(gguf, file, "general");
     let name = gguf.text("general.architecture").unwrap_or("");
     if ["llama", "qwen2", "qwen3"].contains(&name) {
         return Ok(name);
     }
-    Err(fields.fault("general.architecture", name, "known: llama, qwen2, qwen3"))
+    let reason = refusal(name).unwrap_or_else(|| "known: llama, qwen2, qwen3".to_owned());
+    Err(fields.fault("general.architecture", name, reason))
 }
 
 /// The configuration that the metadata and the tensors' names describe.
 pub(crate) fn read_config(gguf: &Gguf<'_>, file: &Path) -> Result<Config> {
     let architecture = architecture(gguf, file)?;
-    let fields = Fields { gguf, file, architecture };
+    let mut fields = Fields::new(gguf, file, architecture);
     let has = |name: &str| gguf.tensors.iter().any(|tensor| tensor.name == name);
 
     let hidden_size = fields.required("embedding_length")?;
@@ -115,6 +118,9 @@ pub(crate) fn read_config(gguf: &Gguf<'_>, file: &Path) -> Result<Config> {
         return Err(ModelError::tensor(file, "token_embd.weight", reason));
     };
     fields.refuse_unless("vocab_size", vocab_size)?;
+    fields.vocab_size = vocab_size;
+    let Found { mode, family, shifted } = mode(&fields)?;
+    let eos_token_ids = eos(&fields)?;
 
     let mut config = Config {
         vocab_size,
@@ -133,14 +139,16 @@ pub(crate) fn read_config(gguf: &Gguf<'_>, file: &Path) -> Result<Config> {
         attention_output_bias: has("blk.0.attn_output.bias"),
         mlp_bias: has("blk.0.ffn_gate.bias"),
         qk_norm: has("blk.0.attn_q_norm.weight"),
-        bos_token_id: fields.id("tokenizer.ggml.bos_token_id")?,
-        pad_token_id: fields.id("tokenizer.ggml.padding_token_id")?,
-        eos_token_ids: eos(&fields)?,
-        mode: mode(&fields)?,
+        bos_token_id: fields.id("tokenizer.ggml.bos_token_id"),
+        pad_token_id: fields.id("tokenizer.ggml.padding_token_id"),
+        eos_token_ids,
+        mode,
+        family,
         dtype: None,
+        ignored_ids: fields.ignored.take(),
         extra: serde_json::Map::new(),
     };
-    if let Some(Value::Bool(true)) = gguf.metadata.get("lacuna.logit_shift") {
+    if shifted {
         config.extra.insert(LOGIT_SHIFT.to_owned(), true.into());
     }
     config.validate_in(file)?;
@@ -155,7 +163,7 @@ pub(crate) fn read_config(gguf: &Gguf<'_>, file: &Path) -> Result<Config> {
 fn eos(fields: &Fields<'_>) -> Result<Vec<u32>> {
     let mut ids = Vec::new();
     for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
-        ids.extend(fields.id(key)?.filter(|id| !ids.contains(id)));
+        ids.extend(fields.id(key).filter(|id| !ids.contains(id)));
     }
     if let Some(array) = fields.gguf.array("lacuna.eos_token_ids") {
         let listed: Option<Vec<u32>> =
@@ -163,30 +171,14 @@ fn eos(fields: &Fields<'_>) -> Result<Vec<u32>> {
         ids = listed.filter(|ids| ids.len() <= 64).ok_or_else(|| {
             fields.fault("lacuna.eos_token_ids", "a list", "expected at most 64 token ids")
         })?;
+        ids.retain(|id| fields.names_a_token("lacuna.eos_token_ids", i64::from(*id)));
     }
     Ok(ids)
 }
 
-fn mode(fields: &Fields<'_>) -> Result<Mode> {
-    let Some(block_size) = fields.size("lacuna.block_size")? else {
-        return Ok(Mode::Autoregressive);
-    };
-    let mask = match fields.id("lacuna.mask_token_id")? {
-        Some(id) => Some(id),
-        None => fields.id("tokenizer.ggml.mask_token_id")?,
-    };
-    match (NonZeroUsize::new(block_size), mask) {
-        (None, _) => Err(fields.fault("lacuna.block_size", 0, "expected at least 1")),
-        (_, None) => Err(fields.fault("lacuna.mask_token_id", "nothing", "the field is required")),
-        (Some(block_size), Some(mask_token_id)) => {
-            Ok(Mode::BlockDiffusion { block_size, mask_token_id })
-        }
-    }
-}
-
 #[cfg(test)]
 pub(super) fn scaling_of(gguf: &Gguf<'_>, file: &Path) -> Result<RopeScaling> {
-    scaling(&Fields { gguf, file, architecture: architecture(gguf, file)? })
+    scaling(&Fields::new(gguf, file, architecture(gguf, file)?))
 }
 
 /// As llama.cpp reads it: a factor alone is a linear one, in either spelling, and 0 is none.
@@ -252,21 +244,29 @@ fn llama3_of(fields: &Fields<'_>, config: &Config, factors: &[f64]) -> Result<Op
 }
 
 /// Metadata under the architecture's prefix, or whole keys where they name another one.
-struct Fields<'a> {
-    gguf: &'a Gguf<'a>,
-    file: &'a Path,
-    architecture: &'a str,
+pub(super) struct Fields<'a> {
+    pub(super) gguf: &'a Gguf<'a>,
+    pub(super) file: &'a Path,
+    pub(super) architecture: &'a str,
+    /// Token ids are below it.
+    pub(super) vocab_size: usize,
+    /// Ids that name no token.
+    ignored: RefCell<Vec<String>>,
 }
 
 impl<'a> Fields<'a> {
-    fn get(&self, key: &str) -> Option<(String, Value<'a>)> {
+    fn new(gguf: &'a Gguf<'a>, file: &'a Path, architecture: &'a str) -> Self {
+        Self { gguf, file, architecture, vocab_size: 0, ignored: RefCell::default() }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<(String, Value<'a>)> {
         let whole = key.starts_with("tokenizer.") || key.starts_with("lacuna.");
         let key = if whole { key.to_owned() } else { format!("{}.{key}", self.architecture) };
         let value = *self.gguf.metadata.get(key.as_str())?;
         Some((key, value))
     }
 
-    fn fault(
+    pub(super) fn fault(
         &self,
         key: &str,
         value: impl std::fmt::Display,
@@ -277,8 +277,14 @@ impl<'a> Fields<'a> {
         ModelError::config(self.file, &key, value, reason)
     }
 
+    /// A fault in a key that has no architecture before it.
+    pub(super) fn whole_fault(&self, key: &str, reason: impl Into<String>) -> ModelError {
+        let value = self.gguf.metadata.get(key).map_or_else(|| "nothing".to_owned(), shown);
+        ModelError::config(self.file, key, value, reason)
+    }
+
     /// A whole number; an array counts where all its elements are equal.
-    fn size(&self, key: &str) -> Result<Option<usize>> {
+    pub(super) fn size(&self, key: &str) -> Result<Option<usize>> {
         let Some((_, value)) = self.get(key) else { return Ok(None) };
         let number = match value {
             Value::Unsigned(n, _) => usize::try_from(n).ok(),
@@ -319,14 +325,44 @@ impl<'a> Fields<'a> {
         finite.map(Some).ok_or_else(|| self.fault(key, shown(&value), "expected a finite number"))
     }
 
-    fn id(&self, key: &str) -> Result<Option<u32>> {
-        let Some((_, value)) = self.get(key) else { return Ok(None) };
-        let id = match value {
-            Value::Unsigned(n, Kind::U32 | Kind::U64) => u32::try_from(n).ok(),
-            Value::Signed(n) => u32::try_from(n).ok(),
+    /// A token id, if the key names one. What names no token is left out: only decoding can tell whether it is needed.
+    pub(super) fn id(&self, key: &str) -> Option<u32> {
+        let (_, value) = self.get(key)?;
+        match value.as_id() {
+            Some(n) => self.names_a_token(key, n).then_some(n as u32),
+            None => {
+                self.ignored.borrow_mut().push(format!("{key} = {}", printable(&shown(&value))));
+                None
+            }
+        }
+    }
+
+    /// Whether there is such a token; noted where there is none.
+    fn names_a_token(&self, key: &str, id: i64) -> bool {
+        let named = usize::try_from(id).is_ok_and(|id| id < self.vocab_size);
+        if !(named || no_id(id)) {
+            self.ignored.borrow_mut().push(format!("{key} = {id}"));
+        }
+        named
+    }
+}
+
+/// -1, in 32 bits too: how files say that there is no such token.
+fn no_id(id: i64) -> bool {
+    id == -1 || id == i64::from(u32::MAX)
+}
+
+impl Value<'_> {
+    fn as_id(&self) -> Option<i64> {
+        match *self {
+            Value::Unsigned(n, _) => i64::try_from(n).ok(),
+            Value::Signed(n) => Some(n),
             _ => None,
-        };
-        id.map(Some).ok_or_else(|| self.fault(key, shown(&value), "expected a token id"))
+        }
+    }
+
+    pub(super) fn is_no_id(&self) -> bool {
+        self.as_id().is_some_and(no_id)
     }
 }
 

@@ -9,6 +9,7 @@ use super::config::shown;
 use super::parse::{Gguf, Value};
 use super::pre::Pre;
 use crate::error::{ModelError, Result};
+use crate::names;
 
 /// The key under which a GGUF file may carry a whole `tokenizer.json`.
 pub(super) const WHOLE: &str = "tokenizer.huggingface.json";
@@ -45,6 +46,22 @@ pub(crate) fn tokenizer_json(
             Err(ModelError::config(file, "tokenizer.ggml.model", other, reason))
         }
     }
+}
+
+/// The ids of tokens by their text, found without building the tokenizer.
+pub(crate) fn token_ids(gguf: &Gguf<'_>, wanted: &[&str]) -> Vec<Option<u32>> {
+    if let Some(whole) = gguf.text(WHOLE) {
+        return names::in_tokenizer(whole, wanted);
+    }
+    let mut ids = vec![None; wanted.len()];
+    let tokens = gguf.array("tokenizer.ggml.tokens").and_then(|tokens| tokens.texts());
+    for (id, token) in (0u32..).zip(tokens.into_iter().flatten()) {
+        let place = token.and_then(|token| wanted.iter().position(|name| *name == token));
+        if let Some(place) = place {
+            ids[place] = ids[place].or(Some(id));
+        }
+    }
+    ids
 }
 
 struct Vocabulary<'a> {

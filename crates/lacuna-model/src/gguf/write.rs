@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use super::carried::CarriedMetadata;
 use super::config::{CARRIED, LOGIT_SHIFT, ROPE_FACTORS, gguf_name, permuted_heads};
+use super::mode;
 use super::parse::ggml_id;
 use super::{ALIGNMENT_BYTES, hash, vocabulary};
 use crate::config::{Config, Mode, RopeScaling};
@@ -219,10 +220,15 @@ fn describe(
         let original = bounded(original_max_position_embeddings);
         metadata.number("lacuna.rope.original_context_length", original);
     }
-    if let Mode::BlockDiffusion { block_size, mask_token_id } = config.mode {
-        metadata.number("lacuna.block_size", bounded(block_size.get()));
-        metadata.number("lacuna.mask_token_id", mask_token_id);
-        metadata.number("tokenizer.ggml.mask_token_id", mask_token_id);
+    match config.mode {
+        Mode::Autoregressive => metadata.text(mode::MODE, mode::AUTOREGRESSIVE),
+        Mode::BlockDiffusion { block_size, mask_token_id } => {
+            metadata.number("lacuna.block_size", bounded(block_size.get()));
+            metadata.number(mode::MASK, mask_token_id.unwrap_or(u32::MAX));
+            if let Some(id) = mask_token_id {
+                metadata.number("tokenizer.ggml.mask_token_id", id);
+            }
+        }
     }
     let ids = [
         ("bos_token_id", config.bos_token_id),

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::mapped::read_small_file;
 use crate::config::strict;
 use crate::error::{ModelError, Result, printable};
+use crate::names;
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
@@ -17,17 +18,30 @@ const LONGEST_INDEX: u64 = 1 << 20;
 const MOST_SHARDS: usize = 4096;
 
 /// Files that belong to a checkpoint beside weights, `config.json` and `tokenizer.json`.
-pub const COMPANIONS: [&str; 7] = [
+pub const COMPANIONS: [&str; 8] = [
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "vocab.json",
     "merges.txt",
 ];
 /// What only people read, in whatever encoding: no part of a checkpoint, but it goes where the checkpoint goes.
-pub(super) const PROSE: [&str; 2] = ["README.md", "LICENSE"];
+pub(super) const PROSE: [&str; 9] = [
+    "README.md",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "LICENCE",
+    "NOTICE",
+    "NOTICE.txt",
+    "NOTICE.md",
+    "USE_POLICY.md",
+];
+/// Where further chat templates stand.
+const TEMPLATES: &str = "additional_chat_templates";
 const LONGEST_COMPANION: u64 = 16 << 20;
 
 const LONGEST_TOKENIZER: u64 = 128 << 20;
@@ -37,6 +51,22 @@ const MOST_SCRIPTS: usize = 64;
 pub(super) fn tokenizer(dir: &Path) -> Result<Option<String>> {
     let name = "tokenizer.json";
     dir.join(name).exists().then(|| text(dir, name, LONGEST_TOKENIZER)).transpose()
+}
+
+/// The ids of tokens by their text, in `tokenizer.json` or in the smaller files that name added ones; none where they
+/// can't be read, which whoever opens the tokenizer says.
+pub(crate) fn token_ids_in(dir: &Path, wanted: &[&str]) -> Vec<Option<u32>> {
+    let mut ids = vec![None; wanted.len()];
+    let whole = tokenizer(dir).ok().flatten().map(|text| names::in_tokenizer(&text, wanted));
+    let small = ["added_tokens.json", "tokenizer_config.json"].into_iter().filter_map(|name| {
+        let there = dir.join(name).exists();
+        let text = there.then(|| text(dir, name, LONGEST_COMPANION))?.ok()?;
+        Some(names::in_companion(&text, wanted))
+    });
+    for found in whole.into_iter().chain(small) {
+        ids.iter_mut().zip(found).for_each(|(id, found)| *id = id.or(found));
+    }
+    ids
 }
 
 /// Those of the companions that are there, `README.md` and `LICENSE`, and the Python files that `auto_map` of a configuration may name:
@@ -52,6 +82,15 @@ pub(super) fn companions(dir: &Path) -> Result<Vec<(String, String)>> {
         .collect();
     scripts.sort();
     names.extend(scripts);
+    let listed = std::fs::read_dir(dir.join(TEMPLATES)).into_iter().flatten();
+    let mut templates: Vec<String> = listed
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".jinja"))
+        .take(MOST_SCRIPTS)
+        .map(|name| format!("{TEMPLATES}/{name}"))
+        .collect();
+    templates.sort();
+    names.extend(templates);
     let file = |name: String| text(dir, &name, LONGEST_COMPANION).map(|text| (name, text));
     names.into_iter().map(file).collect()
 }

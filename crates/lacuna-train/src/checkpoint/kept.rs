@@ -116,7 +116,7 @@ impl Divergence {
         };
         format!(
             "--resume goes back to {}{}: lower the learning rate (--set stage.{stage}.learning_rate=…) or \
-             clip harder (--set optimizer.clip=…) with it, or the same comes of it{choice}",
+             clip harder (--set optimizer.clip=…) with it, and --accept-changes, or the same comes of it{choice}",
             path.display(),
             seen.unwrap_or_default(),
         )

@@ -41,6 +41,12 @@ fn check_stage(stage: &Stage, window: usize) -> Result<(), String> {
             "batch_size is {batch_size}, windows of {window} tokens each; at most {MOST_TOKENS} tokens make a step"
         ));
     }
+    let minutes = stage.checkpoint_minutes;
+    if !(minutes.is_finite() && minutes >= 0.0) {
+        return Err(format!(
+            "checkpoint_minutes is {minutes}, expected a number from 0 (0: never)"
+        ));
+    }
     if !(last.is_finite() && *last >= 0.0) {
         return Err(format!(
             "learning_rate_final is {last:e}, expected a part of the peak, from 0"
@@ -71,6 +77,7 @@ mod tests {
             ("optimizer.epsilon=nan", "optimizer.epsilon is NaN, expected a number from 0"),
             ("optimizer.weight_decay=inf", "optimizer.weight_decay is inf"),
             ("optimizer.weight_decay=-1.0", "optimizer.weight_decay is -1e0"),
+            ("stage.0.checkpoint_minutes=-1.0", "checkpoint_minutes is -1"),
             ("stage.0.learning_rate_final=-inf", "learning_rate_final is -inf"),
         ] {
             let error = load(set).map(|_| ()).expect_err(set);

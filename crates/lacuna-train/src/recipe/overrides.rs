@@ -1,6 +1,33 @@
 //! Paths, `--set` overrides and the nearest known key.
 
+use super::words;
 use std::path::Path;
+
+/// The keys whose values are paths.
+const PATHS: &[(&str, &str)] = &[
+    ("model", "from"),
+    ("data", "tokenizer"),
+    ("data", "corpus"),
+    ("data", "shards"),
+    ("sft", "samples"),
+];
+
+/// Refuses paths that an escape has spoilt, before they are joined with anything.
+pub(super) fn check_paths(table: &toml::Table) -> std::result::Result<(), String> {
+    for (section, key) in PATHS {
+        let name = format!("{section}.{key}");
+        let check = |value: &toml::Value| match value {
+            toml::Value::String(text) => words::check_path(&name, Path::new(text)),
+            _ => Ok(()),
+        };
+        match table.get(*section).and_then(|s| s.get(key)) {
+            Some(toml::Value::Array(items)) => items.iter().try_for_each(check)?,
+            Some(value) => check(value)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
 
 /// Makes the recipe's path values absolute.
 pub(super) fn anchor_paths(table: &mut toml::Table, base: &Path) {
@@ -13,14 +40,13 @@ pub(super) fn anchor_paths(table: &mut toml::Table, base: &Path) {
             *text = base.join(&*text).to_string_lossy().into_owned();
         }
     };
-    for (section, key) in [
-        ("model", "from"),
-        ("data", "tokenizer"),
-        ("data", "corpus"),
-        ("data", "shards"),
-        ("sft", "samples"),
-    ] {
-        match table.get_mut(section).and_then(|s| s.get_mut(key)) {
+    let template = table.get_mut("sft").and_then(|sft| sft.get_mut("template"));
+    let is_name = |value: &toml::Value| ["model", "seed-coder"].map(Some).contains(&value.as_str());
+    if let Some(file) = template.filter(|value| !is_name(value)) {
+        anchor(file);
+    }
+    for (section, key) in PATHS {
+        match table.get_mut(*section).and_then(|s| s.get_mut(key)) {
             Some(toml::Value::Array(items)) => items.iter_mut().for_each(anchor),
             Some(value) => anchor(value),
             None => {}
@@ -34,11 +60,18 @@ pub(super) fn set(table: &mut toml::Table, item: &str) -> std::result::Result<()
         return Err(format!("--set {item}: expected key.path=value"));
     };
     // A bare word is a string; anything TOML can read as a value is that value.
-    let value = format!("v = {raw}")
-        .parse::<toml::Table>()
-        .ok()
-        .and_then(|mut t| t.remove("v"))
-        .unwrap_or_else(|| toml::Value::String(raw.to_owned()));
+    let value = format!("v = {raw}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
+    let quoted = raw.trim_start().starts_with(['"', '\'', '[', '{']);
+    let value = match value {
+        None if quoted => {
+            return Err(format!(
+                "--set {item}: not a TOML value; a backslash between double quotes begins an escape: write \
+                 the text without them, or in single quotes inside of double ones for the shell"
+            ));
+        }
+        None => toml::Value::String(raw.to_owned()),
+        Some(value) => value,
+    };
     let mut keys: Vec<&str> = path.split('.').collect();
     let last =
         keys.pop().filter(|k| !k.is_empty()).ok_or_else(|| format!("--set {item}: empty key"))?;
@@ -61,23 +94,4 @@ pub(super) fn set(table: &mut toml::Table, item: &str) -> std::result::Result<()
     }
     node.insert(last.to_owned(), value);
     Ok(())
-}
-
-/// Adds "did you mean" to serde's message about an unknown key or value.
-pub(super) fn with_nearest_key(message: &str) -> String {
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let unknown = ["unknown field", "unknown variant"].iter().any(|kind| message.contains(kind));
-    let start = message.find("unknown ").map_or(0, |at| message[..at].matches('`').count() / 2);
-    match quoted.get(start..).and_then(<[_]>::split_first) {
-        Some((wrong, known)) if unknown => {
-            let nearest = known.iter().max_by(|a, b| {
-                strsim::jaro_winkler(wrong, a).total_cmp(&strsim::jaro_winkler(wrong, b))
-            });
-            match nearest {
-                Some(nearest) => format!("{}\ndid you mean `{nearest}`?", message.trim_end()),
-                None => message.to_owned(),
-            }
-        }
-        _ => message.to_owned(),
-    }
 }

@@ -18,8 +18,8 @@ fn from(dir: &Path, mode: Mode, set: &[&str]) -> (Recipe, RunData) {
     (recipe, data)
 }
 
-fn diffusion(mask_token_id: u32) -> Mode {
-    Mode::BlockDiffusion { block_size: NonZeroUsize::new(4).unwrap(), mask_token_id }
+fn diffusion(mask: u32) -> Mode {
+    Mode::BlockDiffusion { block_size: NonZeroUsize::new(4).unwrap(), mask_token_id: Some(mask) }
 }
 
 fn table(model: &Transformer) -> Vec<Vec<f32>> {

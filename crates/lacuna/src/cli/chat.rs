@@ -1,37 +1,46 @@
 use anyhow::{Context, Result};
 use lacuna::data::{ChatTemplate, Message, RenderOptions};
-use lacuna::{GenerateOptions, Model, Prompt, Written};
-use serde_json::Value;
+use lacuna::{DecodeMode, Error, GenerateOptions, Model, Prompt, Session, Written};
 use std::io::{BufRead, IsTerminal};
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::decode_args::{DecodeArgs, ModelArgs};
+use super::decode_args::{DecodeArgs, ModelArgs, used};
+use super::progress::count;
 use super::show::{ShowArgs, TraceFile, read_text};
+
+mod terminal;
 
 /// Text of a conversation that memory is planned for.
 const CONVERSATION_BYTES: usize = 6000;
 
 /// Converse with an instruct model.
 ///
-/// With MESSAGE, one answer. Without, a conversation: every line is a message, and the model sees all that was
-/// said before; Ctrl-D ends it. The checkpoint's own chat template is used; block-diffusion checkpoints without
-/// one are spoken to as Seed-Coder is.
+/// With MESSAGE, one answer. Without, a conversation in which the model sees all that was said before: on a
+/// terminal with line editing and commands (/help), from a pipe every line is a message. Ctrl-C stops an answer,
+/// Ctrl-D ends the conversation. An answer ends where the model ends its turn. The checkpoint's own chat template
+/// is used; block-diffusion checkpoints without one are spoken to as Seed-Coder is.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Conversation")]
 #[command(after_help = "\
 Examples:
-  lacuna chat --model M                                a conversation
+  lacuna chat --model M
   lacuna chat --model M 'Reverse a list in Rust.'
   git diff | lacuna chat --model M --system 'Review this change.' -")]
 pub(crate) struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
     /// What to say; `-` reads it from stdin
     #[arg(value_name = "MESSAGE", allow_negative_numbers = true)]
     message: Option<String>,
     /// What the model is told first
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
+    /// Don't read and write the history of what was typed on a terminal
+    #[arg(long)]
+    no_history: bool,
+    #[command(flatten)]
+    model: ModelArgs,
     #[command(flatten)]
     decode: DecodeArgs,
     #[command(flatten)]
@@ -44,71 +53,180 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(text) => Some(text.to_owned()),
         None => None,
     };
+    if args.decode.prompt_ids.is_some() && message.is_some() {
+        let message = "give MESSAGE or --prompt-ids, one of the two".into();
+        return Err(super::Usage(message).into());
+    }
     let model = args.model.open(args.decode.work(CONVERSATION_BYTES))?;
-    let options = args.decode.options(&model);
-    let mut turns = Turns { args, model: &model, options: &options, trace: args.show.trace() };
+    let format = model.chat_format();
+    let mut turns = Turns::new(args, &model, format.as_ref().ok())?;
     if let Some(ids) = &args.decode.prompt_ids {
-        if message.is_some() {
-            let message = "give MESSAGE or --prompt-ids, one of the two".into();
-            return Err(super::Usage(message).into());
-        }
-        turns.answer(Prompt::Ids(ids.0.clone()))?;
+        turns.write(ids.0.clone())?;
         return Ok(());
     }
-    let format = model.chat_format()?;
-    let mut said: Vec<Message> =
-        args.system.iter().map(|text| Message::new("system", text)).collect();
+    let mut talk = Talk { format: format?, said: Vec::new() };
+    talk.said.extend(args.system.iter().map(|text| Message::new("system", text)));
     if let Some(message) = message {
-        said.push(Message::new("user", message));
-        turns.answer(prompt(&model, &format, &said)?)?;
+        turns.answer(&mut talk, message)?;
         return Ok(());
     }
-    let asking = std::io::stdin().is_terminal() && !args.show.quiet;
+    if std::io::stdin().is_terminal() && !args.show.quiet && !args.show.json {
+        return terminal::converse(&mut turns, &mut talk, args.no_history);
+    }
     loop {
-        if asking {
-            super::console::message(format_args!("> "));
-        }
         let mut line = String::new();
         if std::io::stdin().lock().read_line(&mut line).context("reading stdin")? == 0 {
             return Ok(());
         }
         let line = line.trim_end_matches(['\n', '\r']);
-        if line.trim().is_empty() {
-            continue;
+        if !line.trim().is_empty() {
+            turns.answer(&mut talk, line.to_owned())?;
         }
-        said.push(Message::new("user", line));
-        let written = turns.answer(prompt(&model, &format, &said)?)?;
-        said.push(Message::new("assistant", written.text));
     }
 }
 
-/// The conversation up to where the assistant is to speak.
-fn prompt(model: &Model, format: &ChatTemplate, said: &[Message]) -> Result<Prompt> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let options = RenderOptions {
-        add_generation_prompt: true,
-        now: i64::try_from(now).unwrap_or(0),
-        ..RenderOptions::default()
-    };
-    Ok(Prompt::Ids(format.encode(model.tokenizer()?, said, &options)?))
+/// What was said so far, and how it is written for the model.
+struct Talk {
+    format: ChatTemplate,
+    said: Vec<Message>,
+}
+
+impl Talk {
+    /// Messages before the first exchange.
+    fn instructions(&self) -> usize {
+        self.said.iter().take_while(|message| message.role == "system").count()
+    }
+
+    /// Takes the last message of the user and all that came after it away.
+    fn undo(&mut self) -> Option<String> {
+        let at = self.said.iter().rposition(|message| message.role == "user")?;
+        self.said.drain(at..).next().map(|message| message.content)
+    }
+
+    /// Takes the oldest message of the user and its answer away, if there is a later one.
+    fn drop_oldest(&mut self) -> usize {
+        let first = self.instructions();
+        let later = self.said[first..].iter().skip(1).position(|m| m.role == "user");
+        let Some(later) = later else { return 0 };
+        self.said.drain(first..=first + later).count()
+    }
+
+    /// The conversation up to where the assistant is to speak.
+    fn prompt(&self, model: &Model) -> Result<Vec<u32>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let options = RenderOptions {
+            add_generation_prompt: true,
+            now: i64::try_from(now).unwrap_or(0),
+            ..RenderOptions::default()
+        };
+        Ok(self.format.encode(model.tokenizer()?, &self.said, &options)?)
+    }
 }
 
 /// What all answers of a conversation share.
 struct Turns<'a> {
     args: &'a Args,
+    show: ShowArgs,
     model: &'a Model,
-    options: &'a GenerateOptions,
+    options: GenerateOptions,
+    /// Holds what was read and written so far, so that only what is new is read.
+    session: Session,
     trace: Option<TraceFile>,
+    stopped: &'a dyn Fn() -> bool,
 }
 
-impl Turns<'_> {
+impl<'a> Turns<'a> {
+    fn new(args: &'a Args, model: &'a Model, format: Option<&ChatTemplate>) -> Result<Self> {
+        let mut options = args.decode.sampled_options(model)?;
+        if let (Some(format), None, false) = (format, &options.eos_ids, args.decode.is_reference())
+        {
+            options.eos_ids = Some(model.answer_ends(format));
+        }
+        let block = options.block_size.or(model.config().block_size()).unwrap_or(super::FOUR);
+        let session = Session::new(Arc::clone(&model.transformer), block).remembering();
+        let trace = args.show.trace();
+        let show = args.show.for_people(model);
+        Ok(Self { args, show, model, options, session, trace, stopped: &|| false })
+    }
+
+    /// Says something, and gives the model's answer a place in the conversation. What can't be answered was not
+    /// said.
+    fn answer(&mut self, talk: &mut Talk, message: String) -> Result<Written> {
+        let before = talk.said.len();
+        talk.said.push(Message::new("user", message));
+        let written = self.fitting(talk).and_then(|prompt| self.write(prompt));
+        match written {
+            // Stopped before it began: nothing was said.
+            Ok(written) if written.text.is_empty() && (self.stopped)() => {
+                talk.said.truncate(before);
+                Ok(written)
+            }
+            Ok(written) => {
+                talk.said.push(Message::new("assistant", &written.text));
+                Ok(written)
+            }
+            Err(error) => {
+                talk.said.truncate(before);
+                Err(error)
+            }
+        }
+    }
+
+    /// The prompt, without as many of the oldest exchanges as have to go for an answer to have room.
+    fn fitting(&self, talk: &mut Talk) -> Result<Vec<u32>> {
+        let positions = self.model.config().max_position_embeddings;
+        let room =
+            (positions / 8).min(self.args.decode.max_new_tokens.unwrap_or(usize::MAX)).max(1);
+        let mut dropped = 0;
+        loop {
+            let prompt = talk.prompt(self.model)?;
+            if prompt.len().saturating_add(room) <= positions {
+                if dropped > 0 {
+                    note!(
+                        "the conversation has outgrown the model's {} positions: its {dropped} oldest messages are \
+                         left out",
+                        count(positions)
+                    );
+                }
+                return Ok(prompt);
+            }
+            match talk.drop_oldest() {
+                0 if prompt.len() < positions => return Ok(prompt),
+                0 => {
+                    let reason = format!(
+                        "the message has {} tokens with all that stands around it, the model {} positions; say it \
+                         shorter",
+                        count(prompt.len()),
+                        count(positions)
+                    );
+                    return Err(Error::Request(reason).into());
+                }
+                n => dropped += n,
+            }
+        }
+    }
+
     /// Writes one answer and prints it.
-    fn answer(&mut self, prompt: Prompt) -> Result<Written> {
-        let show = &self.args.show;
-        let mut shown = show.begin(self.model, &prompt, self.options, self.trace.as_mut())?;
-        let written = lacuna::generate(self.model, prompt.clone(), self.options, |event| {
-            shown.event(event);
-        })?;
+    fn write(&mut self, prompt: Vec<u32>) -> Result<Written> {
+        let positions = self.model.config().max_position_embeddings;
+        let mut options = self.options.clone();
+        // What spreads over all new tokens needs a number of them.
+        let spread = options.steps.is_some() || options.mode == DecodeMode::Reference;
+        let open_end = self.args.decode.max_new_tokens.is_none() && !spread;
+        if open_end {
+            options.max_new_tokens = positions.saturating_sub(prompt.len()).max(1);
+        }
+        let prompt = Prompt::Ids(prompt);
+        let show = &self.show;
+        show.ends_by_itself.set(open_end);
+        let mut shown = show.begin(self.model, &prompt, &options, self.trace.as_mut())?;
+        let stopped = self.stopped;
+        let session = &mut self.session;
+        let written =
+            lacuna::generate_in(session, self.model, prompt.clone(), &options, |event| {
+                shown.event(event);
+                if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
         shown.end(&written)?;
         let mut text = written.text.clone();
         if !show.json && !std::io::stdout().is_terminal() {
@@ -119,7 +237,10 @@ impl Turns<'_> {
                 text.push('\n');
             }
         }
-        show.print(&text, &written, Value::Null)?;
+        show.print(&text, &written, used(&self.options.sampling))?;
+        if open_end && written.finish == lacuna::StopReason::Length {
+            note!("the answer was cut off at the model's {} positions", count(positions));
+        }
         Ok(written)
     }
 }

@@ -1,12 +1,14 @@
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
 use lacuna::model::{Format, Mode, StorageDtype};
 use lacuna::{ConvertOptions, MaskStart, MaskToken, ToBlockDiffusion};
-use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::Usage;
+use super::progress::{At, Progress, shows_progress};
 use super::ranges;
 use super::sizes::{ByteSize, shown};
 
@@ -106,16 +108,24 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }),
         force: args.force,
     };
-    let hidden = args.quiet || !std::io::stderr().is_terminal();
-    let bar = if hidden { ProgressBar::hidden() } else { ProgressBar::new(0) };
-    let template = "{bar:24} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left";
-    bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
-    let from = lacuna::locate(&args.from, !hidden)?;
-    let converted = lacuna::convert(&from, &args.to, &options, &|written, total| {
-        bar.set_length(total);
-        bar.set_position(written);
+    let from = lacuna::locate(&args.from, shows_progress())?;
+    let written = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
+    let (shown_part, name) = (Arc::clone(&written), args.to.display().to_string());
+    let progress = Progress::watching(move || {
+        let (done, total) = (shown_part.0.load(Relaxed), shown_part.1.load(Relaxed));
+        match total {
+            0 => At { what: format!("reading for {name}"), part: None },
+            _ => At {
+                what: format!("writing {name}, {} of {}", shown(done), shown(total)),
+                part: Some((done, total)),
+            },
+        }
     });
-    bar.finish_and_clear();
+    let converted = lacuna::convert(&from, &args.to, &options, &|done, total| {
+        written.0.store(done, Relaxed);
+        written.1.store(total, Relaxed);
+    });
+    drop(progress);
     let converted = converted?;
     if args.quiet {
         return Ok(());
@@ -123,7 +133,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mode = match converted.config.mode {
         Mode::Autoregressive => "autoregressive".to_owned(),
         Mode::BlockDiffusion { block_size, mask_token_id } => {
-            format!("block diffusion, blocks of {block_size}, MASK is id {mask_token_id}")
+            let mask = mask_token_id.map_or("not named".to_owned(), |id| format!("id {id}"));
+            format!("block diffusion, blocks of {block_size}, MASK is {mask}")
         }
     };
     out!("{}: {} of weights, {mode}", converted.path.display(), shown(converted.bytes));

@@ -4,11 +4,11 @@ use anyhow::Result;
 use lacuna::model::{StorageDtype, Work};
 use lacuna::samplers::{FillRule, Sampling};
 use lacuna::{DecodeMode, GenerateOptions, MemoryLimit, Model, OpenOptions, Prompt, select_device};
-use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use super::Usage;
+use super::progress::{Progress, shows_progress};
 use super::ranges::{self, Ids};
 use super::sizes::ByteSize;
 
@@ -17,7 +17,7 @@ use super::sizes::ByteSize;
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
     /// A folder in Hugging Face layout, a .gguf file, or hf:OWNER/NAME[@REVISION]
-    #[arg(long, short, value_name = "M")]
+    #[arg(long, short, value_name = "M", env = "LACUNA_MODEL")]
     pub(crate) model: PathBuf,
     /// How weights are kept in memory: f32, bf16, f16, q8_0, q6_k, q5_1, q5_0, q4_1, q4_k, q4_0; default: as the
     /// file stores them
@@ -40,8 +40,17 @@ impl ModelArgs {
             memory: self.memory.unwrap_or_default(),
             work: Some(work),
         };
-        let path = lacuna::locate(&self.model, std::io::stderr().is_terminal())?;
+        let path = lacuna::locate(&self.model, shows_progress())?;
+        let opening = Progress::spinning(format!("opening {}", path.display()));
         let model = Model::open(&path, &options)?;
+        drop(opening);
+        for ignored in &model.config().ignored_ids {
+            let ignored = lacuna_files::printable(ignored);
+            note!("note: {ignored} is no token of this model and is ignored");
+        }
+        for note in model.notes() {
+            note!("note: {}", lacuna_files::printable(note));
+        }
         for (kept, names) in model.fallbacks() {
             let wanted = self.dtype.map_or("", StorageDtype::name);
             note!(
@@ -71,6 +80,9 @@ pub(crate) fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
         size => Ok(MemoryLimit::Bytes(size.parse::<ByteSize>()?.0)),
     }
 }
+
+/// The confidence from which positions are filled together, where no flag says otherwise.
+const TAU: f64 = 0.9;
 
 /// How a text is written: flags that agree with one another.
 #[derive(Debug)]
@@ -124,10 +136,11 @@ pub(crate) struct Flags {
     /// Tokens in a block; default: the checkpoint's, else 4
     #[arg(long, value_name = "B", allow_hyphen_values = true, value_parser = ranges::size)]
     block_size: Option<NonZeroUsize>,
-    /// Refinements in all, as in the released code; default: one a token
+    /// Refinements in all, as in the released code, by --fill low-confidence
     #[arg(long, value_name = "S", allow_hyphen_values = true, value_parser = ranges::size)]
     steps: Option<NonZeroUsize>,
-    /// Fill every position at least this confident (and always the most confident): fewer passes
+    /// Fill every position at least this confident, and always the most confident; default: 0.9, without --steps,
+    /// --fill and --mode reference
     #[arg(long, value_name = "τ", conflicts_with = "fill", allow_hyphen_values = true, value_parser = ranges::probability)]
     threshold: Option<f64>,
     /// Which masked positions a pass fills: low-confidence, random, margin, entropy, left-to-right,
@@ -137,9 +150,13 @@ pub(crate) struct Flags {
     /// fused: commit and next denoise in one pass; reference: the released algorithm, pass by pass
     #[arg(long, value_parser = ["fused", "reference"])]
     mode: Option<String>,
-    /// 0: always the most probable token
-    #[arg(long, short = 't', value_name = "T", default_value_t = 0.0, allow_hyphen_values = true, value_parser = ranges::not_negative)]
-    temperature: f64,
+    /// model: as the checkpoint's generation_config.json says, where no flag below says otherwise; greedy: always the
+    /// most probable token
+    #[arg(long, default_value = "model", value_parser = ["model", "greedy"])]
+    sampling: String,
+    /// 0: always the most probable token; default: the checkpoint's, else 0
+    #[arg(long, short = 't', value_name = "T", allow_hyphen_values = true, value_parser = ranges::not_negative)]
+    temperature: Option<f64>,
     /// Only the most probable tokens that hold this much probability
     #[arg(long, value_name = "P", allow_hyphen_values = true, value_parser = ranges::probability_above_zero)]
     top_p: Option<f64>,
@@ -150,8 +167,8 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "P", allow_hyphen_values = true, value_parser = ranges::probability)]
     min_p: Option<f64>,
     /// Above 1: tokens already seen become less likely
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true, value_parser = ranges::positive)]
-    repetition_penalty: f64,
+    #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = ranges::positive)]
+    repetition_penalty: Option<f64>,
     /// Names the random stream: the same seed writes the same text
     #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = ranges::seed)]
     seed: u64,
@@ -189,6 +206,19 @@ impl Flags {
         {
             return Err(format!("--mask-id {mask}: expected another token than --eos-id"));
         }
+        let drawn = [
+            ("--temperature", self.temperature.is_some_and(|temperature| temperature > 0.0)),
+            ("--top-p", self.top_p.is_some()),
+            ("--top-k", self.top_k.is_some()),
+            ("--min-p", self.min_p.is_some()),
+        ];
+        if let (Some((flag, _)), "greedy") =
+            (drawn.iter().find(|(_, given)| *given), &*self.sampling)
+        {
+            return Err(format!(
+                "{flag}: --sampling greedy takes the most probable token; leave one of the two out"
+            ));
+        }
         if self.mode.as_deref() != Some("reference") {
             return Ok(());
         }
@@ -196,7 +226,7 @@ impl Flags {
             ("--top-p", self.top_p.is_some()),
             ("--top-k", self.top_k.is_some()),
             ("--min-p", self.min_p.is_some()),
-            ("--repetition-penalty", self.repetition_penalty != 1.0),
+            ("--repetition-penalty", self.repetition_penalty.is_some_and(|penalty| penalty != 1.0)),
             ("--min-new-tokens", self.min_new_tokens > 0),
         ];
         if let Some((flag, _)) = unknown.iter().find(|(_, given)| *given) {
@@ -233,11 +263,39 @@ impl Flags {
         work
     }
 
+    /// Whether the released algorithm was asked for.
+    pub(crate) fn is_reference(&self) -> bool {
+        self.mode.as_deref() == Some("reference")
+    }
+
+    /// The options for a model, with the checkpoint's own sampling where no flag of that kind is given; says on
+    /// stderr what it is.
+    pub(crate) fn sampled_options(&self, model: &Model) -> Result<GenerateOptions> {
+        let mut options = self.options(model);
+        let asked = self.temperature.is_some()
+            || self.top_p.is_some()
+            || self.top_k.is_some()
+            || self.min_p.is_some()
+            || self.repetition_penalty.is_some();
+        if asked || self.is_reference() || self.sampling == "greedy" {
+            return Ok(options);
+        }
+        if let Some(sampling) = model.sampling()? {
+            options.sampling = Sampling { seed: self.seed, ..sampling };
+        }
+        Ok(options)
+    }
+
     /// The options for a model.
     pub(crate) fn options(&self, model: &Model) -> GenerateOptions {
-        let fill = match self.threshold {
-            Some(tau) => FillRule::Threshold { tau },
-            None => self.fill.unwrap_or_default(),
+        let fill = match (self.threshold, self.fill) {
+            (Some(tau), _) => FillRule::Threshold { tau },
+            (None, Some(fill)) => fill,
+            // The released algorithm, or so many steps, are asked for as they are.
+            _ if self.steps.is_some() || self.mode.as_deref() == Some("reference") => {
+                FillRule::default()
+            }
+            (None, None) => FillRule::Threshold { tau: TAU },
         };
         // Flags that only block diffusion has ask for it.
         let diffusion = self.mode.is_some()
@@ -259,11 +317,11 @@ impl Flags {
             steps: self.steps,
             fill,
             sampling: Sampling {
-                temperature: self.temperature,
+                temperature: self.temperature.unwrap_or(0.0),
                 top_k: self.top_k,
                 top_p: self.top_p,
                 min_p: self.min_p,
-                repetition_penalty: self.repetition_penalty,
+                repetition_penalty: self.repetition_penalty.unwrap_or(1.0),
                 seed: self.seed,
             },
             mode: match self.mode.as_deref() {
@@ -278,6 +336,18 @@ impl Flags {
             autoregressive: Some(autoregressive),
         }
     }
+}
+
+/// How tokens were drawn, for `--json`.
+pub(crate) fn used(sampling: &Sampling) -> serde_json::Value {
+    serde_json::json!({ "sampling": {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "seed": sampling.seed,
+    } })
 }
 
 /// A fill rule, or what the rules are.

@@ -1,9 +1,9 @@
 use anyhow::Result;
-use lacuna::data::{Message, RenderOptions};
+use lacuna::data::{Message, RenderOptions, Tokenizer};
 use lacuna::samplers::FillRule;
 use lacuna::{DecodeMode, Edited, GenerateOptions, Model, Prompt, StopReason};
 use serde_json::json;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +32,7 @@ use region::{Lines, Window};
 /// from confidence 0.9 on. Models with a chat template get the instruction and the file as a message, others as a
 /// document: `Before:`, the file, `Change:`, the instruction, `After:`.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Edit")]
 #[command(after_help = "\
 Examples:
   lacuna edit --model M parser.py --instruction 'rename parse to read' --diff
@@ -39,8 +40,6 @@ Examples:
   lacuna edit --model M large.py --instruction 'add type hints' --lines 120:140 --in-place --yes
   lacuna edit --model M parser.py --instruction 'add type hints' --no-draft    to compare")]
 pub(crate) struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
     /// The file to rewrite; `-` reads stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -65,6 +64,8 @@ pub(crate) struct Args {
     /// Decode without the old text as draft: the same text in more passes
     #[arg(long)]
     no_draft: bool,
+    #[command(flatten)]
+    model: ModelArgs,
     #[command(flatten)]
     decode: DecodeArgs,
     #[command(flatten)]
@@ -142,11 +143,20 @@ fn question<'a>(
     const FRAME: usize = 128;
     let tokenizer = model.tokenizer()?;
     let old = file.text[part.clone()].replace("\r\n", "\n");
-    let draft = tokenizer.encode_ordinary(&old)?;
     let positions = model.config().max_position_embeddings;
     let is_part = args.lines.is_some() || args.at.is_some();
-    if args.decode.max_new_tokens.is_none() && 2 * draft.len() > positions {
-        return Err(too_large(args, &draft, positions));
+    let is_too_large = |tokens: usize| match args.decode.max_new_tokens {
+        Some(_) => tokens > positions,
+        None => 2 * tokens > positions,
+    };
+    // Megabytes need not be encoded to see that they are too many.
+    let head = encode_head(tokenizer, &old, 16 * positions)?;
+    if is_too_large(head) {
+        return Err(too_large(args, &old, head, positions));
+    }
+    let draft = tokenizer.encode_ordinary(&old)?;
+    if is_too_large(draft.len()) {
+        return Err(too_large(args, &old, draft.len(), positions));
     }
     let window = match is_part {
         true => {
@@ -162,10 +172,7 @@ fn question<'a>(
         && !args.show.quiet
     {
         let name = shown(&args.file);
-        let _ = writeln!(
-            std::io::stderr(),
-            "note: of the {of} lines of {name} the model sees {first} to {last}"
-        );
+        note!("note: of the {of} lines of {name} the model sees {first} to {last}");
     }
     let prompt = match &args.decode.prompt_ids {
         Some(ids) => ids.0.clone(),
@@ -173,19 +180,29 @@ fn question<'a>(
     };
     let options = options(args, model, prompt.len(), draft.len());
     if args.decode.max_new_tokens.is_none() && options.max_new_tokens < draft.len() {
-        return Err(too_large(args, &draft, positions));
+        return Err(too_large(args, &old, draft.len(), positions));
     }
     Ok(Asking { prompt, draft, options, part, window })
 }
 
-fn too_large(args: &Args, draft: &[u32], positions: usize) -> anyhow::Error {
-    let (name, n) = (shown(&args.file), draft.len());
+/// The tokens of the first `bytes` of a text, or 0 where the text is no longer than that.
+fn encode_head(tokenizer: &Tokenizer, text: &str, bytes: usize) -> Result<usize> {
+    if text.len() <= bytes {
+        return Ok(0);
+    }
+    let end = (0..=bytes).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    Ok(tokenizer.encode_ordinary(&text[..end])?.len())
+}
+
+fn too_large(args: &Args, old: &str, tokens: usize, positions: usize) -> anyhow::Error {
+    let (name, bytes) = (shown(&args.file), old.len());
     let fewer = match args.lines.is_some() || args.at.is_some() {
         true => "choose fewer lines",
         false => "rewrite a part of it with --lines FIRST:LAST",
     };
     anyhow::anyhow!(
-        "{name}: its {n} tokens and an answer as long are more than the model's {positions} positions; {fewer}"
+        "{name}: {bytes} bytes are at least {tokens} tokens, and they and an answer as long are more than the \
+         model's {positions} positions; {fewer}"
     )
 }
 
@@ -298,7 +315,10 @@ fn conclude(
                 let shown = lacuna_files::printable(shown.trim_end());
                 note!("the answer:\n{shown}\n");
             }
-            anyhow::bail!("{name}: {reason}; the file was left as it is")
+            match args.in_place {
+                true => anyhow::bail!("{name} was left as it is: {reason}"),
+                false => anyhow::bail!("{name}: {reason}"),
+            }
         }
         Err(reason) if !args.show.quiet && !args.show.stream => {
             note!("note: {reason}");

@@ -1,30 +1,27 @@
 use anyhow::{Context, Result};
 use lacuna::data::Fim;
 use lacuna::{Prompt, StopReason};
-use serde_json::Value;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::Usage;
-use super::decode_args::{DecodeArgs, ModelArgs};
+use super::decode_args::{DecodeArgs, ModelArgs, used};
 use super::show::{ShowArgs, ids, read_text};
 use super::user_file::{Question, UserFile, shown};
 
 /// Fill in the middle: write what belongs between two texts.
 ///
-/// The text around the hole goes to the model in the order suffix, prefix, so that what it writes follows the
-/// prefix. Only the middle is printed, exactly as written. With --in-place it is put into FILE instead, its lines
-/// ended as the file's are; on a terminal the change is shown first, and you are asked.
+/// The text around the hole goes to the model with the marks, and in the order, that its family was trained on:
+/// `lacuna inspect` says which. Only the middle is printed, exactly as written. With --in-place it is put into FILE
+/// instead, its lines ended as the file's are; on a terminal the change is shown first, and you are asked.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Hole")]
 #[command(after_help = "\
 Examples:
   lacuna fill --model M --prefix before.py --suffix after.py
   lacuna fill --model M parser.py --at 12:5              lines and columns from 1
   lacuna fill --model M parser.py --at 12:5 --in-place")]
 pub(crate) struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
     /// The file with the hole; `-` reads stdin
     #[arg(value_name = "FILE", requires = "at", conflicts_with_all = ["prefix", "suffix"])]
     file: Option<PathBuf>,
@@ -44,6 +41,8 @@ pub(crate) struct Args {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
     decode: DecodeArgs,
     #[command(flatten)]
     show: ShowArgs,
@@ -60,11 +59,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let hole = hole(args)?;
     let length = hole.as_ref().map_or(0, |hole| hole.prefix.len() + hole.suffix.len());
     let model = args.model.open(args.decode.work(length))?;
+    let mut options = args.decode.sampled_options(&model)?;
     let prompt = match (&args.decode.prompt_ids, &hole) {
         (Some(ids), _) => ids.0.clone(),
         (None, Some(Hole { prefix, suffix, .. })) => {
             let tokenizer = model.tokenizer()?;
-            Fim::from_tokenizer(tokenizer)?.prompt_text(tokenizer, prefix, suffix)?
+            let fim = Fim::from_tokenizer(tokenizer)?;
+            // What ends a text comes first: the released algorithm knows one end alone.
+            let ends = || [model.config().eos_token_ids.as_slice(), &fim.ends].concat();
+            options.eos_ids.get_or_insert_with(ends);
+            fim.prompt_text(tokenizer, prefix, suffix)?
         }
         (None, None) => {
             let message = "no hole; give FILE --at LINE:COL, or --prefix FILE --suffix FILE";
@@ -72,9 +76,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     };
     let prompt = Prompt::Ids(prompt);
-    let options = args.decode.options(&model);
-    let mut trace = args.show.trace();
-    let mut show = args.show.begin(&model, &prompt, &options, trace.as_mut())?;
+    // A file is written whole.
+    let view = if args.in_place { args.show.clone() } else { args.show.for_people(&model) };
+    view.ends_by_itself.set(args.in_place);
+    let mut trace = view.trace();
+    let mut show = view.begin(&model, &prompt, &options, trace.as_mut())?;
     let written = lacuna::generate(&model, prompt.clone(), &options, |event| show.event(event))?;
     show.end(&written)?;
     let text = match (&model.tokenizer, args.in_place && !args.show.json) {
@@ -82,15 +88,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (None, _) if !args.show.json => ids(&written.tokens),
         _ => written.text.clone(),
     };
-    args.show.print(&text, &written, Value::Null)?;
+    view.print(&text, &written, used(&options.sampling))?;
     if let (true, Some(Hole { file: Some(file), prefix, suffix })) = (args.in_place, &hole) {
         let quiet = args.show.quiet;
         if written.finish == StopReason::Length && !quiet {
             let n = written.tokens.len();
-            let _ = writeln!(
-                std::io::stderr(),
-                "note: the middle ends after {n} tokens, where --max-new-tokens ends it"
-            );
+            note!("note: the middle ends after {n} tokens, where --max-new-tokens ends it");
         }
         let middle = written.text.replace("\r\n", "\n").replace('\n', file.line_end());
         let whole = [prefix.as_str(), &middle, suffix].concat();

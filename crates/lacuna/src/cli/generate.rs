@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Usage;
 use super::console::Out;
-use super::decode_args::{DecodeArgs, ModelArgs};
+use super::decode_args::{DecodeArgs, ModelArgs, used};
 use super::show::{ShowArgs, ids, read_text};
 
 /// Continue a text.
@@ -20,11 +20,11 @@ Examples:
   lacuna generate --model M --watch 'import '
   cat half.py | lacuna generate --model M --stream -")]
 pub(crate) struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
     /// The text to continue; `-` reads it from stdin
     #[arg(value_name = "PROMPT", allow_negative_numbers = true)]
     prompt: Option<String>,
+    #[command(flatten)]
+    model: ModelArgs,
     #[command(flatten)]
     decode: DecodeArgs,
     #[command(flatten)]
@@ -38,30 +38,36 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Prompt::Ids(_) => 0,
     };
     let model = args.model.open(args.decode.work(length))?;
-    let options = args.decode.options(&model);
-    let mut trace = args.show.trace();
-    let mut show = args.show.begin(&model, &prompt, &options, trace.as_mut())?;
+    let options = args.decode.sampled_options(&model)?;
+    let view = args.show.for_people(&model);
+    // On a terminal the prompt is shown with its continuation; a pipe gets the new text alone.
+    let mut out = Out::new();
+    let alone = view.json || view.quiet || args.show.stream || !out.is_terminal();
+    let before = match &prompt {
+        Prompt::Text(text) if !alone => text.as_str(),
+        _ => "",
+    };
+    let mut trace = view.trace();
+    let mut show = view.begin(&model, &prompt, &options, trace.as_mut())?;
+    show.lead(before);
     let written = lacuna::generate(&model, prompt.clone(), &options, |event| show.event(event))?;
     show.end(&written)?;
     let mut text = written.text.clone();
-    if !args.show.json {
-        // On a terminal the prompt is shown with its continuation; a pipe gets the new text alone.
-        let mut out = Out::new();
-        let alone = args.show.quiet || args.show.stream || !out.is_terminal();
-        if let (Prompt::Text(prompt), false) = (&prompt, alone) {
-            write!(out, "{prompt}")?;
+    if !view.json {
+        if !view.stream {
+            write!(out, "{before}")?;
         }
         if model.tokenizer.is_none() {
             text = ids(&written.tokens);
         }
         if !out.is_terminal() {
-            if args.show.stream {
+            if view.stream {
                 writeln!(out)?;
             }
             text.push('\n');
         }
     }
-    args.show.print(&text, &written, serde_json::Value::Null)
+    view.print(&text, &written, used(&options.sampling))
 }
 
 fn prompt(args: &Args) -> Result<Prompt> {

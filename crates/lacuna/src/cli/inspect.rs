@@ -1,4 +1,5 @@
 use anyhow::Result;
+use lacuna::data::FimFormat;
 use lacuna::model::{Format, Mode, StorageDtype, Weights, Work};
 use lacuna::{Error, MemoryLimit};
 use serde_json::{Value, json};
@@ -102,6 +103,15 @@ fn whole(model: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How the checkpoint is asked to fill a hole: whose format, and its marks in the order that they stand in.
+fn hole_marks(weights: &Weights) -> Option<String> {
+    let marks = FimFormat::all_marks();
+    let ids = weights.token_ids(&marks);
+    let known = |name: &str| ids[marks.iter().position(|mark| *mark == name)?];
+    let format = FimFormat::find(known)?;
+    Some(format!("{}: {}", format.name, format.order_in_words()))
+}
+
 /// What the files say.
 fn described(weights: &Weights) -> Value {
     let (config, report) = (weights.config(), weights.report());
@@ -134,6 +144,8 @@ fn described(weights: &Weights) -> Value {
         "bos_token_id": config.bos_token_id,
         "eos_token_ids": config.eos_token_ids,
         "pad_token_id": config.pad_token_id,
+        "ignored_ids": config.ignored_ids,
+        "hole_marks": hole_marks(weights),
         "missing": report.missing,
         "extra": report.extra,
         "ignored": report.ignored.len(),

@@ -8,18 +8,18 @@ use std::path::PathBuf;
 
 use super::Usage;
 use super::decode_args::{ModelArgs, in_vocabulary};
+use super::progress::{Progress, count};
 use super::ranges::{self, Ids};
 
 /// Write the logits of some tokens, to compare with other implementations.
 ///
 /// The file holds one tensor, `logits` [tokens, vocab] in f32.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Logits")]
 #[command(after_help = "\
 Example:
   lacuna logits --model M --ids 1,2,3 --mask block-causal --block-size 4 --out logits.safetensors")]
 pub(crate) struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
     /// Token ids: 1,2,3
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     ids: Ids,
@@ -32,6 +32,11 @@ pub(crate) struct Args {
     /// The .safetensors file to write
     #[arg(long, value_name = "F")]
     out: PathBuf,
+    /// No progress
+    #[arg(long, short)]
+    quiet: bool,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -57,8 +62,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let transformer = &model.transformer;
     let tokens = Tensor::new(ids.as_slice(), transformer.device())?.unsqueeze(0)?;
+    let what = format!("computing the logits of {} tokens", count(ids.len()));
+    let progress = Progress::passes(what, &model, 1);
     let hidden = transformer.hidden(&tokens, mask, None, None)?;
     let logits = transformer.logits(&hidden)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+    drop(progress);
     let tensors = HashMap::from([("logits", logits)]);
     // Under another name until it is whole: a full disk leaves nothing half written.
     let file = lacuna_files::WholeFile::beside(&args.out)?;

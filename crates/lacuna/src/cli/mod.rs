@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use lacuna_files::{is_moving, printable};
 use std::io::Write;
 use std::process::ExitCode;
@@ -11,14 +12,18 @@ mod console;
 mod canvas;
 mod chat;
 mod convert;
+mod corpus_args;
 mod decode_args;
 mod diff;
 mod edit;
 mod fill;
 mod generate;
+mod init;
 mod inspect;
 mod logits;
+mod man;
 mod pack;
+mod progress;
 mod ranges;
 mod replay;
 mod score;
@@ -45,12 +50,17 @@ Examples:
 
 Exit status: 0 done, 1 failed, 2 wrong usage.")]
 struct Cli {
+    /// CPU threads to compute with; default: all cores. Results don't depend on it
+    #[arg(long, global = true, value_name = "N", help_heading = "Machine")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::Args),
     Train(train::Args),
     Pack(pack::Args),
     Tokenizer(tokenizer::Args),
@@ -63,6 +73,7 @@ enum Command {
     Logits(logits::Args),
     Inspect(inspect::Args),
     Convert(convert::Args),
+    Man(man::Args),
     /// Print a completion script for a shell.
     ///
     /// Example: lacuna completions bash > ~/.local/share/bash-completion/completions/lacuna
@@ -72,14 +83,26 @@ enum Command {
     },
 }
 
+/// Tokens in a block where nothing says how many.
+const FOUR: std::num::NonZeroUsize = std::num::NonZeroUsize::new(4).expect("not zero");
+
 /// Parses, runs, reports; the exit status.
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let (cli, quiet) = match parse() {
+        Ok(parsed) => parsed,
         Err(error) => return report_usage(&error),
     };
     lacuna::kernels::keep_freed_memory();
     survive_file_limits();
+    if quiet {
+        progress::be_quiet();
+    }
+    if let Some(threads) = cli.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
+        if let Err(error) = pool.build_global() {
+            return report(&anyhow::Error::new(error).context(format!("--threads {threads}")));
+        }
+    }
     let done = match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Pack(args) => pack::run(&args),
@@ -93,6 +116,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Init(args) => init::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::Completions { shell } => completions(shell),
     };
     match done {
@@ -109,6 +134,28 @@ fn survive_file_limits() {
         // Best effort: without it, the limit is as deadly as it was.
         let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, seen);
     }
+}
+
+/// The command line, and whether it says `--quiet`.
+fn parse() -> Result<(Cli, bool), clap::Error> {
+    let matches = Cli::command().try_get_matches().map_err(named_both_ways)?;
+    let command = matches.subcommand();
+    let quiet =
+        command.and_then(|(_, command)| command.try_get_one("quiet").ok().flatten().copied());
+    Ok((Cli::from_arg_matches(&matches)?, quiet.unwrap_or(false)))
+}
+
+/// A model that is missing can be given in two ways.
+fn named_both_ways(mut error: clap::Error) -> clap::Error {
+    let missing = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(missing)) => missing.iter().any(|arg| arg.contains("--model")),
+        _ => false,
+    };
+    if missing && error.kind() == ErrorKind::MissingRequiredArgument {
+        let tip = "give --model M, or set LACUNA_MODEL to the model that is meant without it";
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
 }
 
 /// A completion script on stdout.
@@ -175,3 +222,6 @@ impl std::fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+#[cfg(test)]
+mod tests;

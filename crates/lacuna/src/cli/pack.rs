@@ -1,11 +1,11 @@
-use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use super::corpus_args::{CorpusArgs, reading_bar, show_reading, skipped_lines};
+use anyhow::{Context, Result, bail};
 use lacuna::data::corpus::{for_each_document, is_held_out};
-use lacuna::data::{
-    CorpusOptions, Remainder, SPECIAL_TOKENS, ShardOptions, ShardWriter, Tokenizer,
-};
+use lacuna::data::{Remainder, SPECIAL_TOKENS, ShardOptions, ShardWriter, Tokenizer};
+use lacuna_files::WholeFolder;
+use std::cell::Cell;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::ranges;
 
@@ -28,28 +28,37 @@ pub(crate) struct Args {
     /// Tokens in a window
     #[arg(long, value_name = "L", default_value = "1024", allow_hyphen_values = true, value_parser = ranges::size)]
     window: NonZeroUsize,
-    /// Part of the files kept out of training
-    #[arg(long, value_name = "PART", default_value_t = 0.08, allow_hyphen_values = true, value_parser = ranges::part)]
-    held_out: f64,
     /// Token that ends a document; default: <[end▁of▁sentence]>, <|endoftext|>, <|im_end|> or </s>
     #[arg(long, value_name = "TOKEN")]
     eos: Option<String>,
-    /// Only files with these endings; may be repeated
-    #[arg(long, value_name = "EXT")]
-    extension: Vec<String>,
     /// Print nothing but errors
     #[arg(long, short)]
     quiet: bool,
-    /// Source trees, text files, .jsonl[.gz|.zst], .tar.gz
-    #[arg(required = true, value_name = "INPUT")]
-    inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    corpus: CorpusArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let existed = args.out.exists();
+    let done = pack(args);
+    if done.is_err() && !existed {
+        // What is not empty stays: it is not ours.
+        let _ = std::fs::remove_dir(&args.out);
+    }
+    done
+}
+
+fn pack(args: &Args) -> Result<()> {
+    let options = args.corpus.options();
+    // What a recipe can say, so that what is written here is read there.
+    if !(2..=1 << 24).contains(&args.window.get()) {
+        bail!(super::Usage(format!("--window is {}, expected 2 to {}", args.window, 1 << 24)));
+    }
     let tokenizer = Tokenizer::from_file(&args.tokenizer)?;
-    let eos = end_of_text(args, &tokenizer)?;
+    let eos = eos_of(args, &tokenizer)?;
     let pad = tokenizer.token_to_id(SPECIAL_TOKENS[1]).unwrap_or(eos);
-    let writer = |part: &str, remainder| {
+    let folders = Folders::begin(&args.out)?;
+    let writer = |folder: &WholeFolder, remainder| {
         let options = ShardOptions {
             window_len: args.window,
             remainder,
@@ -57,52 +66,81 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             tokenizer: tokenizer.fingerprint(),
             shard_tokens: 1 << 25,
         };
-        ShardWriter::create(args.out.join(part), options)
+        ShardWriter::create(folder.path(), options)
     };
-    let mut train = writer("train", Remainder::Drop)?;
-    let mut held_out = writer("held-out", Remainder::Pad(pad))?;
-    let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
-    bar.set_style(ProgressStyle::with_template("{spinner} {pos} documents, {msg}").expect("fixed"));
-    let options = CorpusOptions { extensions: args.extension.clone(), ..CorpusOptions::default() };
-    let (mut tokens_total, mut bytes, mut kept_out) = (0usize, 0usize, 0usize);
-    let skipped = for_each_document(&args.inputs, &options, |document| {
+    let mut train = writer(&folders.train, Remainder::Drop)?;
+    let mut held_out = writer(&folders.held_out, Remainder::Pad(pad))?;
+    let bar = reading_bar(args.quiet);
+    let (mut tokens_total, mut bytes, mut documents, mut kept_out) =
+        (0usize, 0usize, 0usize, 0usize);
+    let told = Cell::new(0);
+    let mut show = |reading| {
+        show_reading(&bar, reading, &format!(", {:.1} M tokens", told.get() as f64 / 1e6));
+    };
+    let skipped = for_each_document(&args.corpus.inputs, &options, &mut show, |document| {
         let tokens = tokenizer.encode_ordinary(&document.text)?;
         tokens_total += tokens.len() + 1;
+        told.set(tokens_total);
         bytes += document.text.len();
-        bar.inc(1);
-        bar.set_message(format!("{:.1} M tokens", tokens_total as f64 / 1e6));
-        let out = is_held_out(&document.path, args.held_out);
+        documents += 1;
+        let out = is_held_out(&document.path, args.corpus.held_out);
         kept_out += usize::from(out);
         let part = if out { &mut held_out } else { &mut train };
         part.push(&tokens, eos, document.text.len())
     })?;
-    let documents = bar.position();
     bar.finish_and_clear();
-    let train = train.finish().context("writing the training part")?;
-    if kept_out > 0 {
-        held_out.finish().context("writing the held-out part")?;
+    if kept_out == documents {
+        bail!(
+            "all {documents} documents are held out, by the hash of their paths; --held-out 0 takes them"
+        );
     }
+    let train = train.finish().context("the training part")?;
+    let held_out = if kept_out > 0 { Some(held_out.finish()?) } else { None };
+    folders.publish(held_out.is_some())?;
     if !args.quiet {
         out!(
             "{documents} documents ({kept_out} held out), {tokens_total} tokens, {bytes} bytes \
-             ({:.2} bytes a token); {} training windows of {} in {}\n{skipped}",
+             ({:.2} bytes a token); {} training windows of {} in {}{}",
             bytes as f64 / tokens_total.max(1) as f64,
             train.windows,
             args.window,
-            args.out.display()
+            args.out.display(),
+            skipped_lines(&skipped)
         );
     }
     Ok(())
 }
 
-fn end_of_text(args: &Args, tokenizer: &Tokenizer) -> Result<u32> {
+/// The two parts of a packing, which get their names when both are whole.
+struct Folders {
+    train: WholeFolder,
+    held_out: WholeFolder,
+}
+
+impl Folders {
+    fn begin(out: &Path) -> Result<Self> {
+        // Training text gets its name last: without it, the other part is of a packing that was cut off.
+        if out.join("train").exists() {
+            bail!("{} already holds shards; remove it or name another folder", out.display());
+        }
+        let train = WholeFolder::beside(&out.join("train"))?;
+        Ok(Self { train, held_out: WholeFolder::beside(&out.join("held-out"))? })
+    }
+
+    fn publish(self, with_held_out: bool) -> Result<()> {
+        if with_held_out {
+            self.held_out.replace(|name| name == "manifest.json" || name.starts_with("shard-"))?;
+        }
+        Ok(self.train.publish()?)
+    }
+}
+
+fn eos_of(args: &Args, tokenizer: &Tokenizer) -> Result<u32> {
     if let Some(name) = &args.eos {
         let id = tokenizer.token_to_id(name);
         return id.with_context(|| format!("--eos {name}: the tokenizer has no such token"));
     }
-    let known = [SPECIAL_TOKENS[2], "<|endoftext|>", "<|im_end|>", "</s>"];
-    let id = known.iter().find_map(|name| tokenizer.token_to_id(name));
-    id.context(
+    lacuna::data::packing::end_of_text(tokenizer).context(
         "the tokenizer has no end-of-text token that is known here; name it with --eos TOKEN",
     )
 }

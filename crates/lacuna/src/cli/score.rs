@@ -1,4 +1,5 @@
 use anyhow::{Context, Result};
+use indicatif::{HumanCount, HumanDuration};
 use lacuna::data::Window;
 use lacuna::model::Work;
 use lacuna::train::{Blocks, Method, Scoring, likelihood};
@@ -7,26 +8,31 @@ use serde_json::json;
 use std::io::Read;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::Usage;
 use super::decode_args::{ModelArgs, in_vocabulary};
+use super::progress::{Progress, count};
 use super::ranges::{self, Ids};
 
 /// Noisy versions of the text in one pass.
 const BATCH: usize = 4;
+/// From here on the number of passes is said before they are made.
+const MANY_PASSES: u64 = 1000;
+const DEFAULT_SAMPLES: usize = 64;
+const YEAR: f64 = 365.0 * 24.0 * 3600.0;
 
 /// Likelihood of a text: nats and bits per token and byte.
 ///
 /// The first token is context and not scored; all others are. exact: the NELBO of block diffusion by
 /// enumeration, 2^B − 1 passes. left-to-right: blocks filled from the left, B passes; compares with ar.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Score")]
 #[command(after_help = "\
 Examples:
   lacuna score --model M --text file.py --method exact
   lacuna score --model M --ids 1,2,3 --method left-to-right --block-size 4 --json")]
 pub(crate) struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
     /// The text to score; `-` reads stdin
     #[arg(long, value_name = "FILE", required_unless_present = "ids")]
     text: Option<PathBuf>,
@@ -43,7 +49,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = ranges::token_id)]
     mask_id: Option<u32>,
     /// Passes of monte-carlo
-    #[arg(long, value_name = "N", default_value_t = 64, allow_hyphen_values = true, value_parser = ranges::at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SAMPLES, allow_hyphen_values = true, value_parser = ranges::at_least_one)]
     samples: usize,
     /// Names the random stream of monte-carlo
     #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = ranges::seed)]
@@ -54,6 +60,11 @@ pub(crate) struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// No progress
+    #[arg(long, short)]
+    quiet: bool,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -96,7 +107,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let window =
         Window { eligible: vec![true; tokens.len()], documents: vec![tokens.len()], tokens };
     let scoring = Scoring { method, blocks, document_mask: false, batch_size: BATCH };
-    let score = likelihood(&model.transformer, &[window], &scoring, &mut |_| {})?;
+    let windows = [window];
+    let passes = passes(&scoring, windows[0].tokens.len());
+    if passes > MANY_PASSES {
+        announce(&model, &windows, &scoring, passes)?;
+    }
+    // Rows of a batch share a pass, and the clean text is read once.
+    let runs = passes.div_ceil(BATCH as u64) + u64::from(passes > 1);
+    let what = format!(
+        "scoring {} tokens, {} passes",
+        count(windows[0].tokens.len()),
+        count(passes as usize)
+    );
+    let progress = Progress::passes(what, &model, runs);
+    let score = likelihood(&model.transformer, &windows, &scoring, &mut |_| {})?;
+    drop(progress);
     let (nats, bits) = (score.nats_per_token(), bytes.map(|bytes| score.bits_per_byte(bytes)));
     if args.json {
         let mut object = json!({
@@ -121,6 +146,45 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         out!("{bits:.4} bits per byte");
     }
     out!("{} tokens scored, {} passes", score.tokens, score.passes);
+    Ok(())
+}
+
+/// How many passes a score takes.
+fn passes(scoring: &Scoring, tokens: usize) -> u64 {
+    let block = scoring.blocks.map_or(1, |blocks| blocks.block_size.get()).min(tokens);
+    match scoring.method {
+        Method::Autoregressive => 1,
+        Method::LeftToRight => block as u64,
+        Method::MonteCarlo { samples, .. } => samples as u64,
+        Method::Exact => {
+            u32::try_from(block).ok().and_then(|b| 1u64.checked_shl(b)).map_or(u64::MAX, |n| n - 1)
+        }
+    }
+}
+
+/// Says what a long score takes, and what would be shorter. The time is that of a few passes on the same text.
+fn announce(model: &Model, windows: &[Window], scoring: &Scoring, passes: u64) -> Result<()> {
+    let few = Scoring { method: Method::MonteCarlo { samples: BATCH, seed: 0 }, ..*scoring };
+    let timing = Progress::passes("timing a few passes", model, 2);
+    let began = Instant::now();
+    likelihood(&model.transformer, windows, &few, &mut |_| {})?;
+    let seconds = began.elapsed().as_secs_f64() * (passes as f64 / BATCH as f64);
+    drop(timing);
+    let time = match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if seconds < YEAR => HumanDuration(time).to_string(),
+        _ => "more than a year".to_owned(),
+    };
+    let block = scoring.blocks.map_or(1, |blocks| blocks.block_size.get());
+    let cheaper = match scoring.method {
+        Method::Exact => format!(
+            "; --method left-to-right takes {block}, --method monte-carlo {DEFAULT_SAMPLES} and states its error"
+        ),
+        Method::LeftToRight => {
+            format!("; --method monte-carlo takes {DEFAULT_SAMPLES} and states its error")
+        }
+        _ => "; fewer --samples take less time and leave more error".to_owned(),
+    };
+    note!("this takes {} passes over the text, about {time}{cheaper}", HumanCount(passes));
     Ok(())
 }
 

@@ -1,27 +1,38 @@
 //! What the commands that write text share: output flags, streaming, traces, the JSON object.
 
 use anyhow::{Context, Result};
-use lacuna::data::TextStream;
 use lacuna::samplers::Event;
 use lacuna::samplers::trace::Line;
-use lacuna::{GenerateOptions, Model, Prompt, StopReason, Written, trace_end, trace_header};
+use lacuna::{
+    DecodeMode, GenerateOptions, Model, Prompt, StopReason, TokenText, Written, prompt_ids,
+    trace_end, trace_header,
+};
 use serde_json::{Value, json};
+use std::cell::{Cell, OnceCell};
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::canvas::{Canvas, Texts};
 use super::console::Out;
 use super::decode_args::check_against;
+use super::progress::{At, Layers, Progress, count};
+use super::sizes::shown;
 use super::watch::Screen;
 
 /// How what is written is shown.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct ShowArgs {
-    /// Print text as soon as its block is finished
+    /// Print text as soon as its block is finished; on a terminal chat, generate and fill do without being told
     #[arg(long, conflicts_with = "json")]
     pub(crate) stream: bool,
+    /// Print text when all of it is written
+    #[arg(long, conflicts_with = "stream")]
+    no_stream: bool,
     /// Show the denoising live on the terminal
     #[arg(long, conflicts_with = "stream")]
     watch: bool,
@@ -34,9 +45,22 @@ pub(crate) struct ShowArgs {
     /// Print nothing but the text
     #[arg(long, short)]
     pub(crate) quiet: bool,
+    /// How the text that is shown is decoded.
+    #[arg(skip)]
+    rule: OnceCell<String>,
+    /// Whether the command has its own word for a text that is cut off.
+    #[arg(skip)]
+    pub(crate) ends_by_itself: Cell<bool>,
 }
 
 impl ShowArgs {
+    /// The same, streaming if stdout is a terminal and nothing else was asked for.
+    pub(crate) fn for_people(&self, model: &Model) -> Self {
+        let other = self.json || self.watch || self.no_stream || model.tokenizer.is_none();
+        let stream = self.stream || (!other && std::io::stdout().is_terminal());
+        Self { stream, ..self.clone() }
+    }
+
     /// The trace that was asked for; its file is made when the first request begins.
     pub(crate) fn trace(&self) -> Option<TraceFile> {
         let path = self.trace.clone()?;
@@ -52,11 +76,13 @@ impl ShowArgs {
         trace: Option<&'a mut TraceFile>,
     ) -> Result<Show<'a>> {
         check_against(model, prompt, options)?;
+        self.rule.get_or_init(|| rule(model, options));
         let stream = match self.stream {
-            true => Some(Streamed::new(model.tokenizer()?, &options.stop)),
+            true => Some(Streamed::new(model, prompt, &options.stop)?),
             false => None,
         };
-        let mut show = Show { stream, trace, watch: None, broken: None };
+        let progress = (!self.watch).then(|| Decoding::of(model, prompt, options));
+        let mut show = Show { stream, trace, watch: None, progress, broken: None };
         if show.trace.is_none() && !self.watch {
             return Ok(show);
         }
@@ -95,10 +121,34 @@ impl ShowArgs {
         }
         out.finish()?;
         if !self.quiet {
-            note!("{}", summary(written));
+            let rule = self.rule.get().map_or("", String::as_str);
+            note!("{}{}", summary(written, rule), drawn(&more));
+            if written.finish == StopReason::Length && !self.ends_by_itself.get() {
+                note!(
+                    "cut off after {} tokens; --max-new-tokens N writes more",
+                    written.tokens.len()
+                );
+            }
         }
         Ok(())
     }
+}
+
+/// How tokens were drawn, where it was not the most probable one each time.
+fn drawn(more: &Value) -> String {
+    let sampling = &more["sampling"];
+    let number = |key: &str| sampling[key].as_f64();
+    let mut words = String::new();
+    if let Some(temperature) = number("temperature").filter(|temperature| *temperature > 0.0) {
+        words += &format!(", drawn at temperature {temperature}");
+        for (key, name) in [("top_p", "top-p"), ("top_k", "top-k"), ("min_p", "min-p")] {
+            words.extend(number(key).map(|value| format!(", {name} {value}")));
+        }
+    }
+    if let Some(penalty) = number("repetition_penalty").filter(|penalty| *penalty != 1.0) {
+        words += &format!(", repetition penalty {penalty}");
+    }
+    words
 }
 
 /// One decode that is being shown. Failures wait until its end: an observer can't return them.
@@ -106,10 +156,18 @@ pub(crate) struct Show<'a> {
     stream: Option<Streamed<'a>>,
     trace: Option<&'a mut TraceFile>,
     watch: Option<Watch<'a>>,
+    progress: Option<Decoding>,
     broken: Option<anyhow::Error>,
 }
 
 impl Show<'_> {
+    /// Text that goes before what is streamed.
+    pub(crate) fn lead(&mut self, text: &str) {
+        if let Some(stream) = &mut self.stream {
+            stream.lead = text.to_owned();
+        }
+    }
+
     /// Takes an event.
     pub(crate) fn event(&mut self, event: Event<'_>) {
         if self.broken.is_none() {
@@ -118,8 +176,16 @@ impl Show<'_> {
     }
 
     fn try_event(&mut self, event: Event<'_>) -> Result<()> {
-        if let (Some(stream), Event::Block(block)) = (&mut self.stream, event) {
-            stream.show(block.generated, block.text_len)?;
+        match &self.progress {
+            Some(progress) if self.stream.is_none() => progress.take(event),
+            // The text is on its way, and tells by itself.
+            _ => self.progress = None,
+        }
+        if let Some(stream) = &mut self.stream {
+            match event {
+                Event::Block(block) => stream.show(block.generated, block.text_len)?,
+                Event::Refinement(_) => stream.begin()?,
+            }
         }
         if self.trace.is_none() && self.watch.is_none() {
             return Ok(());
@@ -136,16 +202,56 @@ impl Show<'_> {
 
     /// Closes what was open; the first failure of any event.
     pub(crate) fn end(mut self, written: &Written) -> Result<()> {
-        drop(self.watch.take());
+        drop((self.watch.take(), self.progress.take()));
         if let Some(error) = self.broken {
             return Err(error);
         }
         if let Some(stream) = self.stream {
-            stream.finish(&written.text)?;
+            stream.finish()?;
         }
         match self.trace {
             Some(trace) => trace.end(written),
             None => Ok(()),
+        }
+    }
+}
+
+/// How far a decode is that is not streamed, or that still reads its prompt.
+struct Decoding {
+    tokens: Arc<AtomicUsize>,
+    passes: Arc<AtomicUsize>,
+    _line: Progress,
+}
+
+impl Decoding {
+    fn of(model: &Model, prompt: &Prompt, options: &GenerateOptions) -> Self {
+        let (tokens, passes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let layers = Layers::of(model, 1);
+        let read = match prompt {
+            Prompt::Ids(ids) => format!("reading {} tokens", count(ids.len())),
+            Prompt::Text(text) => format!("reading {}", shown(text.len() as u64)),
+        };
+        let most = options.max_new_tokens;
+        let at = (Arc::clone(&tokens), Arc::clone(&passes));
+        let line = Progress::watching(move || match (at.0.load(Relaxed), at.1.load(Relaxed)) {
+            (_, 0) => At { what: read.clone(), part: Some(layers.part()) },
+            (n, passes) => At {
+                what: format!(
+                    "{} tokens of at most {}, {} passes",
+                    count(n),
+                    count(most),
+                    count(passes)
+                ),
+                part: Some((n as u64, most as u64)),
+            },
+        });
+        Self { tokens, passes, _line: line }
+    }
+
+    fn take(&self, event: Event<'_>) {
+        match event {
+            Event::Refinement(_) => drop(self.passes.fetch_add(1, Relaxed)),
+            Event::Block(block) => self.tokens.store(block.generated.len(), Relaxed),
         }
     }
 }
@@ -211,45 +317,48 @@ impl TraceFile {
 
 /// Prints text as its blocks finish, never taking anything back.
 struct Streamed<'a> {
-    text: TextStream<'a>,
+    text: TokenText<'a>,
     /// New tokens that `text` has had.
     taken: usize,
-    stop: &'a [String],
-    /// All text that is certain, and how much of it was printed.
-    certain: String,
-    shown: usize,
+    /// Text that is still to be printed before it.
+    lead: String,
     out: Out,
 }
 
 impl<'a> Streamed<'a> {
-    fn new(tokenizer: &'a lacuna::data::Tokenizer, stop: &'a [String]) -> Self {
-        let text = TextStream::new(tokenizer);
-        Self { text, taken: 0, stop, certain: String::new(), shown: 0, out: Out::new() }
+    fn new(model: &'a Model, prompt: &Prompt, stop: &'a [String]) -> Result<Self> {
+        let prompt = prompt_ids(model, prompt.clone())?;
+        let text = TokenText::new(model.tokenizer()?, &prompt, stop)?;
+        Ok(Self { text, taken: 0, lead: String::new(), out: Out::new() })
     }
 
-    /// Prints what is certain of the text so far: whole characters, and nothing that a stop text may cut.
-    fn show(&mut self, tokens: &[u32], text_len: usize) -> Result<()> {
-        let text_len = text_len.max(self.taken);
-        self.certain.push_str(&self.text.push(&tokens[self.taken..text_len])?);
-        self.taken = text_len;
-        let text = &self.certain;
-        let held_back = self.stop.iter().map(|s| s.len().saturating_sub(1)).max().unwrap_or(0);
-        let mut end = text.len().saturating_sub(held_back);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        end = self.stop.iter().filter_map(|s| text.find(s.as_str())).fold(end, usize::min);
-        if end > self.shown {
-            self.out.write_all(&text.as_bytes()[self.shown..end])?;
+    /// Prints what goes before the text.
+    fn begin(&mut self) -> Result<()> {
+        if !self.lead.is_empty() {
+            self.out.write_all(std::mem::take(&mut self.lead).as_bytes())?;
             self.out.flush()?;
-            self.shown = end;
         }
         Ok(())
     }
 
-    fn finish(mut self, text: &str) -> Result<()> {
-        // The pieces joined are the text, so what was shown is its beginning.
-        self.out.write_all(text.as_bytes().get(self.shown..).unwrap_or_default())?;
+    /// Prints what is certain of the text so far: whole characters, and nothing that a stop text may cut.
+    fn show(&mut self, tokens: &[u32], text_len: usize) -> Result<()> {
+        self.begin()?;
+        let text_len = text_len.max(self.taken);
+        self.text.push(&tokens[self.taken..text_len])?;
+        self.taken = text_len;
+        let certain = self.text.certain();
+        if !certain.is_empty() {
+            self.out.write_all(certain.as_bytes())?;
+            self.out.flush()?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<()> {
+        self.begin()?;
+        let (text, given) = self.text.finish()?;
+        self.out.write_all(&text.as_bytes()[given..])?;
         Ok(self.out.finish()?)
     }
 }
@@ -286,16 +395,24 @@ pub(crate) fn finish_name(finish: StopReason) -> &'static str {
     }
 }
 
+/// How a model is decoded under such options, in a word.
+fn rule(model: &Model, options: &GenerateOptions) -> String {
+    match (options.autoregressive.unwrap_or(!model.is_block_diffusion()), options.mode) {
+        (true, _) => "one by one".to_owned(),
+        (false, DecodeMode::Fused) => options.fill.to_string(),
+        (false, DecodeMode::Reference) => format!("reference {}", options.fill),
+    }
+}
+
 /// One line on what it cost.
-pub(crate) fn summary(written: &Written) -> String {
+pub(crate) fn summary(written: &Written, rule: &str) -> String {
     let n = written.tokens.len();
     format!(
-        "{n} tokens in {:.2} s: {:.1} tokens/s, {:.2} tokens per forward ({} forwards), ended by {}",
-        written.seconds.decode,
-        n as f64 / written.seconds.decode.max(1e-9),
+        "{n} tokens, {:.2} per forward ({rule}), {:.1}/s; prompt {:.1} s, text {:.1} s",
         written.tokens_per_forward(),
-        written.forwards,
-        finish_name(written.finish)
+        n as f64 / written.seconds.decode.max(1e-9),
+        written.seconds.prefill,
+        written.seconds.decode,
     )
 }
 

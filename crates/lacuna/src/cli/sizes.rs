@@ -1,5 +1,6 @@
 //! Sizes in bytes, as people write and read them.
 
+use indicatif::DecimalBytes;
 use std::str::FromStr;
 
 /// A number of bytes: `5GB`, `500MB`, `2GiB`, `1000000`.
@@ -36,11 +37,7 @@ impl FromStr for ByteSize {
 
 /// `4.64 GB`.
 pub(crate) fn shown(bytes: u64) -> String {
-    let units = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)];
-    match units.into_iter().find(|(_, size)| bytes as f64 >= *size) {
-        Some((unit, size)) => format!("{:.2} {unit}", bytes as f64 / size),
-        None => format!("{bytes} B"),
-    }
+    DecimalBytes(bytes).to_string()
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
-use anyhow::Result;
-use lacuna::data::{Corpus, CorpusOptions, SPECIAL_TOKENS, Tokenizer};
+use super::corpus_args::{CorpusArgs, reading_bar, show_reading, skipped_lines};
+use anyhow::{Result, bail};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use lacuna::data::{Corpus, SPECIAL_TOKENS, Tokenizer};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::ranges;
 
@@ -19,31 +22,46 @@ pub(crate) struct Args {
     /// The tokenizer.json to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Part of the files left out, as recipes do
-    #[arg(long, value_name = "PART", default_value_t = 0.08, allow_hyphen_values = true, value_parser = ranges::part)]
-    held_out: f64,
-    /// Only files with these endings; may be repeated
-    #[arg(long, value_name = "EXT")]
-    extension: Vec<String>,
-    /// Source trees, text files, .jsonl[.gz|.zst], .tar.gz
-    #[arg(required = true, value_name = "INPUT")]
-    inputs: Vec<PathBuf>,
+    /// Print nothing but errors
+    #[arg(long, short)]
+    quiet: bool,
+    #[command(flatten)]
+    corpus: CorpusArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let options = CorpusOptions { extensions: args.extension.clone(), ..CorpusOptions::default() };
-    let corpus = Corpus::read(&args.inputs, &options)?;
-    let skipped = corpus.skipped;
-    let (train, held_out) = corpus.split(args.held_out);
+    let options = args.corpus.options();
+    let bar = reading_bar(args.quiet);
+    let corpus = Corpus::read_with(&args.corpus.inputs, &options, &mut |reading| {
+        show_reading(&bar, reading, "");
+    })?;
+    bar.finish_and_clear();
+    let (documents, bytes) = (corpus.documents.len(), corpus.text_bytes());
+    let skipped = corpus.skipped.clone();
+    let (train, held_out) = corpus.split(args.corpus.held_out);
+    if train.is_empty() {
+        bail!(
+            "all {documents} documents are held out, by the hash of their paths; --held-out 0 takes them"
+        );
+    }
+    let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    let template = "{spinner} learning from {msg}, {elapsed}";
+    bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
+    bar.set_message(HumanBytes(bytes).to_string());
+    bar.enable_steady_tick(Duration::from_millis(250));
     let texts = train.iter().map(|d| d.text.as_str());
     let tokenizer = Tokenizer::train_bpe(texts, args.vocab_size, &SPECIAL_TOKENS)?;
+    bar.finish_and_clear();
     tokenizer.save(&args.out)?;
-    note!(
-        "{} tokens from {} documents ({} held out; {skipped}) in {}",
-        tokenizer.vocab_size(),
-        train.len(),
-        held_out.len(),
-        args.out.display()
-    );
+    if !args.quiet {
+        note!(
+            "{} tokens from {} documents ({} held out) in {}{}",
+            tokenizer.vocab_size(),
+            train.len(),
+            held_out.len(),
+            args.out.display(),
+            skipped_lines(&skipped)
+        );
+    }
     Ok(())
 }

@@ -1,25 +1,32 @@
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use lacuna::train::{
     Evaluation, Event, Outcome, Recipe, RunOptions, ScoreName, StepMetrics, run as run_recipe,
 };
 use lacuna::{GenerateOptions, Model, OpenOptions, select_device};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+mod stop;
+mod surroundings;
+use stop::Stop;
 
 /// Run a recipe: train, measure, write checkpoints.
 ///
-/// Ctrl-C finishes the step, writes a checkpoint and ends; --resume goes on from it.
+/// Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGXCPU finish the step, write a checkpoint and end with status 128 plus the
+/// signal's number (130, 143, …), so that a scheduler runs the command again; with --resume it goes on from there, and
+/// starts from the beginning where nothing was saved. A second signal ends at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   lacuna train recipes/tiny.toml
   lacuna train recipes/tiny.toml --set stage.1.steps=2000 --set seed=7 --out runs/longer
-  lacuna train recipes/tiny.toml --out runs/longer --resume")]
+  lacuna train recipes/tiny.toml --out runs/longer --resume
+  lacuna train recipes/tiny.toml --out runs/longer --resume --set stage.1.steps=3000 --accept-changes
+
+Exit status: 0 finished, 1 failed, 2 wrong usage, 130, 143, 129, … stopped by a signal and saved.")]
 pub(crate) struct Args {
     /// The recipe
     #[arg(value_name = "RECIPE.toml")]
@@ -30,9 +37,12 @@ pub(crate) struct Args {
     /// The run's directory; default: runs/NAME, or the next free runs/NAME-2, …
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on from the newest complete checkpoint
+    /// Go on from the newest complete checkpoint; from the beginning if there is none
     #[arg(long)]
     resume: bool,
+    /// Resume although learning rates, steps or the like differ from what the run began with; run.json records it
+    #[arg(long)]
+    accept_changes: bool,
     /// Go on from the checkpoint of this step; newer ones are set aside
     #[arg(long, value_name = "N")]
     resume_step: Option<u64>,
@@ -54,27 +64,46 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(dir) => dir.clone(),
         None => default_directory(&recipe.name, args.resume || args.resume_step.is_some()),
     };
-    let stop = Arc::new(AtomicBool::new(false));
-    let on_interrupt = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if on_interrupt.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        note!("\nfinishing the step and writing a checkpoint; Ctrl-C again ends at once");
-    })
-    .context("installing the Ctrl-C handler")?;
-    let Args { resume, resume_step, .. } = *args;
-    let options = RunOptions { dir: dir.clone(), resume, resume_step, device, stop: &stop };
+    let stop = Stop::listen()?;
+    let options = RunOptions {
+        dir: dir.clone(),
+        resume: args.resume,
+        resume_step: args.resume_step,
+        accept_changes: args.accept_changes,
+        device,
+        stop: stop.flag(),
+        surroundings: surroundings::of(&args.device),
+    };
     let mut progress = Progress::new(args.quiet, recipe.total_steps());
-    let outcome = run_recipe(&recipe, &options, &mut |event| progress.show(&event));
+    let outcome = run_recipe(&recipe, &options, &mut |event| {
+        stop.hear(&event);
+        progress.show(&event);
+    });
     progress.bar.finish_and_clear();
     let outcome = outcome?;
     if outcome.interrupted {
         let model = outcome.model.display();
-        out!(
-            "stopped; checkpoint: {model}\ngo on with: lacuna train {} --out {} --resume",
+        // Whoever read it may be gone with the terminal; the status is told all the same.
+        let saved = match outcome.model.join("progress.json").exists() {
+            true => format!("stopped; checkpoint: {model}"),
+            false => "stopped before the first step".to_owned(),
+        };
+        let told = format!(
+            "{saved}\ngo on with: lacuna train {} --out {} --resume\n",
             args.recipe.display(),
             dir.display()
+        );
+        let _ = std::io::stdout().write_all(told.as_bytes());
+        stop.exit();
+    }
+    // From here on everything is saved: a signal ends the program at once.
+    stop.nothing_to_save();
+    if outcome.finished_before {
+        out!(
+            "{} is finished: nothing was done, the model is {}\nto go on with it, raise the steps of its last stage \
+             or add a [[stage]] to the recipe, and resume with --accept-changes",
+            dir.display(),
+            outcome.model.display()
         );
         return Ok(());
     }
@@ -82,14 +111,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// runs/NAME, or the next free one; to resume, the newest that exists.
+/// runs/NAME, or the next free number; to resume, the highest that exists.
 fn default_directory(name: &str, resume: bool) -> PathBuf {
     let numbered = |n: u32| match n {
         1 => Path::new("runs").join(name),
         n => Path::new("runs").join(format!("{name}-{n}")),
     };
-    let free = (1..).find(|n| !numbered(*n).join("metrics.jsonl").exists()).unwrap_or(1);
-    numbered(if resume { free.saturating_sub(1).max(1) } else { free })
+    let begun = |dir: PathBuf| dir.join("recipe.toml").exists() || dir.join("checkpoints").exists();
+    let number = |entry: std::io::Result<std::fs::DirEntry>| -> Option<u32> {
+        let entry = entry.ok()?.file_name();
+        let rest = entry.to_str()?.strip_prefix(name)?;
+        let n = if rest.is_empty() { 1 } else { rest.strip_prefix('-')?.parse().ok()? };
+        (n > 0 && begun(numbered(n))).then_some(n)
+    };
+    let entries = std::fs::read_dir("runs").into_iter().flatten();
+    let newest = entries.filter_map(number).max();
+    numbered(if resume { newest.unwrap_or(1) } else { newest.map_or(1, |n| n.saturating_add(1)) })
 }
 
 /// The progress line on a terminal; a line now and then elsewhere.
@@ -137,6 +174,12 @@ impl Progress {
                     parameters as f64 / 1e6,
                     data.held_out.windows()
                 ));
+                for line in data.skipped.lines().chain(data.sft_skipped.lines()) {
+                    self.say(&format!("passed over {line}"));
+                }
+                if data.held_out.windows() == 0 {
+                    self.say("nothing is held out: stages end without scores");
+                }
                 if *step > 0 {
                     self.say(&format!("going on after step {step}"));
                 }
@@ -188,7 +231,7 @@ impl Progress {
 /// What a finished run prints: scores, a completion, where everything lies.
 fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
     // Before anything else is loaded: what the training itself took.
-    let memory = peak_memory_bytes();
+    let memory = surroundings::peak_memory_bytes();
     let mut text = String::new();
     if !outcome.evaluations.is_empty() {
         text.push_str(&table(&outcome.evaluations));
@@ -212,20 +255,13 @@ fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
     let dir = dir.display();
     text.push_str(&format!(
         "\nmodel        {dir}/final\nloss plot    {dir}/loss.png, {dir}/loss.svg\n\
-         metrics      {dir}/metrics.jsonl\ncheckpoints  {dir}/checkpoints\nrecipe       {dir}/recipe.toml\n"
+         metrics      {dir}/metrics.jsonl\nscores       {dir}/results.json\nrecord       {dir}/run.json\ncheckpoints  {dir}/checkpoints\nrecipe       {dir}/recipe.toml\n"
     ));
     if let Some(peak) = memory {
         text.push_str(&format!("memory       {:.0} MiB at most\n", peak as f64 / (1 << 20) as f64));
     }
     text.push_str(&format!("\ntry: lacuna generate --model {dir}/final 'def '\n"));
     Ok(text)
-}
-
-/// The most memory that this process has held, where the system tells.
-fn peak_memory_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 /// Scores on held-out text, one line a score; baselines once.

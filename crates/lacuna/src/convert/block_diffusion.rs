@@ -95,7 +95,8 @@ pub(super) fn apply(
     config.vocab_size = config.vocab_size.max(row + 1);
     let four = const { NonZeroUsize::new(4).expect("not zero") };
     let block_size = to.block_size.or(config.block_size()).unwrap_or(four);
-    config.mode = Mode::BlockDiffusion { block_size, mask_token_id: id };
+    config.mode = Mode::BlockDiffusion { block_size, mask_token_id: Some(id) };
+    config.family = None;
     config.validate()?;
     let mut rows = Vec::new();
     if start == MaskStart::Mean {

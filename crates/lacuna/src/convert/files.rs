@@ -1,14 +1,12 @@
 //! What travels with weights: tokenizer, chat template, generation settings.
 
-use lacuna_data::{ChatTemplate, Tokenizer};
+use lacuna_data::{ChatTemplate, Facts, Settings, Tokenizer};
 use lacuna_model::{CarriedMetadata, Config, Format, Weights};
-use serde_json::{Map, Value, json};
-use std::io::Write;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-use super::place::io;
 use crate::error::{Error, Result};
-use crate::open::tokenizer_file;
+use crate::open::{open_settings, tokenizer_file};
 
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
@@ -27,6 +25,7 @@ pub(super) struct SideFiles {
     /// Licence, origin and names of a GGUF file.
     pub(super) metadata: Option<CarriedMetadata>,
     format: Format,
+    settings: Settings,
     /// Where the tokenizer stands, and the tokens that the model embeds.
     file: PathBuf,
     rows: usize,
@@ -42,7 +41,8 @@ impl SideFiles {
         let tokenizer = weights.tokenizer_json()?;
         let (others, metadata) = (weights.carried_files()?, weights.carried_metadata()?);
         let (file, rows) = (tokenizer_file(from), weights.config().vocab_size);
-        Ok(Self { tokenizer, chat_template, others, metadata, format, file, rows })
+        let settings = open_settings(from, weights)?;
+        Ok(Self { tokenizer, chat_template, others, metadata, format, settings, file, rows })
     }
 
     /// Refuses a tokenizer that can't be read.
@@ -53,71 +53,59 @@ impl SideFiles {
 
     /// The tokenizer, if there is one.
     pub(super) fn open_tokenizer(&self) -> Result<Option<Tokenizer>> {
-        let open = |text: &String| Tokenizer::of_model(text.as_bytes(), self.rows, &self.file);
+        let open = |text: &String| {
+            Tokenizer::of_checkpoint(text.as_bytes(), self.rows, &self.settings, &self.file)
+        };
         Ok(self.tokenizer.as_ref().map(open).transpose()?)
+    }
+
+    /// The tokenizer of a GGUF file, with the tokens that other files of a folder name: it has no place for those.
+    pub(super) fn tokenizer_for_gguf(&self) -> Result<Option<String>> {
+        let extended = self.open_tokenizer()?.filter(Tokenizer::is_extended);
+        Ok(extended.map(|tokenizer| tokenizer.to_json()).or_else(|| self.tokenizer.clone()))
     }
 
     /// What goes into a GGUF file's metadata: the rest has keys of its own there.
     pub(super) fn for_gguf(&self) -> Vec<(String, String)> {
         let apart = [TEMPLATE, "vocab.json", "merges.txt", "added_tokens.json"];
-        let kept = |name: &String| !apart.contains(&name.as_str()) && !name.ends_with(".py");
+        let kept = |name: &String| {
+            !apart.contains(&name.as_str()) && !name.ends_with(".py") && !name.contains('/')
+        };
         self.others.iter().filter(|(name, _)| kept(name)).cloned().collect()
     }
 
     /// Writes the files into a directory that nobody sees yet.
     pub(super) fn write(&self, dir: &Path, config: &Config) -> Result<()> {
-        let mut others = self.others.clone();
+        let mut files = lacuna_data::SideFiles::default();
+        for (name, text) in &self.others {
+            files.insert(name.as_str(), text.as_str());
+        }
+        files.remove_code();
         if let (Format::Gguf, Some(tokenizer)) = (self.format, self.open_tokenizer()?) {
-            self.describe(&mut others, config, &tokenizer);
+            let unknown = self.metadata.as_ref().and_then(|metadata| metadata.unknown_token_id);
+            let tokens = [
+                ("bos_token", config.bos_token_id),
+                ("eos_token", config.eos_token_id()),
+                ("pad_token", config.pad_token_id),
+                ("mask_token", config.mask_token_id()),
+                ("unk_token", unknown),
+            ];
+            let facts = Facts {
+                tokens: &tokens,
+                eos: &config.eos_token_ids,
+                max_positions: config.max_position_embeddings,
+                template: self.chat_template.as_deref(),
+            };
+            files.complete(&tokenizer, &facts);
         }
-        let has_card = others.iter().any(|(name, _)| name == CARD);
-        let card = self.metadata.as_ref().filter(|_| !has_card).and_then(card);
-        others.extend(card.map(|text| (CARD.to_owned(), text)));
-        let tokenizer = self.tokenizer.as_ref().map(|text| ("tokenizer.json".into(), text.clone()));
-        for (name, text) in others.into_iter().chain(tokenizer) {
-            let path = dir.join(&name);
-            let written = std::fs::File::create_new(&path).and_then(|mut file| {
-                file.write_all(text.as_bytes())?;
-                file.sync_all()
-            });
-            written.map_err(io(&path, "write it"))?;
+        let card = self.metadata.as_ref().filter(|_| files.get(CARD).is_none());
+        if let Some(card) = card.and_then(CarriedMetadata::card) {
+            files.insert(CARD, card);
         }
-        Ok(())
-    }
-
-    /// A GGUF file has metadata in place of `tokenizer_config.json` and `chat_template.jinja`; other loaders
-    /// want the files.
-    fn describe(&self, files: &mut Vec<(String, String)>, config: &Config, tokenizer: &Tokenizer) {
-        let has = |files: &[(String, String)], name: &str| files.iter().any(|(n, _)| n == name);
-        if has(files, TOKENIZER_CONFIG) {
-            let in_config = files
-                .iter()
-                .any(|(name, text)| name == TOKENIZER_CONFIG && text.contains("\"chat_template\""));
-            if let (Some(template), false) = (&self.chat_template, in_config) {
-                files.push((TEMPLATE.into(), template.clone()));
-            }
-            return;
+        if let Some(text) = &self.tokenizer {
+            files.insert("tokenizer.json", text.as_str());
         }
-        let mut map = Map::new();
-        map.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
-        map.insert("model_max_length".into(), config.max_position_embeddings.into());
-        map.insert("clean_up_tokenization_spaces".into(), false.into());
-        let ids = [
-            ("bos_token", config.bos_token_id),
-            ("eos_token", config.eos_token_id()),
-            ("pad_token", config.pad_token_id),
-            ("mask_token", config.mask_token_id()),
-            ("unk_token", self.metadata.as_ref().and_then(|metadata| metadata.unknown_token_id)),
-        ];
-        for (name, id) in ids {
-            if let Some(token) = id.and_then(|id| tokenizer.id_to_token(id)) {
-                map.insert(name.into(), token.into());
-            }
-        }
-        if let Some(template) = &self.chat_template {
-            map.insert("chat_template".into(), template.clone().into());
-        }
-        files.push((TOKENIZER_CONFIG.into(), pretty(&Value::Object(map))));
+        Ok(files.write(dir)?)
     }
 
     /// Adds a special token behind the last one; the id that it got.
@@ -184,28 +172,6 @@ impl SideFiles {
         }
         Ok(())
     }
-}
-
-/// A model card that names licence and origin as a GGUF file's metadata do, where they name a licence.
-fn card(metadata: &CarriedMetadata) -> Option<String> {
-    let line = |key: &str| metadata.text(key).filter(|text| !text.contains(['\n', '\r']));
-    let yaml = |text: &str| Value::from(text).to_string();
-    let mut card = format!("---\nlicense: {}\n", yaml(line("general.license")?));
-    for (key, name) in
-        [("general.license.name", "license_name"), ("general.license.link", "license_link")]
-    {
-        if let Some(text) = line(key) {
-            card += &format!("{name}: {}\n", yaml(text));
-        }
-    }
-    card += &format!("---\n\n# {}\n\n", line("general.name").unwrap_or("Model"));
-    card += "Converted from a GGUF file, whose metadata say:\n\n";
-    for key in ["license", "organization", "author", "basename", "finetune", "version", "url"] {
-        if let Some(text) = line(&format!("general.{key}")) {
-            card += &format!("- {key}: {text}\n");
-        }
-    }
-    Some(card)
 }
 
 fn pretty(value: &Value) -> String {

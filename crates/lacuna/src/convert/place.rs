@@ -69,8 +69,3 @@ pub(super) fn name(from: &Path, to: &Path) -> String {
     let run = within.filter(|_| of_run).and_then(text);
     run.unwrap_or_else(|| to.file_stem().unwrap_or_default().to_string_lossy().into_owned())
 }
-
-pub(super) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Place { path, reason: format!("cannot {action}: {source}") }
-}

@@ -1,5 +1,6 @@
-//! The chat template in a model's folder, and the special tokens that it may name.
+//! `tokenizer_config.json` read in one pass: template, special tokens, added tokens; the rest is passed over.
 
+use serde::Deserialize;
 use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
@@ -7,50 +8,51 @@ use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::fmt;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{Error, Result, io_error};
 
 /// Far more than any template or `tokenizer_config.json` has.
 const LONGEST: u64 = 16 << 20;
 const MOST_TOKENS: usize = 256;
+/// As in `tokenizer.json`.
+const MOST_ADDED: usize = 1 << 15;
+const MOST_ADDED_TEXT: usize = 1 << 19;
 
-/// A template's text, where it stood, and the special tokens of `tokenizer_config.json`.
-pub(super) struct Found {
-    pub(super) source: String,
-    pub(super) file: PathBuf,
-    pub(super) tokens: Map<String, Value>,
+/// What `tokenizer_config.json` says that anything here needs.
+#[derive(Debug, Default)]
+pub(crate) struct TokenizerConfig {
+    pub(crate) template: Listed,
+    /// `bos_token`, `eos_token`, …, and how they are spelt.
+    pub(crate) tokens: Map<String, Value>,
+    /// `additional_special_tokens`.
+    pub(crate) special: Vec<String>,
+    /// `added_tokens_decoder`, if it is there.
+    pub(crate) added: Option<Vec<(u32, Added)>>,
+    pub(crate) class: Option<String>,
+    pub(crate) add_bos: Option<bool>,
 }
 
-/// `chat_template.jinja`, else the template in `tokenizer_config.json`, if there is one.
-pub(super) fn in_folder(folder: &Path) -> Result<Option<Found>> {
-    let file = folder.join("tokenizer_config.json");
-    let fault = |reason: String| Error::Template(reason).in_file(&file);
-    let config = match read_if_there(&file)? {
-        None => TokenizerConfig::default(),
-        Some(text) => {
-            let mut from = serde_json::Deserializer::from_str(&text);
-            let config = ConfigSeed.deserialize(&mut from);
-            let config = config.and_then(|config| from.end().map(|()| config));
-            config.map_err(|error| fault(format!("not a tokenizer_config.json ({error})")))?
-        }
-    };
-    let TokenizerConfig { template, tokens } = config;
-    let own = folder.join("chat_template.jinja");
-    if let Some(source) = read_if_there(&own)? {
-        return Ok(Some(Found { source, file: own, tokens }));
-    }
-    match template {
-        Listed::Nothing => Ok(None),
-        Listed::Text(source) => Ok(Some(Found { source, file, tokens })),
-        Listed::WithoutDefault => {
-            Err(fault("none of the templates listed is called \"default\"".to_owned()))
-        }
-        Listed::Other => Err(fault("\"chat_template\" is neither text nor a list".to_owned())),
-    }
+/// A token as `added_tokens_decoder` describes it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Added {
+    pub(crate) content: String,
+    pub(crate) single_word: bool,
+    pub(crate) lstrip: bool,
+    pub(crate) rstrip: bool,
+    pub(crate) normalized: bool,
+    pub(crate) special: bool,
 }
 
-fn read_if_there(path: &Path) -> Result<Option<String>> {
+/// Reads `tokenizer_config.json` or `special_tokens_map.json`, holding no more of it than is wanted.
+pub(crate) fn tokenizer_config(text: &str) -> serde_json::Result<TokenizerConfig> {
+    let mut from = serde_json::Deserializer::from_str(text);
+    let config = ConfigSeed.deserialize(&mut from)?;
+    from.end().map(|()| config)
+}
+
+pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>> {
     let metadata = match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(io_error(path, "read"))?,
@@ -69,22 +71,36 @@ fn read_if_there(path: &Path) -> Result<Option<String>> {
     Ok(Some(text))
 }
 
-/// What is wanted of `tokenizer_config.json`.
-#[derive(Default)]
-struct TokenizerConfig {
-    template: Listed,
-    tokens: Map<String, Value>,
-}
-
 /// What stands under `chat_template`: a text, or a list of named ones.
-#[derive(Default)]
-enum Listed {
+#[derive(Debug, Default)]
+pub(crate) enum Listed {
     #[default]
     Nothing,
     /// The text, or the one of the list that is called "default".
     Text(String),
     WithoutDefault,
     Other,
+}
+
+/// What is neither of the forms that a visitor is for counts as nothing.
+macro_rules! nothing_else {
+    ($nothing:expr) => {
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok($nothing)
+        }
+
+        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+            Ok($nothing)
+        }
+
+        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+            Ok($nothing)
+        }
+
+        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+            Ok($nothing)
+        }
+    };
 }
 
 struct ConfigSeed;
@@ -109,6 +125,14 @@ impl<'de> Visitor<'de> for ConfigSeed {
         while let Some(key) = map.next_key::<Cow<'_, str>>()? {
             if key == "chat_template" {
                 config.template = map.next_value_seed(TemplateSeed)?;
+            } else if key == "added_tokens_decoder" {
+                config.added = map.next_value_seed(DecoderSeed)?;
+            } else if key == "additional_special_tokens" {
+                config.special = map.next_value_seed(SpellingsSeed)?;
+            } else if key == "tokenizer_class" {
+                config.class = map.next_value_seed(SpellingSeed { field: "" })?;
+            } else if key == "add_bos_token" {
+                config.add_bos = map.next_value_seed(TruthSeed)?;
             } else if key.ends_with("_token") {
                 let Some(spelling) = map.next_value_seed(SpellingSeed { field: "content" })? else {
                     continue;
@@ -256,7 +280,58 @@ impl<'de> Visitor<'de> for SpellingSeed {
         Ok(None)
     }
 
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    nothing_else!(None);
+}
+
+/// The tokens of `added_tokens_decoder`, by id; ids and fields that are none are passed over.
+struct DecoderSeed;
+
+impl<'de> DeserializeSeed<'de> for DecoderSeed {
+    type Value = Option<Vec<(u32, Added)>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for DecoderSeed {
+    type Value = Option<Vec<(u32, Added)>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("tokens by id")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut added, mut text) = (Vec::new(), 0);
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            let Ok(id) = key.parse::<u32>() else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            let token: Added = map.next_value()?;
+            text += token.content.len();
+            if added.len() == MOST_ADDED || text > MOST_ADDED_TEXT {
+                let reason = format!(
+                    "over {MOST_ADDED} added tokens, or over {MOST_ADDED_TEXT} bytes of them"
+                );
+                return Err(A::Error::custom(reason));
+            }
+            added.push((id, token));
+        }
+        added.sort_by_key(|(id, _)| *id);
+        Ok(Some(added))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
         Ok(None)
     }
 
@@ -264,15 +339,86 @@ impl<'de> Visitor<'de> for SpellingSeed {
         Ok(None)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+    nothing_else!(None);
+}
+
+/// The spellings in a list of tokens.
+struct SpellingsSeed;
+
+impl<'de> DeserializeSeed<'de> for SpellingsSeed {
+    type Value = Vec<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for SpellingsSeed {
+    type Value = Vec<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of tokens")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut all = Vec::new();
+        while let Some(spelling) = seq.next_element_seed(SpellingSeed { field: "content" })? {
+            all.extend(spelling.filter(|_| all.len() < MOST_ADDED));
+        }
+        Ok(all)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Vec::new())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Vec::new())
+    }
+
+    nothing_else!(Vec::new());
+}
+
+/// A truth, or nothing.
+struct TruthSeed;
+
+impl<'de> DeserializeSeed<'de> for TruthSeed {
+    type Value = Option<bool>;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for TruthSeed {
+    type Value = Option<bool>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("true or false")
+    }
+
+    fn visit_bool<E>(self, truth: bool) -> Result<Self::Value, E> {
+        Ok(Some(truth))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
         Ok(None)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(None)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(None)
     }
+
+    nothing_else!(None);
 }

@@ -1,0 +1,45 @@
+//! Compressed streams, and words for what is wrong with them.
+
+use crate::error::{Error, io_error};
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+
+/// The stream behind `.gz` and `.zst`, by a name in small letters.
+pub(crate) fn unpacked<'a>(
+    name: &str,
+    stream: impl BufRead + 'a,
+) -> io::Result<Box<dyn BufRead + 'a>> {
+    Ok(if name.ends_with(".gz") || name.ends_with(".tgz") {
+        Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(stream)))
+    } else if name.ends_with(".zst") {
+        Box::new(BufReader::new(zstd::Decoder::with_buffer(stream)?))
+    } else {
+        Box::new(stream)
+    })
+}
+
+/// Whether what was read makes no sense; else the system refused.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    error.raw_os_error().is_none()
+}
+
+/// What is wrong, in words.
+pub(crate) fn cause(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// The error of a file that was named and can't be read to its end.
+pub(crate) fn stopped(path: &Path, what: &str, line: Option<usize>, error: io::Error) -> Error {
+    if !is_damage(&error) {
+        return io_error(path, "read")(error);
+    }
+    let behind = line.filter(|line| *line > 1).map(|line| format!(" from line {line} on"));
+    let (behind, cause) = (behind.unwrap_or_default(), cause(&error));
+    let reason = format!(
+        "cannot read{what}{behind}: it is damaged or cut short ({cause}); fetch or write it again"
+    );
+    Error::Corpus { path: path.to_owned(), reason }
+}

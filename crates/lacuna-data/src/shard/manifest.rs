@@ -1,0 +1,97 @@
+//! What a folder of shards says of itself.
+
+use super::{VERSION, manifest_path, shard_path};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+const LARGEST_MANIFEST: u64 = 64 << 20;
+
+/// What a folder of shards says of itself, in `manifest.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Always "lacuna-shards".
+    pub format: String,
+    /// Of the shards' format; this crate reads 1.
+    pub version: u32,
+    /// [`Tokenizer::fingerprint`](crate::Tokenizer::fingerprint) of the tokenizer that made the ids.
+    pub tokenizer: String,
+    /// All ids are below this.
+    pub vocab_size: usize,
+    /// How many tokens every window holds.
+    pub window_len: NonZeroUsize,
+    /// Windows of all shards.
+    pub windows: usize,
+    /// Documents of all shards.
+    pub documents: usize,
+    /// Tokens at the very end that are padding.
+    pub padding: usize,
+    /// Bytes of text that went in.
+    pub text_bytes: u64,
+    /// In the order of their files.
+    pub shards: Vec<ShardEntry>,
+}
+
+/// One shard in a [`Manifest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardEntry {
+    /// How many windows it holds.
+    pub windows: usize,
+    /// The blake3 hash of everything behind its header, in hexadecimal.
+    pub blake3: String,
+}
+
+impl Manifest {
+    /// Reads the manifest of a folder.
+    ///
+    /// # Errors
+    /// When it is missing, or not a manifest that this version understands.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = manifest_path(folder);
+        let shard = format!("manifest {}", path.display());
+        let bytes = lacuna_files::read_file(&path, LARGEST_MANIFEST)?;
+        let manifest: Self = serde_json::from_slice(&bytes).map_err(|error| Error::Shard {
+            shard: shard.clone(),
+            reason: format!("not a manifest of shards ({error}); pack the corpus again"),
+        })?;
+        let fail = |reason| Err(Error::Shard { shard, reason });
+        if manifest.format != "lacuna-shards" || manifest.version != VERSION {
+            let (format, version) = (&manifest.format, manifest.version);
+            return fail(format!(
+                "format {format:?} version {version}, expected \"lacuna-shards\" version {VERSION}"
+            ));
+        }
+        let windows: Option<usize> =
+            manifest.shards.iter().try_fold(0usize, |sum, entry| sum.checked_add(entry.windows));
+        if windows != Some(manifest.windows) {
+            let said = manifest.windows;
+            return fail(format!("says {said} windows in all, its shards do not add up to that"));
+        }
+        let (window, vocabulary) = (manifest.window_len.get(), manifest.vocab_size);
+        let Some(tokens) = manifest.windows.checked_mul(window) else {
+            return fail(format!(
+                "says {} windows of {window}: more than any disk",
+                manifest.windows
+            ));
+        };
+        if vocabulary == 0 || u32::try_from(vocabulary).is_err() {
+            return fail(format!(
+                "says {vocabulary} tokens in the vocabulary, expected 1 to 2^32 - 1"
+            ));
+        }
+        let (documents, padding) = (manifest.documents, manifest.padding);
+        if padding >= window || documents > tokens.saturating_add(window) {
+            return fail(format!(
+                "says {padding} tokens of padding and {documents} documents, which {tokens} tokens in windows of {window} can't hold"
+            ));
+        }
+        if shard_path(folder, manifest.shards.len()).exists() {
+            let shards = manifest.shards.len();
+            return fail(format!(
+                "says {shards} shards, the folder has more: files of two packings"
+            ));
+        }
+        Ok(manifest)
+    }
+}

@@ -1,0 +1,184 @@
+//! A recipe from its file: read, overridden, anchored, checked.
+
+use lacuna_objective::MaskSampler;
+use std::path::Path;
+
+use super::overrides::{anchor_paths, check_paths, set};
+use super::{ObjectiveKind, Recipe, Stage, StageData, bounds, words};
+use crate::error::{IoContext, Result, TrainError};
+
+/// No recipe is longer.
+const LONGEST: u64 = 16 << 20;
+
+impl Recipe {
+    /// Reads a recipe and applies `--set key.path=value` overrides. Relative paths in the file are taken from
+    /// the file's directory, those in overrides from the current one.
+    ///
+    /// # Errors
+    /// Errors name the file, the key and, where a key is unknown, the nearest known one.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        let fail = |reason: String| TrainError::Recipe { file: path.to_owned(), reason };
+        let bytes = lacuna_files::read_file(path, LONGEST)?;
+        let text = String::from_utf8(bytes)
+            .map_err(|error| fail(words::no_text(error.as_bytes()).to_owned()))?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let mut table: toml::Table = text.parse().map_err(|e| fail(words::of_file(text, &e)))?;
+        let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        check_paths(&table).map_err(&fail)?;
+        anchor_paths(&mut table, &std::path::absolute(base).at("resolving", base)?);
+        for item in overrides {
+            set(&mut table, item).map_err(&fail)?;
+        }
+        check_paths(&table).map_err(&fail)?;
+        // Paths are absolute by now: the values that two errors quote may differ.
+        let kind = |error: &toml::de::Error| error.message().chars().take(14).collect::<String>();
+        let here = std::env::current_dir().at("resolving", Path::new("."))?;
+        anchor_paths(&mut table, &here);
+        let mut recipe: Recipe = table.try_into().map_err(|error: toml::de::Error| {
+            // The file alone has the same fault as a rule, and then a place for it.
+            match toml::from_str::<Recipe>(text) {
+                Err(placed) if kind(&placed) == kind(&error) => fail(words::of_file(text, &placed)),
+                _ => fail(words::with_key(&error)),
+            }
+        })?;
+        recipe.file = path.to_owned();
+        recipe.validate().map_err(fail)?;
+        Ok(recipe)
+    }
+
+    /// An error that blames a key of this recipe.
+    pub(crate) fn fault(&self, reason: String) -> TrainError {
+        TrainError::Recipe { file: self.file.clone(), reason }
+    }
+
+    /// Its fingerprint: the BLAKE3 hash of [`to_toml`](Self::to_toml).
+    pub fn fingerprint(&self) -> String {
+        blake3::hash(self.to_toml().as_bytes()).to_hex().to_string()
+    }
+
+    /// The recipe as TOML, every default written out.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("a recipe holds nothing that TOML can't say")
+    }
+
+    /// Optimizer steps of all stages.
+    pub fn total_steps(&self) -> u64 {
+        self.stage.iter().map(|s| s.steps).sum()
+    }
+
+    fn validate(&self) -> std::result::Result<(), String> {
+        let need = |ok: bool, message: String| if ok { Ok(()) } else { Err(message) };
+        words::check_name("name", &self.name)?;
+        need(!self.stage.is_empty(), "no [[stage]]: a run needs at least one".into())?;
+        need(
+            self.data.window >= 2,
+            format!("data.window is {}, at least 2 is needed", self.data.window),
+        )?;
+        need(
+            (0.0..1.0).contains(&self.data.held_out),
+            format!("data.held_out is {}, expected 0 to below 1", self.data.held_out),
+        )?;
+        need(
+            self.data.shards.is_some() == self.data.corpus.is_empty(),
+            "give data.corpus or data.shards, one of the two".into(),
+        )?;
+        if self.model.from.is_none() {
+            let m = &self.model;
+            for (key, value) in [
+                ("hidden_size", m.hidden_size),
+                ("intermediate_size", m.intermediate_size),
+                ("layers", m.layers),
+                ("heads", m.heads),
+            ] {
+                need(value > 0, format!("model.{key} is missing (or give model.from)"))?;
+            }
+            self.validate_heads()?;
+        }
+        let o = &self.optimizer;
+        need(o.clip > 0.0, format!("optimizer.clip is {}, it must be above 0", o.clip))?;
+        for (key, beta) in [("beta1", o.beta1), ("beta2", o.beta2)] {
+            need(
+                (0.0..1.0).contains(&beta),
+                format!("optimizer.{key} is {beta}, expected 0 to below 1"),
+            )?;
+        }
+        bounds::check(self)?;
+        self.stage.iter().enumerate().try_for_each(|(i, stage)| {
+            let shown = lacuna_files::printable(&stage.name);
+            let at = |reason: String| format!("stage {} (`{shown}`): {reason}", i + 1);
+            self.validate_stage(stage).map_err(at)
+        })
+    }
+
+    fn validate_heads(&self) -> std::result::Result<(), String> {
+        let m = &self.model;
+        let kv_heads = m.kv_heads.unwrap_or(m.heads);
+        if !m.hidden_size.is_multiple_of(2 * m.heads) {
+            return Err(format!(
+                "model.heads is {}, and heads of an even size must fill model.hidden_size ({}): \
+                 hidden_size is a multiple of 2 * heads",
+                m.heads, m.hidden_size
+            ));
+        }
+        if kv_heads == 0 || !m.heads.is_multiple_of(kv_heads) {
+            return Err(format!(
+                "model.kv_heads is {kv_heads}, expected a divisor of model.heads ({})",
+                m.heads
+            ));
+        }
+        if !(m.rope_theta.is_finite() && m.rope_theta >= 1.0) {
+            return Err(format!("model.rope_theta is {}, expected a number from 1", m.rope_theta));
+        }
+        Ok(())
+    }
+
+    fn validate_stage(&self, stage: &Stage) -> std::result::Result<(), String> {
+        words::check_name("name", &stage.name)?;
+        if stage.steps == 0 || stage.batch_size == 0 {
+            return Err("steps and batch_size must be at least 1".into());
+        }
+        let micro = stage.micro_batch_size.unwrap_or(stage.batch_size);
+        if micro == 0 || micro > stage.batch_size {
+            return Err(format!(
+                "micro_batch_size is {micro}, expected 1 to batch_size ({})",
+                stage.batch_size
+            ));
+        }
+        if !(stage.learning_rate.is_finite() && stage.learning_rate >= 0.0) {
+            return Err(format!(
+                "learning_rate is {}, expected a number from 0",
+                stage.learning_rate
+            ));
+        }
+        let ramps = stage.learning_rate_warmup.checked_add(stage.learning_rate_decay);
+        if ramps.is_none_or(|ramps| ramps > stage.steps) {
+            return Err("learning_rate_warmup + learning_rate_decay exceed steps".into());
+        }
+        if stage.data == StageData::Sft && self.sft.is_none() {
+            return Err("data = \"sft\" needs an [sft] section with samples".into());
+        }
+        if stage.objective != ObjectiveKind::Autoregressive {
+            stage.corruption.time_sampling()?;
+            let rule = stage.corruption.rule(0)?;
+            let paired = rule.mask_sampler == MaskSampler::ComplementaryPairs;
+            if paired && !(stage.batch_size.is_multiple_of(2) && micro.is_multiple_of(2)) {
+                return Err(
+                    "complementary-pairs needs an even batch_size and micro_batch_size".into()
+                );
+            }
+            if stage.corruption.warmup_steps > stage.steps {
+                return Err("corruption.warmup_steps exceeds steps".into());
+            }
+        }
+        match (stage.objective, stage.block_size) {
+            (ObjectiveKind::BlockDiffusion, None) => Err("block_size is missing".into()),
+            (ObjectiveKind::BlockDiffusion, Some(b)) if b == 0 || b > self.data.window => {
+                Err(format!("block_size is {b}, expected 1 to data.window ({})", self.data.window))
+            }
+            (ObjectiveKind::BlockDiffusion, Some(_)) | (_, None) => Ok(()),
+            (_, Some(_)) => {
+                Err("block_size belongs to objective = \"block-diffusion\" alone".into())
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! `results.json`: the scores of each stage, as they were measured.
+
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::Progress;
+use crate::error::{Result, TrainError};
+use crate::evaluation::{Evaluation, ScoreName};
+use crate::likelihood::Likelihood;
+use crate::plot::HeldOutPoint;
+
+/// One score.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Score {
+    name: ScoreName,
+    nats_per_token: f64,
+    bits_per_byte: f64,
+    nats: f64,
+    tokens: usize,
+    passes: usize,
+    standard_error: Option<f64>,
+}
+
+/// What was measured at a stage's end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct StageResult {
+    stage: String,
+    /// From 0.
+    index: usize,
+    /// Steps of the whole run.
+    step: u64,
+    /// Held-out windows scored, their bytes, and the scores; nothing if none were asked for.
+    windows: usize,
+    bytes: u64,
+    scores: Vec<Score>,
+}
+
+/// The whole file.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Stages {
+    stages: Vec<StageResult>,
+}
+
+/// A run's scores, kept in its folder.
+#[derive(Debug)]
+pub(crate) struct Results {
+    path: PathBuf,
+    stages: Stages,
+}
+
+impl Results {
+    /// Those of a run's folder that are older than its place; a damaged file is measured anew.
+    pub(crate) fn open(dir: &Path, at: &Progress) -> Self {
+        let path = dir.join("results.json");
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let mut stages: Stages = serde_json::from_str(&text).unwrap_or_default();
+        stages.stages.retain(|stage| stage.index < at.stage && stage.step <= at.step);
+        Self { path, stages }
+    }
+
+    /// Whether a stage was measured.
+    pub(crate) fn has(&self, index: usize) -> bool {
+        self.stages.stages.iter().any(|stage| stage.index == index)
+    }
+
+    /// Adds a stage's scores and writes the file; returned is the line that `metrics.jsonl` has of them.
+    pub(crate) fn add(
+        &mut self,
+        (index, stage): (usize, &str),
+        step: u64,
+        evaluation: Option<&Evaluation>,
+    ) -> Result<serde_json::Value> {
+        let bytes = evaluation.map_or(0, |e| e.bytes);
+        let score = |(name, l): &(ScoreName, Likelihood)| Score {
+            name: *name,
+            nats_per_token: l.nats_per_token(),
+            bits_per_byte: l.bits_per_byte(bytes),
+            nats: l.nats,
+            tokens: l.tokens,
+            passes: l.passes,
+            standard_error: l.standard_error,
+        };
+        self.stages.stages.retain(|stage| stage.index != index);
+        self.stages.stages.push(StageResult {
+            stage: stage.to_owned(),
+            index,
+            step,
+            windows: evaluation.map_or(0, |e| e.windows),
+            bytes,
+            scores: evaluation.map_or(Vec::new(), |e| e.scores.iter().map(score).collect()),
+        });
+        self.write()?;
+        let scores = evaluation.map_or(&[][..], |e| &e.scores);
+        let nats = |(name, l): &(ScoreName, Likelihood)| {
+            let name = serde_json::to_value(name).ok()?.as_str()?.to_owned();
+            Some((name, l.nats_per_token().into()))
+        };
+        let scores: serde_json::Map<_, _> = scores.iter().filter_map(nats).collect();
+        Ok(serde_json::json!({ "step": step, "stage": stage, "nats_per_token": scores }))
+    }
+
+    /// Writes the file, as it stands.
+    pub(crate) fn write(&self) -> Result<()> {
+        let mut json = serde_json::to_string_pretty(&self.stages).expect("numbers serialize");
+        json.push('\n');
+        lacuna_files::write_file(&self.path, json.as_bytes()).map_err(|error| TrainError::File {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// The scores of the model, for the plot of the losses.
+    pub(crate) fn points(&self) -> Vec<HeldOutPoint> {
+        let of_model =
+            |score: &&Score| !matches!(score.name, ScoreName::Unigram | ScoreName::Bigram);
+        let point = |step: u64, score: &Score| HeldOutPoint {
+            step,
+            label: score.name.label(),
+            nats_per_token: score.nats_per_token,
+        };
+        let stages = self.stages.stages.iter();
+        stages
+            .flat_map(|s| s.scores.iter().filter(of_model).map(|score| point(s.step, score)))
+            .collect()
+    }
+
+    /// All stages that were measured, with what was measured.
+    pub(crate) fn evaluations(&self) -> Vec<(String, Evaluation)> {
+        let likelihood = |score: &Score| {
+            let &Score { nats, tokens, passes, standard_error, .. } = score;
+            (score.name, Likelihood { nats, tokens, passes, standard_error })
+        };
+        let measured = self.stages.stages.iter().filter(|stage| stage.windows > 0);
+        measured
+            .map(|stage| {
+                let scores = stage.scores.iter().map(likelihood).collect();
+                let (windows, bytes) = (stage.windows, stage.bytes);
+                (stage.stage.clone(), Evaluation { scores, windows, bytes })
+            })
+            .collect()
+    }
+}

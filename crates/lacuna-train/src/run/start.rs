@@ -1,0 +1,130 @@
+//! Where a run starts: anew, or from a checkpoint with the recipe that it began with.
+
+use std::path::Path;
+
+use super::RunOptions;
+use crate::checkpoint::kept::Chosen;
+use crate::checkpoint::{self, Progress};
+use crate::error::{Result, TrainError};
+use crate::recipe::Recipe;
+use crate::recipe::keys::{self, Change, Ruling};
+use crate::record::{AcceptedChange, Record};
+
+/// Checks that the directory may be used, and finds the checkpoint to go on from; `None`: from the beginning.
+pub(super) fn choose(dir: &Path, options: &RunOptions<'_>) -> Result<Option<Chosen>> {
+    let refuse =
+        |reason: &str| Err(TrainError::Run { path: dir.to_owned(), reason: reason.into() });
+    let any = checkpoint::newest(&dir.join("checkpoints"))?.is_some();
+    if (options.resume && any) || options.resume_step.is_some() {
+        return checkpoint::kept::choose(dir, options.resume_step);
+    }
+    if any {
+        return refuse(
+            "already holds a run; --resume goes on with it, --out DIR starts another elsewhere",
+        );
+    }
+    if dir.join("final").exists() {
+        return refuse(
+            "holds a finished model and no checkpoint to go on from; --out DIR starts another run elsewhere",
+        );
+    }
+    if !options.resume && dir.join("metrics.jsonl").exists() {
+        return refuse(
+            "already holds a run that ended before it saved anything; --resume starts it again from its beginning, \
+             --out DIR starts another elsewhere",
+        );
+    }
+    Ok(None)
+}
+
+/// What a run was when it began.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) recipe: Recipe,
+    pub(super) record: Record,
+}
+
+impl Begun {
+    /// From the run's folder; where its `recipe.toml` is not the one that was recorded (somebody edited it), from
+    /// the checkpoint.
+    pub(super) fn read(dir: &Path, newest: &Path) -> Result<Self> {
+        let load = |folder: &Path| Recipe::load(&folder.join("recipe.toml"), &[]);
+        let Some(record) = Record::read(dir).or_else(|| Record::read(newest)) else {
+            // A run of before records were kept.
+            return Ok(Self { recipe: load(dir)?, record: Record::default() });
+        };
+        let whole = |recipe: &Recipe| recipe.fingerprint() == record.recipe;
+        let recipe = match load(dir) {
+            Ok(recipe) if whole(&recipe) => recipe,
+            _ => load(newest)?,
+        };
+        Ok(Self { recipe, record })
+    }
+}
+
+/// What a run goes on with.
+#[derive(Debug)]
+pub(super) struct Settled {
+    /// The recipe as the folder keeps it.
+    pub(super) recipe: Recipe,
+    pub(super) changes: Vec<Change>,
+}
+
+/// Compares the recipe with the one that the run began with, and moves its place back into a stage that is extended.
+///
+/// # Errors
+/// Names every key that differs and can't, or can't unasked.
+pub(super) fn settle(
+    begun: &Begun,
+    now: &Recipe,
+    at: &mut Progress,
+    accept: bool,
+    dir: &Path,
+) -> Result<Settled> {
+    let changes = keys::compare(&begun.recipe, now, at);
+    let refused = changes.iter().any(|c| matches!(c.ruling, Ruling::Refused(_)));
+    let insisted = changes.iter().any(|c| c.ruling == Ruling::Insisted);
+    if refused || (insisted && !accept) {
+        let mut reason = String::from("the recipe is not the one that the run began with:");
+        for change in &changes {
+            match &change.ruling {
+                Ruling::Refused(why) => reason.push_str(&format!("\n  {change}: refused, {why}")),
+                Ruling::Insisted => {
+                    reason.push_str(&format!("\n  {change}: holds with --accept-changes"));
+                }
+                Ruling::Obeyed | Ruling::Kept => {}
+            }
+        }
+        reason.push_str(if refused {
+            "\nput back what is refused, or begin another run with --out DIR"
+        } else {
+            "\nput them back, or go on with the new values with --accept-changes, which run.json records"
+        });
+        return Err(TrainError::Run { path: dir.to_owned(), reason });
+    }
+    if let Some(stage) = keys::extended(&begun.recipe, now, at) {
+        (at.stage, at.stage_step) = (stage, begun.recipe.stage[stage].steps);
+    }
+    Ok(Settled { recipe: keys::recorded(now, &changes), changes })
+}
+
+impl Settled {
+    /// Whether the folder's record has to say something new.
+    pub(super) fn is_new(&self) -> bool {
+        self.changes.iter().any(|change| change.ruling != Ruling::Kept)
+    }
+
+    /// The changes as the record keeps them.
+    pub(super) fn accepted(&self, step: u64, time: &str) -> Vec<AcceptedChange> {
+        let taken = self.changes.iter().filter(|change| change.ruling != Ruling::Kept);
+        taken
+            .map(|change| AcceptedChange {
+                step,
+                time: time.to_owned(),
+                key: change.key.clone(),
+                old: change.old.as_ref().map(ToString::to_string),
+                new: change.new.as_ref().map(ToString::to_string),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,111 @@
+//! What a run's checkpoints have beside their weights, and how its conversations are written.
+
+use lacuna_data::chat::SEED_CODER_TEMPLATE;
+use lacuna_data::{ChatTemplate, Facts, Settings, SideFiles, Tokenizer};
+use lacuna_model::Weights;
+use std::path::{Path, PathBuf};
+
+use super::SpecialIds;
+use crate::error::{IoContext, Result, TrainError};
+use crate::recipe::Recipe;
+
+/// The tokenizer that the recipe names: a `tokenizer.json`, the folder of a checkpoint, or a GGUF file.
+pub(super) fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
+    if path.is_dir() {
+        return Ok(Tokenizer::from_file(path.join("tokenizer.json"))?);
+    }
+    if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+        return Ok(Tokenizer::from_file(path)?);
+    }
+    let weights = Weights::inspect(path)?;
+    let Some(json) = weights.tokenizer_json()? else {
+        let reason = "the file carries no tokenizer; name a tokenizer.json";
+        return Err(TrainError::Run { path: path.to_owned(), reason: reason.into() });
+    };
+    let files = carried(&weights)?;
+    let settings = Settings::read(&files, path)?;
+    let rows = weights.config().vocab_size;
+    Ok(Tokenizer::of_checkpoint(json.as_bytes(), rows, &settings, path)?)
+}
+
+/// The files that a checkpoint carries beside its weights.
+fn carried(weights: &Weights) -> Result<SideFiles> {
+    let mut files = SideFiles::default();
+    for (name, text) in weights.carried_files()? {
+        files.insert(name, text);
+    }
+    if let Some(template) = weights.chat_template() {
+        files.insert("chat_template.jinja", template);
+    }
+    if let (None, Some(metadata)) = (files.get("README.md"), weights.carried_metadata()?)
+        && let Some(card) = metadata.card()
+    {
+        files.insert("README.md", card);
+    }
+    files.remove_code();
+    Ok(files)
+}
+
+/// What goes into every checkpoint, and the format of conversations if the recipe has some.
+pub(super) fn side_files(
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    special: SpecialIds,
+) -> Result<(SideFiles, Option<ChatTemplate>)> {
+    let mut files = SideFiles::default();
+    let mut settings = Settings::default();
+    let mut max_positions =
+        recipe.model.max_positions.unwrap_or(4 * recipe.data.window).max(recipe.data.window);
+    let mut eos = vec![special.eos];
+    if let Some(from) = &recipe.model.from {
+        let weights = Weights::inspect(from)?;
+        files = carried(&weights)?;
+        settings = Settings::read(&files, from)?;
+        max_positions = weights.config().max_position_embeddings;
+        eos.clone_from(&weights.config().eos_token_ids);
+    }
+    let tokens = [
+        ("bos_token", special.bos),
+        ("eos_token", Some(special.eos)),
+        ("pad_token", Some(special.pad)),
+        ("mask_token", special.mask),
+    ];
+    for (name, id) in tokens {
+        if let Some(token) = id.and_then(|id| tokenizer.id_to_token(id)) {
+            settings.tokens.entry(name).or_insert_with(|| token.into());
+        }
+    }
+    let format = match &recipe.sft {
+        None => None,
+        Some(sft) => {
+            let own = ChatTemplate::from_settings(&settings)?;
+            let (format, written) = match (sft.template.as_deref(), own) {
+                (None | Some("model"), Some(own)) => (own, None),
+                (Some("model"), None) => {
+                    let path =
+                        recipe.model.from.clone().unwrap_or_else(|| PathBuf::from("sft.template"));
+                    let reason = "sft.template is `model`, but the run starts from no checkpoint with a chat template; \
+                                  use `seed-coder` or a .jinja file";
+                    return Err(TrainError::Run { path, reason: reason.into() });
+                }
+                (None | Some("seed-coder"), _) => {
+                    (ChatTemplate::seed_coder(), Some(SEED_CODER_TEMPLATE.to_owned()))
+                }
+                (Some(file), _) => {
+                    let path = Path::new(file);
+                    let source = std::fs::read_to_string(path).at("reading", path)?;
+                    let format = ChatTemplate::from_source(&source, settings.tokens.clone());
+                    (format.map_err(|error| error.in_file(path))?, Some(source))
+                }
+            };
+            if let Some(source) = written {
+                files.insert("chat_template.jinja", source);
+            }
+            Some(format)
+        }
+    };
+    let facts = Facts { tokens: &tokens, eos: &eos, max_positions, template: None };
+    files.complete(tokenizer, &facts);
+    files.insert("tokenizer.json", tokenizer.to_json());
+    Ok((files, format))
+}

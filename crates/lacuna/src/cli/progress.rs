@@ -1,0 +1,143 @@
+//! What a command is at, how much of it is done and how long the rest takes: on stderr, where that is a terminal,
+//! from half a second on, and gone afterwards.
+
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lacuna::Model;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What is done sooner than this is not worth a line.
+const MOMENT: Duration = Duration::from_millis(400);
+const TICK: Duration = Duration::from_millis(100);
+
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Shows nothing from now on (`--quiet`).
+pub(crate) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Whether nothing is to be shown.
+pub(crate) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// Whether anything is shown: on a terminal, without `--quiet`.
+pub(crate) fn shows_progress() -> bool {
+    !is_quiet() && std::io::stderr().is_terminal()
+}
+
+/// How far something is.
+#[derive(Clone, Debug)]
+pub(crate) struct At {
+    pub(crate) what: String,
+    /// Done and to do; `None` where that is not known.
+    pub(crate) part: Option<(u64, u64)>,
+}
+
+/// A line that is kept up to date until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Progress {
+    /// Asks `at` ten times a second.
+    pub(crate) fn watching(at: impl Fn() -> At + Send + 'static) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        if !shows_progress() || bar.is_hidden() {
+            return Self { end: None, thread: None };
+        }
+        let (end, ended) = channel::<()>();
+        let thread = std::thread::Builder::new().name("progress".into()).spawn(move || {
+            if ended.recv_timeout(MOMENT) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            let mut known = None;
+            loop {
+                let At { what, part } = at();
+                // From nothing no time follows.
+                let part = part.filter(|(done, _)| *done > 0);
+                if known != Some(part.is_some()) {
+                    known = Some(part.is_some());
+                    bar.set_style(style(part.is_some()));
+                }
+                // Before the position, from which the time left follows.
+                if let Some((done, total)) = part {
+                    bar.set_length(total);
+                    bar.set_position(done.min(total));
+                }
+                bar.set_message(what);
+                bar.tick();
+                if ended.recv_timeout(TICK) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
+            }
+            bar.finish_and_clear();
+        });
+        // A machine that has no thread to spare shows nothing.
+        Self { end: Some(end), thread: thread.ok() }
+    }
+
+    /// Something whose end is not known.
+    pub(crate) fn spinning(what: impl Into<String>) -> Self {
+        let what = what.into();
+        Self::watching(move || At { what: what.clone(), part: None })
+    }
+
+    /// So many passes of a model, counted in layers.
+    pub(crate) fn passes(what: impl Into<String>, model: &Model, passes: u64) -> Self {
+        let what = what.into();
+        let layers = Layers::of(model, passes);
+        Self::watching(move || At { what: what.clone(), part: Some(layers.part()) })
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How many layers a model has computed of those that some passes take.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    done: Arc<AtomicU64>,
+    before: u64,
+    total: u64,
+}
+
+impl Layers {
+    pub(crate) fn of(model: &Model, passes: u64) -> Self {
+        let done = model.transformer.layers_done();
+        let before = done.load(Ordering::Relaxed);
+        let layers = model.config().num_layers as u64;
+        Self { done, before, total: layers.saturating_mul(passes).max(1) }
+    }
+
+    pub(crate) fn part(&self) -> (u64, u64) {
+        (self.done.load(Ordering::Relaxed).saturating_sub(self.before), self.total)
+    }
+}
+
+/// One line of a narrow terminal.
+fn style(known: bool) -> ProgressStyle {
+    let template = match known {
+        true => "{wide_msg} {bar:20} {percent:>3} %, {eta} left",
+        false => "{spinner} {wide_msg} {elapsed}",
+    };
+    ProgressStyle::with_template(template).expect("a fixed template").progress_chars("━╸ ")
+}
+
+/// `1,234,567`.
+pub(crate) fn count(n: usize) -> String {
+    HumanCount(n as u64).to_string()
+}

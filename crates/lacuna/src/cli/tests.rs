@@ -1,0 +1,85 @@
+//! What the help says can be typed.
+
+use super::*;
+
+/// The words of a line as a shell takes them.
+fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for c in line.chars() {
+        match c {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            _ => words.last_mut().expect("begun with one").push(c),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// The calls of the program in the examples of a command.
+fn examples(command: &clap::Command) -> Vec<String> {
+    let help = command.get_after_help().or(command.get_long_about()).expect("examples");
+    let help = help.to_string();
+    let lines = help.lines().filter(|line| line.starts_with("  ") || line.starts_with("Example: "));
+    // Remarks stand behind two blanks; other programs stand around.
+    let call = |line: &str| {
+        let line = line.trim_start_matches("Example: ").trim().split("  ").next()?;
+        let line = line.split(" && ").next()?.split(" > ").next()?;
+        Some(line[line.find("lacuna ")?..].to_owned())
+    };
+    lines.filter_map(call).collect()
+}
+
+#[test]
+fn every_command_has_examples_that_can_be_typed_as_they_stand() {
+    let program = Cli::command();
+    for command in program.get_subcommands() {
+        let calls = examples(command);
+        assert!(!calls.is_empty(), "{} has no example", command.get_name());
+        for call in calls {
+            let parsed = Cli::command().try_get_matches_from(words(&call));
+            let parsed = parsed.map_err(|error| error.to_string());
+            let matches = parsed.unwrap_or_else(|error| panic!("{call}: {error}"));
+            assert_eq!(matches.subcommand_name(), Some(command.get_name()), "{call}");
+        }
+    }
+    for call in examples(&program) {
+        let parsed = Cli::command().try_get_matches_from(words(&call));
+        assert!(parsed.is_ok(), "{call}: {}", parsed.map(|_| ()).unwrap_err());
+    }
+}
+
+#[test]
+fn flags_stand_under_the_heading_of_what_they_belong_to() {
+    let model = ["model", "dtype", "device", "memory"];
+    for command in Cli::command().get_subcommands() {
+        let name = command.get_name();
+        for arg in command.get_arguments() {
+            let own = !model.contains(&arg.get_id().as_str());
+            let heading = arg.get_help_heading();
+            assert!(
+                !own || heading != Some("Model"),
+                "{name}: {} is no matter of the model",
+                arg.get_id()
+            );
+        }
+    }
+}
+
+#[test]
+fn help_fits_a_terminal_of_80_columns() {
+    let mut program = Cli::command().term_width(80);
+    program.build();
+    for command in program.get_subcommands_mut() {
+        let help = command.render_long_help().to_string();
+        for line in help.lines().filter(|line| line.chars().count() > 80) {
+            panic!("{}: {line}", command.get_name());
+        }
+    }
+}
+
+#[test]
+fn the_definitions_of_all_commands_agree_with_themselves() {
+    Cli::command().debug_assert();
+}

@@ -1,0 +1,111 @@
+//! The ways to stop a run: Ctrl-C, what schedulers send, a closed terminal. All mean the same.
+
+use anyhow::{Context, Result};
+use lacuna::train::Event;
+use std::process::exit;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Set when the run is to save and end.
+static STOP: AtomicBool = AtomicBool::new(false);
+/// The first signal's number.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+/// Whether steps were taken that no checkpoint has yet (as far as the program knows).
+static UNSAVED: AtomicBool = AtomicBool::new(false);
+
+/// Some senders repeat themselves: systemd adds SIGHUP to its SIGTERM, a closed terminal is told by the shell and by
+/// the system. What comes so soon is the same request, not a second one.
+const SAME_REQUEST: Duration = Duration::from_millis(200);
+
+/// Listens for signals while it lives, which is as long as the program.
+#[derive(Debug)]
+pub(super) struct Stop;
+
+impl Stop {
+    pub(super) fn listen() -> Result<Self> {
+        listen().context("installing the handler of Ctrl-C and other signals")?;
+        Ok(Self)
+    }
+
+    pub(super) fn flag(&self) -> &'static AtomicBool {
+        &STOP
+    }
+
+    /// Follows the run: while it packs or measures, all there is to save is saved, and a signal ends it at once.
+    pub(super) fn hear(&self, event: &Event<'_>) {
+        match event {
+            Event::Ready { .. } | Event::Step { .. } | Event::StageEnd { .. } => {
+                UNSAVED.store(true, Ordering::SeqCst);
+            }
+            Event::Evaluating(..) => self.nothing_to_save(),
+            Event::Notice(_) | Event::Checkpoint(_) => {}
+        }
+    }
+
+    /// Everything is saved: a signal that came meanwhile is obeyed now, one that comes later at once.
+    pub(super) fn nothing_to_save(&self) {
+        UNSAVED.store(false, Ordering::SeqCst);
+        if STOP.load(Ordering::SeqCst) {
+            self.exit();
+        }
+    }
+
+    /// Ends as a program that the signal ended does, so that nobody takes the run for finished.
+    pub(super) fn exit(&self) -> ! {
+        exit(128 + SIGNAL.load(Ordering::SeqCst).max(1))
+    }
+}
+
+/// A signal came.
+fn signalled(number: i32) {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    let mut news = false;
+    let first = FIRST.get_or_init(|| {
+        news = true;
+        Instant::now()
+    });
+    if !news {
+        if first.elapsed() > SAME_REQUEST {
+            exit(128 + number);
+        }
+        return;
+    }
+    SIGNAL.store(number, Ordering::SeqCst);
+    STOP.store(true, Ordering::SeqCst);
+    // The terminal may be gone: nothing depends on anybody reading this.
+    if !UNSAVED.load(Ordering::SeqCst) {
+        note!("\nstopped; everything there was to save is saved, --resume goes on");
+        exit(128 + number);
+    }
+    note!("\nfinishing the step and writing a checkpoint; a second signal (Ctrl-C) ends at once");
+}
+
+#[cfg(unix)]
+fn listen() -> Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXCPU};
+    let wanted = [SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGXCPU];
+    let ignored = ignored_signals();
+    // `nohup` and `&` in a script ignore some for their children, who are meant to go on.
+    let wanted = wanted.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
+    let mut signals = signal_hook::iterator::Signals::new(wanted)?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || signals.forever().for_each(signalled))?;
+    Ok(())
+}
+
+/// The signals that whoever started the program ignores, one bit each; none where the system does not tell.
+#[cfg(unix)]
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+#[cfg(not(unix))]
+fn listen() -> Result<()> {
+    // Ctrl-C, a closed console, a shutdown.
+    ctrlc::set_handler(|| signalled(2))?;
+    Ok(())
+}

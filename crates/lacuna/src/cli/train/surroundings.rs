@@ -1,0 +1,48 @@
+//! What a run's record says of the program and the machine.
+
+use lacuna::train::{Machine, Surroundings};
+
+pub(super) fn of(device: &str) -> Surroundings {
+    let system = sysinfo::System::new_with_specifics(
+        sysinfo::RefreshKind::nothing()
+            .with_cpu(sysinfo::CpuRefreshKind::nothing())
+            .with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram()),
+    );
+    let processor = system.cpus().first().map(|cpu| cpu.brand().trim().to_owned());
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let machine = Machine {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: option_env!("LACUNA_COMMIT").map(str::to_owned),
+        system: sysinfo::System::long_os_version().unwrap_or_else(|| std::env::consts::OS.into()),
+        architecture: std::env::consts::ARCH.to_owned(),
+        processor: processor.filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".into()),
+        cores: system.cpus().len(),
+        threads: std::env::var("RAYON_NUM_THREADS")
+            .ok()
+            .and_then(|n| n.parse().ok())
+            .filter(|n| *n > 0)
+            .unwrap_or(threads),
+        memory_bytes: system.total_memory(),
+        device: device.to_owned(),
+    };
+    Surroundings { machine, now, peak_memory_bytes }
+}
+
+/// Now, in universal time, to the second: `2026-11-26T01:06:22Z`.
+fn now() -> String {
+    let now = jiff::Timestamp::now();
+    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+}
+
+/// The most memory that this process has held; where the system keeps no such record, what it holds now.
+pub(super) fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.map(|kib| kib << 10).or_else(|| {
+        let this = sysinfo::get_current_pid().ok()?;
+        let mut system = sysinfo::System::new();
+        system.refresh_processes(sysinfo::ProcessesToUpdate::Some(&[this]), true);
+        system.process(this).map(sysinfo::Process::memory)
+    })
+}
