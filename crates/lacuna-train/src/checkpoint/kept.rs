@@ -116,10 +116,15 @@ impl Divergence {
         };
         format!(
             "--resume goes back to {}{}: lower the learning rate (--set stage.{stage}.learning_rate=…) or \
-             clip harder (--set optimizer.clip=…) with it, and --accept-changes, or the same comes of it{choice}",
+             clip harder (--set optimizer.clip=…) with it, or the same comes of it{choice}",
             path.display(),
             seen.unwrap_or_default(),
         )
+    }
+
+    /// Whether the run in this folder ended so, and has not gone on since.
+    pub(crate) fn is_recorded(run: &Path) -> bool {
+        Self::of(run).is_some()
     }
 
     fn of(run: &Path) -> Option<Self> {

@@ -6,7 +6,7 @@ use lacuna_model::Weights;
 use std::path::{Path, PathBuf};
 
 use super::SpecialIds;
-use crate::error::{IoContext, Result, TrainError};
+use crate::error::{Result, TrainError};
 use crate::recipe::Recipe;
 
 /// The tokenizer that the recipe names: a `tokenizer.json`, the folder of a checkpoint, or a GGUF file.
@@ -93,7 +93,7 @@ pub(super) fn side_files(
                 }
                 (Some(file), _) => {
                     let path = Path::new(file);
-                    let source = std::fs::read_to_string(path).at("reading", path)?;
+                    let source = lacuna_files::read_text(path, 1 << 24)?;
                     let format = ChatTemplate::from_source(&source, settings.tokens.clone());
                     (format.map_err(|error| error.in_file(path))?, Some(source))
                 }
