@@ -1,6 +1,6 @@
 //! Conversations as the text, and the tokens, that an instruct model was trained on.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, io_error};
 use crate::packing::Sample;
 use crate::side::{Settings, SideFiles};
 use crate::template::{self, Template};
@@ -99,6 +99,16 @@ impl ChatTemplate {
         let folder = folder.as_ref();
         let settings = Settings::read(&SideFiles::of_tokenizer(folder)?, folder)?;
         Ok(settings.template().map(|(source, _)| source.to_owned()))
+    }
+
+    /// The template in a file of its own, and its text.
+    ///
+    /// # Errors
+    /// When the file can't be read or holds no template.
+    pub fn from_file(path: &Path, tokens: Map<String, Value>) -> Result<(Self, String)> {
+        let source = std::fs::read_to_string(path).map_err(io_error(path, "read"))?;
+        let template = Self::from_source(&source, tokens).map_err(|error| error.in_file(path))?;
+        Ok((template, source))
     }
 
     /// The template that a checkpoint's files have, if they have one.

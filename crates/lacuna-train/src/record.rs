@@ -255,8 +255,11 @@ fn of_checkpoint(from: &Path) -> Result<String> {
     }
     let mut hasher = blake3::Hasher::new();
     for (name, file) in Manifest::of(from).map_err(broken)?.files {
-        // What people write about a checkpoint changes no weight.
-        if name.ends_with(".md") || name.starts_with("LICENSE") {
+        // What people write about a checkpoint, and what a run keeps beside it, change no weight.
+        let weights = name.ends_with(".safetensors") && name != "optimizer.safetensors";
+        let read =
+            ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+        if !weights && !read.contains(&name.as_str()) {
             continue;
         }
         hasher.update(name.as_bytes()).update(file.blake3.as_bytes());

@@ -1,6 +1,6 @@
 //! A text continued, by block diffusion or autoregressively, as the checkpoint is.
 
-use lacuna_model::{Mode, View};
+use lacuna_model::View;
 use lacuna_samplers::reference::{self, Remasking};
 use lacuna_samplers::trace::{Line, Mode as TraceMode};
 use lacuna_samplers::{Event, FillRule, FinishReason, Generation, Request, Sampling};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::mode::{choose_mode, no_mask};
+use crate::mode::{block_size, choose_mode, no_mask};
 use crate::open::Model;
 use crate::session::Session;
 use crate::text::TokenText;
@@ -320,15 +320,6 @@ pub(crate) type Observer<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<usize
 
 fn mask_id(model: &Model, options: &GenerateOptions) -> Result<u32> {
     options.mask_id.or_else(|| model.mask_id()).ok_or_else(|| Error::Request(no_mask(model)))
-}
-
-fn block_size(model: &Model, options: &GenerateOptions) -> NonZeroUsize {
-    const DEFAULT: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
-    let of_checkpoint = match model.config().mode {
-        Mode::BlockDiffusion { block_size, .. } => Some(block_size),
-        Mode::Autoregressive => None,
-    };
-    options.block_size.or(of_checkpoint).unwrap_or(DEFAULT)
 }
 
 /// The request that options and checkpoint amount to.

@@ -1,5 +1,8 @@
 //! Whether a checkpoint is decoded token by token or block by block, and what is said where it can't be.
 
+use lacuna_model::Mode;
+use std::num::NonZeroUsize;
+
 use crate::error::{Error, Result};
 use crate::generate::{DecodeMode, GenerateOptions};
 use crate::open::Model;
@@ -42,4 +45,14 @@ pub fn mismatch(autoregressive: bool) -> String {
         "this checkpoint is {is}, and would write nonsense if made to {not}; \
          --allow-mode-mismatch does it all the same{mask}"
     )
+}
+
+/// Tokens in a block: as asked for, else the checkpoint's, else 4.
+pub(crate) fn block_size(model: &Model, options: &GenerateOptions) -> NonZeroUsize {
+    const DEFAULT: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
+    let of_checkpoint = match model.config().mode {
+        Mode::BlockDiffusion { block_size, .. } => Some(block_size),
+        Mode::Autoregressive => None,
+    };
+    options.block_size.or(of_checkpoint).unwrap_or(DEFAULT)
 }

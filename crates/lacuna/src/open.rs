@@ -164,16 +164,11 @@ impl Model {
 
     /// The ends of text of a folder's own `config.json`, which those of `generation_config.json` hide elsewhere.
     fn eos_of_config(&self) -> Vec<u32> {
-        #[derive(serde::Deserialize)]
-        struct Eos {
-            eos_token_id: Option<Value>,
-        }
         let text = std::fs::read_to_string(self.path.join("config.json")).unwrap_or_default();
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        match serde_json::from_str::<Eos>(&text).ok().and_then(|eos| eos.eos_token_id) {
-            Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
-            Some(one) => id(&one).into_iter().collect(),
-            None => Vec::new(),
+        match &serde_json::from_str::<Value>(&text).unwrap_or_default()["eos_token_id"] {
+            Value::Array(ids) => ids.iter().filter_map(id).collect(),
+            one => id(one).into_iter().collect(),
         }
     }
 

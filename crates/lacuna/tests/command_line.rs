@@ -41,7 +41,8 @@ fn json(args: &[&str]) -> Value {
 fn generate_answers_in_the_agreed_json() {
     let model = golden_model();
     let args = ["generate", "--model", &model, "--prompt-ids", "184,332,261", "--json"];
-    let object = json(&[&args[..], &["--max-new-tokens", "10", "--no-eos"]].concat());
+    let one_by_one = ["--max-new-tokens", "10", "--no-eos", "--fill", "low-confidence"];
+    let object = json(&[&args[..], &one_by_one].concat());
     assert_eq!(object["tokens"].as_array().unwrap().len(), 10);
     assert_eq!(object["prompt_tokens"], 3);
     assert_eq!(object["finish_reason"], "length");

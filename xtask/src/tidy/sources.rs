@@ -40,6 +40,7 @@ const DESERIALIZES: &[(&str, &str)] = &[
     ("crates/lacuna-data/src/shard", "the manifest of shards"),
     ("crates/lacuna-data/src/batch", "the cursor inside a checkpoint"),
     ("crates/lacuna-data/src/chat", "chat templates' configuration"),
+    ("crates/lacuna-data/src/side", "tokenizer_config.json, read without holding it"),
     ("crates/lacuna-data/src/corpus", "lines of .jsonl"),
     ("crates/lacuna-data/src/sft", "samples, lines of .jsonl"),
     ("crates/lacuna-samplers/src/trace", "replayable traces"),

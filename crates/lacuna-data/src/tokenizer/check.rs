@@ -143,7 +143,6 @@ impl File {
     fn check(&self, rows: Option<usize>) -> Result<(), String> {
         fits(self.last(), rows)?;
         patterns::check(&self.normalizer, &self.pre_tokenizer, &self.decoder)?;
-        self.check_normalized()?;
         parts(&self.normalizer, &mut |part| match part["type"].as_str() {
             // Its bytes are a table of jumps that the library follows unchecked.
             Some("Precompiled") => Err("a Precompiled normalizer is not read".into()),

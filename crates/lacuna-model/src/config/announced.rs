@@ -166,13 +166,16 @@ pub(super) fn mode(
     let has_tokenizer = beside.dir.is_some_and(|dir| dir.join("tokenizer.json").exists());
     // Another model's tokenizer may stand beside one that goes by the released name; its id is what was trained.
     let id = id.filter(|id| (*id as usize) < fields.vocab_size && (released || !has_tokenizer));
-    let mask_token_id = fields.id("mask_token_id").or_else(|| match released {
+    let named = fields.id("mask_token_id");
+    let beyond = fields.ignored.iter().find_map(|note| note.strip_prefix("mask_token_id = "));
+    // An id that no token has is not taken for the usual one.
+    let id = id.filter(|_| beyond.is_none());
+    let mask_token_id = named.or_else(|| match released {
         true => id,
         false => beside.token_id(name).or(id),
     });
     if mask_token_id.is_none()
-        && let Some(beyond) =
-            fields.ignored.iter().find_map(|note| note.strip_prefix("mask_token_id = "))
+        && let Some(beyond) = beyond
     {
         let rows = fields.vocab_size;
         return Err(fields.fault(

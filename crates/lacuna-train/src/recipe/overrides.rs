@@ -14,7 +14,7 @@ const PATHS: &[(&str, &str)] = &[
 
 /// Refuses paths that an escape has spoilt, before they are joined with anything.
 pub(super) fn check_paths(table: &toml::Table) -> std::result::Result<(), String> {
-    for (section, key) in PATHS {
+    for (section, key) in PATHS.iter().chain(&[("sft", "template")]) {
         let name = format!("{section}.{key}");
         let check = |value: &toml::Value| match value {
             toml::Value::String(text) => words::check_path(&name, Path::new(text)),

@@ -81,7 +81,13 @@ pub(super) fn settle(
     accept: bool,
     dir: &Path,
 ) -> Result<Settled> {
-    let changes = keys::compare(&begun.recipe, now, at);
+    let mut changes = keys::compare(&begun.recipe, now, at);
+    // What a diverged run is advised to do needs no flag besides.
+    let remedy = |key: &str| key == "optimizer.clip" || key.ends_with(".learning_rate");
+    if dir.join("diverged.json").exists() {
+        let advised = |c: &&mut Change| c.ruling == Ruling::Insisted && remedy(&c.key);
+        changes.iter_mut().filter(advised).for_each(|change| change.ruling = Ruling::Obeyed);
+    }
     let refused = changes.iter().any(|c| matches!(c.ruling, Ruling::Refused(_)));
     let insisted = changes.iter().any(|c| c.ruling == Ruling::Insisted);
     if refused || (insisted && !accept) {

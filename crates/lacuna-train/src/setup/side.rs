@@ -93,9 +93,8 @@ pub(super) fn side_files(
                 }
                 (Some(file), _) => {
                     let path = Path::new(file);
-                    let source = lacuna_files::read_text(path, 1 << 24)?;
-                    let format = ChatTemplate::from_source(&source, settings.tokens.clone());
-                    (format.map_err(|error| error.in_file(path))?, Some(source))
+                    let (format, source) = ChatTemplate::from_file(path, settings.tokens.clone())?;
+                    (format, Some(source))
                 }
             };
             if let Some(source) = written {

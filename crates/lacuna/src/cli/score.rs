@@ -151,7 +151,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// How many passes a score takes.
 fn passes(scoring: &Scoring, tokens: usize) -> u64 {
-    let block = scoring.blocks.map_or(1, |blocks| blocks.block_size.get()).min(tokens);
+    let size = scoring.blocks.map_or(1, |blocks| blocks.block_size.get());
+    // Scored tokens of the largest block: the first token of all is not scored.
+    let block = (size.min(tokens) - 1).max(tokens.saturating_sub(size).min(size));
     match scoring.method {
         Method::Autoregressive => 1,
         Method::LeftToRight => block as u64,

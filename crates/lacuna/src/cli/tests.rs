@@ -36,12 +36,12 @@ fn every_command_has_examples_that_can_be_typed_as_they_stand() {
     let program = Cli::command();
     for command in program.get_subcommands() {
         let calls = examples(command);
-        assert!(!calls.is_empty(), "{} has no example", command.get_name());
+        let own = format!("lacuna {} ", command.get_name());
+        assert!(calls.iter().any(|call| call.starts_with(&own)), "{own}has no example");
         for call in calls {
             let parsed = Cli::command().try_get_matches_from(words(&call));
             let parsed = parsed.map_err(|error| error.to_string());
-            let matches = parsed.unwrap_or_else(|error| panic!("{call}: {error}"));
-            assert_eq!(matches.subcommand_name(), Some(command.get_name()), "{call}");
+            assert!(parsed.is_ok(), "{call}: {}", parsed.map(|_| ()).unwrap_err());
         }
     }
     for call in examples(&program) {
@@ -73,9 +73,8 @@ fn help_fits_a_terminal_of_80_columns() {
     program.build();
     for command in program.get_subcommands_mut() {
         let help = command.render_long_help().to_string();
-        for line in help.lines().filter(|line| line.chars().count() > 80) {
-            panic!("{}: {line}", command.get_name());
-        }
+        let wide = help.lines().find(|line| line.chars().count() > 80);
+        assert_eq!(wide, None, "{}", command.get_name());
     }
 }
 

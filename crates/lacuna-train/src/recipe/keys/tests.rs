@@ -296,6 +296,19 @@ fn snapshot(folder: &Path) -> BTreeMap<PathBuf, String> {
 }
 
 #[test]
+fn a_diverged_run_takes_the_lower_learning_rate_that_it_is_advised_to_take() {
+    let place = Place::new();
+    let every = "stage.1.checkpoint_every=1";
+    let error = told(place.run(&[every, "stage.1.learning_rate=1e30"], (false, false), 99));
+    assert!(error.contains("learning_rate"), "{error}");
+    let block = told(place.run(&[every, "stage.1.block_size=2"], (true, false), 99));
+    assert!(block.contains("stage.1.block_size"), "{block}");
+    assert!(!place.run(&[every], (true, false), 99).unwrap().interrupted);
+    let record = String::from_utf8(place.read("run/run.json")).unwrap();
+    assert!(record.contains("\"stage.1.learning_rate\""), "{record}");
+}
+
+#[test]
 fn a_run_that_is_stopped_anywhere_and_resumed_is_an_unbroken_one() {
     let place = Place::new();
     place.run(&[], (false, false), 99).unwrap();
