@@ -112,9 +112,7 @@ pub fn run(
     let (mut record, mut kept, mut changed) = (Record::default(), recipe.clone(), newest.is_none());
     if let Some(newest) = &newest {
         let begun = start::Begun::read(dir, newest)?;
-        // A run that diverged was told to go on with other values.
-        let accept = options.accept_changes || Divergence::is_recorded(dir);
-        let settled = start::settle(&begun, recipe, &mut place, accept, dir)?;
+        let settled = start::settle(&begun, recipe, &mut place, options.accept_changes, dir)?;
         record = begun.record;
         let recorded = dir.join("run.json").exists();
         let whole = dir.join("final").exists() && (record.finished || !recorded);

@@ -122,11 +122,6 @@ impl Divergence {
         )
     }
 
-    /// Whether the run in this folder ended so, and has not gone on since.
-    pub(crate) fn is_recorded(run: &Path) -> bool {
-        Self::of(run).is_some()
-    }
-
     fn of(run: &Path) -> Option<Self> {
         let text = lacuna_files::read_text(&run.join(DIVERGED), MOST_BYTES).ok()?;
         serde_json::from_str(&text).ok()
