@@ -245,6 +245,23 @@ proptest! {
     }
 
     #[test]
+    fn prompt_and_continuation_joined_are_what_the_tokens_say(text in text(), at in 0usize..60) {
+        for tokenizer in [&*TOKENIZER, &*BYTE_FALLBACK] {
+            let ids = tokenizer.encode_ordinary(&text).unwrap();
+            let (prompt, new) = ids.split_at(at.min(ids.len()));
+            let before = tokenizer.decode(prompt).unwrap();
+            // A character that the prompt leaves unfinished has no text yet.
+            if before.ends_with(char::REPLACEMENT_CHARACTER) {
+                continue;
+            }
+            let mut stream = TextStream::after(tokenizer, prompt).unwrap();
+            let mut after: String = new.iter().map(|&id| stream.push(&[id]).unwrap()).collect();
+            after += &stream.held().unwrap();
+            prop_assert_eq!(before + &after, tokenizer.decode(&ids).unwrap());
+        }
+    }
+
+    #[test]
     fn streamed_text_comes_out_as_soon_as_it_is_whole(text in text()) {
         let ids = TOKENIZER.encode_ordinary(&text).unwrap();
         let mut stream = TextStream::new(&TOKENIZER);

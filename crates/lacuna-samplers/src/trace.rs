@@ -168,6 +168,8 @@ pub struct Replayed {
     pub settings: Request,
     /// The new tokens.
     pub tokens: Vec<u32>,
+    /// How many of them are text; all, for a trace that was cut off.
+    pub text_len: usize,
     /// Why it ended; None for a trace that was cut off.
     pub finish: Option<FinishReason>,
     /// Refinements that were replayed.
@@ -257,6 +259,7 @@ impl Replay {
                 request,
                 settings: settings.clone(),
                 tokens: Vec::new(),
+                text_len: usize::MAX,
                 finish: None,
                 refinements: 0,
             },
@@ -302,6 +305,7 @@ impl Replay {
                 }
                 self.canvas.truncate(self.start() + tokens);
                 self.out.finish = Some(*finish);
+                self.out.text_len = *text_len;
                 Ok(())
             }
         }
@@ -382,6 +386,7 @@ impl Replay {
         // Of a block that was not finished nothing counts.
         self.canvas.truncate(self.block_start.max(self.start()));
         self.out.tokens = self.canvas.split_off(self.start());
+        self.out.text_len = self.out.text_len.min(self.out.tokens.len());
         self.out
     }
 }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::mode::{block_size, choose_mode, no_mask};
 use crate::open::Model;
 use crate::session::Session;
-use crate::text::TokenText;
+use crate::text::{Stops, TokenText};
 
 /// Which block decoder runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -271,7 +271,7 @@ pub(crate) fn write(
     decode: impl FnOnce(Vec<u32>, Observer<'_>) -> Result<Decoded>,
 ) -> Result<Written> {
     let began = Instant::now();
-    let mut stops = Stops::new(model, prompt, options)?;
+    let mut stops = Stops::new(model, prompt, &options.stop)?;
     let mut on_event = |event: Event<'_>| {
         match observe(event) {
             ControlFlow::Continue(()) => stops.end(event),
@@ -453,41 +453,4 @@ fn reference_decode(
         prefill: session.prefill_seconds(),
         tokens,
     })
-}
-
-/// Looks for stop texts in finished blocks.
-struct Stops<'a> {
-    text: Option<TokenText<'a>>,
-    taken: usize,
-}
-
-impl<'a> Stops<'a> {
-    fn new(model: &'a Model, prompt: &[u32], options: &'a GenerateOptions) -> Result<Self> {
-        let stop = &options.stop;
-        if stop.iter().any(String::is_empty) {
-            let message =
-                "an empty stop text would end everything; expected at least one character";
-            return Err(Error::Request(message.into()));
-        }
-        let text = match stop.is_empty() {
-            true => None,
-            false => Some(TokenText::new(model.tokenizer()?, prompt, stop)?),
-        };
-        Ok(Self { text, taken: 0 })
-    }
-
-    /// At a finished block that completes a stop text: end after the token that completes it.
-    fn end(&mut self, event: Event<'_>) -> ControlFlow<usize> {
-        let (Event::Block(block), Some(text)) = (event, &mut self.text) else {
-            return ControlFlow::Continue(());
-        };
-        let new = block.generated.get(self.taken..block.text_len).unwrap_or_default();
-        let before = self.taken;
-        self.taken += new.len();
-        // What can't be decoded holds no stop text.
-        match text.push(new) {
-            Ok(Some(n)) => ControlFlow::Break(before + n),
-            Ok(None) | Err(_) => ControlFlow::Continue(()),
-        }
-    }
 }

@@ -1,8 +1,11 @@
 //! The tokens of a continuation on their way to text.
 
 use lacuna_data::{TextStream, Tokenizer};
+use lacuna_samplers::Event;
+use std::ops::ControlFlow;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::open::Model;
 
 /// Turns the tokens of a continuation into text as they come: what the tokens say after the prompt, so that prompt and
 /// text joined are the text of all tokens.
@@ -128,6 +131,42 @@ fn begun(text: &str, stop: &[String]) -> usize {
         lengths.into_iter().find(|n| text.ends_with(&stop[..*n])).unwrap_or(0)
     };
     stop.iter().map(begins).max().unwrap_or(0)
+}
+
+/// Looks for stop texts in finished blocks.
+pub(crate) struct Stops<'a> {
+    text: Option<TokenText<'a>>,
+    taken: usize,
+}
+
+impl<'a> Stops<'a> {
+    pub(crate) fn new(model: &'a Model, prompt: &[u32], stop: &'a [String]) -> Result<Self> {
+        if stop.iter().any(String::is_empty) {
+            let message =
+                "an empty stop text would end everything; expected at least one character";
+            return Err(Error::Request(message.into()));
+        }
+        let text = match stop.is_empty() {
+            true => None,
+            false => Some(TokenText::new(model.tokenizer()?, prompt, stop)?),
+        };
+        Ok(Self { text, taken: 0 })
+    }
+
+    /// At a finished block that completes a stop text: end after the token that completes it.
+    pub(crate) fn end(&mut self, event: Event<'_>) -> ControlFlow<usize> {
+        let (Event::Block(block), Some(text)) = (event, &mut self.text) else {
+            return ControlFlow::Continue(());
+        };
+        let new = block.generated.get(self.taken..block.text_len).unwrap_or_default();
+        let before = self.taken;
+        self.taken += new.len();
+        // What can't be decoded holds no stop text.
+        match text.push(new) {
+            Ok(Some(n)) => ControlFlow::Break(before + n),
+            Ok(None) | Err(_) => ControlFlow::Continue(()),
+        }
+    }
 }
 
 #[cfg(test)]

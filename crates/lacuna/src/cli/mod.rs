@@ -28,6 +28,7 @@ mod ranges;
 mod replay;
 mod score;
 mod show;
+mod signals;
 mod sizes;
 mod tokenizer;
 mod train;

@@ -1,13 +1,14 @@
 use anyhow::{Context, Result};
 use lacuna::data::Tokenizer;
 use lacuna::samplers::trace::{Line, Mode, Replayed, Trace};
+use lacuna_files::is_moving;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::canvas::{Canvas, State, Texts};
+use super::canvas::{Canvas, State, Texts, pieces};
 use super::console::Out;
 use super::ranges;
 use super::show::{finish_name, read_text};
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let films: Vec<Film<'_>> =
         replayed.iter().map(|replayed| Film::new(&trace, replayed)).collect();
     if let Some(path) = &args.html {
-        lacuna_files::write_file(path, page(&films, texts).as_bytes())?;
+        lacuna_files::write_file(path, page(&films, texts)?.as_bytes())?;
         for film in &films {
             note!("{}", film.summary());
         }
@@ -144,6 +145,12 @@ impl<'a> Film<'a> {
         )
     }
 
+    /// The text that was written.
+    fn text(&self, texts: Texts<'_>) -> String {
+        let Replayed { settings, tokens, text_len, .. } = self.replayed;
+        texts.continued(&settings.prompt, &tokens[..*text_len])
+    }
+
     /// A line per refinement: its block, and what it filled with which confidence.
     fn print(&self, texts: Texts<'_>, out: &mut impl Write) -> Result<()> {
         writeln!(out, "{}", self.summary())?;
@@ -151,22 +158,19 @@ impl<'a> Film<'a> {
         for line in &self.lines {
             canvas.take(line);
             let Line::Refinement(refinement) = line else { continue };
-            let block = canvas.cells.iter().enumerate().skip(refinement.block_start);
             let (mut shown, mut filled) = (String::new(), Vec::new());
-            for (_, cell) in block {
-                let text = quoted(&texts.one(cell.token));
-                match cell.state {
-                    State::Masked => shown.push('▒'),
-                    _ => shown.push_str(&text),
-                }
-                if let State::Filled { confidence, fresh: true } = cell.state {
+            let pieces = pieces(&canvas.cells, texts).into_iter();
+            for piece in pieces.filter(|piece| piece.end > refinement.block_start) {
+                let text = quoted(&piece.text);
+                shown.push_str(&text);
+                if let State::Filled { confidence, fresh: true } = piece.state {
                     filled.push(format!("{text} {confidence:.3}"));
                 }
             }
             let (start, number) = (refinement.block_start, refinement.refinement);
             writeln!(out, "  {start:>5}.{number:<3} {shown}   + {}", filled.join(", "))?;
         }
-        let text = texts.joined(&self.replayed.tokens);
+        let text = self.text(texts);
         Ok(writeln!(out, "{}", text.trim_end_matches('\n'))?)
     }
 
@@ -226,7 +230,7 @@ fn quoted(text: &str) -> String {
         .map(|char| match char {
             '\n' => '↵',
             '\t' => '→',
-            char if char.is_control() => '·',
+            char if char.is_control() || is_moving(char) => '·',
             char => char,
         })
         .collect()
@@ -250,47 +254,28 @@ fn play(films: &[Film<'_>], texts: Texts<'_>, pause: Duration) -> Result<()> {
         }
         std::thread::sleep(pause);
         drop(screen);
-        let text = texts.joined(&film.replayed.tokens);
+        let text = film.text(texts);
         out!("{}", text.trim_end_matches('\n'));
         note!("{}", film.summary());
     }
     Ok(())
 }
 
-/// The page: the template with its two holes filled.
-fn page(films: &[Film<'_>], texts: Texts<'_>) -> String {
-    const TEMPLATE: &str = include_str!("replay.html");
+/// The page: the template, which escapes what is put into it.
+fn page(films: &[Film<'_>], texts: Texts<'_>) -> Result<String> {
     let mut ids = BTreeSet::new();
     let requests: Vec<Value> = films.iter().map(|film| film.data(&mut ids)).collect();
+    // A token that is no text by itself goes as its bytes: the page joins them.
+    let spelling = |id| match String::from_utf8(texts.bytes(id)) {
+        Ok(text) => Value::from(text),
+        Err(bytes) => Value::from(bytes.into_bytes()),
+    };
     let spellings: Map<String, Value> =
-        ids.into_iter().map(|id| (id.to_string(), texts.one(id).into())).collect();
-    let data = json!({ "requests": requests, "texts": spellings }).to_string();
-    let plain: Vec<String> = films.iter().map(|film| texts.joined(&film.replayed.tokens)).collect();
-    let (head, rest) =
-        TEMPLATE.split_once("{{text}}").expect("the template has a place for the text");
-    let (middle, tail) =
-        rest.split_once("{{data}}").expect("the template has a place for the data");
-    [head, &escaped(&plain.join("\n\n")), middle, &script_safe(&data), tail].concat()
-}
-
-/// Text for HTML.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            _ => out.push(char),
-        }
-    }
-    out
-}
-
-/// JSON that can't end the script element it stands in.
-fn script_safe(json: &str) -> String {
-    // Outside its strings JSON has none of these, and in them this is another spelling of the same.
-    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+        ids.into_iter().map(|id| (id.to_string(), spelling(id))).collect();
+    let plain: Vec<String> = films.iter().map(|film| film.text(texts)).collect();
+    let mut engine = minijinja::Environment::new();
+    engine.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);
+    let page = engine.template_from_str(include_str!("replay.html"))?;
+    let data = minijinja::value::Serde(json!({ "requests": requests, "texts": spellings }));
+    Ok(page.render(minijinja::context! { text => plain.join("\n\n"), data })?)
 }

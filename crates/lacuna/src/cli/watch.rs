@@ -7,11 +7,16 @@ use crossterm::{cursor, execute, queue};
 use std::io::{IsTerminal, Write};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use unicode_segmentation::UnicodeSegmentation;
+use unicode_width::UnicodeWidthStr;
 
-use super::Usage;
-use super::canvas::{Canvas, State, Texts};
+use lacuna_files::is_moving;
 
-/// The terminal while it belongs to us; given back when dropped, on Ctrl-C and on a panic.
+use super::canvas::{Canvas, State, Texts, pieces};
+use super::{Usage, signals};
+
+/// The terminal while it belongs to us; given back when dropped, on a panic and on every signal that ends the
+/// program: Ctrl-C, a closed terminal, a shutdown.
 #[derive(Debug)]
 pub(crate) struct Screen(());
 
@@ -35,8 +40,8 @@ impl Screen {
                 give_back(&mut std::io::stdout());
                 report(info);
             }));
-            // A command that has its own handler for Ctrl-C never watches.
-            let _ = ctrlc::set_handler(|| {
+            // A command with a handler of its own for Ctrl-C gives the terminal back itself.
+            let _ = signals::on_interrupt(|| {
                 // Locked to the end: nobody draws any more.
                 let mut out = std::io::stdout().lock();
                 give_back(&mut out);
@@ -64,7 +69,7 @@ impl Screen {
         }
         queue!(out, Clear(ClearType::FromCursorDown))?;
         let last = u16::try_from(height - 1).unwrap_or(u16::MAX);
-        let status: String = status.chars().take(width - 1).collect();
+        let status: String = status.chars().map(visible).take(width - 1).collect();
         queue!(out, cursor::MoveTo(0, last), SetAttribute(Attribute::Dim), Print(status))?;
         queue!(out, SetAttribute(Attribute::Reset), terminal::EndSynchronizedUpdate)?;
         let mut stdout = std::io::stdout().lock();
@@ -75,8 +80,13 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        give_back(&mut std::io::stdout());
+        restore();
     }
+}
+
+/// Gives the terminal back at once, if it is ours: for handlers of signals.
+pub(crate) fn restore() {
+    give_back(&mut std::io::stdout());
 }
 
 /// Leaves the terminal as it was found; does nothing the second time.
@@ -87,46 +97,59 @@ fn give_back(out: &mut impl Write) {
     }
 }
 
-/// One character on the screen.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// One character on the screen, as its reader sees it: with its accents, of one or two columns.
+#[derive(Clone, Debug, PartialEq)]
 struct Glyph {
-    char: char,
+    text: String,
+    width: usize,
     state: State,
 }
 
-/// The canvas as rows of at most `width` characters.
+/// The canvas as rows of at most `width` columns.
 fn rows(canvas: &Canvas, texts: Texts<'_>, width: usize) -> Vec<Vec<Glyph>> {
     const TAB: usize = 4;
-    let mut rows = vec![Vec::new()];
-    for cell in &canvas.cells {
-        let state = cell.state;
-        let text = if state == State::Masked { "▒".to_owned() } else { texts.one(cell.token) };
-        for char in text.chars() {
-            let row: &mut Vec<Glyph> = rows.last_mut().expect("there is always a row");
-            match char {
-                '\n' => rows.push(Vec::new()),
-                '\t' => {
-                    let blanks = TAB - row.len() % TAB;
-                    row.extend(std::iter::repeat_n(Glyph { char: ' ', state }, blanks));
-                }
-                _ => row.push(Glyph { char: visible(char), state }),
-            }
-            if rows.last().is_some_and(|row| row.len() >= width) {
-                rows.push(Vec::new());
-            }
+    let pieces = pieces(&canvas.cells, texts);
+    let text: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
+    let mut states = pieces.iter().scan(0, |end, piece| {
+        *end += piece.text.len();
+        Some((*end, piece.state))
+    });
+    let mut current = states.next();
+    let (mut rows, mut row, mut column) = (Vec::new(), Vec::new(), 0);
+    for (at, cluster) in text.grapheme_indices(true) {
+        while current.is_some_and(|(end, _)| end <= at) {
+            current = states.next();
         }
+        let Some((_, state)) = current else { break };
+        if cluster.ends_with('\n') {
+            rows.push(std::mem::take(&mut row));
+            column = 0;
+            continue;
+        }
+        let text = match cluster {
+            "\t" => " ".repeat(TAB - column % TAB),
+            _ => cluster.chars().map(visible).collect(),
+        };
+        let wide = text.width();
+        if column + wide > width && column > 0 {
+            rows.push(std::mem::take(&mut row));
+            column = 0;
+        }
+        column += wide;
+        row.push(Glyph { text, width: wide, state });
     }
+    rows.push(row);
     rows
 }
 
 /// Text from a model must not command the terminal.
 fn visible(char: char) -> char {
-    if char.is_control() { '·' } else { char }
+    if is_moving(char) || char.is_control() { '·' } else { char }
 }
 
 fn draw_row(out: &mut impl Write, row: &[Glyph]) -> std::io::Result<()> {
     for run in row.chunk_by(|a, b| a.state == b.state) {
-        let text: String = run.iter().map(|glyph| glyph.char).collect();
+        let text: String = run.iter().map(|glyph| glyph.text.as_str()).collect();
         match run[0].state {
             State::Prompt => queue!(out, Print(text))?,
             State::Masked | State::Ended => {
@@ -170,7 +193,7 @@ mod tests {
         let mut canvas = Canvas::new(&Request::new(vec![7, 8], 6, four, 5));
         let plain = |canvas: &Canvas, width: usize| -> Vec<String> {
             let rows = rows(canvas, Texts(None), width);
-            rows.iter().map(|row| row.iter().map(|glyph| glyph.char).collect()).collect()
+            rows.iter().map(|row| row.iter().map(|glyph| glyph.text.as_str()).collect()).collect()
         };
         assert_eq!(plain(&canvas, 80), ["‹7›‹8›"]);
         canvas.take(&Line::Refinement(Refinement {
@@ -187,6 +210,26 @@ mod tests {
 
     #[test]
     fn nothing_that_a_model_writes_commands_the_terminal() {
-        assert!(['\u{1b}', '\u{7}', '\r', '\u{9b}'].map(visible).iter().all(|c| *c == '·'));
+        let moving = ['\u{1b}', '\u{7}', '\r', '\u{9b}', '\u{202e}'];
+        assert!(moving.map(visible).iter().all(|c| *c == '·'));
+    }
+
+    #[test]
+    fn rows_count_columns_and_no_character_is_torn_at_their_ends() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tokenizer/tokenizer.json");
+        let tokenizer = lacuna::data::Tokenizer::from_file(file).expect("a fixture");
+        let shown = |text: &str, width: usize| -> Vec<String> {
+            let ids = tokenizer.encode(text).expect("a text");
+            let canvas = Canvas::new(&Request::new(ids, 1, NonZeroUsize::MIN, 5));
+            let rows = rows(&canvas, Texts(Some(&tokenizer)), width);
+            for row in &rows {
+                assert!(row.iter().map(|glyph| glyph.width).sum::<usize>() <= width, "{row:?}");
+            }
+            rows.iter().map(|row| row.iter().map(|glyph| glyph.text.as_str()).collect()).collect()
+        };
+        assert_eq!(shown("漢字🦀", 5), ["漢字", "🦀"]);
+        assert_eq!(shown("abe\u{301}f", 3), ["abe\u{301}", "f"], "an accent stays with its letter");
+        assert_eq!(shown("👩\u{200d}💻x", 2), ["👩\u{200d}💻", "x"]);
+        assert_eq!(shown("a\r\nb\tc", 80), ["a", "b   c"]);
     }
 }

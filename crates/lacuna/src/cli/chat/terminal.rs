@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Talk, Turns};
 use crate::cli::progress::count;
+use crate::cli::{signals, watch};
 
 /// Whether Ctrl-C was pressed since the answer began.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -34,8 +35,9 @@ text may have many lines. Ctrl-C stops an answer, which stays as far as it is.";
 /// Reads messages and answers them until the user ends it.
 pub(super) fn converse(turns: &mut Turns<'_>, talk: &mut Talk, no_history: bool) -> Result<()> {
     // A second one while the first has not stopped anything ends the program.
-    let handler = ctrlc::set_handler(|| {
+    let handler = signals::on_interrupt(|| {
         if STOP.swap(true, Ordering::SeqCst) {
+            watch::restore();
             std::process::exit(130);
         }
     });
