@@ -115,10 +115,13 @@ pub(crate) struct Record {
     pub(crate) sessions: Vec<Session>,
 }
 
+/// What is read of a record or of results: no run has so many stages and sittings.
+pub(crate) const LONGEST: u64 = 64 << 20;
+
 impl Record {
     /// A run's record; `None` where there is none that can be read.
     pub(crate) fn read(folder: &Path) -> Option<Self> {
-        let text = std::fs::read_to_string(folder.join("run.json")).ok()?;
+        let text = lacuna_files::read_text(&folder.join("run.json"), LONGEST).ok()?;
         serde_json::from_str(&text).ok()
     }
 

@@ -60,7 +60,7 @@ pub(crate) fn whole(gguf: &Gguf<'_>, file: &[u8]) -> Result<bool, String> {
     let at = said.as_ptr().addr() - file.as_ptr().addr();
     let mut hasher = blake3::Hasher::new();
     hasher.update(&file[..at]).update(&NONE_YET).update(&file[at + DIGITS..]);
-    match hasher.finalize().to_hex().eq_ignore_ascii_case(said) {
+    match hasher.finalize().to_hex().as_str() == said {
         true => Ok(true),
         false => Err(format!("is damaged: its bytes are not those that its {HASH} is of")),
     }

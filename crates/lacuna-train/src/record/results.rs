@@ -52,7 +52,7 @@ impl Results {
     /// Those of a run's folder that are older than its place; a damaged file is measured anew.
     pub(crate) fn open(dir: &Path, at: &Progress) -> Self {
         let path = dir.join("results.json");
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let text = lacuna_files::read_text(&path, super::LONGEST).unwrap_or_default();
         let mut stages: Stages = serde_json::from_str(&text).unwrap_or_default();
         stages.stages.retain(|stage| stage.index < at.stage && stage.step <= at.step);
         Self { path, stages }
