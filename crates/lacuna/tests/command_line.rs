@@ -70,7 +70,7 @@ fn reference_mode_counts_as_the_released_code_does_and_refuses_what_it_refuses()
     let object = json(&[&args[..], &["--max-new-tokens", "8", "--json"]].concat());
     // Eight refinements and two commits.
     assert_eq!(object["forwards"], 10);
-    let error = refusal(&[&args[..], &["--max-new-tokens", "6"]].concat(), 1);
+    let error = refusal(&[&args[..], &["--max-new-tokens", "6"]].concat(), 2);
     assert!(error.contains("multiple"), "{error}");
 }
 
@@ -143,8 +143,26 @@ fn wrong_usage_is_status_2_and_failure_status_1() {
     refusal(&["generate", "--model", "x", "--prompt-ids", "1,two"], 2);
     let error = refusal(&["generate", "--model", "/nowhere/at/all", "hello"], 1);
     assert!(error.contains("no model at /nowhere/at/all"), "{error}");
-    let error = refusal(&["generate", "--model", &golden_model(), "--prompt-ids", "99999"], 1);
+    let error = refusal(&["generate", "--model", &golden_model(), "--prompt-ids", "99999"], 2);
     assert!(error.contains("99999") && error.contains("512"), "{error}");
+    // Before a model is opened: there is none.
+    for (flag, value) in [
+        ("--temperature", "-1"),
+        ("--temperature", "-inf"),
+        ("--threshold", "nan"),
+        ("--top-k", "0"),
+        ("--seed", "-1"),
+        ("--max-new-tokens", "99999999999999999999"),
+        ("--stop", ""),
+    ] {
+        let error = refusal(&["generate", "--model", "/nowhere", flag, value, "x"], 2);
+        assert!(error.contains(flag) && error.contains("expected"), "{error}");
+    }
+    for flag in ["--mask-id", "--eos-id"] {
+        let args = ["generate", "--model", &golden_model(), "--prompt-ids", "1", flag, "99999"];
+        let error = refusal(&args, 2);
+        assert!(error.contains(flag) && error.contains("512"), "{error}");
+    }
     if !cfg!(feature = "cuda") {
         let model = golden_model();
         let error = refusal(&["generate", "--model", &model, "--device", "cuda", "x"], 1);
