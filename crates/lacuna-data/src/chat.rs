@@ -245,14 +245,18 @@ impl ChatTemplate {
                 before => before.map_err(at)?,
             };
             let after = self.render(&messages[..=index], &at_end(options, false)).map_err(at)?;
-            if !(after.starts_with(&before) && whole.starts_with(&after)) {
+            let begin = match after.starts_with(&before) {
+                true => Some(before.len()),
+                false => self.begin_of(messages, index, options, &before, &after).map_err(at)?,
+            };
+            let Some(begin) = begin.filter(|_| whole.starts_with(&after)) else {
                 return Err(Error::Template(format!(
                     "turn {index}: the template writes earlier turns differently when others \
                      follow, so that responses cannot be told from prompts; split the conversation \
                      so that it ends with this turn, or use another template"
                 )));
-            }
-            spans.push((before.len(), after.len()));
+            };
+            spans.push((begin, after.len()));
         }
         if spans.is_empty() {
             let turns = messages.len();
@@ -263,6 +267,26 @@ impl ChatTemplate {
 }
 
 impl ChatTemplate {
+    /// Where a turn begins that the template opens otherwise where it is to be written than where it stands (with a
+    /// thought begun, or with a mark of its own): behind what both have of its head, else where its text is.
+    fn begin_of(
+        &self,
+        messages: &[Message],
+        turn: usize,
+        options: &RenderOptions,
+        asked: &str,
+        written: &str,
+    ) -> Result<Option<usize>> {
+        let earlier = self.render(&messages[..turn], &at_end(options, false))?;
+        let Some(head) = written.strip_prefix(&earlier) else { return Ok(None) };
+        let pairs = asked.chars().zip(written.chars()).take_while(|(a, b)| a == b);
+        let shared = pairs.map(|(c, _)| c.len_utf8()).sum::<usize>();
+        if shared > earlier.len() {
+            return Ok(Some(shared));
+        }
+        Ok(Some(earlier.len() + head.find(messages[turn].content.trim()).unwrap_or(0)))
+    }
+
     /// The error of a conversation, with the first turn that brings it about.
     fn at_turn(&self, messages: &[Message], options: &RenderOptions, error: Error) -> Error {
         let same = |other: &Error| other.to_string() == error.to_string();

@@ -104,7 +104,7 @@ impl FileHash {
         if found != self.bytes {
             return Ok(Some(Damage::Length { expected: self.bytes, found }));
         }
-        let same = FileHash::of(path)?.blake3.eq_ignore_ascii_case(&self.blake3);
+        let same = FileHash::of(path)?.blake3 == self.blake3;
         Ok((!same).then_some(Damage::Content))
     }
 }

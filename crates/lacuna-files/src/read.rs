@@ -13,14 +13,14 @@ use crate::error::{Error, Result, io};
 /// [`Error::NoFile`], or the system's reason.
 pub fn open_regular(path: &Path) -> Result<File> {
     let refuse = |kind| Error::NoFile { path: path.to_owned(), kind };
-    let there = fs::metadata(path).map_err(io(path, "open it"))?.file_type();
+    let there = fs::metadata(path).map_err(io(path, "read it"))?.file_type();
     if !there.is_file() {
         return Err(refuse(kind_of(there)));
     }
     // What took its place meanwhile is not waited for either.
     let file = without_waiting(File::options().read(true)).open(path);
-    let file = file.map_err(io(path, "open it"))?;
-    let opened = file.metadata().map_err(io(path, "open it"))?.file_type();
+    let file = file.map_err(io(path, "read it"))?;
+    let opened = file.metadata().map_err(io(path, "read it"))?.file_type();
     if opened.is_file() { Ok(file) } else { Err(refuse(kind_of(opened))) }
 }
 

@@ -95,7 +95,7 @@ fn a_packing_is_whole_or_absent_and_never_over_another() {
     assert!(!root.join("shards").exists(), "nothing is left of a packing that failed");
     assert!(pack(root, &["--held-out", "0", "src"]).status.success());
     let before = fs::read(root.join("shards/train/manifest.json")).unwrap();
-    let again = pack(root, &["--held-out", "0", "--window", "32", "src"]);
+    let again = pack(root, &["--held-out", "0", "src"]);
     assert!(said(&again).contains("already holds shards"), "{}", said(&again));
     assert_eq!(fs::read(root.join("shards/train/manifest.json")).unwrap(), before);
     let names: Vec<_> =

@@ -14,7 +14,9 @@ fn recipe() -> String {
 fn train(out: &Path, more: &[&str]) -> Vec<String> {
     let out = out.display().to_string();
     let recipe = recipe();
+    let flat = ["stage.0.learning_rate_warmup=0", "stage.0.learning_rate_decay=0"];
     let args = ["train", &recipe, "--out", &out, "--quiet", "--set", "evaluation.prompts=[]"];
+    let args = [&args[..], &["--set", flat[0], "--set", flat[1]]].concat();
     args.iter().chain(more).map(|arg| (*arg).to_owned()).collect()
 }
 

@@ -25,6 +25,20 @@ fn read(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
+/// Takes the last tokens out of a tokenizer, so that their rows are free.
+fn without_tokens_from(first: u64, path: &Path) {
+    let mut tokenizer = read(path);
+    let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    vocab.retain(|_, id| id.as_u64().unwrap() < first);
+    let known: std::collections::BTreeSet<String> = vocab.keys().cloned().collect();
+    let merges = tokenizer["model"]["merges"].as_array_mut().unwrap();
+    merges.retain(|merge| {
+        let [a, b] = [0, 1].map(|part| merge[part].as_str().unwrap());
+        [a.to_owned(), b.to_owned(), format!("{a}{b}")].iter().all(|token| known.contains(token))
+    });
+    fs::write(path, tokenizer.to_string()).unwrap();
+}
+
 /// The tiny model with a ChatML template whose marks only `added_tokens_decoder` names, code of its own, a licence
 /// and settings for sampling.
 fn instruct(folder: &Path) -> PathBuf {
@@ -35,11 +49,8 @@ fn instruct(folder: &Path) -> PathBuf {
         fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
     }
     let rows = read(&model.join("config.json"))["vocab_size"].as_u64().unwrap();
-    let tokenizer = read(&model.join("tokenizer.json"));
-    let ids = tokenizer["model"]["vocab"].as_object().unwrap().values().filter_map(Value::as_u64);
-    let added = tokenizer["added_tokens"].as_array().unwrap().iter();
-    let next = ids.chain(added.filter_map(|token| token["id"].as_u64())).max().unwrap() + 1;
-    assert!(next + 2 <= rows, "the fixture has rows that no token takes");
+    let next = rows - 2;
+    without_tokens_from(next, &model.join("tokenizer.json"));
     let token = |text: &str| {
         json!({"content": text, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
                "special": true})
@@ -84,6 +95,9 @@ fn recipe(folder: &Path, from: &str, sft: &str) -> String {
     fs::write(&path, text).unwrap();
     path.display().to_string()
 }
+
+/// A model from nothing, with the tokenizer's own name of MASK.
+const SIZES: &str = "hidden_size = 32\nintermediate_size = 64\nlayers = 1\nheads = 2\nmask_token = '<[MASK▁TOKEN]>'";
 
 #[test]
 fn a_fine_tuned_model_has_all_files_of_the_one_it_came_from_and_chats() {
@@ -150,8 +164,7 @@ fn a_fine_tuned_model_has_all_files_of_the_one_it_came_from_and_chats() {
 #[test]
 fn a_model_from_nothing_says_how_it_is_spoken_to() {
     let folder = tempfile::tempdir().unwrap();
-    let sizes = "hidden_size = 32\nintermediate_size = 64\nlayers = 1\nheads = 2";
-    let recipe = recipe(folder.path(), sizes, "");
+    let recipe = recipe(folder.path(), SIZES, "");
     let run = folder.path().join("run");
     done(&lacuna(&["train", &recipe, "--out", run.to_str().unwrap(), "--quiet"]));
     let last = run.join("final");
@@ -169,11 +182,10 @@ fn a_model_from_nothing_says_how_it_is_spoken_to() {
 #[test]
 fn what_can_not_be_rendered_is_told_with_line_and_turn() {
     let folder = tempfile::tempdir().unwrap();
-    let sizes = "hidden_size = 32\nintermediate_size = 64\nlayers = 1\nheads = 2";
     let template = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}\
                     {{ m.content }}{% endfor %}";
     fs::write(folder.path().join("own.jinja"), template).unwrap();
-    let recipe = recipe(folder.path(), sizes, "template = \"own.jinja\"");
+    let recipe = recipe(folder.path(), SIZES, "template = \"own.jinja\"");
     let run = folder.path().join("run");
     let ran = lacuna(&["train", &recipe, "--out", run.to_str().unwrap(), "--quiet"]);
     assert_eq!(ran.status.code(), Some(1));

@@ -214,7 +214,10 @@ fn a_family_s_name_counts_wherever_it_stands() {
         assert_eq!(config.attention_bias, matches!(family, Family::A2dQwen2 | Family::FastDllm));
         assert_eq!(config.extra.get("logit_shift").is_some(), family == Family::FastDllm);
         assert_eq!(config.architecture(), family.announced().0);
-        assert_eq!(Config::from_json(&config.to_json()).unwrap(), config);
+        // All but the code of others, which no checkpoint of ours asks anyone to run.
+        let mut kept = config.clone();
+        kept.extra.remove("auto_map");
+        assert_eq!(Config::from_json(&config.to_json()).unwrap(), kept);
     }
     for (field, changes) in [
         (

@@ -12,7 +12,10 @@ pub(super) fn of_file(text: &str, error: &toml::de::Error) -> String {
     let row = text[line_start..].lines().next().unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     let column = text[line_start..before.len()].chars().count() + 1;
-    let escapes = row.contains('"') && row.contains('\\') && !error.message().contains("unknown ");
+    // A text that swallowed its closing quote ends, and fails, in the line after it.
+    let last = before[..line_start].lines().next_back().unwrap_or_default();
+    let escaped = |row: &str| row.contains('"') && row.contains('\\');
+    let escapes = (escaped(row) || escaped(last)) && !error.message().contains("unknown ");
     let hint = if escapes { format!("\n{}", BACKSLASH) } else { String::new() };
     // A mark under a place far to the right would be torn off by a narrow terminal.
     if row.chars().count() > 120 {

@@ -47,7 +47,7 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("stage.logit_shift", &["stage.1.logit_shift=true"]),
     ("stage.corruption.times", &["stage.1.corruption.times=independent"]),
     ("stage.corruption.schedule", &["stage.1.corruption.schedule=log"]),
-    ("stage.corruption.transform", &["stage.1.corruption.transform=identity"]),
+    ("stage.corruption.transform", &["stage.1.corruption.transform=band-0.2-0.9"]),
     ("stage.corruption.mask", &["stage.1.corruption.mask=bernoulli"]),
     ("stage.corruption.weight", &["stage.1.corruption.weight=none"]),
     ("stage.corruption.warmup_steps", &["stage.1.corruption.warmup_steps=2"]),
@@ -151,7 +151,9 @@ fn what_paths_hold_may_move_and_not_change() {
         for accept in [false, true] {
             let error = told(place.run(set, (true, accept), 0));
             assert!(
-                error.contains("not what the run began with") || error.contains("no window"),
+                ["not what the run began with", "no window", "no documents"]
+                    .iter()
+                    .any(|words| error.contains(words)),
                 "{name}: {error}"
             );
         }
