@@ -118,7 +118,10 @@ fn sample(
     let options = RenderOptions { tools: tools.clone(), ..RenderOptions::default() };
     let refused = |error: Error| Fault::new(Reason::Refused, error.to_string());
     let mut learnt = learnt.clone();
-    let text = template.render(messages, &options).map_err(refused)?;
+    let text = template.render(messages, &options).map_err(|error| {
+        // Which turn it is that the template refuses.
+        refused(template.responses(messages, &options).err().unwrap_or(error))
+    })?;
     for (turn, plain) in without_calls.iter().enumerate() {
         let Some(plain) = plain else { continue };
         let mut without = messages.clone();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Result, TrainError};
+use crate::error::{IoContext, Result, TrainError};
 
 pub(crate) mod kept;
 
@@ -77,6 +77,11 @@ pub(crate) fn save(
         );
         TrainError::Run { path: target.clone(), reason }
     })?;
+    // The library makes it readable to its owner alone; it is as open as the file beside it.
+    let config = folder.path().join("config.json");
+    let beside = std::fs::metadata(&config).at("reading", &config)?.permissions();
+    let path = folder.path().join(OPTIMIZER);
+    std::fs::set_permissions(&path, beside).at("setting permissions of", &path)?;
     let progress = Progress { optimizer_step: optimizer.steps(), ..progress.clone() };
     let json = serde_json::to_string_pretty(&progress).expect("numbers serialize");
     lacuna_files::write_file(&folder.path().join(PROGRESS), json.as_bytes())?;
