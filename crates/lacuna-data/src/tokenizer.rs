@@ -35,6 +35,9 @@ pub const SPECIAL_TOKENS: [&str; 7] = [
     "<[fim-middle]>",
 ];
 
+/// The most tokens that are learnt: more than any vocabulary has, and room for them is there.
+const MOST_TRAINED: usize = 1 << 24;
+
 /// How the released tokenizers cut text before merging: words with at most one leading mark, digits
 /// one by one, runs of punctuation, line ends, other white space.
 const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -167,6 +170,10 @@ impl Tokenizer {
                 "{vocab_size} tokens asked for, but bytes and special tokens alone are {least}"
             )));
         }
+        // The trainer makes room for all that is asked for, and no text gives more than a token a byte.
+        let documents: Vec<S> = documents.collect();
+        let bytes = documents.iter().map(|text| text.as_ref().len()).sum::<usize>();
+        let room = vocab_size.min(least.saturating_add(bytes)).min(MOST_TRAINED);
         let split = Split::new(
             SplitPattern::Regex(WORDS.to_owned()),
             SplitDelimiterBehavior::Isolated,
@@ -181,14 +188,14 @@ impl Tokenizer {
         let special_tokens =
             special_tokens.iter().map(|&token| AddedToken::from(token, true)).collect();
         let trainer = BpeTrainer::builder()
-            .vocab_size(vocab_size)
+            .vocab_size(room)
             .min_frequency(2)
             .show_progress(false)
             .special_tokens(special_tokens)
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
             .build();
         inner
-            .train(&mut TrainerWrapper::from(trainer), documents)
+            .train(&mut TrainerWrapper::from(trainer), documents.into_iter())
             .map_err(|error| fail(error.to_string()))?;
         let last = inner.get_vocab(true).into_values().max();
         let trained = Self::new(inner, last, "in training")?;

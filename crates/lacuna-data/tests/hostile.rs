@@ -365,6 +365,11 @@ fn a_tokenizer_needs_room_and_text() {
     let texts = || ["def f(): pass"; 3].into_iter();
     says(Tokenizer::train_bpe(texts(), 200, &["<s>"]).unwrap_err(), "alone are 257");
     says(Tokenizer::train_bpe(texts(), 4096, &["<s>"]).unwrap_err(), "the text gives only");
+    // No room is made for tokens that no text of this length has.
+    for vocab_size in [1_000_000_000, usize::MAX] {
+        let told = Tokenizer::train_bpe(texts(), vocab_size, &["<s>"]).unwrap_err();
+        says(told, "the text gives only");
+    }
 }
 
 #[test]

@@ -63,9 +63,10 @@ pub fn append_to(path: &Path) -> std::io::Result<File> {
 
 /// Opens what is no regular file to write to it: a pipe that nobody reads is an error, one that is read is waited for.
 pub(crate) fn open_device(path: &Path) -> std::io::Result<File> {
-    let device = without_waiting(File::options().write(true)).open(path)?;
+    // Behind what others wrote, where it is a file after all.
+    let device = without_waiting(File::options().append(true)).open(path)?;
     #[cfg(unix)]
-    rustix::fs::fcntl_setfl(&device, rustix::fs::OFlags::empty())?;
+    rustix::fs::fcntl_setfl(&device, rustix::fs::OFlags::APPEND)?;
     Ok(device)
 }
 
@@ -78,7 +79,14 @@ fn without_waiting(options: &mut OpenOptions) -> &OpenOptions {
     options
 }
 
-fn kind_of(there: FileType) -> &'static str {
+/// Whether the name stands for something that a process has open, as `/dev/stdout` and `/dev/fd/3` do, or for a device.
+pub(crate) fn names_open_file(path: &Path) -> bool {
+    let folder = crate::partial::parent(path);
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    cfg!(unix) && (folder == Path::new("/dev") || folder.starts_with("/proc"))
+}
+
+pub(crate) fn kind_of(there: FileType) -> &'static str {
     #[cfg(unix)]
     {
         use std::os::unix::fs::FileTypeExt;

@@ -21,11 +21,14 @@ struct Names {
 }
 
 impl WholeFile {
-    /// Begins a file in the folder of `target`, with the permissions that new files get.
+    /// Begins a file in the folder of `target`, with the permissions that new files get. Where a link has the name,
+    /// the file that it leads to is the target, and the link stays.
     ///
     /// # Errors
-    /// Errors if the folder is missing or may not be written to.
+    /// Errors if the folder is missing or may not be written to, or the name is that of a pipe, a device or a file
+    /// that is open already (`/dev/stdout`): a new file in its place would cut others off.
     pub fn beside(target: &Path) -> Result<Self> {
+        let target = &place(target)?;
         let Partial { path, handle } = Partial::beside(target, |path| {
             File::options().read(true).write(true).create_new(true).open(path)
         })?;
@@ -119,12 +122,45 @@ impl Drop for Names {
     }
 }
 
-/// Writes a file whole or not at all. What is no file (a device, a pipe) is written to and stays what it is.
+const OPEN: &str = "a name for a file that is open already";
+
+/// Where a file of this name goes: links are followed, also to what is yet to be.
+fn place(target: &Path) -> Result<PathBuf> {
+    // Links in a circle end, as they do for the system.
+    const MOST_LINKS: usize = 40;
+    let mut place = target.to_owned();
+    for _ in 0..MOST_LINKS {
+        if crate::read::names_open_file(&place) {
+            return Err(Error::NoFile { path: target.to_owned(), kind: OPEN });
+        }
+        match fs::symlink_metadata(&place).map(|there| there.file_type()) {
+            Ok(kind) if kind.is_symlink() => {
+                let to = fs::read_link(&place).map_err(io(target, "follow the link"))?;
+                place = parent(&place).join(to);
+            }
+            Ok(kind) if !kind.is_file() && !kind.is_dir() => {
+                let kind = crate::read::kind_of(kind);
+                return Err(Error::NoFile { path: target.to_owned(), kind });
+            }
+            _ => return Ok(place),
+        }
+    }
+    let circle = std::io::Error::other("links lead in a circle");
+    Err(io(target, "follow the link")(circle))
+}
+
+/// Whether a name, or one of the links behind it, stands for what is open already.
+fn leads_to_open_file(target: &Path) -> bool {
+    matches!(place(target), Err(Error::NoFile { kind: OPEN, .. }))
+}
+
+/// Writes a file whole or not at all. What is no file (a device, a pipe, `/dev/stdout`) is written to and stays what it is.
 ///
 /// # Errors
 /// Errors if the folder or the disk refuses; what stood there before still stands there.
 pub fn write_file(target: &Path, bytes: &[u8]) -> Result<()> {
-    if fs::metadata(target).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+    let no_file = fs::metadata(target).is_ok_and(|there| !there.is_file() && !there.is_dir());
+    if no_file || leads_to_open_file(target) {
         let mut device = crate::read::open_device(target).map_err(io(target, "open it"))?;
         return device.write_all(bytes).map_err(io(target, "write to it"));
     }

@@ -47,6 +47,53 @@ fn a_device_is_written_to_and_not_replaced_and_a_pipe_without_a_reader_is_not_wa
     assert_eq!(names(place.path()), ["null", "pipe"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_link_stays_and_the_file_that_it_leads_to_is_replaced() {
+    use std::os::unix::fs::symlink;
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    fs::create_dir(at("far")).unwrap();
+    symlink("far/file", at("first")).unwrap();
+    symlink(at("first"), at("second")).unwrap();
+    // Also where the file is yet to be.
+    for bytes in [b"new", b"two"] {
+        write_file(&at("second"), bytes).unwrap();
+        assert_eq!(fs::read(at("far/file")).unwrap(), bytes);
+        assert!(at("first").is_symlink() && at("second").is_symlink());
+        assert_eq!(names(&at("far")), ["file"]);
+    }
+    symlink("circle", at("circle")).unwrap();
+    let told = write_file(&at("circle"), b"x").unwrap_err().to_string();
+    assert!(told.contains("circle"), "{told}");
+    assert!(at("circle").is_symlink());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_for_an_open_file_is_written_to_and_never_replaced() {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("log");
+    let mut open = fs::File::create(&path).unwrap();
+    open.write_all(b"before, ").unwrap();
+    // As /dev/stdout leads to what a shell opened.
+    let link = place.path().join("stdout");
+    std::os::unix::fs::symlink(format!("/proc/self/fd/{}", open.as_raw_fd()), &link).unwrap();
+    let told = WholeFile::beside(&link).err().map(|error| error.to_string());
+    assert!(told.is_some_and(|told| told.contains("open already")));
+    for name in [link.clone(), format!("/proc/self/fd/{}", open.as_raw_fd()).into()] {
+        write_file(&name, b"then. ").unwrap();
+    }
+    assert!(link.is_symlink());
+    assert_eq!(fs::read(&path).unwrap(), b"before, then. then. ");
+    drop(open);
+    write_file(&link, b"closed").unwrap_err();
+    assert!(link.is_symlink(), "what leads nowhere now leads where it led");
+    assert_eq!(names(place.path()), ["log", "stdout"]);
+}
+
 #[test]
 fn a_failed_write_leaves_the_old_file_and_nothing_else() {
     let place = tempfile::tempdir().unwrap();

@@ -68,7 +68,12 @@ impl Model {
         let transformer = if device.is_cpu() {
             let most = weights.config().max_position_embeddings;
             let mut work = options.work.unwrap_or(Work::decoding(2048.min(most)));
-            work.context = work.context.min(most);
+            // A text has at most as many rows as there are positions, whatever was asked for.
+            if work.context > most {
+                work.rows = work.rows.div_ceil(work.context).saturating_mul(most).min(work.rows);
+                work.context = most;
+            }
+            work.logit_rows = work.logit_rows.min(2 * most.max(256));
             memory::check(path, &weights, options.dtype, work, options.memory)?;
             match options.dtype {
                 None => Transformer::mapped(&weights)?,

@@ -34,7 +34,7 @@ pub(crate) struct Args {
     #[arg(value_name = "MESSAGE", allow_negative_numbers = true)]
     message: Option<String>,
     /// What the model is told first
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
     /// Don't read and write the history of what was typed on a terminal
     #[arg(long)]

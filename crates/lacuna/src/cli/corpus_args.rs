@@ -16,7 +16,7 @@ pub(crate) struct CorpusArgs {
     #[arg(long, value_name = "EXT")]
     extension: Vec<String>,
     /// Pass over larger files of folders, members of archives and JSON lines; K, M and G are understood
-    #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", default_value = "1M", allow_hyphen_values = true, value_parser = bytes)]
     max_document_bytes: usize,
     /// A field of JSON lines that may hold the text; may be repeated [default: text, then content]
     #[arg(long, value_name = "NAME")]

@@ -388,6 +388,16 @@ pub(crate) fn check_against(
     }
     in_vocabulary("--mask-id", options.mask_id.as_slice(), vocab)?;
     in_vocabulary("--eos-id", options.eos_ids.as_deref().unwrap_or_default(), vocab)?;
+    let positions = model.config().max_position_embeddings;
+    let lengths = [
+        ("--block-size", options.block_size.map_or(0, NonZeroUsize::get)),
+        ("--min-new-tokens", options.min_new_tokens),
+    ];
+    if let Some((flag, length)) = lengths.iter().find(|(_, length)| *length > positions) {
+        let message =
+            format!("{flag} {length}: the model has {positions} positions, expected at most those");
+        return Err(Usage(message).into());
+    }
     if !options.stop.is_empty() && model.tokenizer.is_none() {
         let message = "--stop: the checkpoint has no tokenizer.json, so its tokens are no text to compare with";
         return Err(Usage(message.into()).into());

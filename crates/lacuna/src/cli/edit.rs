@@ -43,13 +43,13 @@ pub(crate) struct Args {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// What is to change
-    #[arg(long, short, value_name = "TEXT")]
+    #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     instruction: String,
     /// Rewrite these lines alone, from 1 and both included; the model sees what is around them
-    #[arg(long, value_name = "A:B", value_parser = region::lines, conflicts_with = "at")]
+    #[arg(long, value_name = "A:B", allow_hyphen_values = true, value_parser = region::lines, conflicts_with = "at")]
     lines: Option<Lines>,
     /// Rewrite the line that this place is in: short for --lines LINE:LINE
-    #[arg(long, value_name = "LINE[:COL]", value_parser = region::place)]
+    #[arg(long, value_name = "LINE[:COL]", allow_hyphen_values = true, value_parser = region::place)]
     at: Option<Lines>,
     /// Write FILE, in place of printing the new text
     #[arg(long, conflicts_with = "stream")]

@@ -26,7 +26,7 @@ pub(crate) struct Args {
     #[arg(value_name = "FILE", requires = "at", conflicts_with_all = ["prefix", "suffix"])]
     file: Option<PathBuf>,
     /// Where in FILE the hole is; a column counts characters, a tab as one, and the middle goes before it
-    #[arg(long, value_name = "LINE:COL", requires = "file")]
+    #[arg(long, value_name = "LINE:COL", allow_hyphen_values = true, requires = "file")]
     at: Option<At>,
     /// The text before the hole; `-` reads stdin
     #[arg(long, value_name = "FILE", requires = "suffix")]

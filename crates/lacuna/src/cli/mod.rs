@@ -52,7 +52,13 @@ Examples:
 Exit status: 0 done, 1 failed, 2 wrong usage.")]
 struct Cli {
     /// CPU threads to compute with; default: all cores. Results don't depend on it
-    #[arg(long, global = true, value_name = "N", help_heading = "Machine")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        help_heading = "Machine",
+        allow_hyphen_values = true
+    )]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     #[command(subcommand)]
@@ -137,9 +143,20 @@ fn survive_file_limits() {
     }
 }
 
+/// All commands and their flags. After a flag that has a value, `-1` is one: out of range perhaps, and no flag.
+fn program() -> clap::Command {
+    let takes_value = |arg: clap::Arg| match arg.get_action() {
+        clap::ArgAction::Set | clap::ArgAction::Append if !arg.is_positional() => {
+            arg.allow_negative_numbers(true)
+        }
+        _ => arg,
+    };
+    Cli::command().mut_subcommands(|command| command.mut_args(takes_value))
+}
+
 /// The command line, and whether it says `--quiet`.
 fn parse() -> Result<(Cli, bool), clap::Error> {
-    let matches = Cli::command().try_get_matches().map_err(named_both_ways)?;
+    let matches = program().try_get_matches().map_err(named_both_ways)?;
     let command = matches.subcommand();
     let quiet =
         command.and_then(|(_, command)| command.try_get_one("quiet").ok().flatten().copied());
@@ -173,8 +190,10 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
 fn report_usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     if error.use_stderr() {
-        // An argument may have come from a file's name. Styles are lost with it where it would command the terminal.
-        match text.replace("\r\n", "\n").contains(is_moving) {
+        // An argument may have come from a file's name. Styles are lost with it where it would command the terminal;
+        // the plain text has lost escape sequences already, so the arguments are looked at.
+        let moves = |arg: std::ffi::OsString| arg.to_string_lossy().contains(is_moving);
+        match std::env::args_os().skip(1).any(moves) {
             true => console::message(format_args!("{}", printable(&text))),
             false => drop(error.print()),
         }

@@ -68,6 +68,43 @@ fn flags_stand_under_the_heading_of_what_they_belong_to() {
 }
 
 #[test]
+fn a_number_below_zero_is_a_value_of_every_flag_that_has_one() {
+    let mut built = program();
+    built.build();
+    for command in built.get_subcommands().filter(|command| command.get_name() != "help") {
+        let name = command.get_name();
+        for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
+            let Some(flag) = arg.get_long().filter(|_| arg.get_action().takes_values()) else {
+                continue;
+            };
+            let parsed =
+                program().try_get_matches_from(["lacuna", name, &format!("--{flag}"), "-1"]);
+            let kind = parsed.map_err(|error| error.kind()).err();
+            assert_ne!(kind, Some(ErrorKind::UnknownArgument), "{name} --{flag} -1");
+        }
+    }
+}
+
+#[test]
+fn a_number_out_of_range_is_named_with_its_flag() {
+    let told = |line: &str| {
+        program().try_get_matches_from(line.split(' ')).map(drop).unwrap_err().to_string()
+    };
+    for (line, flag) in [
+        ("lacuna inspect M --threads -1", "--threads"),
+        ("lacuna inspect M --threads -inf", "--threads"),
+        ("lacuna pack --tokenizer T --out O I --max-document-bytes -5", "--max-document-bytes"),
+        ("lacuna train R --resume-step -2", "--resume-step"),
+        ("lacuna edit --model M F --instruction i --lines -1:2", "--lines"),
+        ("lacuna edit --model M F --instruction i --at -1", "--at"),
+        ("lacuna fill --model M F --at -1:2", "--at"),
+    ] {
+        let told = told(line);
+        assert!(told.starts_with("error: invalid value '-") && told.contains(flag), "{told}");
+    }
+}
+
+#[test]
 fn help_fits_a_terminal_of_80_columns() {
     let mut program = Cli::command().term_width(80);
     program.build();

@@ -15,9 +15,9 @@ use stop::Stop;
 
 /// Run a recipe: train, measure, write checkpoints.
 ///
-/// Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGXCPU finish the step, write a checkpoint and end with status 128 plus the
-/// signal's number (130, 143, …), so that a scheduler runs the command again; with --resume it goes on from there, and
-/// starts from the beginning where nothing was saved. A second signal ends at once.
+/// Ctrl-C, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGXCPU finish the step, write a checkpoint and end with
+/// status 128 plus the signal's number (130, 143, …), so that a scheduler runs the command again; with --resume it
+/// goes on from there, and starts from the beginning where nothing was saved. A second signal ends at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     #[arg(long)]
     accept_changes: bool,
     /// Go on from the checkpoint of this step; newer ones are set aside
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     resume_step: Option<u64>,
     /// Where the model trains
     #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]

@@ -83,8 +83,8 @@ fn signalled(number: i32) {
 
 #[cfg(unix)]
 fn listen() -> Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXCPU};
-    let wanted = [SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGXCPU];
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
+    let wanted = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU];
     let ignored = ignored_signals();
     // `nohup` and `&` in a script ignore some for their children, who are meant to go on.
     let wanted = wanted.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
