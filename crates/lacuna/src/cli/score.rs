@@ -1,19 +1,19 @@
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{HumanCount, HumanDuration};
 use lacuna::data::Window;
 use lacuna::model::Work;
 use lacuna::train::{Blocks, Method, Scoring, likelihood};
 use lacuna::{Error, Model};
 use serde_json::json;
-use std::io::Read;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::Usage;
 use super::decode_args::{ModelArgs, in_vocabulary};
 use super::progress::{Progress, count};
 use super::ranges::{self, Ids};
+use super::show::read_text;
 
 /// Noisy versions of the text in one pass.
 const BATCH: usize = 4;
@@ -198,15 +198,6 @@ fn work(tokens: usize) -> Work {
         rows: BATCH * tokens,
         logit_rows: 2 * tokens.saturating_mul(BATCH).min(256),
     }
-}
-
-fn read_text(path: &Path) -> Result<String> {
-    if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("reading the text from stdin")?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
 }
 
 /// The tokens, and the bytes of those that are scored (unknown for ids without a tokenizer).
