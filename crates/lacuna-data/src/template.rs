@@ -203,7 +203,7 @@ fn strftime(format: &str, now: i64) -> String {
             Some('D') => write!(text, "{month:02}/{day:02}/{:02}", year.rem_euclid(100)),
             Some('R') => write!(text, "{hour:02}:{minute:02}"),
             Some('s') => write!(text, "{now}"),
-            Some('n') => write!(text, "\n"),
+            Some('n') => writeln!(text),
             Some('t') => write!(text, "\t"),
             Some('Z') => write!(text, "UTC"),
             Some('z') => write!(text, "+0000"),

@@ -1,7 +1,4 @@
 //! Tokenizers that no tool writes: what the library behind them would panic at is refused, by file and part.
-
-#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
-
 use lacuna_data::{Error, Settings, Tokenizer};
 use serde_json::{Value, json};
 

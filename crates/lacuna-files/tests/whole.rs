@@ -1,5 +1,7 @@
 //! Files and folders are whole or absent, whoever else writes and whoever died before.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 use lacuna_files::{Manifest, WholeFile, WholeFolder, remove_leftovers, write_file};
 use std::fs;
 use std::path::Path;
