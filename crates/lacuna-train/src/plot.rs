@@ -215,11 +215,13 @@ fn panel<DB: DrawingBackend>(
     if low > high {
         return Ok(());
     }
-    let mut builder = ChartBuilder::on(area);
+    let (width, _) = area.dim_in_pixel();
+    let (area, beside) = area.split_horizontally(width as i32 - LEGEND);
+    legend(&beside, &series)?;
+    let mut builder = ChartBuilder::on(&area);
     builder
         .margin(4)
         .margin_top(if labels == Labels::Stages { 22 } else { 6 })
-        .margin_right(LEGEND)
         .x_label_area_size(if labels == Labels::Steps { 38 } else { 22 })
         .y_label_area_size(70);
     match scale {
@@ -297,33 +299,44 @@ where
         }
     }
     let visible = |y: f64| y >= range.start && y <= range.end;
-    for Series { label, color, points, marks } in series.iter().filter(|s| !s.points.is_empty()) {
+    for Series { color, points, marks, .. } in series.iter().filter(|s| !s.points.is_empty()) {
         let color = *color;
         let points: Points = points.iter().copied().filter(|(_, y)| visible(*y)).collect();
         if *marks {
             let mark = move |at| Circle::new(at, 5, color.stroke_width(2));
-            chart
-                .draw_series(points.into_iter().map(mark))?
-                .label(*label)
-                .legend(move |(x, y)| Circle::new((x + 9, y), 5, color.stroke_width(2)));
+            chart.draw_series(points.into_iter().map(mark))?;
         } else {
             // Piece by piece: where a line turns sharply, a thick one would shoot beyond the point.
             let piece = move |pair: &[(f64, f64)]| PathElement::new(pair, color.stroke_width(2));
-            let pieces: Vec<_> = points.windows(2).map(piece).collect();
-            chart.draw_series(pieces)?.label(*label).legend(move |(x, y)| {
+            chart.draw_series(points.windows(2).map(piece).collect::<Vec<_>>())?;
+        }
+    }
+    Ok(())
+}
+
+/// What the curves of a panel are, in an area of its own: a chart's own legend can't leave its chart.
+fn legend<DB: DrawingBackend>(
+    area: &DrawingArea<DB, Shift>,
+    series: &[Series],
+) -> DrawResult<DB::ErrorType> {
+    let mut chart = ChartBuilder::on(area).build_cartesian_2d(0.0..1.0, 0.0..1.0)?;
+    for Series { label, color, marks, .. } in series.iter().filter(|s| !s.points.is_empty()) {
+        let color = *color;
+        let nothing = std::iter::empty::<PathElement<(f64, f64)>>();
+        let named = chart.draw_series(nothing)?.label(*label);
+        if *marks {
+            named.legend(move |(x, y)| Circle::new((x + 9, y), 5, color.stroke_width(2)));
+        } else {
+            named.legend(move |(x, y)| {
                 PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2))
             });
         }
     }
-    let (width, _) = chart.plotting_area().dim_in_pixel();
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::Coordinate(width as i32 + 8, 0))
-        .background_style(WHITE)
-        .border_style(WHITE)
+        .position(SeriesLabelPosition::UpperLeft)
         .label_font(("sans-serif", 13))
-        .draw()?;
-    Ok(())
+        .draw()
 }
 
 /// Two bar charts over the last quarter of the diffusion steps; below, over the steps, how often a block came
