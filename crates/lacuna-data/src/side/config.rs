@@ -1,6 +1,5 @@
 //! `tokenizer_config.json` read in one pass: template, special tokens, added tokens; the rest is passed over.
 
-use serde::Deserialize;
 use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
@@ -27,15 +26,14 @@ pub(crate) struct TokenizerConfig {
     pub(crate) tokens: Map<String, Value>,
     /// `additional_special_tokens`.
     pub(crate) special: Vec<String>,
-    /// `added_tokens_decoder`, if it is there.
-    pub(crate) added: Option<Vec<(u32, Added)>>,
+    /// `added_tokens_decoder`, if it is there; without an id where the key is none.
+    pub(crate) added: Option<Vec<(Option<u32>, Added)>>,
     pub(crate) class: Option<String>,
     pub(crate) add_bos: Option<bool>,
 }
 
 /// A token as `added_tokens_decoder` describes it.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Added {
     pub(crate) content: String,
     pub(crate) single_word: bool,
@@ -278,11 +276,11 @@ impl<'de> Visitor<'de> for SpellingSeed {
     nothing_else!(None);
 }
 
-/// The tokens of `added_tokens_decoder`, by id; ids and fields that are none are passed over.
+/// The tokens of `added_tokens_decoder`, by id; fields that are none are passed over.
 struct DecoderSeed;
 
 impl<'de> DeserializeSeed<'de> for DecoderSeed {
-    type Value = Option<Vec<(u32, Added)>>;
+    type Value = Option<Vec<(Option<u32>, Added)>>;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
         from.deserialize_any(self)
@@ -290,7 +288,7 @@ impl<'de> DeserializeSeed<'de> for DecoderSeed {
 }
 
 impl<'de> Visitor<'de> for DecoderSeed {
-    type Value = Option<Vec<(u32, Added)>>;
+    type Value = Option<Vec<(Option<u32>, Added)>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("tokens by id")
@@ -299,11 +297,8 @@ impl<'de> Visitor<'de> for DecoderSeed {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let (mut added, mut text) = (Vec::new(), 0);
         while let Some(key) = map.next_key::<Cow<'_, str>>()? {
-            let Ok(id) = key.parse::<u32>() else {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            };
-            let token: Added = map.next_value()?;
+            let Some(token) = map.next_value_seed(AddedSeed)? else { continue };
+            let id = key.trim().parse::<u32>().ok();
             text += token.content.len();
             if added.len() == MOST_ADDED || text > MOST_ADDED_TEXT {
                 let reason = format!(
@@ -323,6 +318,64 @@ impl<'de> Visitor<'de> for DecoderSeed {
     }
 
     fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    nothing_else!(None);
+}
+
+/// A token with its flags, or its spelling alone; nothing of anything else.
+struct AddedSeed;
+
+impl<'de> DeserializeSeed<'de> for AddedSeed {
+    type Value = Option<Added>;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AddedSeed {
+    type Value = Option<Added>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a token")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Some(Added { content: text.to_owned(), special: true, ..Added::default() }))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut token = Added::default();
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            let flag = match &*key {
+                "single_word" => &mut token.single_word,
+                "lstrip" => &mut token.lstrip,
+                "rstrip" => &mut token.rstrip,
+                "normalized" => &mut token.normalized,
+                "special" => &mut token.special,
+                "content" => {
+                    token.content =
+                        map.next_value_seed(SpellingSeed { field: "" })?.unwrap_or_default();
+                    continue;
+                }
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            *flag = map.next_value_seed(TruthSeed)?.unwrap_or_default();
+        }
+        Ok(Some(token))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(None)
     }
 

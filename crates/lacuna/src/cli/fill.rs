@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             let tokenizer = model.tokenizer()?;
             let fim = Fim::from_tokenizer(tokenizer)?;
             // What ends a text comes first: the released algorithm knows one end alone.
-            let ends = || [model.config().eos_token_ids.as_slice(), &fim.ends].concat();
+            let ends = || [model.ends_of_text(), fim.ends.clone()].concat();
             options.eos_ids.get_or_insert_with(ends);
             fim.prompt_text(tokenizer, prefix, suffix)?
         }
