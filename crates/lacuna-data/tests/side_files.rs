@@ -100,6 +100,42 @@ fn what_can_not_be_followed_is_told_and_stops_nothing() {
 }
 
 #[test]
+fn a_token_without_an_id_stops_nothing_and_is_said_to_stay_text() {
+    let decoder = |tokens: Value| json!({ "added_tokens_decoder": tokens });
+    for files in [
+        vec![("added_tokens.json", json!({"<|a|>": -1}))],
+        vec![("added_tokens.json", json!({"<|a|>": null}))],
+        vec![("added_tokens.json", json!({"<|a|>": 10_000_000_000_u64}))],
+        vec![("tokenizer_config.json", decoder(json!({"x": token("<|a|>", true)})))],
+        vec![("tokenizer_config.json", json!({"eos_token": "<|a|>"}))],
+        vec![("special_tokens_map.json", json!({"additional_special_tokens": ["<|a|>"]}))],
+        vec![("special_tokens_map.json", json!({"eos_token": {"content": "<|a|>"}}))],
+    ] {
+        let tokenizer = opened(&files, 8);
+        let [note] = tokenizer.notes() else { panic!("{files:?}: {:?}", tokenizer.notes()) };
+        assert!(note.contains("<|a|>") && note.contains("stays text"), "{note}");
+    }
+    for odd in
+        [json!({"4": null}), json!({"4": 7}), json!({"4": []}), json!({"4": {"content": null}})]
+    {
+        assert!(opened(&[("tokenizer_config.json", decoder(odd))], 8).notes().is_empty());
+    }
+}
+
+#[test]
+fn files_of_other_hands_say_the_same_in_other_ways() {
+    let plain = json!({"added_tokens_decoder": {"4": "<|a|>"}});
+    let numbers = json!({"added_tokens_decoder": {"4": {"content": "<|a|>", "special": true, "lstrip": null}}});
+    for config in [plain.clone(), numbers] {
+        let tokenizer = opened(&[("tokenizer_config.json", config)], 8);
+        assert_eq!(tokenizer.encode("a<|a|>").unwrap(), [0, 4]);
+        assert!(tokenizer.is_special(4) && tokenizer.notes().is_empty());
+    }
+    let marked = Value::String(format!("\u{feff}{plain}"));
+    assert_eq!(opened(&[("tokenizer_config.json", marked)], 8).encode("<|a|>").unwrap(), [4]);
+}
+
+#[test]
 fn bos_is_added_where_a_file_says_so() {
     let config = |adds: Value, class: &str| {
         let config = json!({"bos_token": "<s>", "add_bos_token": adds, "tokenizer_class": class});
@@ -117,7 +153,7 @@ fn files_that_are_not_what_their_name_says_are_named() {
     for (name, text) in [
         ("tokenizer_config.json", "["),
         ("special_tokens_map.json", "7"),
-        ("added_tokens.json", "{\"a\": -1}"),
+        ("added_tokens.json", "[\"a\", 1]"),
         ("generation_config.json", "{\"do_sample\": true, \"top_p\": \"wide\"}"),
     ] {
         let error = Settings::read(&files(&[(name, text.into())]), Path::new("m")).unwrap_err();

@@ -45,4 +45,4 @@ pub use partial::{remove_all_leftovers, remove_leftovers};
 pub use read::{append_to, open_regular, read_file, read_text};
 pub use replace::replace_text_file;
 pub use shown::{is_moving, printable};
-pub use whole::{FinishedFile, WholeFile, create_folder, sync_folder, write_file};
+pub use whole::{FinishedFile, WholeFile, create_folder, free_bytes, sync_folder, write_file};

@@ -209,7 +209,9 @@ pub(crate) fn hashes(recipe: &Recipe, data: &RunData) -> Result<BTreeMap<String,
     add("data.tokenizer", data.tokenizer.fingerprint());
     let corpus = [Some(data.train.dataset()), Some(&data.held_out)];
     let key = if recipe.data.shards.is_some() { "data.shards" } else { "data.corpus" };
-    add(key, of_datasets(&corpus)?);
+    if recipe.data.shards.is_some() || !recipe.data.corpus.is_empty() {
+        add(key, of_datasets(&corpus)?);
+    }
     if let Some(sft) = &data.sft {
         add("sft.samples", of_datasets(&[Some(sft.dataset())])?);
     }

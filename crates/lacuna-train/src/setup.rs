@@ -61,9 +61,32 @@ impl RunData {
         let special = special_ids(recipe, &tokenizer)?;
         let window = NonZeroUsize::new(recipe.data.window).expect("validated: at least 2");
         let mut skipped = Skipped::default();
-        let (train, held_out) = match &recipe.data.shards {
-            Some(dir) => open_shards(dir, &tokenizer, window, recipe.data.verify_shards)?,
-            None => {
+        let (side_files, format) = side::side_files(recipe, &tokenizer, special)?;
+        let mut sft_skipped = Skipped::default();
+        let packed = match recipe.sft.as_ref().zip(format) {
+            Some((sft, format)) => {
+                let (packed, passed_over) = lacuna_data::pack_chat(
+                    &sft.samples,
+                    &format,
+                    &tokenizer,
+                    special.eos,
+                    recipe.seed,
+                    Packer::new(window, Remainder::Pad(special.pad)),
+                )?;
+                sft_skipped = passed_over;
+                Some(packed)
+            }
+            None => None,
+        };
+        let in_memory = |packed| Dataset::from_packed(packed, tokenizer.vocab_size());
+        let (train, held_out) = match (&recipe.data.shards, &packed) {
+            (Some(dir), _) => open_shards(dir, &tokenizer, window, recipe.data.verify_shards)?,
+            // Conversations alone: they are the run's text, and none of them is kept out.
+            (None, Some(packed)) if recipe.data.corpus.is_empty() => {
+                let nothing = Packer::new(window, Remainder::Drop).finish();
+                (in_memory(packed.clone())?, in_memory(nothing)?)
+            }
+            (None, _) => {
                 let corpus = Corpus::read(&recipe.data.corpus, &recipe.data.corpus_options())?;
                 skipped = corpus.skipped.clone();
                 let (train, held_out) = corpus.split(recipe.data.held_out);
@@ -77,7 +100,7 @@ impl RunData {
                 let pack_all = |documents: &[Document], remainder| -> Result<Dataset> {
                     let packer = Packer::new(window, remainder);
                     let packed = pack(documents, &tokenizer, special.eos, packer)?;
-                    Ok(Dataset::from_packed(packed, tokenizer.vocab_size())?)
+                    Ok(in_memory(packed)?)
                 };
                 (
                     pack_all(&train, Remainder::Drop)?,
@@ -85,24 +108,7 @@ impl RunData {
                 )
             }
         };
-        let (side_files, format) = side::side_files(recipe, &tokenizer, special)?;
-        let mut sft_skipped = Skipped::default();
-        let sft = match recipe.sft.as_ref().zip(format) {
-            Some((sft, format)) => {
-                let (packed, passed_over) = lacuna_data::pack_chat(
-                    &sft.samples,
-                    &format,
-                    &tokenizer,
-                    special.eos,
-                    recipe.seed,
-                    Packer::new(window, Remainder::Pad(special.pad)),
-                )?;
-                sft_skipped = passed_over;
-                let dataset = Dataset::from_packed(packed, tokenizer.vocab_size())?;
-                Some(Batches::new(dataset, recipe.seed)?)
-            }
-            None => None,
-        };
+        let sft = packed.map(|packed| Batches::new(in_memory(packed)?, recipe.seed)).transpose()?;
         Ok(Self {
             train: Batches::new(train, recipe.seed)?,
             held_out,

@@ -259,7 +259,7 @@ pub fn prompt_ids(model: &Model, prompt: Prompt) -> Result<Vec<u32>> {
 }
 
 fn eos_ids(model: &Model, options: &GenerateOptions) -> Vec<u32> {
-    options.eos_ids.clone().unwrap_or_else(|| model.config().eos_token_ids.clone())
+    options.eos_ids.clone().unwrap_or_else(|| model.ends_of_text())
 }
 
 /// What every decoder has around it: stop texts, the clock, the text of the tokens.

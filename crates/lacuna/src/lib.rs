@@ -50,6 +50,6 @@ pub use generate::{
 pub use hub::locate;
 pub use memory::{MemoryLimit, available_bytes};
 pub use mode::{mismatch as mode_mismatch, no_mask};
-pub use open::{Model, OpenOptions, select_device};
+pub use open::{Model, OpenOptions, select_device, usual_mask};
 pub use session::Session;
 pub use text::TokenText;

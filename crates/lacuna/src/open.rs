@@ -39,6 +39,23 @@ const MASK_NAMES: [&str; 8] = [
     "<|mdm_mask|>",
 ];
 
+/// How tokenizers spell the end of a turn.
+const END_OF_TURN_NAMES: [&str; 7] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|end_of_turn|>",
+    "<|EOT|>",
+];
+
+/// The id of a token with one of the usual names of MASK, without opening the model.
+pub fn usual_mask(weights: &Weights) -> Option<u32> {
+    let rows = weights.config().vocab_size;
+    weights.token_ids(&MASK_NAMES).into_iter().flatten().find(|id| (*id as usize) < rows)
+}
+
 /// A checkpoint opened for use.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -49,6 +66,7 @@ pub struct Model {
     path: PathBuf,
     settings: Settings,
     fallbacks: BTreeMap<StorageDtype, Vec<String>>,
+    notes: Vec<String>,
 }
 
 impl Model {
@@ -68,11 +86,11 @@ impl Model {
         let transformer = if device.is_cpu() {
             let most = weights.config().max_position_embeddings;
             let mut work = options.work.unwrap_or(Work::decoding(2048.min(most)));
-            // A text has at most as many rows as there are positions, whatever was asked for.
-            if work.context > most {
-                work.rows = work.rows.div_ceil(work.context).saturating_mul(most).min(work.rows);
-                work.context = most;
+            // One text is never longer than the model's positions: it is refused, or shown in part. A batch may be.
+            if work.rows <= work.context {
+                work.rows = work.rows.min(most);
             }
+            work.context = work.context.min(most);
             work.logit_rows = work.logit_rows.min(2 * most.max(256));
             memory::check(path, &weights, options.dtype, work, options.memory)?;
             match options.dtype {
@@ -93,7 +111,10 @@ impl Model {
         let (transformer, tokenizer) = (Arc::new(transformer), tokenizer.map(Arc::new));
         let wanted = options.dtype.filter(|_| device.is_cpu());
         let fallbacks = wanted.map(|dtype| weights.fallbacks(dtype)).unwrap_or_default();
-        Ok(Self { transformer, tokenizer, path: path.to_owned(), settings, fallbacks })
+        let notes = tokenizer.as_ref().map(|tokenizer| tokenizer.notes().to_vec());
+        let mut notes = notes.unwrap_or_default();
+        notes.extend(half_named(transformer.config(), tokenizer.as_deref()));
+        Ok(Self { transformer, tokenizer, path: path.to_owned(), settings, fallbacks, notes })
     }
 
     /// Matrices that are not kept in the format asked for, by the format that they have instead: their rows are no
@@ -150,8 +171,20 @@ impl Model {
         Ok(ChatTemplate::from_settings(&settings)?)
     }
 
+    /// What ends a text: the ends that the configuration names, else the `eos_token` of the tokenizer's files.
+    pub fn ends_of_text(&self) -> Vec<u32> {
+        let config = self.config();
+        if !config.eos_token_ids.is_empty() {
+            return config.eos_token_ids.clone();
+        }
+        let spellings = self.settings.eos_spellings.iter();
+        let ids = spellings.filter_map(|spelling| self.tokenizer.as_ref()?.token_to_id(spelling));
+        ids.filter(|id| (*id as usize) < config.vocab_size).collect()
+    }
+
     /// What ends an answer in a conversation: the ends of text of `config.json` and `generation_config.json`, the
     /// `eos_token` of the tokenizer's files, and the token that the chat template writes after what an assistant said.
+    /// In a GGUF file also a special token with one of the names that ends of turns have, as in llama.cpp.
     pub fn answer_ends(&self, format: &ChatTemplate) -> Vec<u32> {
         let config = self.config();
         let mut ends = config.eos_token_ids.clone();
@@ -161,6 +194,9 @@ impl Model {
             let named = self.settings.eos_spellings.iter();
             ends.extend(named.filter_map(|spelling| tokenizer.token_to_id(spelling)));
             ends.extend(format.end_of_turn(tokenizer));
+            let usual = END_OF_TURN_NAMES.iter().filter(|_| !self.path.is_dir());
+            let usual = usual.filter_map(|name| tokenizer.token_to_id(name));
+            ends.extend(usual.filter(|id| tokenizer.is_special(*id)));
         }
         let mut seen = std::collections::HashSet::new();
         ends.retain(|id| (*id as usize) < config.vocab_size && seen.insert(*id));
@@ -209,7 +245,7 @@ impl Model {
 
     /// What the checkpoint's files say and could not be followed, a sentence each.
     pub fn notes(&self) -> &[String] {
-        self.tokenizer.as_deref().map_or(&[], Tokenizer::notes)
+        &self.notes
     }
 
     /// How conversations with this model are written: the checkpoint's own template, else, for block
@@ -242,6 +278,26 @@ impl Model {
             )
         })
     }
+}
+
+/// What is said of an autoregressive checkpoint that names MASK, as if it were made to fill it in.
+fn half_named(config: &Config, tokenizer: Option<&Tokenizer>) -> Option<String> {
+    /// Names that only diffusion models have; those of a model trained here say what they are.
+    const OF_DIFFUSION: [&str; 3] = ["<|MASK|>", "|<MASK>|", "<|mask|>"];
+    let rows = config.vocab_size as u64;
+    let named = config.extra.get("mask_token_id").and_then(Value::as_u64).filter(|id| *id < rows);
+    let spelt = || {
+        let tokenizer = tokenizer?;
+        let id = |name: &&str| tokenizer.token_to_id(name).filter(|id| tokenizer.is_special(*id));
+        OF_DIFFUSION.iter().find_map(id).map(u64::from)
+    };
+    let id = named.or_else(spelt)?;
+    (config.mode == Mode::Autoregressive).then(|| {
+        format!(
+            "the checkpoint names MASK ({id}) and no block size, and is decoded token by token; if it was trained on \
+             blocks of B, --block-size B --allow-mode-mismatch decodes it so"
+        )
+    })
 }
 
 /// A checkpoint's tokenizer, with the tokens that its other files name.

@@ -206,6 +206,51 @@ fn a_checkpoint_saved_again_under_its_shape_is_known_by_its_name() {
 }
 
 #[test]
+fn a_gguf_file_that_goes_by_a_family_s_name_is_never_autoregressive() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, shape, mask, block, id) in [
+        ("SDAR-1.7B-Chat-b8-Q8_0.gguf", "qwen3", "<|mask|>", 8, Some(5)),
+        ("SDAR-4B.gguf", "qwen3", "<[other]>", 4, None),
+        ("sdar_1.7b.gguf", "llama", "<|MASK|>", 4, Some(5)),
+        ("Fast_dLLM_v2_1.5B.gguf", "qwen2", "<[other]>", 32, None),
+        ("tiny-a2d-f16.gguf", "llama", "<|mask|>", 32, Some(5)),
+        ("Stable-DiffCoder-8B-Instruct.gguf", "llama", "<[other]>", 4, None),
+        ("mine.gguf", "llama", "<[MASK_TOKEN]>", 4, Some(5)),
+    ] {
+        let said = json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama"});
+        let said = match shape {
+            "qwen2" => json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}),
+            "qwen3" => json!({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}),
+            _ => said,
+        };
+        let folder = dir.path().join(format!("of {name}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        checkpoint(&folder, shape, mask, said);
+        let file = by_others(&folder, name);
+        assert_eq!(inspected(&file), ("block-diffusion".into(), Some(block), id), "{name}");
+        let args = ["generate", "-m", &file, "-q", "--max-new-tokens", "3", "def f"];
+        let ran = lacuna(&args);
+        match id {
+            Some(_) => assert_eq!(ran.status, Some(0), "{name}: {}", ran.error),
+            None => assert!(ran.error.contains("--mask-id N"), "{name}: {}", ran.error),
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_that_names_mask_and_no_block_says_how_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama"});
+    let mut named = plain.clone();
+    named["mask_token_id"] = 5.into();
+    for (said, mask) in [(named, "<[other]>"), (plain, "<|MASK|>")] {
+        let model = checkpoint(dir.path(), "llama", mask, said);
+        let ran = lacuna(&["generate", "-m", &model, "--max-new-tokens", "3", "def f"]);
+        assert!(ran.status == Some(0) && ran.error.contains("no block size"), "{}", ran.error);
+    }
+}
+
+#[test]
 fn a_mask_that_nothing_names_is_asked_for_by_flag() {
     let dir = tempfile::tempdir().unwrap();
     let said =

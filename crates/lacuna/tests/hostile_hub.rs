@@ -8,6 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -74,6 +75,17 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked
     headers.iter().for_each(|(name, value)| write!(stream, "{name}: {value}\r\n").unwrap());
     if !announced {
         write!(stream, "content-length: {}\r\n", body.len()).unwrap();
+    }
+    // A server that says a byte now and then.
+    if headers.iter().any(|(name, _)| *name == "x-drip") {
+        stream.write_all(b"\r\n").unwrap();
+        for byte in body {
+            if stream.write_all(&[byte]).is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        return;
     }
     // A reader that has seen enough may be gone.
     let _ = stream.write_all(b"\r\n").and_then(|()| stream.write_all(&body));
@@ -269,4 +281,101 @@ fn a_server_that_leads_in_circles_or_away_from_encryption_is_left() {
     let hub =
         Server::start(|_| (302, vec![("location", "file:///etc/passwd".to_owned())], Vec::new()));
     assert!(refused(home.path(), &hub).contains("is no address"));
+}
+
+#[test]
+fn no_other_page_enters_a_file_that_is_fetched_in_parts() {
+    // What comes in the place of a file's second part: a network's login page, an error's page, a file of another
+    // length, a compressed one.
+    let page = b"<html>please log in</html>".to_vec();
+    let compressed = ("content-encoding", "gzip".to_owned());
+    let longer = ("content-range", "bytes 100-8099/8100".to_owned());
+    let answers: [Answer; 4] = [
+        (200, Vec::new(), page.clone()),
+        (416, Vec::new(), page),
+        (206, vec![longer], vec![b'x'; 8000]),
+        (200, vec![compressed], vec![b'x'; 600]),
+    ];
+    for answer in answers {
+        let told = format!("{} {:?}", answer.0, answer.1);
+        let hub = Server::start(move |asked| match asked.range {
+            _ if is_listing(asked) => listing(),
+            Some((0, Some(0))) => file(asked, &format!("e-{}", name_of(asked))),
+            Some((0, None)) => {
+                let (status, mut headers, mut body) = file(asked, &format!("e-{}", name_of(asked)));
+                headers.push(("content-length", body.len().to_string()));
+                body.truncate(100);
+                (status, headers, body)
+            }
+            _ => answer.clone(),
+        });
+        let home = tempfile::tempdir().unwrap();
+        refused(home.path(), &hub);
+        let snapshots = home.path().join("hub/models--owner--tiny/snapshots");
+        assert!(!snapshots.exists(), "{told}");
+        let honest = Server::start(|asked| match is_listing(asked) {
+            true => listing(),
+            false => file(asked, &format!("e-{}", name_of(asked))),
+        });
+        let output = inspect(home.path(), &honest);
+        assert!(output.status.success(), "{told}: {}", String::from_utf8_lossy(&output.stderr));
+        for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+            let came = fs::read(snapshots.join(COMMIT).join(name)).unwrap();
+            assert!(came == fs::read(golden().join(name)).unwrap(), "{told}: {name}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_does_not_get_on_is_left_within_a_minute() {
+    let drip = || ("x-drip", "1".to_owned());
+    let listing_drips = Server::start(move |_| {
+        let (status, mut headers, body) = listing();
+        headers.push(drip());
+        (status, headers, body)
+    });
+    let file_drips = Server::start(move |asked| {
+        if is_listing(asked) {
+            return listing();
+        }
+        let (status, mut headers, body) = file(asked, "e");
+        if asked.range != Some((0, Some(0))) {
+            headers.push(drip());
+        }
+        (status, headers, body)
+    });
+    let byte_by_byte = Server::start(|asked| {
+        if is_listing(asked) {
+            return listing();
+        }
+        let (status, mut headers, mut body) = file(asked, "e");
+        headers.push(("content-length", body.len().to_string()));
+        body.truncate(1);
+        (status, headers, body)
+    });
+    std::thread::scope(|scope| {
+        for hub in [&listing_drips, &file_drips, &byte_by_byte] {
+            scope.spawn(|| {
+                let (began, home) = (Instant::now(), tempfile::tempdir().unwrap());
+                refused(home.path(), hub);
+                assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+            });
+        }
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_has_no_room_is_not_begun() {
+    let hub = Server::start(|asked| {
+        if is_listing(asked) {
+            return listing();
+        }
+        let range = format!("bytes 0-0/{}", 1_u64 << 60);
+        (206, vec![("content-range", range), ("etag", "e".to_owned())], b"x".to_vec())
+    });
+    let home = tempfile::tempdir().unwrap();
+    let error = refused(home.path(), &hub);
+    assert!(error.contains("are free there"), "{error}");
+    assert!(hub.asked().iter().all(|asked| asked.range.is_none_or(|range| range.1 == Some(0))));
 }

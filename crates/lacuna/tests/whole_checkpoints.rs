@@ -195,3 +195,32 @@ fn what_can_not_be_rendered_is_told_with_line_and_turn() {
         assert!(error.contains(words), "{error}");
     }
 }
+
+#[test]
+fn conversations_alone_are_enough_to_train_on_and_to_resume_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = recipe(folder.path(), SIZES, "");
+    let text = fs::read_to_string(&path).unwrap().replace("corpus = [\"src\"]\n", "");
+    fs::write(&path, &text).unwrap();
+    let run = folder.path().join("run");
+    let train = |more: &[&str]| {
+        let args = ["train", &path, "--out", run.to_str().unwrap(), "--quiet"];
+        lacuna(&[&args[..], more].concat())
+    };
+    done(&train(&[]));
+    let record = read(&run.join("run.json"));
+    assert!(record["hashes"]["sft.samples"].is_string(), "{record}");
+    assert!(record["hashes"].get("data.corpus").is_none(), "{record}");
+    let longer = ["--resume", "--set", "stage.0.steps=3", "--accept-changes"];
+    done(&train(&longer));
+    // Other conversations are other data.
+    fs::write(folder.path().join("chat.jsonl"), LINES.replace("add", "sub").repeat(2)).unwrap();
+    let output = train(&["--resume", "--set", "stage.0.steps=4", "--accept-changes"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("sft.samples"), "{error}");
+    // A stage on a corpus needs one.
+    fs::write(&path, text.replace("data = \"sft\"\n", "")).unwrap();
+    let output = train(&[]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("data.corpus or data.shards"), "{error}");
+}

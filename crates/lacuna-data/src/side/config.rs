@@ -1,19 +1,18 @@
 //! `tokenizer_config.json` read in one pass: template, special tokens, added tokens; the rest is passed over.
 
-use serde::Deserialize;
 use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::fmt;
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::error::{Error, Result, io_error};
+use crate::error::Result;
 
 /// Far more than any template or `tokenizer_config.json` has.
-const LONGEST: u64 = 16 << 20;
+pub(crate) const LONGEST_SIDE_FILE: u64 = 16 << 20;
 const MOST_TOKENS: usize = 256;
 /// As in `tokenizer.json`.
 const MOST_ADDED: usize = 1 << 15;
@@ -27,15 +26,14 @@ pub(crate) struct TokenizerConfig {
     pub(crate) tokens: Map<String, Value>,
     /// `additional_special_tokens`.
     pub(crate) special: Vec<String>,
-    /// `added_tokens_decoder`, if it is there.
-    pub(crate) added: Option<Vec<(u32, Added)>>,
+    /// `added_tokens_decoder`, if it is there; without an id where the key is none.
+    pub(crate) added: Option<Vec<(Option<u32>, Added)>>,
     pub(crate) class: Option<String>,
     pub(crate) add_bos: Option<bool>,
 }
 
 /// A token as `added_tokens_decoder` describes it.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Added {
     pub(crate) content: String,
     pub(crate) single_word: bool,
@@ -52,23 +50,14 @@ pub(crate) fn tokenizer_config(text: &str) -> serde_json::Result<TokenizerConfig
     from.end().map(|()| config)
 }
 
+/// The text of a small file of a checkpoint; `None` where there is none.
 pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>> {
-    let metadata = match std::fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(io_error(path, "read"))?,
-    };
-    let fault = |reason: String| Err(Error::Template(reason).in_file(path));
-    if !metadata.is_file() {
-        // No pipe to wait on, no device without end.
-        return fault("is no regular file".to_owned());
+    match lacuna_files::read_text(path, LONGEST_SIDE_FILE) {
+        Err(lacuna_files::Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            Ok(None)
+        }
+        text => Ok(Some(text?)),
     }
-    let mut text = String::with_capacity(metadata.len().min(LONGEST) as usize + 1);
-    let file = std::fs::File::open(path).map_err(io_error(path, "read"))?;
-    file.take(LONGEST + 1).read_to_string(&mut text).map_err(io_error(path, "read"))?;
-    if text.len() as u64 > LONGEST {
-        return fault(format!("is longer than {LONGEST} bytes, the most that is read of it"));
-    }
-    Ok(Some(text))
 }
 
 /// What stands under `chat_template`: a text, or a list of named ones.
@@ -287,11 +276,11 @@ impl<'de> Visitor<'de> for SpellingSeed {
     nothing_else!(None);
 }
 
-/// The tokens of `added_tokens_decoder`, by id; ids and fields that are none are passed over.
+/// The tokens of `added_tokens_decoder`, by id; fields that are none are passed over.
 struct DecoderSeed;
 
 impl<'de> DeserializeSeed<'de> for DecoderSeed {
-    type Value = Option<Vec<(u32, Added)>>;
+    type Value = Option<Vec<(Option<u32>, Added)>>;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
         from.deserialize_any(self)
@@ -299,7 +288,7 @@ impl<'de> DeserializeSeed<'de> for DecoderSeed {
 }
 
 impl<'de> Visitor<'de> for DecoderSeed {
-    type Value = Option<Vec<(u32, Added)>>;
+    type Value = Option<Vec<(Option<u32>, Added)>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("tokens by id")
@@ -308,11 +297,8 @@ impl<'de> Visitor<'de> for DecoderSeed {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let (mut added, mut text) = (Vec::new(), 0);
         while let Some(key) = map.next_key::<Cow<'_, str>>()? {
-            let Ok(id) = key.parse::<u32>() else {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            };
-            let token: Added = map.next_value()?;
+            let Some(token) = map.next_value_seed(AddedSeed)? else { continue };
+            let id = key.trim().parse::<u32>().ok();
             text += token.content.len();
             if added.len() == MOST_ADDED || text > MOST_ADDED_TEXT {
                 let reason = format!(
@@ -332,6 +318,64 @@ impl<'de> Visitor<'de> for DecoderSeed {
     }
 
     fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    nothing_else!(None);
+}
+
+/// A token with its flags, or its spelling alone; nothing of anything else.
+struct AddedSeed;
+
+impl<'de> DeserializeSeed<'de> for AddedSeed {
+    type Value = Option<Added>;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AddedSeed {
+    type Value = Option<Added>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a token")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Some(Added { content: text.to_owned(), special: true, ..Added::default() }))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut token = Added::default();
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            let flag = match &*key {
+                "single_word" => &mut token.single_word,
+                "lstrip" => &mut token.lstrip,
+                "rstrip" => &mut token.rstrip,
+                "normalized" => &mut token.normalized,
+                "special" => &mut token.special,
+                "content" => {
+                    token.content =
+                        map.next_value_seed(SpellingSeed { field: "" })?.unwrap_or_default();
+                    continue;
+                }
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            *flag = map.next_value_seed(TruthSeed)?.unwrap_or_default();
+        }
+        Ok(Some(token))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(None)
     }
 

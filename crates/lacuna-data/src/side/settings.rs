@@ -78,7 +78,7 @@ impl Settings {
             .filter(|spelling| !spelling.is_empty())
             .collect();
         let mut additions = match config.added {
-            Some(added) => added.into_iter().map(|(id, token)| addition(Some(id), token)).collect(),
+            Some(added) => added.into_iter().map(|(id, token)| addition(id, token)).collect(),
             None => legacy(files, place, &special)?,
         };
         for content in special {
@@ -113,7 +113,8 @@ fn read(files: &SideFiles, place: &Path, name: &str) -> Result<TokenizerConfig> 
 fn text<'a>(files: &'a SideFiles, place: &Path, name: &str) -> Result<Option<&'a str>> {
     match (files.get(name), files.text(name)) {
         (None, _) => Ok(None),
-        (_, Some(text)) => Ok(Some(text)),
+        // Editors of some systems begin a text with a byte order mark.
+        (_, Some(text)) => Ok(Some(text.strip_prefix('\u{feff}').unwrap_or(text))),
         (_, None) => Err(fault(place, name, "is no UTF-8 text")),
     }
 }
@@ -147,15 +148,10 @@ fn legacy(files: &SideFiles, place: &Path, special: &[String]) -> Result<Vec<Add
     let listed = object(files, place, ADDED_TOKENS)?.unwrap_or_default();
     let mut additions = Vec::new();
     for (content, id) in listed {
-        let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) else {
-            return Err(fault(
-                place,
-                ADDED_TOKENS,
-                format!("the id of {content:?} is {id}, expected a whole number"),
-            ));
-        };
+        // Of what is no id, the token is told to stay text.
+        let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
         let special = special.contains(&content);
-        additions.push(Addition { id: Some(id), content, flags: None, special });
+        additions.push(Addition { id, content, flags: None, special });
     }
     additions.sort_by_key(|addition| addition.id);
     Ok(additions)

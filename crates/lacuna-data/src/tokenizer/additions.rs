@@ -71,7 +71,10 @@ impl File {
                     }
                     continue;
                 }
-                let Some(id) = addition.id else { continue };
+                let Some(id) = addition.id else {
+                    notes.extend(told_of(addition, settings));
+                    continue;
+                };
                 let beyond = rows.is_some_and(|rows| id as usize >= rows);
                 if beyond || taken.contains_key(&id) {
                     let token = shown(content);
@@ -108,6 +111,22 @@ impl File {
         let id = id.or_else(|| vocabulary?.ids.get(spelling).copied())?;
         Some((spelling.to_owned(), id))
     }
+}
+
+/// What is said of a token that no file gives an id, if it is one that a text may need.
+fn told_of(addition: &Addition, settings: &Settings) -> Option<String> {
+    let content = &addition.content;
+    let mut named = settings.tokens.iter().filter(|(_, spelling)| *spelling == content);
+    let mut roles = named.by_ref().map(|(role, _)| role.as_str()).peekable();
+    // Nothing that is written or read here has padding or unknown text.
+    let idle =
+        roles.peek().is_some() && roles.all(|role| !["bos_token", "eos_token"].contains(&role));
+    (!idle).then(|| {
+        format!(
+            "the token {} is named beside tokenizer.json, and no file has an id for it; it stays text",
+            shown(content)
+        )
+    })
 }
 
 /// Makes a post-processor put bos in front of a text, or not.
@@ -163,6 +182,7 @@ fn adds_token(template: &Value, token: &str) -> bool {
 pub(super) fn append(
     inner: &mut tokenizers::Tokenizer,
     additions: Vec<Addition>,
+    settings: &Settings,
 ) -> Result<Vec<String>, Box<dyn std::error::Error + Send + Sync>> {
     let mut notes = Vec::new();
     for addition in additions.into_iter().filter(|addition| !addition.content.is_empty()) {
@@ -188,7 +208,7 @@ pub(super) fn append(
                 "the added token {} has id {id}, where the vocabulary goes on with {next}; it stays text",
                 shown(&addition.content)
             )),
-            (None, None) => {}
+            (None, None) => notes.extend(told_of(&addition, settings)),
         }
     }
     Ok(notes)

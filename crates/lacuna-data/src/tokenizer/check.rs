@@ -53,7 +53,8 @@ pub(super) fn read(
         file.build().map_err(|error| wrong(&error))?
     } else {
         let mut inner = serde_json::from_slice(bytes).map_err(|error| wrong(&error))?;
-        notes.extend(additions::append(&mut inner, added).map_err(|error| wrong(&error))?);
+        notes
+            .extend(additions::append(&mut inner, added, settings).map_err(|error| wrong(&error))?);
         inner
     };
     let last = inner.get_added_tokens_decoder().into_keys().max().max(last);

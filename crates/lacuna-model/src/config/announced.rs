@@ -6,7 +6,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Mode;
-use super::family::{Family, RELEASED_MASK, RELEASED_MASK_ID, refusal, refusal_by_name};
+use super::family::{
+    Family, RELEASED_MASK, RELEASED_MASK_ID, is_diffcoder, refusal, refusal_by_name,
+};
 use super::json::Fields;
 use crate::error::Result;
 use crate::weights::token_ids_in;
@@ -120,11 +122,6 @@ pub(super) fn announced(
     Ok(Announced { shape, family, released })
 }
 
-/// Whether a name is that of Stable-DiffCoder, in whatever spelling.
-fn is_diffcoder(name: &str) -> bool {
-    name.to_lowercase().replace(['-', '_', ' '], "").contains("stablediffcoder")
-}
-
 /// The family of a checkpoint whose architecture is a plain one, from what else gives it away.
 fn family_of_plain(
     fields: &Fields,
@@ -132,14 +129,11 @@ fn family_of_plain(
     called: &[String],
     beside: &Beside<'_>,
 ) -> Option<Family> {
-    let called_sdar = || called.iter().any(|name| name.to_lowercase().contains("sdar"));
-    match shape {
-        "qwen2" if fields.has("bd_size") => Some(Family::FastDllm),
-        "qwen3" if called_sdar() && beside.token_id(Family::Sdar.mask().0).is_some() => {
-            Some(Family::Sdar)
-        }
-        _ => None,
+    if shape == "qwen2" && fields.has("bd_size") {
+        return Some(Family::FastDllm);
     }
+    let family = Family::called(called, shape).filter(|family| family.shape() == shape)?;
+    beside.token_id(family.mask().0).map(|_| family)
 }
 
 /// Block diffusion by name or by both of its fields, else autoregressive.

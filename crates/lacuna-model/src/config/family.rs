@@ -33,6 +33,27 @@ impl Family {
         Self::ALL.into_iter().find(found)
     }
 
+    /// The family that the name of a folder, a file or a model gives away; of Tiny-A2D the one of this shape.
+    pub(crate) fn called(names: &[String], shape: &str) -> Option<Self> {
+        let has = |sign: &[&str]| {
+            names.iter().any(|name| {
+                let lower = name.to_lowercase();
+                let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric()).collect();
+                words.windows(sign.len()).any(|part| part == sign)
+            })
+        };
+        if has(&["sdar"]) {
+            Some(Self::Sdar)
+        } else if has(&["fast", "dllm"]) || has(&["fastdllm"]) {
+            Some(Self::FastDllm)
+        } else if has(&["bd3lm"]) || has(&["a2d"]) {
+            let of_shape = [Self::A2dLlama, Self::A2dQwen2, Self::A2dQwen3];
+            of_shape.into_iter().find(|family| family.shape() == shape)
+        } else {
+            None
+        }
+    }
+
     /// The architecture and the model type in `config.json`.
     pub(crate) fn announced(self) -> (&'static str, &'static str) {
         match self {
@@ -89,6 +110,11 @@ impl Family {
 pub(crate) const RELEASED_MASK: &str = "<[MASK_TOKEN]>";
 /// Where the released tokenizer has it.
 pub(crate) const RELEASED_MASK_ID: u32 = 5;
+
+/// Whether a name is that of Stable-DiffCoder, in whatever spelling.
+pub(crate) fn is_diffcoder(name: &str) -> bool {
+    name.to_lowercase().replace(['-', '_', ' '], "").contains("stablediffcoder")
+}
 
 /// `8` of `SDAR-4B-Chat-b8`.
 fn block_in(name: &str) -> Option<usize> {
@@ -226,6 +252,19 @@ mod tests {
             ("build-b4567", None),
         ] {
             assert_eq!(block_in(name), block, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_family_is_told_from_whole_words_of_a_name() {
+        let called = |name: &str, shape: &str| Family::called(&[name.to_owned()], shape);
+        assert_eq!(called("SDAR-1.7B-Chat-b8-Q4.gguf", "qwen3"), Some(Family::Sdar));
+        assert_eq!(called("Fast_dLLM_v2_1.5B", "qwen2"), Some(Family::FastDllm));
+        assert_eq!(called("Qwen3-0.6B-diffusion-bd3lm-v0.1", "qwen3"), Some(Family::A2dQwen3));
+        assert_eq!(called("tiny-a2d", "llama"), Some(Family::A2dLlama));
+        assert_eq!(called("tiny-a2d", "mistral"), None);
+        for name in ["wisdar", "Seed-Coder-8B", "fast-llm", "dllm", "Qwen3-0.6B"] {
+            assert_eq!(called(name, "qwen3"), None, "{name}");
         }
     }
 

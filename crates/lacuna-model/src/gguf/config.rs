@@ -162,7 +162,8 @@ pub(crate) fn read_config(gguf: &Gguf<'_>, file: &Path) -> Result<Config> {
 
 fn eos(fields: &Fields<'_>) -> Result<Vec<u32>> {
     let mut ids = Vec::new();
-    for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
+    for key in ["eos", "eot", "eom"].map(|end| format!("tokenizer.ggml.{end}_token_id")) {
+        let key = key.as_str();
         ids.extend(fields.id(key).filter(|id| !ids.contains(id)));
     }
     if let Some(array) = fields.gguf.array("lacuna.eos_token_ids") {

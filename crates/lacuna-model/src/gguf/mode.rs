@@ -6,7 +6,7 @@ use super::config::Fields;
 use super::parse::Value;
 use super::tokenizer::token_ids;
 use crate::config::Mode;
-use crate::config::family::{Family, RELEASED_MASK, RELEASED_MASK_ID, names_of, refusal_by_name};
+use crate::config::family::{Family, RELEASED_MASK, is_diffcoder, names_of, refusal_by_name};
 use crate::error::Result;
 
 /// What the files of others lack, and so what a file must say that is autoregressive although its tokenizer has MASK.
@@ -14,6 +14,8 @@ pub(super) const MODE: &str = "lacuna.mode";
 /// The id of MASK; -1 where the model has none named.
 pub(super) const MASK: &str = "lacuna.mask_token_id";
 pub(super) const AUTOREGRESSIVE: &str = "autoregressive";
+
+const KEYED_MASK: &str = "tokenizer.ggml.mask_token_id";
 
 /// MASK of LLaDA.
 const LLADA_MASK: &str = "<|mdm_mask|>";
@@ -33,7 +35,7 @@ pub(super) fn mode(fields: &Fields<'_>) -> Result<Found> {
         let Some(block_size) = NonZeroUsize::new(block_size) else {
             return Err(fields.fault("lacuna.block_size", 0, "expected at least 1"));
         };
-        let mask_token_id = [MASK, "tokenizer.ggml.mask_token_id"]
+        let mask_token_id = [MASK, KEYED_MASK]
             .iter()
             .find_map(|key| fields.id(key))
             .or_else(|| family.and_then(|family| token_ids(fields.gguf, &[family.mask().0])[0]));
@@ -55,14 +57,32 @@ pub(super) fn mode(fields: &Fields<'_>) -> Result<Found> {
     refuse(fields, family)?;
     let named = |name: &str| token_ids(fields.gguf, &[name])[0];
     let four = const { NonZeroUsize::new(4).expect("not zero") };
-    if fields.architecture == "llama" && named(RELEASED_MASK) == Some(RELEASED_MASK_ID) {
-        let mode = Mode::BlockDiffusion { block_size: four, mask_token_id: Some(RELEASED_MASK_ID) };
+    let names = names(fields);
+    let released = named(RELEASED_MASK);
+    if fields.architecture == "llama" && released.is_some()
+        || names.iter().any(|name| is_diffcoder(name))
+    {
+        let mode = Mode::BlockDiffusion {
+            block_size: four,
+            mask_token_id: released.or_else(|| keyed(fields)),
+        };
         return Ok(Found { mode, family: None, shifted });
     }
-    let Some(family) = family else { return Ok(autoregressive) };
-    let block_size = NonZeroUsize::new(family.block_size(&names(fields))).unwrap_or(four);
-    let mode = Mode::BlockDiffusion { block_size, mask_token_id: named(family.mask().0) };
-    Ok(Found { mode, family: Some(family), shifted: shifted || family.is_shifted() })
+    let called = Family::called(&names, fields.architecture);
+    let of_shape = called.filter(|family| family.shape() == fields.architecture);
+    let Some(family) = of_shape.or(family).or(called) else { return Ok(autoregressive) };
+    let block_size = NonZeroUsize::new(family.block_size(&names)).unwrap_or(four);
+    let mask_token_id = named(family.mask().0).or_else(|| keyed(fields));
+    let mode = Mode::BlockDiffusion { block_size, mask_token_id };
+    let shifted = shifted || family.is_shifted();
+    // Of another shape than the family's it is block diffusion as its name says, and written as what it is.
+    let family = Some(family).filter(|family| family.shape() == fields.architecture);
+    Ok(Found { mode, family, shifted })
+}
+
+/// MASK by the key that llama.cpp's converter writes.
+fn keyed(fields: &Fields<'_>) -> Option<u32> {
+    fields.get(KEYED_MASK).and_then(|_| fields.id(KEYED_MASK))
 }
 
 /// The family whose MASK the tokenizer has: no autoregressive model of these shapes has it.

@@ -7,15 +7,16 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::decode_args::{DecodeArgs, ModelArgs};
-use super::diff::{for_terminal, unified};
+use super::diff::for_terminal;
 use super::show::ShowArgs;
 use super::user_file::{Question, UserFile, shown, with_line_ends};
 use super::{Usage, console};
 
 mod answer;
 mod fences;
-mod region;
+pub(super) mod region;
 mod wording;
+mod wrapping;
 
 use answer::Asked;
 use region::{Lines, Window};
@@ -342,7 +343,7 @@ fn report(
 ) -> Result<()> {
     let Edited { written, speculative_passes, drafted_blocks, accepted_blocks, passes_saved } =
         edited;
-    let diff = new.filter(|_| args.diff).map(|new| unified(&file.text, new, &args.file));
+    let diff = new.filter(|_| args.diff).map(|new| file.diff(new));
     let mut more = json!({
         "drafted_blocks": drafted_blocks,
         "accepted_blocks": accepted_blocks,

@@ -73,6 +73,12 @@ impl UserFile {
         [mark, &text].concat()
     }
 
+    /// The change to `text`, as `patch` applies it: a byte order mark belongs to the first line.
+    pub(crate) fn diff(&self, text: &str) -> String {
+        let mark = if self.marked { MARK } else { "" };
+        unified(&[mark, &self.text].concat(), &[mark, text].concat(), &self.path)
+    }
+
     /// Whether it can be written, asked before a model runs for minutes.
     ///
     /// # Errors
@@ -107,13 +113,13 @@ impl UserFile {
         }
         if is_asked(question.yes) {
             if !question.seen {
-                let diff = for_terminal(&unified(&self.text, text, &self.path));
+                let diff = for_terminal(&self.diff(text));
                 let _ = write!(stderr, "{diff}");
             }
             let _ = write!(stderr, "write {name}? [y/N] ");
             let _ = stderr.flush();
             let mut answer = String::new();
-            // What can't be read is no consent.
+            // An answer that can't be read is a no.
             let _ = std::io::stdin().lock().read_line(&mut answer);
             if !answer.ends_with('\n') {
                 let _ = writeln!(stderr);
@@ -129,7 +135,7 @@ impl UserFile {
 /// What is known when a file is to be replaced.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Question {
-    /// Yes is the answer.
+    /// Whether `--yes` has answered already.
     pub(crate) yes: bool,
     /// The diff is on the terminal already.
     pub(crate) seen: bool,
@@ -147,8 +153,9 @@ pub(crate) fn shown(path: &Path) -> String {
     printable(&path.to_string_lossy()).into_owned()
 }
 
-/// `new`, whose lines end in `\n`, with the line ends of `old`: an unchanged line keeps its own, every other one gets
-/// `end`, and the last line ends as the last one of `old` did, or does not.
+/// `new`, whose lines end in `\n`, with the line ends of `old`: an unchanged line keeps its own, a changed one that of
+/// the line in whose place it is, every other one gets `end`, and the last line ends as the last one of `old` did, or
+/// does not.
 pub(crate) fn with_line_ends(old: &str, new: &str, end: &str) -> String {
     let parted = |line| {
         let content = str::strip_suffix(line, '\n').unwrap_or(line);
@@ -161,7 +168,14 @@ pub(crate) fn with_line_ends(old: &str, new: &str, end: &str) -> String {
     let lines: Vec<&str> = new.split_terminator('\n').collect();
     let mut new_ends = vec![end; lines.len()];
     for op in capture_diff_slices(Algorithm::Myers, &contents, &lines) {
-        let DiffOp::Equal { old_index, new_index, len } = op else { continue };
+        // A changed line is the one that stood in its place.
+        let (old_index, new_index, len) = match op {
+            DiffOp::Equal { old_index, new_index, len } => (old_index, new_index, len),
+            DiffOp::Replace { old_index, old_len, new_index, new_len } => {
+                (old_index, new_index, old_len.min(new_len))
+            }
+            DiffOp::Delete { .. } | DiffOp::Insert { .. } => continue,
+        };
         for at in 0..len {
             if !ends[old_index + at].is_empty() {
                 new_ends[new_index + at] = ends[old_index + at];
@@ -193,6 +207,8 @@ mod tests {
         assert_eq!(ends("a\r\nb\r\n", "a\nc\n"), "a\r\nc\r\n");
         assert_eq!(ends("a\r\nb\nc\r\n", "x\na\nb\nc\n"), "x\r\na\r\nb\nc\r\n", "mixed");
         assert_eq!(ends("a\nb\r\nc\n", "a\nb\nc\nd\n"), "a\nb\r\nc\nd\n");
+        assert_eq!(ends("a\r\nb\n", "c\nb\n"), "c\r\nb\n", "mixed, and a line is changed");
+        assert_eq!(ends("a\nb\r\n", "a\nc\nd\n"), "a\nc\r\nd\n", "one line becomes two");
         assert_eq!(ends("a\nb", "a\nc\n"), "a\nc", "no last line end");
         assert_eq!(ends("a\nb", "a\nb\nc\n"), "a\nb\nc", "the old last line gets one");
         assert_eq!(ends("a\r\nb", "b\na\n"), "b\r\na");

@@ -2,7 +2,7 @@
 //! lie at other hosts, under addresses that are signed for everyone who holds them.
 
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ureq::http::{HeaderMap, Uri};
 use ureq::{Agent, Body};
@@ -11,6 +11,10 @@ use ureq::{Agent, Body};
 const MOST_REDIRECTS: usize = 10;
 /// No listing of a repository is longer.
 const MOST_LISTING_BYTES: u64 = 32 << 20;
+/// How long a server may take to answer, from the connection to the end of the headers.
+const ANSWER: Duration = Duration::from_secs(20);
+/// How long it may take for a listing, redirects included, and may be silent amid a file.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// One hub, with the token that opens it.
 pub(super) struct Client {
@@ -81,8 +85,8 @@ impl Client {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .timeout_connect(Some(Duration::from_secs(10)))
-            .timeout_recv_response(Some(Duration::from_secs(60)))
-            .timeout_per_read(Some(Duration::from_secs(60)))
+            .timeout_recv_response(Some(ANSWER))
+            .timeout_per_read(Some(SILENCE))
             .user_agent(concat!("lacuna/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();
@@ -91,9 +95,24 @@ impl Client {
 
     /// A listing, whole.
     pub(super) fn get_text(&self, path: &str) -> Result<String, Failure> {
+        let began = Instant::now();
         let mut reply = self.get(path, None)?;
-        let body = reply.body.with_config().limit(MOST_LISTING_BYTES);
-        body.read_to_string().map_err(|error| Failure::Unreachable(error.to_string()))
+        let mut body = reply.body.with_config().limit(MOST_LISTING_BYTES).reader();
+        let (mut bytes, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+        loop {
+            // A server that sends a byte now and then is never silent, and never done.
+            if began.elapsed() > SILENCE {
+                let reason = format!("its listing takes over {} seconds", SILENCE.as_secs());
+                return Err(Failure::Unreachable(reason));
+            }
+            match body.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => bytes.extend_from_slice(&buffer[..read]),
+                Err(error) => return Err(Failure::Unreachable(error.to_string())),
+            }
+        }
+        String::from_utf8(bytes)
+            .map_err(|_| Failure::Refused("the server's listing is no UTF-8 text".into()))
     }
 
     /// A file at a path below the endpoint, from a byte of it on and up to one, with every redirect followed.
@@ -113,7 +132,8 @@ impl Client {
             if self.origin.0 == "https" && origin.0 != "https" {
                 return Err(refused("an address without encryption", &uri));
             }
-            let mut request = self.agent.get(uri.clone());
+            // Lengths and ranges are those of the file, which a compressed answer doesn't keep.
+            let mut request = self.agent.get(uri.clone()).header("Accept-Encoding", "identity");
             if let Some(token) = self.token.as_ref().filter(|_| is_hub) {
                 request = request.header("Authorization", format!("Bearer {token}"));
             }
@@ -133,7 +153,11 @@ impl Client {
             let status = head.status.as_u16();
             match (status, header("location")) {
                 (301 | 302 | 303 | 307 | 308, Some(location)) => uri = resolved(&uri, location)?,
-                (200 | 206 | 416, _) => {
+                (200 | 206, _) if header("content-encoding").is_some_and(|it| it != "identity") => {
+                    let reason = format!("a compressed answer, not asked for: {}", shown(&uri));
+                    return Err(Failure::Refused(reason));
+                }
+                (200 | 206, _) => {
                     return Ok(Reply { status, headers: head.headers, body, etag, linked_bytes });
                 }
                 _ => return Err(Failure::Status(status)),
@@ -161,6 +185,20 @@ impl Reply {
         let (range, total) = text.strip_prefix("bytes")?.trim().split_once('/')?;
         let first = range.split_once('-').and_then(|(first, _)| first.parse().ok());
         Some((first, total.parse().ok()))
+    }
+
+    /// Whether the answer is the file from a byte of it on, as far as its length tells: another page that comes in
+    /// its place (of a proxy, or of a network that wants a login first) is of another length.
+    pub(super) fn continues(&self, first: u64, total: u64) -> bool {
+        let range = self.content_range();
+        let begins = match self.status {
+            206 => range.and_then(|range| range.0).unwrap_or(first),
+            _ => 0,
+        };
+        let whole = range.and_then(|range| range.1).is_none_or(|whole| whole == total);
+        let length = self.number("content-length");
+        let long = length.is_none_or(|length| length == total.saturating_sub(begins));
+        (begins == first || begins == 0) && whole && long
     }
 
     /// The body, unbounded: who reads it counts.

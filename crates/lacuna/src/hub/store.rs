@@ -15,6 +15,8 @@ use super::client::{Client, Failure, Reply};
 const TRIES: u32 = 4;
 /// How long another process may seem to do nothing for a file that it fetches.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Fewer bytes in half of that are a server that doesn't get on.
+const LEAST_BYTES: u64 = 16 << 10;
 
 /// Everything but what RFC 3986 leaves as it is.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -81,6 +83,7 @@ impl Snapshot<'_> {
         let partial = blob.with_file_name(format!("{etag}.incomplete"));
         let _lock = lock_patiently(&lock, &partial)?;
         if !blob.exists() {
+            room_for(file, total, &partial)?;
             self.fill(&address, file, &partial, total)?;
             check(&partial, file, &etag)?;
             fs::rename(&partial, &blob).map_err(Failure::Disk)?;
@@ -94,6 +97,8 @@ impl Snapshot<'_> {
     fn fill(&self, address: &str, file: &str, partial: &Path, total: u64) -> Result<(), Failure> {
         let bar = bar(file, total, self.progress);
         let mut tries = TRIES;
+        let (mut since, mut mark) =
+            (Instant::now(), fs::metadata(partial).map_or(0, |there| there.len()));
         loop {
             let before = fs::metadata(partial).map_or(0, |there| there.len());
             let Err(failure) = self.append(address, file, partial, total, &bar) else {
@@ -102,7 +107,12 @@ impl Snapshot<'_> {
             };
             let after = fs::metadata(partial).map_or(0, |there| there.len());
             tries = if after > before { TRIES } else { tries - 1 };
-            if tries == 0 || !failure.is_passing() {
+            if after.saturating_sub(mark) >= LEAST_BYTES {
+                (since, mark) = (Instant::now(), after);
+            }
+            // Tries that each bring a byte, or nothing after a long silence, would go on for hours.
+            let given_up = tries == 0 || since.elapsed() > PATIENCE / 2;
+            if given_up || !failure.is_passing() {
                 bar.finish_and_clear();
                 return Err(failure);
             }
@@ -139,17 +149,26 @@ impl Snapshot<'_> {
             (206, _) => held,
             _ => 0,
         };
-        if begins != held {
-            held = 0;
-            if begins != 0 {
-                return Err(Failure::Refused(format!("the server sends another part of {file}")));
-            }
+        if !reply.continues(held, total) {
+            let reason = format!("the server sends another part, or something else, as {file}");
+            return Err(Failure::Refused(reason));
         }
+        held = begins;
         out.set_len(held).map_err(Failure::Disk)?;
         out.seek(std::io::SeekFrom::Start(held)).map_err(Failure::Disk)?;
         let mut body = reply.reader();
         let mut buffer = vec![0; 1 << 18];
+        let (mut since, mut before) = (Instant::now(), held);
         while held < total {
+            // A byte now and then is no download either.
+            if since.elapsed() > PATIENCE / 2 {
+                if held - before < LEAST_BYTES {
+                    let seconds = since.elapsed().as_secs();
+                    let reason = format!("{} bytes of {file} in {seconds} s", held - before);
+                    return Err(Failure::Unreachable(reason));
+                }
+                (since, before) = (Instant::now(), held);
+            }
             let wanted = buffer.len().min(usize::try_from(total - held).unwrap_or(usize::MAX));
             let read = body.read(&mut buffer[..wanted]);
             let read = read.map_err(|error| Failure::Unreachable(error.to_string()))?;
@@ -213,6 +232,18 @@ fn check(partial: &Path, file: &str, etag: &str) -> Result<(), Failure> {
     Err(Failure::Refused(format!(
         "what came as {file} is not what the hub has (its SHA-256 differs) and was removed; fetch it again"
     )))
+}
+
+/// Before hours are spent on it: a file that has no room, whatever length a server claims, is not begun.
+fn room_for(file: &str, total: u64, partial: &Path) -> Result<(), Failure> {
+    let held = fs::metadata(partial).map_or(0, |there| there.len());
+    let lacks = total.saturating_sub(held);
+    let free = partial.parent().and_then(lacuna_files::free_bytes).unwrap_or(u64::MAX);
+    if lacks <= free {
+        return Ok(());
+    }
+    let reason = format!("{file} takes {lacks} bytes more, {free} are free there");
+    Err(Failure::Disk(std::io::Error::other(reason)))
 }
 
 /// One process fetches a content; others wait as long as it gets on.

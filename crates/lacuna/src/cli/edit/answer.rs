@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::fences::{Block, blocks, count};
 use super::wording::{Kind, elided_line, is_announcement, is_patch, is_prose};
+use super::wrapping::{is_bare_patch, without_tags, without_ticks};
 
 /// What the model was asked to change.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +33,9 @@ pub(super) fn file_in(answer: &str, asked: &Asked<'_>) -> Result<String, String>
         return Err("the answer is empty".into());
     }
     let kind = Kind::of(asked.path, asked.old);
-    let new = extract(&answer, asked, kind)?;
+    let answer = without_tags(&answer, asked);
+    let answer = without_ticks(answer, asked.old, kind);
+    let new = extract(answer, asked, kind)?;
     check(&new, asked, kind)?;
     Ok(new)
 }
@@ -123,7 +126,11 @@ fn extract(answer: &str, asked: &Asked<'_>, kind: Kind) -> Result<String, String
         return Err("a fence in the answer is not closed, so its end may be missing".into());
     }
     dedupe(&mut found);
+    if !kind.is_patch() {
+        found.retain(|block| !block.is_patch());
+    }
     match &found[..] {
+        [] => Err("the answer is a patch and no file".into()),
         [one] => {
             // A README's only example is not the README.
             let alone = outside_is_empty(&lines, one) || kind.is_named_by(one.info, asked.path);
@@ -319,7 +326,7 @@ fn check(new: &str, asked: &Asked<'_>, kind: Kind) -> Result<(), String> {
     if !kind.is_prose() && lines.iter().all(|line| is_prose(line) && !old.has(line)) {
         return Err("the answer is prose and no file".into());
     }
-    if !kind.is_patch() && is_patch(added()) {
+    if !kind.is_patch() && (is_patch(added()) || is_bare_patch(added(), |line| old.has(line))) {
         return Err("the answer is a patch and no file".into());
     }
     let shorter = lines.len() < old.total;

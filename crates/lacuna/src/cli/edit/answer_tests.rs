@@ -40,6 +40,13 @@ fn the_file_is_found_in_answers_of_all_shapes() {
         ("the old text first", "Before:\n```\nx = 1\n```\nAfter:\n```\nx = 2\n```"),
         ("how to run it", "```python\nx = 2\n```\nRun it:\n```sh\npython3 p.py\n```"),
         ("another file", "p.py:\n```\nx = 2\n```\n`test_p.py`:\n```\nx = 2\nassert x == 2\n```"),
+        ("an element", "<file>\nx = 2\n</file>\n"),
+        (
+            "an element with a name, around a fence",
+            "<updated_file path=\"p.py\">\n```\nx = 2\n```\n</updated_file>",
+        ),
+        ("code within a line", "`x = 2`"),
+        ("a patch, and the file", "```diff\n-x = 1\n+x = 2\n```\nSo:\n```python\nx = 2\n```\n"),
         ("a name as language", "```python p.py\nx = 2\n```\n```python q.py\nx = 1 + 1\n```"),
     ];
     for (what, answer) in table {
@@ -70,6 +77,10 @@ fn an_answer_that_is_no_file_for_sure_is_refused_with_the_reason() {
         ("x = 2\n# ... rest of the code unchanged\n", "leaves parts"),
         ("```\n# ... existing code ...\nx = 2\n```", "leaves parts"),
         ("```diff\n--- a/p.py\n+++ b/p.py\n@@ -1 +1 @@\n-x = 1\n+x = 2\n```", "patch"),
+        ("```diff\n-x = 1\n+x = 2\n```", "patch"),
+        ("```patch\n+x = 2\n```", "patch"),
+        ("-x = 1\n+x = 2\n", "patch"),
+        ("```python\n- x = 1\n+ x = 2\n```", "patch"),
         ("<<<<<<< SEARCH\nx = 1\n=======\nx = 2\n>>>>>>> REPLACE", "patch"),
     ];
     for (answer, reason) in table {
@@ -132,6 +143,21 @@ fn marks_of_thought_that_the_file_has_are_text() {
     assert_eq!(of(old, "p.py", new).as_deref(), Ok(new));
     let new = "<think>\nx\n</think>\n";
     assert_eq!(of("<think>\ny\n</think>\n", "f.xml", new).as_deref(), Ok(new));
+}
+
+#[test]
+fn what_could_be_a_wrapping_is_text_in_a_file_of_its_kind() {
+    for (old, path, new) in [
+        ("<file>\n<a/>\n</file>\n", "f.xml", "<file>\n<b/>\n</file>\n"),
+        ("x\n", "f.html", "<code>\ny\n</code>\n"),
+        ("<file>\nx\n</file>\n", "f.conf", "<file>\ny\n</file>\n"),
+        ("x\n", "f.md", "`y`\n"),
+        ("- a\n", "f.yaml", "- a\n- b\n"),
+        ("a\n", "f.md", "- a\n- b\n"),
+        ("x = 1\n", "f.py", "x = (2\n-1)\n"),
+    ] {
+        assert_eq!(of(old, path, new).as_deref(), Ok(new), "{path}");
+    }
 }
 
 #[test]

@@ -18,6 +18,12 @@ impl Block<'_> {
         self.lines.iter().map(String::as_str)
     }
 
+    /// Whether it says of itself that it is a patch.
+    pub(super) fn is_patch(&self) -> bool {
+        let language = self.info.split([' ', ':', '{', ',']).next().unwrap_or_default();
+        ["diff", "patch", "udiff"].iter().any(|patch| language.eq_ignore_ascii_case(patch))
+    }
+
     /// The lines as a text, each with its end.
     pub(super) fn text(&self) -> String {
         self.lines.iter().flat_map(|line| [line, "\n"]).collect()
