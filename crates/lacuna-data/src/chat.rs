@@ -1,8 +1,8 @@
 //! Conversations as the text, and the tokens, that an instruct model was trained on.
 
-use crate::error::{Error, Result, io_error};
+use crate::error::{Error, Result};
 use crate::packing::Sample;
-use crate::side::{Settings, SideFiles};
+use crate::side::{LONGEST_SIDE_FILE, Settings, SideFiles};
 use crate::template::{self, Template};
 use crate::tokenizer::Tokenizer;
 use serde::Deserialize;
@@ -106,7 +106,7 @@ impl ChatTemplate {
     /// # Errors
     /// When the file can't be read or holds no template.
     pub fn from_file(path: &Path, tokens: Map<String, Value>) -> Result<(Self, String)> {
-        let source = std::fs::read_to_string(path).map_err(io_error(path, "read"))?;
+        let source = lacuna_files::read_text(path, LONGEST_SIDE_FILE)?;
         let template = Self::from_source(&source, tokens).map_err(|error| error.in_file(path))?;
         Ok((template, source))
     }

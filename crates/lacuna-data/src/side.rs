@@ -12,6 +12,7 @@ mod settings;
 pub use describe::Facts;
 pub use settings::{Generation, Settings};
 
+pub(crate) use config::LONGEST_SIDE_FILE;
 use config::read_if_there;
 
 use crate::error::{Error, Result, io_error};

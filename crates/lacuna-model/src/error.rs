@@ -1,3 +1,4 @@
+use lacuna_files::is_moving;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -51,7 +52,7 @@ pub enum ModelError {
     /// What was asked for does not fit the model.
     #[error("{0}")]
     Invalid(String),
-    /// A file could not be written whole.
+    /// A file could not be read or written whole.
     #[error(transparent)]
     Files(#[from] lacuna_files::Error),
     /// A tensor operation failed.
@@ -94,11 +95,15 @@ impl ModelError {
     }
 }
 
-/// Text from a file, made safe for a terminal: control characters escaped, at most 96 characters.
+/// Text from a file as a part of one line: whatever would move a terminal's cursor escaped, line breaks and tabs too, at
+/// most 96 characters.
 pub(crate) fn printable(text: &str) -> String {
     const LONGEST: usize = 96;
     let escape = |c: char| -> String {
-        if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
+        match c.is_control() || is_moving(c) {
+            true => c.escape_default().to_string(),
+            false => c.to_string(),
+        }
     };
     let mut shown: String = text.chars().take(LONGEST).map(escape).collect();
     if text.chars().nth(LONGEST).is_some() {
@@ -114,7 +119,7 @@ mod tests {
     #[test]
     fn a_hostile_name_cannot_reach_the_terminal_raw() {
         let error = ModelError::tensor(Path::new("m.gguf"), "\x1b[2J\u{202e}a", "unknown");
-        assert!(!error.to_string().contains('\x1b'));
+        assert!(!error.to_string().contains(['\x1b', '\u{202e}']));
         assert!(printable(&"x".repeat(1 << 20)).chars().count() == 97);
         assert_eq!(printable(""), "\"\"");
     }

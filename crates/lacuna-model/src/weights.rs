@@ -33,7 +33,7 @@ use directory::Layout;
 pub(crate) use directory::{contained, token_ids_in};
 use found::Found;
 use header::HeaderEntry;
-pub(crate) use mapped::{MappedFile, read_small_file};
+pub(crate) use mapped::MappedFile;
 use plan::makes_logits;
 use rows::Rows;
 pub(crate) use save::checked as save_checked;
@@ -339,9 +339,9 @@ impl Weights {
         self.with_gguf(|gguf, _| Ok(gguf.text(key).map(str::to_owned)))?.ok()?
     }
 
-    /// The small files that travel with a checkpoint beside weights, `config.json` and `tokenizer.json`, name
-    /// and text: those of [`COMPANIONS`], `README.md` and `LICENSE` in a directory, and those that [`save_gguf`](crate::save_gguf) put into
-    /// a GGUF file.
+    /// The small files that travel with a checkpoint beside weights, `config.json` and `tokenizer.json`, name and text:
+    /// those of [`COMPANIONS`], chat templates, licence and card in a directory, and those that
+    /// [`save_gguf`](crate::save_gguf) put into a GGUF file.
     ///
     /// # Errors
     /// If one can't be read, is longer than 16 MiB or no UTF-8, or is a link that leads out of the directory.

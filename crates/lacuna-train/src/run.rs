@@ -5,6 +5,7 @@ use lacuna_data::{Batches, Cursor, Window};
 use lacuna_kernels::{AdamW, AdamWConfig, Parameter};
 use lacuna_model::Transformer;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -103,37 +104,12 @@ pub fn run(
     let began = Instant::now();
     let dir = &options.dir;
     let folder = RunFolder::enter(dir)?;
-    let chosen = start::choose(dir, options)?;
-    let newest = chosen.as_ref().map(|chosen| chosen.path.clone());
-    let mut place = match &newest {
-        Some(newest) => checkpoint::read_progress(newest)?,
-        None => Progress::default(),
+    let begun = match start::begin(recipe, options, observe)? {
+        ControlFlow::Break(finished) => return Ok(finished),
+        ControlFlow::Continue(begun) => begun,
     };
-    let (mut record, mut kept, mut changed) = (Record::default(), recipe.clone(), newest.is_none());
-    if let Some(newest) = &newest {
-        let begun = start::Begun::read(dir, newest)?;
-        let settled = start::settle(&begun, recipe, &mut place, options.accept_changes, dir)?;
-        record = begun.record;
-        let recorded = dir.join("run.json").exists();
-        let whole = dir.join("final").exists() && (record.finished || !recorded);
-        if place.stage >= recipe.stage.len() && whole {
-            let evaluations = Results::open(dir, &place).evaluations();
-            let model = dir.join("final");
-            return Ok(Outcome { interrupted: false, finished_before: true, model, evaluations });
-        }
-        let now = (options.surroundings.now)();
-        for change in settled.accepted(place.step, &now) {
-            let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
-            let (old, new) = (show(&change.old), show(&change.new));
-            observe(Event::Notice(format!("{}: {old} → {new} from here on", change.key)));
-            record.changes.push(change);
-        }
-        changed = settled.is_new() || !recorded;
-        kept = settled.recipe;
-    } else if options.resume {
-        let shown = dir.display();
-        observe(Event::Notice(format!("nothing is saved in {shown}: starting from the beginning")));
-    }
+    let start::Start { chosen, place, mut record, kept, changed } = begun;
+    let newest = chosen.as_ref().map(|chosen| chosen.path.clone());
     let data = RunData::open(recipe)?;
     let hashes = record::hashes(recipe, &data)?;
     record.check_hashes(&hashes, dir)?;

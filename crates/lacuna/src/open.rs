@@ -86,6 +86,10 @@ impl Model {
         let transformer = if device.is_cpu() {
             let most = weights.config().max_position_embeddings;
             let mut work = options.work.unwrap_or(Work::decoding(2048.min(most)));
+            // One text is never longer than the model's positions: it is refused, or shown in part. A batch may be.
+            if work.rows <= work.context {
+                work.rows = work.rows.min(most);
+            }
             work.context = work.context.min(most);
             memory::check(path, &weights, options.dtype, work, options.memory)?;
             match options.dtype {

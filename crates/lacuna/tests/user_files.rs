@@ -213,3 +213,27 @@ fn a_middle_ends_its_lines_as_the_file_does_and_columns_are_characters() {
     fs::write(place.at("c.py"), "a\r\nb\r\n").unwrap();
     assert_eq!(place.run("fill", &["c.py", "--at", "2:1", "-q"]).stdout, b"1\n2");
 }
+
+#[test]
+fn a_hole_in_a_file_beyond_the_models_positions_is_filled_from_the_lines_around_it() {
+    let place = Place::new(&["1", "\n", "2"]);
+    let lines = |range: std::ops::Range<usize>| range.map(|i| format!("x{i} = {i}\r\n"));
+    for count in [20_000, 60_000] {
+        let (before, after): (String, String) =
+            (lines(0..count).collect(), lines(count..2 * count).collect());
+        fs::write(place.at("c.py"), format!("{before}{after}")).unwrap();
+        let at = format!("{}:1", count + 1);
+        let ran = place.run("fill", &["c.py", "--at", &at, "--in-place", "--yes"]);
+        assert!(ran.status.success(), "{}", told(&ran));
+        let seen = format!("of the {} lines of c.py the model sees", 2 * count);
+        assert!(told(&ran).contains(&seen), "{}", told(&ran));
+        let new = fs::read_to_string(place.at("c.py")).unwrap();
+        assert_eq!(new, format!("{before}1\r\n2{after}"));
+    }
+    // One line that has no room: nothing of it is seen, and the file is still written whole.
+    let wide = "y".repeat(3_000_000);
+    fs::write(place.at("c.py"), format!("{wide}\n\n")).unwrap();
+    let ran = place.run("fill", &["c.py", "--at", "2:1", "--in-place", "--yes"]);
+    assert!(ran.status.success(), "{}", told(&ran));
+    assert_eq!(fs::read_to_string(place.at("c.py")).unwrap(), format!("{wide}\n1\n2\n"));
+}

@@ -20,7 +20,7 @@ const FILES: &[(&str, &str)] = &[
     ("crates/lacuna-train/src/checkpoint", "checkpoints"),
     ("crates/lacuna-train/src/metrics", "metrics.jsonl"),
     ("crates/lacuna-train/src/plot", "loss.svg and loss.png"),
-    ("crates/lacuna-train/src/run", "a run's folder"),
+    ("crates/lacuna-train/src/run", "a run's folder and its lock"),
     ("crates/lacuna-train/src/record", "run.json and results.json"),
     ("crates/lacuna/src/", "the binary"),
 ];
@@ -29,7 +29,10 @@ const FILES: &[(&str, &str)] = &[
 const DESERIALIZES: &[(&str, &str)] = &[
     ("crates/lacuna-files/src/manifest", "manifests of hashes"),
     ("crates/lacuna-train/src/recipe", "recipes"),
-    ("crates/lacuna-train/src/checkpoint", "the optimizer state's manifest"),
+    (
+        "crates/lacuna-train/src/checkpoint",
+        "a checkpoint's place in the run, what its weights were worth",
+    ),
     ("crates/lacuna-train/src/metrics", "metrics, read back for plots"),
     ("crates/lacuna-train/src/record", "run.json and results.json, read back by a resumed run"),
     ("crates/lacuna-train/src/evaluation", "names of scores in results.json"),
@@ -39,16 +42,14 @@ const DESERIALIZES: &[(&str, &str)] = &[
     ("crates/lacuna-data/src/tokenizer/", "tokenizer.json, read without holding it"),
     ("crates/lacuna-data/src/shard", "the manifest of shards"),
     ("crates/lacuna-data/src/batch", "the cursor inside a checkpoint"),
-    ("crates/lacuna-data/src/chat", "chat templates' configuration"),
+    ("crates/lacuna-data/src/chat", "the messages of a conversation"),
     ("crates/lacuna-data/src/side", "tokenizer_config.json, read without holding it"),
-    ("crates/lacuna-data/src/corpus", "lines of .jsonl"),
-    ("crates/lacuna-data/src/sft", "samples, lines of .jsonl"),
+    ("crates/lacuna-data/src/corpus", "the text fields of JSON records"),
     ("crates/lacuna-samplers/src/trace", "replayable traces"),
     ("crates/lacuna-samplers/src/request", "the request inside a trace"),
     ("crates/lacuna-samplers/src/candidates", "the request inside a trace"),
     ("crates/lacuna-samplers/src/fill", "the request inside a trace"),
     ("crates/lacuna-samplers/src/reference", "the request inside a trace"),
-    ("crates/lacuna/src/cli", "command-line input"),
 ];
 
 /// Public traits. A third needs its reason in docs/design.md, where `tidy` looks for its name.

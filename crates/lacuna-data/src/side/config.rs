@@ -6,13 +6,13 @@ use serde::de::{
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::fmt;
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::error::{Error, Result, io_error};
+use crate::error::Result;
 
 /// Far more than any template or `tokenizer_config.json` has.
-const LONGEST: u64 = 16 << 20;
+pub(crate) const LONGEST_SIDE_FILE: u64 = 16 << 20;
 const MOST_TOKENS: usize = 256;
 /// As in `tokenizer.json`.
 const MOST_ADDED: usize = 1 << 15;
@@ -50,23 +50,14 @@ pub(crate) fn tokenizer_config(text: &str) -> serde_json::Result<TokenizerConfig
     from.end().map(|()| config)
 }
 
+/// The text of a small file of a checkpoint; `None` where there is none.
 pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>> {
-    let metadata = match std::fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(io_error(path, "read"))?,
-    };
-    let fault = |reason: String| Err(Error::Template(reason).in_file(path));
-    if !metadata.is_file() {
-        // No pipe to wait on, no device without end.
-        return fault("is no regular file".to_owned());
+    match lacuna_files::read_text(path, LONGEST_SIDE_FILE) {
+        Err(lacuna_files::Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            Ok(None)
+        }
+        text => Ok(Some(text?)),
     }
-    let mut text = String::with_capacity(metadata.len().min(LONGEST) as usize + 1);
-    let file = std::fs::File::open(path).map_err(io_error(path, "read"))?;
-    file.take(LONGEST + 1).read_to_string(&mut text).map_err(io_error(path, "read"))?;
-    if text.len() as u64 > LONGEST {
-        return fault(format!("is longer than {LONGEST} bytes, the most that is read of it"));
-    }
-    Ok(Some(text))
 }
 
 /// What stands under `chat_template`: a text, or a list of named ones.

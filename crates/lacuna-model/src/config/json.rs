@@ -8,7 +8,7 @@ use super::announced::{Announced, BLOCK_DIFFUSION, Beside, announced, mode};
 use super::family::{Family, names_of};
 use super::{Config, Mode, RopeScaling, strict};
 use crate::error::{ModelError, Result, printable};
-use crate::weights::{StorageDtype, contained, read_small_file};
+use crate::weights::{StorageDtype, contained};
 
 /// No configuration comes near it; bounds what parsing can allocate.
 const LONGEST_CONFIG: u64 = 1 << 20;
@@ -18,14 +18,14 @@ const EXPERTS: [&str; 3] = ["num_experts", "num_local_experts", "n_routed_expert
 
 pub(super) fn open(dir: &Path) -> Result<Config> {
     let file = contained(dir, "config.json")?;
-    let text = read_small_file(&file, LONGEST_CONFIG)?;
+    let text = lacuna_files::read_file(&file, LONGEST_CONFIG)?;
     let beside = Beside { names: names_of(dir), dir: Some(dir) };
     let generation_file = "generation_config.json";
     if !dir.join(generation_file).exists() {
         return parse(&text, None, &file, &beside);
     }
     let generation_file = contained(dir, generation_file)?;
-    let generation = read_small_file(&generation_file, LONGEST_CONFIG)?;
+    let generation = lacuna_files::read_file(&generation_file, LONGEST_CONFIG)?;
     parse(&text, Some((&generation, &generation_file)), &file, &beside)
 }
 

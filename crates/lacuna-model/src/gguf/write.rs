@@ -150,14 +150,32 @@ fn rope_factors(config: &Config) -> Option<Vec<f32>> {
     Some(frequencies.iter().map(|&f| config.rope_scaling.divisor(f) as f32).collect())
 }
 
+/// Everything that the metadata say of a model but its vocabulary and the hash.
 fn describe(
     metadata: &mut Metadata,
     config: &Config,
     architecture: &str,
     (options, mostly): (&GgufOptions<'_>, StorageDtype),
 ) {
-    // llama.cpp's numbers of "mostly this format".
-    let file_type = match mostly {
+    describe_origin(metadata, architecture, options);
+    metadata.number("general.file_type", file_type(mostly));
+    metadata.number("general.quantization_version", 2);
+    describe_shape(metadata, config, architecture);
+    describe_use(metadata, config);
+    if let Some(template) = options.chat_template {
+        metadata.text("tokenizer.chat_template", template);
+    }
+    if config.extra.get(LOGIT_SHIFT) == Some(&Json::Bool(true)) {
+        metadata.truth("lacuna.logit_shift", true);
+    }
+    for (name, text) in options.files {
+        metadata.text(&format!("{CARRIED}{name}"), text);
+    }
+}
+
+/// llama.cpp's number of a file that is mostly in one format.
+fn file_type(mostly: StorageDtype) -> u32 {
+    match mostly {
         StorageDtype::F64 | StorageDtype::F32 => 0,
         StorageDtype::F16 => 1,
         StorageDtype::Q4_0 => 2,
@@ -171,7 +189,11 @@ fn describe(
         StorageDtype::Q5_K => 16,
         StorageDtype::Q6_K => 18,
         StorageDtype::BF16 => 32,
-    };
+    }
+}
+
+/// What the model is called, and under which licence.
+fn describe_origin(metadata: &mut Metadata, architecture: &str, options: &GgufOptions<'_>) {
     metadata.text("general.architecture", architecture);
     metadata.text("general.type", "model");
     let carried = options.metadata;
@@ -183,8 +205,10 @@ fn describe(
     if let Some(license) = license(options.files).filter(|_| !has("general.license")) {
         metadata.text("general.license", license);
     }
-    metadata.number("general.file_type", file_type);
-    metadata.number("general.quantization_version", 2);
+}
+
+/// Sizes, normalization and rotary positions.
+fn describe_shape(metadata: &mut Metadata, config: &Config, architecture: &str) {
     for (key, value) in [
         ("block_count", config.num_layers),
         ("context_length", config.max_position_embeddings),
@@ -220,6 +244,10 @@ fn describe(
         let original = bounded(original_max_position_embeddings);
         metadata.number("lacuna.rope.original_context_length", original);
     }
+}
+
+/// How the model is decoded: its mode and special ids.
+fn describe_use(metadata: &mut Metadata, config: &Config) {
     match config.mode {
         Mode::Autoregressive => metadata.text(mode::MODE, mode::AUTOREGRESSIVE),
         Mode::BlockDiffusion { block_size, mask_token_id } => {
@@ -242,15 +270,6 @@ fn describe(
     }
     if config.eos_token_ids.len() > 1 {
         metadata.numbers("lacuna.eos_token_ids", &config.eos_token_ids);
-    }
-    if let Some(template) = options.chat_template {
-        metadata.text("tokenizer.chat_template", template);
-    }
-    if config.extra.get(LOGIT_SHIFT) == Some(&Json::Bool(true)) {
-        metadata.truth("lacuna.logit_shift", true);
-    }
-    for (name, text) in options.files {
-        metadata.text(&format!("{CARRIED}{name}"), text);
     }
 }
 

@@ -5,7 +5,6 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
-use super::mapped::read_small_file;
 use crate::config::strict;
 use crate::error::{ModelError, Result, printable};
 use crate::names;
@@ -45,7 +44,7 @@ const TEMPLATES: &str = "additional_chat_templates";
 const LONGEST_COMPANION: u64 = 16 << 20;
 
 const LONGEST_TOKENIZER: u64 = 128 << 20;
-const MOST_SCRIPTS: usize = 64;
+const MOST_TEMPLATES: usize = 64;
 
 /// The text of `tokenizer.json`, if there is one.
 pub(super) fn tokenizer(dir: &Path) -> Result<Option<String>> {
@@ -69,24 +68,15 @@ pub(crate) fn token_ids_in(dir: &Path, wanted: &[&str]) -> Vec<Option<u32>> {
     ids
 }
 
-/// Those of the companions that are there, `README.md` and `LICENSE`, and the Python files that `auto_map` of a configuration may name:
-/// never run here, only carried along.
+/// The [`COMPANIONS`] that are there, what people read, and further chat templates. Code of a checkpoint stays where it is.
 pub(super) fn companions(dir: &Path) -> Result<Vec<(String, String)>> {
     let mut names: Vec<String> = COMPANIONS.iter().chain(&PROSE).map(|&n| n.to_owned()).collect();
     names.retain(|name| dir.join(name).exists());
-    let entries = std::fs::read_dir(dir).map_err(|e| ModelError::io(dir, "list it", e))?;
-    let mut scripts: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.ends_with(".py"))
-        .take(MOST_SCRIPTS)
-        .collect();
-    scripts.sort();
-    names.extend(scripts);
     let listed = std::fs::read_dir(dir.join(TEMPLATES)).into_iter().flatten();
     let mut templates: Vec<String> = listed
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| name.ends_with(".jinja"))
-        .take(MOST_SCRIPTS)
+        .take(MOST_TEMPLATES)
         .map(|name| format!("{TEMPLATES}/{name}"))
         .collect();
     templates.sort();
@@ -97,7 +87,7 @@ pub(super) fn companions(dir: &Path) -> Result<Vec<(String, String)>> {
 
 fn text(dir: &Path, name: &str, longest: u64) -> Result<String> {
     let path = contained(dir, name)?;
-    let bytes = read_small_file(&path, longest)?;
+    let bytes = lacuna_files::read_file(&path, longest)?;
     if PROSE.contains(&name) {
         return Ok(String::from_utf8_lossy(&bytes).into_owned());
     }
@@ -134,7 +124,7 @@ pub(super) fn layout(dir: &Path) -> Result<Layout> {
 
 fn index(dir: &Path) -> Result<Layout> {
     let path = contained(dir, INDEX)?;
-    let text = read_small_file(&path, LONGEST_INDEX)?;
+    let text = lacuna_files::read_file(&path, LONGEST_INDEX)?;
     let fault = |reason: String| ModelError::file(&path, reason);
     let mut map = strict::parse_object(&text).map_err(fault)?;
     let Some(Value::Object(weight_map)) = map.remove("weight_map") else {

@@ -1,7 +1,6 @@
 //! Files as they lie on disk: opened with suspicion, mapped, never copied whole.
 
 use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -24,7 +23,7 @@ pub(crate) struct MappedFile {
 
 impl MappedFile {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = open_regular(path)?;
+        let file = lacuna_files::open_regular(path)?;
         #[expect(unsafe_code, reason = "mapping is what makes opening an 8 B model cheap")]
         // SAFETY: the map is read only and lives as long as `self`. Another process can still
         // change the bytes; nothing here relies on two reads of a byte agreeing for memory
@@ -75,36 +74,6 @@ impl std::fmt::Debug for MappedFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "MappedFile({}, {} bytes)", self.path.display(), self.map.len())
     }
-}
-
-/// Reads a file of at most `longest` bytes.
-pub(crate) fn read_small_file(path: &Path, longest: u64) -> Result<Vec<u8>> {
-    let file = open_regular(path)?;
-    // Room for all of it at once: a buffer that grows is twice as large in the end.
-    let length = file.metadata().map_err(|e| ModelError::io(path, "measure it", e))?.len();
-    let mut bytes = Vec::with_capacity(length.min(longest) as usize + 1);
-    file.take(longest + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| ModelError::io(path, "read it", e))?;
-    if bytes.len() as u64 > longest {
-        let reason = format!("is longer than {longest} bytes, the most that is read of it");
-        return Err(ModelError::file(path, reason));
-    }
-    Ok(bytes)
-}
-
-/// Opens a regular file: no pipe to wait on, no device without end.
-fn open_regular(path: &Path) -> Result<File> {
-    let io = |action| move |e| ModelError::io(path, action, e);
-    let is_file = std::fs::metadata(path).map_err(io("open it"))?.is_file();
-    if !is_file {
-        return Err(ModelError::file(path, "is no regular file"));
-    }
-    let file = File::open(path).map_err(io("open it"))?;
-    if !file.metadata().map_err(io("measure it"))?.is_file() {
-        return Err(ModelError::file(path, "is no regular file"));
-    }
-    Ok(file)
 }
 
 #[cfg(unix)]

@@ -198,27 +198,10 @@ pub(crate) fn extended(old: &Recipe, new: &Recipe, at: &Progress) -> Option<usiz
 
 /// The keys in which `new` differs from `old`, each with what is to be done about it in a run that is at `at`.
 pub(crate) fn compare(old: &Recipe, new: &Recipe, at: &Progress) -> Vec<Change> {
-    let extended = extended(old, new, at);
-    let state = |stage: usize| match stage {
-        stage if Some(stage) == extended => State::Begun,
-        stage if stage < at.stage => State::Finished,
-        stage if stage == at.stage && at.stage_step > 0 => State::Begun,
-        _ => State::ToCome,
-    };
+    let place = Place { old, new, at, extended: extended(old, new, at) };
     let (before, now) = (flat(old), flat(new));
-    let mut changes = Vec::new();
     let shared = old.stage.len().min(new.stage.len());
-    for (stages, other) in [(&old.stage, false), (&new.stage, true)] {
-        for (i, stage) in stages.iter().enumerate().skip(shared) {
-            let name = Some(toml::Value::String(stage.name.clone()));
-            let ruling = match state(i) {
-                State::ToCome => Ruling::Insisted,
-                _ => Ruling::Refused("steps of it are taken".into()),
-            };
-            let (old, new) = if other { (None, name) } else { (name, None) };
-            changes.push(Change { key: format!("stage.{i}"), old, new, ruling });
-        }
-    }
+    let mut changes = place.stages_from(shared);
     let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
     for key in keys {
         let stage =
@@ -226,47 +209,87 @@ pub(crate) fn compare(old: &Recipe, new: &Recipe, at: &Progress) -> Vec<Change> 
         if stage.is_some_and(|stage: usize| stage >= shared) || before.get(key) == now.get(key) {
             continue;
         }
-        let change = |ruling| Change {
-            key: key.clone(),
-            old: before.get(key).cloned(),
-            new: now.get(key).cloned(),
-            ruling,
+        let ruling = match rule(key) {
+            Some(rule) => place.ruling(rule, stage),
+            None => Ruling::Refused("what it does to a begun run is not known".into()),
         };
-        let Some(rule) = rule(key) else {
-            changes
-                .push(change(Ruling::Refused("what it does to a begun run is not known".into())));
-            continue;
-        };
-        let steps = |stage: usize| (old.stage[stage].steps, new.stage[stage].steps);
-        let refused = |why: &str| Ruling::Refused(why.to_owned());
-        let ruling = match (rule.on_resume, stage.map(|stage| (stage, state(stage)))) {
+        let (old, new) = (before.get(key).cloned(), now.get(key).cloned());
+        changes.push(Change { key: key.clone(), old, new, ruling });
+    }
+    changes
+}
+
+/// Where a run is between the recipe that it began with and the one that it is resumed with.
+struct Place<'a> {
+    old: &'a Recipe,
+    new: &'a Recipe,
+    at: &'a Progress,
+    /// The finished stage that is given more steps.
+    extended: Option<usize>,
+}
+
+impl Place<'_> {
+    fn state(&self, stage: usize) -> State {
+        match stage {
+            stage if Some(stage) == self.extended => State::Begun,
+            stage if stage < self.at.stage => State::Finished,
+            stage if stage == self.at.stage && self.at.stage_step > 0 => State::Begun,
+            _ => State::ToCome,
+        }
+    }
+
+    /// The stages, from number `shared` on, that one of the two recipes alone has.
+    fn stages_from(&self, shared: usize) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (stages, is_new) in [(&self.old.stage, false), (&self.new.stage, true)] {
+            for (i, stage) in stages.iter().enumerate().skip(shared) {
+                let name = Some(toml::Value::String(stage.name.clone()));
+                let ruling = match self.state(i) {
+                    State::ToCome => Ruling::Insisted,
+                    _ => Ruling::Refused("steps of it are taken".into()),
+                };
+                let (old, new) = if is_new { (None, name) } else { (name, None) };
+                changes.push(Change { key: format!("stage.{i}"), old, new, ruling });
+            }
+        }
+        changes
+    }
+
+    /// What a change of one key means, of a stage or of the whole run.
+    fn ruling(&self, rule: &Key, stage: Option<usize>) -> Ruling {
+        match (rule.on_resume, stage.map(|stage| (stage, self.state(stage)))) {
             (Obeyed, _) => Ruling::Obeyed,
             (Ignored | ByContent, _) => Ruling::Kept,
             (_, Some((_, State::ToCome))) | (Insisted, None) => Ruling::Insisted,
-            (Insisted, Some((stage, State::Begun))) => {
-                let taken = if Some(stage) == extended { steps(stage).0 } else { at.stage_step };
-                if rule.name == "stage.steps" && steps(stage).1 < taken {
-                    Ruling::Refused(format!("{taken} steps of the stage are taken"))
-                } else {
-                    Ruling::Insisted
-                }
-            }
-            (Insisted, Some((stage, State::Finished))) => {
-                let more = rule.name == "stage.steps" && steps(stage).1 > steps(stage).0;
-                if more && stage + 1 == at.stage && at.stage_step == 0 {
-                    refused(
-                        "the stage is finished and its learning rate has fallen (learning_rate_decay): more \
-                         steps would raise it again; add a [[stage]] in its place",
-                    )
-                } else {
-                    refused("the stage is finished")
-                }
-            }
-            (Refused, _) => refused(rule.why),
-        };
-        changes.push(change(ruling));
+            (Insisted, Some((stage, State::Begun))) => self.ruling_in_begun(rule, stage),
+            (Insisted, Some((stage, State::Finished))) => self.ruling_in_finished(rule, stage),
+            (Refused, _) => Ruling::Refused(rule.why.to_owned()),
+        }
     }
-    changes
+
+    fn ruling_in_begun(&self, rule: &Key, stage: usize) -> Ruling {
+        let taken = match Some(stage) == self.extended {
+            true => self.old.stage[stage].steps,
+            false => self.at.stage_step,
+        };
+        if rule.name == "stage.steps" && self.new.stage[stage].steps < taken {
+            return Ruling::Refused(format!("{taken} steps of the stage are taken"));
+        }
+        Ruling::Insisted
+    }
+
+    fn ruling_in_finished(&self, rule: &Key, stage: usize) -> Ruling {
+        let more =
+            rule.name == "stage.steps" && self.new.stage[stage].steps > self.old.stage[stage].steps;
+        let why = match more && stage + 1 == self.at.stage && self.at.stage_step == 0 {
+            true => {
+                "the stage is finished and its learning rate has fallen (learning_rate_decay): more steps would raise \
+                 it again; add a [[stage]] in its place"
+            }
+            false => "the stage is finished",
+        };
+        Ruling::Refused(why.to_owned())
+    }
 }
 
 /// The recipe as the record keeps it: `new`, but what had its effect at the beginning as it was then.

@@ -144,7 +144,7 @@ fn spelt_out(c: char) -> String {
         '\u{8}' => "<backspace>".into(),
         '\u{c}' => "<form feed>".into(),
         '\u{1b}' => "<escape>".into(),
-        c if c.is_control() => format!("<U+{:04X}>", u32::from(c)),
+        c if c.is_control() || lacuna_files::is_moving(c) => format!("<U+{:04X}>", u32::from(c)),
         c => c.to_string(),
     }
 }

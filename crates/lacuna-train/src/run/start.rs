@@ -1,17 +1,76 @@
 //! Where a run starts: anew, or from a checkpoint with the recipe that it began with.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use super::RunOptions;
+use super::{Event, Outcome, RunOptions};
 use crate::checkpoint::kept::Chosen;
 use crate::checkpoint::{self, Progress};
 use crate::error::{Result, TrainError};
 use crate::recipe::Recipe;
 use crate::recipe::keys::{self, Change, Ruling};
+use crate::record::results::Results;
 use crate::record::{AcceptedChange, Record};
 
+/// Where a run starts, and what it was when it began.
+pub(super) struct Start {
+    /// The checkpoint that it goes on from; `None`: from the beginning.
+    pub(super) chosen: Option<Chosen>,
+    pub(super) place: Progress,
+    pub(super) record: Record,
+    /// The recipe as `recipe.toml` has it from here on.
+    pub(super) kept: Recipe,
+    /// Whether that file has to be written.
+    pub(super) changed: bool,
+}
+
+/// Settles what a resumed run goes on with; the outcome if it was finished before.
+pub(super) fn begin(
+    recipe: &Recipe,
+    options: &RunOptions<'_>,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<ControlFlow<Outcome, Start>> {
+    let dir = &options.dir;
+    let Some(chosen) = choose(dir, options)? else {
+        if options.resume {
+            let shown = dir.display();
+            let notice = format!("nothing is saved in {shown}: starting from the beginning");
+            observe(Event::Notice(notice));
+        }
+        return Ok(ControlFlow::Continue(Start {
+            chosen: None,
+            place: Progress::default(),
+            record: Record::default(),
+            kept: recipe.clone(),
+            changed: true,
+        }));
+    };
+    let mut place = checkpoint::read_progress(&chosen.path)?;
+    let begun = Begun::read(dir, &chosen.path)?;
+    let settled = settle(&begun, recipe, &mut place, options.accept_changes, dir)?;
+    let mut record = begun.record;
+    let recorded = dir.join("run.json").exists();
+    let whole = dir.join("final").exists() && (record.finished || !recorded);
+    if place.stage >= recipe.stage.len() && whole {
+        let evaluations = Results::open(dir, &place).evaluations();
+        let model = dir.join("final");
+        let outcome = Outcome { interrupted: false, finished_before: true, model, evaluations };
+        return Ok(ControlFlow::Break(outcome));
+    }
+    let now = (options.surroundings.now)();
+    for change in settled.accepted(place.step, &now) {
+        let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
+        let (old, new) = (show(&change.old), show(&change.new));
+        observe(Event::Notice(format!("{}: {old} → {new} from here on", change.key)));
+        record.changes.push(change);
+    }
+    let changed = settled.is_new() || !recorded;
+    let kept = settled.recipe;
+    Ok(ControlFlow::Continue(Start { chosen: Some(chosen), place, record, kept, changed }))
+}
+
 /// Checks that the directory may be used, and finds the checkpoint to go on from; `None`: from the beginning.
-pub(super) fn choose(dir: &Path, options: &RunOptions<'_>) -> Result<Option<Chosen>> {
+fn choose(dir: &Path, options: &RunOptions<'_>) -> Result<Option<Chosen>> {
     let refuse =
         |reason: &str| Err(TrainError::Run { path: dir.to_owned(), reason: reason.into() });
     let any = checkpoint::newest(&dir.join("checkpoints"))?.is_some();

@@ -14,7 +14,7 @@ use super::{Usage, console};
 
 mod answer;
 mod fences;
-mod region;
+pub(super) mod region;
 mod wording;
 mod wrapping;
 

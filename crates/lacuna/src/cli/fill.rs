@@ -1,11 +1,12 @@
 use anyhow::{Context, Result};
 use lacuna::data::Fim;
-use lacuna::{Prompt, StopReason};
+use lacuna::{Model, Prompt, StopReason};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::Usage;
 use super::decode_args::{DecodeArgs, ModelArgs, used};
+use super::edit::region;
 use super::show::{ShowArgs, ids, read_text};
 use super::user_file::{Question, UserFile, shown};
 
@@ -68,6 +69,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             // What ends a text comes first: the released algorithm knows one end alone.
             let ends = || [model.ends_of_text(), fim.ends.clone()].concat();
             options.eos_ids.get_or_insert_with(ends);
+            let seen = seen(args, &model, hole.as_ref(), options.max_new_tokens)?;
+            let (prefix, suffix) = seen.unwrap_or((prefix, suffix));
             fim.prompt_text(tokenizer, prefix, suffix)?
         }
         (None, None) => {
@@ -100,6 +103,38 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         file.replace(&whole, Question { yes: args.yes, seen: false, quiet })?;
     }
     Ok(())
+}
+
+/// What the model sees of a file that has no room in its positions: the lines next to the hole.
+fn seen<'a>(
+    args: &Args,
+    model: &Model,
+    hole: Option<&'a Hole>,
+    new: usize,
+) -> Result<Option<(&'a str, &'a str)>> {
+    /// Marks, and what two texts take more than their lines one by one.
+    const FRAME: usize = 64;
+    let Some(Hole { file: Some(file), prefix, suffix }) = hole else { return Ok(None) };
+    let (tokenizer, positions) = (model.tokenizer()?, model.config().max_position_embeddings);
+    let room = positions.saturating_sub(new.saturating_add(FRAME));
+    // Megabytes need not be encoded to see that they are too many.
+    let mut taken = 0;
+    for line in prefix.split_inclusive('\n').chain(suffix.split_inclusive('\n')) {
+        taken += tokenizer.encode_ordinary(line)?.len();
+        if taken > room {
+            break;
+        }
+    }
+    if taken <= room {
+        return Ok(None);
+    }
+    let window = region::window(&file.text, prefix.len()..prefix.len(), tokenizer, room)?;
+    if !args.show.quiet {
+        let name = args.file.as_deref().map(shown).unwrap_or_default();
+        let region::Window { first, last, of, .. } = window;
+        note!("note: of the {of} lines of {name} the model sees {first} to {last}");
+    }
+    Ok(Some((window.before, window.after)))
 }
 
 /// The text before and after the hole, if there is one.

@@ -61,13 +61,13 @@ impl Progress {
             let mut known = None;
             loop {
                 let At { what, part } = at();
-                // From nothing no time follows.
+                // Before anything is done, there is no speed to reckon the time left from.
                 let part = part.filter(|(done, _)| *done > 0);
                 if known != Some(part.is_some()) {
                     known = Some(part.is_some());
                     bar.set_style(style(part.is_some()));
                 }
-                // Before the position, from which the time left follows.
+                // The length goes first: the time left is reckoned when the position is set.
                 if let Some((done, total)) = part {
                     bar.set_length(total);
                     bar.set_position(done.min(total));

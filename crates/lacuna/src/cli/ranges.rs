@@ -30,7 +30,7 @@ pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     whole(text, 1, MOST).map(|n| n as usize)
 }
 
-/// [`at_least_one`], as a type.
+/// As [`at_least_one`], in the type that says so.
 pub(crate) fn size(text: &str) -> Result<NonZeroUsize, String> {
     at_least_one(text).map(|n| NonZeroUsize::new(n).expect("checked"))
 }
@@ -60,12 +60,12 @@ pub(crate) fn probability(text: &str) -> Result<f64, String> {
     real(text, |n| (0.0..=1.0).contains(&n), "a number from 0 to 1")
 }
 
-/// A probability that leaves something.
+/// A probability above 0.
 pub(crate) fn probability_above_zero(text: &str) -> Result<f64, String> {
     real(text, |n| n > 0.0 && n <= 1.0, "a number above 0, at most 1")
 }
 
-/// A part that is not the whole.
+/// A part of something: at least 0, below 1.
 pub(crate) fn part(text: &str) -> Result<f64, String> {
     real(text, |n| (0.0..1.0).contains(&n), "a number from 0 to below 1")
 }

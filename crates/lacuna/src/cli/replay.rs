@@ -1,7 +1,6 @@
 use anyhow::{Context, Result};
 use lacuna::data::Tokenizer;
 use lacuna::samplers::trace::{Line, Mode, Replayed, Trace};
-use lacuna_files::is_moving;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
@@ -12,7 +11,7 @@ use super::canvas::{Canvas, State, Texts, pieces};
 use super::console::Out;
 use super::ranges;
 use super::show::{finish_name, read_text};
-use super::watch::Screen;
+use super::watch::{Screen, visible};
 
 /// Show a recorded decode, refinement by refinement.
 ///
@@ -230,8 +229,7 @@ fn quoted(text: &str) -> String {
         .map(|char| match char {
             '\n' => '↵',
             '\t' => '→',
-            char if char.is_control() || is_moving(char) => '·',
-            char => char,
+            char => visible(char),
         })
         .collect()
 }

@@ -1,19 +1,19 @@
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{HumanCount, HumanDuration};
 use lacuna::data::Window;
 use lacuna::model::Work;
-use lacuna::train::{Blocks, Method, Scoring, likelihood};
+use lacuna::train::{Blocks, Likelihood, Method, Scoring, likelihood};
 use lacuna::{Error, Model};
 use serde_json::json;
-use std::io::Read;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::Usage;
 use super::decode_args::{ModelArgs, in_vocabulary};
 use super::progress::{Progress, count};
 use super::ranges::{self, Ids};
+use super::show::read_text;
 
 /// Noisy versions of the text in one pass.
 const BATCH: usize = 4;
@@ -87,10 +87,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let blocks = match method {
         Method::Autoregressive => None,
         _ => Some(Blocks {
-            block_size: args
-                .block_size
-                .or(model.config().block_size())
-                .unwrap_or(const { NonZeroUsize::new(4).expect("not zero") }),
+            block_size: args.block_size.or(model.config().block_size()).unwrap_or(super::FOUR),
             mask_id: args
                 .mask_id
                 .or_else(|| model.mask_id())
@@ -122,8 +119,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let progress = Progress::passes(what, &model, runs);
     let score = likelihood(&model.transformer, &windows, &scoring, &mut |_| {})?;
     drop(progress);
+    print(&score, bytes, args.json)
+}
+
+/// The score as sentences or as one JSON object.
+fn print(score: &Likelihood, bytes: Option<u64>, as_json: bool) -> Result<()> {
     let (nats, bits) = (score.nats_per_token(), bytes.map(|bytes| score.bits_per_byte(bytes)));
-    if args.json {
+    if as_json {
         let mut object = json!({
             "nats_per_token": nats,
             "bits_per_byte": bits,
@@ -198,15 +200,6 @@ fn work(tokens: usize) -> Work {
         rows: BATCH * tokens,
         logit_rows: 2 * tokens.saturating_mul(BATCH).min(256),
     }
-}
-
-fn read_text(path: &Path) -> Result<String> {
-    if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("reading the text from stdin")?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
 }
 
 /// The tokens, and the bytes of those that are scored (unknown for ids without a tokenizer).

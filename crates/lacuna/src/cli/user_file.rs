@@ -119,7 +119,7 @@ impl UserFile {
             let _ = write!(stderr, "write {name}? [y/N] ");
             let _ = stderr.flush();
             let mut answer = String::new();
-            // What can't be read is no consent.
+            // An answer that can't be read is a no.
             let _ = std::io::stdin().lock().read_line(&mut answer);
             if !answer.ends_with('\n') {
                 let _ = writeln!(stderr);
@@ -135,7 +135,7 @@ impl UserFile {
 /// What is known when a file is to be replaced.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Question {
-    /// Yes is the answer.
+    /// Whether `--yes` has answered already.
     pub(crate) yes: bool,
     /// The diff is on the terminal already.
     pub(crate) seen: bool,

@@ -142,8 +142,8 @@ fn rows(canvas: &Canvas, texts: Texts<'_>, width: usize) -> Vec<Vec<Glyph>> {
     rows
 }
 
-/// Text from a model must not command the terminal.
-fn visible(char: char) -> char {
+/// The character, or a dot for one that would command the terminal.
+pub(crate) fn visible(char: char) -> char {
     if is_moving(char) || char.is_control() { '·' } else { char }
 }
 

@@ -83,19 +83,19 @@ impl Lines {
 
 /// What a model sees of a file around the part that is to change: whole lines next to it.
 #[derive(Debug)]
-pub(super) struct Window<'a> {
-    pub(super) before: &'a str,
-    pub(super) after: &'a str,
+pub(crate) struct Window<'a> {
+    pub(crate) before: &'a str,
+    pub(crate) after: &'a str,
     /// Whether it is less than the file.
-    pub(super) is_cut: bool,
+    pub(crate) is_cut: bool,
     /// Its first line, its last one, and how many the file has, from 1.
-    pub(super) first: usize,
-    pub(super) last: usize,
-    pub(super) of: usize,
+    pub(crate) first: usize,
+    pub(crate) last: usize,
+    pub(crate) of: usize,
 }
 
 /// As many lines around `part` as have `room` tokens, and no more than a thousand of these: evenly on both sides.
-pub(super) fn window<'a>(
+pub(crate) fn window<'a>(
     text: &'a str,
     part: Range<usize>,
     tokenizer: &Tokenizer,

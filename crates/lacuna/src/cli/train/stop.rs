@@ -57,7 +57,7 @@ impl Stop {
     }
 }
 
-/// A signal came.
+/// Called for each signal: the first asks the run to save and end, a second one ends at once.
 fn signalled(number: i32) {
     static FIRST: OnceLock<Instant> = OnceLock::new();
     let mut news = false;
@@ -105,7 +105,7 @@ fn ignored_signals() -> u64 {
 
 #[cfg(not(unix))]
 fn listen() -> Result<()> {
-    // Ctrl-C, a closed console, a shutdown.
+    // Ctrl-C, a closed console and a shutdown all come as one; 2 is the number of Ctrl-C.
     ctrlc::set_handler(|| signalled(2))?;
     Ok(())
 }
