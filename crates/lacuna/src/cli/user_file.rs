@@ -128,7 +128,11 @@ impl UserFile {
                 anyhow::bail!("{name}: not written, as was answered; the file is as it was");
             }
         }
-        Ok(lacuna_files::replace_text_file(&self.path, &self.bytes, new.as_bytes())?)
+        lacuna_files::replace_text_file(&self.path, &self.bytes, new.as_bytes())?;
+        if !question.quiet && stderr.is_terminal() {
+            let _ = writeln!(stderr, "wrote {name}");
+        }
+        Ok(())
     }
 }
 
