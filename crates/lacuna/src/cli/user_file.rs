@@ -168,13 +168,13 @@ pub(crate) fn with_line_ends(old: &str, new: &str, end: &str) -> String {
     let lines: Vec<&str> = new.split_terminator('\n').collect();
     let mut new_ends = vec![end; lines.len()];
     for op in capture_diff_slices(Algorithm::Myers, &contents, &lines) {
-        // A changed line is the one that stood in its place.
+        // A changed line is the one that stood in its place; of several that became fewer, none is for sure.
         let (old_index, new_index, len) = match op {
             DiffOp::Equal { old_index, new_index, len } => (old_index, new_index, len),
-            DiffOp::Replace { old_index, old_len, new_index, new_len } => {
-                (old_index, new_index, old_len.min(new_len))
+            DiffOp::Replace { old_index, old_len, new_index, new_len } if old_len <= new_len => {
+                (old_index, new_index, old_len)
             }
-            DiffOp::Delete { .. } | DiffOp::Insert { .. } => continue,
+            DiffOp::Replace { .. } | DiffOp::Delete { .. } | DiffOp::Insert { .. } => continue,
         };
         for at in 0..len {
             if !ends[old_index + at].is_empty() {
