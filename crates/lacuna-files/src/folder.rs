@@ -77,9 +77,9 @@ impl WholeFolder {
         others.carry(&self.target, &self.partial)?;
         sync_all(&self.partial)?;
         exchange(&self.partial, &self.target)?;
-        // What came into the old one meanwhile.
+        // Somebody may have put files into the old folder since it was read.
         others.carry(&self.partial, &self.target)?;
-        // What was replaced now has the temporary name, and goes with this value.
+        // The old folder now has the temporary name, under which it is removed when this value is dropped.
         sync_folder(&self.target)?;
         sync_folder(parent(&self.target))?;
         Ok(others.renamed.iter().map(|name| self.target.join(name)).collect())
@@ -108,7 +108,7 @@ pub fn remove_folder(folder: &Path) -> Result<()> {
     sync_folder(parent(folder))
 }
 
-/// What in a folder is not ours.
+/// The files of a folder that is replaced which are not ours, and so have to stand in the new one too.
 struct Others<F> {
     listed: Manifest,
     ours: F,

@@ -67,7 +67,7 @@ fn has_this_name(_file: &File, _path: &Path) -> bool {
 
 impl Drop for FolderLock {
     fn drop(&mut self) {
-        // While it is locked, so that nobody else's is removed. Elsewhere the file stays.
+        // Removed before it is unlocked: afterwards it may be another holder's. Other systems remove no open file.
         if cfg!(unix) {
             let _ = fs::remove_file(&self.path);
         }

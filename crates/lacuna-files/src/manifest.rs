@@ -68,7 +68,7 @@ impl std::fmt::Display for Damage {
 }
 
 impl FileHash {
-    /// Of a file as it is now.
+    /// The size and hash of a file as it is now.
     ///
     /// # Errors
     /// Errors if it can't be read.
@@ -110,7 +110,7 @@ impl FileHash {
 }
 
 impl Manifest {
-    /// Of every file that stands in `folder` now, but the manifest itself, hidden files and folders.
+    /// The manifest of every file that stands in `folder` now, but the manifest itself, hidden files and folders.
     ///
     /// # Errors
     /// Errors if a file can't be read or its name is no text.

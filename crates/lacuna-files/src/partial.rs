@@ -114,7 +114,7 @@ fn is_partial(name: &OsStr, target: Option<&OsStr>) -> bool {
     name_of(name, ".partial").is_some_and(|of| target.is_none_or(|target| target == of))
 }
 
-/// Whose place a folder had that was put aside while another took it.
+/// The name that a folder had before it was put aside for its successor.
 fn set_aside_for<'a>(name: &'a OsStr, target: Option<&OsStr>) -> Option<&'a str> {
     name_of(name, ASIDE).filter(|of| target.is_none_or(|target| target == *of))
 }
@@ -122,7 +122,7 @@ fn set_aside_for<'a>(name: &'a OsStr, target: Option<&OsStr>) -> Option<&'a str>
 /// The end of the name of a folder that another is about to replace, where the two can't change names in one step.
 pub(crate) const ASIDE: &str = ".replaced";
 
-/// `NAME` of `.NAME.PROCESS-N` and this end.
+/// `NAME`, if the name is `.NAME.PROCESS-N` followed by `end`.
 fn name_of<'a>(name: &'a OsStr, end: &str) -> Option<&'a str> {
     let (of, number) = name.to_str()?.strip_prefix('.')?.strip_suffix(end)?.rsplit_once('.')?;
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());

@@ -31,7 +31,7 @@ Examples:
   git diff | lacuna chat --model M --system 'Review this change.' -")]
 pub(crate) struct Args {
     /// What to say; `-` reads it from stdin
-    #[arg(value_name = "MESSAGE", allow_negative_numbers = true)]
+    #[arg(value_name = "MESSAGE", allow_negative_numbers = true, help_heading = None)]
     message: Option<String>,
     /// What the model is told first
     #[arg(long, value_name = "TEXT")]

@@ -19,11 +19,11 @@ use super::sizes::{ByteSize, shown};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  lacuna convert M model.gguf --dtype q8_0            for llama.cpp, or in less memory
+  lacuna convert M model.gguf --dtype q8_0   for llama.cpp, or in less memory
   lacuna convert model.gguf M                         for transformers
   lacuna convert M M-bf16 --dtype bf16 --max-shard-size 2GB
   lacuna convert M start --to block-diffusion --mask-token append
-  lacuna convert M start --to block-diffusion --mask-token '<reponame>' --mask-embedding mean")]
+  lacuna convert M new --to block-diffusion --mask-token 7 --mask-embedding mean")]
 pub(crate) struct Args {
     /// A folder in Hugging Face layout, a .gguf file, or hf:OWNER/NAME[@REVISION]
     #[arg(value_name = "IN")]

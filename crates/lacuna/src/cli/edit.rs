@@ -37,11 +37,11 @@ use region::{Lines, Window};
 Examples:
   lacuna edit --model M parser.py --instruction 'rename parse to read' --diff
   lacuna edit --model M parser.py --instruction 'add type hints' --in-place
-  lacuna edit --model M large.py --instruction 'add type hints' --lines 120:140 --in-place --yes
-  lacuna edit --model M parser.py --instruction 'add type hints' --no-draft    to compare")]
+  lacuna edit -m M big.py -i 'add type hints' --lines 12:14 --in-place --yes
+  lacuna edit --model M parser.py --instruction 'add type hints' --no-draft")]
 pub(crate) struct Args {
     /// The file to rewrite; `-` reads stdin
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", help_heading = None)]
     file: PathBuf,
     /// What is to change
     #[arg(long, short, value_name = "TEXT")]
@@ -323,6 +323,10 @@ fn conclude(
     }
     if drafted && !args.show.quiet && !args.show.json {
         told_savings(edited);
+    }
+    let says = !args.show.quiet && !args.show.json;
+    if says && args.diff && !args.in_place && new.as_ref() == Some(&file.text) {
+        note!("nothing changes: the answer is {name} as it is");
     }
     match new {
         Some(new) if args.in_place => {

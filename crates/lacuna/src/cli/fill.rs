@@ -20,11 +20,16 @@ use super::user_file::{Question, UserFile, shown};
 #[command(after_help = "\
 Examples:
   lacuna fill --model M --prefix before.py --suffix after.py
-  lacuna fill --model M parser.py --at 12:5              lines and columns from 1
+  lacuna fill --model M parser.py --at 12:5         lines, columns from 1
   lacuna fill --model M parser.py --at 12:5 --in-place")]
 pub(crate) struct Args {
     /// The file with the hole; `-` reads stdin
-    #[arg(value_name = "FILE", requires = "at", conflicts_with_all = ["prefix", "suffix"])]
+    #[arg(
+        value_name = "FILE",
+        requires = "at",
+        conflicts_with_all = ["prefix", "suffix"],
+        help_heading = None
+    )]
     file: Option<PathBuf>,
     /// Where in FILE the hole is; a column counts characters, a tab as one, and the middle goes before it
     #[arg(long, value_name = "LINE:COL", requires = "file")]

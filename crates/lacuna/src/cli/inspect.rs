@@ -20,7 +20,7 @@ Examples:
   lacuna inspect runs/tiny/final
   lacuna inspect model.gguf --json
   lacuna inspect hf:owner/name --dtype q4_k --context 8192    does it fit here?
-  lacuna inspect runs/tiny --verify                            is every file as it was written?")]
+  lacuna inspect runs/tiny --verify                           is all as written?")]
 pub(crate) struct Args {
     /// A folder in Hugging Face layout, a .gguf file, or hf:OWNER/NAME[@REVISION]
     #[arg(value_name = "M")]

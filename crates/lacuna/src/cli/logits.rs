@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use super::Usage;
 use super::decode_args::{ModelArgs, in_vocabulary};
-use super::progress::{Progress, count};
+use super::progress::{Progress, count, shows_progress};
 use super::ranges::{self, Ids};
 
 /// Write the logits of some tokens, to compare with other implementations.
@@ -18,7 +18,7 @@ use super::ranges::{self, Ids};
 #[command(next_help_heading = "Logits")]
 #[command(after_help = "\
 Example:
-  lacuna logits --model M --ids 1,2,3 --mask block-causal --block-size 4 --out logits.safetensors")]
+  lacuna logits -m M --ids 1,2,3 --mask block-causal --out logits.safetensors")]
 pub(crate) struct Args {
     /// Token ids: 1,2,3
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
@@ -73,5 +73,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let saved = candle_core::safetensors::save(&tensors, file.path())
         .map_err(anyhow::Error::from)
         .and_then(|()| Ok(file.publish()?));
-    saved.with_context(|| format!("writing {}", args.out.display()))
+    saved.with_context(|| format!("writing {}", args.out.display()))?;
+    if shows_progress() {
+        note!("{}: logits [{}, {}]", args.out.display(), ids.len(), config.vocab_size);
+    }
+    Ok(())
 }

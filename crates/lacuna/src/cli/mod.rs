@@ -76,8 +76,9 @@ enum Command {
     Convert(convert::Args),
     Man(man::Args),
     /// Print a completion script for a shell.
-    ///
-    /// Example: lacuna completions bash > ~/.local/share/bash-completion/completions/lacuna
+    #[command(after_help = "\
+Example:
+  lacuna completions bash > ~/.local/share/bash-completion/completions/lacuna")]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,

@@ -17,7 +17,7 @@ use super::ranges;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  lacuna pack --tokenizer tokenizer.json --window 1024 --out shards src/ more.jsonl.zst")]
+  lacuna pack --tokenizer tok.json --window 1024 --out shards src/ more.jsonl")]
 pub(crate) struct Args {
     /// A tokenizer.json, a model's folder or a GGUF file
     #[arg(long, value_name = "FILE")]

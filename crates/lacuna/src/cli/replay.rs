@@ -22,7 +22,7 @@ use super::watch::{Screen, visible};
 Examples:
   lacuna generate --model M --trace t.jsonl 'def f(x):'
   lacuna replay t.jsonl --model M
-  lacuna replay t.jsonl --model M --html t.html      a page with a slider, in one file")]
+  lacuna replay t.jsonl --model M --html t.html   a page with a slider")]
 pub(crate) struct Args {
     /// A file that --trace wrote; `-` reads stdin
     #[arg(value_name = "TRACE")]
@@ -134,8 +134,8 @@ impl<'a> Film<'a> {
     fn summary(&self) -> String {
         let Replayed { request, settings, tokens, refinements, .. } = self.replayed;
         format!(
-            "request {request} ({}, {}, blocks of {}): {} tokens in {refinements} refinements, ended by {}; \
-             the replay agrees",
+            "request {request} ({}, {}, blocks of {}): {} tokens in {refinements} refinements,\n\
+             ended by {}; the replay agrees",
             self.mode(),
             self.rule(),
             settings.block_size,

@@ -31,7 +31,7 @@ const YEAR: f64 = 365.0 * 24.0 * 3600.0;
 #[command(after_help = "\
 Examples:
   lacuna score --model M --text file.py --method exact
-  lacuna score --model M --ids 1,2,3 --method left-to-right --block-size 4 --json")]
+  lacuna score -m M --ids 1,2,3 --method left-to-right --block-size 4 --json")]
 pub(crate) struct Args {
     /// The text to score; `-` reads stdin
     #[arg(long, value_name = "FILE", required_unless_present = "ids")]
@@ -147,7 +147,8 @@ fn print(score: &Likelihood, bytes: Option<u64>, as_json: bool) -> Result<()> {
     if let Some(bits) = bits {
         out!("{bits:.4} bits per byte");
     }
-    out!("{} tokens scored, {} passes", score.tokens, score.passes);
+    let passes = if score.passes == 1 { "pass" } else { "passes" };
+    out!("{} tokens scored, {} {passes}", score.tokens, score.passes);
     Ok(())
 }
 

@@ -407,10 +407,12 @@ fn rule(model: &Model, options: &GenerateOptions) -> String {
 /// One line on what it cost.
 pub(crate) fn summary(written: &Written, rule: &str) -> String {
     let n = written.tokens.len();
+    let rate = n as f64 / written.seconds.decode.max(1e-9);
+    // No digits that say nothing: the line fits one of a terminal.
+    let digits = usize::from(rate < 100.0);
     format!(
-        "{n} tokens, {:.2} per forward ({rule}), {:.1}/s; prompt {:.1} s, text {:.1} s",
+        "{n} tokens, {:.2} per forward ({rule}), {rate:.digits$}/s; prompt {:.1} s, text {:.1} s",
         written.tokens_per_forward(),
-        n as f64 / written.seconds.decode.max(1e-9),
         written.seconds.prefill,
         written.seconds.decode,
     )

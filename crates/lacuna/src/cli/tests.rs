@@ -51,6 +51,26 @@ fn every_command_has_examples_that_can_be_typed_as_they_stand() {
 }
 
 #[test]
+fn an_example_is_one_line_of_a_terminal_so_that_it_can_be_copied() {
+    let program = Cli::command();
+    for command in program.get_subcommands().chain([&program]) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let wide = help.lines().find(|l| l.starts_with("  ") && l.chars().count() > 80);
+        assert_eq!(wide, None, "{}", command.get_name());
+    }
+}
+
+#[test]
+fn positionals_stand_first_under_their_own_heading() {
+    let mut program = Cli::command();
+    program.build();
+    for command in program.get_subcommands_mut() {
+        let with_heading = command.get_positionals().find(|arg| arg.get_help_heading().is_some());
+        assert!(with_heading.is_none(), "{}", command.get_name());
+    }
+}
+
+#[test]
 fn flags_stand_under_the_heading_of_what_they_belong_to() {
     let model = ["model", "dtype", "device", "memory"];
     for command in Cli::command().get_subcommands() {

@@ -14,7 +14,7 @@ use super::ranges;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  lacuna tokenizer --vocab-size 4096 --extension py --extension rs --out tokenizer.json fixtures/corpus")]
+  lacuna tokenizer --vocab-size 4096 --extension py --out tokenizer.json src/")]
 pub(crate) struct Args {
     /// Tokens, special ones included
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = ranges::at_least_one)]

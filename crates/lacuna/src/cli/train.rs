@@ -13,6 +13,7 @@ use std::time::Duration;
 mod stop;
 mod surroundings;
 use super::init::quoted;
+use super::progress::{Progress as Waiting, be_quiet};
 use stop::Stop;
 
 /// Run a recipe: train, measure, write checkpoints.
@@ -24,9 +25,9 @@ use stop::Stop;
 #[command(after_help = "\
 Examples:
   lacuna train recipes/tiny.toml
-  lacuna train recipes/tiny.toml --set stage.1.steps=2000 --set seed=7 --out runs/longer
-  lacuna train recipes/tiny.toml --out runs/longer --resume
-  lacuna train recipes/tiny.toml --out runs/longer --resume --set stage.1.steps=3000 --accept-changes
+  lacuna train my.toml --set stage.1.steps=2000 --set seed=7 --out runs/longer
+  lacuna train my.toml --out runs/longer --resume
+  lacuna train my.toml --resume --accept-changes --set stage.1.steps=3000
 
 Exit status: 0 finished, 1 failed, 2 wrong usage, 130, 143, 129, … stopped by a signal and saved.")]
 pub(crate) struct Args {
@@ -77,10 +78,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         surroundings: surroundings::of(&args.device),
     };
     let mut progress = Progress::new(args.quiet, recipe.total_steps());
+    if args.quiet {
+        be_quiet();
+    }
+    let mut opening = Some(Waiting::spinning("reading and packing text"));
     let outcome = run_recipe(&recipe, &options, &mut |event| {
+        opening = None;
         stop.hear(&event);
         progress.show(&event);
     });
+    drop(opening);
     progress.bar.finish_and_clear();
     let outcome = outcome?;
     if outcome.interrupted {
@@ -144,7 +151,8 @@ impl Progress {
     fn new(quiet: bool, total: u64) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = if quiet || !terminal { ProgressBar::hidden() } else { ProgressBar::new(total) };
-        let template = "{bar:24} {pos}/{len} steps  {msg}  {eta} left";
+        // One line of a narrow terminal: what is wider is torn, and can't be taken away again.
+        let template = "{bar:12} {pos}/{len}  {wide_msg}  {eta} left";
         bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
         Self { bar, quiet, terminal, total, tokens_per_second: 0.0 }
     }
@@ -200,10 +208,13 @@ impl Progress {
             Event::StageEnd { stage, evaluation } => {
                 let mut text = format!("stage `{}` done", stage.name);
                 if let Some(evaluation) = evaluation {
-                    for (name, score) in &evaluation.scores {
-                        let nats = score.nats_per_token();
-                        text.push_str(&format!("; {} {nats:.3} nats/token", name.label()));
-                    }
+                    // Those of counting, which are the same after each stage, are in the table at the end.
+                    let own = evaluation.scores.iter().filter(|(name, _)| is_own(*name));
+                    let scores = own.map(|(name, score)| {
+                        format!("{} {:.3}", name.label(), score.nats_per_token())
+                    });
+                    let scores: Vec<_> = scores.collect();
+                    text.push_str(&format!(":\n  {} nats/token", scores.join(", ")));
                 }
                 self.say(&text);
             }
@@ -270,6 +281,11 @@ fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
     Ok(text)
 }
 
+/// Whether a score is the model's, and none of counting tokens.
+fn is_own(name: ScoreName) -> bool {
+    !matches!(name, ScoreName::Unigram | ScoreName::Bigram)
+}
+
 /// Scores on held-out text, one line a score; baselines once.
 fn table(evaluations: &[(String, Evaluation)]) -> String {
     let (_, last) = &evaluations[evaluations.len() - 1];
@@ -283,8 +299,7 @@ fn table(evaluations: &[(String, Evaluation)]) -> String {
         text.push_str(&format!("{label:<44} {nats:>10.3} {bits:>10.3}\n"));
     };
     for (stage, evaluation) in evaluations {
-        let own = |name: &ScoreName| !matches!(name, ScoreName::Unigram | ScoreName::Bigram);
-        for (name, score) in evaluation.scores.iter().filter(|(n, _)| own(n)) {
+        for (name, score) in evaluation.scores.iter().filter(|(name, _)| is_own(*name)) {
             line(format!("{} (after {stage})", name.label()), score, evaluation.bytes);
         }
     }

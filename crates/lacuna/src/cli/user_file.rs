@@ -128,7 +128,11 @@ impl UserFile {
                 anyhow::bail!("{name}: not written, as was answered; the file is as it was");
             }
         }
-        Ok(lacuna_files::replace_text_file(&self.path, &self.bytes, new.as_bytes())?)
+        lacuna_files::replace_text_file(&self.path, &self.bytes, new.as_bytes())?;
+        if !question.quiet && stderr.is_terminal() {
+            let _ = writeln!(stderr, "wrote {name}");
+        }
+        Ok(())
     }
 }
 
@@ -168,18 +172,25 @@ pub(crate) fn with_line_ends(old: &str, new: &str, end: &str) -> String {
     let lines: Vec<&str> = new.split_terminator('\n').collect();
     let mut new_ends = vec![end; lines.len()];
     for op in capture_diff_slices(Algorithm::Myers, &contents, &lines) {
-        // A changed line is the one that stood in its place; of several that became fewer, none is for sure.
-        let (old_index, new_index, len) = match op {
-            DiffOp::Equal { old_index, new_index, len } => (old_index, new_index, len),
-            DiffOp::Replace { old_index, old_len, new_index, new_len } if old_len <= new_len => {
-                (old_index, new_index, old_len)
+        // Changed lines end as those in whose place they are: one by one, or as all of these do.
+        let (old_ends, new_ends) = match op {
+            DiffOp::Equal { old_index, new_index, len } => {
+                (&ends[old_index..old_index + len], &mut new_ends[new_index..new_index + len])
             }
-            DiffOp::Replace { .. } | DiffOp::Delete { .. } | DiffOp::Insert { .. } => continue,
+            DiffOp::Replace { old_index, old_len, new_index, new_len } => (
+                &ends[old_index..old_index + old_len],
+                &mut new_ends[new_index..new_index + new_len],
+            ),
+            DiffOp::Delete { .. } | DiffOp::Insert { .. } => continue,
         };
-        for at in 0..len {
-            if !ends[old_index + at].is_empty() {
-                new_ends[new_index + at] = ends[old_index + at];
+        if old_ends.len() == new_ends.len() {
+            for (new, old) in new_ends.iter_mut().zip(old_ends).filter(|(_, old)| !old.is_empty()) {
+                *new = old;
             }
+        } else if let Some(first) = old_ends.first().filter(|end| !end.is_empty())
+            && old_ends.iter().all(|end| end == first)
+        {
+            new_ends.fill(first);
         }
     }
     let is_ended = if old.is_empty() { new } else { old }.ends_with('\n');
@@ -208,7 +219,7 @@ mod tests {
         assert_eq!(ends("a\r\nb\nc\r\n", "x\na\nb\nc\n"), "x\r\na\r\nb\nc\r\n", "mixed");
         assert_eq!(ends("a\nb\r\nc\n", "a\nb\nc\nd\n"), "a\nb\r\nc\nd\n");
         assert_eq!(ends("a\r\nb\n", "c\nb\n"), "c\r\nb\n", "mixed, and a line is changed");
-        assert_eq!(ends("a\nb\r\n", "a\nc\nd\n"), "a\nc\r\nd\n", "one line becomes two");
+        assert_eq!(ends("a\nb\r\n", "a\nc\nd\n"), "a\nc\r\nd\r\n", "one line becomes two");
         assert_eq!(ends("a\nb", "a\nc\n"), "a\nc", "no last line end");
         assert_eq!(ends("a\nb", "a\nb\nc\n"), "a\nb\nc", "the old last line gets one");
         assert_eq!(ends("a\r\nb", "b\na\n"), "b\r\na");

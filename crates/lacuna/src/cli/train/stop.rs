@@ -78,7 +78,7 @@ fn signalled(number: i32) {
         note!("\nstopped; everything there was to save is saved, --resume goes on");
         exit(128 + number);
     }
-    note!("\nfinishing the step and writing a checkpoint; a second signal (Ctrl-C) ends at once");
+    note!("\nfinishing the step and writing a checkpoint; a second signal ends at once");
 }
 
 #[cfg(unix)]

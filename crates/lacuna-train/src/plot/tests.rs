@@ -1,0 +1,95 @@
+//! That plots can be drawn of any run, and read.
+
+use super::*;
+
+fn metrics(step: u64, stage: &str, grad_norm: f64) -> StepMetrics {
+    StepMetrics {
+        step,
+        stage: stage.into(),
+        loss: 3.0,
+        loss_unweighted: 3.0,
+        supervised: 1,
+        grad_norm,
+        lr: 1e-3,
+        mask_rate: None,
+        tokens: step,
+        tokens_per_second: 1.0,
+        autoregressive_loss: None,
+        diffusion: None,
+    }
+}
+
+#[test]
+fn ticks_are_powers_of_ten() {
+    let ticks: Vec<_> = [-5, -2, 0, 1, 4, 5].map(power_of_ten).into();
+    assert_eq!(ticks, ["1e-5", "0.01", "1", "10", "10000", "1e5"]);
+}
+
+#[test]
+fn any_run_can_be_drawn_and_its_title_is_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("my-run");
+    std::fs::create_dir(&run).unwrap();
+    let odd = [0.0, f64::NAN, f64::INFINITY, 1e-30, 1e30, 1.0];
+    let steps: Vec<_> = odd.iter().zip(1..).map(|(norm, step)| metrics(step, "a", *norm)).collect();
+    let point = |y| HeldOutPoint { step: 3, label: "exact block NELBO", nats_per_token: y };
+    for (steps, held_out) in [
+        (&steps[..1], vec![]),
+        (&steps[1..2], vec![]),
+        (&steps[..], vec![point(2.5), point(f64::NAN)]),
+    ] {
+        draw(&run, steps, &held_out).unwrap();
+    }
+    let svg = std::fs::read_to_string(run.join("loss.svg")).unwrap();
+    for part in ["my-run", "exact block NELBO", "learning rate", "gradient norm"] {
+        assert!(svg.contains(part), "{part}");
+    }
+    assert!(std::fs::metadata(run.join("loss.png")).unwrap().len() > 1000);
+}
+
+/// Where an attribute of a line of SVG says that something is.
+fn number(line: &str, name: &str) -> f64 {
+    let (_, rest) = line.split_once(&format!(" {name}=\"")).unwrap();
+    rest.split('"').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_legend_is_beside_the_panel_with_a_sample_of_each_curve_and_marks_stay_inside() {
+    let dir = tempfile::tempdir().unwrap();
+    let steps: Vec<_> = (1..=20).map(|step| metrics(step, "a", 1.0)).collect();
+    let point = HeldOutPoint { step: 20, label: "exact block NELBO", nats_per_token: 2.5 };
+    draw(dir.path(), &steps, &[point]).unwrap();
+    let svg = std::fs::read_to_string(dir.path().join("loss.svg")).unwrap();
+    let panel = f64::from(1120 - LEGEND - 16);
+    let lines: Vec<_> = svg.lines().collect();
+    let text = |label: &str| {
+        let at = lines.iter().position(|line| *line == label).unwrap();
+        (number(lines[at - 1], "x"), number(lines[at - 1], "y"))
+    };
+    // The sample is left of its text, at its height, and as long as one can see.
+    let (x, y) = text("training, per masked token");
+    let sample = lines.iter().any(|line| {
+        line.contains("polyline") && line.contains("#1F5A8A") && {
+            let (_, points) = line.split_once("points=\"").unwrap();
+            let points: Vec<f64> = points
+                .split(['"', ' ', ','])
+                .take_while(|part| !part.starts_with('/'))
+                .filter_map(|part| part.parse().ok())
+                .collect();
+            points.len() == 4
+                && points[0] > panel
+                && (points[2] - points[0] - 18.0).abs() < 1.0
+                && points[2] < x
+                && (points[1] - y).abs() < 12.0
+        }
+    });
+    assert!(x > panel && sample);
+    let (x, y) = text("exact block NELBO");
+    let circles: Vec<&str> =
+        lines.iter().copied().filter(|line| line.contains("<circle")).collect();
+    let (beside, inside): (Vec<&str>, Vec<&str>) =
+        circles.iter().partition(|line| number(line, "cx") > panel);
+    assert_eq!((beside.len(), inside.len()), (1, 1));
+    assert!(number(beside[0], "cx") < x && (number(beside[0], "cy") - y).abs() < 12.0);
+    assert!(number(inside[0], "cx") + number(inside[0], "r") <= panel);
+}
