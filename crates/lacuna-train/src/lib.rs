@@ -59,5 +59,5 @@ pub use recipe::{
 pub use record::{Machine, Surroundings};
 pub use run::{Event, Outcome, RunOptions, run};
 pub use seed::{Purpose, stream};
-pub use setup::{RunData, SpecialIds};
+pub use setup::{RunData, SpecialIds, open_tokenizer};
 pub use step::{StepOutcome, learning_rate, step};

@@ -16,6 +16,8 @@ use crate::seed::{Purpose, stream};
 
 mod side;
 
+pub use side::open_tokenizer;
+
 /// The special ids that training needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpecialIds {

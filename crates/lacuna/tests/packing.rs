@@ -118,3 +118,37 @@ fn numbers_that_no_recipe_can_say_are_wrong_usage() {
     let all = pack(folder.path(), &["--held-out", "0.9999999", "src"]);
     assert!(said(&all).contains("all 1 documents are held out"), "{}", said(&all));
 }
+
+#[test]
+fn a_model_gives_its_tokenizer_to_packing_as_it_does_to_a_run() {
+    let folder = folder("shards = \"shards\"");
+    let root = folder.path();
+    let model =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/models/tiny_untied");
+    let model = model.to_str().unwrap();
+    assert!(lacuna(root, &["convert", model, "model.gguf"]).status.success());
+    let packed = |tokenizer: &str, out: &str| {
+        let ran = lacuna(
+            root,
+            &["pack", "--tokenizer", tokenizer, "--window", "16", "--out", out, "src"],
+        );
+        assert!(ran.status.success(), "{}", said(&ran));
+        let manifest = files(&root.join(out));
+        assert!(!manifest.is_empty());
+        manifest
+    };
+    let expected = packed(&format!("{model}/tokenizer.json"), "of-file");
+    assert!(packed(model, "of-folder") == expected);
+    assert!(packed("model.gguf", "of-gguf").len() == expected.len());
+}
+
+/// The contents of a folder's files, in the order of their paths.
+fn files(folder: &Path) -> Vec<Vec<u8>> {
+    let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    entries.sort();
+    let content = |path: std::path::PathBuf| match path.is_dir() {
+        true => files(&path),
+        false => vec![fs::read(path).unwrap()],
+    };
+    entries.into_iter().flat_map(content).collect()
+}

@@ -202,12 +202,13 @@ fn conversations_alone_are_enough_to_train_on_and_to_resume_with() {
     let path = recipe(folder.path(), SIZES, "");
     let text = fs::read_to_string(&path).unwrap().replace("corpus = [\"src\"]\n", "");
     fs::write(&path, &text).unwrap();
-    let run = folder.path().join("run");
+    let run = folder.path().join("a run");
     let train = |more: &[&str]| {
         let args = ["train", &path, "--out", run.to_str().unwrap(), "--quiet"];
         lacuna(&[&args[..], more].concat())
     };
-    done(&train(&[]));
+    let said = done(&train(&[]));
+    assert!(said.contains("try: lacuna chat --model '"), "a path of two words: {said}");
     let record = read(&run.join("run.json"));
     assert!(record["hashes"]["sft.samples"].is_string(), "{record}");
     assert!(record["hashes"].get("data.corpus").is_none(), "{record}");

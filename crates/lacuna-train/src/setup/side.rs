@@ -9,8 +9,11 @@ use super::SpecialIds;
 use crate::error::{Result, TrainError};
 use crate::recipe::Recipe;
 
-/// The tokenizer that the recipe names: a `tokenizer.json`, the folder of a checkpoint, or a GGUF file.
-pub(super) fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
+/// The tokenizer that a recipe or a command names: a `tokenizer.json`, the folder of a checkpoint, or a GGUF file.
+///
+/// # Errors
+/// Errors if the file is missing, damaged, or carries no tokenizer.
+pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
     if path.is_dir() {
         return Ok(Tokenizer::from_file(path.join("tokenizer.json"))?);
     }

@@ -248,8 +248,11 @@ fn commands(args: &Args, start: Option<&Start>, recipe: &Path) -> Vec<String> {
 }
 
 /// A path that a shell reads as one word.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
+pub(super) fn quoted(path: &Path) -> String {
+    let mut text = path.display().to_string();
+    if text.starts_with('-') {
+        text.insert_str(0, "./");
+    }
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:@".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
         true => text,

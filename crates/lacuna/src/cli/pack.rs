@@ -19,7 +19,7 @@ use super::ranges;
 Example:
   lacuna pack --tokenizer tok.json --window 1024 --out shards src/ more.jsonl")]
 pub(crate) struct Args {
-    /// A tokenizer.json
+    /// A tokenizer.json, a model's folder or a GGUF file
     #[arg(long, value_name = "FILE")]
     tokenizer: PathBuf,
     /// The folder to write
@@ -54,7 +54,7 @@ fn pack(args: &Args) -> Result<()> {
     if !(2..=1 << 24).contains(&args.window.get()) {
         bail!(super::Usage(format!("--window is {}, expected 2 to {}", args.window, 1 << 24)));
     }
-    let tokenizer = Tokenizer::from_file(&args.tokenizer)?;
+    let tokenizer = lacuna::train::open_tokenizer(&args.tokenizer)?;
     let eos = eos_of(args, &tokenizer)?;
     let pad = tokenizer.token_to_id(SPECIAL_TOKENS[1]).unwrap_or(eos);
     let folders = Folders::begin(&args.out)?;

@@ -1,7 +1,8 @@
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use lacuna::train::{
-    Evaluation, Event, Outcome, Recipe, RunOptions, ScoreName, StepMetrics, run as run_recipe,
+    Evaluation, Event, Outcome, Recipe, RunOptions, ScoreName, StageData, StepMetrics,
+    run as run_recipe,
 };
 use lacuna::{GenerateOptions, Model, OpenOptions, select_device};
 use std::io::{IsTerminal, Write};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 mod stop;
 mod surroundings;
+use super::init::quoted;
 use super::progress::{Progress as Waiting, be_quiet};
 use stop::Stop;
 
@@ -263,7 +265,7 @@ fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
         let whole = format!("{prompt}{}", written.text);
         whole.lines().for_each(|line| text.push_str(&format!("  | {line}\n")));
     }
-    let dir = dir.display();
+    let (model, dir) = (quoted(&dir.join("final")), dir.display());
     text.push_str(&format!(
         "\nmodel        {dir}/final\nloss plot    {dir}/loss.png, {dir}/loss.svg\n\
          metrics      {dir}/metrics.jsonl\nscores       {dir}/results.json\nrecord       {dir}/run.json\ncheckpoints  {dir}/checkpoints\nrecipe       {dir}/recipe.toml\n"
@@ -271,7 +273,11 @@ fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
     if let Some(peak) = memory {
         text.push_str(&format!("memory       {:.0} MiB at most\n", peak as f64 / (1 << 20) as f64));
     }
-    text.push_str(&format!("\ntry: lacuna generate --model {dir}/final 'def '\n"));
+    let talks = recipe.stage.last().is_some_and(|stage| stage.data == StageData::Sft);
+    text.push_str(&match talks {
+        true => format!("\ntry: lacuna chat --model {model}\n"),
+        false => format!("\ntry: lacuna generate --model {model} 'def '\n"),
+    });
     Ok(text)
 }
 
