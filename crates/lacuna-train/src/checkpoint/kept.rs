@@ -1,6 +1,6 @@
 //! Which checkpoints a run has, which it goes on from, and which it may remove.
 
-use lacuna_files::{Damage, Error as FileError};
+use lacuna_files::{Damage, Error as FileError, MANIFEST, Manifest};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -212,12 +212,12 @@ fn was_cut_short(damage: &FileError) -> bool {
 }
 
 fn check(checkpoint: &Path, notices: &mut Vec<String>) -> Result<(), FileError> {
-    match lacuna_files::Manifest::read(checkpoint)? {
+    match Manifest::read(checkpoint)? {
         Some(manifest) => manifest.verify(checkpoint)?,
         None => notices.push(format!(
             "{}: has no {}, so its files can't be checked",
             checkpoint.display(),
-            lacuna_files::MANIFEST
+            MANIFEST
         )),
     }
     // What lacuna 0.1 wrote has no manifest, and an empty one lists nothing.
@@ -265,8 +265,21 @@ impl Chosen {
     }
 }
 
+/// Whether a checkpoint's folder has something in it that the checkpoint's manifest does not know: a user's notes,
+/// scores, a card.
+fn holds_others(checkpoint: &Path) -> bool {
+    let Ok(Some(manifest)) = Manifest::read(checkpoint) else { return false };
+    let Ok(entries) = fs::read_dir(checkpoint) else { return false };
+    entries.flatten().any(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // What an interrupted writer of ours left begins with a dot.
+        let ours = name == MANIFEST || name == PROOF || name.starts_with('.');
+        !ours && !manifest.files.contains_key(&name)
+    })
+}
+
 /// Removes what a run no longer needs: all but the newest `keep`, those of stage ends, and the newest whose weights
-/// are known to be good, so that there is always one to go back to. 0 keeps all.
+/// are known to be good, so that there is always one to go back to. 0 keeps all. One with a user's files in it stays.
 ///
 /// # Errors
 /// Errors if a folder can't be read or removed.
@@ -274,7 +287,7 @@ pub(crate) fn prune(dir: &Path, keep: usize) -> Result<()> {
     let all = list(dir)?;
     let newest = all.first().map_or(0, |(step, _)| *step);
     for (step, path) in named(dir, ABANDONED)? {
-        if step <= newest {
+        if step <= newest && !holds_others(&path) {
             lacuna_files::remove_folder(&path)?;
         }
     }
@@ -286,7 +299,7 @@ pub(crate) fn prune(dir: &Path, keep: usize) -> Result<()> {
     for (step, path) in all.iter().skip(keep).filter(|(step, _)| Some(*step) != good) {
         // What can't be read is not removed either.
         let ends_stage = super::read_progress(path).map_or(true, |at| at.stage_step == 0);
-        if !ends_stage {
+        if !ends_stage && !holds_others(path) {
             lacuna_files::remove_folder(path)
                 .map_err(|error| TrainError::Old { step: *step, error })?;
         }

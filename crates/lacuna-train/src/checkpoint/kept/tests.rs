@@ -1,5 +1,4 @@
 use super::*;
-use lacuna_files::{MANIFEST, Manifest};
 
 /// A run's folder with checkpoints of these steps; a step below 0 ends a stage.
 fn run(steps: &[i64]) -> tempfile::TempDir {
@@ -139,6 +138,20 @@ fn old_checkpoints_go_and_stage_ends_and_the_last_good_one_stay() {
     assert_eq!(steps(run.path()), [6, 4, 3]);
     let left = fs::read_dir(&dir).unwrap().count();
     assert_eq!(left, 3, "nothing else is left");
+}
+
+#[test]
+fn an_old_checkpoint_with_a_users_file_or_folder_in_it_stays() {
+    let run = run(&[1, 2, 3, 4, 5]);
+    let dir = run.path().join("checkpoints");
+    fs::write(at(run.path(), 1, "notes.txt"), "three days of work").unwrap();
+    fs::create_dir(at(run.path(), 2, "scores")).unwrap();
+    // What the run itself writes later is nobody's.
+    prove(&dir.join("step-5"), 1.0, 300);
+    prove(&dir.join("step-3"), 1.0, 300);
+    prune(&dir, 1).unwrap();
+    assert_eq!(steps(run.path()), [5, 2, 1]);
+    assert!(at(run.path(), 1, "notes.txt").exists());
 }
 
 #[test]
