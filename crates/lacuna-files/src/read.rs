@@ -83,7 +83,8 @@ fn without_waiting(options: &mut OpenOptions) -> &OpenOptions {
 pub(crate) fn names_open_file(path: &Path) -> bool {
     let folder = crate::partial::parent(path);
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    cfg!(unix) && (folder == Path::new("/dev") || folder.starts_with("/proc"))
+    cfg!(unix)
+        && (folder == Path::new("/dev") || folder.starts_with("/proc") && folder.ends_with("fd"))
 }
 
 pub(crate) fn kind_of(there: FileType) -> &'static str {
