@@ -6,7 +6,7 @@ use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use crate::error::{Result, TrainError};
@@ -53,16 +53,27 @@ pub fn draw(dir: &Path, metrics: &[StepMetrics], held_out: &[HeldOutPoint]) -> R
     let name = dir.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy());
     let run = Run { name: &name, metrics, held_out };
     let size = (1120, 1000);
-    let (svg, png) = (dir.join("loss.svg"), dir.join("loss.png"));
+    let (svg, png) = (free(dir.join("loss.svg"))?, free(dir.join("loss.png"))?);
     drawn(&svg, loss(&SVGBackend::new(&svg, size).into_drawing_area(), &run))?;
     drawn(&png, loss(&BitMapBackend::new(&png, size).into_drawing_area(), &run))?;
     if metrics.iter().any(|m| m.diffusion.is_some()) {
         let size = (1120, 860);
-        let (svg, png) = (dir.join("telemetry.svg"), dir.join("telemetry.png"));
+        let (svg, png) = (free(dir.join("telemetry.svg"))?, free(dir.join("telemetry.png"))?);
         drawn(&svg, telemetry(&SVGBackend::new(&svg, size).into_drawing_area(), &run))?;
         drawn(&png, telemetry(&BitMapBackend::new(&png, size).into_drawing_area(), &run))?;
     }
     Ok(())
+}
+
+/// A name that is free for a plot, or an older plot's: a pipe would be waited for, for ever.
+fn free(path: PathBuf) -> Result<PathBuf> {
+    match std::fs::metadata(&path) {
+        Ok(there) if !there.is_file() => {
+            let reason = "there is something of this name that is no file".to_owned();
+            Err(TrainError::Plot { path, reason })
+        }
+        _ => Ok(path),
+    }
 }
 
 fn drawn<E: std::error::Error + Send + Sync>(path: &Path, outcome: DrawResult<E>) -> Result<()> {

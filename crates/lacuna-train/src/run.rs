@@ -134,7 +134,7 @@ pub fn run(
     }
     write(&dir.join("run.json"), &record.to_json())?;
     let results = Results::open(dir, &progress);
-    results.write()?;
+    results.keep(observe);
     let (metrics, mut notices) = MetricsWriter::open(&dir.join("metrics.jsonl"), progress.step);
     if let Some(chosen) = chosen {
         notices.extend(chosen.abandon_newer(dir)?);
@@ -256,8 +256,9 @@ impl Run<'_> {
             evaluate(self.recipe, stage, &self.data, &self.model, &mut |done, all| {
                 observe(Event::Evaluating(done, all));
             })?;
-        let line =
-            self.results.add((index, &stage.name), self.progress.step, evaluation.as_ref())?;
+        let step = self.progress.step;
+        let line = self.results.add((index, &stage.name), step, evaluation.as_ref());
+        self.results.keep(observe);
         if let Some(notice) = self.metrics.append(&line) {
             observe(Event::Notice(notice));
         }

@@ -93,3 +93,11 @@ fn a_legend_is_beside_the_panel_with_a_sample_of_each_curve_and_marks_stay_insid
     assert!(number(beside[0], "cx") < x && (number(beside[0], "cy") - y).abs() < 12.0);
     assert!(number(inside[0], "cx") + number(inside[0], "r") <= panel);
 }
+
+#[test]
+fn what_has_a_plots_name_and_is_no_file_is_told_and_not_waited_for() {
+    let run = tempfile::tempdir().unwrap();
+    std::fs::create_dir(run.path().join("loss.png")).unwrap();
+    let told = draw(run.path(), &[metrics(1, "a", 1.0)], &[]).unwrap_err().to_string();
+    assert!(told.contains("loss.png") && told.contains("no file"), "{told}");
+}

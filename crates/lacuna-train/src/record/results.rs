@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Progress;
-use crate::error::{Result, TrainError};
 use crate::evaluation::{Evaluation, ScoreName};
 use crate::likelihood::Likelihood;
 use crate::plot::HeldOutPoint;
+use crate::run::Event;
 
 /// One score.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,13 +63,13 @@ impl Results {
         self.stages.stages.iter().any(|stage| stage.index == index)
     }
 
-    /// Adds a stage's scores and writes the file; returned is the line that `metrics.jsonl` has of them.
+    /// Adds a stage's scores; returned is the line that `metrics.jsonl` has of them.
     pub(crate) fn add(
         &mut self,
         (index, stage): (usize, &str),
         step: u64,
         evaluation: Option<&Evaluation>,
-    ) -> Result<serde_json::Value> {
+    ) -> serde_json::Value {
         let bytes = evaluation.map_or(0, |e| e.bytes);
         let score = |(name, l): &(ScoreName, Likelihood)| Score {
             name: *name,
@@ -89,24 +89,24 @@ impl Results {
             bytes,
             scores: evaluation.map_or(Vec::new(), |e| e.scores.iter().map(score).collect()),
         });
-        self.write()?;
         let scores = evaluation.map_or(&[][..], |e| &e.scores);
         let nats = |(name, l): &(ScoreName, Likelihood)| {
             let name = serde_json::to_value(name).ok()?.as_str()?.to_owned();
             Some((name, l.nats_per_token().into()))
         };
         let scores: serde_json::Map<_, _> = scores.iter().filter_map(nats).collect();
-        Ok(serde_json::json!({ "step": step, "stage": stage, "nats_per_token": scores }))
+        serde_json::json!({ "step": step, "stage": stage, "nats_per_token": scores })
     }
 
-    /// Writes the file, as it stands.
-    pub(crate) fn write(&self) -> Result<()> {
+    /// Writes the file, as it stands. That it can't be written is told and ends no run: scores are a record of it,
+    /// and no part of its state.
+    pub(crate) fn keep(&self, observe: &mut dyn FnMut(Event<'_>)) {
         let mut json = serde_json::to_string_pretty(&self.stages).expect("numbers serialize");
         json.push('\n');
-        lacuna_files::write_file(&self.path, json.as_bytes()).map_err(|error| TrainError::File {
-            path: self.path.clone(),
-            reason: error.to_string(),
-        })
+        if let Err(reason) = lacuna_files::write_file(&self.path, json.as_bytes()) {
+            let told = format!("{reason}; the scores are kept in metrics.jsonl alone");
+            observe(Event::Notice(told));
+        }
     }
 
     /// The scores of the model, for the plot of the losses.
@@ -138,5 +138,24 @@ impl Results {
                 (stage.stage.clone(), Evaluation { scores, windows, bytes })
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Event, Progress, Results};
+
+    #[test]
+    fn scores_that_cannot_be_written_are_told_and_end_no_run() {
+        let run = tempfile::tempdir().unwrap();
+        std::fs::create_dir(run.path().join("results.json")).unwrap();
+        let mut told = Vec::new();
+        let results = Results::open(run.path(), &Progress::default());
+        results.keep(&mut |event| match event {
+            Event::Notice(notice) => told.push(notice),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(told.len(), 1);
+        assert!(told[0].contains("results.json") && told[0].contains("metrics.jsonl"), "{told:?}");
     }
 }
