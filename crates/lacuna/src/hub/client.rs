@@ -76,10 +76,14 @@ impl Client {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         let origin = endpoint.parse::<Uri>().ok().as_ref().and_then(Origin::of);
         let origin = origin.ok_or_else(|| {
-            Failure::Refused(format!(
-                "HF_ENDPOINT `{endpoint}` is no address: expected https://HOST"
-            ))
+            Failure::Refused("HF_ENDPOINT is no address: expected https://HOST".to_owned())
         })?;
+        let odd = |token: &String| !token.bytes().all(|byte| byte.is_ascii_graphic());
+        if token.as_ref().is_some_and(odd) {
+            let reason =
+                "the token (HF_TOKEN, or the stored one) has a space or a line break in it";
+            return Err(Failure::Refused(format!("{reason}; expected hf_ and letters")));
+        }
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)

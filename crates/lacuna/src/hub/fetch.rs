@@ -146,9 +146,20 @@ fn listed(names: &[String]) -> String {
     format!("{} GGUF files: {}{more}", names.len(), shown.join(", "))
 }
 
+/// An address as it can be shown: whoever sees an error need not see what opens the hub.
+fn without_password(endpoint: &str) -> String {
+    let secret = endpoint.split_once("://").and_then(|(scheme, rest)| {
+        let (host, _) = rest.split_once('/').unwrap_or((rest, ""));
+        let (_, host_alone) = host.rsplit_once('@')?;
+        Some(format!("{scheme}://{host_alone}{}", &rest[host.len()..]))
+    });
+    secret.unwrap_or_else(|| endpoint.to_owned())
+}
+
 /// What went wrong, and what to do about it.
 fn explained(failure: &Failure, endpoint: &str, environment: &Environment) -> String {
     let cache = environment.cache.display();
+    let endpoint = without_password(endpoint);
     match failure {
         Failure::Status(status @ (401 | 403)) => {
             let token = match environment.token {
@@ -169,5 +180,19 @@ fn explained(failure: &Failure, endpoint: &str, environment: &Environment) -> St
             "not complete in the cache at {cache}, and {endpoint} can't be reached ({reason}); connect, or fetch \
              the files elsewhere and give their folder"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn an_endpoint_is_shown_without_what_opens_it() {
+        for (endpoint, shown) in [
+            ("https://me:secret@hub.org/a@b", "https://hub.org/a@b"),
+            ("https://hub.org", "https://hub.org"),
+            ("http://127.0.0.1:80/x", "http://127.0.0.1:80/x"),
+        ] {
+            assert_eq!(super::without_password(endpoint), shown);
+        }
     }
 }
