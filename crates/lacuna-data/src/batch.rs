@@ -2,7 +2,7 @@
 
 use crate::dataset::{Dataset, Window};
 use crate::error::{Error, Result};
-use crate::seed;
+use lacuna_random::{Purpose, permutation, stream};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -122,9 +122,8 @@ impl Batches {
         match &*known {
             Some((of, order)) if *of == epoch => Arc::clone(order),
             _ => {
-                let mut rng = seed::stream(self.seed, seed::SHUFFLE, epoch, 0);
-                let order: Arc<[usize]> =
-                    seed::permutation(&mut rng, self.dataset.windows()).into();
+                let mut rng = stream(self.seed, Purpose::Shuffle, epoch, 0);
+                let order: Arc<[usize]> = permutation(&mut rng, self.dataset.windows()).into();
                 *known = Some((epoch, Arc::clone(&order)));
                 order
             }

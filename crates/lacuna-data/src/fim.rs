@@ -5,9 +5,8 @@
 //! `docs/guides/checkpoints.md`.
 
 use crate::error::{Error, Result};
-use crate::seed::below;
 use crate::tokenizer::Tokenizer;
-use rand::RngCore;
+use lacuna_random::{RngCore, below};
 
 /// In which order the parts of a prompt stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

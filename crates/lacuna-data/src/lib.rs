@@ -43,7 +43,6 @@ mod error;
 pub mod fim;
 pub mod packing;
 mod records;
-mod seed;
 mod sft;
 pub mod shard;
 mod side;

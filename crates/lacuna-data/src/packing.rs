@@ -3,8 +3,8 @@
 use crate::corpus::Document;
 use crate::dataset::Window;
 use crate::error::{Error, Result};
-use crate::seed;
 use crate::tokenizer::{SPECIAL_TOKENS, Tokenizer};
+use lacuna_random::{Purpose, below, stream};
 use std::num::NonZeroUsize;
 
 /// What becomes of the last tokens when they do not fill a window.
@@ -244,8 +244,8 @@ impl Sample {
     /// Ends the sample with one to four supervised end tokens, uniformly, in place of those it ends
     /// with (choice 9). The number depends on `seed` and the sample's `number` alone.
     pub fn end(&mut self, eos: u32, seed: u64, number: u64) {
-        let mut rng = seed::stream(seed, seed::SAMPLE_END, number, 0);
-        let count = 1 + seed::below(&mut rng, 4) as usize;
+        let mut rng = stream(seed, Purpose::SampleEnd, number, 0);
+        let count = 1 + below(&mut rng, 4) as usize;
         while self.tokens.last() == Some(&eos) {
             self.tokens.pop();
         }

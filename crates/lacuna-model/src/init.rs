@@ -1,20 +1,15 @@
 //! Seeded normal numbers for fresh weights (candle's CPU generator can't be seeded).
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use lacuna_random::{Purpose, stream, uniform};
 
-/// `n` draws from N(0, std²), by Box-Muller, from the stream keyed by (seed, "init", tensor).
+/// `n` draws from N(0, std²), by Box-Muller, from the stream at (seed, [`Purpose::Weights`], tensor).
 pub(crate) fn normal(seed: u64, tensor: u64, n: usize, std: f64) -> Vec<f32> {
-    let mut key = [0u8; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8..12].copy_from_slice(b"init");
-    key[16..24].copy_from_slice(&tensor.to_le_bytes());
-    let mut rng = ChaCha8Rng::from_seed(key);
+    let mut rng = stream(seed, Purpose::Weights, tensor, 0);
     let mut values = Vec::with_capacity(n + 1);
     while values.len() < n {
         // 1 − u lies in (0, 1], so the logarithm is finite.
-        let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt() * std;
-        let angle = std::f64::consts::TAU * rng.random::<f64>();
+        let radius = (-2.0 * (1.0 - uniform(&mut rng)).ln()).sqrt() * std;
+        let angle = std::f64::consts::TAU * uniform(&mut rng);
         values.push((radius * angle.cos()) as f32);
         values.push((radius * angle.sin()) as f32);
     }

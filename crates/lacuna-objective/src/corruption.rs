@@ -2,10 +2,10 @@
 
 use std::num::NonZeroUsize;
 
+use lacuna_random::{RngCore, uniform};
 use lacuna_schedules::{
     Band, BlockClipped, NoiseSchedule, Schedule, TimeSampling, forced_mask_probability,
 };
-use rand::RngCore;
 
 use crate::{CorruptionRule, Error, MaskSampler, RateTransform, Result, Row, Weighting};
 
@@ -299,9 +299,4 @@ pub(crate) fn choose_exactly(
         }
     }
     chosen
-}
-
-/// A uniform number in [0, 1) with 53 random bits.
-pub(crate) fn uniform(rng: &mut impl RngCore) -> f64 {
-    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }

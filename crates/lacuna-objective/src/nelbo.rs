@@ -20,9 +20,9 @@
 //! # Ok::<(), lacuna_objective::Error>(())
 //! ```
 
-use rand::RngCore;
+use lacuna_random::{RngCore, uniform};
 
-use crate::corruption::{choose_exactly, uniform};
+use crate::corruption::choose_exactly;
 use crate::{Error, Result, Row};
 
 /// The most eligible tokens of a block that [`exact_passes`] enumerates: 65535 passes.

@@ -1,38 +1,16 @@
-//! Counter-based randomness: every draw has an address, no draw has a history.
+//! Draws addressed by (seed, purpose, position, refinement) and, for tokens, by token id.
 
-use rand::RngCore;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
+use lacuna_random::{ChaCha8Rng, RngCore};
+pub(crate) use lacuna_random::{Purpose, uniform};
 
-/// What a draw is for; the second word of its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub(crate) enum Purpose {
-    /// Which token stands at a position.
-    Token = 0x746f_6b65_6e00_0001,
-    /// Which position is filled next.
-    Order = 0x6f72_6465_7200_0002,
-}
-
-/// The stream at (seed, purpose, position, refinement): ChaCha8 under these four little-endian words.
+/// The stream at (seed, purpose, position, refinement).
 pub(crate) fn stream(
     seed: u64,
     purpose: Purpose,
     position: usize,
     refinement: usize,
 ) -> ChaCha8Rng {
-    let mut key = [0u8; 32];
-    for (bytes, word) in
-        key.chunks_exact_mut(8).zip([seed, purpose as u64, position as u64, refinement as u64])
-    {
-        bytes.copy_from_slice(&word.to_le_bytes());
-    }
-    ChaCha8Rng::from_seed(key)
-}
-
-/// One uniform number in [0, 1), 53 bits.
-pub(crate) fn uniform(rng: &mut ChaCha8Rng) -> f64 {
-    (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+    lacuna_random::stream(seed, purpose, position as u64, refinement as u64)
 }
 
 /// Words of a stream addressed by token id, read in chunks of [`Words::CHUNK`].
@@ -84,21 +62,6 @@ pub(crate) fn ln_exponential(word: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_part_of_the_key_changes_the_stream() {
-        let first = |s, p, a, b| stream(s, p, a, b).next_u64();
-        let base = first(1, Purpose::Token, 2, 3);
-        assert_eq!(base, first(1, Purpose::Token, 2, 3));
-        for other in [
-            first(2, Purpose::Token, 2, 3),
-            first(1, Purpose::Order, 2, 3),
-            first(1, Purpose::Token, 3, 3),
-            first(1, Purpose::Token, 2, 4),
-        ] {
-            assert_ne!(base, other);
-        }
-    }
 
     #[test]
     fn a_word_is_the_same_in_any_order_of_reading() {

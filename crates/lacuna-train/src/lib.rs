@@ -24,7 +24,6 @@
 //! - [`step()`]: forward, backward, clip, update.
 //! - [`StageObjective`], [`Example`]: from windows to supervised tokens.
 //! - [`likelihood()`]: exact, left-to-right, Monte-Carlo and autoregressive, of the same tokens.
-//! - [`stream`]: the counter-based randomness that all of it draws from.
 //!
 //! It decodes nothing and prints nothing.
 
@@ -41,7 +40,6 @@ mod recipe;
 mod record;
 mod run;
 mod run_folder;
-mod seed;
 mod setup;
 mod step;
 
@@ -58,6 +56,5 @@ pub use recipe::{
 };
 pub use record::{Machine, Surroundings};
 pub use run::{Event, Outcome, RunOptions, run};
-pub use seed::{Purpose, stream};
 pub use setup::{RunData, SpecialIds, open_tokenizer};
 pub use step::{StepOutcome, learning_rate, step};

@@ -8,11 +8,11 @@ use lacuna_objective::{
     BlockSums, MonteCarlo, Pass, Row, Scored, document_block_ranges, exact_passes,
     left_to_right_passes, monte_carlo_passes,
 };
+use lacuna_random::{Purpose, stream};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::seed::{Purpose, stream};
 
 /// How a likelihood is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

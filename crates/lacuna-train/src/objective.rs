@@ -8,6 +8,7 @@ use lacuna_objective::{
     BlockStats, Corruption, CorruptionRule, MaskSampler, Row, Targets, document_block_ranges,
     draw_times, weighted_loss_gradients, weighted_loss_of_rows,
 };
+use lacuna_random::{Purpose, stream};
 use lacuna_schedules::TimeSampling;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -15,7 +16,6 @@ use std::ops::Range;
 use crate::error::{Result, TrainError};
 use crate::metrics::{BucketMeans, DiffusionMetrics, MASK_RATE_BUCKETS};
 use crate::recipe::{ObjectiveKind, Recipe, Stage};
-use crate::seed::{Purpose, stream};
 use crate::setup::RunData;
 
 /// One window, ready for the model.

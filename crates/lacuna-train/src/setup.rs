@@ -6,13 +6,12 @@ use lacuna_data::{
     Batches, Corpus, Dataset, Document, Packer, Remainder, SideFiles, Tokenizer, pack,
 };
 use lacuna_model::{Config, Mode, ModelError, Transformer, Weights, mean_row};
-use rand::Rng;
+use lacuna_random::{Purpose, stream, uniform_f32};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Result, TrainError};
 use crate::recipe::{MaskEmbedding, ObjectiveKind, Recipe, Stage};
-use crate::seed::{Purpose, stream};
 
 mod side;
 
@@ -338,7 +337,7 @@ fn set_mask_embedding(model: &Transformer, mask: u32, seed: u64) -> Result<()> {
     let (_, width) = table.dims2()?;
     let mut values = table.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     let mut rng = stream(seed, Purpose::MaskEmbedding, 0, 0);
-    let row = mean_row(width, [Ok(values.clone())], || rng.random::<f32>() - 0.5)?;
+    let row = mean_row(width, [Ok(values.clone())], || uniform_f32(&mut rng) - 0.5)?;
     values[mask as usize * width..][..width].copy_from_slice(&row);
     let filled = candle_core::Tensor::from_vec(values, table.shape(), &Device::Cpu)?;
     Ok(table.set(&filled.to_dtype(table.dtype())?.to_device(table.device())?)?)

@@ -14,8 +14,8 @@
 //! - [`generate`]: a text continued, by block diffusion or autoregressively, as the checkpoint is.
 //! - [`edit`]: the same text in fewer passes, with an old version of it as draft.
 //! - [`convert`]: a checkpoint in another format, or as the start of block-diffusion training.
-//! - The crates below, whole: [`schedules`], [`data`], [`kernels`], [`model`], [`objective`], [`samplers`],
-//!   [`train`].
+//! - The crates below, whole: [`schedules`], [`data`], [`kernels`], [`model`], [`objective`], [`random`],
+//!   [`samplers`], [`train`].
 //!
 //! It holds no method of its own: it joins what the crates below know.
 
@@ -25,6 +25,7 @@ pub use lacuna_data as data;
 pub use lacuna_kernels as kernels;
 pub use lacuna_model as model;
 pub use lacuna_objective as objective;
+pub use lacuna_random as random;
 pub use lacuna_samplers as samplers;
 pub use lacuna_schedules as schedules;
 pub use lacuna_train as train;

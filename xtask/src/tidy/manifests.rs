@@ -9,10 +9,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("lacuna-schedules", &[]),
     ("lacuna-kernels", &[]),
     ("lacuna-files", &[]),
-    ("lacuna-data", &["lacuna-files"]),
-    ("lacuna-objective", &["lacuna-schedules", "lacuna-kernels"]),
-    ("lacuna-model", &["lacuna-files", "lacuna-kernels"]),
-    ("lacuna-samplers", &["lacuna-kernels"]),
+    ("lacuna-random", &[]),
+    ("lacuna-data", &["lacuna-files", "lacuna-random"]),
+    ("lacuna-objective", &["lacuna-schedules", "lacuna-kernels", "lacuna-random"]),
+    ("lacuna-model", &["lacuna-files", "lacuna-kernels", "lacuna-random"]),
+    ("lacuna-samplers", &["lacuna-kernels", "lacuna-random"]),
     (
         "lacuna-train",
         &[
@@ -21,6 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "lacuna-kernels",
             "lacuna-model",
             "lacuna-objective",
+            "lacuna-random",
             "lacuna-schedules",
         ],
     ),
@@ -35,6 +37,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const MAY_NEVER_USE: &[(&str, &[&str])] = &[
     ("lacuna-schedules", &[""]),
     ("lacuna-files", &["candle", "tokenizers"]),
+    ("lacuna-random", &["candle", "tokenizers", "serde"]),
     ("lacuna-data", &["candle"]),
     ("lacuna-kernels", &["tokenizers", "serde"]),
     ("lacuna-model", &["tokenizers"]),

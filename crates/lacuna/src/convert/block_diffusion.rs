@@ -1,8 +1,7 @@
 //! An autoregressive checkpoint as the start of block-diffusion training: which id is MASK, and how its row begins.
 
 use lacuna_model::{Config, Mode, Outgoing, Weights, mean_row};
-use lacuna_train::{Purpose, stream};
-use rand::Rng;
+use lacuna_random::{Purpose, stream, uniform_f32};
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
@@ -152,7 +151,7 @@ fn started(weights: &Weights, name: &str, seed: u64, row: u64) -> Result<Vec<f32
     let ids: Vec<u32> = (0..matrix.rows() as u32).collect();
     let chunks = ids.chunks(4096).map(|ids| Ok(matrix.rows_f32(ids)?.flatten_all()?.to_vec1()?));
     let mut rng = stream(seed, Purpose::MaskEmbedding, 0, row);
-    Ok(mean_row(matrix.cols(), chunks, || rng.random::<f32>() - 0.5)?)
+    Ok(mean_row(matrix.cols(), chunks, || uniform_f32(&mut rng) - 0.5)?)
 }
 
 /// A tensor with those of the rows that are its own.

@@ -1,0 +1,166 @@
+//! The bytes of every stream, recorded when four crates derived their keys for themselves, and the laws of the draws.
+
+use std::collections::BTreeMap;
+
+use lacuna_random::{Purpose, RngCore, below, permutation, stream, uniform, uniform_f32};
+
+/// Seed 7, counters (3, 0) or (3, 5): the first four words of each purpose.
+const RECORDED: [(Purpose, u64, [u64; 4]); 9] = [
+    (
+        Purpose::Shuffle,
+        0,
+        [
+            0xb412_3424_d5ab_ac96,
+            0x625e_476f_5907_4d40,
+            0xb48c_a3bb_9635_a1e2,
+            0x8fd6_974c_2577_ee28,
+        ],
+    ),
+    (
+        Purpose::SampleEnd,
+        0,
+        [
+            0x4a3d_30f7_a884_498b,
+            0xfa1f_e1cb_7e87_e908,
+            0x0d74_565c_39db_2a39,
+            0xd3e0_5ced_0d6c_83c1,
+        ],
+    ),
+    (
+        Purpose::Times,
+        5,
+        [
+            0xa2f1_da96_c639_9eca,
+            0x2132_8eea_831b_32ce,
+            0x114e_d769_268b_1cc3,
+            0xd8a1_9225_0bfb_783b,
+        ],
+    ),
+    (
+        Purpose::Masks,
+        5,
+        [
+            0xe9f0_69f1_bb3b_8051,
+            0x9e93_328d_f316_0f35,
+            0x6ae6_e218_0c65_bfcc,
+            0x5db2_18e4_7629_72ee,
+        ],
+    ),
+    (
+        Purpose::Likelihood,
+        5,
+        [
+            0x089b_7bd0_90b3_6d2f,
+            0x7875_3da7_0582_830c,
+            0x358f_0f3f_b1fe_e82f,
+            0x8c40_027e_ee62_06b3,
+        ],
+    ),
+    (
+        Purpose::MaskEmbedding,
+        5,
+        [
+            0xdb8c_fea7_1e02_5879,
+            0x1645_7a66_6787_dc94,
+            0xdbe5_76d9_0cb3_dbfa,
+            0xab0b_ece8_55fd_2754,
+        ],
+    ),
+    (
+        Purpose::Token,
+        5,
+        [
+            0xeb11_585b_7560_5146,
+            0x7a45_859d_b456_68ff,
+            0xdba8_c28a_5c94_0677,
+            0x4575_d03e_16c1_daf0,
+        ],
+    ),
+    (
+        Purpose::Order,
+        5,
+        [
+            0x3489_09c7_efb4_8da3,
+            0x561c_17e5_541e_8494,
+            0xa7ae_e7ca_23f3_990f,
+            0x2917_e506_b389_bdb3,
+        ],
+    ),
+    (
+        Purpose::Weights,
+        0,
+        [
+            0xdf7b_7570_7c56_c531,
+            0x1b1f_2e7e_0b39_82aa,
+            0xcce8_655b_e9c7_562f,
+            0x2caa_13a4_eb4c_7af2,
+        ],
+    ),
+];
+
+#[test]
+fn every_stream_keeps_its_bytes() {
+    for (purpose, minor, words) in RECORDED {
+        let mut rng = stream(7, purpose, 3, minor);
+        assert_eq!([0; 4].map(|_| rng.next_u64()), words, "{purpose:?}");
+    }
+}
+
+#[test]
+fn every_draw_keeps_its_numbers() {
+    let mut order = stream(7, Purpose::Order, 3, 5);
+    assert_eq!(
+        [0; 3].map(|_| uniform(&mut order).to_bits()),
+        [0x3fca_4484_e3f7_da44, 0x3fd5_8705_f955_07a0, 0x3fe4_f5dc_f944_7e73],
+    );
+    // These two lists are what rand 0.9 made of the same streams, which fresh weights and masks were drawn with.
+    let mut weights = stream(7, Purpose::Weights, 3, 0);
+    assert_eq!(
+        [0; 3].map(|_| uniform(&mut weights)),
+        [0.8729775809882439, 0.10594454362146699, 0.8004210805318313],
+    );
+    let mut embedding = stream(7, Purpose::MaskEmbedding, 3, 5);
+    assert_eq!(
+        [0; 5].map(|_| uniform_f32(&mut embedding)),
+        [0.11722326, 0.8576201, 0.4044168, 0.08699763, 0.049619377],
+    );
+    assert_eq!(
+        permutation(&mut stream(7, Purpose::Shuffle, 3, 0), 12),
+        [3, 1, 6, 5, 11, 10, 9, 8, 4, 0, 7, 2],
+    );
+    let mut ends = stream(7, Purpose::SampleEnd, 3, 0);
+    assert_eq!([0; 6].map(|_| below(&mut ends, 4)), [3, 0, 1, 1, 2, 0]);
+    assert_eq!(below(&mut ends, u64::MAX / 2 + 2), 8_238_102_632_955_476_967);
+    let mut thousands = stream(7, Purpose::Shuffle, 3, 0);
+    assert_eq!([0; 4].map(|_| below(&mut thousands, 1000)), [142, 96, 410, 648]);
+}
+
+#[test]
+fn every_part_of_an_address_changes_the_stream() {
+    let first = |s, p, a, b| stream(s, p, a, b).next_u64();
+    let here = first(1, Purpose::Masks, 2, 3);
+    assert_eq!(here, first(1, Purpose::Masks, 2, 3));
+    for other in [
+        first(2, Purpose::Masks, 2, 3),
+        first(1, Purpose::Masks, 3, 3),
+        first(1, Purpose::Masks, 2, 4),
+        first(1, Purpose::Masks, 3, 2),
+    ] {
+        assert_ne!(here, other);
+    }
+    let mut words = RECORDED.map(|(purpose, ..)| purpose as u64);
+    words.sort_unstable();
+    assert!(words.windows(2).all(|pair| pair[0] < pair[1]), "two purposes share a word");
+}
+
+#[test]
+fn every_order_of_three_comes_equally_often() {
+    let mut counts = BTreeMap::new();
+    for trial in 0..6000 {
+        let order = permutation(&mut stream(1, Purpose::Shuffle, trial, 0), 3);
+        *counts.entry(order).or_insert(0u32) += 1;
+    }
+    assert_eq!(counts.len(), 6);
+    // Each count is binomial with mean 1000 and deviation 29; 5 deviations.
+    assert!(counts.values().all(|count| count.abs_diff(1000) < 145), "{counts:?}");
+}
