@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use lacuna::{GenerateOptions, Model, OpenOptions, Session, generate};
 use lacuna_model::{Config, Mode, Transformer};
-use lacuna_samplers::{Denoiser, Lane};
+use lacuna_samplers::{Denoiser, Segment, View};
 
 use crate::machine::Machine;
 use crate::measure::{Effort, forget_peak, peak_memory_bytes, timing};
@@ -90,16 +90,21 @@ fn prompt(vocab_size: usize) -> Vec<u32> {
 /// One denoising pass over `tokens` masks behind the context, every row wanted.
 fn pass(model: &Model, effort: Effort, tokens: usize) -> Result<crate::measure::Timing> {
     let block_size = NonZeroUsize::new(tokens).context("a pass over no token")?;
-    let mut session = Session::new(model.transformer.clone(), block_size);
+    let mut session = Session::new(model.transformer.clone());
     let vocab_size = model.config().vocab_size;
-    session.prefill(0, &prompt(vocab_size), tokens)?;
+    let view = View::Blocks { block_size };
+    session.prefill(0, &prompt(vocab_size), view)?;
     let mask_id = model.config().mask_token_id().unwrap_or(MASK_ID);
     let block = vec![mask_id; tokens];
     let rows: Vec<usize> = (0..tokens).collect();
     timing(effort, || {
-        let logits = session.denoise(&[Lane { sequence: 0, block: &block, rows: &rows }])?;
-        ensure!(logits.dims() == [tokens, vocab_size], "logits are {:?}", logits.dims());
-        Ok(logits)
+        let segment = Segment { sequence: 0, view, block: &block, rows: &rows };
+        let mut read = 0;
+        session.denoise(&[segment], &mut |logits| {
+            read += usize::from(logits.len() == vocab_size);
+        })?;
+        ensure!(read == tokens, "{read} rows of logits of {tokens}");
+        Ok(())
     })
 }
 

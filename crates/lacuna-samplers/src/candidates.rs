@@ -94,13 +94,13 @@ pub(crate) struct Site<'a> {
 
 /// Draws candidates; keeps its buffers from row to row.
 #[derive(Debug, Default)]
-pub(crate) struct Picker {
+pub(crate) struct CandidateSampler {
     chunk_max: Vec<f32>,
     penalised: Vec<f32>,
     pool: Vec<(f32, u32)>,
 }
 
-impl Picker {
+impl CandidateSampler {
     /// The candidate for one row of logits.
     pub(crate) fn pick(
         &mut self,
@@ -170,12 +170,12 @@ impl Picker {
             return Some(best);
         }
         let draws = stream(sampling.seed, Purpose::Token, site.position, site.refinement);
-        let race = Race { temperature: sampling.temperature, max };
+        let gumbel = GumbelMax { temperature: sampling.temperature, max };
         if sampling.top_k.is_none() && sampling.top_p.is_none() && sampling.min_p.is_none() {
-            return race.over_all(logits, site.forbidden, Words::new(draws));
+            return gumbel.over_all(logits, site.forbidden, Words::new(draws));
         }
         self.filter(logits, sampling, site.forbidden, max);
-        race.over_pool(&mut self.pool, Words::new(draws))
+        gumbel.over_pool(&mut self.pool, Words::new(draws))
     }
 
     /// Fills `self.pool` with what top-k, top-p and min-p leave, in falling order of logits.
@@ -186,8 +186,8 @@ impl Picker {
         let total = match sampling.top_p {
             Some(_) if sampling.top_k.is_none() => {
                 let scale = scale(sampling.temperature);
-                rows::segments(logits, forbidden)
-                    .map(|(_, segment)| rows::exp_sums::<false>(segment, max, scale).0)
+                rows::pieces(logits, forbidden)
+                    .map(|(_, piece)| rows::exp_sums::<false>(piece, max, scale).0)
                     .sum()
             }
             _ => 0.0,
@@ -215,8 +215,8 @@ impl Picker {
         }
 
         pool.clear();
-        for (start, segment) in rows::segments(logits, forbidden) {
-            let kept = segment.iter().zip(start as u32..);
+        for (start, piece) in rows::pieces(logits, forbidden) {
+            let kept = piece.iter().zip(start as u32..);
             let kept = kept.filter(|&(&x, _)| x > f32::NEG_INFINITY && f64::from(x) >= floor);
             pool.extend(kept.map(|(&logit, id)| (logit, id)));
         }
@@ -247,12 +247,12 @@ impl Picker {
 
 /// argmax of exp(ℓ)/E^T, E = −ln u: the token whose exponential clock E/e^(ℓ/T) rings first.
 /// In logarithms (ℓ − max)/T − ln E, which neither overflows nor underflows.
-struct Race {
+struct GumbelMax {
     temperature: f64,
     max: f32,
 }
 
-impl Race {
+impl GumbelMax {
     fn score(&self, logit: f32, word: u32) -> f64 {
         (f64::from(logit) - f64::from(self.max)) / self.temperature - ln_exponential(word)
     }

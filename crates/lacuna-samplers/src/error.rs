@@ -4,9 +4,9 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SamplerError {
-    /// The [`Denoiser`](crate::Denoiser) itself failed.
+    /// The [`Denoiser`](crate::Denoiser) itself failed, for the reason that it gives.
     #[error("a pass through the model failed")]
-    Denoiser(#[from] candle_core::Error),
+    Denoiser(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A setting outside its range.
     #[error("{name} is {value}: expected {expected}")]
     Setting {
@@ -17,13 +17,19 @@ pub enum SamplerError {
         /// What is taken.
         expected: String,
     },
-    /// The denoiser returned logits of another shape than it was asked for.
-    #[error("logits have shape {found:?}: expected [{rows}, vocab] with vocab at least 1")]
-    LogitsShape {
+    /// The denoiser broke its contract: every wanted row is read out once, none of them empty.
+    #[error("a pass read out {found} rows of logits: expected {expected}, none of them empty")]
+    Rows {
         /// Rows asked for.
-        rows: usize,
-        /// The shape that came back.
-        found: Vec<usize>,
+        expected: usize,
+        /// Rows read out, up to the first empty one.
+        found: usize,
+    },
+    /// No request under way has this number.
+    #[error("request {request} is not under way: it has ended, or never began")]
+    NotUnderWay {
+        /// The number that was given.
+        request: usize,
     },
     /// A logit is not a number, or +∞.
     #[error(
@@ -72,6 +78,11 @@ pub enum SamplerError {
 
 /// `Result` with [`SamplerError`].
 pub type Result<T, E = SamplerError> = std::result::Result<T, E>;
+
+/// For `map_err`: the reason of a denoiser that failed.
+pub(crate) fn denoiser(error: impl std::error::Error + Send + Sync + 'static) -> SamplerError {
+    SamplerError::Denoiser(Box::new(error))
+}
 
 /// Shorthand for [`SamplerError::Setting`].
 pub(crate) fn setting<T>(

@@ -6,16 +6,16 @@
 //! whose masks are then part of the result); MASK can be filled in, and is a hole again; so is a
 //! MASK id in the prompt's tail; eos is seen only when its block is full.
 
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, SamplerError, setting};
+use crate::error::{Result, SamplerError, denoiser as failed, setting};
 use crate::fill::{Candidate, FillRule, quota};
 use crate::keyed::{Purpose, Words, ln_exponential, stream, uniform};
 use crate::request::{BlockEvent, Event, FinishReason, Refinement};
-use crate::rows::with_rows;
-use crate::{Denoiser, Lane};
+use crate::{Denoiser, Segment, View, rows};
 
 /// What ranks the masked positions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,12 +70,12 @@ impl Settings {
         }
     }
 
-    /// Refinements per block.
-    fn steps_per_block(&self) -> Result<usize> {
+    /// Refinements per block, and its size.
+    fn steps_per_block(&self) -> Result<(usize, NonZeroUsize)> {
         let Self { steps, gen_length, block_length, .. } = *self;
-        if block_length == 0 {
+        let Some(block_size) = NonZeroUsize::new(block_length) else {
             return setting("block_length", 0, "at least 1");
-        }
+        };
         if gen_length == 0 || !gen_length.is_multiple_of(block_length) {
             let expected = format!("a multiple of block_length, {block_length}, of at least 1");
             return setting("gen_length", gen_length, expected);
@@ -91,7 +91,7 @@ impl Settings {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return setting("temperature", self.temperature, "a finite number of at least 0");
         }
-        Ok(steps / blocks)
+        Ok((steps / blocks, block_size))
     }
 }
 
@@ -129,8 +129,9 @@ pub fn generate(
     settings: &Settings,
     mut observer: impl FnMut(Event<'_>) -> ControlFlow<usize>,
 ) -> Result<Output> {
-    let steps = settings.steps_per_block()?;
-    let result = run(denoiser, prompt, settings, steps, &mut observer);
+    let (steps, block_size) = settings.steps_per_block()?;
+    let view = View::Blocks { block_size };
+    let result = run(denoiser, prompt, settings, (steps, view), &mut observer);
     denoiser.release(SEQUENCE);
     result
 }
@@ -141,7 +142,7 @@ fn run(
     denoiser: &mut impl Denoiser,
     prompt: &[u32],
     settings: &Settings,
-    steps: usize,
+    (steps, view): (usize, View),
     observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<usize>,
 ) -> Result<Output> {
     let Settings { gen_length, block_length, mask_id, .. } = *settings;
@@ -158,9 +159,7 @@ fn run(
 
     // 2. Prefill of the prompt's whole blocks; not counted.
     let mut block_start = prompt_len / block_length * block_length;
-    if block_start > 0 {
-        denoiser.prefill(SEQUENCE, &canvas[..block_start], block_length)?;
-    }
+    denoiser.prefill(SEQUENCE, &canvas[..block_start], view).map_err(failed)?;
 
     while block_start < canvas.len() {
         let block_end = (block_start + block_length).min(canvas.len());
@@ -168,21 +167,26 @@ fn run(
         let masked = holes(&canvas[block_start..block_end], mask_id).len();
         let mut refinements = 0;
         for step in 0..steps {
-            let rows = holes(&canvas[block_start..block_end], mask_id);
+            let masked_now = holes(&canvas[block_start..block_end], mask_id);
             let count = quota(masked, steps, step);
-            if rows.is_empty() || count == 0 {
+            if masked_now.is_empty() || count == 0 {
                 break; // quotas never rise: no later step has anything to do
             }
             // 4. and 5. A pass, candidates, confidences.
             let block = &canvas[block_start..block_end];
-            let logits = denoiser.denoise(&[Lane { sequence: SEQUENCE, block, rows: &rows }])?;
+            let segment = Segment { sequence: SEQUENCE, view, block, rows: &masked_now };
+            let mut candidates = Vec::with_capacity(masked_now.len());
+            rows::read(
+                masked_now.len(),
+                |read| denoiser.denoise(&[segment], read),
+                |row, logits| {
+                    let position = block_start + masked_now[row];
+                    candidates.push(candidate(logits, settings, position, step));
+                },
+            )?;
             nfe += 1;
             refinements += 1;
-            let candidates = with_rows(&logits, rows.len(), |values, vocab| {
-                let rows = rows.iter().zip(values.chunks_exact(vocab));
-                rows.map(|(&offset, row)| candidate(row, settings, block_start + offset, step))
-                    .collect::<Result<Vec<_>>>()
-            })?;
+            let candidates = candidates.into_iter().collect::<Result<Vec<_>>>()?;
             // 6. Fill.
             let rule = match settings.threshold {
                 None => FillRule::LowConfidence,
@@ -218,7 +222,7 @@ fn run(
             canvas[at..].fill(eos);
             finish = Some(FinishReason::Eos);
         } else {
-            denoiser.commit(SEQUENCE, &canvas[block_start..block_end])?;
+            denoiser.commit(SEQUENCE, &canvas[block_start..block_end]).map_err(failed)?;
             nfe += 1;
         }
 

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 
+use crate::View;
 use crate::candidates::Sampling;
 use crate::error::{Result, setting};
 use crate::fill::{Candidate, FillRule};
@@ -17,8 +18,11 @@ pub struct Request {
     pub max_new_tokens: usize,
     /// No eos and no stop id before this many new tokens.
     pub min_new_tokens: usize,
-    /// B. Blocks are counted from absolute position 0, so the prompt may end inside one.
-    pub block_size: NonZeroUsize,
+    /// How it is decoded. [`View::Blocks`]: block by block, counted from absolute position 0, so
+    /// that the prompt may end inside one. [`View::Causal`]: token by token, each a block of its
+    /// own, whatever `steps` and `fill` say.
+    #[serde(rename = "block_size", with = "block_size")]
+    pub view: View,
     /// Refinements for the whole of `max_new_tokens`, which scheduled rules spread over the blocks:
     /// ⌈steps·B/G⌉ a block. None: one token a refinement.
     pub steps: Option<NonZeroUsize>,
@@ -35,7 +39,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// A greedy request, one token a refinement, that ends at `max_new_tokens`.
+    /// A greedy request for block diffusion, one token a refinement, that ends at `max_new_tokens`.
     pub fn new(
         prompt: Vec<u32>,
         max_new_tokens: usize,
@@ -46,7 +50,7 @@ impl Request {
             prompt,
             max_new_tokens,
             min_new_tokens: 0,
-            block_size,
+            view: View::Blocks { block_size },
             steps: None,
             fill: FillRule::default(),
             sampling: Sampling::default(),
@@ -56,6 +60,18 @@ impl Request {
         }
     }
 
+    /// A greedy request for an autoregressive model that ends at `max_new_tokens`. Its MASK is an
+    /// id that no token has.
+    pub fn autoregressive(prompt: Vec<u32>, max_new_tokens: usize) -> Self {
+        let one = Self::new(prompt, max_new_tokens, NonZeroUsize::MIN, u32::MAX);
+        Self { view: View::Causal, ..one }
+    }
+
+    /// Tokens that are decided together: B, and 1 under the causal view.
+    pub fn block_size(&self) -> NonZeroUsize {
+        self.view.block_size()
+    }
+
     /// Checks every setting.
     ///
     /// # Errors
@@ -63,6 +79,9 @@ impl Request {
     pub fn validate(&self) -> Result<()> {
         self.fill.validate()?;
         self.sampling.validate()?;
+        if self.view == View::Causal && self.prompt.is_empty() {
+            return setting("prompt", "empty", "at least one token for an autoregressive model");
+        }
         if self.max_new_tokens == 0 {
             return setting("max_new_tokens", 0, "at least 1");
         }
@@ -81,11 +100,28 @@ impl Request {
 
     /// Refinements that the schedule gives to a block: ⌈steps·B/G⌉, at least 1; B by default.
     pub(crate) fn steps_per_block(&self) -> usize {
-        let block_size = self.block_size.get() as u128;
+        let block_size = self.block_size().get() as u128;
         let steps = self.steps.map_or(block_size, |steps| {
             (steps.get() as u128 * block_size).div_ceil(self.max_new_tokens.max(1) as u128)
         });
         usize::try_from(steps).unwrap_or(usize::MAX)
+    }
+}
+
+/// A view in a trace: its block size. Whether that is a causal one, the header's mode tells.
+mod block_size {
+    use std::num::NonZeroUsize;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::View;
+
+    pub(super) fn serialize<S: Serializer>(view: &View, to: S) -> Result<S::Ok, S::Error> {
+        view.block_size().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<View, D::Error> {
+        Ok(View::Blocks { block_size: NonZeroUsize::deserialize(from)? })
     }
 }
 

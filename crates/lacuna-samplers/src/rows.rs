@@ -5,39 +5,34 @@
 //! error of the normaliser is at most `EXP_ERROR` + 2⁻²² + 2⁻²⁴·E_p|ℓ − max|, under 1e-6 for
 //! any row whose expected gap is below 5 nats; tests hold it to that against plain f64.
 
-use candle_core::{DType, Device, Storage, Tensor};
+use crate::error::{Result, SamplerError, denoiser};
 
-use crate::error::{Result, SamplerError};
+/// Runs a pass whose rows are handed to `take` with their number. `pass` gets the function that a
+/// denoiser calls for each.
+pub(crate) fn read<E: std::error::Error + Send + Sync + 'static>(
+    expected: usize,
+    pass: impl FnOnce(&mut dyn FnMut(&[f32])) -> Result<(), E>,
+    mut take: impl FnMut(usize, &[f32]),
+) -> Result<()> {
+    let (mut found, mut whole) = (0, true);
+    let mut next = |logits: &[f32]| {
+        whole &= !logits.is_empty();
+        if whole {
+            if found < expected {
+                take(found, logits);
+            }
+            found += 1;
+        }
+    };
+    pass(&mut next).map_err(denoiser)?;
+    if whole && found == expected { Ok(()) } else { Err(SamplerError::Rows { expected, found }) }
+}
 
 /// Relative error of [`exp_nonpositive`] for −87 ≤ x ≤ 0 (tested): two units in the last place.
 #[cfg(test)]
 pub(crate) const EXP_ERROR: f64 = 2.4e-7;
 
 const LANES: usize = 16;
-
-/// Hands the logits to `f` as (values, vocab): the tensor's own memory when it is f32, contiguous
-/// and on the CPU, else a copy. `logits`: [rows, vocab].
-pub(crate) fn with_rows<R>(
-    logits: &Tensor,
-    rows: usize,
-    f: impl FnOnce(&[f32], usize) -> Result<R>,
-) -> Result<R> {
-    let (found_rows, vocab) = match logits.dims() {
-        [found_rows, vocab] => (*found_rows, *vocab),
-        _ => (usize::MAX, 0),
-    };
-    if found_rows != rows || vocab == 0 {
-        return Err(SamplerError::LogitsShape { rows, found: logits.dims().to_vec() });
-    }
-    let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
-    let (storage, layout) = logits.storage_and_layout();
-    let Storage::Cpu(cpu) = &*storage else {
-        unreachable!("the tensor was moved to the cpu");
-    };
-    let values = cpu.as_slice::<f32>()?;
-    let (start, end) = layout.contiguous_offsets().expect("the tensor was made contiguous");
-    f(&values[start..end], vocab)
-}
 
 /// The largest value of a row, its first index, and the largest value of every [`CHUNK`].
 pub(crate) struct Max {
@@ -87,26 +82,26 @@ fn fold_max(values: &[f32]) -> f32 {
 }
 
 /// The pieces of a row between `excluded` ids (ascending), each with its first index.
-pub(crate) fn segments<'a>(
+pub(crate) fn pieces<'a>(
     row: &'a [f32],
     excluded: &'a [u32],
 ) -> impl Iterator<Item = (usize, &'a [f32])> {
     let mut start = 0;
     let ends = excluded.iter().map(|&id| id as usize).filter(|&id| id < row.len());
     ends.chain([row.len()]).filter_map(move |end| {
-        let segment = (start < end).then(|| (start, &row[start..end]));
+        let piece = (start < end).then(|| (start, &row[start..end]));
         start = start.max(end + 1);
-        segment
+        piece
     })
 }
 
 /// The first largest value outside `excluded` (ascending ids); None if that is -∞ everywhere.
 pub(crate) fn max_excluding(row: &[f32], excluded: &[u32]) -> Option<(usize, f32)> {
     let mut best: Option<(usize, f32)> = None;
-    for (start, segment) in segments(row, excluded) {
-        let value = lanes_max(segment);
+    for (start, piece) in pieces(row, excluded) {
+        let value = lanes_max(piece);
         if value > best.map_or(f32::NEG_INFINITY, |(_, value)| value) {
-            let offset = segment.iter().position(|&x| x == value).unwrap_or(0);
+            let offset = piece.iter().position(|&x| x == value).unwrap_or(0);
             best = Some((start + offset, value));
         }
     }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use crate::candidates::{Picker, Site};
+use crate::candidates::{CandidateSampler, Site};
 use crate::error::Result;
-use crate::fill::quota;
+use crate::fill::{Candidate, quota};
 use crate::request::{BlockEvent, Event, FinishReason, Generation, Refinement, Request};
 
 /// How a caller watches: see [`Event`].
@@ -48,7 +48,7 @@ impl Sequence {
     pub(crate) fn new(id: usize, request: Request) -> Result<Self> {
         request.validate()?;
         let prompt = &request.prompt;
-        let whole = prompt.len() - prompt.len() % request.block_size.get();
+        let whole = prompt.len() - prompt.len() % request.block_size().get();
         let seen = match request.sampling.penalises() {
             true => prompt.iter().copied().collect(),
             false => BTreeSet::new(),
@@ -88,40 +88,43 @@ impl Sequence {
     /// Masks what the open block does not hold yet, up to its end or the request's.
     fn open_block(&mut self) {
         let end = self.request.prompt.len() + self.request.max_new_tokens;
-        let size = self.request.block_size.get().min(end - self.block_start());
+        let size = self.request.block_size().get().min(end - self.block_start());
         self.holes = (self.block.len()..size).collect();
         self.block.resize(size, self.request.mask_id);
         self.masked = self.holes.len();
         self.refinement = 0;
     }
 
-    /// One refinement, from the logits of the holes: candidates, rule, fill. Counts no pass, since
-    /// a speculative one serves several blocks. `rows`: [holes, vocab].
+    /// The candidate for the hole `index`, from its logits, `[vocab]`.
+    pub(crate) fn candidate(
+        &self,
+        index: usize,
+        logits: &[f32],
+        sampler: &mut CandidateSampler,
+    ) -> Result<Candidate> {
+        let Request { prompt, min_new_tokens, sampling, fill, .. } = &self.request;
+        let position = self.block_start() + self.holes[index];
+        let early = position < prompt.len() + min_new_tokens;
+        let site = Site {
+            request: self.id,
+            position,
+            refinement: self.refinement,
+            forbidden: if early { &self.forbidden_early } else { &self.forbidden },
+            seen: &self.seen,
+        };
+        sampler.pick(logits, sampling, fill.needs(), site)
+    }
+
+    /// One refinement, from a candidate for every hole: rule, fill. Counts no pass, since a
+    /// speculative one serves several blocks.
     pub(crate) fn refine(
         &mut self,
-        rows: &[f32],
-        vocab: usize,
-        picker: &mut Picker,
+        candidates: Vec<Candidate>,
         observer: &mut Observer<'_>,
-    ) -> Result<Progress> {
-        debug_assert_eq!(rows.len(), self.holes.len() * vocab);
+    ) -> Progress {
+        debug_assert_eq!(candidates.len(), self.holes.len());
         let Request { sampling, fill, .. } = &self.request;
         let start = self.block_start();
-        let earliest_end = self.request.prompt.len() + self.request.min_new_tokens;
-        let mut candidates = Vec::with_capacity(self.holes.len());
-        for (&offset, row) in self.holes.iter().zip(rows.chunks_exact(vocab)) {
-            let position = start + offset;
-            let early = position < earliest_end;
-            let site = Site {
-                request: self.id,
-                position,
-                refinement: self.refinement,
-                forbidden: if early { &self.forbidden_early } else { &self.forbidden },
-                seen: &self.seen,
-            };
-            candidates.push(picker.pick(row, sampling, fill.needs(), site)?);
-        }
-
         let steps = self.request.steps_per_block();
         let chosen = fill.select(&candidates, quota(self.masked, steps, self.refinement));
         for &index in &chosen {
@@ -138,9 +141,9 @@ impl Sequence {
         let (request, block_start) = (self.id, start);
         let event = Refinement { request, block_start, refinement, candidates, filled };
         if let ControlFlow::Break(keep) = observer(Event::Refinement(&event)) {
-            return Ok(self.stop(keep));
+            return self.stop(keep);
         }
-        Ok(self.settle(observer))
+        self.settle(observer)
     }
 
     /// Ends the block if it is full, or if an eos or stop id stands in it with no hole before it.
@@ -193,8 +196,8 @@ impl Sequence {
         Progress::BlockDone
     }
 
-    /// The observer's wish: only the first `keep` new tokens remain.
-    fn stop(&mut self, keep: usize) -> Progress {
+    /// Someone's wish: only the first `keep` new tokens remain.
+    pub(crate) fn stop(&mut self, keep: usize) -> Progress {
         let length = self.canvas.len().min(self.request.prompt.len().saturating_add(keep));
         self.canvas.truncate(length);
         let kept = self.generated().len();

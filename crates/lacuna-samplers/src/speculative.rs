@@ -1,6 +1,6 @@
 //! Source-speculative editing: the old text as draft, many blocks verified in one pass.
 //!
-//! [`Denoiser::speculate`] denoises several fully masked blocks at once, each seeing the draft's
+//! [`Speculative::speculate`] denoises several fully masked blocks at once, each seeing the draft's
 //! blocks before it. As long as every earlier block came out equal to its draft, that *is* the
 //! first refinement of the next one, logit for logit. So each block is refined as usual, with these
 //! logits for its first pass: a block that this fills, and fills with its draft, is accepted, its
@@ -10,13 +10,12 @@
 
 use std::ops::ControlFlow;
 
-use crate::Denoiser;
-use crate::candidates::Picker;
+use crate::candidates::CandidateSampler;
 use crate::decoder::{commit, prefill, refine};
-use crate::error::{Result, setting};
+use crate::error::{Result, denoiser as failed, setting};
 use crate::request::{Event, Generation, Request};
-use crate::rows::with_rows;
 use crate::sequence::{Observer, Progress, Sequence};
+use crate::{Speculative, View, rows};
 
 /// How drafts are cut from the old text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +60,9 @@ impl Edit {
 /// part. It is sequence 0 of the denoiser, released at the end.
 ///
 /// # Errors
-/// As [`generate`](crate::generate); `blocks_max` of 0.
+/// As [`generate`](crate::generate); a causal view; `blocks_max` of 0.
 pub fn edit(
-    denoiser: &mut impl Denoiser,
+    denoiser: &mut impl Speculative,
     request: Request,
     old: &[u32],
     drafting: Drafting,
@@ -72,6 +71,9 @@ pub fn edit(
     if drafting.blocks_max == 0 {
         return setting("blocks_max", 0, "at least 1");
     }
+    if request.view == View::Causal {
+        return setting("view", "causal", "blocks: an autoregressive model takes no draft");
+    }
     let sequence = Sequence::new(0, request)?;
     let result = run(denoiser, sequence, old, drafting, &mut observer);
     denoiser.release(0);
@@ -79,14 +81,14 @@ pub fn edit(
 }
 
 fn run(
-    denoiser: &mut impl Denoiser,
+    denoiser: &mut impl Speculative,
     mut sequence: Sequence,
     old: &[u32],
     drafting: Drafting,
     observer: &mut Observer<'_>,
 ) -> Result<Edit> {
     prefill(denoiser, &sequence)?;
-    let mut picker = Picker::default();
+    let mut sampler = CandidateSampler::default();
     let (mut speculative_passes, mut drafted_blocks) = (0, 0);
     let (mut accepted_blocks, mut passes_saved) = (0, 0);
     let mut blocks = 1;
@@ -100,10 +102,10 @@ fn run(
         let draft = place.map_or(Vec::new(), |place| draft(&sequence, &old[place..], blocks));
         let mut progress;
         if draft.is_empty() {
-            progress = refine(denoiser, &mut sequence, &mut picker, observer)?;
+            progress = refine(denoiser, &mut sequence, &mut sampler, observer)?;
         } else {
             anchor = (new.len(), place.expect("a draft has a place"));
-            let verified = verify(denoiser, &mut sequence, &draft, &mut picker, observer)?;
+            let verified = verify(denoiser, &mut sequence, &draft, &mut sampler, observer)?;
             speculative_passes += 1;
             drafted_blocks += verified.drafted;
             accepted_blocks += verified.accepted;
@@ -121,7 +123,7 @@ fn run(
             }
         }
         while progress == Progress::Open {
-            progress = refine(denoiser, &mut sequence, &mut picker, observer)?;
+            progress = refine(denoiser, &mut sequence, &mut sampler, observer)?;
         }
         if progress == Progress::BlockDone {
             commit(denoiser, &sequence)?;
@@ -150,36 +152,46 @@ struct Verified {
 
 /// One speculative pass, and the first refinement of every block that it holds for.
 fn verify(
-    denoiser: &mut impl Denoiser,
+    denoiser: &mut impl Speculative,
     sequence: &mut Sequence,
     draft: &[u32],
-    picker: &mut Picker,
+    sampler: &mut CandidateSampler,
     observer: &mut Observer<'_>,
 ) -> Result<Verified> {
-    let size = sequence.request.block_size.get();
-    let logits = denoiser.speculate(sequence.id, draft, size, sequence.request.mask_id)?;
+    let size = sequence.request.block_size().get();
+    let (id, mask_id) = (sequence.id, sequence.request.mask_id);
     sequence.forwards += 1;
-    let verified = with_rows(&logits, draft.len(), |values, vocab| {
-        let drafted = draft.len() / size;
-        let mut verified =
-            Verified { drafted, refined: 0, accepted: 0, progress: Progress::BlockDone };
-        for (block, rows) in draft.chunks_exact(size).zip(values.chunks_exact(size * vocab)) {
+    let drafted = draft.len() / size;
+    let mut verified = Verified { drafted, refined: 0, accepted: 0, progress: Progress::BlockDone };
+    let mut candidates = Vec::with_capacity(size);
+    let mut outcome = Ok(());
+    let mut holds = true;
+    rows::read(
+        draft.len(),
+        |read| denoiser.speculate(id, draft, mask_id, read),
+        |row, logits| {
+            if !holds {
+                return;
+            }
+            match sequence.candidate(row % size, logits, sampler) {
+                Ok(candidate) => candidates.push(candidate),
+                Err(error) => (outcome, holds) = (Err(error), false),
+            }
+            if candidates.len() < size {
+                return;
+            }
             let start = sequence.block_start();
-            verified.progress = sequence.refine(rows, vocab, picker, observer)?;
+            verified.progress = sequence.refine(std::mem::take(&mut candidates), observer);
             verified.refined += 1;
-            if sequence.canvas.get(start..start + size) == Some(block) {
-                verified.accepted += 1;
-            } else {
-                break;
-            }
-            if verified.progress == Progress::Finished {
-                break;
-            }
-        }
-        Ok(verified)
-    })?;
+            let block = &draft[row + 1 - size..=row];
+            let equal = sequence.canvas.get(start..start + size) == Some(block);
+            verified.accepted += usize::from(equal);
+            holds = equal && verified.progress != Progress::Finished;
+        },
+    )?;
+    outcome?;
     if verified.progress != Progress::Finished {
-        denoiser.accept(sequence.id, verified.accepted * size)?;
+        denoiser.accept(id, verified.accepted * size).map_err(failed)?;
     }
     Ok(verified)
 }
@@ -188,7 +200,7 @@ fn verify(
 /// the block's end. Empty where the open block is not a whole block of masks.
 fn draft(sequence: &Sequence, rest: &[u32], blocks: usize) -> Vec<u32> {
     let request = &sequence.request;
-    let size = request.block_size.get();
+    let size = request.block_size().get();
     if sequence.holes.len() < size {
         return Vec::new();
     }

@@ -6,10 +6,10 @@
 //! candidates, and so derives the text anew.
 //!
 //! ```
-//! use lacuna_samplers::trace::{Line, Mode, Trace};
+//! use lacuna_samplers::trace::{Line, Trace};
 //! # use lacuna_samplers::Request;
 //! # let request = Request::new(vec![1, 2], 4, std::num::NonZeroUsize::MIN, 5);
-//! let mut text = Line::header(0, Mode::Fused, &request).to_json() + "\n";
+//! let mut text = Line::header(0, &request).to_json() + "\n";
 //! // … one line per event: `text += &(Line::from(event).to_json() + "\n")` …
 //! let trace = Trace::parse(&text)?;
 //! assert_eq!(trace.to_jsonl(), text);
@@ -24,21 +24,21 @@ use crate::error::{Result, SamplerError};
 use crate::fill::quota;
 use crate::reference::Settings;
 use crate::request::{Event, FinishReason, Generation, Refinement, Request};
-use crate::{FillRule, Sampling};
+use crate::{FillRule, Sampling, View};
 
 /// The format that this crate writes, and the only one it reads.
 pub const VERSION: u32 = 1;
 
-/// Which loop wrote a trace.
+/// Which algorithm wrote a trace; what a header says of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// [`Decoder`](crate::Decoder), with or without drafts.
+    /// [`Decoder`](crate::Decoder) in blocks, with or without drafts.
     Fused,
-    /// [`reference::generate`](crate::reference::generate): MASK may be filled in, and is a hole
-    /// again then.
+    /// [`reference::generate`](crate::reference::generate): MASK may be filled in, and the position
+    /// counts as masked then.
     Reference,
-    /// [`generate_autoregressive`](crate::generate_autoregressive): blocks of one token.
+    /// [`Decoder`](crate::Decoder) under the causal view: blocks of one token.
     Autoregressive,
 }
 
@@ -52,7 +52,7 @@ pub enum Line {
         version: u32,
         /// The request, by its number.
         request: usize,
-        /// The loop that ran.
+        /// The algorithm that ran.
         mode: Mode,
         /// Prompt, seed and all other settings.
         settings: Request,
@@ -83,12 +83,12 @@ pub enum Line {
 
 impl Line {
     /// The first line of a request's trace.
-    pub fn header(request: usize, mode: Mode, settings: &Request) -> Self {
-        let mut settings = settings.clone();
-        if mode == Mode::Autoregressive {
-            settings.block_size = std::num::NonZeroUsize::MIN;
-        }
-        Self::Header { version: VERSION, request, mode, settings }
+    pub fn header(request: usize, settings: &Request) -> Self {
+        let mode = match settings.view {
+            View::Blocks { .. } => Mode::Fused,
+            View::Causal => Mode::Autoregressive,
+        };
+        Self::Header { version: VERSION, request, mode, settings: settings.clone() }
     }
 
     /// The first line of a trace in reference mode, whose arguments are put into a request's words.
@@ -116,7 +116,8 @@ impl Line {
             eos_ids: settings.eos_id.into_iter().collect(),
             ..Request::new(prompt.to_vec(), settings.gen_length, block_size, settings.mask_id)
         };
-        Ok(Self::header(0, Mode::Reference, &request))
+        let mode = Mode::Reference;
+        Ok(Self::Header { version: VERSION, request: 0, mode, settings: request })
     }
 
     /// The last line of a request's trace.
@@ -185,12 +186,16 @@ impl Trace {
         let mut lines = Vec::new();
         for (index, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
             let wrong = |reason: String| SamplerError::Trace { line: index + 1, reason };
-            let line: Line =
+            let mut line: Line =
                 serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
-            if let Line::Header { version, .. } = line
-                && version != VERSION
-            {
-                return Err(wrong(format!("format version {version}: expected {VERSION}")));
+            if let Line::Header { version, mode, settings, .. } = &mut line {
+                if *version != VERSION {
+                    return Err(wrong(format!("format version {version}: expected {VERSION}")));
+                }
+                // The settings of a causal view are written as blocks of one.
+                if *mode == Mode::Autoregressive && settings.block_size().get() == 1 {
+                    settings.view = View::Causal;
+                }
             }
             lines.push(line);
         }
@@ -247,7 +252,7 @@ impl Replay {
     fn new(request: usize, mode: Mode, settings: &Request) -> Check<Self> {
         // A trace may come from anywhere: nothing in it may ask for more memory than it holds.
         settings.validate().map_err(|error| error.to_string())?;
-        let size = settings.block_size.get();
+        let size = settings.block_size().get();
         let mut replay = Self {
             mode,
             canvas: settings.prompt.clone(),
@@ -279,7 +284,8 @@ impl Replay {
 
     /// The positions that the first refinement of the open block must propose for.
     fn are_the_holes(&self, positions: &[usize]) -> bool {
-        let Request { prompt, max_new_tokens, block_size, mask_id, .. } = &self.out.settings;
+        let Request { prompt, max_new_tokens, mask_id, .. } = &self.out.settings;
+        let block_size = self.out.settings.block_size();
         let end = prompt.len() + max_new_tokens;
         let end = self.block_start.saturating_add(block_size.get()).min(end);
         let prompt_holes = (self.block_start..prompt.len().min(end))

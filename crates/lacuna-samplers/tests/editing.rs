@@ -5,7 +5,7 @@ mod scripted;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use lacuna_samplers::trace::{Line, Mode};
+use lacuna_samplers::trace::Line;
 use lacuna_samplers::{Drafting, Event, FillRule, FinishReason, Request, Sampling, edit, generate};
 use proptest::prelude::*;
 use scripted::{EOS, MASK, Scripted, VOCAB};
@@ -142,11 +142,19 @@ fn drafts_of_no_blocks_are_refused() {
 }
 
 #[test]
+fn an_autoregressive_request_takes_no_draft() {
+    let request = Request::autoregressive(vec![7], 8);
+    let go_on = |_: Event<'_>| ControlFlow::Continue(());
+    let refused = edit(&mut Scripted::new(1), request, &[7], Drafting::default(), go_on);
+    assert!(refused.unwrap_err().to_string().starts_with("view is causal"));
+}
+
+#[test]
 fn an_edits_trace_is_plain_decodings_trace() {
     let request = Request::new(vec![6, 7], 9, NonZeroUsize::new(4).expect("not zero"), MASK);
     let mut traces = Vec::new();
     for old in [&[][..], &[8, 9, 10, 11]] {
-        let mut trace = vec![Line::header(0, Mode::Fused, &request)];
+        let mut trace = vec![Line::header(0, &request)];
         let run = edit(
             &mut Scripted::new(9),
             request.clone(),

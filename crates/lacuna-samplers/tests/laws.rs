@@ -146,7 +146,7 @@ proptest! {
             FinishReason::Eos => {
                 prop_assert!(tokens[text_len..].iter().all(|&token| token == EOS));
                 let end = prompt_len + tokens.len();
-                prop_assert!(end.is_multiple_of(request.block_size.get())
+                prop_assert!(end.is_multiple_of(request.block_size().get())
                     || tokens.len() == request.max_new_tokens, "eos fills its block");
                 prop_assert!(text_len >= request.min_new_tokens);
             }
@@ -175,7 +175,7 @@ proptest! {
             prop_assert_eq!(committed, &canvas[..refinement.block_start]);
             let clean = canvas.len() - refinement.block_start;
             prop_assert_eq!(&block[..clean], &canvas[refinement.block_start..]);
-            let end = (refinement.block_start + request.block_size.get())
+            let end = (refinement.block_start + request.block_size().get())
                 .min(request.prompt.len() + request.max_new_tokens);
             prop_assert_eq!(refinement.block_start + block.len(), end);
         }
@@ -193,7 +193,8 @@ proptest! {
         }
         let mut model = Scripted::new(seed).with_eos(6).with_mask(6);
         let plain = requests.iter().map(|(request, _)| request.clone());
-        let together = generate_batch(&mut model, plain, go_on).unwrap();
+        let together = generate_batch(&mut model, plain, go_on);
+        let together: Vec<_> = together.into_iter().collect::<Result<_, _>>().unwrap();
         prop_assert_eq!(&together, &alone);
         prop_assert!(model.is_clean());
         prop_assert_eq!(model.passes, alone.iter().map(|g| g.forwards).max().unwrap());
@@ -204,11 +205,11 @@ proptest! {
         for (request, wait) in &requests {
             decoder.push(request.clone()).unwrap();
             for _ in 0..*wait {
-                joined.extend(decoder.step(&mut model, go_on).unwrap());
+                joined.extend(decoder.step(&mut model, go_on).finished);
             }
         }
         while !decoder.is_empty() {
-            joined.extend(decoder.step(&mut model, go_on).unwrap());
+            joined.extend(decoder.step(&mut model, go_on).finished);
         }
         joined.sort_by_key(|generation| generation.request);
         prop_assert_eq!(&joined, &alone);

@@ -5,12 +5,11 @@ mod scripted;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use candle_core::{DType, Device, Result, Tensor, bail};
 use lacuna_samplers::reference::{self, Settings};
 use lacuna_samplers::{
-    Denoiser, Event, FillRule, FinishReason, Lane, Request, SamplerError, generate,
+    Denoiser, Event, FillRule, FinishReason, Request, SamplerError, Segment, View, generate,
 };
-use scripted::{EOS, MASK, Scripted};
+use scripted::{Broken, EOS, MASK, Scripted};
 
 fn go_on(_: Event<'_>) -> ControlFlow<usize> {
     ControlFlow::Continue(())
@@ -34,33 +33,30 @@ impl Recites {
 }
 
 impl Denoiser for Recites {
-    fn prefill(&mut self, _: usize, tokens: &[u32], _: usize) -> Result<()> {
+    type Error = Broken;
+
+    fn prefill(&mut self, _: usize, tokens: &[u32], _: View) -> Result<(), Broken> {
         self.committed = tokens.len();
         Ok(())
     }
 
-    fn denoise(&mut self, lanes: &[Lane<'_>]) -> Result<Tensor> {
-        let row = |offset: &usize| {
+    fn denoise(
+        &mut self,
+        segments: &[Segment<'_>],
+        read: &mut dyn FnMut(&[f32]),
+    ) -> Result<(), Broken> {
+        for offset in segments[0].rows {
             let mut row = vec![0f32; 16];
             row[self.text[self.committed + offset] as usize] = 5.0 + *offset as f32;
-            row
-        };
-        let rows: Vec<Vec<f32>> = lanes[0].rows.iter().map(row).collect();
-        Tensor::new(rows, &Device::Cpu)
-    }
-
-    fn commit(&mut self, _: usize, block: &[u32]) -> Result<()> {
-        self.committed += block.len();
-        self.commits += 1;
+            read(&row);
+        }
         Ok(())
     }
 
-    fn speculate(&mut self, _: usize, _: &[u32], _: usize, _: u32) -> Result<Tensor> {
-        bail!("not in this test")
-    }
-
-    fn accept(&mut self, _: usize, _: usize) -> Result<()> {
-        bail!("not in this test")
+    fn commit(&mut self, _: usize, block: &[u32]) -> Result<(), Broken> {
+        self.committed += block.len();
+        self.commits += 1;
+        Ok(())
     }
 
     fn release(&mut self, _: usize) {
@@ -273,62 +269,50 @@ fn requests_that_contradict_themselves_are_refused() {
     }
 }
 
-/// Returns whatever it was given.
-struct Returns(Tensor);
+/// Reads out whatever rows it was given.
+struct ReadsOut(Vec<Vec<f32>>);
 
-impl Denoiser for Returns {
-    fn prefill(&mut self, _: usize, _: &[u32], _: usize) -> Result<()> {
+impl Denoiser for ReadsOut {
+    type Error = Broken;
+
+    fn prefill(&mut self, _: usize, _: &[u32], _: View) -> Result<(), Broken> {
         Ok(())
     }
-    fn denoise(&mut self, _: &[Lane<'_>]) -> Result<Tensor> {
-        Ok(self.0.clone())
-    }
-    fn commit(&mut self, _: usize, _: &[u32]) -> Result<()> {
-        bail!("the disk is on fire")
-    }
-    fn speculate(&mut self, _: usize, _: &[u32], _: usize, _: u32) -> Result<Tensor> {
-        Ok(self.0.clone())
-    }
-    fn accept(&mut self, _: usize, _: usize) -> Result<()> {
+    fn denoise(&mut self, _: &[Segment<'_>], read: &mut dyn FnMut(&[f32])) -> Result<(), Broken> {
+        self.0.iter().for_each(|row| read(row));
         Ok(())
+    }
+    fn commit(&mut self, _: usize, _: &[u32]) -> Result<(), Broken> {
+        Err(Broken("the disk is on fire"))
     }
     fn release(&mut self, _: usize) {}
 }
 
 #[test]
 fn a_broken_denoiser_is_an_error_and_no_panic() {
-    let run = |tensor: Tensor| {
-        generate(&mut Returns(tensor), request(&[], 8, FillRule::Threshold { tau: 0.0 }), go_on)
+    let run = |rows: Vec<Vec<f32>>| {
+        generate(&mut ReadsOut(rows), request(&[], 8, FillRule::Threshold { tau: 0.0 }), go_on)
     };
-    let of = |value: f32, shape: &[usize]| Tensor::full(value, shape, &Device::Cpu).unwrap();
-    for shape in [&[4usize][..], &[3, 9], &[1, 4, 9], &[4, 0], &[]] {
-        assert!(matches!(run(of(0.0, shape)), Err(SamplerError::LogitsShape { rows: 4, .. })));
+    let of = |value: f32, rows: usize, vocab: usize| vec![vec![value; vocab]; rows];
+    for (rows, vocab, found) in [(0, 9, 0), (3, 9, 3), (5, 9, 5), (36, 1, 36), (4, 0, 0)] {
+        let error = run(of(0.0, rows, vocab)).unwrap_err();
+        let SamplerError::Rows { expected: 4, found: said } = error else { panic!("{error}") };
+        assert_eq!(said, found);
     }
-    assert!(matches!(run(of(f32::NAN, &[4, 9])), Err(SamplerError::NotFinite { .. })));
-    assert!(matches!(run(of(f32::INFINITY, &[4, 9])), Err(SamplerError::NotFinite { .. })));
-    let nothing = run(of(f32::NEG_INFINITY, &[4, 9]));
+    let one_empty = vec![vec![0.0; 9], vec![0.0; 9], vec![], vec![0.0; 9]];
+    let error = run(one_empty).unwrap_err().to_string();
+    assert_eq!(error, "a pass read out 2 rows of logits: expected 4, none of them empty");
+    assert!(matches!(run(of(f32::NAN, 4, 9)), Err(SamplerError::NotFinite { .. })));
+    assert!(matches!(run(of(f32::INFINITY, 4, 9)), Err(SamplerError::NotFinite { .. })));
+    let nothing = run(of(f32::NEG_INFINITY, 4, 9));
     assert!(matches!(nothing, Err(SamplerError::NothingAllowed { position: 0, .. })));
-    let error = run(of(0.0, &[4, 9])).unwrap_err();
+    let error = run(of(0.0, 4, 9)).unwrap_err();
     assert_eq!(error.to_string(), "a pass through the model failed");
     let source = std::error::Error::source(&error).unwrap();
     assert!(source.to_string().contains("fire"));
+    assert_eq!(source.downcast_ref(), Some(&Broken("the disk is on fire")));
     let settings = Settings::new(4, 4, MASK);
-    let broken = &mut Returns(of(f32::NAN, &[4, 9]));
+    let broken = &mut ReadsOut(of(f32::NAN, 4, 9));
     let error = reference::generate(broken, &[], &settings, go_on).unwrap_err();
     assert!(matches!(error, SamplerError::NotFinite { .. }));
-}
-
-#[test]
-fn logits_of_any_float_type_and_layout_are_read() {
-    let columns: Vec<f32> = (0..36).map(|i| ((i * 7) % 36) as f32).collect();
-    let transposed = Tensor::from_vec(columns, (9, 4), &Device::Cpu).unwrap().t().unwrap();
-    let run = |tensor: Tensor| {
-        let request = request(&[], 4, FillRule::Threshold { tau: 0.0 });
-        generate(&mut Returns(tensor), request, go_on).unwrap().tokens
-    };
-    let expected = run(transposed.contiguous().unwrap());
-    assert_eq!(run(transposed.clone()), expected);
-    assert_eq!(run(transposed.to_dtype(DType::F64).unwrap()), expected);
-    let taller = Tensor::cat(&[&transposed, &transposed], 0).unwrap();
-    assert_eq!(run(taller.narrow(0, 4, 4).unwrap()), expected);
 }

@@ -5,12 +5,10 @@ mod scripted;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use candle_core::{Device, Tensor};
 use lacuna_samplers::reference::{self, Remasking, Settings};
-use lacuna_samplers::trace::{Line, Mode, Trace};
+use lacuna_samplers::trace::{Line, Trace};
 use lacuna_samplers::{
-    Denoiser, Event, FillRule, FinishReason, Lane, Request, SamplerError, Sampling,
-    generate_autoregressive, generate_batch,
+    Event, FillRule, FinishReason, Request, SamplerError, Sampling, View, generate, generate_batch,
 };
 use proptest::prelude::*;
 use scripted::{EOS, MASK, Scripted, VOCAB};
@@ -54,7 +52,7 @@ fn sample(seed: u64, first_rule: u8, temperature: f64, keep: usize) -> (Trace, V
         })
         .collect();
     for (number, request) in requests.iter().enumerate() {
-        trace.lines.push(Line::header(number, Mode::Fused, request));
+        trace.lines.push(Line::header(number, request));
     }
     let mut model = Scripted::new(seed).with_eos(5);
     let done = generate_batch(&mut model, requests, |event| {
@@ -63,8 +61,9 @@ fn sample(seed: u64, first_rule: u8, temperature: f64, keep: usize) -> (Trace, V
             Event::Block(block) if block.generated.len() > 8 => ControlFlow::Break(keep),
             _ => ControlFlow::Continue(()),
         }
-    })
-    .expect("the scripted denoiser never fails");
+    });
+    let done: Vec<_> =
+        done.into_iter().collect::<Result<_, _>>().expect("the scripted denoiser never fails");
     trace.lines.extend(done.iter().map(Line::end));
     (trace, done.into_iter().map(|generation| generation.tokens).collect())
 }
@@ -177,48 +176,44 @@ fn a_trace_that_was_cut_off_replays_as_far_as_it_goes() {
     }
 }
 
-/// The scripted denoiser as a next-token model: what it makes of a block of one MASK.
-fn next_token(model: &mut Scripted) -> impl FnMut(&[u32]) -> candle_core::Result<Tensor> {
-    |tokens| {
-        for token in tokens {
-            model.commit(0, &[*token])?;
-        }
-        model.denoise(&[Lane { sequence: 0, block: &[MASK], rows: &[0] }])
-    }
-}
-
 #[test]
 fn autoregressive_decoding_is_block_decoding_with_blocks_of_one() {
     for temperature in [0.0, 0.8] {
         let request = Request {
             sampling: Sampling { temperature, seed: 11, ..Sampling::default() },
             eos_ids: vec![EOS],
-            ..Request::new(vec![6, 7, 8], 20, NonZeroUsize::new(4).expect("not zero"), MASK)
+            mask_id: MASK,
+            ..Request::autoregressive(vec![6, 7, 8], 20)
         };
         let mut trace = Trace::default();
-        trace.lines.push(Line::header(0, Mode::Autoregressive, &request));
+        trace.lines.push(Line::header(0, &request));
         let mut model = Scripted::new(5).with_eos(4);
-        let next = next_token(&mut model);
-        let generation =
-            generate_autoregressive(next, request.clone(), record(&mut trace.lines)).unwrap();
-        let blocks_of_one = Request { block_size: NonZeroUsize::MIN, ..request };
+        let generation = generate(&mut model, request.clone(), record(&mut trace.lines)).unwrap();
+        let one = NonZeroUsize::MIN;
+        let blocks_of_one = Request { view: View::Blocks { block_size: one }, ..request };
         let mut model = Scripted::new(5).with_eos(4);
         let go_on = |_: Event<'_>| ControlFlow::Continue(());
-        let same = generate_batch(&mut model, [blocks_of_one], go_on).unwrap();
-        assert_eq!(generation, same[0]);
+        let same = generate(&mut model, blocks_of_one, go_on).unwrap();
+        assert_eq!(generation, same);
         assert_eq!(
             generation.forwards,
             generation.text_len + usize::from(generation.finish == FinishReason::Eos)
         );
         trace.lines.push(Line::end(&generation));
         assert_eq!(trace.replay().unwrap()[0].tokens, generation.tokens);
+        let header = trace.lines[0].to_json();
+        let written = header.contains(r#""mode":"autoregressive""#);
+        assert!(written && header.contains(r#""block_size":1,"#), "{header}");
+        assert_eq!(Trace::parse(&trace.to_jsonl()).unwrap(), trace);
     }
 }
 
 #[test]
 fn an_autoregressive_model_needs_a_token_to_start_from() {
-    let request = Request::new(vec![], 4, NonZeroUsize::MIN, MASK);
-    let next = |_: &[u32]| Tensor::new(&[[0f32; 8]], &Device::Cpu);
-    let refused = generate_autoregressive(next, request, |_| ControlFlow::Continue(()));
-    assert!(refused.unwrap_err().to_string().starts_with("prompt is empty"));
+    let request = Request::autoregressive(vec![], 4);
+    let refused = generate(&mut Scripted::new(1), request, |_| ControlFlow::Continue(()));
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "prompt is empty: expected at least one token for an autoregressive model"
+    );
 }

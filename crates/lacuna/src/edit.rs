@@ -55,7 +55,7 @@ pub fn edit(
     };
     let written = write(model, &prompt, options, &mut observe, |eos_ids, observer| {
         let request = request(model, &prompt, options, eos_ids)?;
-        let mut session = Session::new(Arc::clone(&model.transformer), request.block_size);
+        let mut session = Session::new(Arc::clone(&model.transformer));
         let edit =
             lacuna_samplers::edit(&mut session, request, &old, Drafting::default(), observer)?;
         let decoded = Decoded::new(edit.generation.clone(), session.prefill_seconds());

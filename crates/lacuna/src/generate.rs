@@ -1,8 +1,7 @@
 //! A text continued, by block diffusion or autoregressively, as the checkpoint is.
 
-use lacuna_model::View;
 use lacuna_samplers::reference::{self, Remasking};
-use lacuna_samplers::trace::{Line, Mode as TraceMode};
+use lacuna_samplers::trace::Line;
 use lacuna_samplers::{Event, FillRule, FinishReason, Generation, Request, Sampling};
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -149,7 +148,7 @@ pub fn generate(
     options: &GenerateOptions,
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<Written> {
-    let session = &mut Session::new(Arc::clone(&model.transformer), block_size(model, options));
+    let session = &mut Session::new(Arc::clone(&model.transformer));
     generate_in(session, model, prompt, options, |event| {
         observe(event);
         ControlFlow::Continue(())
@@ -174,9 +173,12 @@ pub fn generate_in(
     let options = &within_positions(model, &prompt, options)?;
     write(model, &prompt, options, &mut observe, |eos_ids, observer| {
         match (autoregressive, options.mode) {
-            (true, _) => autoregressive_decode(session, model, &prompt, options, eos_ids, observer),
+            (true, _) => {
+                let request = autoregressive_request(model, &prompt, options, eos_ids);
+                fused(session, request, observer)
+            }
             (false, DecodeMode::Fused) => {
-                fused(session, model, &prompt, options, eos_ids, observer)
+                fused(session, request(model, &prompt, options, eos_ids)?, observer)
             }
             (false, DecodeMode::Reference) => {
                 reference_decode(session, model, &prompt, options, eos_ids, observer)
@@ -199,13 +201,8 @@ pub fn trace_header(
     let options = &within_positions(model, &prompt, options)?;
     let eos_ids = eos_ids(model, options);
     Ok(match (choose_mode(model, options)?, options.mode) {
-        (true, _) => {
-            let request = autoregressive_request(model, &prompt, options, eos_ids);
-            Line::header(0, TraceMode::Autoregressive, &request)
-        }
-        (false, DecodeMode::Fused) => {
-            Line::header(0, TraceMode::Fused, &request(model, &prompt, options, eos_ids)?)
-        }
+        (true, _) => Line::header(0, &autoregressive_request(model, &prompt, options, eos_ids)),
+        (false, DecodeMode::Fused) => Line::header(0, &request(model, &prompt, options, eos_ids)?),
         (false, DecodeMode::Reference) => {
             Line::reference_header(&prompt, &reference_settings(model, options, &eos_ids)?)?
         }
@@ -340,16 +337,9 @@ pub(crate) fn request(
     Ok(request)
 }
 
-fn fused(
-    session: &mut Session,
-    model: &Model,
-    prompt: &[u32],
-    options: &GenerateOptions,
-    eos_ids: Vec<u32>,
-    observer: Observer<'_>,
-) -> Result<Decoded> {
-    let request = request(model, prompt, options, eos_ids)?;
-    session.begin(prompt, View::BlockCausal { block_size: request.block_size }, true)?;
+/// Decodes a request in blocks or token by token, as it says.
+fn fused(session: &mut Session, request: Request, observer: Observer<'_>) -> Result<Decoded> {
+    session.begin(true);
     let generation = lacuna_samplers::generate(session, request, observer)?;
     Ok(Decoded::new(generation, session.prefill_seconds()))
 }
@@ -367,34 +357,12 @@ fn autoregressive_request(
     }
     // An autoregressive checkpoint may have no MASK; an id that no token has forbids nothing.
     let mask_id = options.mask_id.or(model.config().mask_token_id()).unwrap_or(u32::MAX);
-    let mut request = Request::new(prompt, options.max_new_tokens, NonZeroUsize::MIN, mask_id);
+    let mut request = Request::autoregressive(prompt, options.max_new_tokens);
+    request.mask_id = mask_id;
     request.min_new_tokens = options.min_new_tokens;
     request.sampling = options.sampling.clone();
     request.eos_ids = eos_ids;
     request
-}
-
-fn autoregressive_decode(
-    session: &mut Session,
-    model: &Model,
-    prompt: &[u32],
-    options: &GenerateOptions,
-    eos_ids: Vec<u32>,
-    observer: Observer<'_>,
-) -> Result<Decoded> {
-    let request = autoregressive_request(model, prompt, options, eos_ids);
-    // The last token is read again for the logits behind it.
-    let read = request.prompt.len().saturating_sub(1);
-    let mut held = session.begin(&request.prompt[..read], View::Causal, true)?;
-    let mut first = None;
-    let next = |tokens: &[u32]| {
-        let began = Instant::now();
-        let logits = session.append_causal(0, &tokens[std::mem::take(&mut held)..]);
-        first.get_or_insert(began.elapsed().as_secs_f64());
-        logits
-    };
-    let generation = lacuna_samplers::generate_autoregressive(next, request, observer)?;
-    Ok(Decoded::new(generation, first.unwrap_or(0.0)))
 }
 
 /// The arguments of the released code that options and checkpoint amount to.
@@ -442,7 +410,7 @@ fn reference_decode(
     observer: Observer<'_>,
 ) -> Result<Decoded> {
     let settings = reference_settings(model, options, &eos_ids)?;
-    session.begin(prompt, View::BlockCausal { block_size: block_size(model, options) }, false)?;
+    session.begin(false);
     let output = reference::generate(session, prompt, &settings, observer)?;
     let tokens = output.tokens().to_vec();
     let text_len = tokens.iter().position(|t| Some(*t) == settings.eos_id).unwrap_or(tokens.len());

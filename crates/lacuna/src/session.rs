@@ -1,23 +1,25 @@
 //! Joins a model and a sampler: sequences with caches, and passes that carry queued commits along.
 
-use candle_core::{DType, Device, Error, Result, Tensor, bail};
-use lacuna_model::{KvCache, Lane as ModelLane, Transformer, View};
-use lacuna_samplers::{Denoiser, Lane};
-use std::collections::HashMap;
-use std::num::NonZeroUsize;
+use candle_core::{DType, Device, Storage, Tensor};
+use lacuna_model::{KvCache, Lane, Transformer, View as ModelView};
+use lacuna_samplers::{Denoiser, Segment, Speculative, View};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Decoding state of any number of sequences on one model: what a sampler decodes on.
+use crate::error::{Error, Result};
+
+/// Decoding state of any number of sequences on one model: what a sampler decodes on. Sequences in blocks and causal
+/// ones share their passes.
 ///
 /// A committed block waits and rides in its sequence's next pass (2B query tokens, exact under block-causal
-/// attention up to rounding), unless the session was made with [`unfused`](Self::unfused).
+/// attention up to rounding), unless the session was made with [`unfused`](Self::unfused). A pass that fails leaves
+/// every sequence as it was.
 #[derive(Debug)]
 pub struct Session {
     model: Arc<Transformer>,
-    block_size: NonZeroUsize,
     fused: bool,
-    sequences: HashMap<usize, Sequence>,
+    /// In rising order of their numbers.
+    sequences: Vec<Sequence>,
     remembers: bool,
     passes: usize,
     prefill_seconds: f64,
@@ -25,16 +27,20 @@ pub struct Session {
 
 #[derive(Debug)]
 struct Sequence {
+    number: usize,
+    view: ModelView,
+    /// Begun and not released. One that is not is only a memory, to be read on from.
+    in_use: bool,
     cache: KvCache,
     /// The tokens whose keys and values the cache holds.
     cached: Vec<u32>,
-    view: Option<View>,
-    block_size: NonZeroUsize,
     /// Finished tokens whose keys and values are not in the cache yet.
     queued: Vec<u32>,
+    /// Whether a pass has been through the prompt.
+    begun: bool,
     pending: Option<Pending>,
-    /// Under a shifted head: the logits [1, vocab] at the last finished token, which predict the first one
-    /// of the open block.
+    /// The logits [1, vocab] at the last finished token, where they predict the token that follows: under the causal
+    /// view, and under a shifted head the first token of the open block.
     boundary: Option<Tensor>,
 }
 
@@ -45,14 +51,22 @@ struct Pending {
     finished: Vec<u32>,
 }
 
+/// What a sequence has to do with a pass.
+struct Share {
+    /// Its place among the session's sequences.
+    at: usize,
+    tokens: Vec<u32>,
+    rows: Vec<usize>,
+    view: ModelView,
+}
+
 impl Session {
-    /// A session without sequences; a sampler's numbers bring them into being.
-    pub fn new(model: Arc<Transformer>, block_size: NonZeroUsize) -> Self {
+    /// A session without sequences; a sampler begins and releases them.
+    pub fn new(model: Arc<Transformer>) -> Self {
         Self {
             model,
-            block_size,
             fused: true,
-            sequences: HashMap::new(),
+            sequences: Vec::new(),
             remembers: false,
             passes: 0,
             prefill_seconds: 0.0,
@@ -72,14 +86,10 @@ impl Session {
         self
     }
 
-    /// Gets ready to continue `prompt` as sequence 0; how many of its tokens are read already.
-    pub(crate) fn begin(&mut self, prompt: &[u32], view: View, fused: bool) -> Result<usize> {
-        if let View::BlockCausal { block_size } = view {
-            self.block_size = block_size;
-        }
+    /// Gets ready for another continuation: fused or not, with its own clock.
+    pub(crate) fn begin(&mut self, fused: bool) {
         self.fused = fused;
         self.prefill_seconds = 0.0;
-        if self.remembers { self.rewind(0, prompt, view) } else { Ok(0) }
     }
 
     /// Makes the cache of a sequence a beginning of `tokens`, as long as it can be, and says how long it is.
@@ -87,26 +97,13 @@ impl Session {
     /// Under block-causal attention that are whole blocks: the keys of a token depend on all of its block.
     ///
     /// # Errors
-    /// Errors if there is no room for a cache.
-    pub fn rewind(&mut self, sequence: usize, tokens: &[u32], view: View) -> Result<usize> {
-        let mut state = self.take(sequence)?;
-        state.forget_unfinished();
-        let shared = state.cached.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        let kept = match view {
-            _ if state.view.is_some_and(|old| old != view) => 0,
-            View::BlockCausal { block_size } => {
-                // A shifted head reads the first token to write off the last finished one.
-                let reread = usize::from(self.model.logit_shift() && shared == tokens.len());
-                shared.saturating_sub(reread) / block_size * block_size.get()
-            }
-            View::Causal => shared,
-            View::Speculative { .. } => 0,
-        };
-        state.cached.truncate(kept);
-        state.cache.truncate(kept);
-        state.view = Some(view);
-        self.sequences.insert(sequence, state);
-        Ok(kept)
+    /// Errors if the session has no sequence of that number.
+    pub fn rewind(&mut self, sequence: usize, tokens: &[u32], view: ModelView) -> Result<usize> {
+        let shift = self.model.logit_shift();
+        match self.find(sequence) {
+            Ok(at) => Ok(self.sequences[at].rewind(tokens, view, shift)),
+            Err(_) => Err(unknown(sequence)),
+        }
     }
 
     /// Forward passes so far, prefill included.
@@ -114,7 +111,7 @@ impl Session {
         self.passes
     }
 
-    /// Wall time spent on prefills.
+    /// Wall time of the passes that did nothing but read prompts.
     pub fn prefill_seconds(&self) -> f64 {
         self.prefill_seconds
     }
@@ -124,83 +121,91 @@ impl Session {
         &self.model
     }
 
-    /// The next token's logits [1, vocab] after appending `tokens` to a sequence under causal attention: one
-    /// pass of autoregressive decoding.
-    ///
-    /// # Errors
-    /// Errors if there are no tokens or the sequence outgrows the model's positions.
-    pub fn append_causal(&mut self, sequence: usize, tokens: &[u32]) -> Result<Tensor> {
-        if tokens.is_empty() {
-            bail!("an autoregressive pass needs at least one token; start with the model's bos")
-        }
-        let rows = [tokens.len() - 1];
-        let state = self.take(sequence)?;
-        let lane = [(sequence, state, tokens.to_vec(), rows.to_vec(), View::Causal)];
-        let (logits, mut lanes) = self.pass(lane.into())?;
-        let (_, mut state, ..) = lanes.remove(0);
-        state.keep(tokens)?;
-        self.sequences.insert(sequence, state);
-        on_cpu(&logits.expect("one row was asked for"))
+    /// The place of a sequence, or the one it would have.
+    fn find(&self, number: usize) -> Result<usize, usize> {
+        self.sequences.binary_search_by_key(&number, |sequence| sequence.number)
     }
 
-    /// Takes a sequence out of the map, or makes an empty one.
-    fn take(&mut self, sequence: usize) -> Result<Sequence> {
-        const FIRST_CAPACITY: usize = 256;
-        if let Some(found) = self.sequences.remove(&sequence) {
-            return Ok(found);
+    /// The place of a sequence that was begun.
+    fn place(&self, number: usize) -> Result<usize> {
+        let found = self.find(number).ok().filter(|at| self.sequences[*at].in_use);
+        found.ok_or_else(|| unknown(number))
+    }
+
+    /// One pass over all that have new tokens, and the logits on the CPU. Nothing is kept of it yet.
+    fn pass(&mut self, shares: &[Share]) -> Result<Option<Tensor>> {
+        let mut caches: Vec<Option<&mut KvCache>> =
+            self.sequences.iter_mut().map(|sequence| Some(&mut sequence.cache)).collect();
+        let mut lanes = Vec::with_capacity(shares.len());
+        for Share { at, tokens, rows, view } in shares.iter().filter(|one| !one.tokens.is_empty()) {
+            let Some(cache) = caches[*at].take() else {
+                return Err(Error::Request("a pass lists a sequence twice".into()));
+            };
+            lanes.push(Lane { cache, tokens, view: *view, rows });
         }
-        let model = &self.model;
-        let cache = KvCache::new(model.config(), FIRST_CAPACITY, model.dtype(), model.device());
-        Ok(Sequence {
-            cache: cache.map_err(Error::wrap)?,
+        if lanes.is_empty() {
+            return Ok(None);
+        }
+        self.passes += 1;
+        self.model.pass(&mut lanes)?.map(|logits| on_cpu(&logits)).transpose()
+    }
+
+    /// Puts queued blocks into the cache with a pass of their own.
+    fn flush(&mut self, at: usize) -> Result<()> {
+        let Sequence { queued: tokens, view, .. } = &self.sequences[at];
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        let rows = if self.model.logit_shift() { vec![tokens.len() - 1] } else { Vec::new() };
+        let boundary = self.pass(&[Share { at, tokens: tokens.clone(), rows, view: *view }])?;
+        self.sequences[at].keep_queued(boundary)
+    }
+}
+
+impl Sequence {
+    fn new(number: usize, model: &Transformer, view: ModelView) -> Result<Self> {
+        const FIRST_CAPACITY: usize = 256;
+        Ok(Self {
+            number,
+            view,
+            in_use: false,
+            cache: KvCache::new(model.config(), FIRST_CAPACITY, model.dtype(), model.device())?,
             cached: Vec::new(),
-            view: None,
-            block_size: self.block_size,
             queued: Vec::new(),
+            begun: false,
             pending: None,
             boundary: None,
         })
     }
 
-    fn pass(&mut self, mut lanes: Vec<Pass>) -> Result<(Option<Tensor>, Vec<Pass>)> {
-        let mut joined: Vec<ModelLane<'_>> = lanes
-            .iter_mut()
-            .map(|(_, state, tokens, rows, view)| ModelLane {
-                cache: &mut state.cache,
-                tokens,
-                view: *view,
-                rows,
-            })
-            .collect();
-        self.passes += 1;
-        let logits = self.model.pass(&mut joined).map_err(Error::wrap)?;
-        Ok((logits, lanes))
+    /// See [`Session::rewind`].
+    fn rewind(&mut self, tokens: &[u32], view: ModelView, shifted: bool) -> usize {
+        self.forget_unfinished();
+        let shared = self.cached.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let kept = match view {
+            _ if self.view != view => 0,
+            ModelView::BlockCausal { block_size } => {
+                // A shifted head reads the first token to write off the last finished one.
+                let reread = usize::from(shifted && shared == tokens.len());
+                shared.saturating_sub(reread) / block_size * block_size.get()
+            }
+            ModelView::Causal => shared,
+            ModelView::Speculative { .. } => 0,
+        };
+        self.cached.truncate(kept);
+        self.cache.truncate(kept);
+        self.view = view;
+        kept
     }
 
-    /// Puts queued blocks into the cache with a pass of their own.
-    fn flush(&mut self, sequence: usize) -> Result<()> {
-        let mut state = self.take(sequence)?;
-        if !state.queued.is_empty() {
-            let tokens = std::mem::take(&mut state.queued);
-            let view = View::BlockCausal { block_size: state.block_size };
-            let n = tokens.len();
-            let rows = if self.model.logit_shift() { vec![n - 1] } else { Vec::new() };
-            let (logits, mut lanes) = self.pass(vec![(sequence, state, tokens, rows, view)])?;
-            let tokens;
-            (_, state, tokens, ..) = lanes.remove(0);
-            state.keep(&tokens)?;
-            state.boundary = logits.map(|logits| on_cpu(&logits)).transpose()?;
+    /// Takes the queue into the cache: the first rows of the last pass.
+    fn keep_queued(&mut self, boundary: Option<Tensor>) -> Result<()> {
+        self.cache.keep(0..self.queued.len())?;
+        if !self.queued.is_empty() {
+            self.boundary = boundary;
         }
-        self.sequences.insert(sequence, state);
-        Ok(())
-    }
-}
-
-impl Sequence {
-    /// Commits the first rows of the last pass, which were these tokens.
-    fn keep(&mut self, tokens: &[u32]) -> Result<()> {
-        self.cache.keep(0..tokens.len()).map_err(Error::wrap)?;
-        self.cached.extend_from_slice(tokens);
+        self.cached.append(&mut self.queued);
+        self.begun = true;
         Ok(())
     }
 
@@ -210,137 +215,229 @@ impl Sequence {
         self.pending = None;
         self.boundary = None;
     }
+
+    /// Rows by which the logits that predict a token stand before it.
+    fn shift(&self, shifted_head: bool) -> usize {
+        usize::from(shifted_head || self.view == ModelView::Causal)
+    }
+
+    /// What it asks of a pass over its queue and an open block. A row that stands before the queue is the boundary.
+    fn share(&self, at: usize, segment: &Segment<'_>, shifted_head: bool) -> Result<Share> {
+        if self.view != model_view(segment.view) {
+            let reason = format!("sequence {} was begun under another view", self.number);
+            return Err(Error::Request(reason));
+        }
+        let shift = self.shift(shifted_head);
+        let rows = segment.rows.iter().map(|row| row + self.queued.len());
+        let rows: Vec<usize> = rows.filter(|row| *row >= shift).map(|row| row - shift).collect();
+        if rows.len() < segment.rows.len() && self.boundary.is_none() {
+            return Err(Error::Request(match segment.view {
+                View::Causal => {
+                    "an autoregressive pass needs at least one token; start with the model's bos"
+                        .into()
+                }
+                View::Blocks { .. } => {
+                    "a shifted head can't write the first token of a text; give a prompt".into()
+                }
+            }));
+        }
+        let tokens = self.queued.iter().chain(segment.block).copied().collect();
+        Ok(Share { at, tokens, rows, view: self.view })
+    }
 }
 
-/// Number, state, new tokens, wanted rows, visibility.
-type Pass = (usize, Sequence, Vec<u32>, Vec<usize>, View);
+fn unknown(sequence: usize) -> Error {
+    Error::Request(format!("sequence {sequence} was not begun, or has been released"))
+}
 
+fn model_view(view: View) -> ModelView {
+    match view {
+        View::Blocks { block_size } => ModelView::BlockCausal { block_size },
+        View::Causal => ModelView::Causal,
+    }
+}
+
+/// Logits as they can be read in place: those of a model on the CPU are as they are.
 fn on_cpu(logits: &Tensor) -> Result<Tensor> {
-    logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)
+    Ok(logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?)
+}
+
+/// Reads logits that are [`on_cpu`] row by row, where they are. logits: [rows, vocab].
+fn each_row(logits: &Tensor, read: &mut dyn FnMut(&[f32])) -> Result<()> {
+    let (_, vocab) = logits.dims2()?;
+    let (storage, layout) = logits.storage_and_layout();
+    let (Storage::Cpu(cpu), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
+        return Err(Error::Request("logits that are not on the cpu can't be read".into()));
+    };
+    cpu.as_slice::<f32>()?[start..end].chunks_exact(vocab.max(1)).for_each(read);
+    Ok(())
 }
 
 impl Denoiser for Session {
-    fn prefill(&mut self, sequence: usize, tokens: &[u32], block_size: usize) -> Result<()> {
+    type Error = Error;
+
+    fn prefill(&mut self, sequence: usize, tokens: &[u32], view: View) -> Result<()> {
         let began = Instant::now();
-        let size = NonZeroUsize::new(block_size)
-            .ok_or_else(|| Error::msg("a block of 0 tokens can't be prefilled"))?;
-        let held = match self.remembers {
-            true => self.rewind(sequence, tokens, View::BlockCausal { block_size: size })?,
-            false => 0,
+        let view = model_view(view);
+        let at = match self.find(sequence) {
+            Ok(at) if self.sequences[at].in_use => {
+                return Err(Error::Request(format!("sequence {sequence} was begun already")));
+            }
+            Ok(at) => at,
+            Err(at) => {
+                self.sequences.insert(at, Sequence::new(sequence, &self.model, view)?);
+                at
+            }
         };
-        let mut state = self.take(sequence)?;
-        state.block_size = size;
+        // The last token is read again for the logits behind it.
+        let causal = view == ModelView::Causal;
+        let read = tokens.len().saturating_sub(usize::from(causal));
+        let shifted = self.model.logit_shift();
+        let state = &mut self.sequences[at];
+        let held = state.rewind(&tokens[..read], view, shifted);
+        (state.in_use, state.begun) = (true, !causal);
         state.queued.extend_from_slice(&tokens[held..]);
-        self.sequences.insert(sequence, state);
-        self.flush(sequence)?;
+        if !causal && let Err(error) = self.flush(at) {
+            self.release(sequence);
+            return Err(error);
+        }
         self.prefill_seconds += began.elapsed().as_secs_f64();
         Ok(())
     }
 
-    fn denoise(&mut self, lanes: &[Lane<'_>]) -> Result<Tensor> {
-        let shift = usize::from(self.model.logit_shift());
-        let mut passes = Vec::with_capacity(lanes.len());
-        for lane in lanes {
-            let state = self.take(lane.sequence)?;
-            let queued = state.queued.len();
-            let tokens = state.queued.iter().chain(lane.block).copied().collect();
-            // Under a shifted head each token is read off the row before it, if this pass has that row.
-            let rows = lane.rows.iter().map(|r| r + queued).filter(|r| *r >= shift);
-            let rows = rows.map(|r| r - shift).collect();
-            let view = View::BlockCausal { block_size: state.block_size };
-            passes.push((lane.sequence, state, tokens, rows, view));
+    fn denoise(&mut self, segments: &[Segment<'_>], read: &mut dyn FnMut(&[f32])) -> Result<()> {
+        let began = Instant::now();
+        let shifted = self.model.logit_shift();
+        let mut shares = Vec::with_capacity(segments.len());
+        for segment in segments {
+            let at = self.place(segment.sequence)?;
+            shares.push(self.sequences[at].share(at, segment, shifted)?);
         }
-        let (logits, passes) = self.pass(passes)?;
-        let logits = logits.map(|logits| on_cpu(&logits)).transpose()?;
-        let (mut parts, mut row) = (Vec::new(), 0);
-        for ((number, mut state, _, rows, _), lane) in passes.into_iter().zip(lanes) {
-            let queued = std::mem::take(&mut state.queued);
-            state.keep(&queued)?;
-            if shift == 1 && lane.rows.first() == Some(&0) {
-                match (&logits, queued.is_empty()) {
-                    (Some(logits), false) => state.boundary = Some(logits.narrow(0, row, 1)?),
-                    _ => parts.push(state.boundary.clone().ok_or_else(|| {
-                        Error::msg(
-                            "a shifted head can't write the first token of a text; give a prompt",
-                        )
-                    })?),
-                }
+        let only_prompts = shares.iter().all(|share| !self.sequences[share.at].begun);
+        let logits = self.pass(&shares)?;
+        if only_prompts {
+            self.prefill_seconds += began.elapsed().as_secs_f64();
+        }
+
+        let mut first = 0;
+        for (share, segment) in shares.iter().zip(segments) {
+            let state = &mut self.sequences[share.at];
+            let count = share.rows.len();
+            let rows = match &logits {
+                Some(logits) if count > 0 => Some(logits.narrow(0, first, count)?),
+                _ => None,
+            };
+            first += count;
+            if count < segment.rows.len()
+                && let Some(boundary) = &state.boundary
+            {
+                each_row(boundary, read)?;
             }
-            if let (Some(logits), true) = (&logits, !rows.is_empty()) {
-                parts.push(logits.narrow(0, row, rows.len())?);
+            if let Some(rows) = &rows {
+                each_row(rows, read)?;
             }
-            row += rows.len();
-            self.sequences.insert(number, state);
+            // The row at the last finished token is the first that was read, if its successor was asked for.
+            let is_read = state.shift(shifted) == 1 && segment.rows.first() == Some(&0);
+            let boundary = rows.filter(|_| is_read).map(|rows| rows.narrow(0, 0, 1)).transpose()?;
+            state.keep_queued(boundary)?;
         }
-        match parts.len() {
-            0 => bail!("a pass without a wanted row"),
-            1 => Ok(parts.remove(0)),
-            _ if shift == 0 => logits.ok_or_else(|| Error::msg("a pass without a wanted row")),
-            _ => Tensor::cat(&parts, 0),
-        }
+        Ok(())
     }
 
-    fn commit(&mut self, sequence: usize, block: &[u32]) -> Result<()> {
-        let mut state = self.take(sequence)?;
-        state.queued.extend_from_slice(block);
-        self.sequences.insert(sequence, state);
-        if self.fused { Ok(()) } else { self.flush(sequence) }
+    fn commit(&mut self, sequence: usize, tokens: &[u32]) -> Result<()> {
+        let at = self.place(sequence)?;
+        let state = &mut self.sequences[at];
+        state.queued.extend_from_slice(tokens);
+        if self.fused || state.view == ModelView::Causal { Ok(()) } else { self.flush(at) }
     }
 
+    fn release(&mut self, sequence: usize) {
+        let Ok(at) = self.find(sequence) else { return };
+        if self.remembers {
+            self.sequences[at].forget_unfinished();
+            self.sequences[at].in_use = false;
+        } else {
+            self.sequences.remove(at);
+        }
+    }
+}
+
+impl Speculative for Session {
     fn speculate(
         &mut self,
         sequence: usize,
         draft: &[u32],
-        block_size: usize,
         mask_id: u32,
-    ) -> Result<Tensor> {
-        let Some(size) =
-            NonZeroUsize::new(block_size).filter(|b| draft.len().is_multiple_of(b.get()))
-        else {
-            bail!("a draft of {} tokens is no whole number of blocks of {block_size}", draft.len())
+        read: &mut dyn FnMut(&[f32]),
+    ) -> Result<()> {
+        let at = self.place(sequence)?;
+        let Sequence { queued, view, .. } = &self.sequences[at];
+        let ModelView::BlockCausal { block_size } = *view else {
+            let reason = "drafts are verified under block-causal attention only";
+            return Err(Error::Request(reason.into()));
         };
+        if draft.is_empty() || !draft.len().is_multiple_of(block_size.get()) {
+            let (tokens, size) = (draft.len(), block_size);
+            let reason =
+                format!("a draft of {tokens} tokens is no whole number of blocks of {size}");
+            return Err(Error::Request(reason));
+        }
         if self.model.logit_shift() {
-            bail!("drafts are not verified under a shifted head; decode without a draft")
+            let reason = "drafts are not verified under a shifted head; decode without a draft";
+            return Err(Error::Request(reason.into()));
         }
-        let mut state = self.take(sequence)?;
-        let queued = std::mem::take(&mut state.queued);
         let masks = std::iter::repeat_n(mask_id, draft.len());
-        let tokens = masks.chain(queued.iter().copied()).chain(draft.iter().copied()).collect();
-        let view = View::Speculative { block_size: size, queued: queued.len(), draft: draft.len() };
-        let rows = (0..draft.len()).collect();
-        let (logits, mut lanes) = self.pass(vec![(sequence, state, tokens, rows, view)])?;
-        let (_, mut state, ..) = lanes.remove(0);
-        state.pending =
-            Some(Pending { draft: draft.len(), finished: [&queued[..], draft].concat() });
-        self.sequences.insert(sequence, state);
-        match logits {
-            Some(logits) => on_cpu(&logits),
-            None => bail!("a draft without tokens"),
-        }
+        let finished = [queued, draft].concat();
+        let tokens = masks.chain(finished.iter().copied()).collect();
+        let (queued, draft) = (queued.len(), draft.len());
+        let view = ModelView::Speculative { block_size, queued, draft };
+        let rows = (0..draft).collect();
+        let logits = self.pass(&[Share { at, tokens, rows, view }])?;
+        let state = &mut self.sequences[at];
+        state.queued.clear();
+        state.pending = Some(Pending { draft, finished });
+        logits.map_or(Ok(()), |logits| each_row(&logits, read))
     }
 
     fn accept(&mut self, sequence: usize, tokens: usize) -> Result<()> {
-        let mut state = self.take(sequence)?;
+        let at = self.place(sequence)?;
+        let state = &mut self.sequences[at];
         match state.pending.take() {
             Some(Pending { draft, finished }) if tokens <= draft => {
                 let kept = finished.len() - draft + tokens;
-                state.cache.keep(draft..draft + kept).map_err(Error::wrap)?;
+                state.cache.keep(draft..draft + kept)?;
                 state.cached.extend_from_slice(&finished[..kept]);
-                self.sequences.insert(sequence, state);
                 Ok(())
             }
-            Some(Pending { draft, .. }) => {
-                bail!("{tokens} tokens of a draft of {draft} can't be accepted")
+            Some(Pending { draft, .. }) => Err(Error::Request(format!(
+                "{tokens} tokens of a draft of {draft} can't be accepted"
+            ))),
+            None => {
+                let reason = "nothing was speculated, so nothing can be accepted";
+                Err(Error::Request(reason.into()))
             }
-            None => bail!("nothing was speculated, so nothing can be accepted"),
         }
     }
+}
 
-    fn release(&mut self, sequence: usize) {
-        if !self.remembers {
-            self.sequences.remove(&sequence);
-        } else if let Some(state) = self.sequences.get_mut(&sequence) {
-            state.forget_unfinished();
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_of_any_float_type_and_layout_are_read() {
+        let columns: Vec<f32> = (0..36).map(|i| ((i * 7) % 36) as f32).collect();
+        let transposed = Tensor::from_vec(columns, (9, 4), &Device::Cpu).unwrap().t().unwrap();
+        let read = |logits: &Tensor| {
+            let mut rows = Vec::new();
+            each_row(&on_cpu(logits).unwrap(), &mut |row| rows.push(row.to_vec())).unwrap();
+            rows
+        };
+        let expected = transposed.to_vec2::<f32>().unwrap();
+        assert_eq!(read(&transposed), expected);
+        assert_eq!(read(&transposed.to_dtype(DType::F64).unwrap()), expected);
+        let taller = Tensor::cat(&[&transposed, &transposed], 0).unwrap();
+        assert_eq!(read(&taller.narrow(0, 4, 4).unwrap()), expected);
+        assert!(each_row(&transposed, &mut |_| {}).is_err(), "not in rows");
     }
 }

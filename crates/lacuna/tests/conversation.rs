@@ -21,7 +21,7 @@ fn block(size: usize) -> NonZeroUsize {
 }
 
 fn remembering(model: &Model) -> Session {
-    Session::new(Arc::clone(&model.transformer), block(4)).remembering()
+    Session::new(Arc::clone(&model.transformer)).remembering()
 }
 
 fn answer(

@@ -50,8 +50,7 @@ fn reference_mode_equals_every_recorded_case() {
         let id = &case["id"];
         let (prompt, settings) = settings(case);
         let model = &models[case["model"].as_str().unwrap()];
-        let block_size = NonZeroUsize::new(settings.block_length).unwrap();
-        let mut session = Session::new(Arc::clone(&model.transformer), block_size).unfused();
+        let mut session = Session::new(Arc::clone(&model.transformer)).unfused();
         let output =
             reference::generate(&mut session, &prompt, &settings, |_| ControlFlow::Continue(()));
         if case["expect"].get("refused_with").is_some() {
@@ -96,7 +95,7 @@ fn the_default_mode_writes_the_same_tokens_in_fewer_passes() {
             None => request.steps = NonZeroUsize::new(settings.steps),
         }
         request.eos_ids = settings.eos_id.into_iter().collect();
-        let mut session = Session::new(Arc::clone(&model.transformer), block_size);
+        let mut session = Session::new(Arc::clone(&model.transformer));
         let generation = generate(&mut session, request, |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(generation.tokens, expected[prompt.len()..], "case {}", case["id"]);
         assert_eq!(generation.tokens.len(), new_tokens);
@@ -119,7 +118,7 @@ fn a_cached_fused_decode_equals_one_without_any_cache() {
     for len in [3usize, 8, 13] {
         let prompt: Vec<u32> = (0..len as u32).map(|i| 17 + i * 31 % 400).collect();
         let request = Request::new(prompt.clone(), 24, four, MASK);
-        let mut session = Session::new(Arc::clone(&model.transformer), four);
+        let mut session = Session::new(Arc::clone(&model.transformer));
         let cached = generate(&mut session, request, |_| ControlFlow::Continue(())).unwrap();
         // Each refinement from the whole canvas: the most confident masked position of the first open block.
         let mut canvas = prompt.clone();

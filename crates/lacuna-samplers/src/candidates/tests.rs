@@ -86,7 +86,7 @@ proptest! {
         let site = Site { request: 0, position, refinement, forbidden: &forbidden, seen: &seen };
         let (token, confidence) = pick_slowly(&row, &sampling, site);
         let needs = Needs { margin: true, entropy: true, uniform: true };
-        let fast = Picker::default().pick(&row, &sampling, needs, site).unwrap();
+        let fast = CandidateSampler::default().pick(&row, &sampling, needs, site).unwrap();
         prop_assert_eq!(fast.token as usize, token);
         // rows.rs: under 1e-6 + 2⁻²⁴·E|d|.
         prop_assert!((fast.confidence / confidence - 1.0).abs() < 1.6e-6);
@@ -110,7 +110,8 @@ fn tokens_come_out_as_often_as_softmax_says() {
     let draws = 20_000;
     for seed in 0..draws {
         let sampling = Sampling { temperature, seed, ..Sampling::default() };
-        let picked = Picker::default().pick(&row, &sampling, Needs::default(), site(&[])).unwrap();
+        let picked =
+            CandidateSampler::default().pick(&row, &sampling, Needs::default(), site(&[])).unwrap();
         counts[picked.token as usize] += 1;
     }
     for (count, weight) in counts.iter().zip(weights) {
@@ -125,20 +126,30 @@ fn tokens_come_out_as_often_as_softmax_says() {
 fn logits_that_are_no_numbers_are_an_error() {
     for bad in [f32::NAN, f32::INFINITY] {
         let row = [0.0, bad, 1.0];
-        let error = Picker::default()
+        let error = CandidateSampler::default()
             .pick(&row, &Sampling::default(), Needs::default(), site(&[]))
             .unwrap_err();
         assert!(error.to_string().contains("position 7 hold"), "{error}");
     }
     let nothing = [f32::NEG_INFINITY; 4];
     assert!(matches!(
-        Picker::default().pick(&nothing, &Sampling::default(), Needs::default(), site(&[])),
+        CandidateSampler::default().pick(
+            &nothing,
+            &Sampling::default(),
+            Needs::default(),
+            site(&[])
+        ),
         Err(SamplerError::NothingAllowed { request: 3, position: 7 })
     ));
     for temperature in [0.0, 1.0] {
         let sampling = Sampling { temperature, ..Sampling::default() };
         assert!(matches!(
-            Picker::default().pick(&[1.0, 2.0], &sampling, Needs::default(), site(&[0, 1])),
+            CandidateSampler::default().pick(
+                &[1.0, 2.0],
+                &sampling,
+                Needs::default(),
+                site(&[0, 1])
+            ),
             Err(SamplerError::NothingAllowed { .. })
         ));
     }
@@ -148,7 +159,7 @@ fn logits_that_are_no_numbers_are_an_error() {
 fn equal_logits_go_to_the_lowest_id() {
     let row = vec![1.5f32; 300];
     let pick = |forbidden: &[u32]| {
-        Picker::default()
+        CandidateSampler::default()
             .pick(&row, &Sampling::default(), Needs::default(), site(forbidden))
             .unwrap()
             .token
@@ -160,13 +171,15 @@ fn equal_logits_go_to_the_lowest_id() {
 #[test]
 fn a_very_low_temperature_is_greedy() {
     let row: Vec<f32> = (0..700).map(|i| ((i * 37) % 700) as f32 * 0.01).collect();
-    let greedy =
-        Picker::default().pick(&row, &Sampling::default(), Needs::default(), site(&[])).unwrap();
+    let greedy = CandidateSampler::default()
+        .pick(&row, &Sampling::default(), Needs::default(), site(&[]))
+        .unwrap();
     for temperature in [1e-300, 1e-40, 1e-9] {
         for top_p in [None, Some(0.9)] {
             let sampling = Sampling { temperature, top_p, ..Sampling::default() };
-            let cold =
-                Picker::default().pick(&row, &sampling, Needs::default(), site(&[])).unwrap();
+            let cold = CandidateSampler::default()
+                .pick(&row, &sampling, Needs::default(), site(&[]))
+                .unwrap();
             assert_eq!(cold, greedy);
         }
     }

@@ -4,12 +4,38 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Result, Tensor, bail};
-use lacuna_samplers::{Denoiser, Lane};
+use lacuna_samplers::{Denoiser, Segment, Speculative, View};
 
 pub(crate) const VOCAB: usize = 23;
 pub(crate) const MASK: u32 = 5;
 pub(crate) const EOS: u32 = 2;
+
+/// Why the scripted denoiser failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Broken(pub(crate) &'static str);
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// What one sequence fails with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failing {
+    /// Its prefill.
+    Prefill,
+    /// Every pass that it takes part in, once so many tokens are committed.
+    Denoise(usize),
+    /// Its logits, which are NaN from then on.
+    NotANumber(usize),
+    /// Its logits, which are all -inf from then on.
+    Nothing(usize),
+    /// A commit that brings it beyond so many tokens.
+    Commit(usize),
+}
 
 /// Logits at a position depend on (committed tokens, block content, position) and nothing else.
 #[derive(Clone, Debug)]
@@ -23,8 +49,10 @@ pub(crate) struct Scripted {
     /// Of a hundred positions, how many are sure of their favourite.
     sure_percent: u64,
     committed: HashMap<usize, Vec<u32>>,
+    views: HashMap<usize, View>,
     pending: HashMap<usize, Vec<u32>>,
-    /// (sequence, committed tokens, block) of every lane of every pass.
+    failing: HashMap<usize, Failing>,
+    /// (sequence, committed tokens, block) of every segment of every pass.
     pub(crate) seen: Vec<(usize, Vec<u32>, Vec<u32>)>,
     pub(crate) passes: usize,
     pub(crate) prefills: usize,
@@ -41,7 +69,9 @@ impl Scripted {
             mask_percent: 0,
             sure_percent: 25,
             committed: HashMap::new(),
+            views: HashMap::new(),
             pending: HashMap::new(),
+            failing: HashMap::new(),
             seen: Vec::new(),
             passes: 0,
             prefills: 0,
@@ -67,6 +97,11 @@ impl Scripted {
 
     pub(crate) fn with_sureness(mut self, percent: u64) -> Self {
         self.sure_percent = percent;
+        self
+    }
+
+    pub(crate) fn with_failing(mut self, sequence: usize, failing: Failing) -> Self {
+        self.failing.insert(sequence, failing);
         self
     }
 
@@ -103,8 +138,14 @@ impl Scripted {
         row
     }
 
+    /// The committed tokens of a sequence that was begun.
     fn of(&self, sequence: usize) -> &[u32] {
-        self.committed.get(&sequence).map_or(&[], Vec::as_slice)
+        self.committed.get(&sequence).expect("a sequence that was begun")
+    }
+
+    fn fails(&self, sequence: usize, how: fn(usize) -> Failing) -> bool {
+        let tokens = self.committed.get(&sequence).map_or(0, Vec::len);
+        (0..=tokens).any(|since| self.failing.get(&sequence) == Some(&how(since)))
     }
 }
 
@@ -115,67 +156,101 @@ fn mix(state: u64, word: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-fn tensor(rows: Vec<Vec<f32>>) -> Result<Tensor> {
-    Tensor::new(rows, &Device::Cpu)
-}
-
 impl Denoiser for Scripted {
-    fn prefill(&mut self, sequence: usize, tokens: &[u32], block_size: usize) -> Result<()> {
-        assert!(!tokens.is_empty() && tokens.len().is_multiple_of(block_size));
+    type Error = Broken;
+
+    fn prefill(&mut self, sequence: usize, tokens: &[u32], view: View) -> Result<(), Broken> {
+        assert!(tokens.len().is_multiple_of(view.block_size().get()));
         assert!(!self.committed.contains_key(&sequence), "prefill of a used sequence");
         self.prefills += 1;
+        if self.failing.get(&sequence) == Some(&Failing::Prefill) {
+            return Err(Broken("no room for the prompt"));
+        }
         self.committed.insert(sequence, tokens.to_vec());
+        self.views.insert(sequence, view);
         Ok(())
     }
 
-    fn denoise(&mut self, lanes: &[Lane<'_>]) -> Result<Tensor> {
-        self.passes += 1;
-        self.widest = self.widest.max(lanes.len());
-        let mut rows = Vec::new();
-        for lane in lanes {
-            assert!(!lane.rows.is_empty() && lane.rows.is_sorted());
-            assert!(!self.pending.contains_key(&lane.sequence), "a draft is pending");
-            let committed = self.of(lane.sequence).to_vec();
-            rows.extend(lane.rows.iter().map(|&row| self.row(&committed, lane.block, row)));
-            self.seen.push((lane.sequence, committed, lane.block.to_vec()));
-        }
-        tensor(rows)
-    }
-
-    fn commit(&mut self, sequence: usize, block: &[u32]) -> Result<()> {
-        self.commits += 1;
-        self.committed.entry(sequence).or_default().extend_from_slice(block);
-        Ok(())
-    }
-
-    fn speculate(
+    fn denoise(
         &mut self,
-        sequence: usize,
-        draft: &[u32],
-        block_size: usize,
-        mask_id: u32,
-    ) -> Result<Tensor> {
-        assert!(!draft.is_empty() && draft.len().is_multiple_of(block_size));
+        segments: &[Segment<'_>],
+        read: &mut dyn FnMut(&[f32]),
+    ) -> Result<(), Broken> {
         self.passes += 1;
-        let mut committed = self.of(sequence).to_vec();
-        let masked = vec![mask_id; block_size];
-        let mut rows = Vec::new();
-        for block in draft.chunks(block_size) {
-            rows.extend((0..block_size).map(|row| self.row(&committed, &masked, row)));
-            committed.extend_from_slice(block);
+        self.widest = self.widest.max(segments.len());
+        for segment in segments {
+            let Segment { sequence, view, rows, .. } = *segment;
+            assert!(!rows.is_empty() && rows.is_sorted());
+            assert!(!self.pending.contains_key(&sequence), "a draft is pending");
+            assert_eq!(self.views[&sequence], view);
+            let committed = self.of(sequence).to_vec();
+            // What follows under the causal view is what stands in a masked block of one.
+            let block = match view {
+                View::Blocks { .. } => segment.block,
+                View::Causal => {
+                    assert!(segment.block.is_empty() && rows == [0] && !committed.is_empty());
+                    &[MASK]
+                }
+            };
+            if self.fails(sequence, Failing::Denoise) {
+                return Err(Broken("the pass is too long"));
+            }
+            for &row in rows {
+                let mut row = self.row(&committed, block, row);
+                if self.fails(sequence, Failing::NotANumber) {
+                    row[7] = f32::NAN;
+                } else if self.fails(sequence, Failing::Nothing) {
+                    row.fill(f32::NEG_INFINITY);
+                }
+                read(&row);
+            }
+            self.seen.push((sequence, committed, block.to_vec()));
         }
-        self.pending.insert(sequence, draft.to_vec());
-        tensor(rows)
+        Ok(())
     }
 
-    fn accept(&mut self, sequence: usize, tokens: usize) -> Result<()> {
-        let Some(draft) = self.pending.remove(&sequence) else { bail!("no draft is pending") };
-        self.committed.entry(sequence).or_default().extend_from_slice(&draft[..tokens]);
-        Ok(())
+    fn commit(&mut self, sequence: usize, tokens: &[u32]) -> Result<(), Broken> {
+        self.commits += 1;
+        let committed = self.committed.get_mut(&sequence).expect("a sequence that was begun");
+        committed.extend_from_slice(tokens);
+        match self.failing.get(&sequence) {
+            Some(Failing::Commit(most)) if committed.len() > *most => Err(Broken("no room left")),
+            _ => Ok(()),
+        }
     }
 
     fn release(&mut self, sequence: usize) {
         self.committed.remove(&sequence);
+        self.views.remove(&sequence);
         self.pending.remove(&sequence);
+    }
+}
+
+impl Speculative for Scripted {
+    fn speculate(
+        &mut self,
+        sequence: usize,
+        draft: &[u32],
+        mask_id: u32,
+        read: &mut dyn FnMut(&[f32]),
+    ) -> Result<(), Broken> {
+        let block_size = self.views[&sequence].block_size().get();
+        assert!(!draft.is_empty() && draft.len().is_multiple_of(block_size));
+        self.passes += 1;
+        let mut committed = self.of(sequence).to_vec();
+        let masked = vec![mask_id; block_size];
+        for block in draft.chunks(block_size) {
+            (0..block_size).for_each(|row| read(&self.row(&committed, &masked, row)));
+            committed.extend_from_slice(block);
+        }
+        self.pending.insert(sequence, draft.to_vec());
+        Ok(())
+    }
+
+    fn accept(&mut self, sequence: usize, tokens: usize) -> Result<(), Broken> {
+        let draft = self.pending.remove(&sequence).ok_or(Broken("no draft is pending"))?;
+        let committed = self.committed.get_mut(&sequence).expect("a sequence that was begun");
+        committed.extend_from_slice(&draft[..tokens]);
+        Ok(())
     }
 }

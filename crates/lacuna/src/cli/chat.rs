@@ -142,8 +142,7 @@ impl<'a> Turns<'a> {
         {
             options.eos_ids = Some(model.answer_ends(format));
         }
-        let block = options.block_size.or(model.config().block_size()).unwrap_or(super::FOUR);
-        let session = Session::new(Arc::clone(&model.transformer), block).remembering();
+        let session = Session::new(Arc::clone(&model.transformer)).remembering();
         let trace = args.show.trace();
         let show = args.show.for_people(model);
         Ok(Self { args, show, model, options, session, trace, stopped: &|| false })

@@ -138,7 +138,7 @@ impl<'a> Film<'a> {
              ended by {}; the replay agrees",
             self.mode(),
             self.rule(),
-            settings.block_size,
+            settings.block_size(),
             tokens.len(),
             self.finish(),
         )
@@ -182,7 +182,7 @@ impl<'a> Film<'a> {
             "request": request,
             "mode": self.mode(),
             "rule": self.rule(),
-            "blockSize": settings.block_size,
+            "blockSize": settings.block_size(),
             "seed": settings.sampling.seed,
             "temperature": settings.sampling.temperature,
             "finish": self.finish(),
