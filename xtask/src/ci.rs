@@ -273,7 +273,7 @@ fn smoke() -> Result<Outcome> {
 
 /// The release binary, built if need be.
 pub(crate) fn lacuna() -> Result<PathBuf> {
-    cargo::build("lacuna", &["--locked", "--release", "--package", "lacuna", JOBS])
+    cargo::build("lacuna", &["--locked", "--release", "--package", "lacuna-cli", JOBS])
 }
 
 /// Whether `printed` is one JSON object in which every `path:type` of `keys` holds.
@@ -307,7 +307,7 @@ fn cuda_check() -> Result<Outcome> {
         return Ok(Outcome::Skipped("the stand-in for nvcc is a shell script"));
     }
     let target = cargo::target_dir()?.join("cuda-check");
-    let args = ["clippy", "--locked", "--package", "lacuna", "--features", "cuda"];
+    let args = ["clippy", "--locked", "--package", "lacuna-cli", "--features", "cuda"];
     passed(run(cargo(args)
         .args(["--all-targets", JOBS, "--", "-D", "warnings"])
         .env("NVCC", cargo::root().join("scripts/cuda/nvcc-none"))

@@ -12,7 +12,7 @@ const DEFAULT_RECIPE: &str = "recipes/tiny.toml";
 
 /// Builds `lacuna` in release and becomes `lacuna train` with these arguments.
 pub(crate) fn train(args: &[OsString]) -> Result<()> {
-    let mut build = vec!["--release", "--package", "lacuna", "--bin", "lacuna"];
+    let mut build = vec!["--release", "--package", "lacuna-cli", "--bin", "lacuna"];
     if asks_for_cuda(args) {
         build.extend(["--features", "cuda"]);
     }

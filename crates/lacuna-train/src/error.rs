@@ -80,6 +80,9 @@ pub enum TrainError {
     /// From the model or its weights.
     #[error(transparent)]
     Model(#[from] lacuna_model::ModelError),
+    /// From the scores of held-out text.
+    #[error(transparent)]
+    Likelihood(#[from] lacuna_likelihood::Error),
     /// From the corruption or the loss.
     #[error(transparent)]
     Objective(#[from] lacuna_objective::Error),

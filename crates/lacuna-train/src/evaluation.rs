@@ -2,11 +2,13 @@
 
 use lacuna_data::Window;
 use lacuna_data::stats::{Bigram, Unigram};
+use lacuna_likelihood::{
+    Blocks, Likelihood, Method, Scoring, Text, likelihood, scored_positions,
+};
 use lacuna_model::{Mode, Transformer};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::likelihood::{Blocks, Likelihood, Method, Scoring, likelihood, scored_positions};
 use crate::recipe::{ObjectiveKind, Recipe, Stage};
 use crate::setup::RunData;
 
@@ -81,6 +83,7 @@ pub fn evaluate(
     let stride = data.held_out.windows() / count;
     let windows: Vec<Window> =
         (0..count).map(|i| data.held_out.window(i * stride)).collect::<lacuna_data::Result<_>>()?;
+    let texts: Vec<Text<'_>> = windows.iter().map(text).collect();
     let methods: &[(ScoreName, Method)] = match (stage.objective, model.config().mode) {
         (ObjectiveKind::Autoregressive, _) => {
             &[(ScoreName::Autoregressive, Method::Autoregressive)]
@@ -107,15 +110,15 @@ pub fn evaluate(
             batch_size: 8,
         };
         let mut report = |done| progress(i * count + done, all);
-        scores.push((*name, likelihood(model, &windows, &scoring, &mut report)?));
+        scores.push((*name, likelihood(model, &texts, &scoring, &mut report)?));
     }
     let dataset = data.train.dataset();
     let (unigram, bigram) = (Unigram::count(dataset)?, Bigram::count(dataset)?);
     let lengths = data.tokenizer.token_bytes();
     let (mut by_unigram, mut by_bigram, mut bytes) =
         (Likelihood::default(), Likelihood::default(), 0);
-    for window in &windows {
-        let scored = scored_positions(window, recipe.data.document_mask);
+    for (window, text) in windows.iter().zip(&texts) {
+        let scored = scored_positions(text, recipe.data.document_mask);
         for i in (1..scored.len()).filter(|i| scored[*i]) {
             let (previous, token) = (window.tokens[i - 1], window.tokens[i]);
             by_unigram.nats -= unigram.probability(token).ln();
@@ -128,4 +131,9 @@ pub fn evaluate(
     scores.push((ScoreName::Unigram, by_unigram));
     scores.push((ScoreName::Bigram, by_bigram));
     Ok(Some(Evaluation { scores, windows: count, bytes }))
+}
+
+fn text(window: &Window) -> Text<'_> {
+    let Window { tokens, eligible, documents } = window;
+    Text { tokens, eligible, documents }
 }

@@ -23,7 +23,7 @@
 //! - [`run`]: its stages, one after the other, on the same weights; [`Event`] is what it tells meanwhile.
 //! - [`step()`]: forward, backward, clip, update.
 //! - [`StageObjective`], [`Example`]: from windows to supervised tokens.
-//! - [`likelihood()`]: exact, left-to-right, Monte-Carlo and autoregressive, of the same tokens.
+//! - [`evaluate`]: what a stage has learnt, on held-out text.
 //!
 //! It decodes nothing and prints nothing.
 
@@ -32,7 +32,6 @@
 mod checkpoint;
 mod error;
 mod evaluation;
-mod likelihood;
 mod metrics;
 mod objective;
 mod plot;
@@ -46,7 +45,6 @@ mod step;
 pub use checkpoint::{Progress, newest as newest_checkpoint};
 pub use error::{Result, TrainError};
 pub use evaluation::{Evaluation, ScoreName, evaluate};
-pub use likelihood::{Blocks, Likelihood, Method, Scoring, likelihood};
 pub use metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, MetricsWriter, StepMetrics, read_metrics};
 pub use objective::{Example, StageObjective, Target};
 pub use plot::draw as draw_plots;

@@ -5,9 +5,10 @@
 use candle_core::{DType, Device, Tensor};
 use lacuna_data::Window;
 use lacuna_kernels::{AdamW, AdamWConfig, AttentionMask, Parameter};
+use lacuna_likelihood::{Blocks, Method, Scoring, Text, likelihood};
 use lacuna_model::{Config, Transformer};
 use lacuna_train::{
-    Blocks, Method, ObjectiveKind, Recipe, RunData, Scoring, StageObjective, likelihood, step,
+    ObjectiveKind, Recipe, RunData, StageObjective, step,
 };
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -151,7 +152,11 @@ fn prompts_and_padding_are_never_masked_and_never_supervised() {
 fn score(model: &Transformer, window: &Window, method: Method, block_size: usize) -> f64 {
     let blocks = Blocks { block_size: NonZeroUsize::new(block_size).unwrap(), mask_id: MASK };
     let scoring = Scoring { method, blocks: Some(blocks), document_mask: false, batch_size: 3 };
-    likelihood(model, std::slice::from_ref(window), &scoring, &mut |_| {}).unwrap().nats
+    likelihood(model, &[text(window)], &scoring, &mut |_| {}).unwrap().nats
+}
+
+fn text(window: &Window) -> Text<'_> {
+    Text { tokens: &window.tokens, eligible: &window.eligible, documents: &window.documents }
 }
 
 fn short_window() -> Window {
@@ -230,7 +235,7 @@ fn the_exact_nelbo_is_the_mean_over_all_orders_and_monte_carlo_agrees() {
     let blocks = Blocks { block_size: four, mask_id: MASK };
     let method = Method::MonteCarlo { samples: 400, seed: 1 };
     let scoring = Scoring { method, blocks: Some(blocks), document_mask: false, batch_size: 50 };
-    let estimate = likelihood(&model, &[window], &scoring, &mut |_| {}).unwrap();
+    let estimate = likelihood(&model, &[text(&window)], &scoring, &mut |_| {}).unwrap();
     let error = estimate.standard_error.unwrap();
     assert!(
         error > 0.0 && (estimate.nats - exact).abs() < 4.0 * error,

@@ -9,48 +9,22 @@
 //! # Ok::<(), lacuna::Error>(())
 //! ```
 //!
-//! - [`Model`]: a checkpoint opened for use: transformer, tokenizer, mode.
-//! - [`Session`]: its sequences and their caches; what a sampler decodes on.
-//! - [`generate`]: a text continued, by block diffusion or autoregressively, as the checkpoint is.
-//! - [`edit`]: the same text in fewer passes, with an old version of it as draft.
-//! - [`convert`]: a checkpoint in another format, or as the start of block-diffusion training.
-//! - The crates below, whole: [`schedules`], [`data`], [`kernels`], [`model`], [`objective`], [`random`],
-//!   [`samplers`], [`train`].
+//! The crate to add for whoever wants all of lacuna under one name: it re-exports and holds nothing. Models are opened
+//! and decoded by [`engine`], whose names stand here too; the other crates are modules, whole: [`schedules`],
+//! [`random`], [`kernels`], [`data`], [`model`], [`objective`], [`samplers`], [`likelihood`], [`train`].
 //!
-//! It holds no method of its own: it joins what the crates below know.
+//! Not here: the program. `lacuna-cli` installs it.
 
 #![forbid(unsafe_code)]
 
 pub use lacuna_data as data;
+pub use lacuna_engine as engine;
+pub use lacuna_engine::*;
 pub use lacuna_kernels as kernels;
+pub use lacuna_likelihood as likelihood;
 pub use lacuna_model as model;
 pub use lacuna_objective as objective;
 pub use lacuna_random as random;
 pub use lacuna_samplers as samplers;
 pub use lacuna_schedules as schedules;
 pub use lacuna_train as train;
-
-mod convert;
-mod edit;
-mod error;
-mod generate;
-mod hub;
-mod memory;
-mod mode;
-mod open;
-mod session;
-mod text;
-
-pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffusion, convert};
-pub use edit::{Edited, edit};
-pub use error::{Error, Result};
-pub use generate::{
-    DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate, generate_in,
-    prompt_ids, trace_end, trace_header,
-};
-pub use hub::locate;
-pub use memory::{MemoryLimit, available_bytes};
-pub use mode::{mismatch as mode_mismatch, no_mask};
-pub use open::{Model, OpenOptions, select_device, usual_mask};
-pub use session::Session;
-pub use text::TokenText;

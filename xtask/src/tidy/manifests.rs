@@ -6,29 +6,73 @@ use super::{Tree, crate_of};
 
 /// One direction of dependency. A crate that is not here may not exist; `*` is everything.
 const MAY_USE: &[(&str, &[&str])] = &[
+    // Level 0: nothing of ours.
     ("lacuna-schedules", &[]),
+    ("lacuna-random", &[]),
     ("lacuna-kernels", &[]),
     ("lacuna-files", &[]),
-    ("lacuna-random", &[]),
-    ("lacuna-data", &["lacuna-files", "lacuna-random"]),
+    ("lacuna-sandbox", &["lacuna-files"]),
+    // Level 0b: a model's files.
+    ("lacuna-text", &["lacuna-files", "lacuna-random"]),
+    ("lacuna-checkpoint", &["lacuna-files", "lacuna-kernels", "lacuna-random"]),
+    // Level 1: they do not know each other.
+    ("lacuna-data", &["lacuna-files", "lacuna-random", "lacuna-text"]),
     ("lacuna-objective", &["lacuna-schedules", "lacuna-kernels", "lacuna-random"]),
-    ("lacuna-model", &["lacuna-files", "lacuna-kernels", "lacuna-random"]),
-    ("lacuna-samplers", &["lacuna-random"]),
     (
-        "lacuna-train",
+        "lacuna-model",
+        &["lacuna-checkpoint", "lacuna-files", "lacuna-kernels", "lacuna-random"],
+    ),
+    ("lacuna-samplers", &["lacuna-random"]),
+    // Level 1b: they join two of level 1.
+    (
+        "lacuna-likelihood",
+        &["lacuna-kernels", "lacuna-model", "lacuna-objective", "lacuna-random"],
+    ),
+    (
+        "lacuna-engine",
         &[
+            "lacuna-checkpoint",
             "lacuna-data",
             "lacuna-files",
             "lacuna-kernels",
             "lacuna-model",
+            "lacuna-random",
+            "lacuna-samplers",
+            "lacuna-text",
+        ],
+    ),
+    // Level 2: whole jobs.
+    (
+        "lacuna-train",
+        &[
+            "lacuna-checkpoint",
+            "lacuna-data",
+            "lacuna-files",
+            "lacuna-kernels",
+            "lacuna-likelihood",
+            "lacuna-model",
             "lacuna-objective",
             "lacuna-random",
             "lacuna-schedules",
+            "lacuna-text",
         ],
     ),
-    ("lacuna-eval", &["lacuna-data", "lacuna-samplers", "lacuna-objective"]),
-    ("lacuna-serve", &["lacuna-samplers", "lacuna-data"]),
+    (
+        "lacuna-eval",
+        &[
+            "lacuna-data",
+            "lacuna-engine",
+            "lacuna-files",
+            "lacuna-likelihood",
+            "lacuna-random",
+            "lacuna-sandbox",
+            "lacuna-text",
+        ],
+    ),
+    ("lacuna-serve", &["lacuna-engine", "lacuna-files", "lacuna-text"]),
+    // Level 3: what people add and run.
     ("lacuna", &["*"]),
+    ("lacuna-cli", &["*"]),
     ("lacuna-benches", &["*"]),
     ("xtask", &[]),
 ];
@@ -36,19 +80,29 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// What a crate may never know of, by the start of a dependency's name: what would let it.
 const MAY_NEVER_USE: &[(&str, &[&str])] = &[
     ("lacuna-schedules", &[""]),
-    ("lacuna-files", &["candle", "tokenizers"]),
     ("lacuna-random", &["candle", "tokenizers", "serde"]),
+    ("lacuna-files", &["candle", "tokenizers"]),
+    ("lacuna-text", &["candle", "zstd", "tar", "flate2", "memmap2"]),
     ("lacuna-data", &["candle"]),
     ("lacuna-kernels", &["tokenizers", "serde"]),
+    ("lacuna-checkpoint", &["tokenizers", "minijinja"]),
     ("lacuna-model", &["tokenizers"]),
     ("lacuna-objective", &["tokenizers", "serde"]),
     ("lacuna-samplers", &["candle", "tokenizers", "safetensors", "memmap2"]),
-    ("lacuna-train", &["clap", "anyhow"]),
+    ("lacuna-likelihood", &["tokenizers", "serde"]),
+    ("lacuna-engine", TERMINAL),
+    ("lacuna-train", TERMINAL),
+    ("lacuna-eval", TERMINAL),
+    ("lacuna-serve", TERMINAL),
+    ("lacuna", TERMINAL),
     ("xtask", &["candle", "tokenizers"]),
 ];
 
+/// What knows a terminal or a command line; only the program does.
+const TERMINAL: &[&str] = &["anyhow", "clap", "crossterm", "ctrlc", "indicatif", "rustyline"];
+
 /// Nothing uses these.
-const OUTSIDE: &[&str] = &["xtask", "lacuna-benches"];
+const OUTSIDE: &[&str] = &["xtask", "lacuna-benches", "lacuna-cli"];
 
 /// Invariants 1, 2, 3 and 8: the arrows between crates point one way.
 pub(super) fn directions(tree: &Tree) -> Vec<String> {

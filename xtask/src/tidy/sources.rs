@@ -22,7 +22,8 @@ const FILES: &[(&str, &str)] = &[
     ("crates/lacuna-train/src/plot", "loss.svg and loss.png"),
     ("crates/lacuna-train/src/run", "a run's folder and its lock"),
     ("crates/lacuna-train/src/record", "run.json and results.json"),
-    ("crates/lacuna/src/", "the binary"),
+    ("crates/lacuna-engine/src/", "models from the hub, and converted ones"),
+    ("crates/lacuna-cli/src/", "the program"),
 ];
 
 /// Where `Deserialize` may stand (invariant 5), by the start of a path.
@@ -93,7 +94,7 @@ fn libraries(tree: &Tree) -> impl Iterator<Item = (&str, &str)> {
 }
 
 fn is_binary(path: &str) -> bool {
-    path == "crates/lacuna/src/main.rs" || path.starts_with("crates/lacuna/src/cli")
+    path.starts_with("crates/lacuna-cli/")
 }
 
 /// Lines of library code (no comments, no tests) that hold one of the words, as `path:line: word`.
@@ -311,7 +312,7 @@ mod tests {
             told[0].starts_with("crates/lacuna-samplers/src/decoder.rs:2: `println!`"),
             "{told:?}"
         );
-        let binary = [("crates/lacuna/src/main.rs", "fn main() { println!(); }")];
+        let binary = [("crates/lacuna-cli/src/main.rs", "fn main() { println!(); }")];
         assert_eq!(prints(&Tree::of(&binary)), [""; 0]);
     }
 

@@ -1,11 +1,11 @@
 //! `results.json`: the scores of each stage, as they were measured.
 
+use lacuna_likelihood::Likelihood;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Progress;
 use crate::evaluation::{Evaluation, ScoreName};
-use crate::likelihood::Likelihood;
 use crate::plot::HeldOutPoint;
 use crate::run::Event;
 

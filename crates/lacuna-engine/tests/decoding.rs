@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-use lacuna::samplers::reference::{self, Settings};
-use lacuna::samplers::{FillRule, Request, SamplerError, generate};
-use lacuna::{Model, OpenOptions, Session};
+use lacuna_samplers::reference::{self, Settings};
+use lacuna_samplers::{FillRule, Request, SamplerError, generate};
+use lacuna_engine::{Model, OpenOptions, Session};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -128,7 +128,7 @@ fn a_cached_fused_decode_equals_one_without_any_cache() {
             let end = ((first / 4 + 1) * 4).min(canvas.len());
             let tokens =
                 candle_core::Tensor::new(&canvas[..end], &candle_core::Device::Cpu).unwrap();
-            let mask = lacuna::kernels::AttentionMask::BlockCausal { block_size: four };
+            let mask = lacuna_kernels::AttentionMask::BlockCausal { block_size: four };
             let transformer = &model.transformer;
             let hidden =
                 transformer.hidden(&tokens.unsqueeze(0).unwrap(), mask, None, None).unwrap();

@@ -1,6 +1,6 @@
 //! A checkpoint of the released model's size: does it open, say what it is, and run within a machine's memory?
 //!
-//! `cargo test --release -p lacuna --test eight_b -- --ignored --nocapture`: 17 GB of holes, read once.
+//! `cargo test --release -p lacuna-cli --test eight_b -- --ignored --nocapture`: 17 GB of holes, read once.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 #![cfg(target_os = "linux")]

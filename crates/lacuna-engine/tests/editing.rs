@@ -2,9 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-use lacuna::data::{Corpus, CorpusOptions};
-use lacuna::samplers::{Event, FillRule};
-use lacuna::{GenerateOptions, Model, OpenOptions, Prompt};
+use lacuna_data::{Corpus, CorpusOptions};
+use lacuna_samplers::{Event, FillRule};
+use lacuna_engine::{GenerateOptions, Model, OpenOptions, Prompt};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -68,7 +68,7 @@ fn fifty_edited_files_come_out_token_for_token_as_from_plain_decoding() {
     for (number, file) in files.into_iter().enumerate() {
         let prompt = Prompt::Ids(file);
         let mut refinements = Vec::new();
-        let plain = lacuna::generate(&model, prompt.clone(), &options, |event| {
+        let plain = lacuna_engine::generate(&model, prompt.clone(), &options, |event| {
             if let Event::Refinement(refinement) = event {
                 refinements.push(refinement.filled.clone());
             }
@@ -76,7 +76,7 @@ fn fifty_edited_files_come_out_token_for_token_as_from_plain_decoding() {
         .unwrap();
         let old = changed(&plain.tokens, number);
         let mut again = Vec::new();
-        let edited = lacuna::edit(&model, prompt, &old, &options, |event| {
+        let edited = lacuna_engine::edit(&model, prompt, &old, &options, |event| {
             if let Event::Refinement(refinement) = event {
                 again.push(refinement.filled.clone());
             }
@@ -104,9 +104,9 @@ fn a_draft_that_is_not_what_the_model_writes_changes_nothing() {
     for (tau, file) in [0.1, 0.5, 0.9, 1.0].into_iter().zip(files(&model, 120)) {
         let options = options(tau, 40);
         let prompt = Prompt::Ids(file.clone());
-        let plain = lacuna::generate(&model, prompt.clone(), &options, |_| {}).unwrap();
+        let plain = lacuna_engine::generate(&model, prompt.clone(), &options, |_| {}).unwrap();
         // The file itself, as `lacuna edit` gives it.
-        let edited = lacuna::edit(&model, prompt, &file, &options, |_| {}).unwrap();
+        let edited = lacuna_engine::edit(&model, prompt, &file, &options, |_| {}).unwrap();
         assert_eq!(edited.written.tokens, plain.tokens, "τ = {tau}");
         assert_eq!(edited.written.forwards + edited.passes_saved, plain.forwards, "τ = {tau}");
     }
@@ -121,12 +121,12 @@ fn only_block_diffusion_in_fused_mode_takes_drafts() {
         ..GenerateOptions::default()
     };
     let default = GenerateOptions::default();
-    let refused = lacuna::edit(&model(), vec![1], &[5], &autoregressive, |_| {}).unwrap_err();
+    let refused = lacuna_engine::edit(&model(), vec![1], &[5], &autoregressive, |_| {}).unwrap_err();
     assert!(refused.to_string().contains("drafts"), "{refused}");
     let reference =
-        GenerateOptions { mode: lacuna::DecodeMode::Reference, ..GenerateOptions::default() };
-    let refused = lacuna::edit(&model(), vec![1], &[5], &reference, |_| {}).unwrap_err();
+        GenerateOptions { mode: lacuna_engine::DecodeMode::Reference, ..GenerateOptions::default() };
+    let refused = lacuna_engine::edit(&model(), vec![1], &[5], &reference, |_| {}).unwrap_err();
     assert!(refused.to_string().contains("drafts"), "{refused}");
-    let refused = lacuna::edit(&model(), vec![1], &[99_999], &default, |_| {}).unwrap_err();
+    let refused = lacuna_engine::edit(&model(), vec![1], &[99_999], &default, |_| {}).unwrap_err();
     assert!(refused.to_string().contains("99999"), "{refused}");
 }

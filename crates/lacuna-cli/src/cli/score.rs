@@ -1,8 +1,7 @@
 use anyhow::Result;
 use indicatif::{HumanCount, HumanDuration};
-use lacuna::data::Window;
 use lacuna::model::Work;
-use lacuna::train::{Blocks, Likelihood, Method, Scoring, likelihood};
+use lacuna::likelihood::{Blocks, Likelihood, Method, Scoring, Text, likelihood};
 use lacuna::{Error, Model};
 use serde_json::json;
 use std::num::NonZeroUsize;
@@ -101,23 +100,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             tokens.len()
         );
     }
-    let window =
-        Window { eligible: vec![true; tokens.len()], documents: vec![tokens.len()], tokens };
+    let (eligible, documents) = (vec![true; tokens.len()], [tokens.len()]);
+    let texts = [Text { tokens: &tokens, eligible: &eligible, documents: &documents }];
     let scoring = Scoring { method, blocks, document_mask: false, batch_size: BATCH };
-    let windows = [window];
-    let passes = passes(&scoring, windows[0].tokens.len());
+    let passes = passes(&scoring, tokens.len());
     if passes > MANY_PASSES {
-        announce(&model, &windows, &scoring, passes)?;
+        announce(&model, &texts, &scoring, passes)?;
     }
     // Rows of a batch share a pass, and the clean text is read once.
     let runs = passes.div_ceil(BATCH as u64) + u64::from(passes > 1);
     let what = format!(
         "scoring {} tokens, {} passes",
-        count(windows[0].tokens.len()),
+        count(tokens.len()),
         count(passes as usize)
     );
     let progress = Progress::passes(what, &model, runs);
-    let score = likelihood(&model.transformer, &windows, &scoring, &mut |_| {})?;
+    let score = likelihood(&model.transformer, &texts, &scoring, &mut |_| {})?;
     drop(progress);
     print(&score, bytes, args.json)
 }
@@ -168,11 +166,11 @@ fn passes(scoring: &Scoring, tokens: usize) -> u64 {
 }
 
 /// Says what a long score takes, and what would be shorter. The time is that of a few passes on the same text.
-fn announce(model: &Model, windows: &[Window], scoring: &Scoring, passes: u64) -> Result<()> {
+fn announce(model: &Model, texts: &[Text<'_>], scoring: &Scoring, passes: u64) -> Result<()> {
     let few = Scoring { method: Method::MonteCarlo { samples: BATCH, seed: 0 }, ..*scoring };
     let timing = Progress::passes("timing a few passes", model, 2);
     let began = Instant::now();
-    likelihood(&model.transformer, windows, &few, &mut |_| {})?;
+    likelihood(&model.transformer, texts, &few, &mut |_| {})?;
     let seconds = began.elapsed().as_secs_f64() * (passes as f64 / BATCH as f64);
     drop(timing);
     let time = match Duration::try_from_secs_f64(seconds) {

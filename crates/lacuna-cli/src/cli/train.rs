@@ -294,7 +294,7 @@ fn table(evaluations: &[(String, Evaluation)]) -> String {
         "\nheld-out text: {} windows, {tokens} tokens, {} bytes\n\n{:<44} {:>10} {:>10}\n",
         last.windows, last.bytes, "", "nats/token", "bits/byte"
     );
-    let mut line = |label: String, score: &lacuna::train::Likelihood, bytes: u64| {
+    let mut line = |label: String, score: &lacuna::likelihood::Likelihood, bytes: u64| {
         let (nats, bits) = (score.nats_per_token(), score.bits_per_byte(bytes));
         text.push_str(&format!("{label:<44} {nats:>10.3} {bits:>10.3}\n"));
     };

@@ -1,13 +1,13 @@
 //! The tokenizer released with Stable-DiffCoder, which is not in the repository, from end to end:
-//! `LACUNA_DIFFCODER_TOKENIZER=…/tokenizer.json cargo test -p lacuna --test released_tokenizer -- --ignored`.
+//! `LACUNA_DIFFCODER_TOKENIZER=…/tokenizer.json cargo test -p lacuna-engine --test released_tokenizer -- --ignored`.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use candle_core::{DType, Device};
-use lacuna::data::chat::{Message, RenderOptions};
-use lacuna::data::fim::Fim;
-use lacuna::model::{Config, Mode, Transformer};
-use lacuna::{ConvertOptions, Model, OpenOptions};
+use lacuna_data::chat::{Message, RenderOptions};
+use lacuna_data::fim::Fim;
+use lacuna_model::{Config, Mode, Transformer};
+use lacuna_engine::{ConvertOptions, Model, OpenOptions};
 use std::path::Path;
 
 /// A small model with the released configuration's vocabulary and ids, and the tokenizer beside it.
@@ -36,7 +36,7 @@ fn text_chat_and_holes_are_written_with_the_released_ids_in_both_formats() {
     let dir = tempfile::tempdir().unwrap();
     checkpoint(dir.path(), 155_136);
     let gguf = dir.path().join("m.gguf");
-    lacuna::convert(dir.path(), &gguf, &ConvertOptions::default(), &|_, _| {}).unwrap();
+    lacuna_engine::convert(dir.path(), &gguf, &ConvertOptions::default(), &|_, _| {}).unwrap();
     for path in [dir.path(), &gguf] {
         let model = Model::open(path, &OpenOptions::default()).unwrap();
         let tokenizer = model.tokenizer().unwrap();
@@ -70,7 +70,7 @@ fn text_chat_and_holes_are_written_with_the_released_ids_in_both_formats() {
             [125, 124, 126].map(|id| prompt.iter().position(|other| *other == id).unwrap());
         assert!(places.is_sorted() && places[2] == prompt.len() - 1, "{prompt:?}");
 
-        let written = lacuna::generate(&model, "fn main() {", &Default::default(), |_| {}).unwrap();
+        let written = lacuna_engine::generate(&model, "fn main() {", &Default::default(), |_| {}).unwrap();
         assert!(!written.tokens.contains(&5), "MASK is never written");
     }
     // Fewer rows than tokens: not this tokenizer's model.

@@ -1,8 +1,6 @@
-//! The likelihood of windows under a model: next-token, exact block NELBO, in-block left-to-right,
-//! Monte-Carlo, all of the same tokens (paper §3, "Likelihood").
+//! Every method's passes over one text, and the sums of what they give.
 
 use candle_core::Tensor;
-use lacuna_data::Window;
 use lacuna_model::{CleanWindow, Transformer};
 use lacuna_objective::{
     BlockSums, MonteCarlo, Pass, Row, Scored, document_block_ranges, exact_passes,
@@ -12,7 +10,7 @@ use lacuna_random::{Purpose, stream};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How a likelihood is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +44,9 @@ pub struct Blocks {
 pub struct Likelihood {
     /// −log p of all scored tokens together, or its bound, in nats.
     pub nats: f64,
-    /// Scored tokens: all eligible ones but each window's first (with `document_mask`, each document's).
+    /// Scored tokens: all eligible ones but each text's first (with `document_mask`, each document's).
     pub tokens: usize,
-    /// Passes over each window.
+    /// Passes over each text.
     pub passes: usize,
     /// Standard error of `nats` (Monte-Carlo only).
     pub standard_error: Option<f64>,
@@ -66,6 +64,29 @@ impl Likelihood {
     }
 }
 
+/// A text to score: what one row of the model reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Text<'a> {
+    /// Token ids.
+    pub tokens: &'a [u32],
+    /// Which tokens count: not padding, not a prompt. One flag a token.
+    pub eligible: &'a [bool],
+    /// The lengths of the documents in it, in order; their sum is the number of tokens.
+    pub documents: &'a [usize],
+}
+
+impl Text<'_> {
+    fn check(&self) -> Result<()> {
+        let (tokens, flags) = (self.tokens.len(), self.eligible.len());
+        let in_documents = self.documents.iter().sum();
+        match (flags == tokens, in_documents == tokens) {
+            (true, true) => Ok(()),
+            (false, _) => Err(Error::Length { what: "eligible flags", found: flags, tokens }),
+            _ => Err(Error::Length { what: "tokens in documents", found: in_documents, tokens }),
+        }
+    }
+}
+
 /// Settings of [`likelihood`] beyond the method.
 #[derive(Clone, Copy, Debug)]
 pub struct Scoring {
@@ -73,37 +94,36 @@ pub struct Scoring {
     pub method: Method,
     /// Blocks and MASK; unused by [`Method::Autoregressive`].
     pub blocks: Option<Blocks>,
-    /// Documents of a window do not see each other.
+    /// Documents of a text do not see each other.
     pub document_mask: bool,
     /// Rows of one forward pass.
     pub batch_size: usize,
 }
 
-/// Scores windows. Each window's first token is context, never scored; every other eligible token is.
+/// Scores texts. Each text's first token is context, never scored; every other eligible token is.
 ///
-/// `progress` hears how many windows are done.
+/// `progress` hears how many texts are done.
 ///
 /// # Errors
-/// Errors if a block is too large to enumerate, or a tensor operation fails.
+/// Errors if a block is too large to enumerate, flags or document lengths do not fit their text, or a tensor operation
+/// fails.
 pub fn likelihood(
     model: &Transformer,
-    windows: &[Window],
+    texts: &[Text<'_>],
     scoring: &Scoring,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Likelihood> {
     let mut total = Likelihood::default();
     let mut variance = 0.0;
-    for (i, window) in windows.iter().enumerate() {
-        let eligible = scored_positions(window, scoring.document_mask);
+    for (i, text) in texts.iter().enumerate() {
+        text.check()?;
+        let eligible = scored_positions(text, scoring.document_mask);
         let one = match (scoring.method, scoring.blocks) {
-            (Method::Autoregressive, _) => next_token(model, window, &eligible, scoring)?,
+            (Method::Autoregressive, _) => next_token(model, text, &eligible, scoring)?,
             (_, Some(blocks)) => {
-                block_diffusion(model, window, &eligible, blocks, scoring, i as u64)?
+                block_diffusion(model, text, &eligible, blocks, scoring, i as u64)?
             }
-            (_, None) => {
-                let message = "a block-diffusion likelihood needs a block size and a MASK id";
-                return Err(candle_core::Error::msg(message).into());
-            }
+            (_, None) => return Err(Error::NoBlocks),
         };
         total.nats += one.nats;
         total.tokens += one.tokens;
@@ -117,13 +137,15 @@ pub fn likelihood(
     Ok(total)
 }
 
-/// Eligible tokens that have something before them.
-pub(crate) fn scored_positions(window: &Window, document_mask: bool) -> Vec<bool> {
-    let mut scored = window.eligible.clone();
-    scored[0] = false;
+/// Which tokens of a text are scored: the eligible ones that have something before them. One flag a token.
+pub fn scored_positions(text: &Text<'_>, document_mask: bool) -> Vec<bool> {
+    let mut scored = text.eligible.to_vec();
+    if let Some(first) = scored.first_mut() {
+        *first = false;
+    }
     if document_mask {
         let mut at = 0;
-        for len in &window.documents {
+        for len in text.documents {
             if let Some(first) = scored.get_mut(at) {
                 *first = false;
             }
@@ -135,15 +157,15 @@ pub(crate) fn scored_positions(window: &Window, document_mask: bool) -> Vec<bool
 
 fn next_token(
     model: &Transformer,
-    window: &Window,
+    text: &Text<'_>,
     scored: &[bool],
     scoring: &Scoring,
 ) -> Result<Likelihood> {
     let positions: Vec<usize> = (0..scored.len()).filter(|i| scored[*i]).collect();
     let rows: Vec<u32> = positions.iter().map(|i| *i as u32 - 1).collect();
-    let targets: Vec<u32> = positions.iter().map(|i| window.tokens[*i]).collect();
-    let tokens = Tensor::new(window.tokens.as_slice(), model.device())?.unsqueeze(0)?;
-    let documents = [window.documents.clone()];
+    let targets: Vec<u32> = positions.iter().map(|i| text.tokens[*i]).collect();
+    let tokens = Tensor::new(text.tokens, model.device())?.unsqueeze(0)?;
+    let documents = [text.documents.to_vec()];
     let documents = scoring.document_mask.then_some(&documents[..]);
     let hidden = model.causal(&tokens, documents, Some(&rows))?;
     let nll = model.token_nll(&hidden, &targets)?;
@@ -157,29 +179,29 @@ fn next_token(
 
 fn block_diffusion(
     model: &Transformer,
-    window: &Window,
+    text: &Text<'_>,
     scored: &[bool],
     blocks: Blocks,
     scoring: &Scoring,
     number: u64,
 ) -> Result<Likelihood> {
     let ranges = if scoring.document_mask {
-        document_block_ranges(&window.documents, blocks.block_size)
+        document_block_ranges(text.documents, blocks.block_size)
     } else {
-        document_block_ranges(&[window.tokens.len()], blocks.block_size)
+        document_block_ranges(&[text.tokens.len()], blocks.block_size)
     };
-    let row = Row::new(&window.tokens, scored, &ranges)?;
+    let row = Row::new(text.tokens, scored, &ranges)?;
     let tokens = scored.iter().filter(|s| **s).count();
-    let documents = scoring.document_mask.then(|| vec![window.documents.clone()]);
-    let clean = Tensor::new(window.tokens.as_slice(), model.device())?.unsqueeze(0)?;
-    // The clean window is read once for all passes; a shifted head reads it in each.
+    let documents = scoring.document_mask.then(|| vec![text.documents.to_vec()]);
+    let clean = Tensor::new(text.tokens, model.device())?.unsqueeze(0)?;
+    // The clean text is read once for all passes; a shifted head reads it in each.
     let read = match model.logit_shift() {
         true => None,
         false => Some(model.read_clean(&clean, blocks.block_size, documents.as_deref())?),
     };
     let run = |passes: &[Pass]| match &read {
-        None => shifted_nll(model, window, &ranges, passes, blocks, documents.as_deref()),
-        Some(read) => nll_of(model, window, read, passes),
+        None => shifted_nll(model, text, &ranges, passes, blocks, documents.as_deref()),
+        Some(read) => nll_of(model, text, read, passes),
     };
     if let Method::MonteCarlo { samples, seed } = scoring.method {
         let mut rng = stream(seed, Purpose::Likelihood, 0, number);
@@ -220,17 +242,17 @@ fn block_diffusion(
 /// −log p of every scored position of every pass: the passes are the rows of one batch.
 fn nll_of(
     model: &Transformer,
-    window: &Window,
+    text: &Text<'_>,
     clean: &CleanWindow,
     passes: &[Pass],
 ) -> Result<Vec<Vec<f32>>> {
-    let (n, len) = (passes.len(), window.tokens.len());
+    let (n, len) = (passes.len(), text.tokens.len());
     let noisy: Vec<u32> = passes.iter().flat_map(|p| p.noisy.iter().copied()).collect();
     let noisy = Tensor::from_vec(noisy, (n, len), model.device())?;
     let (mut rows, mut targets) = (Vec::new(), Vec::new());
     for (p, pass) in passes.iter().enumerate() {
         rows.extend(pass.scored.iter().map(|s| (p * len + s.position) as u32));
-        targets.extend(pass.scored.iter().map(|s| window.tokens[s.position]));
+        targets.extend(pass.scored.iter().map(|s| text.tokens[s.position]));
     }
     let hidden = model.denoise_against(&noisy, clean, Some(&rows))?;
     Ok(split(&model.token_nll(&hidden, &targets)?, passes))
@@ -239,14 +261,14 @@ fn nll_of(
 /// [`nll_of`] for a shifted head: a token is read off the row before it, a block's first one off the clean row.
 fn shifted_nll(
     model: &Transformer,
-    window: &Window,
+    text: &Text<'_>,
     ranges: &[Range<usize>],
     passes: &[Pass],
     blocks: Blocks,
     documents: Option<&[Vec<usize>]>,
 ) -> Result<Vec<Vec<f32>>> {
-    let len = window.tokens.len();
-    let clean = Tensor::new(window.tokens.as_slice(), model.device())?.unsqueeze(0)?;
+    let len = text.tokens.len();
+    let clean = Tensor::new(text.tokens, model.device())?.unsqueeze(0)?;
     let mut all = Vec::with_capacity(passes.len());
     for pass in passes {
         let noisy = Tensor::new(pass.noisy.as_slice(), model.device())?.unsqueeze(0)?;
@@ -255,7 +277,7 @@ fn shifted_nll(
             false => s.position as u32 - 1,
         };
         let rows: Vec<u32> = pass.scored.iter().map(row).collect();
-        let targets: Vec<u32> = pass.scored.iter().map(|s| window.tokens[s.position]).collect();
+        let targets: Vec<u32> = pass.scored.iter().map(|s| text.tokens[s.position]).collect();
         let hidden = model.denoise_halves(&noisy, &clean, blocks.block_size, documents, &rows)?;
         all.push(model.token_nll(&hidden, &targets)?);
     }

@@ -2,9 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-use lacuna::model::View;
-use lacuna::samplers::{Event, FillRule};
-use lacuna::{DecodeMode, GenerateOptions, Model, OpenOptions, Session, StopReason};
+use lacuna_model::View;
+use lacuna_samplers::{Event, FillRule};
+use lacuna_engine::{DecodeMode, GenerateOptions, Model, OpenOptions, Session, StopReason};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ fn answer(
     options: &GenerateOptions,
 ) -> Vec<u32> {
     let go_on = |_: Event<'_>| ControlFlow::Continue(());
-    lacuna::generate_in(session, model, prompt.to_vec(), options, go_on).unwrap().tokens
+    lacuna_engine::generate_in(session, model, prompt.to_vec(), options, go_on).unwrap().tokens
 }
 
 /// Every way to decode, in blocks of several sizes.
@@ -63,7 +63,7 @@ fn each_turn_of_a_kept_session_is_that_of_a_fresh_one_with_the_whole_conversatio
             for turn in 0..4u32 {
                 let here = answer(&mut kept, &model, &said, &options);
                 let fresh =
-                    lacuna::generate(&model, said.clone(), &options, |_| {}).unwrap().tokens;
+                    lacuna_engine::generate(&model, said.clone(), &options, |_| {}).unwrap().tokens;
                 assert_eq!(here, fresh, "{name}, turn {turn}, {options:?}");
                 // A turn that ends inside of a block, on another token than was written.
                 said.extend(&here[..here.len() - 5 + turn as usize]);
@@ -72,7 +72,7 @@ fn each_turn_of_a_kept_session_is_that_of_a_fresh_one_with_the_whole_conversatio
             // Taken back: a shorter conversation, then one that shares nothing, then one shorter than a block.
             for said in [&said[..37], &[300, 301, 302, 303, 304, 305][..], &[7][..]] {
                 let fresh =
-                    lacuna::generate(&model, said.to_vec(), &options, |_| {}).unwrap().tokens;
+                    lacuna_engine::generate(&model, said.to_vec(), &options, |_| {}).unwrap().tokens;
                 assert_eq!(answer(&mut kept, &model, said, &options), fresh, "{name}, {options:?}");
             }
         }
@@ -107,10 +107,10 @@ fn an_answer_that_is_stopped_ends_with_a_finished_block_and_the_conversation_goe
     let model = tiny("tiny_untied");
     let said: Vec<u32> = (0..21).map(|i| 40 + i).collect();
     for options in ways() {
-        let whole = lacuna::generate(&model, said.clone(), &options, |_| {}).unwrap().tokens;
+        let whole = lacuna_engine::generate(&model, said.clone(), &options, |_| {}).unwrap().tokens;
         let mut kept = remembering(&model);
         let mut passes = 0;
-        let stopped = lacuna::generate_in(&mut kept, &model, said.clone(), &options, |event| {
+        let stopped = lacuna_engine::generate_in(&mut kept, &model, said.clone(), &options, |event| {
             passes += usize::from(matches!(event, Event::Refinement(_)));
             if passes == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -118,7 +118,7 @@ fn an_answer_that_is_stopped_ends_with_a_finished_block_and_the_conversation_goe
         assert_eq!(stopped.finish, StopReason::Stop);
         assert!(stopped.tokens.len() < whole.len() && whole.starts_with(&stopped.tokens));
         let next: Vec<u32> = said.iter().chain(&stopped.tokens).copied().chain([8, 9]).collect();
-        let fresh = lacuna::generate(&model, next.clone(), &options, |_| {}).unwrap().tokens;
+        let fresh = lacuna_engine::generate(&model, next.clone(), &options, |_| {}).unwrap().tokens;
         assert_eq!(answer(&mut kept, &model, &next, &options), fresh, "{options:?}");
     }
 }

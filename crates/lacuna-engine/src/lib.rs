@@ -1,0 +1,48 @@
+//! Opens code language models and decodes with them: checkpoints in, text out.
+//!
+//! ```no_run
+//! use lacuna_engine::{GenerateOptions, Model, OpenOptions, generate};
+//!
+//! let model = Model::open("runs/tiny/final".as_ref(), &OpenOptions::default())?;
+//! let written = generate(&model, "def fibonacci(n):\n", &GenerateOptions::default(), |_| {})?;
+//! println!("{}", written.text);
+//! # Ok::<(), lacuna_engine::Error>(())
+//! ```
+//!
+//! - [`locate`]: a path or a name on the Hugging Face hub becomes a path.
+//! - [`Model`]: a checkpoint opened for use: transformer, tokenizer, mode, chat template.
+//! - [`Session`]: its sequences and their caches; the sampler decodes on it.
+//! - [`generate`]: a text continued, by block diffusion or autoregressively, as the checkpoint is.
+//! - [`edit`]: the same text in fewer passes, with an old version of it as draft.
+//! - [`TokenText`]: tokens on their way to text: stop texts, characters cut between two tokens.
+//! - [`convert`]: a checkpoint in another format, or as the start of block-diffusion training.
+//!
+//! It joins model, sampler and text, which do not know each other, and has no method of its own. It knows no terminal
+//! and no command line: a program, a server and an evaluation stand on it alike.
+
+#![forbid(unsafe_code)]
+
+mod convert;
+mod edit;
+mod error;
+mod generate;
+mod hub;
+mod memory;
+mod mode;
+mod open;
+mod session;
+mod text;
+
+pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffusion, convert};
+pub use edit::{Edited, edit};
+pub use error::{Error, Result};
+pub use generate::{
+    DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate, generate_in,
+    prompt_ids, trace_end, trace_header,
+};
+pub use hub::locate;
+pub use memory::{MemoryLimit, available_bytes};
+pub use mode::{mismatch as mode_mismatch, no_mask};
+pub use open::{Model, OpenOptions, select_device, usual_mask};
+pub use session::Session;
+pub use text::TokenText;

@@ -1,0 +1,29 @@
+//! The likelihood of texts under a model, in nats: next-token, the exact block NELBO, in-block left-to-right and
+//! Monte-Carlo, all of the same tokens, so that their figures compare (paper §3, "Likelihood").
+//!
+//! ```no_run
+//! use lacuna_likelihood::{Blocks, Method, Scoring, Text, likelihood};
+//! use lacuna_model::{Transformer, Weights};
+//!
+//! let model = Transformer::mapped(&Weights::open("runs/tiny/final".as_ref())?)?;
+//! let text = Text { tokens: &[5, 6, 7, 8, 9], eligible: &[true; 5], documents: &[5] };
+//! let blocks = Blocks { block_size: 4.try_into()?, mask_id: 3 };
+//! let scoring = Scoring { method: Method::Exact, blocks: Some(blocks), document_mask: false, batch_size: 8 };
+//! let score = likelihood(&model, &[text], &scoring, &mut |_| {})?;
+//! println!("{} nats per token", score.nats_per_token());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! - [`likelihood()`]: texts scored; [`Scoring`] says how, [`Likelihood`] is the sum.
+//! - [`scored_positions`]: the tokens that count, for baselines that must count the same.
+//!
+//! It joins a model with the passes of `lacuna-objective`, which know no model. It knows no corpus, no tokenizer and no
+//! files: the trainer's evaluation and `lacuna score` bring their tokens.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod likelihood;
+
+pub use error::{Error, Result};
+pub use likelihood::{Blocks, Likelihood, Method, Scoring, Text, likelihood, scored_positions};
