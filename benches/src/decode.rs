@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
-use lacuna::{GenerateOptions, Model, OpenOptions, Session, generate};
+use lacuna::{Algorithm, GenerateOptions, Model, OpenOptions, Session, generate};
 use lacuna_model::{Config, Mode, Transformer};
 use lacuna_samplers::{Denoiser, Segment, View};
 
@@ -116,7 +116,10 @@ fn write(model: &Model, effort: Effort, autoregressive: bool) -> Result<crate::m
         steps: NonZeroUsize::new(NEW_TOKENS),
         eos_ids: Some(Vec::new()),
         mask_id: Some(model.config().mask_token_id().unwrap_or(MASK_ID)),
-        autoregressive: Some(autoregressive),
+        algorithm: Some(match autoregressive {
+            true => Algorithm::Autoregressive,
+            false => Algorithm::Blocks,
+        }),
         allow_mode_mismatch: true,
         ..GenerateOptions::default()
     };

@@ -5,11 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::generate::{
-    DecodeMode, Decoded, GenerateOptions, Prompt, Written, prompt_ids, request, write,
-};
-use crate::mode::choose_mode;
+use crate::generate::{Decoded, GenerateOptions, Prompt, Written, prompt_ids, write};
 use crate::open::Model;
+use crate::resolve::{Plan, Resolved};
 use crate::session::Session;
 
 /// A text written anew, and what its draft was good for.
@@ -42,19 +40,19 @@ pub fn edit(
     options: &GenerateOptions,
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<Edited> {
-    let prompt = prompt_ids(model, prompt.into())?;
     let old = prompt_ids(model, Prompt::Ids(old.to_vec()))?;
-    if choose_mode(model, options)? || options.mode == DecodeMode::Reference {
+    let resolved = Resolved::new(model, prompt, options)?;
+    let Plan::Blocks(request) = &resolved.plan else {
         let message = "only block diffusion in fused mode takes drafts; decode without one";
         return Err(Error::Request(message.into()));
-    }
+    };
     let mut counts = None;
     let mut observe = |event: Event<'_>| {
         observe(event);
         ControlFlow::Continue(())
     };
-    let written = write(model, &prompt, options, &mut observe, |eos_ids, observer| {
-        let request = request(model, &prompt, options, eos_ids)?;
+    let written = write(model, &resolved, &mut observe, |observer| {
+        let request = request.clone();
         let mut session = Session::new(Arc::clone(&model.transformer));
         let edit =
             lacuna_samplers::edit(&mut session, request, &old, Drafting::default(), observer)?;

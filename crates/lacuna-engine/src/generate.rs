@@ -1,29 +1,18 @@
 //! A text continued, by block diffusion or autoregressively, as the checkpoint is.
 
-use lacuna_samplers::reference::{self, Remasking};
+use lacuna_samplers::reference::{self, Settings};
 use lacuna_samplers::trace::Line;
 use lacuna_samplers::{Event, FillRule, FinishReason, Generation, Request, Sampling};
-use std::borrow::Cow;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::mode::{block_size, choose_mode, no_mask};
 use crate::open::Model;
+use crate::resolve::{Algorithm, Plan, Resolved};
 use crate::session::Session;
 use crate::text::{Stops, TokenText};
-
-/// Which block decoder runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DecodeMode {
-    /// Commit and next denoise in one pass.
-    #[default]
-    Fused,
-    /// The released algorithm, step by step.
-    Reference,
-}
 
 /// What is continued.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,24 +46,23 @@ pub struct GenerateOptions {
     pub block_size: Option<NonZeroUsize>,
     /// Refinements in all, as in the released code (one a token).
     pub steps: Option<NonZeroUsize>,
-    /// Which masked positions a refinement fills.
-    pub fill: FillRule,
+    /// Which masked positions a refinement fills (every one of confidence 0.9; the most confident one with `steps`, in
+    /// the released algorithm and under a shifted head).
+    pub fill: Option<FillRule>,
     /// How tokens are drawn.
     pub sampling: Sampling,
-    /// Fused or reference.
-    pub mode: DecodeMode,
+    /// How tokens are decoded (as the checkpoint was trained).
+    pub algorithm: Option<Algorithm>,
     /// End-of-text ids.
     pub eos_ids: Option<Vec<u32>>,
     /// MASK.
     pub mask_id: Option<u32>,
-    /// In reference mode too, never fill in MASK.
+    /// In the released algorithm too, never fill in MASK.
     pub forbid_mask: bool,
     /// Texts that end the continuation, which does not include them.
     pub stop: Vec<String>,
     /// Decode a checkpoint in the mode that it was not trained for.
     pub allow_mode_mismatch: bool,
-    /// Whether to decode autoregressively; `None`: as the checkpoint is.
-    pub autoregressive: Option<bool>,
 }
 
 impl Default for GenerateOptions {
@@ -84,15 +72,14 @@ impl Default for GenerateOptions {
             min_new_tokens: 0,
             block_size: None,
             steps: None,
-            fill: FillRule::default(),
+            fill: None,
             sampling: Sampling::default(),
-            mode: DecodeMode::default(),
+            algorithm: None,
             eos_ids: None,
             mask_id: None,
             forbid_mask: false,
             stop: Vec::new(),
             allow_mode_mismatch: false,
-            autoregressive: None,
         }
     }
 }
@@ -168,67 +155,15 @@ pub fn generate_in(
     options: &GenerateOptions,
     mut observe: impl FnMut(Event<'_>) -> ControlFlow<()>,
 ) -> Result<Written> {
-    let prompt = prompt_ids(model, prompt.into())?;
-    let autoregressive = choose_mode(model, options)?;
-    let options = &within_positions(model, &prompt, options)?;
-    write(model, &prompt, options, &mut observe, |eos_ids, observer| {
-        match (autoregressive, options.mode) {
-            (true, _) => {
-                let request = autoregressive_request(model, &prompt, options, eos_ids);
-                fused(session, request, observer)
-            }
-            (false, DecodeMode::Fused) => {
-                fused(session, request(model, &prompt, options, eos_ids)?, observer)
-            }
-            (false, DecodeMode::Reference) => {
-                reference_decode(session, model, &prompt, options, eos_ids, observer)
-            }
+    let resolved = Resolved::new(model, prompt, options)?;
+    write(model, &resolved, &mut observe, |observer| match &resolved.plan {
+        Plan::Autoregressive(request) | Plan::Blocks(request) => {
+            decoded(session, request.clone(), observer)
+        }
+        Plan::Reference(settings) => {
+            released(session, &resolved.prompt, settings, observer)
         }
     })
-}
-
-/// The first line of the trace that [`generate`] with the same arguments leaves; the events are the lines
-/// after it, and [`trace_end`] the last.
-///
-/// # Errors
-/// As [`generate`], before anything is decoded.
-pub fn trace_header(
-    model: &Model,
-    prompt: impl Into<Prompt>,
-    options: &GenerateOptions,
-) -> Result<Line> {
-    let prompt = prompt_ids(model, prompt.into())?;
-    let options = &within_positions(model, &prompt, options)?;
-    let eos_ids = eos_ids(model, options);
-    Ok(match (choose_mode(model, options)?, options.mode) {
-        (true, _) => Line::header(0, &autoregressive_request(model, &prompt, options, eos_ids)),
-        (false, DecodeMode::Fused) => Line::header(0, &request(model, &prompt, options, eos_ids)?),
-        (false, DecodeMode::Reference) => {
-            Line::reference_header(&prompt, &reference_settings(model, options, &eos_ids)?)?
-        }
-    })
-}
-
-/// No more new tokens than the model has positions for. The released algorithm gets what was asked for: it fills
-/// blocks of a number that must come out even.
-fn within_positions<'a>(
-    model: &Model,
-    prompt: &[u32],
-    options: &'a GenerateOptions,
-) -> Result<Cow<'a, GenerateOptions>> {
-    let (max, held) = (model.config().max_position_embeddings, prompt.len());
-    let room = max.saturating_sub(held);
-    if options.max_new_tokens <= room {
-        return Ok(Cow::Borrowed(options));
-    }
-    if room == 0 || options.mode == DecodeMode::Reference {
-        let asked = options.max_new_tokens;
-        let reason = format!(
-            "a prompt of {held} tokens and {asked} new ones are more than the model's {max} positions"
-        );
-        return Err(Error::Request(reason));
-    }
-    Ok(Cow::Owned(GenerateOptions { max_new_tokens: room, ..options.clone() }))
 }
 
 /// The last line of a trace.
@@ -255,20 +190,16 @@ pub fn prompt_ids(model: &Model, prompt: Prompt) -> Result<Vec<u32>> {
     }
 }
 
-fn eos_ids(model: &Model, options: &GenerateOptions) -> Vec<u32> {
-    options.eos_ids.clone().unwrap_or_else(|| model.ends_of_text())
-}
-
 /// What every decoder has around it: stop texts, the clock, the text of the tokens.
 pub(crate) fn write(
     model: &Model,
-    prompt: &[u32],
-    options: &GenerateOptions,
+    resolved: &Resolved,
     observe: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    decode: impl FnOnce(Vec<u32>, Observer<'_>) -> Result<Decoded>,
+    decode: impl FnOnce(Observer<'_>) -> Result<Decoded>,
 ) -> Result<Written> {
+    let Resolved { prompt, stop, .. } = resolved;
     let began = Instant::now();
-    let mut stops = Stops::new(model, prompt, &options.stop)?;
+    let mut stops = Stops::new(model, prompt, stop)?;
     let mut on_event = |event: Event<'_>| {
         match observe(event) {
             ControlFlow::Continue(()) => stops.end(event),
@@ -276,12 +207,12 @@ pub(crate) fn write(
             ControlFlow::Break(()) => ControlFlow::Break(usize::MAX),
         }
     };
-    let decoded = decode(eos_ids(model, options), &mut on_event)?;
+    let decoded = decode(&mut on_event)?;
     let Decoded { tokens, text_len, forwards, finish, prefill } = decoded;
     let elapsed = began.elapsed().as_secs_f64();
     let written = match &model.tokenizer {
         Some(tokenizer) => {
-            let mut text = TokenText::new(tokenizer, prompt, &options.stop)?;
+            let mut text = TokenText::new(tokenizer, prompt, stop)?;
             text.push(&tokens[..text_len])?;
             text.finish()?.0
         }
@@ -315,103 +246,21 @@ impl Decoded {
 
 pub(crate) type Observer<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<usize>;
 
-fn mask_id(model: &Model, options: &GenerateOptions) -> Result<u32> {
-    options.mask_id.or_else(|| model.mask_id()).ok_or_else(|| Error::Request(no_mask(model)))
-}
-
-/// The request that options and checkpoint amount to.
-pub(crate) fn request(
-    model: &Model,
-    prompt: &[u32],
-    options: &GenerateOptions,
-    eos_ids: Vec<u32>,
-) -> Result<Request> {
-    let mask_id = mask_id(model, options)?;
-    let mut request =
-        Request::new(prompt.to_vec(), options.max_new_tokens, block_size(model, options), mask_id);
-    request.min_new_tokens = options.min_new_tokens;
-    request.steps = options.steps;
-    request.fill = options.fill;
-    request.sampling = options.sampling.clone();
-    request.eos_ids = eos_ids;
-    Ok(request)
-}
-
 /// Decodes a request in blocks or token by token, as it says.
-fn fused(session: &mut Session, request: Request, observer: Observer<'_>) -> Result<Decoded> {
+fn decoded(session: &mut Session, request: Request, observer: Observer<'_>) -> Result<Decoded> {
     session.begin(true);
     let generation = lacuna_samplers::generate(session, request, observer)?;
     Ok(Decoded::new(generation, session.prefill_seconds()))
 }
 
-fn autoregressive_request(
-    model: &Model,
-    prompt: &[u32],
-    options: &GenerateOptions,
-    eos_ids: Vec<u32>,
-) -> Request {
-    let mut prompt = prompt.to_vec();
-    if prompt.is_empty() {
-        // Something must come before the first token.
-        prompt.extend(model.config().bos_token_id);
-    }
-    // An autoregressive checkpoint may have no MASK; an id that no token has forbids nothing.
-    let mask_id = options.mask_id.or(model.config().mask_token_id()).unwrap_or(u32::MAX);
-    let mut request = Request::autoregressive(prompt, options.max_new_tokens);
-    request.mask_id = mask_id;
-    request.min_new_tokens = options.min_new_tokens;
-    request.sampling = options.sampling.clone();
-    request.eos_ids = eos_ids;
-    request
-}
-
-/// The arguments of the released code that options and checkpoint amount to.
-fn reference_settings(
-    model: &Model,
-    options: &GenerateOptions,
-    eos_ids: &[u32],
-) -> Result<reference::Settings> {
-    let block_size = block_size(model, options);
-    let (remasking, threshold) = match options.fill {
-        FillRule::LowConfidence => (Remasking::LowConfidence, None),
-        FillRule::Threshold { tau } => (Remasking::LowConfidence, Some(tau)),
-        FillRule::Random => (Remasking::Random, None),
-        other => {
-            let message = format!(
-                "--mode reference knows low-confidence, random and --threshold, not {other}; \
-                 the default mode has it"
-            );
-            return Err(Error::Request(message));
-        }
-    };
-    let mut settings = reference::Settings::new(
-        options.max_new_tokens,
-        block_size.get(),
-        mask_id(model, options)?,
-    );
-    if let Some(steps) = options.steps {
-        settings.steps = steps.get();
-    }
-    settings.temperature = options.sampling.temperature;
-    settings.remasking = remasking;
-    settings.threshold = threshold;
-    settings.eos_id = eos_ids.first().copied();
-    settings.forbid_mask = options.forbid_mask;
-    settings.seed = options.sampling.seed;
-    Ok(settings)
-}
-
-fn reference_decode(
+fn released(
     session: &mut Session,
-    model: &Model,
     prompt: &[u32],
-    options: &GenerateOptions,
-    eos_ids: Vec<u32>,
+    settings: &Settings,
     observer: Observer<'_>,
 ) -> Result<Decoded> {
-    let settings = reference_settings(model, options, &eos_ids)?;
     session.begin(false);
-    let output = reference::generate(session, prompt, &settings, observer)?;
+    let output = reference::generate(session, prompt, settings, observer)?;
     let tokens = output.tokens().to_vec();
     let text_len = tokens.iter().position(|t| Some(*t) == settings.eos_id).unwrap_or(tokens.len());
     Ok(Decoded {

@@ -11,6 +11,7 @@
 //!
 //! - [`locate`]: a path or a name on the Hugging Face hub becomes a path.
 //! - [`Model`]: a checkpoint opened for use: transformer, tokenizer, mode, chat template.
+//! - [`Resolved`]: options and a model as one exact request; the only place that knows defaults.
 //! - [`Session`]: its sequences and their caches; the sampler decodes on it.
 //! - [`generate`]: a text continued, by block diffusion or autoregressively, as the checkpoint is.
 //! - [`edit`]: the same text in fewer passes, with an old version of it as draft.
@@ -28,8 +29,8 @@ mod error;
 mod generate;
 mod hub;
 mod memory;
-mod mode;
 mod open;
+mod resolve;
 mod session;
 mod text;
 
@@ -37,12 +38,12 @@ pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffus
 pub use edit::{Edited, edit};
 pub use error::{Error, Result};
 pub use generate::{
-    DecodeMode, GenerateOptions, Prompt, Seconds, StopReason, Written, generate, generate_in,
-    prompt_ids, trace_end, trace_header,
+    GenerateOptions, Prompt, Seconds, StopReason, Written, generate, generate_in, prompt_ids,
+    trace_end,
 };
 pub use hub::locate;
 pub use memory::{MemoryLimit, available_bytes};
-pub use mode::{mismatch as mode_mismatch, no_mask};
 pub use open::{Model, OpenOptions, select_device, usual_mask};
+pub use resolve::{Algorithm, Plan, Resolved, algorithm, mismatch as mode_mismatch, no_mask};
 pub use session::Session;
 pub use text::TokenText;

@@ -4,7 +4,7 @@
 
 use lacuna_model::View;
 use lacuna_samplers::{Event, FillRule};
-use lacuna_engine::{DecodeMode, GenerateOptions, Model, OpenOptions, Session, StopReason};
+use lacuna_engine::{Algorithm, GenerateOptions, Model, OpenOptions, Session, StopReason};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -39,15 +39,18 @@ fn ways() -> Vec<GenerateOptions> {
     let base = GenerateOptions {
         max_new_tokens: 24,
         eos_ids: Some(Vec::new()),
+        fill: Some(FillRule::LowConfidence),
         allow_mode_mismatch: true,
         ..GenerateOptions::default()
     };
-    let mut ways = vec![GenerateOptions { autoregressive: Some(true), ..base.clone() }];
+    let next_token = Some(Algorithm::Autoregressive);
+    let mut ways = vec![GenerateOptions { algorithm: next_token, ..base.clone() }];
     for size in [1, 3, 4, 8] {
-        let blocks = GenerateOptions { block_size: Some(block(size)), ..base.clone() };
-        let fill = FillRule::Threshold { tau: 0.01 };
+        let algorithm = Some(Algorithm::Blocks);
+        let blocks = GenerateOptions { algorithm, block_size: Some(block(size)), ..base.clone() };
+        let fill = Some(FillRule::Threshold { tau: 0.01 });
         ways.push(GenerateOptions { fill, ..blocks.clone() });
-        ways.push(GenerateOptions { mode: DecodeMode::Reference, ..blocks.clone() });
+        ways.push(GenerateOptions { algorithm: Some(Algorithm::Reference), ..blocks.clone() });
         ways.push(blocks);
     }
     ways
@@ -84,7 +87,7 @@ fn only_what_is_new_in_a_turn_is_read() {
     let model = tiny("tiny_untied");
     let said: Vec<u32> = (0..50).map(|i| 40 + i).collect();
     for options in ways() {
-        let autoregressive = options.autoregressive == Some(true);
+        let autoregressive = options.algorithm == Some(Algorithm::Autoregressive);
         let size = options.block_size.unwrap_or(block(1));
         let view = match autoregressive {
             true => View::Causal,

@@ -4,7 +4,7 @@
 
 use lacuna_data::{Corpus, CorpusOptions};
 use lacuna_samplers::{Event, FillRule};
-use lacuna_engine::{GenerateOptions, Model, OpenOptions, Prompt};
+use lacuna_engine::{Algorithm, GenerateOptions, Model, OpenOptions, Prompt};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -48,7 +48,7 @@ fn changed(text: &[u32], number: usize) -> Vec<u32> {
 fn options(tau: f64, max_new_tokens: usize) -> GenerateOptions {
     GenerateOptions {
         max_new_tokens,
-        fill: FillRule::Threshold { tau },
+        fill: Some(FillRule::Threshold { tau }),
         block_size: NonZeroUsize::new(4),
         eos_ids: Some(Vec::new()),
         ..GenerateOptions::default()
@@ -116,7 +116,7 @@ fn a_draft_that_is_not_what_the_model_writes_changes_nothing() {
 fn only_block_diffusion_in_fused_mode_takes_drafts() {
     // Asked for, any checkpoint decodes token by token.
     let autoregressive = GenerateOptions {
-        autoregressive: Some(true),
+        algorithm: Some(Algorithm::Autoregressive),
         allow_mode_mismatch: true,
         ..GenerateOptions::default()
     };
@@ -124,7 +124,7 @@ fn only_block_diffusion_in_fused_mode_takes_drafts() {
     let refused = lacuna_engine::edit(&model(), vec![1], &[5], &autoregressive, |_| {}).unwrap_err();
     assert!(refused.to_string().contains("drafts"), "{refused}");
     let reference =
-        GenerateOptions { mode: lacuna_engine::DecodeMode::Reference, ..GenerateOptions::default() };
+        GenerateOptions { algorithm: Some(Algorithm::Reference), ..GenerateOptions::default() };
     let refused = lacuna_engine::edit(&model(), vec![1], &[5], &reference, |_| {}).unwrap_err();
     assert!(refused.to_string().contains("drafts"), "{refused}");
     let refused = lacuna_engine::edit(&model(), vec![1], &[99_999], &default, |_| {}).unwrap_err();

@@ -3,7 +3,9 @@
 use anyhow::Result;
 use lacuna::model::{StorageDtype, Work};
 use lacuna::samplers::{FillRule, Sampling};
-use lacuna::{DecodeMode, GenerateOptions, MemoryLimit, Model, OpenOptions, Prompt, select_device};
+use lacuna::{
+    Algorithm, GenerateOptions, MemoryLimit, Model, OpenOptions, Prompt, algorithm, select_device,
+};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -80,9 +82,6 @@ pub(crate) fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
         size => Ok(MemoryLimit::Bytes(size.parse::<ByteSize>()?.0)),
     }
 }
-
-/// The confidence from which positions are filled together, where no flag says otherwise.
-const TAU: f64 = 0.9;
 
 /// How a text is written: flags that agree with one another.
 #[derive(Debug)]
@@ -283,18 +282,6 @@ impl Flags {
 
     /// The options for a model.
     pub(crate) fn options(&self, model: &Model) -> GenerateOptions {
-        let fill = match (self.threshold, self.fill) {
-            (Some(tau), _) => FillRule::Threshold { tau },
-            (None, Some(fill)) => fill,
-            // The released algorithm, or so many steps, are asked for as they are.
-            _ if self.steps.is_some() || self.mode.as_deref() == Some("reference") => {
-                FillRule::default()
-            }
-            // A shifted head reads a token off the position before it. Where that is masked too, what it says of the
-            // token is of nothing in particular, however sure: one position a pass.
-            (None, None) if model.transformer.logit_shift() => FillRule::default(),
-            (None, None) => FillRule::Threshold { tau: TAU },
-        };
         // Flags that only block diffusion has ask for it.
         let diffusion = self.mode.is_some()
             || self.block_size.is_some()
@@ -302,18 +289,18 @@ impl Flags {
             || self.threshold.is_some()
             || self.fill.is_some()
             || self.mask_id.is_some();
-        let trained_autoregressive = !model.is_block_diffusion();
-        let autoregressive = match (diffusion, self.allow_mode_mismatch) {
-            (true, _) => false,
-            (false, true) => !trained_autoregressive,
-            (false, false) => trained_autoregressive,
+        let algorithm = match (diffusion, self.allow_mode_mismatch, model.is_block_diffusion()) {
+            _ if self.is_reference() => Some(Algorithm::Reference),
+            (true, _, _) | (false, true, false) => Some(Algorithm::Blocks),
+            (false, true, true) => Some(Algorithm::Autoregressive),
+            (false, false, _) => None,
         };
         GenerateOptions {
             max_new_tokens: self.max_new_tokens.unwrap_or(128.max(self.min_new_tokens)),
             min_new_tokens: self.min_new_tokens,
             block_size: self.block_size,
             steps: self.steps,
-            fill,
+            fill: self.threshold.map(|tau| FillRule::Threshold { tau }).or(self.fill),
             sampling: Sampling {
                 temperature: self.temperature.unwrap_or(0.0),
                 top_k: self.top_k,
@@ -322,16 +309,12 @@ impl Flags {
                 repetition_penalty: self.repetition_penalty.unwrap_or(1.0),
                 seed: self.seed,
             },
-            mode: match self.mode.as_deref() {
-                Some("reference") => DecodeMode::Reference,
-                _ => DecodeMode::Fused,
-            },
+            algorithm,
             eos_ids: if self.no_eos { Some(Vec::new()) } else { self.eos_id.map(|id| vec![id]) },
             mask_id: self.mask_id,
             forbid_mask: self.forbid_mask,
             stop: self.stop.clone(),
             allow_mode_mismatch: self.allow_mode_mismatch,
-            autoregressive: Some(autoregressive),
         }
     }
 }
@@ -402,9 +385,8 @@ pub(crate) fn check_against(
         let message = "--stop: the checkpoint has no tokenizer.json, so its tokens are no text to compare with";
         return Err(Usage(message.into()).into());
     }
-    if options.mode == DecodeMode::Reference {
-        const DEFAULT: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
-        let block = options.block_size.or(model.config().block_size()).unwrap_or(DEFAULT);
+    if algorithm(model, options) == Algorithm::Reference {
+        let block = model.block_size(options.block_size);
         in_reference_mode(options.max_new_tokens, block, options.steps).map_err(Usage)?;
     }
     Ok(())

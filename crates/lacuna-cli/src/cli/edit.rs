@@ -1,6 +1,6 @@
 use anyhow::Result;
 use lacuna::data::{Message, RenderOptions, Tokenizer};
-use lacuna::{DecodeMode, Edited, GenerateOptions, Model, Prompt, StopReason};
+use lacuna::{Algorithm, Edited, GenerateOptions, Model, Prompt, StopReason, algorithm};
 use serde_json::json;
 use std::io::IsTerminal;
 use std::ops::Range;
@@ -106,16 +106,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Whether the model verifies drafts; says so where one might expect that it does.
 fn takes_drafts(args: &Args, model: &Model, options: &GenerateOptions) -> bool {
-    // An autoregressive checkpoint knows no drafts.
-    if options.autoregressive == Some(true) {
-        return false;
-    }
-    let reason = if model.transformer.logit_shift() {
-        "the model reads each token off the position before it (a shifted head)"
-    } else if options.mode == DecodeMode::Reference {
-        "--mode reference runs the released algorithm, which has none"
-    } else {
-        return true;
+    let reason = match algorithm(model, options) {
+        // Next-token decoding knows no drafts.
+        Algorithm::Autoregressive => return false,
+        _ if model.transformer.logit_shift() => {
+            "the model reads each token off the position before it (a shifted head)"
+        }
+        Algorithm::Reference => "--mode reference runs the released algorithm, which has none",
+        Algorithm::Blocks => return true,
     };
     if !args.show.quiet {
         note!("note: decoding without a draft: {reason}");
@@ -262,7 +260,7 @@ fn options(args: &Args, model: &Model, prompt: usize, draft: usize) -> GenerateO
     if args.decode.max_new_tokens.is_none() {
         // Whole blocks, as far as the model reaches.
         let room = model.config().max_position_embeddings.saturating_sub(prompt);
-        let block = options.block_size.or(model.config().block_size()).map_or(4, |b| b.get());
+        let block = model.block_size(options.block_size).get();
         let wanted = wanted(draft).next_multiple_of(block);
         options.max_new_tokens = wanted.min(room / block * block).max(block);
     }

@@ -91,9 +91,6 @@ Example:
     },
 }
 
-/// Tokens in a block where nothing says how many.
-const FOUR: std::num::NonZeroUsize = std::num::NonZeroUsize::new(4).expect("not zero");
-
 /// Parses, runs, reports; the exit status.
 pub(crate) fn main() -> ExitCode {
     let (cli, quiet) = match parse() {

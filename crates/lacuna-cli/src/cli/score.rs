@@ -86,7 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let blocks = match method {
         Method::Autoregressive => None,
         _ => Some(Blocks {
-            block_size: args.block_size.or(model.config().block_size()).unwrap_or(super::FOUR),
+            block_size: model.block_size(args.block_size),
             mask_id: args
                 .mask_id
                 .or_else(|| model.mask_id())

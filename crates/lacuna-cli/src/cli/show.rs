@@ -4,8 +4,7 @@ use anyhow::{Context, Result};
 use lacuna::samplers::Event;
 use lacuna::samplers::trace::Line;
 use lacuna::{
-    DecodeMode, GenerateOptions, Model, Prompt, StopReason, TokenText, Written, prompt_ids,
-    trace_end, trace_header,
+    GenerateOptions, Model, Prompt, Resolved, StopReason, TokenText, Written, trace_end,
 };
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
@@ -76,9 +75,10 @@ impl ShowArgs {
         trace: Option<&'a mut TraceFile>,
     ) -> Result<Show<'a>> {
         check_against(model, prompt, options)?;
-        self.rule.get_or_init(|| rule(model, options));
+        let resolved = Resolved::new(model, prompt.clone(), options)?;
+        self.rule.get_or_init(|| resolved.rule());
         let stream = match self.stream {
-            true => Some(Streamed::new(model, prompt, &options.stop)?),
+            true => Some(Streamed::new(model, &resolved.prompt, &options.stop)?),
             false => None,
         };
         let progress = (!self.watch).then(|| Decoding::of(model, prompt, options));
@@ -86,7 +86,7 @@ impl ShowArgs {
         if show.trace.is_none() && !self.watch {
             return Ok(show);
         }
-        let header = trace_header(model, prompt.clone(), options)?;
+        let header = resolved.trace_header()?;
         if let Some(trace) = &mut show.trace {
             trace.begin(&header)?;
         }
@@ -326,9 +326,8 @@ struct Streamed<'a> {
 }
 
 impl<'a> Streamed<'a> {
-    fn new(model: &'a Model, prompt: &Prompt, stop: &'a [String]) -> Result<Self> {
-        let prompt = prompt_ids(model, prompt.clone())?;
-        let text = TokenText::new(model.tokenizer()?, &prompt, stop)?;
+    fn new(model: &'a Model, prompt: &[u32], stop: &'a [String]) -> Result<Self> {
+        let text = TokenText::new(model.tokenizer()?, prompt, stop)?;
         Ok(Self { text, taken: 0, lead: String::new(), out: Out::new() })
     }
 
@@ -392,15 +391,6 @@ pub(crate) fn finish_name(finish: StopReason) -> &'static str {
         StopReason::Eos => "eos",
         StopReason::Length => "length",
         StopReason::Stop => "stop",
-    }
-}
-
-/// How a model is decoded under such options, in a word.
-fn rule(model: &Model, options: &GenerateOptions) -> String {
-    match (options.autoregressive.unwrap_or(!model.is_block_diffusion()), options.mode) {
-        (true, _) => "one by one".to_owned(),
-        (false, DecodeMode::Fused) => options.fill.to_string(),
-        (false, DecodeMode::Reference) => format!("reference {}", options.fill),
     }
 }
 

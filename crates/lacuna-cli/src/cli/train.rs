@@ -1,5 +1,6 @@
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
+use lacuna::samplers::FillRule;
 use lacuna::train::{
     Evaluation, Event, Outcome, Recipe, RunOptions, ScoreName, StageData, StepMetrics,
     run as run_recipe,
@@ -256,7 +257,9 @@ fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
         let taken = model.tokenizer()?.encode_with_special_tokens(prompt)?.len() + block;
         let room = model.config().max_position_embeddings.saturating_sub(taken);
         let max_new_tokens = recipe.evaluation.max_new_tokens.min(room);
-        let options = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
+        // The most confident position a pass: what the model itself can do, not how fast.
+        let fill = Some(FillRule::LowConfidence);
+        let options = GenerateOptions { max_new_tokens, fill, ..GenerateOptions::default() };
         let written = lacuna::generate(&model, prompt.as_str(), &options, |_| {})?;
         text.push_str(&format!(
             "\ncompletion ({:.2} tokens per forward):\n",

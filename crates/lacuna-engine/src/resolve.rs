@@ -1,0 +1,257 @@
+//! Options and a model become one exact request: the only place that knows what is taken where nothing is said.
+
+use lacuna_model::Mode;
+use lacuna_samplers::reference::{Remasking, Settings};
+use lacuna_samplers::trace::Line;
+use lacuna_samplers::{FillRule, Request};
+use std::num::NonZeroUsize;
+
+use crate::error::{Error, Result};
+use crate::generate::{GenerateOptions, Prompt, prompt_ids};
+use crate::open::Model;
+
+/// Tokens in a block where neither options nor checkpoint say.
+const BLOCK_SIZE: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
+
+/// The confidence from which positions are filled together where no rule is asked for.
+const TAU: f64 = 0.9;
+
+/// How tokens are decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// One after the other.
+    Autoregressive,
+    /// Block by block; a finished block is read in the first pass over the next one.
+    Blocks,
+    /// Block by block as the released code does it, step by step, its faults included.
+    Reference,
+}
+
+/// A request with nothing left to decide: what options and checkpoint amount to.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The tokens to continue, as they were given.
+    pub prompt: Vec<u32>,
+    /// Texts that end the continuation.
+    pub stop: Vec<String>,
+    /// The sampler's arguments.
+    pub plan: Plan,
+}
+
+/// The arguments of the sampler that decodes a request.
+#[derive(Clone, Debug)]
+pub enum Plan {
+    /// Of next-token decoding.
+    Autoregressive(Request),
+    /// Of block decoding.
+    Blocks(Request),
+    /// Of the released algorithm.
+    Reference(Settings),
+}
+
+impl Resolved {
+    /// Decides everything that `options` leave open, from what the checkpoint says of itself.
+    ///
+    /// At most as many new tokens remain as the model has positions for; the released algorithm gets what was asked for,
+    /// since it fills blocks of a number that must come out even.
+    ///
+    /// # Errors
+    /// Errors if the checkpoint was trained for another algorithm, there is no tokenizer for a text, an id is outside
+    /// the vocabulary, the model has no position for a new token, or an option is none of the algorithm's.
+    pub fn new(
+        model: &Model,
+        prompt: impl Into<Prompt>,
+        options: &GenerateOptions,
+    ) -> Result<Self> {
+        let prompt = prompt_ids(model, prompt.into())?;
+        let algorithm = algorithm(model, options);
+        let trained = !model.is_block_diffusion();
+        if (algorithm == Algorithm::Autoregressive) != trained && !options.allow_mode_mismatch {
+            return Err(Error::Mode(mismatch(trained)));
+        }
+        let max_new_tokens = within_positions(model, &prompt, algorithm, options)?;
+        let request = |base: Request| Request {
+            min_new_tokens: options.min_new_tokens,
+            sampling: options.sampling.clone(),
+            eos_ids: eos_ids(model, options),
+            ..base
+        };
+        let plan = match algorithm {
+            Algorithm::Autoregressive => {
+                let mut read = prompt.clone();
+                if read.is_empty() {
+                    // Something must come before the first token.
+                    read.extend(model.config().bos_token_id);
+                }
+                // An autoregressive checkpoint may have no MASK.
+                let mask_id = options.mask_id.or(model.config().mask_token_id());
+                let mut request = request(Request::autoregressive(read, max_new_tokens));
+                request.mask_id = mask_id.unwrap_or(request.mask_id);
+                Plan::Autoregressive(request)
+            }
+            Algorithm::Blocks => {
+                let block_size = model.block_size(options.block_size);
+                let mask_id = mask_id(model, options)?;
+                let base = Request::new(prompt.clone(), max_new_tokens, block_size, mask_id);
+                let mut request = request(base);
+                request.steps = options.steps;
+                request.fill = fill(model, algorithm, options);
+                Plan::Blocks(request)
+            }
+            Algorithm::Reference => Plan::Reference(settings(model, options, max_new_tokens)?),
+        };
+        Ok(Self { prompt, stop: options.stop.clone(), plan })
+    }
+
+    /// How it is decoded.
+    pub fn algorithm(&self) -> Algorithm {
+        match self.plan {
+            Plan::Autoregressive(_) => Algorithm::Autoregressive,
+            Plan::Blocks(_) => Algorithm::Blocks,
+            Plan::Reference(_) => Algorithm::Reference,
+        }
+    }
+
+    /// The first line of the trace of this request; the events are the lines after it, and
+    /// [`trace_end`](crate::trace_end) the last.
+    ///
+    /// # Errors
+    /// A block size that the released algorithm does not take.
+    pub fn trace_header(&self) -> Result<Line> {
+        Ok(match &self.plan {
+            Plan::Autoregressive(request) | Plan::Blocks(request) => Line::header(0, request),
+            Plan::Reference(settings) => Line::reference_header(&self.prompt, settings)?,
+        })
+    }
+
+    /// What fills masked positions, in a few words for people.
+    pub fn rule(&self) -> String {
+        match &self.plan {
+            Plan::Autoregressive(_) => "one by one".to_owned(),
+            Plan::Blocks(request) => request.fill.to_string(),
+            Plan::Reference(Settings { threshold: Some(tau), .. }) => {
+                format!("reference {}", FillRule::Threshold { tau: *tau })
+            }
+            Plan::Reference(Settings { remasking: Remasking::Random, .. }) => {
+                format!("reference {}", FillRule::Random)
+            }
+            Plan::Reference(_) => format!("reference {}", FillRule::LowConfidence),
+        }
+    }
+}
+
+/// How a model is decoded under such options: as asked for, else as it was trained.
+pub fn algorithm(model: &Model, options: &GenerateOptions) -> Algorithm {
+    options.algorithm.unwrap_or(match model.is_block_diffusion() {
+        true => Algorithm::Blocks,
+        false => Algorithm::Autoregressive,
+    })
+}
+
+/// Which masked positions a refinement fills: as asked for, else every one that is at least this confident.
+fn fill(model: &Model, algorithm: Algorithm, options: &GenerateOptions) -> FillRule {
+    // The released algorithm, and a number of steps, share the positions out.
+    let is_shared_out = algorithm == Algorithm::Reference || options.steps.is_some();
+    // A shifted head reads a token off the position before it. Where that is masked too, what it says of the token is
+    // of nothing in particular, however sure: one position a pass.
+    let is_alone = model.transformer.logit_shift();
+    options.fill.unwrap_or(match is_shared_out || is_alone {
+        true => FillRule::LowConfidence,
+        false => FillRule::Threshold { tau: TAU },
+    })
+}
+
+fn eos_ids(model: &Model, options: &GenerateOptions) -> Vec<u32> {
+    options.eos_ids.clone().unwrap_or_else(|| model.ends_of_text())
+}
+
+fn mask_id(model: &Model, options: &GenerateOptions) -> Result<u32> {
+    options.mask_id.or_else(|| model.mask_id()).ok_or_else(|| Error::Request(no_mask(model)))
+}
+
+/// No more new tokens than the model has positions for.
+fn within_positions(
+    model: &Model,
+    prompt: &[u32],
+    algorithm: Algorithm,
+    options: &GenerateOptions,
+) -> Result<usize> {
+    let (max, held) = (model.config().max_position_embeddings, prompt.len());
+    let (room, asked) = (max.saturating_sub(held), options.max_new_tokens);
+    if asked > room && (room == 0 || algorithm == Algorithm::Reference) {
+        let reason = format!(
+            "a prompt of {held} tokens and {asked} new ones are more than the model's {max} positions"
+        );
+        return Err(Error::Request(reason));
+    }
+    Ok(asked.min(room))
+}
+
+/// The arguments of the released code.
+fn settings(model: &Model, options: &GenerateOptions, max_new_tokens: usize) -> Result<Settings> {
+    let (remasking, threshold) = match fill(model, Algorithm::Reference, options) {
+        FillRule::LowConfidence => (Remasking::LowConfidence, None),
+        FillRule::Threshold { tau } => (Remasking::LowConfidence, Some(tau)),
+        FillRule::Random => (Remasking::Random, None),
+        other => {
+            let message = format!(
+                "--mode reference knows low-confidence, random and --threshold, not {other}; \
+                 the default mode has it"
+            );
+            return Err(Error::Request(message));
+        }
+    };
+    let block_size = model.block_size(options.block_size).get();
+    let new = Settings::new(max_new_tokens, block_size, mask_id(model, options)?);
+    Ok(Settings {
+        steps: options.steps.map_or(new.steps, NonZeroUsize::get),
+        temperature: options.sampling.temperature,
+        remasking,
+        threshold,
+        eos_id: eos_ids(model, options).first().copied(),
+        forbid_mask: options.forbid_mask,
+        seed: options.sampling.seed,
+        ..new
+    })
+}
+
+impl Model {
+    /// Tokens in a block: as asked for, else the checkpoint's, else 4.
+    pub fn block_size(&self, asked: Option<NonZeroUsize>) -> NonZeroUsize {
+        let of_checkpoint = match self.config().mode {
+            Mode::BlockDiffusion { block_size, .. } => Some(block_size),
+            Mode::Autoregressive => None,
+        };
+        asked.or(of_checkpoint).unwrap_or(BLOCK_SIZE)
+    }
+}
+
+/// The words for a model that is to fill in masked blocks where nothing names MASK.
+pub fn no_mask(model: &Model) -> String {
+    let way_out = match model.is_block_diffusion() {
+        true => "",
+        false => {
+            "; without --allow-mode-mismatch it is decoded token by token, as it was trained, and \
+             `lacuna convert --to block-diffusion` makes it a start for training"
+        }
+    };
+    format!(
+        "the model is to fill in masked blocks, and neither its configuration nor its tokenizer names a MASK token: \
+         give the id of a special token with --mask-id N{way_out}"
+    )
+}
+
+/// The words for a checkpoint that is to be used as what it was not trained for.
+pub fn mismatch(autoregressive: bool) -> String {
+    let (is, not) = if autoregressive {
+        ("autoregressive: trained to predict the next token", "fill in masked blocks")
+    } else {
+        ("block diffusion: trained to fill in masked blocks", "predict the next token")
+    };
+    let mask =
+        if autoregressive { " (with --mask-id N if nothing names a MASK token)" } else { "" };
+    format!(
+        "this checkpoint is {is}, and would write nonsense if made to {not}; \
+         --allow-mode-mismatch does it all the same{mask}"
+    )
+}
