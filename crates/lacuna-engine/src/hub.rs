@@ -15,18 +15,29 @@ mod store;
 
 use environment::Environment;
 
+/// How far a file on its way from the hub is.
+#[derive(Clone, Copy, Debug)]
+pub struct Download<'a> {
+    /// The file's name in its repository, with nothing in it that moves a terminal's cursor.
+    pub file: &'a str,
+    /// Bytes that are here.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
 /// Where a model is: a path as it is, or the files that `hf:owner/name[/file.gguf][@revision]` names, from the
 /// Hugging Face cache if they are complete there (then without a look at the network), else fetched into it.
 ///
 /// `HF_HUB_CACHE`, `HF_HOME` and `XDG_CACHE_HOME` say where the cache is (`~` and `$HOME` in them are filled in, as
 /// Hugging Face's tools do), `HF_TOKEN` opens private models and goes to the hub's own host alone,
-/// `HF_HUB_OFFLINE=1` forbids the network and `HF_ENDPOINT` names another server. `progress` shows bars on
-/// stderr.
+/// `HF_HUB_OFFLINE=1` forbids the network and `HF_ENDPOINT` names another server. `progress` hears of every piece that
+/// arrives.
 ///
 /// # Errors
 /// If the name is none, the model is not there or not open to this token, the network can't be reached, or the
 /// repository holds no checkpoint.
-pub fn locate(model: &Path, progress: bool) -> Result<PathBuf> {
+pub fn locate(model: &Path, progress: &dyn Fn(Download<'_>)) -> Result<PathBuf> {
     let Some(text) = model.to_str().and_then(|text| text.strip_prefix("hf:")) else {
         return Ok(model.to_owned());
     };
@@ -45,12 +56,20 @@ pub fn locate(model: &Path, progress: bool) -> Result<PathBuf> {
 }
 
 #[cfg(feature = "hub")]
-fn fetch(name: &HubName, environment: &Environment, progress: bool) -> Result<PathBuf> {
+fn fetch(
+    name: &HubName,
+    environment: &Environment,
+    progress: &dyn Fn(Download<'_>),
+) -> Result<PathBuf> {
     fetch::fetch(name, environment, progress)
 }
 
 #[cfg(not(feature = "hub"))]
-fn fetch(name: &HubName, environment: &Environment, _progress: bool) -> Result<PathBuf> {
+fn fetch(
+    name: &HubName,
+    environment: &Environment,
+    _progress: &dyn Fn(Download<'_>),
+) -> Result<PathBuf> {
     Err(name.fault(format!(
         "not complete in the cache at {}, and this build has no network (feature `hub`); give a folder",
         environment.cache.display()

@@ -41,7 +41,7 @@ pub use generate::{
     GenerateOptions, Prompt, Seconds, StopReason, Written, generate, generate_in, prompt_ids,
     trace_end,
 };
-pub use hub::locate;
+pub use hub::{Download, locate};
 pub use memory::{MemoryLimit, available_bytes};
 pub use open::{Model, OpenOptions, select_device, usual_mask};
 pub use resolve::{Algorithm, Plan, Resolved, algorithm, mismatch as mode_mismatch, no_mask};

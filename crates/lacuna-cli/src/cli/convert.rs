@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Usage;
-use super::progress::{At, Progress, shows_progress};
+use super::progress::{At, Progress, downloads, shows_progress};
 use super::ranges;
 use super::sizes::{ByteSize, shown};
 
@@ -108,7 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }),
         force: args.force,
     };
-    let from = lacuna::locate(&args.from, shows_progress())?;
+    let from = lacuna::locate(&args.from, &downloads(shows_progress()))?;
     let written = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
     let (shown_part, name) = (Arc::clone(&written), args.to.display().to_string());
     let progress = Progress::watching(move || {

@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use super::Usage;
-use super::progress::{Progress, shows_progress};
+use super::progress::{Progress, downloads, shows_progress};
 use super::ranges::{self, Ids};
 use super::sizes::ByteSize;
 
@@ -42,7 +42,7 @@ impl ModelArgs {
             memory: self.memory.unwrap_or_default(),
             work: Some(work),
         };
-        let path = lacuna::locate(&self.model, shows_progress())?;
+        let path = lacuna::locate(&self.model, &downloads(shows_progress()))?;
         let opening = Progress::spinning(format!("opening {}", path.display()));
         let model = Model::open(&path, &options)?;
         drop(opening);

@@ -7,6 +7,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use super::decode_args::{kept_dtype, memory_limit};
+use super::progress::downloads;
 use super::ranges;
 use super::sizes::shown;
 
@@ -43,7 +44,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let model = lacuna::locate(&args.model, std::io::stderr().is_terminal())?;
+    let model = lacuna::locate(&args.model, &downloads(std::io::stderr().is_terminal()))?;
     if !model.exists() {
         let reason = "no such file or directory".into();
         return Err(Error::NoModel { path: model, reason }.into());

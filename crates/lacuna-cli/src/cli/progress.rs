@@ -1,8 +1,9 @@
 //! What a command is at, how much of it is done and how long the rest takes: on stderr, where that is a terminal,
 //! from half a second on, and gone afterwards.
 
-use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lacuna::Model;
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
+use lacuna::{Download, Model};
+use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,6 +30,28 @@ pub(crate) fn is_quiet() -> bool {
 /// Whether anything is shown: on a terminal, without `--quiet`.
 pub(crate) fn shows_progress() -> bool {
     !is_quiet() && std::io::stderr().is_terminal()
+}
+
+/// Draws a bar on stderr for every file that comes from the hub, if anything is to be shown.
+pub(crate) fn downloads(shown: bool) -> impl Fn(Download<'_>) {
+    let current: RefCell<Option<(String, ProgressBar)>> = RefCell::new(None);
+    move |Download { file, done, total }| {
+        if !shown || total == 0 {
+            return;
+        }
+        let mut current = current.borrow_mut();
+        if current.as_ref().is_none_or(|(name, _)| name != file) {
+            let template = "{bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {msg}";
+            let style = ProgressStyle::with_template(template).expect("a fixed template");
+            let bar = ProgressBar::new(total).with_style(style).with_message(file.to_owned());
+            *current = Some((file.to_owned(), bar.with_finish(ProgressFinish::AndClear)));
+        }
+        let Some((_, bar)) = &*current else { return };
+        bar.set_position(done);
+        if done == total {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 /// How far something is.

@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let tokenizer = args
         .model
         .as_deref()
-        .map(|model| open_tokenizer(&lacuna::locate(model, false)?))
+        .map(|model| open_tokenizer(&lacuna::locate(model, &|_| {})?))
         .transpose()?;
     let texts = Texts(tokenizer.as_ref());
     let films: Vec<Film<'_>> =

@@ -14,7 +14,7 @@ use std::time::Duration;
 mod stop;
 mod surroundings;
 use super::init::quoted;
-use super::progress::{Progress as Waiting, be_quiet};
+use super::progress::{Progress as Waiting, be_quiet, downloads};
 use stop::Stop;
 
 /// Run a recipe: train, measure, write checkpoints.
@@ -61,7 +61,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut recipe = Recipe::load(&args.recipe, &args.set)?;
     if let Some(from) = &mut recipe.model.from {
-        *from = lacuna::locate(from, !args.quiet && std::io::stderr().is_terminal())?;
+        *from = lacuna::locate(from, &downloads(!args.quiet && std::io::stderr().is_terminal()))?;
     }
     let device = select_device(&args.device)?;
     let dir = match &args.out {

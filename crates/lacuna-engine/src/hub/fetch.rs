@@ -7,12 +7,17 @@ use super::client::{Client, Failure};
 use super::environment::Environment;
 use super::store::{Snapshot, encoded, is_plain};
 use super::{HubName, INDEX, shards_of};
+use super::Download;
 use crate::error::{Error, Result};
 
 const HUB: &str = "https://huggingface.co";
 
 /// Fetches the files of a model into the cache.
-pub(super) fn fetch(name: &HubName, environment: &Environment, progress: bool) -> Result<PathBuf> {
+pub(super) fn fetch(
+    name: &HubName,
+    environment: &Environment,
+    progress: &dyn Fn(Download<'_>),
+) -> Result<PathBuf> {
     let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
     let endpoint = endpoint.unwrap_or_else(|| HUB.to_owned());
     let fault = |failure: Failure| name.fault(explained(&failure, &endpoint, environment));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
+use super::Download;
 use super::client::{Client, Failure, Reply};
 
 /// Tries for one file while it makes no progress.
@@ -27,8 +28,8 @@ pub(super) struct Snapshot<'a> {
     pub(super) repository: &'a str,
     pub(super) commit: &'a str,
     pub(super) cache: &'a Path,
-    /// Draws bars on stderr.
-    pub(super) progress: bool,
+    /// Hears of every piece that arrives.
+    pub(super) progress: &'a dyn Fn(Download<'_>),
 }
 
 /// Whether a name from a server can be one in a folder, on every system, and nothing else.
@@ -95,14 +96,12 @@ impl Snapshot<'_> {
 
     /// Fetches what `partial` lacks of a file. A try that brought something makes the next one free.
     fn fill(&self, address: &str, file: &str, partial: &Path, total: u64) -> Result<(), Failure> {
-        let bar = bar(file, total, self.progress);
         let mut tries = TRIES;
         let (mut since, mut mark) =
             (Instant::now(), fs::metadata(partial).map_or(0, |there| there.len()));
         loop {
             let before = fs::metadata(partial).map_or(0, |there| there.len());
-            let Err(failure) = self.append(address, file, partial, total, &bar) else {
-                bar.finish_and_clear();
+            let Err(failure) = self.append(address, file, partial, total) else {
                 return Ok(());
             };
             let after = fs::metadata(partial).map_or(0, |there| there.len());
@@ -113,7 +112,6 @@ impl Snapshot<'_> {
             // Tries that each bring a byte, or nothing after a long silence, would go on for hours.
             let given_up = tries == 0 || since.elapsed() > PATIENCE / 2;
             if given_up || !failure.is_passing() {
-                bar.finish_and_clear();
                 return Err(failure);
             }
             std::thread::sleep(Duration::from_secs(1 << (TRIES - tries).min(3)));
@@ -126,8 +124,9 @@ impl Snapshot<'_> {
         file: &str,
         partial: &Path,
         total: u64,
-        bar: &indicatif::ProgressBar,
     ) -> Result<(), Failure> {
+        let name = lacuna_files::printable(file);
+        let hear = |done| (self.progress)(Download { file: &name, done, total });
         let mut options = File::options();
         let mut out = options
             .write(true)
@@ -139,7 +138,7 @@ impl Snapshot<'_> {
         if held > total {
             held = 0;
         }
-        bar.set_position(held);
+        hear(held);
         if held == total {
             return out.set_len(total).and_then(|()| out.sync_all()).map_err(Failure::Disk);
         }
@@ -179,7 +178,7 @@ impl Snapshot<'_> {
             }
             out.write_all(&buffer[..read]).map_err(Failure::Disk)?;
             held += read as u64;
-            bar.set_position(held);
+            hear(held);
         }
         out.sync_all().map_err(Failure::Disk)
     }
@@ -298,14 +297,4 @@ fn make_parent(path: &Path) -> Result<(), Failure> {
 
 fn disk(error: lacuna_files::Error) -> Failure {
     Failure::Disk(std::io::Error::other(error.to_string()))
-}
-
-fn bar(file: &str, total: u64, progress: bool) -> indicatif::ProgressBar {
-    if !progress || total == 0 {
-        return indicatif::ProgressBar::hidden();
-    }
-    let template = "{bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {msg}";
-    let style = indicatif::ProgressStyle::with_template(template).expect("a fixed template");
-    let bar = indicatif::ProgressBar::new(total).with_style(style);
-    bar.with_message(lacuna_files::printable(file).into_owned())
 }
