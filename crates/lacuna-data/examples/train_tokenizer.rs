@@ -5,7 +5,8 @@
 //! `fixtures/tokenizer/tokenizer.json` is this with 4096 tokens and `fixtures/corpus`.
 
 use lacuna_data::corpus::is_held_out;
-use lacuna_data::{Corpus, CorpusOptions, SPECIAL_TOKENS, Tokenizer};
+use lacuna_data::{Corpus, CorpusOptions};
+use lacuna_text::{SPECIAL_TOKENS, Tokenizer};
 
 /// The part of the documents that no tokenizer and no model may see.
 const HELD_OUT: f64 = 0.08;

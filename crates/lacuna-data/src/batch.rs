@@ -1,7 +1,8 @@
 //! Which windows a step trains on: a pure function of seed and position.
 
-use crate::dataset::{Dataset, Window};
+use crate::dataset::Dataset;
 use crate::error::{Error, Result};
+use crate::window::Window;
 use lacuna_random::{Purpose, permutation, stream};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;

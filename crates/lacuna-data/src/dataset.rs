@@ -1,21 +1,11 @@
+//! Windows to train on, wherever they are kept.
+
 use crate::error::{Error, Result};
 use crate::packing::Packed;
 use crate::shard::{Manifest, Shard};
+use crate::window::{Window, check_ids};
 use std::num::NonZeroUsize;
 use std::path::Path;
-
-/// A packed context: what a model sees in one row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Window {
-    /// Token ids; as many as every window of the dataset has.
-    pub tokens: Vec<u32>,
-    /// Which tokens may be supervised: not padding, not a prompt. One flag a token.
-    pub eligible: Vec<bool>,
-    /// The lengths of the documents in it, in order; their sum is the window's length. The first may
-    /// be the rest of a document that began in the window before, the last may go on in the next.
-    /// Padding counts as a document.
-    pub documents: Vec<usize>,
-}
 
 /// Windows to train on or to score, in memory or in mapped shards.
 #[derive(Debug)]
@@ -134,17 +124,5 @@ impl Dataset {
                 progress(done, all);
             })
         })
-    }
-}
-
-/// The first id that an embedding of `vocab_size` rows does not hold, as a reason.
-pub(crate) fn check_ids(tokens: &[u32], vocab_size: usize) -> Result<(), String> {
-    let outside = |&token: &u32| token as usize >= vocab_size;
-    match tokens.iter().position(outside) {
-        None => Ok(()),
-        Some(at) => {
-            let token = tokens[at];
-            Err(format!("token {at} is {token}, outside the vocabulary of {vocab_size}"))
-        }
     }
 }

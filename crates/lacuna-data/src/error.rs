@@ -1,3 +1,5 @@
+//! The errors of this crate.
+
 use std::path::PathBuf;
 
 /// What can go wrong between text on disk and a batch of windows.
@@ -17,14 +19,9 @@ pub enum Error {
     /// A file could not be read or written whole.
     #[error(transparent)]
     Files(#[from] lacuna_files::Error),
-    /// A tokenizer file is missing, cut short, or something else altogether.
-    #[error("tokenizer {name}: {reason}")]
-    Tokenizer {
-        /// The file's name, or "in memory".
-        name: String,
-        /// What is wrong and what to do.
-        reason: String,
-    },
+    /// A tokenizer or a chat template is not what it should be, or fails on a text.
+    #[error(transparent)]
+    Text(#[from] lacuna_text::Error),
     /// The inputs hold no text that can be trained on.
     #[error(
         "no documents in {inputs}: {skipped}; name a folder of source files, a text file, a .jsonl \
@@ -55,31 +52,6 @@ pub enum Error {
     /// Windows cannot be packed or batched as asked.
     #[error("packing: {0}")]
     Packing(String),
-    /// A chat template is broken, refuses the conversation, or never ends.
-    #[error("chat template: {0}")]
-    Template(String),
-    /// A file beside a checkpoint's weights is not what its name says.
-    #[error("{}: {reason}", path.display())]
-    SideFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong and what was expected.
-        reason: String,
-    },
-    /// The tokenizer lacks the tokens of the fill-in-the-middle format.
-    #[error("fill in the middle: {0}")]
-    Fim(String),
-}
-
-impl Error {
-    /// The same, with the file that a chat template stands in; other errors stay as they are.
-    #[must_use]
-    pub fn in_file(self, file: &std::path::Path) -> Self {
-        match self {
-            Self::Template(reason) => Self::Template(format!("{}: {reason}", file.display())),
-            other => other,
-        }
-    }
 }
 
 /// A result with this crate's [`Error`].

@@ -1,7 +1,8 @@
-//! Text to tokens to packed, memory-mapped training windows, with resumable batches.
+//! Corpora to packed, memory-mapped training windows, with resumable batches.
 //!
 //! ```
-//! use lacuna_data::{Batches, Corpus, CorpusOptions, Dataset, Packer, Remainder, Tokenizer, pack};
+//! use lacuna_data::{Batches, Corpus, CorpusOptions, Dataset, Packer, Remainder, pack};
+//! use lacuna_text::Tokenizer;
 //! # let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures");
 //! # let (folder, file) = (format!("{root}/corpus/python/toolz-1.2.0"), format!("{root}/tokenizer/tokenizer.json"));
 //! let corpus = Corpus::read(&[folder], &CorpusOptions::default())?;
@@ -18,48 +19,37 @@
 //!
 //! # The nouns
 //! - A [`Document`] is one text of a [`Corpus`]; a hash of its path decides whether it is held out.
-//! - A [`Tokenizer`] turns text into ids and back; a [`TextStream`] turns growing ids into growing
-//!   text. [`Tokenizer::train_bpe`] makes one from a corpus, the same on every machine.
 //! - A [`Packer`] joins documents, or the [`Sample`]s of conversations, into [`Window`]s of one
 //!   length, which know where documents begin and which tokens may be supervised.
 //! - A [`Dataset`] is windows in memory or in mapped shards, which a [`ShardWriter`] writes and which
 //!   are [checked](shard) before they are used.
 //! - [`Batches`] deal windows out, every one once an epoch; the rows of a step are a pure function of
 //!   the seed and the step. A [`Cursor`] is all that a checkpoint keeps.
-//! - A [`ChatTemplate`] writes conversations as a model expects them; [`Fim`] marks holes.
+//! - [`pack_chat`] makes samples of conversations, written as a chat template says.
 //! - [`stats`] has the unigram and bigram baselines that a model must beat.
 //!
 //! # What it does not do
 //! It knows no tensors, no masks and no models; it downloads nothing; it neither deduplicates nor
-//! judges text.
+//! judges text. Tokenizers and chat templates are `lacuna-text`'s.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod batch;
-pub mod chat;
 pub mod corpus;
 mod dataset;
 mod error;
-pub mod fim;
 pub mod packing;
 mod records;
 mod sft;
 pub mod shard;
-mod side;
 pub mod stats;
-mod stream;
-mod template;
-mod tokenizer;
+mod window;
 
 pub use batch::{Batches, Cursor, Row};
-pub use chat::{ChatTemplate, Message, RenderOptions};
 pub use corpus::{Corpus, CorpusOptions, Document};
-pub use dataset::{Dataset, Window};
+pub use dataset::Dataset;
 pub use error::{Error, Result};
-pub use fim::{Fim, FimFormat, FimOrder};
 pub use packing::{Packed, Packer, Remainder, Sample, pack};
 pub use sft::pack_chat;
 pub use shard::{Manifest, ShardOptions, ShardWriter};
-pub use side::{Facts, Generation, Settings, SideFiles};
-pub use stream::TextStream;
-pub use tokenizer::{SPECIAL_TOKENS, Tokenizer};
+pub use window::Window;

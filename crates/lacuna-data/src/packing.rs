@@ -1,10 +1,10 @@
 //! Documents and conversations into windows of one length.
 
 use crate::corpus::Document;
-use crate::dataset::Window;
 use crate::error::{Error, Result};
-use crate::tokenizer::{SPECIAL_TOKENS, Tokenizer};
+use crate::window::{Window, lengths};
 use lacuna_random::{Purpose, below, stream};
+use lacuna_text::{ChatTemplate, Message, RenderOptions, SPECIAL_TOKENS, Tokenizer};
 use std::num::NonZeroUsize;
 
 /// What becomes of the last tokens when they do not fill a window.
@@ -215,12 +215,6 @@ impl Packed {
     }
 }
 
-/// The lengths between `begin`, the cuts and `end`.
-pub(crate) fn lengths(begin: usize, end: usize, cuts: impl Iterator<Item = usize>) -> Vec<usize> {
-    let mut from = begin;
-    cuts.chain([end]).map(|cut| cut - std::mem::replace(&mut from, cut)).collect()
-}
-
 /// A conversation as tokens: what the model answers is supervised, the rest only seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sample {
@@ -239,6 +233,40 @@ impl Sample {
             sample.supervised.resize(sample.tokens.len(), supervised);
         }
         sample
+    }
+
+    /// The sample of a conversation: what the assistant says is supervised, with the end of its turn; everything else
+    /// is only seen.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::pieces`].
+    pub fn from_chat(
+        template: &ChatTemplate,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        options: &RenderOptions,
+    ) -> Result<Self> {
+        Self::from_chat_where(template, tokenizer, messages, options, &|_| true)
+    }
+
+    /// As [`from_chat`](Self::from_chat), with the assistant's turns supervised that `learnt` says, by their numbers
+    /// from 0.
+    ///
+    /// # Errors
+    /// As [`from_chat`](Self::from_chat).
+    pub fn from_chat_where(
+        template: &ChatTemplate,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        options: &RenderOptions,
+        learnt: &dyn Fn(usize) -> bool,
+    ) -> Result<Self> {
+        let pieces = template.pieces(tokenizer, messages, options)?;
+        let turns = pieces.iter().map(|piece| {
+            let supervised = piece.response.is_some_and(learnt);
+            (piece.tokens.as_slice(), supervised)
+        });
+        Ok(Self::from_turns(turns))
     }
 
     /// Ends the sample with one to four supervised end tokens, uniformly, in place of those it ends

@@ -1,12 +1,11 @@
 //! Conversations for fine-tuning, packed with only what the assistant says eligible.
 
-use crate::chat::{ChatTemplate, RenderOptions};
 use crate::corpus::{Reason, Skipped};
 use crate::error::{Error, Result};
 use crate::packing::{Packed, Packer, Sample};
 use crate::records::{Fault, Records, Shape, at, stopped, unpacked};
-use crate::tokenizer::Tokenizer;
 use conversation::{Conversation, EXPECTED, conversation};
+use lacuna_text::{ChatTemplate, RenderOptions, Tokenizer};
 use std::io::BufReader;
 use std::path::Path;
 
@@ -116,11 +115,11 @@ fn sample(
 ) -> Result<(Sample, bool), Fault> {
     let Conversation { messages, learnt, without_calls, tools } = conversation;
     let options = RenderOptions { tools: tools.clone(), ..RenderOptions::default() };
-    let refused = |error: Error| Fault::new(Reason::Refused, error.to_string());
+    let refused = |error: &dyn std::fmt::Display| Fault::new(Reason::Refused, error.to_string());
     let mut learnt = learnt.clone();
     let text = template.render(messages, &options).map_err(|error| {
         // Which turn it is that the template refuses.
-        refused(template.responses(messages, &options).err().unwrap_or(error))
+        refused(&template.responses(messages, &options).err().unwrap_or(error))
     })?;
     for (turn, plain) in without_calls.iter().enumerate() {
         let Some(plain) = plain else { continue };
@@ -135,10 +134,11 @@ fn sample(
     if !learnt.contains(&true) {
         return Err(Fault::new(Reason::NothingSupervised, "no turn is to be learnt"));
     }
-    let sample = template.sample_of(tokenizer, messages, &options, &|turn| learnt[turn]);
+    let sample =
+        Sample::from_chat_where(template, tokenizer, messages, &options, &|turn| learnt[turn]);
     let last_is_assistant = messages.last().is_some_and(|message| message.role == "assistant");
     let ends = !last_is_assistant || learnt.last() == Some(&true);
-    Ok((sample.map_err(refused)?, ends))
+    Ok((sample.map_err(|error| refused(&error))?, ends))
 }
 
 #[cfg(test)]
@@ -156,7 +156,7 @@ mod tests {
         let tokenizer = Tokenizer::train_bpe(
             ["user assistant 2+2 4 abc abd abe".repeat(30)].into_iter(),
             270,
-            &crate::SPECIAL_TOKENS,
+            &lacuna_text::SPECIAL_TOKENS,
         )
         .unwrap();
         let packer = Packer::new(64.try_into().unwrap(), Remainder::Pad(1));

@@ -143,7 +143,7 @@ impl Score {
 
 /// Scores every eligible token of every window with `probability(previous, token)`; a window's first
 /// token has no previous one. `token_bytes` is
-/// [`Tokenizer::token_bytes`](crate::Tokenizer::token_bytes).
+/// [`Tokenizer::token_bytes`](lacuna_text::Tokenizer::token_bytes).
 ///
 /// # Errors
 /// When a window cannot be read.

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 use lacuna_data::corpus::{Reason, Skipped};
-use lacuna_data::{ChatTemplate, Packed, Packer, Remainder, Tokenizer, pack_chat};
+use lacuna_data::{Packed, Packer, Remainder, pack_chat};
+use lacuna_text::{ChatTemplate, Tokenizer};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::LazyLock;

@@ -50,9 +50,9 @@ pub enum Error {
     /// From the model or its files.
     #[error(transparent)]
     Model(#[from] lacuna_model::ModelError),
-    /// From the tokenizer.
+    /// From the tokenizer, the chat template or the files beside the weights.
     #[error(transparent)]
-    Data(#[from] lacuna_data::Error),
+    Text(#[from] lacuna_text::Error),
     /// From decoding.
     #[error(transparent)]
     Sampler(#[from] lacuna_samplers::SamplerError),

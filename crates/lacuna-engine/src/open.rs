@@ -1,9 +1,9 @@
 //! Opening a checkpoint: weights, tokenizer, mode, device.
 
 use candle_core::Device;
-use lacuna_data::{ChatTemplate, Settings, SideFiles, Tokenizer};
 use lacuna_model::{Config, Mode, StorageDtype, Transformer, Weights, Work};
 use lacuna_samplers::Sampling;
+use lacuna_text::{ChatTemplate, Settings, SideFiles, Tokenizer};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -225,7 +225,7 @@ impl Model {
             Some(value) if value > 1.0 => {
                 let path = self.path.join("generation_config.json");
                 let reason = format!("{key} is {value}, expected 0 to 1");
-                Err(Error::from(lacuna_data::Error::SideFile { path, reason }))
+                Err(Error::from(lacuna_text::Error::SideFile { path, reason }))
             }
             value => Ok(value.filter(|value| *value > 0.0)),
         };

@@ -1,7 +1,7 @@
 //! The tokens of a continuation on their way to text.
 
-use lacuna_data::{TextStream, Tokenizer};
 use lacuna_samplers::Event;
+use lacuna_text::{TextStream, Tokenizer};
 use std::ops::ControlFlow;
 
 use crate::error::{Error, Result};

@@ -4,10 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use candle_core::{DType, Device};
-use lacuna_data::chat::{Message, RenderOptions};
-use lacuna_data::fim::Fim;
-use lacuna_model::{Config, Mode, Transformer};
 use lacuna_engine::{ConvertOptions, Model, OpenOptions};
+use lacuna_model::{Config, Mode, Transformer};
+use lacuna_text::chat::{Message, RenderOptions};
+use lacuna_text::fim::Fim;
 use std::path::Path;
 
 /// A small model with the released configuration's vocabulary and ids, and the tokenizer beside it.
@@ -70,7 +70,8 @@ fn text_chat_and_holes_are_written_with_the_released_ids_in_both_formats() {
             [125, 124, 126].map(|id| prompt.iter().position(|other| *other == id).unwrap());
         assert!(places.is_sorted() && places[2] == prompt.len() - 1, "{prompt:?}");
 
-        let written = lacuna_engine::generate(&model, "fn main() {", &Default::default(), |_| {}).unwrap();
+        let written =
+            lacuna_engine::generate(&model, "fn main() {", &Default::default(), |_| {}).unwrap();
         assert!(!written.tokens.contains(&5), "MASK is never written");
     }
     // Fewer rows than tokens: not this tokenizer's model.

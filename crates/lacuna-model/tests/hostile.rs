@@ -1,7 +1,7 @@
 //! Malformed checkpoints give an error that names file and reason: no panic, no abort, and no
 //! allocation beyond the file's size + 64 MiB.
 
-#[path = "../../lacuna-data/tests/counting/mod.rs"]
+#[path = "../../lacuna-text/tests/counting/mod.rs"]
 mod counting;
 
 use std::fs;

@@ -1,10 +1,11 @@
 //! Checkpoints that are whole or absent: weights in Hugging Face layout, optimizer state, place in the data.
 
 use candle_core::{Device, Tensor};
-use lacuna_data::{Cursor, SideFiles};
+use lacuna_data::Cursor;
 use lacuna_files::{Manifest, WholeFolder};
 use lacuna_kernels::{AdamW, AdamWState};
 use lacuna_model::Transformer;
+use lacuna_text::SideFiles;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -74,9 +74,12 @@ pub enum TrainError {
         /// The plotting library's reason.
         reason: String,
     },
-    /// From the corpus, the tokenizer or the shards.
+    /// From the corpus or the shards.
     #[error(transparent)]
     Data(#[from] lacuna_data::Error),
+    /// From the tokenizer, the chat template or the files beside the weights.
+    #[error(transparent)]
+    Text(#[from] lacuna_text::Error),
     /// From the model or its weights.
     #[error(transparent)]
     Model(#[from] lacuna_model::ModelError),

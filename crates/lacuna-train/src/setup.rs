@@ -2,11 +2,10 @@
 
 use candle_core::{DType, Device};
 use lacuna_data::corpus::Skipped;
-use lacuna_data::{
-    Batches, Corpus, Dataset, Document, Packer, Remainder, SideFiles, Tokenizer, pack,
-};
+use lacuna_data::{Batches, Corpus, Dataset, Document, Packer, Remainder, pack};
 use lacuna_model::{Config, Mode, ModelError, Transformer, Weights, mean_row};
 use lacuna_random::{Purpose, stream, uniform_f32};
+use lacuna_text::{SideFiles, Tokenizer};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -197,7 +196,7 @@ fn open_shards(
 }
 
 fn special_ids(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<SpecialIds> {
-    let [bos, pad, eos, _, _, mask, _] = lacuna_data::SPECIAL_TOKENS;
+    let [bos, pad, eos, _, _, mask, _] = lacuna_text::SPECIAL_TOKENS;
     let config = |from: &Path| Weights::inspect(from).map(|weights| weights.config().clone());
     let of_checkpoint = recipe.model.from.as_deref().map(config).transpose()?;
     let id = |name: &str| tokenizer.token_to_id(name);

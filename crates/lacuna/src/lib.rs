@@ -11,7 +11,7 @@
 //!
 //! The crate to add for whoever wants all of lacuna under one name: it re-exports and holds nothing. Models are opened
 //! and decoded by [`engine`], whose names stand here too; the other crates are modules, whole: [`schedules`],
-//! [`random`], [`kernels`], [`data`], [`model`], [`objective`], [`samplers`], [`likelihood`], [`train`].
+//! [`random`], [`kernels`], [`text`], [`data`], [`model`], [`objective`], [`samplers`], [`likelihood`], [`train`].
 //!
 //! Not here: the program. `lacuna-cli` installs it.
 
@@ -27,4 +27,5 @@ pub use lacuna_objective as objective;
 pub use lacuna_random as random;
 pub use lacuna_samplers as samplers;
 pub use lacuna_schedules as schedules;
+pub use lacuna_text as text;
 pub use lacuna_train as train;

@@ -18,21 +18,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Level 1: they do not know each other.
     ("lacuna-data", &["lacuna-files", "lacuna-random", "lacuna-text"]),
     ("lacuna-objective", &["lacuna-schedules", "lacuna-kernels", "lacuna-random"]),
-    (
-        "lacuna-model",
-        &["lacuna-checkpoint", "lacuna-files", "lacuna-kernels", "lacuna-random"],
-    ),
+    ("lacuna-model", &["lacuna-checkpoint", "lacuna-files", "lacuna-kernels", "lacuna-random"]),
     ("lacuna-samplers", &["lacuna-random"]),
     // Level 1b: they join two of level 1.
-    (
-        "lacuna-likelihood",
-        &["lacuna-kernels", "lacuna-model", "lacuna-objective", "lacuna-random"],
-    ),
+    ("lacuna-likelihood", &["lacuna-kernels", "lacuna-model", "lacuna-objective", "lacuna-random"]),
     (
         "lacuna-engine",
         &[
             "lacuna-checkpoint",
-            "lacuna-data",
             "lacuna-files",
             "lacuna-kernels",
             "lacuna-model",
@@ -82,8 +75,8 @@ const MAY_NEVER_USE: &[(&str, &[&str])] = &[
     ("lacuna-schedules", &[""]),
     ("lacuna-random", &["candle", "tokenizers", "serde"]),
     ("lacuna-files", &["candle", "tokenizers"]),
-    ("lacuna-text", &["candle", "zstd", "tar", "flate2", "memmap2"]),
-    ("lacuna-data", &["candle"]),
+    ("lacuna-text", &["candle", "zstd", "tar", "flate2", "ignore", "memmap2"]),
+    ("lacuna-data", &["candle", "tokenizers"]),
     ("lacuna-kernels", &["tokenizers", "serde"]),
     ("lacuna-checkpoint", &["tokenizers", "minijinja"]),
     ("lacuna-model", &["tokenizers"]),

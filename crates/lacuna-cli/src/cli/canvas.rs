@@ -1,9 +1,9 @@
 //! What a decode looks like on the way: prompt, filled positions with their confidence, masks.
 
 use lacuna::TokenText;
-use lacuna::data::Tokenizer;
 use lacuna::samplers::Request;
 use lacuna::samplers::trace::Line;
+use lacuna::text::Tokenizer;
 
 /// One position.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,5 +1,5 @@
 use anyhow::{Context, Result};
-use lacuna::data::{ChatTemplate, Message, RenderOptions};
+use lacuna::text::{ChatTemplate, Message, RenderOptions};
 use lacuna::{Algorithm, Error, GenerateOptions, Model, Prompt, Session, Written, algorithm};
 use std::io::{BufRead, IsTerminal};
 use std::ops::ControlFlow;
@@ -210,8 +210,8 @@ impl<'a> Turns<'a> {
         let positions = self.model.config().max_position_embeddings;
         let mut options = self.options.clone();
         // What spreads over all new tokens needs a number of them.
-        let spread = options.steps.is_some()
-            || algorithm(self.model, &options) == Algorithm::Reference;
+        let spread =
+            options.steps.is_some() || algorithm(self.model, &options) == Algorithm::Reference;
         let open_end = self.args.decode.max_new_tokens.is_none() && !spread;
         if open_end {
             options.max_new_tokens = positions.saturating_sub(prompt.len()).max(1);

@@ -1,5 +1,5 @@
 use anyhow::Result;
-use lacuna::data::{Message, RenderOptions, Tokenizer};
+use lacuna::text::{Message, RenderOptions, Tokenizer};
 use lacuna::{Algorithm, Edited, GenerateOptions, Model, Prompt, StopReason, algorithm};
 use serde_json::json;
 use std::io::IsTerminal;

@@ -1,5 +1,5 @@
 use anyhow::{Context, Result};
-use lacuna::data::Fim;
+use lacuna::text::Fim;
 use lacuna::{Model, Prompt, StopReason};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

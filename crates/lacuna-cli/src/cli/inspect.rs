@@ -1,6 +1,6 @@
 use anyhow::Result;
-use lacuna::data::FimFormat;
 use lacuna::model::{Format, Mode, StorageDtype, Weights, Work};
+use lacuna::text::FimFormat;
 use lacuna::{Error, MemoryLimit};
 use serde_json::{Value, json};
 use std::io::IsTerminal;

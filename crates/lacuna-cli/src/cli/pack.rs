@@ -1,7 +1,8 @@
 use super::corpus_args::{CorpusArgs, reading_bar, show_reading, skipped_lines};
 use anyhow::{Context, Result, bail};
 use lacuna::data::corpus::{for_each_document, is_held_out};
-use lacuna::data::{Remainder, SPECIAL_TOKENS, ShardOptions, ShardWriter, Tokenizer};
+use lacuna::data::{Remainder, ShardOptions, ShardWriter};
+use lacuna::text::{SPECIAL_TOKENS, Tokenizer};
 use lacuna_files::WholeFolder;
 use std::cell::Cell;
 use std::num::NonZeroUsize;

@@ -1,6 +1,6 @@
 use anyhow::{Context, Result};
-use lacuna::data::Tokenizer;
 use lacuna::samplers::trace::{Line, Mode, Replayed, Trace};
+use lacuna::text::Tokenizer;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};

@@ -1,7 +1,8 @@
 use super::corpus_args::{CorpusArgs, reading_bar, show_reading, skipped_lines};
 use anyhow::{Result, bail};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use lacuna::data::{Corpus, SPECIAL_TOKENS, Tokenizer};
+use lacuna::data::Corpus;
+use lacuna::text::{SPECIAL_TOKENS, Tokenizer};
 use std::path::PathBuf;
 use std::time::Duration;
 

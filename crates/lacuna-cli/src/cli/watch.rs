@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn rows_count_columns_and_no_character_is_torn_at_their_ends() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tokenizer/tokenizer.json");
-        let tokenizer = lacuna::data::Tokenizer::from_file(file).expect("a fixture");
+        let tokenizer = lacuna::text::Tokenizer::from_file(file).expect("a fixture");
         let shown = |text: &str, width: usize| -> Vec<String> {
             let ids = tokenizer.encode(text).expect("a text");
             let canvas = Canvas::new(&Request::new(ids, 1, NonZeroUsize::MIN, 5));

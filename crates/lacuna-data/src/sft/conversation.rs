@@ -1,8 +1,9 @@
 //! Conversations as others write them down: OpenAI's messages, ShareGPT's turns, pairs of texts.
 
-use crate::chat::{Message, Tools};
 use crate::corpus::Reason;
 use crate::records::{Fault, HALF, parse};
+use lacuna_text::Message;
+use lacuna_text::chat::Tools;
 use minijinja::Value;
 use minijinja::value::ValueKind;
 

@@ -15,7 +15,7 @@ pub struct Manifest {
     pub format: String,
     /// Of the shards' format; this crate reads 1.
     pub version: u32,
-    /// [`Tokenizer::fingerprint`](crate::Tokenizer::fingerprint) of the tokenizer that made the ids.
+    /// [`Tokenizer::fingerprint`](lacuna_text::Tokenizer::fingerprint) of the tokenizer that made the ids.
     pub tokenizer: String,
     /// All ids are below this.
     pub vocab_size: usize,

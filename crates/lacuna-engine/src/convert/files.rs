@@ -1,7 +1,7 @@
 //! What travels with weights: tokenizer, chat template, generation settings.
 
-use lacuna_data::{ChatTemplate, Facts, Settings, Tokenizer};
 use lacuna_model::{CarriedMetadata, Config, Format, Weights};
+use lacuna_text::{ChatTemplate, Facts, Settings, Tokenizer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -76,7 +76,7 @@ impl SideFiles {
 
     /// Writes the files into a directory that nobody sees yet.
     pub(super) fn write(&self, dir: &Path, config: &Config) -> Result<()> {
-        let mut files = lacuna_data::SideFiles::default();
+        let mut files = lacuna_text::SideFiles::default();
         for (name, text) in &self.others {
             files.insert(name.as_str(), text.as_str());
         }

@@ -1,8 +1,8 @@
 //! What a run's checkpoints have beside their weights, and how its conversations are written.
 
-use lacuna_data::chat::SEED_CODER_TEMPLATE;
-use lacuna_data::{ChatTemplate, Facts, Settings, SideFiles, Tokenizer};
 use lacuna_model::Weights;
+use lacuna_text::chat::SEED_CODER_TEMPLATE;
+use lacuna_text::{ChatTemplate, Facts, Settings, SideFiles, Tokenizer};
 use std::path::{Path, PathBuf};
 
 use super::SpecialIds;

@@ -1,7 +1,7 @@
 //! A conversation on a terminal: line editing, history, commands, and Ctrl-C for the answer under way.
 
 use anyhow::{Context, Result};
-use lacuna::data::Message;
+use lacuna::text::Message;
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;

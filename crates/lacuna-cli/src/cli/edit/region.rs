@@ -1,6 +1,6 @@
 //! The part of a file that is to change, and what the model sees around it.
 
-use lacuna::data::Tokenizer;
+use lacuna::text::Tokenizer;
 use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 
@@ -100,7 +100,7 @@ pub(crate) fn window<'a>(
     part: Range<usize>,
     tokenizer: &Tokenizer,
     room: usize,
-) -> lacuna::data::Result<Window<'a>> {
+) -> lacuna::text::Result<Window<'a>> {
     let (before, after) = (&text[..part.start], &text[part.end..]);
     let room = room.min(CONTEXT_TOKENS);
     let mut left = room;

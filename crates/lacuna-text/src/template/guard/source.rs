@@ -4,14 +4,15 @@ use crate::error::{Error, Result};
 use minijinja::machinery::{Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
 
-/// Words and marks of one `{{ … }}` or `{% … %}`: every operator, filter or index in a row nests the expression once
-/// more, and the engine bounds brackets alone. Real templates have some dozens.
-const MOST_IN_A_TAG: usize = 1024;
-/// Each `elif` nests in the one before it.
-const MOST_ELIFS: usize = 128;
+use super::Limits;
 
 /// Refuses a source that would take the stack. Faults of other kinds are the compiler's to report.
-pub(super) fn check(source: &str, syntax: &SyntaxConfig) -> Result<()> {
+pub(super) fn check(source: &str, syntax: &SyntaxConfig, limits: &Limits) -> Result<()> {
+    let &Limits { words_in_a_tag, elifs: most_elifs, source_bytes, .. } = limits;
+    if source.len() > source_bytes {
+        let held = source.len();
+        return Err(Error::Template(format!("{held} bytes, at most {source_bytes} are expected")));
+    }
     let (mut in_tag, mut elifs) = (0, 0);
     for token in tokenize(source, false, syntax.clone()) {
         let Ok((token, span)) = token else { break };
@@ -20,14 +21,14 @@ pub(super) fn check(source: &str, syntax: &SyntaxConfig) -> Result<()> {
             Token::Ident("elif") => elifs += 1,
             _ => in_tag += 1,
         }
-        if in_tag > MOST_IN_A_TAG {
+        if in_tag > words_in_a_tag {
             let line = span.start_line;
-            let reason = format!("over {MOST_IN_A_TAG} words in one tag (line {line})");
+            let reason = format!("over {words_in_a_tag} words in one tag (line {line})");
             return Err(Error::Template(reason));
         }
     }
-    if elifs > MOST_ELIFS {
-        return Err(Error::Template(format!("{elifs} times elif, at most {MOST_ELIFS}")));
+    if elifs > most_elifs {
+        return Err(Error::Template(format!("{elifs} times elif, at most {most_elifs}")));
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 mod counting;
 
 use counting::measured;
-use lacuna_data::{ChatTemplate, Tokenizer};
+use lacuna_text::{ChatTemplate, Tokenizer};
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};

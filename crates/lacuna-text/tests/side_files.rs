@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-use lacuna_data::chat::{SEED_CODER_TEMPLATE, Tools};
-use lacuna_data::{ChatTemplate, Facts, Message, RenderOptions, Settings, SideFiles, Tokenizer};
+use lacuna_text::chat::{SEED_CODER_TEMPLATE, Tools};
+use lacuna_text::{ChatTemplate, Facts, Message, RenderOptions, Settings, SideFiles, Tokenizer};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 

@@ -13,7 +13,8 @@ use tokenizers::{
 
 use super::additions;
 use super::json::{Small, Under};
-use super::model::{Model, ModelSeed};
+use super::model::{Model, ModelSeed, shown};
+use super::parts::{ids, parts, template};
 use super::patterns;
 use crate::side::Settings;
 
@@ -179,7 +180,7 @@ impl File {
             let mut text = NormalizedString::from(added.content.as_str());
             normalizer.normalize(&mut text).map_err(|error| format!("its normalizer: {error}"))?;
             if text.get().is_empty() {
-                let token = super::model::shown(&added.content);
+                let token = shown(&added.content);
                 return Err(format!("its normalizer leaves nothing of the added token {token}"));
             }
         }
@@ -314,42 +315,4 @@ impl<'de> Visitor<'de> for AddedSeed {
         }
         Ok((added, last))
     }
-}
-
-/// `check` on a part, and on each that a Sequence holds.
-pub(super) fn parts(
-    part: &Value,
-    check: &mut dyn FnMut(&Value) -> Result<(), String>,
-) -> Result<(), String> {
-    check(part)?;
-    ["normalizers", "pretokenizers", "processors", "decoders"]
-        .into_iter()
-        .filter_map(|key| part[key].as_array())
-        .flatten()
-        .try_for_each(|part| parts(part, check))
-}
-
-/// The ids that a post-processor puts around a text: a template's, or those of BERT's and RoBERTa's.
-fn ids(part: &Value) -> impl Iterator<Item = u64> {
-    let tokens = part["special_tokens"].as_object().into_iter().flatten();
-    let listed = tokens.filter_map(|(_, token)| token["ids"].as_array()).flatten();
-    let ends = ["sep", "cls"].map(|end| &part[end][1]);
-    listed.chain(ends).filter_map(Value::as_u64)
-}
-
-/// A template may name the one text there is, and special tokens that it defines.
-fn template(part: &Value) -> Result<(), String> {
-    let pieces = ["single", "pair"].map(|key| part[key].as_array());
-    let defined: HashSet<&str> =
-        part["special_tokens"].as_object().into_iter().flatten().map(|(id, _)| &id[..]).collect();
-    for piece in pieces.into_iter().flatten().flatten() {
-        let id = piece["SpecialToken"]["id"].as_str();
-        if let Some(id) = id.filter(|id| !defined.contains(id)) {
-            return Err(format!("its template names {id:?}, which it does not define"));
-        }
-    }
-    if pieces[0].into_iter().flatten().any(|piece| piece["Sequence"]["id"] == "B") {
-        return Err("its template for one text names a second".into());
-    }
-    Ok(())
 }

@@ -1,118 +1,48 @@
-//! Jinja templates as Hugging Face's library runs them, with bounds on time and memory.
+//! Jinja templates as Hugging Face's library runs them: the functions that it adds, with bounds on time and memory.
 
-use crate::error::{Error, Result};
-use minijinja::machinery::{CompiledTemplate, TemplateConfig, eval, make_string_output};
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, ErrorKind, State, Value};
+use crate::error::Result;
+use minijinja::{ErrorKind, State, Value};
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::Arc;
 
-mod bounds;
-mod guards;
+mod guard;
 mod json;
 
-use guards::Guarded;
+use guard::{Guarded, Limits};
 
 /// The variable that holds the time.
 pub(crate) const NOW: &str = "__lacuna_now";
-/// About this many instructions, or 64 times as many bytes of text, or items of lists, and one more for each byte of
-/// the conversation: far more than any needs, and a bound on what a template makes of a short one of some 16 MB.
-const FUEL: u64 = 250_000;
-const SOURCE_BYTES: usize = 1 << 20;
-/// What a template may add to a conversation, which it may besides repeat and indent so many times: tokenizing takes a
-/// hundred bytes and more for each of text.
-const ADDED_BYTES: usize = 256 << 10;
-const GROWTH: usize = 16;
-const NAME: &str = "chat";
-/// A template that was found to be one, with what it runs in.
+
+/// A template that was found to be one.
 #[derive(Debug)]
 pub(crate) struct Template {
-    environment: Environment<'static>,
-    source: String,
-    syntax: SyntaxConfig,
     guarded: Guarded,
 }
 
 impl Template {
     pub(crate) fn new(source: &str) -> Result<Self> {
-        if source.len() > SOURCE_BYTES {
-            let held = source.len();
-            return Err(Error::Template(format!(
-                "{held} bytes, at most {SOURCE_BYTES} are expected"
-            )));
-        }
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        let syntax = syntax.map_err(|error| failure(&error))?;
-        environment.set_recursion_limit(100);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", json::to_json);
         let source = without_generation_marks(source);
-        bounds::check(&source, &syntax)?;
-        let mut template = Self { environment, source, syntax, guarded: Guarded::default() };
-        let compiled = template.compiled()?;
-        if guards::is_unguarded(&compiled) {
-            let reason = "write `a < b and b < c` for `a < b < c` where namespaces are assigned to";
-            return Err(Error::Template(reason.into()));
-        }
-        let names = guards::Names::of(&compiled);
-        drop(compiled);
-        template.guarded = guards::install(&mut template.environment, names);
-        Ok(template)
+        let guarded = Guarded::new(source, Limits::default(), |environment| {
+            environment.add_function("raise_exception", raise_exception);
+            environment.add_function("strftime_now", strftime_now);
+            environment.add_filter("tojson", json::to_json);
+        })?;
+        Ok(Self { guarded })
     }
 
     pub(crate) fn render(&self, variables: &BTreeMap<String, Value>) -> Result<String> {
-        let mut compiled = self.compiled()?;
-        self.guarded.rewrite(&mut compiled);
-        let mut text = String::new();
-        let mut out = make_string_output(&mut text);
-        let root = Value::from_pairs(variables.clone());
-        let (instructions, blocks) = (&compiled.instructions, &compiled.blocks);
-        let given = serde_json::to_vec(variables).map_or(0, |json| json.len());
-        let mut environment = self.environment.clone();
-        environment.set_fuel(Some(FUEL.saturating_add(given as u64)));
-        let done = eval(&environment, instructions, root, blocks, &mut out, AutoEscape::None);
-        done.map_err(|error| failure(&error))?;
-        let most = given.saturating_mul(GROWTH).saturating_add(ADDED_BYTES);
-        if text.len() > most {
-            return Err(Error::Template(format!(
-                "it makes {} bytes of a conversation of {given}; at most {most} are expected",
-                text.len()
-            )));
-        }
-        Ok(text)
+        self.guarded.render(variables)
     }
-
-    fn compiled(&self) -> Result<CompiledTemplate<'_>> {
-        let config = TemplateConfig {
-            syntax_config: self.syntax.clone(),
-            default_auto_escape: Arc::new(|_| AutoEscape::None),
-        };
-        CompiledTemplate::new(NAME, &self.source, &config).map_err(|error| failure(&error))
-    }
-}
-
-fn failure(error: &minijinja::Error) -> Error {
-    let place = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
-    Error::Template(match error.kind() {
-        ErrorKind::OutOfFuel => format!("it does not come to an end{place}; stopped"),
-        _ => match error.detail() {
-            Some(detail) => format!("{detail}{place}"),
-            None => format!("{}{place}", error.kind()),
-        },
-    })
 }
 
 fn raise_exception(state: &State, message: Value) -> Result<Value, minijinja::Error> {
-    guards::pay_for(state, &message)?;
+    guard::pay_for(state, &message)?;
     let message = format!("it refuses the conversation: {message}");
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
 }
 
 fn strftime_now(state: &mut State, format: Value) -> Result<String, minijinja::Error> {
-    guards::pay_for(state, &format)?;
+    guard::pay_for(state, &format)?;
     let now = state.lookup(NOW).and_then(|now| i64::try_from(now).ok()).unwrap_or(0);
     Ok(strftime(&format.to_string(), now))
 }

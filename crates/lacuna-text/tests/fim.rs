@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-use lacuna_data::{Fim, FimFormat, Tokenizer};
+use lacuna_text::{Fim, FimFormat, Tokenizer};
 use serde_json::{Value, json};
 
 fn special(tokens: &[&str]) -> Vec<Value> {

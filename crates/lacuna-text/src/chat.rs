@@ -1,13 +1,13 @@
 //! Conversations as the text, and the tokens, that an instruct model was trained on.
 
 use crate::error::{Error, Result};
-use crate::packing::Sample;
 use crate::side::{LONGEST_SIDE_FILE, Settings, SideFiles};
 use crate::template::{self, Template};
 use crate::tokenizer::Tokenizer;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 mod message;
@@ -35,14 +35,14 @@ pub struct Tools(minijinja::Value);
 /// How a model wants its conversations written.
 ///
 /// ```
-/// use lacuna_data::chat::{ChatTemplate, Message, RenderOptions};
+/// use lacuna_text::chat::{ChatTemplate, Message, RenderOptions};
 /// let turns = [Message::new("user", "Sort a list.")];
 /// let options = RenderOptions { add_generation_prompt: true, ..Default::default() };
 /// assert_eq!(
 ///     ChatTemplate::seed_coder().render(&turns, &options)?,
 ///     "<[begin▁of▁sentence]>user\nSort a list.<[end▁of▁sentence]><[begin▁of▁sentence]>assistant\n",
 /// );
-/// # Ok::<(), lacuna_data::Error>(())
+/// # Ok::<(), lacuna_text::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -53,6 +53,15 @@ pub struct ChatTemplate {
 enum Format {
     SeedCoder,
     Jinja { template: Box<Template>, tokens: Map<String, Value> },
+}
+
+/// Tokens of a conversation that the assistant said, or that others did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The ids of this part of the rendered conversation.
+    pub tokens: Vec<u32>,
+    /// Which message, by its number from 0, the assistant said with them; `None` for what is only seen.
+    pub response: Option<usize>,
 }
 
 /// Put into a special token that a user spelt out, so that it is not taken for one. Not a character
@@ -167,50 +176,37 @@ impl ChatTemplate {
         encode_broken(tokenizer, &self.render(&safe, options)?)
     }
 
-    /// The conversation as a sample for fine-tuning: what the assistant says is supervised, with the
-    /// end of its turn; everything else is only seen.
+    /// The conversation as tokens, cut where the assistant begins and ends to speak: what each of its turns adds is one
+    /// piece, with the end of the turn; what stands around them are others. Joined they are the rendered text.
     ///
-    /// Works with any template that writes a conversation's beginning the same way whatever follows:
-    /// it is rendered turn by turn, and what each assistant's turn adds is that turn's response.
+    /// Works with any template that writes a conversation's beginning the same way whatever follows: it is rendered
+    /// turn by turn, and what each assistant's turn adds is that turn's response.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode); when the template rewrites earlier turns; when no turn is the
-    /// assistant's.
-    pub fn sample(
+    /// As [`encode`](Self::encode); when the template rewrites earlier turns; when no turn is the assistant's.
+    pub fn pieces(
         &self,
         tokenizer: &Tokenizer,
         messages: &[Message],
         options: &RenderOptions,
-    ) -> Result<Sample> {
-        self.sample_of(tokenizer, messages, options, &|_| true)
-    }
-
-    /// As [`sample`](Self::sample), with the assistant's turns supervised that `learnt` says, by their
-    /// numbers from 0.
-    ///
-    /// # Errors
-    /// As [`sample`](Self::sample).
-    pub fn sample_of(
-        &self,
-        tokenizer: &Tokenizer,
-        messages: &[Message],
-        options: &RenderOptions,
-        learnt: &dyn Fn(usize) -> bool,
-    ) -> Result<Sample> {
+    ) -> Result<Vec<Piece>> {
         let safe: Vec<Message> =
             messages.iter().map(|message| harmless(tokenizer, message)).collect();
         let spans = self.responses(&safe, options)?;
         let text = self.render(&safe, &at_end(options, false))?;
-        let mut turns = vec![];
+        let piece = |range: Range<usize>, response| {
+            encode_broken(tokenizer, &text[range]).map(|tokens| Piece { tokens, response })
+        };
+        let mut pieces = vec![];
         let mut from = 0;
         let assistants = (0..messages.len()).filter(|turn| messages[*turn].role == "assistant");
         for ((begin, end), turn) in spans.into_iter().zip(assistants) {
-            turns.push((encode_broken(tokenizer, &text[from..begin])?, false));
-            turns.push((encode_broken(tokenizer, &text[begin..end])?, learnt(turn)));
+            pieces.push(piece(from..begin, None)?);
+            pieces.push(piece(begin..end, Some(turn))?);
             from = end;
         }
-        turns.push((encode_broken(tokenizer, &text[from..])?, false));
-        Ok(Sample::from_turns(turns.iter().map(|(tokens, flag)| (tokens.as_slice(), *flag))))
+        pieces.push(piece(from..text.len(), None)?);
+        Ok(pieces)
     }
 
     /// The token that the format writes right after what an assistant said, if it writes one: the end of its turn.
@@ -225,7 +221,7 @@ impl ChatTemplate {
     /// Where in the rendered conversation the assistant speaks: byte ranges, ascending.
     ///
     /// # Errors
-    /// As [`sample`](Self::sample).
+    /// As [`pieces`](Self::pieces).
     pub fn responses(
         &self,
         messages: &[Message],

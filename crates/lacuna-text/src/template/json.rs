@@ -4,7 +4,7 @@ use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 use std::fmt::Write;
 
-use super::guards;
+use super::guard;
 
 /// Deeper indents are no layout.
 const WIDEST: i64 = 64;
@@ -16,7 +16,7 @@ pub(super) fn to_json(
     positional: Rest<Value>,
     named: Kwargs,
 ) -> Result<Value, Error> {
-    guards::pay_for(state, &value)?;
+    guard::pay_for(state, &value)?;
     let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
     let option = |place: usize| -> Result<Option<Value>, Error> {
         let given = positional.get(place).cloned();

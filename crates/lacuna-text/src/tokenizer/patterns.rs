@@ -4,7 +4,7 @@
 use serde_json::Value;
 use tokenizers::utils::SysRegex;
 
-use super::check::parts;
+use super::parts::parts;
 
 /// Bytes of all expressions, each as often as its counts repeat it: a published tokenizer's is below 2000. A class of
 /// letters takes some kilobytes compiled.

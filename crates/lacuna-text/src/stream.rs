@@ -1,3 +1,5 @@
+//! Tokens into text while they come.
+
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 

@@ -30,7 +30,7 @@ const MOST_TEMPLATES: usize = 64;
 /// The files beside a checkpoint's weights and `config.json`, by name: what a checkpoint takes along whole.
 ///
 /// ```
-/// use lacuna_data::SideFiles;
+/// use lacuna_text::SideFiles;
 /// let mut files = SideFiles::default();
 /// files.insert("LICENSE", "Do as you like.\n");
 /// let folder = tempfile::tempdir()?;

@@ -17,6 +17,7 @@ mod additions;
 mod check;
 mod json;
 mod model;
+mod parts;
 mod patterns;
 
 pub(crate) use additions::Addition;
