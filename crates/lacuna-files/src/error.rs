@@ -62,6 +62,19 @@ pub enum Error {
         /// The most that is read.
         most: u64,
     },
+    /// A mapped file that has fewer bytes than when it was opened.
+    #[error(
+        "{}: holds {now} bytes now, held {before} when it was opened; open it again when it is complete",
+        crate::printable(&path.to_string_lossy())
+    )]
+    Shortened {
+        /// The file.
+        path: PathBuf,
+        /// Its bytes now.
+        now: u64,
+        /// Its bytes when it was opened.
+        before: u64,
+    },
     /// The file was changed by someone else between reading and writing.
     #[error(
         "{}: was changed by another program in the meantime; it is left as it is now",

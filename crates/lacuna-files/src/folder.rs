@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use crate::disk;
 use crate::error::{Result, io};
 use crate::manifest::{MANIFEST, Manifest};
 use crate::partial::{ASIDE, Partial, parent};
@@ -27,11 +28,12 @@ impl WholeFolder {
     /// Errors if the parent may not be written to.
     pub fn beside(target: &Path) -> Result<Self> {
         create_folder(parent(target))?;
-        let Partial { path, handle } = Partial::beside(target, |path| {
-            fs::create_dir(path)?;
+        let make = |path: &Path| {
+            disk::create_dir(path)?;
             // Where a folder can't be opened, its path stands for the lock.
             File::open(path).or_else(|_| File::open(std::env::current_exe()?))
-        })?;
+        };
+        let Partial { path, handle } = Partial::beside(target, make, File::try_lock)?;
         Ok(Self {
             partial: path,
             target: target.to_owned(),
@@ -51,7 +53,7 @@ impl WholeFolder {
     /// Errors if the name is taken, or the disk refuses.
     pub fn publish(mut self) -> Result<()> {
         sync_all(&self.partial)?;
-        fs::rename(&self.partial, &self.target)
+        disk::rename(&self.partial, &self.target)
             .map_err(io(&self.target, "give the finished folder its name"))?;
         self.published = true;
         sync_folder(parent(&self.target))
@@ -90,7 +92,7 @@ impl Drop for WholeFolder {
     fn drop(&mut self) {
         if !self.published {
             // Best effort: the error that led here is the one to report.
-            let _ = fs::remove_dir_all(&self.partial);
+            let _ = disk::remove_dir_all(&self.partial);
         }
     }
 }
@@ -103,7 +105,7 @@ pub fn remove_folder(folder: &Path) -> Result<()> {
     // An empty folder under a temporary name takes the old one's place, and both go.
     let empty = WholeFolder::beside(folder)?;
     exchange(&empty.partial, folder)?;
-    fs::remove_dir(folder).map_err(io(folder, "remove it"))?;
+    disk::remove_dir(folder).map_err(io(folder, "remove it"))?;
     drop(empty);
     sync_folder(parent(folder))
 }
@@ -189,47 +191,43 @@ fn add_missing(from: &Path, to: &Path) -> Result<()> {
 fn carry(from: &Path, to: &Path) -> Result<()> {
     let kind = fs::symlink_metadata(from).map_err(io(from, "read it"))?.file_type();
     if kind.is_dir() {
-        fs::create_dir(to).map_err(io(to, "create it"))?;
+        disk::create_dir(to).map_err(io(to, "create it"))?;
         for entry in fs::read_dir(from).map_err(io(from, "read it"))? {
             let name = entry.map_err(io(from, "read it"))?.file_name();
             carry(&from.join(&name), &to.join(&name))?;
         }
         return Ok(());
     }
-    if fs::hard_link(from, to).is_ok() {
+    if disk::hard_link(from, to).is_ok() {
         return Ok(());
     }
     #[cfg(unix)]
     if kind.is_symlink() {
         let leads = fs::read_link(from).map_err(io(from, "read the link"))?;
-        return std::os::unix::fs::symlink(leads, to).map_err(io(to, "write the link"));
+        return disk::symlink(&leads, to).map_err(io(to, "write the link"));
     }
-    fs::copy(from, to).map(drop).map_err(io(from, "copy it"))
+    disk::copy(from, to).map_err(io(from, "copy it"))
 }
 
 /// Two folders change names: in one step where the system can, in two renames elsewhere.
 fn exchange(new: &Path, target: &Path) -> Result<()> {
-    #[cfg(any(target_os = "linux", target_os = "macos"))]
-    {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        if renameat_with(CWD, new, CWD, target, RenameFlags::EXCHANGE).is_ok() {
-            return Ok(());
-        }
+    match disk::exchange(new, target) {
+        Ok(()) => Ok(()),
+        Err(_) => exchange_in_steps(new, target),
     }
-    exchange_in_steps(new, target)
 }
 
 /// Should the process die between the renames, the next writer gives the old folder its name back.
 fn exchange_in_steps(new: &Path, target: &Path) -> Result<()> {
     let aside = new.with_extension(&ASIDE[1..]);
     let failed = |error| io(target, "give the finished folder its name")(error);
-    fs::rename(target, &aside).map_err(failed)?;
-    if let Err(error) = fs::rename(new, target) {
+    disk::rename(target, &aside).map_err(failed)?;
+    if let Err(error) = disk::rename(new, target) {
         // Best effort: the error that led here is the one to report.
-        let _ = fs::rename(&aside, target);
+        let _ = disk::rename(&aside, target);
         return Err(failed(error));
     }
-    fs::rename(&aside, new).map_err(failed)
+    disk::rename(&aside, new).map_err(failed)
 }
 
 #[cfg(test)]

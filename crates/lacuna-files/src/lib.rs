@@ -6,7 +6,7 @@
 //! let place = tempfile::tempdir()?;
 //! let target = place.path().join("model");
 //! let folder = WholeFolder::beside(&target)?;          // hidden, beside the target
-//! std::fs::write(folder.path().join("weights.bin"), [1, 2, 3])?;
+//! lacuna_files::write_file(&folder.path().join("weights.bin"), &[1, 2, 3])?;
 //! Manifest::of(folder.path())?.write(folder.path())?;  // a BLAKE3 hash of every file
 //! folder.publish()?;                                   // synced, renamed, the parent synced
 //!
@@ -18,31 +18,50 @@
 //!   when it is complete. Two writers never share a temporary name, and what a killed writer left is removed by
 //!   the next one.
 //! - [`replace_text_file`]: the same for a file of a user: its permissions stay, and a link stays a link.
+//! - [`Log`]: a file of lines that grows; a torn last line is found and cut off.
+//! - [`create_folder`], [`rename`], [`remove_file`], [`copy_file`], [`list`]: names, with the folder synced where
+//!   that matters; [`free_bytes`] says how much room there is.
 //! - [`FolderLock`]: one process at a time in a folder; the lock ends with its process, however that ends.
 //! - [`open_regular`], [`read_file`]: files in, by a bound, where a pipe or a device would never end.
+//! - [`MappedFile`]: a file that is mapped and not read, with what can be done against one that is cut short.
+//! - [`json`]: JSON from strangers: no key twice, or walked without holding it.
 //! - [`Manifest`]: the sizes and hashes of a folder's files, and what differs from them.
-//! - [`printable`]: text from a file or a model that can't move a terminal's cursor.
+//! - [`printable`], [`short`]: text from a file or a model that can't move a terminal's cursor.
+//!
+//! Every change of the disk goes through one file, `disk.rs`, so that tests can stop it after any operation and
+//! forget what was not synced.
 //!
 //! Not here: formats. This crate knows bytes and names.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod disk;
 mod error;
 mod folder;
+pub mod json;
 mod lock;
+mod log;
 mod manifest;
+mod mapped;
+mod names;
 mod partial;
 mod read;
 mod replace;
 mod shown;
+#[doc(hidden)]
+pub mod testing;
 mod whole;
 
+pub use disk::File;
 pub use error::{Error, Result};
 pub use folder::{WholeFolder, remove_folder};
 pub use lock::FolderLock;
+pub use log::Log;
 pub use manifest::{Damage, FileHash, MANIFEST, Manifest};
+pub use mapped::MappedFile;
+pub use names::{copy_file, list, remove_file, remove_if_there, rename};
 pub use partial::{remove_all_leftovers, remove_leftovers};
-pub use read::{append_to, open_regular, read_file, read_text};
+pub use read::{open_regular, read_file, read_text};
 pub use replace::replace_text_file;
-pub use shown::{is_moving, printable};
+pub use shown::{is_moving, printable, short};
 pub use whole::{FinishedFile, WholeFile, create_folder, free_bytes, sync_folder, write_file};

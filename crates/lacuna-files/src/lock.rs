@@ -1,9 +1,10 @@
 //! One process at a time in a folder.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use crate::disk::{self, File};
 use crate::error::{Error, Result, io};
 
 /// A folder that this process has for itself until the value is dropped or the process ends, by whatever signal:
@@ -22,9 +23,9 @@ impl FolderLock {
     pub fn acquire(folder: &Path) -> Result<Self> {
         let path = folder.join(".lock");
         loop {
-            let options =
-                File::options().read(true).write(true).create(true).truncate(false).clone();
-            let mut file = options.open(&path).map_err(io(&path, "open the lock"))?;
+            let mut options = fs::File::options();
+            options.read(true).write(true).create(true).truncate(false);
+            let mut file = File::open(&path, &options).map_err(io(&path, "open the lock"))?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -69,7 +70,7 @@ impl Drop for FolderLock {
     fn drop(&mut self) {
         // Removed before it is unlocked: afterwards it may be another holder's. Other systems remove no open file.
         if cfg!(unix) {
-            let _ = fs::remove_file(&self.path);
+            let _ = disk::remove_file(&self.path);
         }
         let _ = self.file.unlock();
     }

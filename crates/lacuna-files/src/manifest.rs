@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, io};
+use crate::json;
 
 /// The manifest's own name in its folder.
 pub const MANIFEST: &str = "manifest.json";
@@ -159,8 +160,9 @@ impl Manifest {
             text => text?,
         };
         let broken = |reason, cut_short| Error::Manifest { path: path.clone(), reason, cut_short };
-        let manifest: Self =
-            serde_json::from_slice(&text).map_err(|e| broken(e.to_string(), e.is_eof()))?;
+        let said = |error: serde_json::Error| broken(error.to_string(), error.is_eof());
+        let value = json::read(&text, |json| json.value()).map_err(said)?;
+        let manifest: Self = serde_json::from_value(value).map_err(said)?;
         let plain = |name: &str| {
             !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
         };
@@ -238,6 +240,18 @@ mod tests {
         );
         fs::remove_file(&path).unwrap();
         assert!(manifest.verify(folder.path()).unwrap_err().to_string().contains("is missing"));
+    }
+
+    #[test]
+    fn a_manifest_names_no_file_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = r#"{"files": {"a": {"bytes": 1, "blake3": ""}, "a": {"bytes": 2, "blake3": ""}}}"#;
+        fs::write(folder.path().join(MANIFEST), text).unwrap();
+        let told = Manifest::read(folder.path()).unwrap_err().to_string();
+        assert!(told.contains("key a appears twice"), "{told}");
+        fs::write(folder.path().join(MANIFEST), &text[..40]).unwrap();
+        let cut = Manifest::read(folder.path());
+        assert!(matches!(cut, Err(Error::Manifest { cut_short: true, .. })));
     }
 
     #[test]

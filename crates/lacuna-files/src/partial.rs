@@ -1,10 +1,11 @@
 //! The names of what is not finished yet: `.NAME.PROCESS-N.partial`, locked by whoever writes it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::disk;
 use crate::error::{Result, io};
 
 /// The folder that a path's name stands in.
@@ -13,16 +14,18 @@ pub(crate) fn parent(path: &Path) -> &Path {
 }
 
 /// What is being written: its name, and the handle whose lock says that its writer lives.
-pub(crate) struct Partial {
+pub(crate) struct Partial<H> {
     pub(crate) path: PathBuf,
-    pub(crate) handle: File,
+    pub(crate) handle: H,
 }
 
-impl Partial {
-    /// Makes something new under a free name beside `target`, with `make`, which must fail where the name is taken.
+impl<H> Partial<H> {
+    /// Makes something new under a free name beside `target`, with `make`, which must fail where the name is taken,
+    /// and locks it with `try_lock`.
     pub(crate) fn beside(
         target: &Path,
-        make: impl Fn(&Path) -> std::io::Result<File>,
+        make: impl Fn(&Path) -> std::io::Result<H>,
+        try_lock: impl Fn(&H) -> Result<(), TryLockError>,
     ) -> Result<Self> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         sweep(parent(target), target.file_name());
@@ -37,10 +40,10 @@ impl Partial {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(io(target, "write it")(error)),
             };
-            match handle.try_lock() {
+            match try_lock(&handle) {
                 // A sweep took it in the moment before it was locked.
-                Ok(()) | Err(fs::TryLockError::Error(_)) if !path.exists() => continue,
-                Err(fs::TryLockError::WouldBlock) => continue,
+                Ok(()) | Err(TryLockError::Error(_)) if !path.exists() => continue,
+                Err(TryLockError::WouldBlock) => continue,
                 _ => return Ok(Self { path, handle }),
             }
         }
@@ -98,7 +101,7 @@ fn sweep(folder: &Path, target: Option<&OsStr>) {
         }
         match aside.map(|of| folder.join(of)) {
             // The writer died between two renames: this is the only one there is.
-            Some(of) if !of.exists() => drop(fs::rename(&path, of)),
+            Some(of) if !of.exists() => drop(disk::rename(&path, &of)),
             _ => remove(&path, kind.is_dir()),
         }
     }
@@ -106,7 +109,7 @@ fn sweep(folder: &Path, target: Option<&OsStr>) {
 
 fn remove(path: &Path, is_dir: bool) {
     // Best effort: what can't be removed now is in nobody's way.
-    let _ = if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    let _ = if is_dir { disk::remove_dir_all(path) } else { disk::remove_file(path) };
 }
 
 /// Whether a name is one that [`Partial::beside`] gives, for this target or for any.

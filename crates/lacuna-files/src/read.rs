@@ -4,6 +4,7 @@ use std::fs::{self, File, FileType, OpenOptions};
 use std::io::Read;
 use std::path::Path;
 
+use crate::disk;
 use crate::error::{Error, Result, io};
 
 /// Opens a regular file, or what a link to one leads to. Pipes, sockets, devices and folders are refused by name:
@@ -53,24 +54,16 @@ pub fn read_text(path: &Path, most: u64) -> Result<String> {
     String::from_utf8(read_file(path, most)?).map_err(no_text)
 }
 
-/// Opens a file to append to it, made if need be. A pipe that nobody reads is an error and not waited for.
-///
-/// # Errors
-/// The system's reason.
-pub fn append_to(path: &Path) -> std::io::Result<File> {
-    without_waiting(File::options().append(true).create(true)).open(path)
-}
-
 /// Opens what is no regular file to write to it: a pipe that nobody reads is an error, one that is read is waited for.
-pub(crate) fn open_device(path: &Path) -> std::io::Result<File> {
+pub(crate) fn open_device(path: &Path) -> std::io::Result<disk::File> {
     // Behind what others wrote, where it is a file after all.
-    let device = without_waiting(File::options().append(true)).open(path)?;
+    let device = disk::File::open(path, without_waiting(File::options().append(true)))?;
     #[cfg(unix)]
     rustix::fs::fcntl_setfl(&device, rustix::fs::OFlags::APPEND)?;
     Ok(device)
 }
 
-fn without_waiting(options: &mut OpenOptions) -> &OpenOptions {
+pub(crate) fn without_waiting(options: &mut OpenOptions) -> &OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(
         options,

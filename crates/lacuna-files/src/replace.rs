@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Seek, Write};
 use std::path::Path;
 
+use crate::disk::{self, File};
 use crate::error::{Error, Result, io};
 use crate::whole::WholeFile;
 
@@ -27,15 +28,16 @@ pub fn replace_text_file(path: &Path, old: &[u8], new: &[u8]) -> Result<()> {
     let mut file = WholeFile::beside(&real)?;
     file.write(new)?;
     keep_owner(&there, file.path());
-    fs::set_permissions(file.path(), there.permissions())
+    disk::set_permissions(file.path(), there.permissions())
         .map_err(io(path, "keep its permissions"))?;
     let finished = file.finish()?;
     if fs::read(&real).map_err(io(path, "read it"))? != old {
         return Err(Error::Changed { path: path.to_owned() });
     }
     if has_several_names(&there) {
-        let mut same = fs::File::options().write(true).open(&real).map_err(io(path, "write it"))?;
-        let put = |file: &mut fs::File, text: &[u8]| {
+        let mut same =
+            File::open(&real, fs::OpenOptions::new().write(true)).map_err(io(path, "write it"))?;
+        let put = |file: &mut File, text: &[u8]| {
             file.rewind()?;
             file.write_all(text)?;
             file.set_len(text.len() as u64)?;
@@ -55,8 +57,8 @@ pub fn replace_text_file(path: &Path, old: &[u8], new: &[u8]) -> Result<()> {
 fn keep_owner(there: &fs::Metadata, to: &Path) {
     use std::os::unix::fs::MetadataExt;
     // Best effort: only root may give files away; a group that the user is in can be kept by all.
-    if std::os::unix::fs::chown(to, Some(there.uid()), Some(there.gid())).is_err() {
-        let _ = std::os::unix::fs::chown(to, None, Some(there.gid()));
+    if disk::set_owner(to, Some(there.uid()), Some(there.gid())).is_err() {
+        let _ = disk::set_owner(to, None, Some(there.gid()));
     }
 }
 

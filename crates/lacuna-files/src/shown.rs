@@ -27,9 +27,33 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// Text from a file as a part of one line: whatever would move a terminal's cursor escaped, line breaks and tabs too, at
+/// most 96 characters.
+pub fn short(text: &str) -> String {
+    const LONGEST: usize = 96;
+    let escape = |c: char| -> String {
+        match c.is_control() || is_moving(c) {
+            true => c.escape_default().to_string(),
+            false => c.to_string(),
+        }
+    };
+    let mut shown: String = text.chars().take(LONGEST).map(escape).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push('…');
+    }
+    if shown.is_empty() { "\"\"".to_owned() } else { shown }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::printable;
+    use super::{printable, short};
+
+    #[test]
+    fn a_name_in_an_error_is_one_short_line() {
+        assert_eq!(short("a\nb\tc\u{1b}"), "a\\nb\\tc\\u{1b}");
+        assert_eq!(short(&"x".repeat(1 << 20)).chars().count(), 97);
+        assert_eq!(short(""), "\"\"");
+    }
 
     #[test]
     fn what_moves_a_cursor_is_spelt_out_and_text_stays_as_it_is() {

@@ -1,9 +1,10 @@
 //! Files and folders that appear when they are complete, or not at all.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use crate::disk::{self, File};
 use crate::error::{Error, Result, io};
 use crate::partial::{Partial, parent};
 
@@ -29,9 +30,7 @@ impl WholeFile {
     /// that is open already (`/dev/stdout`): a new file in its place would cut others off.
     pub fn beside(target: &Path) -> Result<Self> {
         let target = &place(target)?;
-        let Partial { path, handle } = Partial::beside(target, |path| {
-            File::options().read(true).write(true).create_new(true).open(path)
-        })?;
+        let Partial { path, handle } = Partial::beside(target, File::create_new, File::try_lock)?;
         let names = Names { partial: path, target: target.to_owned(), published: false };
         Ok(Self { out: BufWriter::with_capacity(1 << 20, handle), names })
     }
@@ -107,7 +106,7 @@ impl FinishedFile {
     /// Errors if the rename is refused.
     pub fn publish(mut self) -> Result<()> {
         let Names { partial, target, .. } = &self.names;
-        fs::rename(partial, target).map_err(io(target, "give the finished file its name"))?;
+        disk::rename(partial, target).map_err(io(target, "give the finished file its name"))?;
         self.names.published = true;
         sync_folder(parent(&self.names.target))
     }
@@ -117,7 +116,7 @@ impl Drop for Names {
     fn drop(&mut self) {
         if !self.published {
             // Best effort: the error that led here is the one to report.
-            let _ = fs::remove_file(&self.partial);
+            let _ = disk::remove_file(&self.partial);
         }
     }
 }
@@ -150,7 +149,7 @@ fn place(target: &Path) -> Result<PathBuf> {
 }
 
 /// Whether a name, or one of the links behind it, stands for what is open already.
-fn leads_to_open_file(target: &Path) -> bool {
+pub(crate) fn leads_to_open_file(target: &Path) -> bool {
     matches!(place(target), Err(Error::NoFile { kind: OPEN, .. }))
 }
 
@@ -178,8 +177,7 @@ pub(crate) fn sync_all(folder: &Path) -> Result<()> {
         if kind.is_dir() {
             sync_all(&path)?;
         } else if kind.is_file() {
-            let synced = File::open(&path).and_then(|file| file.sync_all());
-            synced.map_err(failed(&path))?;
+            disk::sync_file(&path).map_err(failed(&path))?;
         }
     }
     sync_folder(folder)
@@ -193,8 +191,7 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
     if cfg!(windows) {
         return Ok(());
     }
-    let synced = File::open(folder).and_then(|folder| folder.sync_all());
-    match synced {
+    match disk::sync_folder(folder) {
         // Some network file systems sync no folders.
         Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Ok(()),
         synced => synced.map_err(io(folder, "sync the folder")),
@@ -210,7 +207,7 @@ pub fn create_folder(folder: &Path) -> Result<()> {
         return Ok(());
     }
     create_folder(parent(folder))?;
-    match fs::create_dir(folder) {
+    match disk::create_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && folder.is_dir() => {
             Ok(())
         }

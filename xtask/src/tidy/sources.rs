@@ -6,6 +6,7 @@ use super::{Tree, crate_of};
 /// Crates with `unsafe`: each block there carries a `SAFETY:` comment, which clippy checks.
 const UNSAFE: &[(&str, &str)] = &[
     ("lacuna-kernels", "vector instructions and CUDA launches"),
+    ("lacuna-files", "mapped files"),
     ("lacuna-data", "mapped shards"),
     ("lacuna-model", "mapped weights"),
 ];

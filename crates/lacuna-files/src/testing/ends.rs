@@ -1,0 +1,94 @@
+//! Every end that a writer can come to.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Survives, TestDisk};
+
+/// A folder as a writer's end left it.
+#[derive(Debug)]
+pub struct End {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Whether the writer had come to its end before: then what it wrote must be there.
+    pub finished: bool,
+    what: String,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// Runs `write` on copies of the folder `template` again and again: ended at every operation by a kill and by each kind
+/// of power cut, then cut behind its last one. `check` looks at what is left. Returns the number of operations.
+///
+/// `write` takes the folder's path, which is the same every time. It may return errors as it likes, and no panic.
+/// `seeds` is the number of random power cuts tried at each operation.
+///
+/// # Panics
+/// Panics if a folder can't be copied.
+pub fn every_end(
+    template: &Path,
+    seeds: u64,
+    write: impl Fn(&Path),
+    check: impl Fn(&End),
+) -> usize {
+    let folder = template.with_extension("played");
+    let play = |stop_at: usize, cut: Option<Survives>| {
+        let _ = fs::remove_dir_all(&folder);
+        copy(template, &folder).expect("the template can be copied");
+        let disk = TestDisk::stopping_at(&folder, stop_at);
+        write(&folder);
+        let done = disk.operations();
+        let finished = done.len() < stop_at;
+        let last = done.last().map_or("", String::as_str);
+        let how = match cut {
+            None => "killed".to_owned(),
+            Some(survives) => format!("power cut, survives: {survives:?}"),
+        };
+        let what = match finished {
+            true => format!("{how} at the end"),
+            false => format!("{how} at operation {}, {last}", done.len()),
+        };
+        match cut {
+            None => drop(disk),
+            Some(survives) => disk.cut_power(survives).expect("the folder can be written"),
+        }
+        // What comes next is not waited for by a disk either.
+        let _next = TestDisk::counting(&folder);
+        check(&End { folder: folder.clone(), finished, what });
+        done.len()
+    };
+    let count = play(usize::MAX, None);
+    let cuts = [Survives::Nothing, Survives::Names, Survives::Lengths];
+    for stop_at in 1..=count + 1 {
+        // A writer that does other things each time may be done earlier.
+        play(stop_at, None);
+        cuts.into_iter().chain((0..seeds).map(Survives::Some)).for_each(|cut| {
+            play(stop_at, Some(cut));
+        });
+    }
+    let _ = fs::remove_dir_all(&folder);
+    count
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (here, there) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            copy(&here, &there)?;
+        } else if kind.is_symlink() {
+            #[cfg(unix)]
+            std::os::unix::fs::symlink(fs::read_link(&here)?, &there)?;
+        } else {
+            fs::copy(&here, &there)?;
+        }
+    }
+    Ok(())
+}
