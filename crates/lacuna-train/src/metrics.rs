@@ -1,8 +1,8 @@
 //! One JSON object a step, appended to `metrics.jsonl`.
 
+use lacuna_files::Log;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
@@ -101,11 +101,7 @@ impl BucketMeans {
 #[derive(Debug)]
 pub struct MetricsWriter {
     path: PathBuf,
-    file: Option<File>,
-    /// Bytes of the file that are whole lines.
-    whole: u64,
-    /// Whether a part of a line stands behind them.
-    torn: bool,
+    log: Option<Log>,
     /// Lines that could not be written yet.
     waiting: Vec<u8>,
     lost: u64,
@@ -144,9 +140,7 @@ impl MetricsWriter {
         }
         let writer = Self {
             path: path.to_owned(),
-            file: None,
-            whole: 0,
-            torn: false,
+            log: None,
             waiting: Vec::new(),
             lost: 0,
             failing: false,
@@ -185,31 +179,29 @@ impl MetricsWriter {
         }
     }
 
+    /// Makes the lines so far survive a power cut: before a checkpoint has its name, so that none is missing from
+    /// the file of a run that goes on from it. What can't be synced has been said, or will be with the next step.
+    pub fn sync(&mut self) {
+        if self.waiting.is_empty()
+            && let Some(log) = &self.log
+        {
+            let _ = log.sync();
+        }
+    }
+
     fn flush(&mut self) -> std::io::Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => {
-                let file = lacuna_files::append_to(&self.path)?;
-                self.whole = file.metadata().map_or(0, |there| there.len());
-                self.file.insert(file)
-            }
+        let log = match &mut self.log {
+            Some(log) => log,
+            None => self.log.insert(Log::open(&self.path)?),
         };
-        if self.torn {
-            file.set_len(self.whole)?;
-            self.torn = false;
-        }
-        if let Err(error) = file.write_all(&self.waiting) {
-            self.torn = true;
-            return Err(error);
-        }
-        self.whole += self.waiting.len() as u64;
+        log.append(&self.waiting)?;
         self.waiting.clear();
         Ok(())
     }
 }
 
 fn is_all_of(path: &Path, kept: &[u8]) -> bool {
-    std::fs::metadata(path).is_ok_and(|there| there.is_file() && there.len() == kept.len() as u64)
+    path.metadata().is_ok_and(|there| there.is_file() && there.len() == kept.len() as u64)
 }
 
 /// The lines up to `step`, as they stand there, and how many can't be read. A half-written last line (the run was

@@ -397,6 +397,7 @@ impl Run<'_> {
         let mut side = self.data.side_files().clone();
         side.insert("recipe.toml", self.kept.as_str());
         side.insert("run.json", self.record.to_json());
+        self.metrics.sync();
         let saved = checkpoint::save(&dir, &self.model, &self.optimizer, &self.progress, &side)?;
         self.saved = Instant::now();
         observe(Event::Checkpoint(&saved));
