@@ -80,8 +80,7 @@ fn a_full_disk_is_said_once_and_tried_again() {
     // There is room again.
     fs::remove_file(&path).unwrap();
     fs::write(&path, "").unwrap();
-    writer.file = None;
-    writer.torn = false;
+    writer.log = None;
     let said = writer.write(&step(3, 2.0)).unwrap();
     assert!(said.contains("can be written again"), "{said}");
     assert_eq!(read_metrics(&path).unwrap().len(), 3);
