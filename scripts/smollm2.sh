@@ -28,4 +28,4 @@ if [ "${1:-}" = fetch ]; then
     echo "$file"
     exit
 fi
-LACUNA_SMOLLM2_GGUF=$PWD/$file cargo test --release --package lacuna-engine --package lacuna-model --test smollm2 -- --ignored --nocapture
+LACUNA_SMOLLM2_GGUF=$PWD/$file cargo test --release --package lacuna-engine --package lacuna-checkpoint --test smollm2 -- --ignored --nocapture

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use lacuna::{Algorithm, GenerateOptions, Model, OpenOptions, Session, generate};
-use lacuna_model::{Config, Mode, Transformer};
+use lacuna_checkpoint::{Config, Mode};
+use lacuna_model::Transformer;
 use lacuna_samplers::{Denoiser, Segment, View};
 
 use crate::machine::Machine;
@@ -61,7 +62,7 @@ pub(crate) fn run(
     };
     let model = Model::open(path, &OpenOptions::default())?;
     // Read once for every pass, whatever it holds: the weights as they are stored.
-    let weights = lacuna_model::Weights::open(path)?.report().bytes as f64;
+    let weights = lacuna_checkpoint::Weights::open(path)?.report().bytes as f64;
     let mut measured = Vec::new();
     for name in names {
         forget_peak();

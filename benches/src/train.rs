@@ -4,11 +4,12 @@ use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
+use lacuna_checkpoint::{Config, Mode};
 use lacuna_kernels::{
     AdamW, AdamWConfig, AttentionMask, Parameter, Spans, global_norm, linear_cross_entropy,
     linear_cross_entropy_gradients,
 };
-use lacuna_model::{Config, Mode, Transformer};
+use lacuna_model::Transformer;
 
 use crate::machine::Machine;
 use crate::measure::{Effort, forget_peak, peak_memory_bytes, timing};

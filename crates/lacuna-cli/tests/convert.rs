@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use candle_core::{DType, Device};
-use lacuna::model::{Config, Mode, StorageDtype, Transformer, Weights};
+use lacuna::checkpoint::{Config, Mode, StorageDtype, Weights};
+use lacuna::model::Transformer;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-#[path = "../../lacuna-model/examples/sparse_checkpoint.rs"]
+#[path = "../../lacuna-checkpoint/examples/sparse_checkpoint.rs"]
 #[expect(dead_code, reason = "an example, whose main is not called here")]
 mod sparse_checkpoint;
 

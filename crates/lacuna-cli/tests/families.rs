@@ -5,7 +5,8 @@
 
 use candle_core::{DType, Device};
 use lacuna::ConvertOptions;
-use lacuna::model::{Config, Transformer};
+use lacuna::checkpoint::Config;
+use lacuna::model::Transformer;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;

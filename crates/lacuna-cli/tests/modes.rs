@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use candle_core::{DType, Device};
-use lacuna::model::{Config, Transformer};
+use lacuna::checkpoint::Config;
+use lacuna::model::Transformer;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

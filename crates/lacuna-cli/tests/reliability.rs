@@ -289,7 +289,7 @@ fn any_flipped_bit_of_a_converted_file_is_found() {
     let model = reference().0.path().join("run/final").display().to_string();
     let gguf = place.path().join("m.gguf");
     done(&lacuna(&["convert", &model, &gguf.display().to_string(), "--quiet"]));
-    assert!(lacuna_model::verify(&gguf).unwrap().is_some());
+    assert!(lacuna::checkpoint::verify(&gguf).unwrap().is_some());
     let whole = fs::read(&gguf).unwrap();
     let at_hash = whole.windows(11).position(|bytes| bytes == b"lacuna.hash").unwrap();
     let spread = (0..whole.len()).step_by(whole.len() / 40 + 1);
@@ -297,7 +297,7 @@ fn any_flipped_bit_of_a_converted_file_is_found() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1u8 << (at % 8);
         fs::write(&gguf, bytes).unwrap();
-        let told = lacuna_model::verify(&gguf);
+        let told = lacuna::checkpoint::verify(&gguf);
         assert!(told.is_err(), "a bit of byte {at} is not found: {told:?}");
         assert!(told.unwrap_err().to_string().contains("m.gguf"));
     }
@@ -315,7 +315,7 @@ fn a_forced_conversion_replaces_the_checkpoint_and_keeps_what_is_no_part_of_it()
     done(&lacuna(&args));
     assert_eq!(fs::read(to.join("notes.md")).unwrap(), b"mine");
     assert!(!to.join("model-00001-of-00002.safetensors").exists());
-    assert!(lacuna_model::verify(&to).unwrap().unwrap().files >= 3);
+    assert!(lacuna::checkpoint::verify(&to).unwrap().unwrap().files >= 3);
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
 }
 

@@ -1,10 +1,10 @@
 //! Checkpoints from one format into another, and from autoregressive to a start for block diffusion.
 
-use lacuna_files::{Manifest, WholeFolder};
-use lacuna_model::{
+use lacuna_checkpoint::{
     Config, Format, GgufOptions, Outgoing, SaveOptions, StorageDtype, Weights, save_gguf,
     save_safetensors,
 };
+use lacuna_files::{Manifest, WholeFolder};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

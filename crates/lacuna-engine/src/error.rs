@@ -47,7 +47,10 @@ pub enum Error {
     /// From files that are whole or absent.
     #[error(transparent)]
     Files(#[from] lacuna_files::Error),
-    /// From the model or its files.
+    /// From a checkpoint's files.
+    #[error(transparent)]
+    Checkpoint(#[from] lacuna_checkpoint::Error),
+    /// From the model.
     #[error(transparent)]
     Model(#[from] lacuna_model::ModelError),
     /// From the tokenizer, the chat template or the files beside the weights.

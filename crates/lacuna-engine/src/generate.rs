@@ -160,9 +160,7 @@ pub fn generate_in(
         Plan::Autoregressive(request) | Plan::Blocks(request) => {
             decoded(session, request.clone(), observer)
         }
-        Plan::Reference(settings) => {
-            released(session, &resolved.prompt, settings, observer)
-        }
+        Plan::Reference(settings) => released(session, &resolved.prompt, settings, observer),
     })
 }
 

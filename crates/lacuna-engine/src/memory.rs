@@ -1,6 +1,6 @@
 //! What the machine has to give, and whether a model fits.
 
-use lacuna_model::{MemoryEstimate, StorageDtype, Weights, Work};
+use lacuna_checkpoint::{MemoryEstimate, StorageDtype, Weights, Work};
 use std::fs;
 use std::path::{Path, PathBuf};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};

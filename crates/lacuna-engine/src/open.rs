@@ -1,7 +1,8 @@
 //! Opening a checkpoint: weights, tokenizer, mode, device.
 
 use candle_core::Device;
-use lacuna_model::{Config, Mode, StorageDtype, Transformer, Weights, Work};
+use lacuna_checkpoint::{Config, Mode, StorageDtype, Weights, Work};
+use lacuna_model::Transformer;
 use lacuna_samplers::Sampling;
 use lacuna_text::{ChatTemplate, Settings, SideFiles, Tokenizer};
 use serde_json::Value;

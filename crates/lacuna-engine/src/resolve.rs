@@ -1,6 +1,6 @@
 //! Options and a model become one exact request: the only place that knows what is taken where nothing is said.
 
-use lacuna_model::Mode;
+use lacuna_checkpoint::Mode;
 use lacuna_samplers::reference::{Remasking, Settings};
 use lacuna_samplers::trace::Line;
 use lacuna_samplers::{FillRule, Request};

@@ -2,9 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+use lacuna_engine::{Algorithm, GenerateOptions, Model, OpenOptions, Session, StopReason};
 use lacuna_model::View;
 use lacuna_samplers::{Event, FillRule};
-use lacuna_engine::{Algorithm, GenerateOptions, Model, OpenOptions, Session, StopReason};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -74,8 +74,9 @@ fn each_turn_of_a_kept_session_is_that_of_a_fresh_one_with_the_whole_conversatio
             }
             // Taken back: a shorter conversation, then one that shares nothing, then one shorter than a block.
             for said in [&said[..37], &[300, 301, 302, 303, 304, 305][..], &[7][..]] {
-                let fresh =
-                    lacuna_engine::generate(&model, said.to_vec(), &options, |_| {}).unwrap().tokens;
+                let fresh = lacuna_engine::generate(&model, said.to_vec(), &options, |_| {})
+                    .unwrap()
+                    .tokens;
                 assert_eq!(answer(&mut kept, &model, said, &options), fresh, "{name}, {options:?}");
             }
         }
@@ -113,10 +114,11 @@ fn an_answer_that_is_stopped_ends_with_a_finished_block_and_the_conversation_goe
         let whole = lacuna_engine::generate(&model, said.clone(), &options, |_| {}).unwrap().tokens;
         let mut kept = remembering(&model);
         let mut passes = 0;
-        let stopped = lacuna_engine::generate_in(&mut kept, &model, said.clone(), &options, |event| {
-            passes += usize::from(matches!(event, Event::Refinement(_)));
-            if passes == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
+        let stopped =
+            lacuna_engine::generate_in(&mut kept, &model, said.clone(), &options, |event| {
+                passes += usize::from(matches!(event, Event::Refinement(_)));
+                if passes == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
         let stopped = stopped.unwrap();
         assert_eq!(stopped.finish, StopReason::Stop);
         assert!(stopped.tokens.len() < whole.len() && whole.starts_with(&stopped.tokens));

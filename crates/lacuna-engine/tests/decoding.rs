@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
+use lacuna_engine::{Model, OpenOptions, Session};
 use lacuna_samplers::reference::{self, Settings};
 use lacuna_samplers::{FillRule, Request, SamplerError, generate};
-use lacuna_engine::{Model, OpenOptions, Session};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;

@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use lacuna_data::{Corpus, CorpusOptions};
-use lacuna_samplers::{Event, FillRule};
 use lacuna_engine::{Algorithm, GenerateOptions, Model, OpenOptions, Prompt};
+use lacuna_samplers::{Event, FillRule};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -121,7 +121,8 @@ fn only_block_diffusion_in_fused_mode_takes_drafts() {
         ..GenerateOptions::default()
     };
     let default = GenerateOptions::default();
-    let refused = lacuna_engine::edit(&model(), vec![1], &[5], &autoregressive, |_| {}).unwrap_err();
+    let refused =
+        lacuna_engine::edit(&model(), vec![1], &[5], &autoregressive, |_| {}).unwrap_err();
     assert!(refused.to_string().contains("drafts"), "{refused}");
     let reference =
         GenerateOptions { algorithm: Some(Algorithm::Reference), ..GenerateOptions::default() };

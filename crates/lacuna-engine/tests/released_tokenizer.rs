@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use candle_core::{DType, Device};
+use lacuna_checkpoint::{Config, Mode};
 use lacuna_engine::{ConvertOptions, Model, OpenOptions};
-use lacuna_model::{Config, Mode, Transformer};
+use lacuna_model::Transformer;
 use lacuna_text::chat::{Message, RenderOptions};
 use lacuna_text::fim::Fim;
 use std::path::Path;

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use candle_core::Tensor;
-use lacuna_kernels::AttentionMask;
 use lacuna_engine::{GenerateOptions, Model, OpenOptions, generate};
+use lacuna_kernels::AttentionMask;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -91,7 +91,7 @@ fn the_quantized_file_continues_as_recorded() {
 #[ignore = "needs a model of 98 MB: scripts/smollm2.sh"]
 fn the_same_weights_in_single_precision_continue_as_recorded() {
     let options =
-        OpenOptions { dtype: Some(lacuna_model::StorageDtype::F32), ..OpenOptions::default() };
+        OpenOptions { dtype: Some(lacuna_checkpoint::StorageDtype::F32), ..OpenOptions::default() };
     let model = Model::open(&file(), &options).unwrap();
     let equal = equal_prompts(&model, "ar_smollm2.json");
     assert!(equal >= NEEDED, "{equal} prompts are equal; {NEEDED} are needed");

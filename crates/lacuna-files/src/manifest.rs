@@ -245,7 +245,8 @@ mod tests {
     #[test]
     fn a_manifest_names_no_file_twice() {
         let folder = tempfile::tempdir().unwrap();
-        let text = r#"{"files": {"a": {"bytes": 1, "blake3": ""}, "a": {"bytes": 2, "blake3": ""}}}"#;
+        let text =
+            r#"{"files": {"a": {"bytes": 1, "blake3": ""}, "a": {"bytes": 2, "blake3": ""}}}"#;
         fs::write(folder.path().join(MANIFEST), text).unwrap();
         let told = Manifest::read(folder.path()).unwrap_err().to_string();
         assert!(told.contains("key a appears twice"), "{told}");

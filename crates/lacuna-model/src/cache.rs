@@ -1,9 +1,9 @@
 //! Keys and values of committed tokens, one buffer per layer, grown by an eighth.
 
 use candle_core::{DType, Device, Tensor};
+use lacuna_checkpoint::Config;
 use std::ops::Range;
 
-use crate::config::Config;
 use crate::error::{ModelError, Result};
 
 /// The committed past of one sequence: keys and values, [1, capacity, kv_heads, head_dim] per layer.

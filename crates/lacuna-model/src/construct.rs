@@ -1,13 +1,12 @@
 //! Ways to come by a [`Transformer`]: fresh, from parameters, from a checkpoint to train or to run.
 
 use candle_core::{DType, Device, Tensor, Var};
+use lacuna_checkpoint::{Config, SaveOptions, StorageDtype, Weights, save_safetensors};
 use lacuna_kernels::Rope;
 use std::sync::Arc;
 
-use crate::config::Config;
 use crate::error::{ModelError, Result};
 use crate::transformer::{Layer, Linear, Transformer, Weight};
-use crate::weights::{SaveOptions, StorageDtype, Weights, save_safetensors};
 
 impl Transformer {
     /// A fresh model: weights ~ N(0, 0.02²), the two projections that write to the residual stream scaled by
@@ -91,7 +90,7 @@ impl Transformer {
         let mut model = Self::assemble(
             weights.config().clone(),
             &Device::Cpu,
-            |name| weights.tensor(name, DType::F32, &Device::Cpu),
+            |name| Ok(weights.tensor(name, DType::F32, &Device::Cpu)?),
             |name| Ok(Weight::Stored(Arc::new(weights.matrix(name)?))),
         )?;
         model.files = weights.files().to_vec();
@@ -111,7 +110,7 @@ impl Transformer {
         let mut model = Self::assemble(
             weights.config().clone(),
             &Device::Cpu,
-            |name| weights.tensor(name, DType::F32, &Device::Cpu),
+            |name| Ok(weights.tensor(name, DType::F32, &Device::Cpu)?),
             |name| Ok(Weight::Stored(Arc::new(weights.matrix_in(name, dtype)?))),
         )?;
         model.files = weights.files().to_vec();
@@ -126,8 +125,8 @@ impl Transformer {
         Self::assemble(
             weights.config().clone(),
             device,
-            |name| weights.tensor(name, dtype, device),
-            |name| weights.tensor(name, dtype, device).map(Weight::Tensor),
+            |name| Ok(weights.tensor(name, dtype, device)?),
+            |name| Ok(Weight::Tensor(weights.tensor(name, dtype, device)?)),
         )
     }
 

@@ -1,60 +1,15 @@
-use lacuna_files::is_moving;
-use std::io;
-use std::path::{Path, PathBuf};
+//! What a model itself can fail with; what its files can fail with comes through from [`lacuna_checkpoint`].
 
-/// What went wrong with a model's files: which file, which tensor or field, and what was expected.
+/// What went wrong with a model: a call that it can't answer, its files, or a tensor operation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// The file as a whole is not what it should be.
-    #[error("{}: {reason}", file.display())]
-    File {
-        /// The file that was read or written.
-        file: PathBuf,
-        /// What is wrong with it, and what was expected.
-        reason: String,
-    },
-    /// One tensor is not what it should be.
-    #[error("{}: tensor {tensor}: {reason}", file.display())]
-    Tensor {
-        /// The file that holds the tensor.
-        file: PathBuf,
-        /// The tensor's name, shortened and escaped for printing.
-        tensor: String,
-        /// What is wrong with it, and what was expected.
-        reason: String,
-    },
-    /// A field of the configuration has a value that no model can have.
-    #[error("{}: {field} = {value}: {reason}", file.display())]
-    Config {
-        /// `config.json`, `generation_config.json` or a GGUF file.
-        file: PathBuf,
-        /// The field as the file spells it.
-        field: String,
-        /// Its value, shortened and escaped for printing.
-        value: String,
-        /// What was expected.
-        reason: String,
-    },
-    /// The operating system refused.
-    #[error("{}: cannot {action}: {source}", file.display())]
-    Io {
-        /// The file or directory.
-        file: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// The system's own words.
-        source: io::Error,
-    },
     /// A call that this model can't answer: shapes that disagree, too many positions, a missing parameter.
     #[error("{0}")]
     Input(String),
-    /// What was asked for does not fit the model.
-    #[error("{0}")]
-    Invalid(String),
-    /// A file could not be read or written whole.
+    /// From the checkpoint: its files, its configuration, its tensors.
     #[error(transparent)]
-    Files(#[from] lacuna_files::Error),
+    Checkpoint(#[from] lacuna_checkpoint::Error),
     /// A tensor operation failed.
     #[error("{}", lacuna_kernels::message(.0))]
     Tensors(#[from] candle_core::Error),
@@ -62,65 +17,3 @@ pub enum ModelError {
 
 /// `Result` with this crate's error.
 pub type Result<T> = std::result::Result<T, ModelError>;
-
-impl ModelError {
-    pub(crate) fn file(file: &Path, reason: impl Into<String>) -> Self {
-        ModelError::File { file: file.to_path_buf(), reason: reason.into() }
-    }
-
-    pub(crate) fn tensor(file: &Path, tensor: &str, reason: impl Into<String>) -> Self {
-        ModelError::Tensor {
-            file: file.to_path_buf(),
-            tensor: printable(tensor),
-            reason: reason.into(),
-        }
-    }
-
-    pub(crate) fn config(
-        file: &Path,
-        field: &str,
-        value: impl std::fmt::Display,
-        reason: impl Into<String>,
-    ) -> Self {
-        ModelError::Config {
-            file: file.to_path_buf(),
-            field: printable(field),
-            value: printable(&value.to_string()),
-            reason: reason.into(),
-        }
-    }
-
-    pub(crate) fn io(file: &Path, action: &'static str, source: io::Error) -> Self {
-        ModelError::Io { file: file.to_path_buf(), action, source }
-    }
-}
-
-/// Text from a file as a part of one line: whatever would move a terminal's cursor escaped, line breaks and tabs too, at
-/// most 96 characters.
-pub(crate) fn printable(text: &str) -> String {
-    const LONGEST: usize = 96;
-    let escape = |c: char| -> String {
-        match c.is_control() || is_moving(c) {
-            true => c.escape_default().to_string(),
-            false => c.to_string(),
-        }
-    };
-    let mut shown: String = text.chars().take(LONGEST).map(escape).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        shown.push('…');
-    }
-    if shown.is_empty() { "\"\"".to_owned() } else { shown }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hostile_name_cannot_reach_the_terminal_raw() {
-        let error = ModelError::tensor(Path::new("m.gguf"), "\x1b[2J\u{202e}a", "unknown");
-        assert!(!error.to_string().contains(['\x1b', '\u{202e}']));
-        assert!(printable(&"x".repeat(1 << 20)).chars().count() == 97);
-        assert_eq!(printable(""), "\"\"");
-    }
-}

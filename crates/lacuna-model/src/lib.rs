@@ -1,4 +1,4 @@
-//! A Llama-shaped transformer with causal, full and block-diffusion passes, a KV cache and safe weight files.
+//! A Llama-shaped transformer with causal, full and block-diffusion passes, and a KV cache that crops.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -13,42 +13,33 @@
 //! # Ok::<(), lacuna_model::ModelError>(())
 //! ```
 //!
-//! - [`Config`] and [`Mode`]: what a checkpoint is, and what it was trained for.
 //! - [`Transformer`]: [`hidden`](Transformer::hidden) under any mask, [`denoise`](Transformer::denoise) for
 //!   training, [`pass`](Transformer::pass) over a [`KvCache`] for decoding.
-//! - [`Weights`]: an opened checkpoint, safetensors or GGUF, validated before anything reads it.
-//! - [`save_safetensors`]: checkpoints out, whole or not at all.
+//! - [`Transformer::init`], [`trainable`](Transformer::trainable), [`mapped`](Transformer::mapped) and
+//!   [`resident`](Transformer::resident): ways to come by one, fresh or from the [`Weights`] of a checkpoint.
+//! - [`Transformer::record`] and [`Record`]: a training pass whose backward pass is written out.
 //!
-//! It knows no noise schedule, no sampler and no tokenizer.
+//! [`Config`], [`Mode`], [`Weights`] and [`StorageDtype`] are `lacuna-checkpoint`'s, which reads and writes files.
+//!
+//! Not here: files, noise schedules, samplers, tokenizers.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod cache;
 mod clean;
-mod config;
 mod construct;
 mod error;
-mod gguf;
 mod init;
-mod mask_row;
-mod names;
 mod pass;
 mod recorded;
 mod transformer;
-mod weights;
 mod windows;
 
 pub use cache::KvCache;
 pub use clean::CleanWindow;
-pub use config::{Config, Family, MemoryEstimate, Mode, RopeScaling, Work};
 pub use error::{ModelError, Result};
-pub use gguf::{CarriedMetadata, GgufOptions, save_gguf};
-pub use mask_row::mean_row;
+pub use lacuna_checkpoint::{Config, Mode, StorageDtype, Weights};
 pub use pass::{Lane, View};
 pub use recorded::Record;
 pub use transformer::Transformer;
-pub use weights::{
-    COMPANIONS, Format, Outgoing, Report, SaveOptions, StorageDtype, Verified, Weights, check_gguf,
-    check_safetensors, save_safetensors, verify,
-};
 pub use windows::Windows;

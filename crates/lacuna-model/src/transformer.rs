@@ -5,6 +5,7 @@
 //! batch of ragged sequences alike, and a row's result never depends on its neighbours in the batch.
 
 use candle_core::{DType, Device, Tensor, Var};
+use lacuna_checkpoint::{Config, MappedFile, Mode};
 use lacuna_kernels::{
     AttentionMask, Positions, Rope, Spans, WeightMatrix, add_rms_norm, attention_by_token,
     embedding, linear, rms_norm, rope_by_token, swiglu,
@@ -13,9 +14,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::config::{Config, Mode};
 use crate::error::{ModelError, Result};
-use crate::weights::MappedFile;
 
 /// A weight: a tensor that gradients reach, or bytes kept as the checkpoint stores them.
 #[derive(Clone, Debug)]

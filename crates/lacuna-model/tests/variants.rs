@@ -8,10 +8,9 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use lacuna_checkpoint::{GgufOptions, SaveOptions, save_gguf, save_safetensors};
 use lacuna_kernels::AttentionMask;
-use lacuna_model::{
-    Config, GgufOptions, SaveOptions, Transformer, Weights, save_gguf, save_safetensors,
-};
+use lacuna_model::{Config, Transformer, Weights};
 use serde_json::{Value, json};
 
 const VOCAB: usize = 48;

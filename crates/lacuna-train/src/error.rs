@@ -80,7 +80,10 @@ pub enum TrainError {
     /// From the tokenizer, the chat template or the files beside the weights.
     #[error(transparent)]
     Text(#[from] lacuna_text::Error),
-    /// From the model or its weights.
+    /// From a checkpoint's files.
+    #[error(transparent)]
+    Weights(#[from] lacuna_checkpoint::Error),
+    /// From the model.
     #[error(transparent)]
     Model(#[from] lacuna_model::ModelError),
     /// From the scores of held-out text.

@@ -1,11 +1,10 @@
 //! What a stage has learnt, on held-out text, next to what counting alone achieves.
 
+use lacuna_checkpoint::Mode;
 use lacuna_data::Window;
 use lacuna_data::stats::{Bigram, Unigram};
-use lacuna_likelihood::{
-    Blocks, Likelihood, Method, Scoring, Text, likelihood, scored_positions,
-};
-use lacuna_model::{Mode, Transformer};
+use lacuna_likelihood::{Blocks, Likelihood, Method, Scoring, Text, likelihood, scored_positions};
+use lacuna_model::Transformer;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;

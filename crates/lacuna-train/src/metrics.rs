@@ -138,13 +138,8 @@ impl MetricsWriter {
         {
             notices.push(format!("{reason}; the run goes on without it"));
         }
-        let writer = Self {
-            path: path.to_owned(),
-            log: None,
-            waiting: Vec::new(),
-            lost: 0,
-            failing: false,
-        };
+        let writer =
+            Self { path: path.to_owned(), log: None, waiting: Vec::new(), lost: 0, failing: false };
         (writer, notices)
     }
 

@@ -1,9 +1,10 @@
 //! What a run starts from: packed text, tokenizer, model.
 
 use candle_core::{DType, Device};
+use lacuna_checkpoint::{Config, Mode, Weights, mean_row};
 use lacuna_data::corpus::Skipped;
 use lacuna_data::{Batches, Corpus, Dataset, Document, Packer, Remainder, pack};
-use lacuna_model::{Config, Mode, ModelError, Transformer, Weights, mean_row};
+use lacuna_model::Transformer;
 use lacuna_random::{Purpose, stream, uniform_f32};
 use lacuna_text::{SideFiles, Tokenizer};
 use std::num::NonZeroUsize;
@@ -239,7 +240,7 @@ pub(crate) fn build_model(
     };
     if resumed.is_none() {
         // A run's own checkpoints were compared when one was chosen.
-        lacuna_model::verify(from)?;
+        lacuna_checkpoint::verify(from)?;
     }
     let weights = Weights::open(from)?;
     let (rows, ids) = (weights.config().vocab_size, data.tokenizer.vocab_size());
@@ -315,7 +316,7 @@ fn fresh_config(recipe: &Recipe, data: &RunData) -> Result<Config> {
         ..Config::default()
     };
     config.validate().map_err(|error| match error {
-        ModelError::Config { field, value, reason, .. } => {
+        lacuna_checkpoint::Error::Config { field, value, reason, .. } => {
             let key = match field.as_str() {
                 "num_hidden_layers" => "layers",
                 "num_attention_heads" => "heads",

@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use candle_core::{DType, Device, Tensor, Var};
+use lacuna_checkpoint::Weights;
 use lacuna_kernels::{AdamW, AdamWConfig, AttentionMask, Parameter};
-use lacuna_model::{Transformer, Weights};
+use lacuna_model::Transformer;
 use lacuna_objective::{Predicts, Targets, weighted_loss_of_rows};
 use serde_json::Value;
 use std::collections::HashMap;

@@ -3,13 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use candle_core::{DType, Device, Tensor};
+use lacuna_checkpoint::Config;
 use lacuna_data::Window;
 use lacuna_kernels::{AdamW, AdamWConfig, AttentionMask, Parameter};
 use lacuna_likelihood::{Blocks, Method, Scoring, Text, likelihood};
-use lacuna_model::{Config, Transformer};
-use lacuna_train::{
-    ObjectiveKind, Recipe, RunData, StageObjective, step,
-};
+use lacuna_model::Transformer;
+use lacuna_train::{ObjectiveKind, Recipe, RunData, StageObjective, step};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::OnceLock;

@@ -11,12 +11,14 @@
 //!
 //! The crate to add for whoever wants all of lacuna under one name: it re-exports and holds nothing. Models are opened
 //! and decoded by [`engine`], whose names stand here too; the other crates are modules, whole: [`schedules`],
-//! [`random`], [`kernels`], [`text`], [`data`], [`model`], [`objective`], [`samplers`], [`likelihood`], [`train`].
+//! [`random`], [`kernels`], [`text`], [`checkpoint`], [`data`], [`model`], [`objective`], [`samplers`],
+//! [`likelihood`], [`train`].
 //!
 //! Not here: the program. `lacuna-cli` installs it.
 
 #![forbid(unsafe_code)]
 
+pub use lacuna_checkpoint as checkpoint;
 pub use lacuna_data as data;
 pub use lacuna_engine as engine;
 pub use lacuna_engine::*;

@@ -14,11 +14,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("lacuna-sandbox", &["lacuna-files"]),
     // Level 0b: a model's files.
     ("lacuna-text", &["lacuna-files", "lacuna-random"]),
-    ("lacuna-checkpoint", &["lacuna-files", "lacuna-kernels", "lacuna-random"]),
+    ("lacuna-checkpoint", &["lacuna-files", "lacuna-kernels"]),
     // Level 1: they do not know each other.
     ("lacuna-data", &["lacuna-files", "lacuna-random", "lacuna-text"]),
     ("lacuna-objective", &["lacuna-schedules", "lacuna-kernels", "lacuna-random"]),
-    ("lacuna-model", &["lacuna-checkpoint", "lacuna-files", "lacuna-kernels", "lacuna-random"]),
+    ("lacuna-model", &["lacuna-checkpoint", "lacuna-kernels", "lacuna-random"]),
     ("lacuna-samplers", &["lacuna-random"]),
     // Level 1b: they join two of level 1.
     ("lacuna-likelihood", &["lacuna-kernels", "lacuna-model", "lacuna-objective", "lacuna-random"]),
@@ -79,7 +79,7 @@ const MAY_NEVER_USE: &[(&str, &[&str])] = &[
     ("lacuna-data", &["candle", "tokenizers"]),
     ("lacuna-kernels", &["tokenizers", "serde"]),
     ("lacuna-checkpoint", &["tokenizers", "minijinja"]),
-    ("lacuna-model", &["tokenizers"]),
+    ("lacuna-model", &["tokenizers", "serde", "memmap2"]),
     ("lacuna-objective", &["tokenizers", "serde"]),
     ("lacuna-samplers", &["candle", "tokenizers", "safetensors", "memmap2"]),
     ("lacuna-likelihood", &["tokenizers", "serde"]),

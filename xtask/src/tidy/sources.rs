@@ -8,7 +8,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("lacuna-kernels", "vector instructions and CUDA launches"),
     ("lacuna-files", "mapped files"),
     ("lacuna-data", "mapped shards"),
-    ("lacuna-model", "mapped weights"),
+    ("lacuna-checkpoint", "mapped weights"),
 ];
 
 /// Where files may be touched (invariant 6), by the start of a path.
@@ -16,8 +16,7 @@ const FILES: &[(&str, &str)] = &[
     ("crates/lacuna-files/src/", "what every other crate should call"),
     ("crates/lacuna-text/src/side", "the files beside a checkpoint's weights"),
     ("crates/lacuna-data/src/", "corpora, shards"),
-    ("crates/lacuna-model/src/weights", "model weights"),
-    ("crates/lacuna-model/src/config", "a checkpoint's config.json"),
+    ("crates/lacuna-checkpoint/src/", "configurations and weights"),
     ("crates/lacuna-train/src/recipe", "the recipe, and the one a run resolved it to"),
     ("crates/lacuna-train/src/checkpoint", "checkpoints"),
     ("crates/lacuna-train/src/metrics", "metrics.jsonl"),
@@ -39,9 +38,11 @@ const DESERIALIZES: &[(&str, &str)] = &[
     ("crates/lacuna-train/src/metrics", "metrics, read back for plots"),
     ("crates/lacuna-train/src/record", "run.json and results.json, read back by a resumed run"),
     ("crates/lacuna-train/src/evaluation", "names of scores in results.json"),
-    ("crates/lacuna-model/src/config", "model configurations"),
-    ("crates/lacuna-model/src/weights", "the index of sharded weights"),
-    ("crates/lacuna-model/src/gguf/vocabulary", "the tokenizer.json that a GGUF file takes along"),
+    ("crates/lacuna-checkpoint/src/safetensors/header", "the header of a safetensors file"),
+    (
+        "crates/lacuna-checkpoint/src/gguf/vocabulary",
+        "the tokenizer.json that a GGUF file takes along",
+    ),
     ("crates/lacuna-text/src/tokenizer/", "tokenizer.json, read without holding it"),
     ("crates/lacuna-data/src/shard", "the manifest of shards"),
     ("crates/lacuna-data/src/batch", "the cursor inside a checkpoint"),
@@ -79,7 +80,7 @@ const OPERATIONS: &[&str] = &[
 
 /// Files over `MOST_LINES`, each with its reason.
 const LONG: &[(&str, &str)] = &[(
-    "crates/lacuna-model/examples/make_hostile.rs",
+    "crates/lacuna-checkpoint/examples/make_hostile.rs",
     "a catalogue: one entry after the other, each a malformed file",
 )];
 const MOST_LINES: usize = 500;
@@ -325,7 +326,7 @@ mod tests {
         assert_eq!(deserialize(&library(text)).len(), 1);
         let allowed = Tree::of(&[
             ("crates/lacuna-train/src/recipe.rs", text),
-            ("crates/lacuna-model/src/config/rope.rs", text),
+            ("crates/lacuna-checkpoint/src/safetensors/header.rs", text),
         ]);
         assert_eq!(files(&allowed), [""; 0]);
         assert_eq!(deserialize(&allowed), [""; 0]);

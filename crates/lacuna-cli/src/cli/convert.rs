@@ -1,5 +1,5 @@
 use anyhow::Result;
-use lacuna::model::{Format, Mode, StorageDtype};
+use lacuna::checkpoint::{Format, Mode, StorageDtype};
 use lacuna::{ConvertOptions, MaskStart, MaskToken, ToBlockDiffusion};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! The decoding flags that generate, chat, fill and edit share.
 
 use anyhow::Result;
-use lacuna::model::{StorageDtype, Work};
+use lacuna::checkpoint::{StorageDtype, Work};
 use lacuna::samplers::{FillRule, Sampling};
 use lacuna::{
     Algorithm, GenerateOptions, MemoryLimit, Model, OpenOptions, Prompt, algorithm, select_device,

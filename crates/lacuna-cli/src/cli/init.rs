@@ -1,5 +1,5 @@
 use anyhow::{Context, Result};
-use lacuna::model::{Mode, Weights};
+use lacuna::checkpoint::{Mode, Weights};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 

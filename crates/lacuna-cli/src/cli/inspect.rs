@@ -1,5 +1,5 @@
 use anyhow::Result;
-use lacuna::model::{Format, Mode, StorageDtype, Weights, Work};
+use lacuna::checkpoint::{Format, Mode, StorageDtype, Weights, Work};
 use lacuna::text::FimFormat;
 use lacuna::{Error, MemoryLimit};
 use serde_json::{Value, json};

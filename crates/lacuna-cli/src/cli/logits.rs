@@ -1,7 +1,7 @@
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
+use lacuna::checkpoint::Work;
 use lacuna::kernels::AttentionMask;
-use lacuna::model::Work;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
     let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
     if file.extension().is_some_and(|extension| extension == "gguf") {
-        let weights = lacuna::model::Weights::inspect(&file)?;
+        let weights = lacuna::checkpoint::Weights::inspect(&file)?;
         let json = weights.tokenizer_json()?;
         let json = json.with_context(|| format!("{} has no tokenizer", file.display()))?;
         return Ok(Tokenizer::of_model(json.as_bytes(), weights.config().vocab_size, &file)?);

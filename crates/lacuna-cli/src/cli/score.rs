@@ -1,6 +1,6 @@
 use anyhow::Result;
 use indicatif::{HumanCount, HumanDuration};
-use lacuna::model::Work;
+use lacuna::checkpoint::Work;
 use lacuna::likelihood::{Blocks, Likelihood, Method, Scoring, Text, likelihood};
 use lacuna::{Error, Model};
 use serde_json::json;
@@ -109,11 +109,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     // Rows of a batch share a pass, and the clean text is read once.
     let runs = passes.div_ceil(BATCH as u64) + u64::from(passes > 1);
-    let what = format!(
-        "scoring {} tokens, {} passes",
-        count(tokens.len()),
-        count(passes as usize)
-    );
+    let what = format!("scoring {} tokens, {} passes", count(tokens.len()), count(passes as usize));
     let progress = Progress::passes(what, &model, runs);
     let score = likelihood(&model.transformer, &texts, &scoring, &mut |_| {})?;
     drop(progress);

@@ -3,9 +3,7 @@
 use anyhow::{Context, Result};
 use lacuna::samplers::Event;
 use lacuna::samplers::trace::Line;
-use lacuna::{
-    GenerateOptions, Model, Prompt, Resolved, StopReason, TokenText, Written, trace_end,
-};
+use lacuna::{GenerateOptions, Model, Prompt, Resolved, StopReason, TokenText, Written, trace_end};
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
 use std::fs::File;

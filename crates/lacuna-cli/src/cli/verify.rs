@@ -136,7 +136,7 @@ impl Seen {
     }
 
     fn gguf(&mut self, path: &Path) {
-        match lacuna::model::verify(path) {
+        match lacuna::checkpoint::verify(path) {
             Ok(Some(verified)) => {
                 self.files += verified.files;
                 self.bytes += verified.bytes;

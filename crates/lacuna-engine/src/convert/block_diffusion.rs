@@ -1,6 +1,6 @@
 //! An autoregressive checkpoint as the start of block-diffusion training: which id is MASK, and how its row begins.
 
-use lacuna_model::{Config, Mode, Outgoing, Weights, mean_row};
+use lacuna_checkpoint::{Config, Mode, Outgoing, Weights, mean_row};
 use lacuna_random::{Purpose, stream, uniform_f32};
 use std::num::NonZeroUsize;
 use std::str::FromStr;

@@ -1,6 +1,6 @@
 //! What travels with weights: tokenizer, chat template, generation settings.
 
-use lacuna_model::{CarriedMetadata, Config, Format, Weights};
+use lacuna_checkpoint::{CarriedMetadata, Config, Format, Weights};
 use lacuna_text::{ChatTemplate, Facts, Settings, Tokenizer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

@@ -1,13 +1,13 @@
 //! Fetching: only what a checkpoint needs, each file whole or not at all, interrupted ones resumed.
 
-use lacuna_model::COMPANIONS;
+use lacuna_checkpoint::COMPANIONS;
 use std::path::PathBuf;
 
+use super::Download;
 use super::client::{Client, Failure};
 use super::environment::Environment;
 use super::store::{Snapshot, encoded, is_plain};
 use super::{HubName, INDEX, shards_of};
-use super::Download;
 use crate::error::{Error, Result};
 
 const HUB: &str = "https://huggingface.co";

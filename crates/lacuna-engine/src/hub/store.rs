@@ -118,13 +118,7 @@ impl Snapshot<'_> {
         }
     }
 
-    fn append(
-        &self,
-        address: &str,
-        file: &str,
-        partial: &Path,
-        total: u64,
-    ) -> Result<(), Failure> {
+    fn append(&self, address: &str, file: &str, partial: &Path, total: u64) -> Result<(), Failure> {
         let name = lacuna_files::printable(file);
         let hear = |done| (self.progress)(Download { file: &name, done, total });
         let mut options = File::options();

@@ -1,4 +1,4 @@
-//! An allocator that knows what a test held at most. Also `lacuna-model`'s.
+//! An allocator that knows what a test held at most. Also `lacuna-checkpoint`'s.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

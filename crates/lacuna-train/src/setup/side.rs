@@ -1,6 +1,6 @@
 //! What a run's checkpoints have beside their weights, and how its conversations are written.
 
-use lacuna_model::Weights;
+use lacuna_checkpoint::Weights;
 use lacuna_text::chat::SEED_CODER_TEMPLATE;
 use lacuna_text::{ChatTemplate, Facts, Settings, SideFiles, Tokenizer};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use super::*;
-use lacuna_model::{Transformer, save_gguf};
+use lacuna_checkpoint::save_gguf;
+use lacuna_model::Transformer;
 use std::path::PathBuf;
 
 /// The smoke recipe from an untrained checkpoint of some mode.

@@ -1,0 +1,182 @@
+//! What the names in a `config.json`, and around it, say: which family, which mode.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Mode;
+use super::family::{
+    Family, RELEASED_MASK, RELEASED_MASK_ID, is_diffcoder, refusal, refusal_by_name,
+};
+use super::fields::Fields;
+use crate::directory::token_ids_in;
+use crate::error::Result;
+
+pub(super) const BLOCK_DIFFUSION: &str = "StableDiffcoderForCausalLM";
+
+/// Architectures whose forward pass is this crate's, and what they imply where the file is silent; those of a
+/// [`Family`] come besides.
+const ARCHITECTURES: [(&str, &str); 5] = [
+    ("LlamaForCausalLM", "llama"),
+    (BLOCK_DIFFUSION, "llama"),
+    ("MistralForCausalLM", "mistral"),
+    ("Qwen2ForCausalLM", "qwen2"),
+    ("Qwen3ForCausalLM", "qwen3"),
+];
+
+/// What stands beside a `config.json` and says what it does not.
+#[derive(Default)]
+pub(super) struct Beside<'a> {
+    /// What the checkpoint is called.
+    pub(super) names: Vec<String>,
+    /// Where its tokenizer is.
+    pub(super) dir: Option<&'a Path>,
+}
+
+impl Beside<'_> {
+    /// The id of a token by its text.
+    fn token_id(&self, name: &str) -> Option<u32> {
+        token_ids_in(self.dir?, &[name])[0]
+    }
+}
+
+/// What the names in a configuration say.
+pub(super) struct Announced {
+    /// The model type whose defaults hold.
+    pub(super) shape: &'static str,
+    pub(super) family: Option<Family>,
+    /// Under the name of the released block-diffusion model.
+    pub(super) released: bool,
+}
+
+pub(super) fn announced(
+    fields: &mut Fields,
+    called: &[String],
+    beside: &Beside<'_>,
+) -> Result<Announced> {
+    let model_type = match fields.map.remove("model_type") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(name)) => Some(name),
+        Some(other) => return Err(fields.fault("model_type", other, "expected a string")),
+    };
+    let names = match fields.map.remove("architectures") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(names)) => names,
+        Some(other) => return Err(fields.fault("architectures", other, "expected a list")),
+    };
+    // A name that is known for diffusion counts wherever it stands; the code's own names come last.
+    let classes = fields.map.get("auto_map").and_then(Value::as_object).into_iter().flatten();
+    let classes =
+        classes.filter_map(|(_, name)| Some(name.as_str()?.rsplit('.').next()?.to_owned()));
+    let listed =
+        names.iter().filter_map(Value::as_str).map(|name| ("architectures", name.to_owned()));
+    let listed = listed.chain(model_type.iter().map(|name| ("model_type", name.clone())));
+    let said: Vec<_> = listed.chain(classes.map(|name| ("auto_map", name))).collect();
+    let known = |name: &str| {
+        let ours = |(known, shape): &&(&str, &str)| *known == name || *shape == name;
+        is_diffcoder(name) || ARCHITECTURES.iter().any(|entry| ours(&entry))
+    };
+    for (field, name) in said.iter().filter(|(_, name)| !known(name)) {
+        if let Some(reason) = refusal(name) {
+            return Err(fields.fault(field, name, reason));
+        }
+    }
+    let mut family = said.iter().find_map(|(_, name)| Family::named(name));
+    let released = said.iter().any(|(_, name)| is_diffcoder(name));
+    let (field, name) = match (names.first(), model_type) {
+        (Some(name), _) => ("architectures", name.as_str().map_or(name.to_string(), str::to_owned)),
+        (None, Some(model_type)) => ("model_type", model_type),
+        (None, None) => ("model_type", "llama".to_owned()),
+    };
+    let name = if released { BLOCK_DIFFUSION.to_owned() } else { name };
+    let mut shapes = ARCHITECTURES.iter().filter(|(known, shape)| match field {
+        "model_type" if !released => *shape == name,
+        _ => *known == name,
+    });
+    let shape = match (family, shapes.next()) {
+        (Some(family), _) => family.shape(),
+        (None, Some((_, shape))) => shape,
+        (None, None) => {
+            let families = Family::ALL.map(|family| family.announced().0);
+            let known: Vec<_> =
+                ARCHITECTURES.iter().map(|(name, _)| *name).chain(families).collect();
+            let reason = format!("not supported; known architectures: {}", known.join(", "));
+            return Err(fields.fault(field, name, reason));
+        }
+    };
+    let has_both = fields.has("block_size") && fields.has("mask_token_id");
+    if !(released || has_both)
+        && let Some(reason) = refusal_by_name(family, called)
+    {
+        return Err(fields.fault(field, name, reason));
+    }
+    if family.is_none() && !released {
+        family = family_of_plain(fields, shape, called, beside);
+    }
+    // Saved again by a library that knows the shape alone: the name is left, and the tokenizer.
+    let released = released
+        || (shape == "llama"
+            && called.iter().any(|name| is_diffcoder(name))
+            && beside.token_id(RELEASED_MASK) == Some(RELEASED_MASK_ID));
+    Ok(Announced { shape, family, released })
+}
+
+/// The family of a checkpoint whose architecture is a plain one, from what else gives it away.
+fn family_of_plain(
+    fields: &Fields,
+    shape: &str,
+    called: &[String],
+    beside: &Beside<'_>,
+) -> Option<Family> {
+    if shape == "qwen2" && fields.has("bd_size") {
+        return Some(Family::FastDllm);
+    }
+    let family = Family::called(called, shape).filter(|family| family.shape() == shape)?;
+    beside.token_id(family.mask().0).map(|_| family)
+}
+
+/// Block diffusion by name or by both of its fields, else autoregressive.
+pub(super) fn mode(
+    fields: &mut Fields,
+    family: Option<Family>,
+    released: bool,
+    called: &[String],
+    beside: &Beside<'_>,
+) -> Result<Mode> {
+    let carries_both = fields.has("block_size") && fields.has("mask_token_id");
+    if !(family.is_some() || released || carries_both) {
+        return Ok(Mode::Autoregressive);
+    }
+    let mut block_size = None;
+    for field in family.map_or(&["block_size"][..], Family::block_fields) {
+        block_size = block_size.or(fields.size(field)?);
+    }
+    let default = || family.map_or(4, |family| family.block_size(called));
+    let Some(block_size) = NonZeroUsize::new(block_size.unwrap_or_else(default)) else {
+        return Err(fields.fault("block_size", 0, "expected at least 1"));
+    };
+    let (name, id) = family.map_or((RELEASED_MASK, Some(RELEASED_MASK_ID)), Family::mask);
+    let has_tokenizer = beside.dir.is_some_and(|dir| dir.join("tokenizer.json").exists());
+    // Another model's tokenizer may stand beside one that goes by the released name; its id is what was trained.
+    let id = id.filter(|id| (*id as usize) < fields.vocab_size && (released || !has_tokenizer));
+    let named = fields.id("mask_token_id");
+    let beyond = fields.ignored.iter().find_map(|note| note.strip_prefix("mask_token_id = "));
+    // An id that no token has is not taken for the usual one.
+    let id = id.filter(|_| beyond.is_none());
+    let mask_token_id = named.or_else(|| match released {
+        true => id,
+        false => beside.token_id(name).or(id),
+    });
+    if mask_token_id.is_none()
+        && let Some(beyond) = beyond
+    {
+        let rows = fields.vocab_size;
+        return Err(fields.fault(
+            "mask_token_id",
+            beyond,
+            format!("no such row: vocab_size is {rows}"),
+        ));
+    }
+    Ok(Mode::BlockDiffusion { block_size, mask_token_id })
+}

@@ -1,0 +1,28 @@
+//! GGUF files in and out, with a reader of our own: nothing of the file is used before it is checked.
+
+mod carried;
+mod config;
+mod fields;
+mod hash;
+mod metadata;
+mod mode;
+mod parse;
+mod pre;
+mod tokenizer;
+mod vocabulary;
+mod write;
+
+pub use carried::CarriedMetadata;
+pub(crate) use config::{
+    CARRIED, ROPE_FACTORS, architecture, hugging_face_name, permuted_heads, read_config,
+};
+pub(crate) use hash::whole;
+pub(crate) use parse::Gguf;
+pub(crate) use tokenizer::{token_ids, tokenizer_json};
+pub use write::{GgufOptions, save_gguf};
+
+/// Where tensors start in the files that are written; the format's default.
+const ALIGNMENT_BYTES: u64 = 32;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! The mode of a GGUF file: what lacuna wrote there, else what its tokens and its name give away.
+
+use std::num::NonZeroUsize;
+
+use super::fields::Fields;
+use super::parse::Value;
+use super::tokenizer::token_ids;
+use crate::config::Mode;
+use crate::config::family::{Family, RELEASED_MASK, is_diffcoder, names_of, refusal_by_name};
+use crate::error::Result;
+
+/// What the files of others lack, and so what a file must say that is autoregressive although its tokenizer has MASK.
+pub(super) const MODE: &str = "lacuna.mode";
+/// The id of MASK; -1 where the model has none named.
+pub(super) const MASK: &str = "lacuna.mask_token_id";
+pub(super) const AUTOREGRESSIVE: &str = "autoregressive";
+
+const KEYED_MASK: &str = "tokenizer.ggml.mask_token_id";
+
+/// MASK of LLaDA.
+const LLADA_MASK: &str = "<|mdm_mask|>";
+
+/// A mode, and what comes with it.
+pub(super) struct Found {
+    pub(super) mode: Mode,
+    pub(super) family: Option<Family>,
+    /// Logits predict the position after their own.
+    pub(super) shifted: bool,
+}
+
+pub(super) fn mode(fields: &Fields<'_>) -> Result<Found> {
+    let shifted = fields.gguf.metadata.get("lacuna.logit_shift") == Some(&Value::Bool(true));
+    let family = family(fields);
+    if let Some(block_size) = fields.size("lacuna.block_size")? {
+        let Some(block_size) = NonZeroUsize::new(block_size) else {
+            return Err(fields.fault("lacuna.block_size", 0, "expected at least 1"));
+        };
+        let mask_token_id = [MASK, KEYED_MASK]
+            .iter()
+            .find_map(|key| fields.id(key))
+            .or_else(|| family.and_then(|family| token_ids(fields.gguf, &[family.mask().0])[0]));
+        let named_none = fields.get(MASK).is_some_and(|(_, value)| value.is_no_id());
+        if mask_token_id.is_none() && !named_none {
+            let rows = fields.vocab_size;
+            return Err(fields.whole_fault(MASK, format!("a token id below {rows} is required")));
+        }
+        return Ok(Found {
+            mode: Mode::BlockDiffusion { block_size, mask_token_id },
+            family,
+            shifted,
+        });
+    }
+    let autoregressive = Found { mode: Mode::Autoregressive, family: None, shifted };
+    if fields.gguf.text(MODE) == Some(AUTOREGRESSIVE) {
+        return Ok(autoregressive);
+    }
+    refuse(fields, family)?;
+    let named = |name: &str| token_ids(fields.gguf, &[name])[0];
+    let four = const { NonZeroUsize::new(4).expect("not zero") };
+    let names = names(fields);
+    let released = named(RELEASED_MASK);
+    if fields.architecture == "llama" && released.is_some()
+        || names.iter().any(|name| is_diffcoder(name))
+    {
+        let mode = Mode::BlockDiffusion {
+            block_size: four,
+            mask_token_id: released.or_else(|| keyed(fields)),
+        };
+        return Ok(Found { mode, family: None, shifted });
+    }
+    let called = Family::called(&names, fields.architecture);
+    let of_shape = called.filter(|family| family.shape() == fields.architecture);
+    let Some(family) = of_shape.or(family).or(called) else { return Ok(autoregressive) };
+    let block_size = NonZeroUsize::new(family.block_size(&names)).unwrap_or(four);
+    let mask_token_id = named(family.mask().0).or_else(|| keyed(fields));
+    let mode = Mode::BlockDiffusion { block_size, mask_token_id };
+    let shifted = shifted || family.is_shifted();
+    // Of another shape than the family's it is block diffusion as its name says, and written as what it is.
+    let family = Some(family).filter(|family| family.shape() == fields.architecture);
+    Ok(Found { mode, family, shifted })
+}
+
+/// MASK by the key that llama.cpp's converter writes.
+fn keyed(fields: &Fields<'_>) -> Option<u32> {
+    fields.get(KEYED_MASK).and_then(|_| fields.id(KEYED_MASK))
+}
+
+/// The family whose MASK the tokenizer has: no autoregressive model of these shapes has it.
+fn family(fields: &Fields<'_>) -> Option<Family> {
+    let families: &[Family] = match fields.architecture {
+        "qwen2" => &[Family::FastDllm, Family::A2dQwen2],
+        "qwen3" => &[Family::Sdar, Family::A2dQwen3],
+        _ => return None,
+    };
+    let masks: Vec<&str> = families.iter().map(|family| family.mask().0).collect();
+    let ids = token_ids(fields.gguf, &masks);
+    families.iter().zip(ids).find_map(|(family, id)| id.map(|_| *family))
+}
+
+/// Refuses what is a diffusion model and not computed.
+fn refuse(fields: &Fields<'_>, family: Option<Family>) -> Result<()> {
+    let causal = format!("{}.attention.causal", fields.architecture);
+    let full = fields.gguf.metadata.get(causal.as_str()) == Some(&Value::Bool(false));
+    let diffusion = fields.gguf.metadata.keys().find(|key| key.starts_with("diffusion."));
+    if full || diffusion.is_some() {
+        let key = diffusion.map_or(causal.as_str(), |key| *key);
+        let reason = "a model with attention over the whole text in both directions; only attention that is causal, or \
+                      causal between blocks, is computed here";
+        return Err(fields.whole_fault(key, reason));
+    }
+    if fields.architecture == "llama" && token_ids(fields.gguf, &[LLADA_MASK])[0].is_some() {
+        let reason = "LLaDA's MASK is among the tokens: a masked diffusion model with attention over the whole text in \
+                      both directions, which is not computed here";
+        return Err(fields.whole_fault("tokenizer.ggml.tokens", reason));
+    }
+    match refusal_by_name(family, &names(fields)) {
+        Some(reason) => Err(fields.whole_fault("general.name", reason)),
+        None => Ok(()),
+    }
+}
+
+/// What the file is called, outside and in its metadata.
+fn names(fields: &Fields<'_>) -> Vec<String> {
+    let inside = ["general.name", "general.basename", "general.finetune"];
+    let inside = inside.iter().filter_map(|key| fields.gguf.text(key)).map(str::to_owned);
+    names_of(fields.file).into_iter().chain(inside).collect()
+}

@@ -1,0 +1,68 @@
+//! Where each tensor of a checkpoint lies: by name, over all of its files.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use crate::dtype::StorageDtype;
+use crate::error::{Error, Result};
+use crate::header::HeaderEntry;
+
+/// The kind of file that a checkpoint came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// A directory in Hugging Face layout.
+    Safetensors,
+    /// One `.gguf` file.
+    Gguf,
+}
+
+/// Where a tensor lies.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) file: usize,
+    pub(crate) dtype: StorageDtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) range: Range<usize>,
+    /// Heads whose rows the file stores for interleaved rotary pairs.
+    pub(crate) permuted: Option<usize>,
+}
+
+/// Tensors by name while files are read.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) tensors: BTreeMap<String, Entry>,
+    pub(crate) ignored: Vec<String>,
+}
+
+impl Found {
+    pub(crate) fn insert(
+        &mut self,
+        entry: HeaderEntry,
+        file: usize,
+        path: &Path,
+        permuted: Option<usize>,
+    ) -> Result<()> {
+        if is_ignored(&entry.name) {
+            self.ignored.push(entry.name);
+            return Ok(());
+        }
+        let Some(dtype) = entry.dtype else {
+            let reason = format!("stored as {}, which is no dtype of weights", entry.dtype_name);
+            return Err(Error::tensor(path, &entry.name, reason));
+        };
+        let HeaderEntry { name, shape, range, .. } = entry;
+        if self.tensors.contains_key(&name) {
+            return Err(Error::tensor(path, &name, "appears twice"));
+        }
+        self.tensors.insert(name, Entry { file, dtype, shape, range, permuted });
+        Ok(())
+    }
+}
+
+/// Buffers that old exporters saved and that follow from the configuration.
+fn is_ignored(name: &str) -> bool {
+    ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "position_ids"]
+        .iter()
+        .any(|suffix| name.ends_with(suffix))
+}

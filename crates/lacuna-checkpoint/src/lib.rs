@@ -1,0 +1,62 @@
+//! What a checkpoint is, and its weights in and out: safetensors and GGUF, validated before anything reads them.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use lacuna_checkpoint::{Config, SaveOptions, Weights, Work, save_safetensors};
+//!
+//! let config = Config { num_layers: 1, vocab_size: 96, ..Config::default() };
+//! let zeros = |shape: Vec<usize>| Tensor::zeros(shape, DType::BF16, &Device::Cpu);
+//! let tensors = config.expected_tensors().map(|(name, shape)| Ok((name, zeros(shape)?)));
+//! let tensors = tensors.collect::<candle_core::Result<Vec<_>>>()?;
+//! let dir = std::env::temp_dir().join(format!("lacuna-checkpoint-{}", std::process::id()));
+//! save_safetensors(&dir, &config, tensors, &SaveOptions::default())?;
+//!
+//! let weights = Weights::open(&dir)?;
+//! assert_eq!(weights.shape("model.embed_tokens.weight"), Some(&[96, 64][..]));
+//! assert!(weights.memory(None, Work::decoding(128)).weights > 0);
+//! # std::fs::remove_dir_all(&dir)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! - [`Config`] and [`Mode`]: the shape of a model, and what it was trained for; [`Family`]: whose it is.
+//! - [`Weights`]: an opened checkpoint, safetensors or GGUF. Its weights stay mapped where the file has them.
+//! - [`save_safetensors`] and [`save_gguf`]: checkpoints out, whole or not at all; [`Outgoing`]: a tensor on its way.
+//! - [`verify`]: whether the bytes are still those that were written.
+//! - [`MemoryEstimate`]: what a model needs for given [`Work`], before a weight is read.
+//!
+//! Nothing of a file is trusted: what does not describe exactly the bytes that follow is refused, with file, tensor
+//! and reason, before anything is allocated by it.
+//!
+//! Not here: the transformer, sampling, training, and tokenizers beyond the text of their files.
+
+#![deny(unsafe_code)]
+
+mod config;
+mod directory;
+mod dtype;
+mod error;
+mod gguf;
+mod header;
+mod index;
+mod mapped;
+mod mask_row;
+mod memory;
+mod names;
+mod outgoing;
+mod permute;
+mod safetensors;
+mod strict;
+mod weights;
+
+pub use config::{Config, Family, Mode, RopeScaling};
+pub use directory::COMPANIONS;
+pub use dtype::StorageDtype;
+pub use error::{Error, Result};
+pub use gguf::{CarriedMetadata, GgufOptions, save_gguf};
+pub use index::Format;
+pub use mapped::MappedFile;
+pub use mask_row::mean_row;
+pub use memory::{MemoryEstimate, Work};
+pub use outgoing::Outgoing;
+pub use safetensors::{SaveOptions, save_safetensors};
+pub use weights::{Report, Verified, Weights, check_gguf, check_safetensors, verify};

@@ -1,0 +1,409 @@
+//! An opened checkpoint: every name, shape and byte range validated, the bytes mapped.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use lacuna_kernels::{Bytes, WeightDtype, WeightMatrix};
+
+use crate::config::{Config, EMBEDDING, HEAD};
+use crate::directory::{self, Layout};
+use crate::dtype::StorageDtype;
+use crate::error::{Error, Result, listed, printable};
+use crate::gguf::{self, CarriedMetadata, Gguf};
+use crate::header::HeaderEntry;
+use crate::index::{Entry, Format, Found};
+use crate::mapped::MappedFile;
+use crate::outgoing::{Outgoing, Rows, packed};
+use crate::permute::unpermute_rows;
+use crate::safetensors;
+
+mod plan;
+mod verify;
+
+pub use verify::{Verified, verify};
+
+/// The weights of a checkpoint, in Hugging Face names, mapped and not copied.
+///
+/// Nothing of the file is trusted: a header that does not describe exactly the bytes that follow it,
+/// or tensors that are not those of the configuration, give an error that names file, tensor and
+/// reason before any weight is read.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    config: Config,
+    format: Format,
+    files: Vec<Arc<MappedFile>>,
+    tensors: BTreeMap<String, Entry>,
+    missing: Vec<String>,
+    extra: Vec<String>,
+    ignored: Vec<String>,
+}
+
+/// What `lacuna inspect` says of a checkpoint's files.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Report {
+    /// Where the weights came from.
+    pub format: Format,
+    /// The files that hold them.
+    pub files: Vec<PathBuf>,
+    /// The dtype that most bytes are stored in.
+    pub dtype: Option<StorageDtype>,
+    /// Bytes by dtype.
+    pub bytes_by_dtype: BTreeMap<StorageDtype, u64>,
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// Values in all tensors.
+    pub parameters: u64,
+    /// Tensors that the configuration implies and no file holds.
+    pub missing: Vec<String>,
+    /// Tensors that the configuration does not imply.
+    pub extra: Vec<String>,
+    /// Tensors that are known not to matter: old rotary tables, causal masks, a tied head.
+    pub ignored: Vec<String>,
+}
+
+impl Weights {
+    /// Opens a directory in Hugging Face layout or a `.gguf` file, whole.
+    ///
+    /// # Errors
+    /// If a file can't be read or is malformed, and if the tensors are not exactly those that the
+    /// configuration implies. A missing `lm_head.weight` means that the embedding is tied.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let weights = Self::inspect(path)?;
+        if !weights.missing.is_empty() {
+            let reason = format!("lacks {}", listed(&weights.missing));
+            return Err(Error::file(path, reason));
+        }
+        if !weights.extra.is_empty() {
+            let reason =
+                format!("holds {}, which its configuration does not imply", listed(&weights.extra));
+            return Err(Error::file(path, reason));
+        }
+        Ok(weights)
+    }
+
+    /// Like [`Weights::open`], but missing and extra tensors are reported and not refused.
+    ///
+    /// # Errors
+    /// If a file can't be read or is malformed, or a tensor has a shape that the configuration
+    /// does not give it.
+    pub fn inspect(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if path.is_dir() {
+            return Self::inspect_directory(path);
+        }
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            let reason =
+                "is one file of a checkpoint: give the directory that also has config.json";
+            return Err(Error::file(path, reason));
+        }
+        Self::inspect_gguf(path)
+    }
+
+    fn inspect_gguf(path: &Path) -> Result<Self> {
+        let file = MappedFile::open(path)?;
+        let gguf = Gguf::parse(file.bytes()).map_err(|fault| fault.in_file(path))?;
+        let config = gguf::read_config(&gguf, path)?;
+        let architecture = gguf::architecture(&gguf, path)?;
+        let mut found = Found::default();
+        for mut entry in gguf.tensors {
+            if entry.name == gguf::ROPE_FACTORS {
+                found.ignored.push(entry.name);
+                continue;
+            }
+            // A name of no known tensor stays as it is and is reported as extra.
+            entry.name = gguf::hugging_face_name(&entry.name).unwrap_or(entry.name);
+            let permuted = gguf::permuted_heads(architecture, &entry.name, &config);
+            found.insert(entry, 0, path, permuted)?;
+        }
+        Self::assemble(config, Format::Gguf, vec![Arc::new(file)], found)
+    }
+
+    fn inspect_directory(dir: &Path) -> Result<Self> {
+        let config = Config::open(dir)?;
+        let mut files = Vec::new();
+        let mut found = Found::default();
+        match directory::layout(dir)? {
+            Layout::Single(path) => {
+                let file = MappedFile::open(&path)?;
+                for entry in parse_safetensors(&file)? {
+                    found.insert(entry, 0, &path, None)?;
+                }
+                files.push(Arc::new(file));
+            }
+            Layout::Sharded { index, shards, mut shard_of } => {
+                for (place, path) in shards.iter().enumerate() {
+                    let file = MappedFile::open(path)?;
+                    for entry in parse_safetensors(&file)? {
+                        if shard_of.remove(&entry.name) != Some(place) {
+                            let reason = "is not what the index says of this shard";
+                            return Err(Error::tensor(path, &entry.name, reason));
+                        }
+                        found.insert(entry, place, path, None)?;
+                    }
+                    files.push(Arc::new(file));
+                }
+                if let Some((tensor, place)) = shard_of.first_key_value() {
+                    let reason = format!("is not in {}", printable_path(&shards[*place]));
+                    return Err(Error::tensor(&index, tensor, reason));
+                }
+            }
+        }
+        Self::assemble(config, Format::Safetensors, files, found)
+    }
+
+    /// Compares what was found with what the configuration implies.
+    fn assemble(
+        mut config: Config,
+        format: Format,
+        files: Vec<Arc<MappedFile>>,
+        found: Found,
+    ) -> Result<Self> {
+        let Found { mut tensors, mut ignored } = found;
+        if config.tie_word_embeddings {
+            // Loaders take the embedding whatever the file holds; so does this one.
+            ignored.extend(tensors.remove(HEAD).map(|_| HEAD.to_owned()));
+        } else if !tensors.contains_key(HEAD) {
+            config.tie_word_embeddings = true;
+        }
+        let mut missing = Vec::new();
+        let mut expected = BTreeMap::new();
+        for (name, shape) in config.expected_tensors() {
+            let Some(entry) = tensors.remove(&name) else {
+                missing.push(name);
+                continue;
+            };
+            if entry.shape != shape {
+                let path = files[entry.file].path();
+                let reason =
+                    format!("has shape {:?}, the configuration implies {shape:?}", entry.shape);
+                return Err(Error::tensor(path, &name, reason));
+            }
+            expected.insert(name, entry);
+        }
+        let extra = tensors.into_keys().collect();
+        Ok(Self { config, format, files, tensors: expected, missing, extra, ignored })
+    }
+
+    /// The configuration, with `tie_word_embeddings` set where the head is missing.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// How a tensor is stored, if it exists. A tied head is stored as its embedding.
+    pub fn dtype(&self, name: &str) -> Option<StorageDtype> {
+        self.entry(name).ok().map(|entry| entry.dtype)
+    }
+
+    /// A tensor's shape, if it exists: `[out, in]` or `[len]`.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entry(name).ok().map(|entry| entry.shape.as_slice())
+    }
+
+    /// A copy of a tensor in `dtype` on `device`.
+    ///
+    /// # Errors
+    /// If there is no such tensor, the file was shortened since it was opened, or memory ran out.
+    pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let entry = self.entry(name)?;
+        let file = &self.files[entry.file];
+        let mut bytes = file.read(entry.range.clone())?;
+        if let Some(heads) = entry.permuted {
+            bytes = unpermute_rows(&bytes, entry.shape[0], heads);
+        }
+        let tensor = match (entry.dtype.to_candle(), packed::weight_dtype(entry.dtype)) {
+            (None, Some(packed)) => packed::unpack(bytes, packed, &entry.shape)?,
+            (stored, _) => {
+                let stored = stored.expect("what is not packed is a float");
+                Tensor::from_raw_buffer(&bytes, stored, &entry.shape, &Device::Cpu)?
+            }
+        };
+        Ok(tensor.to_dtype(dtype)?.to_device(device)?)
+    }
+
+    /// A matrix as the file stores it, mapped. Copied only where it can't be used in place: queries
+    /// and keys of a GGUF file of architecture `llama`, whose rows are put in order, and f64.
+    ///
+    /// # Errors
+    /// If there is no such matrix, or the file was shortened since it was opened.
+    pub fn matrix(&self, name: &str) -> Result<WeightMatrix> {
+        let entry = self.entry(name)?;
+        let file = &self.files[entry.file];
+        let &[rows, cols] = entry.shape.as_slice() else {
+            let reason = format!("has shape {:?}, expected a matrix", entry.shape);
+            return Err(Error::tensor(file.path(), name, reason));
+        };
+        let Some(dtype) = packed::weight_dtype(entry.dtype) else {
+            let values = self.tensor(name, DType::F32, &Device::Cpu)?.flatten_all()?.to_vec1()?;
+            return Ok(WeightMatrix::quantize(&values, rows, cols, WeightDtype::F32)?);
+        };
+        file.check_length()?;
+        let bytes = match entry.permuted {
+            Some(heads) => {
+                let stored = file.read(entry.range.clone())?;
+                Bytes::from(unpermute_rows(&stored, rows, heads))
+            }
+            None => Bytes::new(file.clone(), entry.range.clone())?,
+        };
+        Ok(WeightMatrix::new(dtype, rows, cols, bytes)?)
+    }
+
+    /// A matrix in `dtype`, kept so in memory: mapped where the file stores it so, converted otherwise. A row
+    /// that is no whole number of the format's blocks takes the format of [`StorageDtype::fitting`], the matrix that
+    /// makes logits that of [`StorageDtype::for_logits`].
+    ///
+    /// # Errors
+    /// As [`Weights::matrix`], and if the format can't be written or a value does not fit it.
+    pub fn matrix_in(&self, name: &str, dtype: StorageDtype) -> Result<WeightMatrix> {
+        let entry = self.entry(name)?;
+        let dtype = self.kept_as(name, entry, dtype);
+        let (Some(packed), [rows, cols]) = (packed::weight_dtype(dtype), entry.shape.as_slice())
+        else {
+            return self.matrix(name);
+        };
+        if entry.dtype == dtype {
+            return self.matrix(name);
+        }
+        let mut bytes = Vec::with_capacity(dtype.bytes_of(&entry.shape).unwrap_or(0));
+        self.rows(name, entry).write(dtype, None, |chunk| {
+            bytes.extend_from_slice(chunk);
+            Ok(())
+        })?;
+        Ok(WeightMatrix::new(packed, *rows, *cols, Bytes::from(bytes))?)
+    }
+
+    /// The text of `tokenizer.json`: the directory's own, or one made from the metadata of a GGUF file. `None`
+    /// where there is none.
+    ///
+    /// # Errors
+    /// If the metadata describe a tokenizer that has no such form, or the file can't be read.
+    pub fn tokenizer_json(&self) -> Result<Option<String>> {
+        self.with_gguf(|gguf, path| gguf::tokenizer_json(gguf, path, self.config.vocab_size))
+            .unwrap_or_else(|| directory::tokenizer(self.directory()))
+    }
+
+    /// The ids of tokens by their text, found without building the tokenizer.
+    pub fn token_ids(&self, names: &[&str]) -> Vec<Option<u32>> {
+        let found = self.with_gguf(|gguf, _| Ok(gguf::token_ids(gguf, names)));
+        let found = found.unwrap_or_else(|| Ok(directory::token_ids_in(self.directory(), names)));
+        found.unwrap_or_else(|_| vec![None; names.len()])
+    }
+
+    /// The chat template in the metadata of a GGUF file.
+    pub fn chat_template(&self) -> Option<String> {
+        let key = "tokenizer.chat_template";
+        self.with_gguf(|gguf, _| Ok(gguf.text(key).map(str::to_owned)))?.ok()?
+    }
+
+    /// The small files that travel with a checkpoint beside weights, `config.json` and `tokenizer.json`, name and text:
+    /// those of [`COMPANIONS`](crate::COMPANIONS), chat templates, licence and card in a directory, and those that
+    /// [`save_gguf`](crate::save_gguf) put into a GGUF file.
+    ///
+    /// # Errors
+    /// If one can't be read, is longer than 16 MiB or no UTF-8, or is a link that leads out of the directory.
+    pub fn carried_files(&self) -> Result<Vec<(String, String)>> {
+        if let Some(files) = self.with_gguf(|gguf, _| Ok(companions_of(gguf))) {
+            return files;
+        }
+        directory::companions(self.directory())
+    }
+
+    /// Licence, origin and names in the metadata of a GGUF file, which go along into another; `None` for a directory.
+    ///
+    /// # Errors
+    /// If the file was shortened since it was opened.
+    pub fn carried_metadata(&self) -> Result<Option<CarriedMetadata>> {
+        let rows = self.config.vocab_size;
+        self.with_gguf(|gguf, _| Ok(CarriedMetadata::of(gguf, rows))).transpose()
+    }
+
+    /// The files, for a model that goes on reading them.
+    pub fn files(&self) -> &[Arc<MappedFile>] {
+        &self.files
+    }
+
+    /// Where the files lie.
+    fn directory(&self) -> &Path {
+        let file = self.files.first().map_or(Path::new(""), |file| file.path());
+        file.parent().unwrap_or(file)
+    }
+
+    /// Parses the header again: it is not kept, because it borrows from the map.
+    fn with_gguf<T>(&self, read: impl FnOnce(&Gguf<'_>, &Path) -> Result<T>) -> Option<Result<T>> {
+        let file = self.files.first().filter(|_| self.format == Format::Gguf)?;
+        let parsed = file.check_length().and_then(|()| {
+            let gguf = Gguf::parse(file.bytes()).map_err(|fault| fault.in_file(file.path()))?;
+            read(&gguf, file.path())
+        });
+        Some(parsed)
+    }
+
+    /// Every tensor, a few rows at a time when its turn comes: what [`save_safetensors`](crate::save_safetensors) and
+    /// [`save_gguf`](crate::save_gguf) take.
+    pub fn outgoing(&self) -> impl Iterator<Item = Outgoing<'_>> {
+        self.tensors.iter().map(|(name, entry)| {
+            let mut tensor = Outgoing::stored(self.rows(name, entry));
+            tensor.makes_logits = self.config.makes_logits(name);
+            tensor
+        })
+    }
+
+    fn rows<'a>(&'a self, name: &'a str, entry: &'a Entry) -> Rows<'a> {
+        Rows { name, file: &self.files[entry.file], entry, replaced: Vec::new() }
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        let tied = name == HEAD && self.config.tie_word_embeddings;
+        let stored = if tied { EMBEDDING } else { name };
+        self.tensors.get(stored).ok_or_else(|| {
+            let file = self.files.first().map_or(Path::new(""), |file| file.path());
+            Error::tensor(file, name, "no such tensor in the checkpoint")
+        })
+    }
+}
+
+/// Files in a GGUF's metadata; names other than those that are carried along are left where they are.
+fn companions_of(gguf: &Gguf<'_>) -> Vec<(String, String)> {
+    let file = |name: &&str| {
+        let text = gguf.text(&format!("{}{name}", gguf::CARRIED))?;
+        Some(((*name).to_owned(), text.to_owned()))
+    };
+    directory::COMPANIONS.iter().chain(&directory::PROSE).filter_map(file).collect()
+}
+
+fn parse_safetensors(file: &MappedFile) -> Result<Vec<HeaderEntry>> {
+    safetensors::parse_safetensors(file.bytes()).map_err(|fault| fault.in_file(file.path()))
+}
+
+/// Validates a whole safetensors file in memory: its header, and that it describes these bytes.
+///
+/// # Errors
+/// Names the tensor and the reason.
+pub fn check_safetensors(file: &[u8]) -> Result<()> {
+    match safetensors::parse_safetensors(file) {
+        Ok(_) => Ok(()),
+        Err(fault) => Err(fault.in_file(Path::new("safetensors"))),
+    }
+}
+
+/// Validates a whole GGUF file in memory: its header, its configuration, and its tokenizer.
+///
+/// # Errors
+/// Names the tensor or the metadata key and the reason.
+pub fn check_gguf(file: &[u8]) -> Result<()> {
+    let path = Path::new("gguf");
+    let parsed = Gguf::parse(file).map_err(|fault| fault.in_file(path))?;
+    let config = gguf::read_config(&parsed, path)?;
+    gguf::tokenizer_json(&parsed, path, config.vocab_size).map(|_| ())
+}
+
+fn printable_path(path: &Path) -> String {
+    printable(&path.display().to_string())
+}

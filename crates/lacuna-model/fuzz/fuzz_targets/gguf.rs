@@ -1,6 +1,0 @@
-//! Header, configuration and tokenizer of a GGUF file.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|file: &[u8]| {
-    let _ = lacuna_model::check_gguf(file);
-});

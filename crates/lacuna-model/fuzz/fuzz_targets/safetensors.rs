@@ -1,6 +1,0 @@
-//! The header of a safetensors file.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|file: &[u8]| {
-    let _ = lacuna_model::check_safetensors(file);
-});
