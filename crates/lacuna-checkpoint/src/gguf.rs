@@ -17,7 +17,7 @@ pub(crate) use config::{
     CARRIED, ROPE_FACTORS, architecture, hugging_face_name, permuted_heads, read_config,
 };
 pub(crate) use hash::whole;
-pub(crate) use parse::Gguf;
+pub(crate) use parse::{Gguf, Header};
 pub(crate) use tokenizer::{token_ids, tokenizer_json};
 pub use write::{GgufOptions, save_gguf};
 

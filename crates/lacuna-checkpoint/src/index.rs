@@ -28,14 +28,14 @@ pub(crate) struct Entry {
     pub(crate) permuted: Option<usize>,
 }
 
-/// Tensors by name while files are read.
-#[derive(Default)]
-pub(crate) struct Found {
+/// An owned index over the files of a checkpoint, made of their headers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Index {
     pub(crate) tensors: BTreeMap<String, Entry>,
     pub(crate) ignored: Vec<String>,
 }
 
-impl Found {
+impl Index {
     pub(crate) fn insert(
         &mut self,
         entry: HeaderEntry,

@@ -13,7 +13,7 @@ use crate::dtype::StorageDtype;
 use crate::error::{Error, Result, listed, printable};
 use crate::gguf::{self, CarriedMetadata, Gguf};
 use crate::header::HeaderEntry;
-use crate::index::{Entry, Format, Found};
+use crate::index::{Entry, Format, Index};
 use crate::mapped::MappedFile;
 use crate::outgoing::{Outgoing, Rows, packed};
 use crate::permute::unpermute_rows;
@@ -31,13 +31,16 @@ pub use verify::{Verified, verify};
 /// reason before any weight is read.
 #[derive(Clone, Debug)]
 pub struct Weights {
+    /// The directory or file, as it was opened.
+    path: PathBuf,
     config: Config,
-    format: Format,
     files: Vec<Arc<MappedFile>>,
-    tensors: BTreeMap<String, Entry>,
+    /// What the metadata of a GGUF file say, read once.
+    header: Option<Arc<gguf::Header>>,
+    /// The tensors of the configuration, and what is known not to matter.
+    index: Index,
     missing: Vec<String>,
     extra: Vec<String>,
-    ignored: Vec<String>,
 }
 
 /// What `lacuna inspect` says of a checkpoint's files.
@@ -70,18 +73,24 @@ impl Weights {
     /// If a file can't be read or is malformed, and if the tensors are not exactly those that the
     /// configuration implies. A missing `lm_head.weight` means that the embedding is tied.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let weights = Self::inspect(path)?;
-        if !weights.missing.is_empty() {
-            let reason = format!("lacks {}", listed(&weights.missing));
-            return Err(Error::file(path, reason));
+        Self::inspect(path)?.complete()
+    }
+
+    /// Itself, if its files hold exactly the tensors that the configuration implies: what [`Weights::open`] asks of
+    /// what [`Weights::inspect`] found.
+    ///
+    /// # Errors
+    /// Names what is missing, or what the configuration does not imply.
+    pub fn complete(self) -> Result<Self> {
+        if !self.missing.is_empty() {
+            return Err(Error::file(&self.path, format!("lacks {}", listed(&self.missing))));
         }
-        if !weights.extra.is_empty() {
+        if !self.extra.is_empty() {
             let reason =
-                format!("holds {}, which its configuration does not imply", listed(&weights.extra));
-            return Err(Error::file(path, reason));
+                format!("holds {}, which its configuration does not imply", listed(&self.extra));
+            return Err(Error::file(&self.path, reason));
         }
-        Ok(weights)
+        Ok(self)
     }
 
     /// Like [`Weights::open`], but missing and extra tensors are reported and not refused.
@@ -104,36 +113,38 @@ impl Weights {
 
     fn inspect_gguf(path: &Path) -> Result<Self> {
         let file = MappedFile::open(path)?;
-        let gguf = Gguf::parse(file.bytes()).map_err(|fault| fault.in_file(path))?;
-        let config = gguf::read_config(&gguf, path)?;
-        let architecture = gguf::architecture(&gguf, path)?;
-        let mut found = Found::default();
-        for mut entry in gguf.tensors {
+        let mut header = parse_gguf(file.bytes(), path)?;
+        let gguf = header.over(file.bytes());
+        let config = gguf::read_config(gguf, path)?;
+        let architecture = gguf::architecture(gguf, path)?;
+        let mut index = Index::default();
+        for mut entry in std::mem::take(&mut header.tensors) {
             if entry.name == gguf::ROPE_FACTORS {
-                found.ignored.push(entry.name);
+                index.ignored.push(entry.name);
                 continue;
             }
             // A name of no known tensor stays as it is and is reported as extra.
             entry.name = gguf::hugging_face_name(&entry.name).unwrap_or(entry.name);
             let permuted = gguf::permuted_heads(architecture, &entry.name, &config);
-            found.insert(entry, 0, path, permuted)?;
+            index.insert(entry, 0, path, permuted)?;
         }
-        Self::assemble(config, Format::Gguf, vec![Arc::new(file)], found)
+        let weights = Self::assemble(path, config, vec![Arc::new(file)], index)?;
+        Ok(Self { header: Some(Arc::new(header)), ..weights })
     }
 
     fn inspect_directory(dir: &Path) -> Result<Self> {
         let config = Config::open(dir)?;
         let mut files = Vec::new();
-        let mut found = Found::default();
+        let mut index = Index::default();
         match directory::layout(dir)? {
             Layout::Single(path) => {
                 let file = MappedFile::open(&path)?;
                 for entry in parse_safetensors(&file)? {
-                    found.insert(entry, 0, &path, None)?;
+                    index.insert(entry, 0, &path, None)?;
                 }
                 files.push(Arc::new(file));
             }
-            Layout::Sharded { index, shards, mut shard_of } => {
+            Layout::Sharded { index: list, shards, mut shard_of } => {
                 for (place, path) in shards.iter().enumerate() {
                     let file = MappedFile::open(path)?;
                     for entry in parse_safetensors(&file)? {
@@ -141,37 +152,37 @@ impl Weights {
                             let reason = "is not what the index says of this shard";
                             return Err(Error::tensor(path, &entry.name, reason));
                         }
-                        found.insert(entry, place, path, None)?;
+                        index.insert(entry, place, path, None)?;
                     }
                     files.push(Arc::new(file));
                 }
                 if let Some((tensor, place)) = shard_of.first_key_value() {
                     let reason = format!("is not in {}", printable_path(&shards[*place]));
-                    return Err(Error::tensor(&index, tensor, reason));
+                    return Err(Error::tensor(&list, tensor, reason));
                 }
             }
         }
-        Self::assemble(config, Format::Safetensors, files, found)
+        Self::assemble(dir, config, files, index)
     }
 
     /// Compares what was found with what the configuration implies.
     fn assemble(
+        path: &Path,
         mut config: Config,
-        format: Format,
         files: Vec<Arc<MappedFile>>,
-        found: Found,
+        found: Index,
     ) -> Result<Self> {
-        let Found { mut tensors, mut ignored } = found;
+        let Index { tensors: mut found, ignored } = found;
+        let mut index = Index { tensors: BTreeMap::new(), ignored };
         if config.tie_word_embeddings {
             // Loaders take the embedding whatever the file holds; so does this one.
-            ignored.extend(tensors.remove(HEAD).map(|_| HEAD.to_owned()));
-        } else if !tensors.contains_key(HEAD) {
+            index.ignored.extend(found.remove(HEAD).map(|_| HEAD.to_owned()));
+        } else if !found.contains_key(HEAD) {
             config.tie_word_embeddings = true;
         }
         let mut missing = Vec::new();
-        let mut expected = BTreeMap::new();
         for (name, shape) in config.expected_tensors() {
-            let Some(entry) = tensors.remove(&name) else {
+            let Some(entry) = found.remove(&name) else {
                 missing.push(name);
                 continue;
             };
@@ -181,10 +192,10 @@ impl Weights {
                     format!("has shape {:?}, the configuration implies {shape:?}", entry.shape);
                 return Err(Error::tensor(path, &name, reason));
             }
-            expected.insert(name, entry);
+            index.tensors.insert(name, entry);
         }
-        let extra = tensors.into_keys().collect();
-        Ok(Self { config, format, files, tensors: expected, missing, extra, ignored })
+        let (path, extra) = (path.to_path_buf(), found.into_keys().collect());
+        Ok(Self { path, config, files, header: None, index, missing, extra })
     }
 
     /// The configuration, with `tie_word_embeddings` set where the head is missing.
@@ -194,7 +205,7 @@ impl Weights {
 
     /// The names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
+        self.index.tensors.keys().map(String::as_str)
     }
 
     /// How a tensor is stored, if it exists. A tied head is stored as its embedding.
@@ -285,21 +296,25 @@ impl Weights {
     /// # Errors
     /// If the metadata describe a tokenizer that has no such form, or the file can't be read.
     pub fn tokenizer_json(&self) -> Result<Option<String>> {
-        self.with_gguf(|gguf, path| gguf::tokenizer_json(gguf, path, self.config.vocab_size))
-            .unwrap_or_else(|| directory::tokenizer(self.directory()))
+        match self.gguf()? {
+            Some((gguf, file)) => gguf::tokenizer_json(gguf, file, self.config.vocab_size),
+            None => directory::tokenizer(&self.path),
+        }
     }
 
     /// The ids of tokens by their text, found without building the tokenizer.
     pub fn token_ids(&self, names: &[&str]) -> Vec<Option<u32>> {
-        let found = self.with_gguf(|gguf, _| Ok(gguf::token_ids(gguf, names)));
-        let found = found.unwrap_or_else(|| Ok(directory::token_ids_in(self.directory(), names)));
-        found.unwrap_or_else(|_| vec![None; names.len()])
+        match self.gguf() {
+            Ok(Some((gguf, _))) => gguf::token_ids(gguf, names),
+            Ok(None) => directory::token_ids_in(&self.path, names),
+            Err(_) => vec![None; names.len()],
+        }
     }
 
     /// The chat template in the metadata of a GGUF file.
     pub fn chat_template(&self) -> Option<String> {
-        let key = "tokenizer.chat_template";
-        self.with_gguf(|gguf, _| Ok(gguf.text(key).map(str::to_owned)))?.ok()?
+        let (gguf, _) = self.gguf().ok()??;
+        gguf.text("tokenizer.chat_template").map(str::to_owned)
     }
 
     /// The small files that travel with a checkpoint beside weights, `config.json` and `tokenizer.json`, name and text:
@@ -309,10 +324,10 @@ impl Weights {
     /// # Errors
     /// If one can't be read, is longer than 16 MiB or no UTF-8, or is a link that leads out of the directory.
     pub fn carried_files(&self) -> Result<Vec<(String, String)>> {
-        if let Some(files) = self.with_gguf(|gguf, _| Ok(companions_of(gguf))) {
-            return files;
+        match self.gguf()? {
+            Some((gguf, _)) => Ok(companions_of(gguf)),
+            None => directory::companions(&self.path),
         }
-        directory::companions(self.directory())
     }
 
     /// Licence, origin and names in the metadata of a GGUF file, which go along into another; `None` for a directory.
@@ -321,7 +336,7 @@ impl Weights {
     /// If the file was shortened since it was opened.
     pub fn carried_metadata(&self) -> Result<Option<CarriedMetadata>> {
         let rows = self.config.vocab_size;
-        self.with_gguf(|gguf, _| Ok(CarriedMetadata::of(gguf, rows))).transpose()
+        Ok(self.gguf()?.map(|(gguf, _)| CarriedMetadata::of(gguf, rows)))
     }
 
     /// The files, for a model that goes on reading them.
@@ -329,26 +344,24 @@ impl Weights {
         &self.files
     }
 
-    /// Where the files lie.
-    fn directory(&self) -> &Path {
-        let file = self.files.first().map_or(Path::new(""), |file| file.path());
-        file.parent().unwrap_or(file)
+    /// The kept header over the bytes of its file, where this is one GGUF file, and which file that is.
+    fn gguf(&self) -> Result<Option<(Gguf<'_>, &Path)>> {
+        let (Some(header), Some(file)) = (&self.header, self.files.first()) else {
+            return Ok(None);
+        };
+        file.check_length()?;
+        Ok(Some((header.over(file.bytes()), file.path())))
     }
 
-    /// Parses the header again: it is not kept, because it borrows from the map.
-    fn with_gguf<T>(&self, read: impl FnOnce(&Gguf<'_>, &Path) -> Result<T>) -> Option<Result<T>> {
-        let file = self.files.first().filter(|_| self.format == Format::Gguf)?;
-        let parsed = file.check_length().and_then(|()| {
-            let gguf = Gguf::parse(file.bytes()).map_err(|fault| fault.in_file(file.path()))?;
-            read(&gguf, file.path())
-        });
-        Some(parsed)
+    /// The kind of file that it was opened from.
+    fn format(&self) -> Format {
+        if self.header.is_some() { Format::Gguf } else { Format::Safetensors }
     }
 
     /// Every tensor, a few rows at a time when its turn comes: what [`save_safetensors`](crate::save_safetensors) and
     /// [`save_gguf`](crate::save_gguf) take.
     pub fn outgoing(&self) -> impl Iterator<Item = Outgoing<'_>> {
-        self.tensors.iter().map(|(name, entry)| {
+        self.index.tensors.iter().map(|(name, entry)| {
             let mut tensor = Outgoing::stored(self.rows(name, entry));
             tensor.makes_logits = self.config.makes_logits(name);
             tensor
@@ -362,7 +375,7 @@ impl Weights {
     fn entry(&self, name: &str) -> Result<&Entry> {
         let tied = name == HEAD && self.config.tie_word_embeddings;
         let stored = if tied { EMBEDDING } else { name };
-        self.tensors.get(stored).ok_or_else(|| {
+        self.index.tensors.get(stored).ok_or_else(|| {
             let file = self.files.first().map_or(Path::new(""), |file| file.path());
             Error::tensor(file, name, "no such tensor in the checkpoint")
         })
@@ -370,12 +383,16 @@ impl Weights {
 }
 
 /// Files in a GGUF's metadata; names other than those that are carried along are left where they are.
-fn companions_of(gguf: &Gguf<'_>) -> Vec<(String, String)> {
+fn companions_of(gguf: Gguf<'_>) -> Vec<(String, String)> {
     let file = |name: &&str| {
         let text = gguf.text(&format!("{}{name}", gguf::CARRIED))?;
         Some(((*name).to_owned(), text.to_owned()))
     };
     directory::COMPANIONS.iter().chain(&directory::PROSE).filter_map(file).collect()
+}
+
+fn parse_gguf(file: &[u8], path: &Path) -> Result<gguf::Header> {
+    gguf::Header::parse(file).map_err(|fault| fault.in_file(path))
 }
 
 fn parse_safetensors(file: &MappedFile) -> Result<Vec<HeaderEntry>> {
@@ -399,9 +416,10 @@ pub fn check_safetensors(file: &[u8]) -> Result<()> {
 /// Names the tensor or the metadata key and the reason.
 pub fn check_gguf(file: &[u8]) -> Result<()> {
     let path = Path::new("gguf");
-    let parsed = Gguf::parse(file).map_err(|fault| fault.in_file(path))?;
-    let config = gguf::read_config(&parsed, path)?;
-    gguf::tokenizer_json(&parsed, path, config.vocab_size).map(|_| ())
+    let header = parse_gguf(file, path)?;
+    let gguf = header.over(file);
+    let config = gguf::read_config(gguf, path)?;
+    gguf::tokenizer_json(gguf, path, config.vocab_size).map(|_| ())
 }
 
 fn printable_path(path: &Path) -> String {

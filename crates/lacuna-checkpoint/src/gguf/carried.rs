@@ -28,10 +28,10 @@ pub struct CarriedMetadata {
 
 impl CarriedMetadata {
     /// What a file has of it, up to a megabyte; `rows`: the tokens that its model embeds.
-    pub(crate) fn of(gguf: &Gguf<'_>, rows: usize) -> Self {
+    pub(crate) fn of(gguf: Gguf<'_>, rows: usize) -> Self {
         let mut carried = Self::default();
         let mut left = MOST_BYTES;
-        for (&key, value) in &gguf.metadata {
+        for (key, value) in gguf.metadata() {
             let described = key.starts_with("general.") && !WRITTEN.contains(&key);
             let size = key.len() + value.encoded_len();
             if !(described || key == UNKNOWN) || size > left {
@@ -39,9 +39,9 @@ impl CarriedMetadata {
             }
             left -= size;
             match value {
-                Value::Text(text) => carried.texts.push((key.to_owned(), (*text).to_owned())),
+                Value::Text(text) => carried.texts.push((key.to_owned(), text.to_owned())),
                 Value::Unsigned(id, _) if key == UNKNOWN => {
-                    let id = u32::try_from(*id).ok().filter(|id| (*id as usize) < rows);
+                    let id = u32::try_from(id).ok().filter(|id| (*id as usize) < rows);
                     carried.unknown_token_id = id;
                 }
                 _ => {}

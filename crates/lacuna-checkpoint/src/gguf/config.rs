@@ -80,7 +80,7 @@ pub(crate) fn permuted_heads(architecture: &str, name: &str, config: &Config) ->
 }
 
 /// The architecture's name, if this crate computes it.
-pub(crate) fn architecture<'a>(gguf: &Gguf<'a>, file: &Path) -> Result<&'a str> {
+pub(crate) fn architecture<'a>(gguf: Gguf<'a>, file: &Path) -> Result<&'a str> {
     let fields = Fields::new(gguf, file, "general");
     let name = gguf.text("general.architecture").unwrap_or("");
     if ["llama", "qwen2", "qwen3"].contains(&name) {
@@ -91,10 +91,10 @@ pub(crate) fn architecture<'a>(gguf: &Gguf<'a>, file: &Path) -> Result<&'a str> 
 }
 
 /// The configuration that the metadata and the tensors' names describe.
-pub(crate) fn read_config(gguf: &Gguf<'_>, file: &Path) -> Result<Config> {
+pub(crate) fn read_config(gguf: Gguf<'_>, file: &Path) -> Result<Config> {
     let architecture = architecture(gguf, file)?;
     let mut fields = Fields::new(gguf, file, architecture);
-    let has = |name: &str| gguf.tensors.iter().any(|tensor| tensor.name == name);
+    let has = |name: &str| gguf.tensors().iter().any(|tensor| tensor.name == name);
 
     let hidden_size = fields.required("embedding_length")?;
     let num_heads = fields.required("attention.head_count")?;
@@ -112,7 +112,7 @@ pub(crate) fn read_config(gguf: &Gguf<'_>, file: &Path) -> Result<Config> {
     fields.refuse_unless("attention.value_length", head_dim)?;
     fields.refuse_unless("rope.dimension_count", head_dim)?;
     fields.refuse_unless("expert_count", 0)?;
-    let embedding = gguf.tensors.iter().find(|tensor| tensor.name == "token_embd.weight");
+    let embedding = gguf.tensors().iter().find(|tensor| tensor.name == "token_embd.weight");
     let Some(&[vocab_size, _]) = embedding.map(|tensor| tensor.shape.as_slice()) else {
         let reason = "is missing or no matrix; the vocabulary is its rows";
         return Err(Error::tensor(file, "token_embd.weight", reason));
@@ -178,7 +178,7 @@ fn eos(fields: &Fields<'_>) -> Result<Vec<u32>> {
 }
 
 #[cfg(test)]
-pub(super) fn scaling_of(gguf: &Gguf<'_>, file: &Path) -> Result<RopeScaling> {
+pub(super) fn scaling_of(gguf: Gguf<'_>, file: &Path) -> Result<RopeScaling> {
     scaling(&Fields::new(gguf, file, architecture(gguf, file)?))
 }
 
@@ -205,8 +205,8 @@ fn scaling(fields: &Fields<'_>) -> Result<RopeScaling> {
 }
 
 /// The stored divisors, bounded by the largest head.
-fn rope_factors(gguf: &Gguf<'_>, file: &Path) -> Result<Option<Vec<f64>>> {
-    let Some(tensor) = gguf.tensors.iter().find(|tensor| tensor.name == ROPE_FACTORS) else {
+fn rope_factors(gguf: Gguf<'_>, file: &Path) -> Result<Option<Vec<f64>>> {
+    let Some(tensor) = gguf.tensors().iter().find(|tensor| tensor.name == ROPE_FACTORS) else {
         return Ok(None);
     };
     if tensor.dtype_name != "f32" || tensor.shape.len() != 1 || tensor.shape[0] > 1 << 11 {

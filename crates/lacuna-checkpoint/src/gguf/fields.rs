@@ -8,7 +8,7 @@ use crate::error::{Error, Result, printable};
 
 /// Metadata under the architecture's prefix, or whole keys where they name another one.
 pub(super) struct Fields<'a> {
-    pub(super) gguf: &'a Gguf<'a>,
+    pub(super) gguf: Gguf<'a>,
     pub(super) file: &'a Path,
     pub(super) architecture: &'a str,
     /// Token ids are below it.
@@ -18,14 +18,14 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(gguf: &'a Gguf<'a>, file: &'a Path, architecture: &'a str) -> Self {
+    pub(super) fn new(gguf: Gguf<'a>, file: &'a Path, architecture: &'a str) -> Self {
         Self { gguf, file, architecture, vocab_size: 0, ignored: RefCell::default() }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<(String, Value<'a>)> {
         let whole = key.starts_with("tokenizer.") || key.starts_with("lacuna.");
         let key = if whole { key.to_owned() } else { format!("{}.{key}", self.architecture) };
-        let value = *self.gguf.metadata.get(key.as_str())?;
+        let value = self.gguf.get(&key)?;
         Some((key, value))
     }
 
@@ -42,7 +42,7 @@ impl<'a> Fields<'a> {
 
     /// A fault in a key that has no architecture before it.
     pub(super) fn whole_fault(&self, key: &str, reason: impl Into<String>) -> Error {
-        let value = self.gguf.metadata.get(key).map_or_else(|| "nothing".to_owned(), shown);
+        let value = self.gguf.get(key).map_or_else(|| "nothing".to_owned(), |value| shown(&value));
         Error::config(self.file, key, value, reason)
     }
 

@@ -44,12 +44,15 @@ impl Running {
 }
 
 /// Whether the file carries its hash; an error if the hash is another file's.
-pub(crate) fn whole(gguf: &Gguf<'_>, file: &[u8]) -> Result<bool, String> {
-    let (said, algorithm) = (gguf.metadata.get(HASH), gguf.metadata.get(ALGORITHM));
-    let said = match (said, algorithm) {
-        (None, None) => return Ok(false),
-        (Some(Value::Text(said)), Some(Value::Text("blake3"))) if said.len() == DIGITS => *said,
-        (Some(_), Some(Value::Text(other))) if *other != "blake3" => {
+pub(crate) fn whole(gguf: Gguf<'_>, file: &[u8]) -> Result<bool, String> {
+    let (said, digits) = match (gguf.get(HASH), gguf.text_range(HASH), gguf.get(ALGORITHM)) {
+        (None, _, None) => return Ok(false),
+        (Some(Value::Text(said)), Some(digits), Some(Value::Text("blake3")))
+            if said.len() == DIGITS =>
+        {
+            (said, digits)
+        }
+        (Some(_), _, Some(Value::Text(other))) if other != "blake3" => {
             return Err(format!(
                 "is damaged, or carries a hash of a kind that is not known here ({})",
                 crate::error::printable(other)
@@ -57,9 +60,8 @@ pub(crate) fn whole(gguf: &Gguf<'_>, file: &[u8]) -> Result<bool, String> {
         }
         _ => return Err(format!("is damaged: {HASH} and {ALGORITHM} do not belong together")),
     };
-    let at = said.as_ptr().addr() - file.as_ptr().addr();
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&file[..at]).update(&NONE_YET).update(&file[at + DIGITS..]);
+    hasher.update(&file[..digits.start]).update(&NONE_YET).update(&file[digits.end..]);
     match hasher.finalize().to_hex().as_str() == said {
         true => Ok(true),
         false => Err(format!("is damaged: its bytes are not those that its {HASH} is of")),

@@ -29,7 +29,7 @@ pub(super) struct Found {
 }
 
 pub(super) fn mode(fields: &Fields<'_>) -> Result<Found> {
-    let shifted = fields.gguf.metadata.get("lacuna.logit_shift") == Some(&Value::Bool(true));
+    let shifted = fields.gguf.get("lacuna.logit_shift") == Some(Value::Bool(true));
     let family = family(fields);
     if let Some(block_size) = fields.size("lacuna.block_size")? {
         let Some(block_size) = NonZeroUsize::new(block_size) else {
@@ -100,10 +100,11 @@ fn family(fields: &Fields<'_>) -> Option<Family> {
 /// Refuses what is a diffusion model and not computed.
 fn refuse(fields: &Fields<'_>, family: Option<Family>) -> Result<()> {
     let causal = format!("{}.attention.causal", fields.architecture);
-    let full = fields.gguf.metadata.get(causal.as_str()) == Some(&Value::Bool(false));
-    let diffusion = fields.gguf.metadata.keys().find(|key| key.starts_with("diffusion."));
+    let full = fields.gguf.get(&causal) == Some(Value::Bool(false));
+    let mut keys = fields.gguf.metadata().map(|(key, _)| key);
+    let diffusion = keys.find(|key| key.starts_with("diffusion."));
     if full || diffusion.is_some() {
-        let key = diffusion.map_or(causal.as_str(), |key| *key);
+        let key = diffusion.unwrap_or(causal.as_str());
         let reason = "a model with attention over the whole text in both directions; only attention that is causal, or \
                       causal between blocks, is computed here";
         return Err(fields.whole_fault(key, reason));

@@ -1,10 +1,11 @@
 //! The GGUF container, versions 2 and 3, little-endian.
 //!
 //! Layout: magic, version, counts; metadata as key, type, value; tensors as name, dimensions, type,
-//! offset; then, aligned, the data. Parsing borrows from the file and copies nothing but numbers,
-//! so what it allocates is bounded by the counts, and every count is bounded by the bytes left.
+//! offset; then, aligned, the data. A header is parsed once, into a [`Header`] that owns keys, numbers and names and
+//! leaves texts and arrays where they lie; every count is bounded by the bytes left, and so is what is allocated.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use crate::dtype::StorageDtype;
 use crate::error::printable;
@@ -18,12 +19,31 @@ const MOST_TENSORS: u64 = 1 << 16;
 const MOST_METADATA: u64 = 1 << 16;
 const LONGEST_NAME: u64 = 1 << 10;
 
-/// A parsed header over the bytes of the file.
+/// What the header of a file says and where the rest lies, parsed once and checked against the file's bytes.
 #[derive(Debug)]
-pub(crate) struct Gguf<'a> {
-    pub(crate) metadata: BTreeMap<&'a str, Value<'a>>,
+pub(crate) struct Header {
+    metadata: BTreeMap<String, Stored>,
     /// In the order of their data.
     pub(crate) tensors: Vec<HeaderEntry>,
+}
+
+/// A metadata value as the header holds it: what may be long stays in the file.
+#[derive(Debug)]
+enum Stored {
+    /// A number or a truth value.
+    Plain(Value<'static>),
+    Text(Range<usize>),
+    Array {
+        kind: Kind,
+        len: usize,
+        range: Range<usize>,
+    },
+}
+
+/// A header over the bytes that it was read from: what questions about a file are asked of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gguf<'a> {
+    header: &'a Header,
     file: &'a [u8],
 }
 
@@ -115,9 +135,11 @@ impl Kind {
     }
 }
 
-impl<'a> Gguf<'a> {
+impl Header {
     /// Parses and validates the whole header against the bytes of the file.
-    pub(crate) fn parse(file: &'a [u8]) -> Result<Self, Fault> {
+    pub(crate) fn parse(file: &[u8]) -> Result<Self, Fault> {
+        #[cfg(test)]
+        PARSED.with(|parsed| parsed.set(parsed.get() + 1));
         let mut reader = Reader { file, position: 0 };
         let (tensor_count, metadata_count) = reader.preamble().map_err(Fault::file)?;
         let metadata = reader.metadata(metadata_count).map_err(Fault::file)?;
@@ -127,31 +149,108 @@ impl<'a> Gguf<'a> {
             infos.push(reader.tensor_info()?);
         }
         let tensors = lay_out(infos, reader.position as u64, alignment, file.len() as u64)?;
-        Ok(Self { metadata, tensors, file })
+        Ok(Self { metadata, tensors })
     }
 
+    /// The header over `file`, which must be as long as the one that was parsed.
+    pub(crate) fn over<'a>(&'a self, file: &'a [u8]) -> Gguf<'a> {
+        Gguf { header: self, file }
+    }
+
+    /// A header of nothing but these metadata, and the bytes that it lies over.
     #[cfg(test)]
-    pub(crate) fn of(metadata: BTreeMap<&'a str, Value<'a>>) -> Self {
-        Self { metadata, tensors: Vec::new(), file: &[] }
+    pub(crate) fn of(metadata: BTreeMap<&str, Value<'_>>) -> (Self, Vec<u8>) {
+        let mut file = Vec::new();
+        let mut put = |bytes: &[u8]| {
+            file.extend_from_slice(bytes);
+            file.len() - bytes.len()..file.len()
+        };
+        let stored = metadata.into_iter().map(|(key, value)| {
+            let stored = match value {
+                Value::Text(text) => Stored::Text(put(text.as_bytes())),
+                Value::Array(Array { kind, len, bytes }) => {
+                    Stored::Array { kind, len, range: put(bytes) }
+                }
+                Value::Unsigned(n, kind) => Stored::Plain(Value::Unsigned(n, kind)),
+                Value::Signed(n) => Stored::Plain(Value::Signed(n)),
+                Value::F32(x) => Stored::Plain(Value::F32(x)),
+                Value::F64(x) => Stored::Plain(Value::F64(x)),
+                Value::Bool(b) => Stored::Plain(Value::Bool(b)),
+            };
+            (key.to_owned(), stored)
+        });
+        let header = Self { metadata: stored.collect(), tensors: Vec::new() };
+        (header, file)
+    }
+
+    /// Forgets a key, as a reader does that does not know it.
+    #[cfg(test)]
+    pub(crate) fn forget(&mut self, key: &str) -> bool {
+        self.metadata.remove(key).is_some()
+    }
+}
+
+#[cfg(test)]
+std::thread_local! {
+    /// Headers that this thread has parsed.
+    pub(crate) static PARSED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+impl<'a> Gguf<'a> {
+    /// The tensors, in the order of their data.
+    pub(crate) fn tensors(&self) -> &'a [HeaderEntry] {
+        &self.header.tensors
     }
 
     /// Bytes of a range that was checked when the header was parsed.
-    pub(crate) fn file_bytes(&self, range: std::ops::Range<usize>) -> &'a [u8] {
+    pub(crate) fn file_bytes(&self, range: Range<usize>) -> &'a [u8] {
         &self.file[range]
     }
 
+    /// The value of a key; none also where a text is no UTF-8 any more, because someone writes to the file.
+    pub(crate) fn get(&self, key: &str) -> Option<Value<'a>> {
+        self.value(self.header.metadata.get(key)?)
+    }
+
+    /// All keys with their values, sorted by key.
+    pub(crate) fn metadata(&self) -> impl Iterator<Item = (&'a str, Value<'a>)> {
+        let this = *self;
+        let entries = self.header.metadata.iter();
+        entries.filter_map(move |(key, stored)| Some((key.as_str(), this.value(stored)?)))
+    }
+
+    /// Where in the file a key's text lies.
+    pub(crate) fn text_range(&self, key: &str) -> Option<Range<usize>> {
+        match self.header.metadata.get(key)? {
+            Stored::Text(range) => Some(range.clone()),
+            _ => None,
+        }
+    }
+
     pub(crate) fn text(&self, key: &str) -> Option<&'a str> {
-        match self.metadata.get(key)? {
+        match self.get(key)? {
             Value::Text(text) => Some(text),
             _ => None,
         }
     }
 
     pub(crate) fn array(&self, key: &str) -> Option<Array<'a>> {
-        match self.metadata.get(key)? {
-            Value::Array(array) => Some(*array),
+        match self.get(key)? {
+            Value::Array(array) => Some(array),
             _ => None,
         }
+    }
+
+    fn value(&self, stored: &Stored) -> Option<Value<'a>> {
+        Some(match stored {
+            Stored::Plain(value) => *value,
+            Stored::Text(range) => {
+                Value::Text(std::str::from_utf8(&self.file[range.clone()]).ok()?)
+            }
+            Stored::Array { kind, len, range } => {
+                Value::Array(Array { kind: *kind, len: *len, bytes: &self.file[range.clone()] })
+            }
+        })
     }
 }
 
@@ -176,7 +275,7 @@ impl<'a> Array<'a> {
         let mut reader = Reader { file: self.bytes, position: 0 };
         let whole = !matches!(self.kind, Kind::F32 | Kind::F64 | Kind::Text | Kind::Array);
         whole.then(|| {
-            (0..self.len).map(move |_| match reader.value(self.kind) {
+            (0..self.len).map(move |_| match reader.plain(self.kind) {
                 Ok(Value::Unsigned(n, _)) => i64::try_from(n).unwrap_or(i64::MAX),
                 Ok(Value::Signed(n)) => n,
                 Ok(Value::Bool(b)) => i64::from(b),
@@ -273,14 +372,14 @@ impl<'a> Reader<'a> {
         Ok((tensors, metadata))
     }
 
-    fn metadata(&mut self, count: u64) -> Result<BTreeMap<&'a str, Value<'a>>, String> {
+    fn metadata(&mut self, count: u64) -> Result<BTreeMap<String, Stored>, String> {
         let mut metadata = BTreeMap::new();
         for place in 0..count {
             let key = self.text(LONGEST_NAME).map_err(|e| format!("metadata {place}: {e}"))?;
             let named = |e| format!("metadata {}: {e}", printable(key));
             let kind = self.kind().map_err(named)?;
-            let value = self.value(kind).map_err(named)?;
-            if metadata.insert(key, value).is_some() {
+            let value = self.stored(kind).map_err(named)?;
+            if metadata.insert(key.to_owned(), value).is_some() {
                 return Err(named("appears twice".to_owned()));
             }
         }
@@ -292,7 +391,19 @@ impl<'a> Reader<'a> {
         Kind::from_id(id).ok_or_else(|| format!("unknown value type {id}"))
     }
 
-    fn value(&mut self, kind: Kind) -> Result<Value<'a>, String> {
+    fn stored(&mut self, kind: Kind) -> Result<Stored, String> {
+        match kind {
+            Kind::Text => {
+                let text = self.text(u64::MAX)?;
+                Ok(Stored::Text(self.position - text.len()..self.position))
+            }
+            Kind::Array => self.array(),
+            plain => self.plain(plain).map(Stored::Plain),
+        }
+    }
+
+    /// A number or a truth value.
+    fn plain(&mut self, kind: Kind) -> Result<Value<'static>, String> {
         Ok(match kind {
             Kind::U8 => Value::Unsigned(u8::from_le_bytes(self.bytes()?).into(), kind),
             Kind::U16 => Value::Unsigned(u16::from_le_bytes(self.bytes()?).into(), kind),
@@ -304,17 +415,17 @@ impl<'a> Reader<'a> {
             Kind::I64 => Value::Signed(i64::from_le_bytes(self.bytes()?)),
             Kind::F32 => Value::F32(f32::from_le_bytes(self.bytes()?)),
             Kind::F64 => Value::F64(f64::from_le_bytes(self.bytes()?)),
-            Kind::Text => Value::Text(self.text(u64::MAX)?),
-            Kind::Array => Value::Array(self.array()?),
             Kind::Bool => match self.bytes::<1>()? {
                 [0] => Value::Bool(false),
                 [1] => Value::Bool(true),
                 [other] => return Err(format!("a truth value of {other}, expected 0 or 1")),
             },
+            Kind::Text | Kind::Array => return Err("a value that is no number".to_owned()),
         })
     }
 
-    fn array(&mut self) -> Result<Array<'a>, String> {
+    /// An array, whose elements are measured and left where they lie.
+    fn array(&mut self) -> Result<Stored, String> {
         let kind = self.kind()?;
         let count = self.u64()?;
         if kind == Kind::Array {
@@ -334,7 +445,7 @@ impl<'a> Reader<'a> {
             self.take(count * kind.smallest())?;
         }
         let len = usize::try_from(count).expect("at most the file's length");
-        Ok(Array { kind, len, bytes: &self.file[start..self.position] })
+        Ok(Stored::Array { kind, len, range: start..self.position })
     }
 
     fn tensor_info(&mut self) -> Result<Info<'a>, Fault> {
@@ -362,13 +473,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn alignment(metadata: &BTreeMap<&str, Value<'_>>) -> Result<u64, String> {
+fn alignment(metadata: &BTreeMap<String, Stored>) -> Result<u64, String> {
     match metadata.get(ALIGNMENT) {
         None => Ok(DEFAULT_ALIGNMENT),
-        Some(Value::Unsigned(n, Kind::U32)) if n.is_power_of_two() && *n <= LARGEST_ALIGNMENT => {
+        Some(Stored::Plain(Value::Unsigned(n, Kind::U32)))
+            if n.is_power_of_two() && *n <= LARGEST_ALIGNMENT =>
+        {
             Ok(*n)
         }
-        Some(Value::Unsigned(n, Kind::U32)) => {
+        Some(Stored::Plain(Value::Unsigned(n, Kind::U32))) => {
             let most = LARGEST_ALIGNMENT;
             Err(format!("metadata {ALIGNMENT}: is {n}, expected a power of two in 1..={most}"))
         }

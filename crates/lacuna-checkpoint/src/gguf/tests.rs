@@ -50,9 +50,9 @@ fn as_llama_cpp_reads_it(text: &str, vocab_size: usize) -> Tokenizer {
     assert_eq!(Weights::open(&path).unwrap().tokenizer_json().unwrap().as_deref(), Some(text));
 
     let file = std::fs::read(&path).unwrap();
-    let mut gguf = Gguf::parse(&file).unwrap();
-    gguf.metadata.remove(tokenizer::WHOLE).unwrap();
-    tokenizer_json(&gguf, &path, vocab_size).unwrap().unwrap().parse().unwrap()
+    let mut header = Header::parse(&file).unwrap();
+    assert!(header.forget(tokenizer::WHOLE));
+    tokenizer_json(header.over(&file), &path, vocab_size).unwrap().unwrap().parse().unwrap()
 }
 
 #[test]
@@ -143,8 +143,8 @@ fn scores_give_the_merges_of_a_sentencepiece_vocabulary() {
         ("tokenizer.ggml.token_type", Value::Array(Array::new(Kind::I32, len, &kinds))),
         ("tokenizer.ggml.bos_token_id", Value::Unsigned(1, Kind::U32)),
     ];
-    let gguf = Gguf::of(metadata.into_iter().collect());
-    let made = tokenizer_json(&gguf, Path::new("m.gguf"), len).unwrap().unwrap();
+    let (header, file) = Header::of(metadata.into_iter().collect());
+    let made = tokenizer_json(header.over(&file), Path::new("m.gguf"), len).unwrap().unwrap();
     let made: Tokenizer = made.parse().unwrap();
     for text in [
         "A model that writes code fills in a block of masked tokens at once",
@@ -169,8 +169,9 @@ fn a_vocabulary_of_endless_self_similarity_is_refused() {
         ("tokenizer.ggml.tokens", Value::Array(Array::new(Kind::Text, len, &bytes))),
         ("tokenizer.ggml.scores", Value::Array(Array::new(Kind::F32, len, &scores))),
     ];
-    let gguf = Gguf::of(metadata.into_iter().collect());
-    let error = tokenizer_json(&gguf, Path::new("m.gguf"), len).unwrap_err().to_string();
+    let (header, file) = Header::of(metadata.into_iter().collect());
+    let error =
+        tokenizer_json(header.over(&file), Path::new("m.gguf"), len).unwrap_err().to_string();
     assert!(error.contains("made of one another"), "{error}");
 }
 
@@ -181,8 +182,9 @@ fn a_scaling_factor_alone_is_linear_as_in_llama_cpp() {
         let architecture = [("general.architecture", Value::Text("llama"))];
         let metadata: BTreeMap<&str, Value<'_>> =
             architecture.into_iter().chain(more.iter().copied()).collect();
-        let gguf = Gguf::of(metadata);
-        config::scaling_of(&gguf, Path::new("m.gguf")).map_err(|error| error.to_string())
+        let (header, file) = Header::of(metadata);
+        config::scaling_of(header.over(&file), Path::new("m.gguf"))
+            .map_err(|error| error.to_string())
     };
     let (kind, factor, old) =
         ("llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.rope.scale_linear");
@@ -207,4 +209,37 @@ fn a_scaling_factor_alone_is_linear_as_in_llama_cpp() {
         let error = scaling(more).unwrap_err();
         assert!(error.contains(words), "{error}");
     }
+}
+
+#[test]
+fn a_header_is_parsed_once_and_answers_every_question() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let model = Weights::open(fixtures().join("golden/models/tiny_tied")).unwrap();
+    let tokenizer = model.tokenizer_json().unwrap();
+    let files = [("tokenizer_config.json".to_owned(), "{}".to_owned())];
+    let options = GgufOptions {
+        name: "t",
+        tokenizer_json: tokenizer.as_deref(),
+        chat_template: Some("{{ messages }}"),
+        files: &files,
+        ..Default::default()
+    };
+    save_gguf(&path, model.config(), model.outgoing(), &options).unwrap();
+
+    let parsed = || parse::PARSED.with(std::cell::Cell::get);
+    let before = parsed();
+    let weights = Weights::inspect(&path).unwrap().complete().unwrap();
+    assert_eq!(parsed(), before + 1);
+    assert_eq!(weights.config().vocab_size, model.config().vocab_size);
+    assert_eq!(weights.tokenizer_json().unwrap(), tokenizer);
+    let names = ["def", "no such token"];
+    assert_eq!(weights.token_ids(&names), model.token_ids(&names));
+    assert_eq!(weights.chat_template().as_deref(), Some("{{ messages }}"));
+    assert_eq!(weights.carried_files().unwrap(), files);
+    assert_eq!(weights.carried_metadata().unwrap().unwrap().text("general.name"), Some("t"));
+    assert!(weights.matrix("lm_head.weight").is_ok());
+    assert_eq!(weights.report().parameters, model.report().parameters);
+    assert_eq!(weights.clone().outgoing().count(), model.outgoing().count());
+    assert_eq!(parsed(), before + 1, "nothing was parsed again");
 }

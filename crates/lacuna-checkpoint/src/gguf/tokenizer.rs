@@ -29,7 +29,7 @@ const USER_DEFINED: u8 = 4;
 /// The text of a `tokenizer.json` that cuts and joins as the file's metadata say; `None` if the
 /// file carries no tokenizer.
 pub(crate) fn tokenizer_json(
-    gguf: &Gguf<'_>,
+    gguf: Gguf<'_>,
     file: &Path,
     vocab_size: usize,
 ) -> Result<Option<String>> {
@@ -49,7 +49,7 @@ pub(crate) fn tokenizer_json(
 }
 
 /// The ids of tokens by their text, found without building the tokenizer.
-pub(crate) fn token_ids(gguf: &Gguf<'_>, wanted: &[&str]) -> Vec<Option<u32>> {
+pub(crate) fn token_ids(gguf: Gguf<'_>, wanted: &[&str]) -> Vec<Option<u32>> {
     if let Some(whole) = gguf.text(WHOLE) {
         return names::in_tokenizer(whole, wanted);
     }
@@ -72,7 +72,7 @@ struct Vocabulary<'a> {
 }
 
 impl<'a> Vocabulary<'a> {
-    fn read(gguf: &Gguf<'a>, file: &Path, vocab_size: usize) -> Result<Self> {
+    fn read(gguf: Gguf<'a>, file: &Path, vocab_size: usize) -> Result<Self> {
         let key = "tokenizer.ggml.tokens";
         let fault = |reason: String| Error::config(file, key, held(gguf, key), reason);
         let most = vocab_size.min(MOST_TOKENS);
@@ -121,13 +121,13 @@ impl<'a> Vocabulary<'a> {
     }
 
     /// A step that puts bos in front of a text, where the file wants one.
-    fn post_processor(&self, gguf: &Gguf<'_>, adds_bos: bool) -> Json {
-        let adds_bos = match gguf.metadata.get("tokenizer.ggml.add_bos_token") {
-            Some(Value::Bool(adds)) => *adds,
+    fn post_processor(&self, gguf: Gguf<'_>, adds_bos: bool) -> Json {
+        let adds_bos = match gguf.get("tokenizer.ggml.add_bos_token") {
+            Some(Value::Bool(adds)) => adds,
             _ => adds_bos,
         };
-        let bos = match gguf.metadata.get("tokenizer.ggml.bos_token_id") {
-            Some(Value::Unsigned(id, _)) => usize::try_from(*id).ok(),
+        let bos = match gguf.get("tokenizer.ggml.bos_token_id") {
+            Some(Value::Unsigned(id, _)) => usize::try_from(id).ok(),
             _ => None,
         };
         match bos.and_then(|id| self.tokens.get(id).map(|token| (id, token))) {
@@ -154,12 +154,12 @@ fn is_added(kind: u8) -> bool {
 }
 
 /// What the file says there, as errors name it.
-fn held(gguf: &Gguf<'_>, key: &str) -> String {
-    gguf.metadata.get(key).map_or_else(|| "nothing".to_owned(), shown)
+fn held(gguf: Gguf<'_>, key: &str) -> String {
+    gguf.get(key).map_or_else(|| "nothing".to_owned(), |value| shown(&value))
 }
 
 /// Byte-level BPE: GPT-2 and everything after it.
-fn byte_level(gguf: &Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Result<String> {
+fn byte_level(gguf: Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Result<String> {
     let name = gguf.text("tokenizer.ggml.pre").unwrap_or("");
     let Some(pre) = Pre::named(name) else {
         let reason = format!("known: {}", Pre::all_names());
@@ -203,7 +203,7 @@ fn byte_level(gguf: &Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Resu
 }
 
 /// SentencePiece BPE: the merges are all splits of a token into two, best score first.
-fn scored(gguf: &Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Result<String> {
+fn scored(gguf: Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Result<String> {
     let key = "tokenizer.ggml.scores";
     let scores = gguf.array(key).and_then(|array| array.floats());
     let scores: Vec<f32> = scores
@@ -229,7 +229,7 @@ fn scored(gguf: &Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Result<S
     let token = |id: u32| quoted(vocabulary.tokens[id as usize]);
     let merges = joined(splits.iter().map(|&(_, l, r)| format!("[{},{}]", token(l), token(r))));
 
-    let prefix = gguf.metadata.get("tokenizer.ggml.add_space_prefix") != Some(&Value::Bool(false));
+    let prefix = gguf.get("tokenizer.ggml.add_space_prefix") != Some(Value::Bool(false));
     let replace = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
     let mut normalizers = vec![replace];
     let mut decoders = vec![

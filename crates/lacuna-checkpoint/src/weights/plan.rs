@@ -21,20 +21,20 @@ impl Weights {
             };
             kept.bytes_of(&entry.shape).unwrap_or(usize::MAX) as u64
         };
-        let weights = self.tensors.iter().map(bytes).fold(0, u64::saturating_add);
+        let weights = self.index.tensors.iter().map(bytes).fold(0, u64::saturating_add);
         self.config.memory_with(weights, work)
     }
 
     /// What the files hold.
     pub fn report(&self) -> Report {
         let mut bytes_by_dtype = BTreeMap::new();
-        for entry in self.tensors.values() {
+        for entry in self.index.tensors.values() {
             *bytes_by_dtype.entry(entry.dtype).or_insert(0) += entry.range.len() as u64;
         }
         let parameters =
-            self.tensors.values().map(|entry| entry.shape.iter().product::<usize>() as u64);
+            self.index.tensors.values().map(|entry| entry.shape.iter().product::<usize>() as u64);
         Report {
-            format: self.format,
+            format: self.format(),
             files: self.files.iter().map(|file| file.path().to_path_buf()).collect(),
             dtype: bytes_by_dtype.iter().max_by_key(|(_, bytes)| **bytes).map(|(dtype, _)| *dtype),
             bytes: bytes_by_dtype.values().sum(),
@@ -42,7 +42,7 @@ impl Weights {
             bytes_by_dtype,
             missing: self.missing.clone(),
             extra: self.extra.clone(),
-            ignored: self.ignored.clone(),
+            ignored: self.index.ignored.clone(),
         }
     }
 
@@ -56,7 +56,7 @@ impl Weights {
     /// of its blocks.
     pub fn fallbacks(&self, wanted: StorageDtype) -> BTreeMap<StorageDtype, Vec<String>> {
         let mut fallbacks: BTreeMap<StorageDtype, Vec<String>> = BTreeMap::new();
-        for (name, entry) in self.tensors.iter().filter(|(_, entry)| entry.shape.len() == 2) {
+        for (name, entry) in self.index.tensors.iter().filter(|(_, entry)| entry.shape.len() == 2) {
             let kept = self.kept_as(name, entry, wanted);
             if kept != wanted && kept != wanted.for_logits() {
                 fallbacks.entry(kept).or_default().push(name.clone());

@@ -6,7 +6,7 @@ use lacuna_files::Manifest;
 
 use crate::directory::PROSE;
 use crate::error::{Error, Result};
-use crate::gguf::{self, Gguf};
+use crate::gguf;
 use crate::mapped::MappedFile;
 
 /// What [`verify`] compared with hashes.
@@ -38,8 +38,8 @@ pub fn verify(path: &Path) -> Result<Option<Verified>> {
 
 fn verify_gguf(path: &Path) -> Result<Option<Verified>> {
     let file = MappedFile::open(path)?;
-    let parsed = Gguf::parse(file.bytes()).map_err(|fault| fault.in_file(path))?;
-    let whole = gguf::whole(&parsed, file.bytes());
+    let header = super::parse_gguf(file.bytes(), path)?;
+    let whole = gguf::whole(header.over(file.bytes()), file.bytes());
     file.check_length()?;
     match whole.map_err(|reason| Error::file(path, reason))? {
         true => Ok(Some(Verified { files: 1, bytes: file.bytes().len() as u64 })),

@@ -4,7 +4,7 @@ use lacuna::text::FimFormat;
 use lacuna::{Error, MemoryLimit};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::decode_args::{kept_dtype, memory_limit};
 use super::progress::downloads;
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     });
     if args.json {
         out!("{object}");
-        return whole(&model);
+        return whole(weights);
     }
     let Value::Object(mut fields) = object else { unreachable!("built as an object") };
     fields.remove("memory");
@@ -95,12 +95,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(have) => format!(": more than the {} available", shown(have)),
     };
     out!("  in all           {}{verdict}", shown(memory.total()));
-    whole(&model)
+    whole(weights)
 }
 
 /// What is missing or extra is described like the rest, and is an error all the same.
-fn whole(model: &Path) -> Result<()> {
-    Weights::open(model)?;
+fn whole(weights: Weights) -> Result<()> {
+    weights.complete()?;
     Ok(())
 }
 
