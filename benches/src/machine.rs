@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use lacuna_kernels::{WeightDtype, WeightMatrix};
+use lacuna_kernels::{StorageDtype, WeightMatrix};
 use rayon::prelude::*;
 
 /// A machine with its measured limits.
@@ -115,7 +115,7 @@ fn read_bandwidth() -> Result<f64> {
     drop(data);
     let ones = 1f32.to_le_bytes().repeat(BYTES / 4);
     let rows = BYTES / 4 / COLS;
-    let matrix = WeightMatrix::new(WeightDtype::F32, rows, COLS, ones.into())?;
+    let matrix = WeightMatrix::new(StorageDtype::F32, rows, COLS, ones.into())?;
     let x = Tensor::ones((1, COLS), candle_core::DType::F32, &Device::Cpu)?;
     let sample = matrix.matmul(&x)?.get(0)?.get(rows - 1)?.to_scalar::<f32>()?;
     anyhow::ensure!(sample == COLS as f32, "a product of ones gave {sample}");

@@ -3,9 +3,9 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use lacuna_kernels::StorageDtype;
 use serde_json::{Map, Value};
 
-use crate::dtype::StorageDtype;
 use crate::error::{Error, Result};
 
 mod announced;

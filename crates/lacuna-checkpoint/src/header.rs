@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::path::Path;
 
-use crate::dtype::StorageDtype;
+use lacuna_kernels::StorageDtype;
+
 use crate::error::Error;
 
 /// What a header, in either format, is refused for.

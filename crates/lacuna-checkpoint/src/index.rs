@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use crate::dtype::StorageDtype;
+use lacuna_kernels::StorageDtype;
+
 use crate::error::{Error, Result};
 use crate::header::HeaderEntry;
 

@@ -33,7 +33,6 @@
 
 mod config;
 mod directory;
-mod dtype;
 mod error;
 mod gguf;
 mod header;
@@ -50,10 +49,10 @@ mod weights;
 
 pub use config::{Config, Family, Mode, RopeScaling};
 pub use directory::COMPANIONS;
-pub use dtype::StorageDtype;
 pub use error::{Error, Result};
 pub use gguf::{CarriedMetadata, GgufOptions, save_gguf};
 pub use index::Format;
+pub use lacuna_kernels::StorageDtype;
 pub use mapped::MappedFile;
 pub use mask_row::mean_row;
 pub use memory::{MemoryEstimate, Work};

@@ -1,9 +1,8 @@
 //! What a model needs in memory, known before a weight is read.
 
-use lacuna_kernels::Rope;
+use lacuna_kernels::{Rope, StorageDtype};
 
 use crate::config::Config;
-use crate::dtype::StorageDtype;
 
 /// What is to be computed, as far as memory depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

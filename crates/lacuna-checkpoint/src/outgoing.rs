@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use lacuna_kernels::StorageDtype;
 
 use crate::config::Config;
-use crate::dtype::StorageDtype;
 use crate::error::{Error, Result, listed};
 use crate::index::Format;
 use crate::permute::permute_rows;

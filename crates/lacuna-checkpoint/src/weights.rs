@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use lacuna_kernels::{Bytes, WeightDtype, WeightMatrix};
+use lacuna_kernels::{Bytes, StorageDtype, WeightMatrix};
 
 use crate::config::{Config, EMBEDDING, HEAD};
 use crate::directory::{self, Layout};
-use crate::dtype::StorageDtype;
 use crate::error::{Error, Result, listed, printable};
 use crate::gguf::{self, CarriedMetadata, Gguf};
 use crate::header::HeaderEntry;
@@ -229,12 +228,9 @@ impl Weights {
         if let Some(heads) = entry.permuted {
             bytes = unpermute_rows(&bytes, entry.shape[0], heads);
         }
-        let tensor = match (entry.dtype.to_candle(), packed::weight_dtype(entry.dtype)) {
-            (None, Some(packed)) => packed::unpack(bytes, packed, &entry.shape)?,
-            (stored, _) => {
-                let stored = stored.expect("what is not packed is a float");
-                Tensor::from_raw_buffer(&bytes, stored, &entry.shape, &Device::Cpu)?
-            }
+        let tensor = match entry.dtype.to_candle() {
+            Some(float) => Tensor::from_raw_buffer(&bytes, float, &entry.shape, &Device::Cpu)?,
+            None => packed::unpack(bytes, entry.dtype, &entry.shape)?,
         };
         Ok(tensor.to_dtype(dtype)?.to_device(device)?)
     }
@@ -251,10 +247,10 @@ impl Weights {
             let reason = format!("has shape {:?}, expected a matrix", entry.shape);
             return Err(Error::tensor(file.path(), name, reason));
         };
-        let Some(dtype) = packed::weight_dtype(entry.dtype) else {
+        if entry.dtype == StorageDtype::F64 {
             let values = self.tensor(name, DType::F32, &Device::Cpu)?.flatten_all()?.to_vec1()?;
-            return Ok(WeightMatrix::quantize(&values, rows, cols, WeightDtype::F32)?);
-        };
+            return Ok(WeightMatrix::quantize(&values, rows, cols, StorageDtype::F32)?);
+        }
         file.check_length()?;
         let bytes = match entry.permuted {
             Some(heads) => {
@@ -263,7 +259,7 @@ impl Weights {
             }
             None => Bytes::new(file.clone(), entry.range.clone())?,
         };
-        Ok(WeightMatrix::new(dtype, rows, cols, bytes)?)
+        Ok(WeightMatrix::new(entry.dtype, rows, cols, bytes)?)
     }
 
     /// A matrix in `dtype`, kept so in memory: mapped where the file stores it so, converted otherwise. A row
@@ -275,11 +271,8 @@ impl Weights {
     pub fn matrix_in(&self, name: &str, dtype: StorageDtype) -> Result<WeightMatrix> {
         let entry = self.entry(name)?;
         let dtype = self.kept_as(name, entry, dtype);
-        let (Some(packed), [rows, cols]) = (packed::weight_dtype(dtype), entry.shape.as_slice())
-        else {
-            return self.matrix(name);
-        };
-        if entry.dtype == dtype {
+        let [rows, cols] = entry.shape[..] else { return self.matrix(name) };
+        if entry.dtype == dtype || dtype == StorageDtype::F64 {
             return self.matrix(name);
         }
         let mut bytes = Vec::with_capacity(dtype.bytes_of(&entry.shape).unwrap_or(0));
@@ -287,7 +280,7 @@ impl Weights {
             bytes.extend_from_slice(chunk);
             Ok(())
         })?;
-        Ok(WeightMatrix::new(packed, *rows, *cols, Bytes::from(bytes))?)
+        Ok(WeightMatrix::new(dtype, rows, cols, Bytes::from(bytes))?)
     }
 
     /// The text of `tokenizer.json`: the directory's own, or one made from the metadata of a GGUF file. `None`

@@ -44,7 +44,7 @@ pub(crate) fn check(
         return Ok(());
     }
     let MemoryEstimate { weights: held, cache, activations, program } = needed;
-    let smaller = [StorageDtype::Q8_0, StorageDtype::Q4_K].into_iter().find_map(|dtype| {
+    let smaller = [StorageDtype::Q8_0, StorageDtype::Q4K].into_iter().find_map(|dtype| {
         let total = weights.memory(Some(dtype), work).total();
         (total <= limit_bytes).then(|| format!("--dtype {dtype} needs about {}; ", size(total)))
     });

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};
-use lacuna_kernels::{Simd, WeightDtype, WeightMatrix};
+use lacuna_kernels::{Simd, StorageDtype, WeightMatrix};
 use rayon::prelude::*;
 
 const REPEATS: usize = 15;
@@ -27,7 +27,8 @@ fn main() -> Result<()> {
     println!(
         "ms per pass (GB/s of weights) for 1, 2, 4, 8, 16, 128 rows; floor = bytes over bandwidth"
     );
-    for dtype in WeightDtype::ALL {
+    // No model is kept in f64.
+    for dtype in StorageDtype::ALL.into_iter().filter(|dtype| *dtype != StorageDtype::F64) {
         let name = format!("{dtype:?}");
         if wanted.as_ref().is_some_and(|wanted| *wanted != name) {
             continue;
@@ -87,7 +88,7 @@ fn report<F: FnMut() -> Result<()>>(
     Ok(())
 }
 
-fn layer(dtype: WeightDtype, hidden: usize) -> [WeightMatrix; 7] {
+fn layer(dtype: StorageDtype, hidden: usize) -> [WeightMatrix; 7] {
     [(hidden, hidden), (192, hidden), (192, hidden), (hidden, hidden)]
         .into_iter()
         .chain([(1536, hidden), (1536, hidden), (hidden, 1536)])
@@ -99,7 +100,7 @@ fn layer(dtype: WeightDtype, hidden: usize) -> [WeightMatrix; 7] {
 
 /// Repeats one stored block: the formats that are only read need no writer, and speed does not
 /// depend on the values as long as they are ordinary numbers.
-fn matrix(dtype: WeightDtype, rows: usize, cols: usize) -> WeightMatrix {
+fn matrix(dtype: StorageDtype, rows: usize, cols: usize) -> WeightMatrix {
     let values: Vec<f32> = (0..256).map(|i| ((i * 37 % 101) as f32 - 50.0) / 500.0).collect();
     let block = match WeightMatrix::quantize(&values, 1, 256, dtype) {
         Ok(packed) => packed.as_bytes().to_vec(),

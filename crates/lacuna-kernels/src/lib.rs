@@ -33,6 +33,7 @@ mod allocator;
 mod attention;
 mod cpu;
 mod cross_entropy;
+mod dtype;
 mod embedding;
 mod gemm;
 mod gemv;
@@ -60,6 +61,7 @@ pub use cross_entropy::{
     CrossEntropy, CrossEntropyGradients, linear_cross_entropy, linear_cross_entropy_gradients,
     token_nll,
 };
+pub use dtype::StorageDtype;
 pub use embedding::{embedding, embedding_backward};
 #[doc(hidden)]
 pub use gemv::Simd;
@@ -72,4 +74,4 @@ pub use rope::{Positions, Rope, rope, rope_by_token, rope_by_token_backward};
 pub use simd::{force_portable, force_simd};
 pub use spans::Spans;
 pub use swiglu::{swiglu, swiglu_backward};
-pub use weight_matrix::{Bytes, WeightDtype, WeightMatrix};
+pub use weight_matrix::{Bytes, WeightMatrix};

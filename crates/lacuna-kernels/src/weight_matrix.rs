@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 
+use crate::dtype::StorageDtype;
 use crate::gemv::{self, Simd, Stored};
 use crate::quant;
-pub use crate::quant::WeightDtype;
 
 /// A range of bytes that someone keeps alive: a mapped file, a buffer. Clones share it.
 #[derive(Clone)]
@@ -65,17 +65,17 @@ impl fmt::Debug for Bytes {
 /// # Example: four rows against an 8-bit matrix
 /// ```
 /// use candle_core::{Device, Tensor};
-/// use lacuna_kernels::{WeightDtype, WeightMatrix};
+/// use lacuna_kernels::{StorageDtype, WeightMatrix};
 ///
 /// let weights: Vec<f32> = (0..64 * 96).map(|i| (i % 7) as f32 - 3.0).collect();
-/// let matrix = WeightMatrix::quantize(&weights, 64, 96, WeightDtype::Q8_0)?;
+/// let matrix = WeightMatrix::quantize(&weights, 64, 96, StorageDtype::Q8_0)?;
 /// let y = matrix.matmul(&Tensor::ones((4, 96), candle_core::DType::F32, &Device::Cpu)?)?;
 /// assert_eq!(y.dims(), [4, 64]);
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct WeightMatrix {
-    dtype: WeightDtype,
+    dtype: StorageDtype,
     rows: usize,
     cols: usize,
     bytes: Bytes,
@@ -87,7 +87,7 @@ impl WeightMatrix {
     /// # Errors
     /// If a dimension is 0, a row is not a whole number of blocks, or the bytes are not exactly as
     /// many as the shape needs.
-    pub fn new(dtype: WeightDtype, rows: usize, cols: usize, bytes: Bytes) -> Result<Self> {
+    pub fn new(dtype: StorageDtype, rows: usize, cols: usize, bytes: Bytes) -> Result<Self> {
         let expected = byte_len(dtype, rows, cols)?;
         let held = bytes.range.len();
         if held != expected {
@@ -99,14 +99,14 @@ impl WeightMatrix {
     /// Packs `values` (`[rows, cols]`, row after row) into `dtype`: any but Q2K, Q3K and Q5K.
     ///
     /// # Errors
-    /// If the shape does not fit, a value is not finite or beyond what an f16 holds (±65504; F32
-    /// and BF16 take any value), or the format is read only.
-    pub fn quantize(values: &[f32], rows: usize, cols: usize, dtype: WeightDtype) -> Result<Self> {
+    /// If the shape does not fit, a value is not finite or beyond what an f16 holds (±65504; F64,
+    /// F32 and BF16 take any value), or the format is read only.
+    pub fn quantize(values: &[f32], rows: usize, cols: usize, dtype: StorageDtype) -> Result<Self> {
         byte_len(dtype, rows, cols)?;
         if rows.checked_mul(cols) != Some(values.len()) {
             bail!("weights [{rows}, {cols}] do not hold {} values", values.len());
         }
-        let unbounded = matches!(dtype, WeightDtype::F32 | WeightDtype::BF16);
+        let unbounded = matches!(dtype, StorageDtype::F64 | StorageDtype::F32 | StorageDtype::BF16);
         let fits = |value: &f32| unbounded || value.abs() <= 65504.0;
         if let Some(at) = values.iter().position(|value| !fits(value)) {
             let value = values[at];
@@ -119,7 +119,7 @@ impl WeightMatrix {
     }
 
     /// The storage format.
-    pub fn dtype(&self) -> WeightDtype {
+    pub fn dtype(&self) -> StorageDtype {
         self.dtype
     }
 
@@ -230,7 +230,7 @@ impl WeightMatrix {
     }
 }
 
-fn byte_len(dtype: WeightDtype, rows: usize, cols: usize) -> Result<usize> {
+fn byte_len(dtype: StorageDtype, rows: usize, cols: usize) -> Result<usize> {
     if rows == 0 || cols == 0 {
         bail!("weights [{rows}, {cols}] are empty; both dimensions must be at least 1");
     }

@@ -8,27 +8,29 @@ use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor, Var};
-use lacuna_kernels::{Bytes, Simd, WeightDtype, WeightMatrix};
+use lacuna_kernels::{Bytes, Simd, StorageDtype, WeightMatrix};
 use proptest::prelude::*;
 
 const CPU: Device = Device::Cpu;
 
-fn ggml(dtype: WeightDtype) -> GgmlDType {
-    match dtype {
-        WeightDtype::F32 => GgmlDType::F32,
-        WeightDtype::F16 => GgmlDType::F16,
-        WeightDtype::BF16 => GgmlDType::BF16,
-        WeightDtype::Q4_0 => GgmlDType::Q4_0,
-        WeightDtype::Q4_1 => GgmlDType::Q4_1,
-        WeightDtype::Q5_0 => GgmlDType::Q5_0,
-        WeightDtype::Q5_1 => GgmlDType::Q5_1,
-        WeightDtype::Q8_0 => GgmlDType::Q8_0,
-        WeightDtype::Q2K => GgmlDType::Q2K,
-        WeightDtype::Q3K => GgmlDType::Q3K,
-        WeightDtype::Q4K => GgmlDType::Q4K,
-        WeightDtype::Q5K => GgmlDType::Q5K,
-        WeightDtype::Q6K => GgmlDType::Q6K,
-    }
+/// candle's blocks of a format; none of f64, which it knows as a dtype alone.
+fn ggml(dtype: StorageDtype) -> Option<GgmlDType> {
+    Some(match dtype {
+        StorageDtype::F64 => return None,
+        StorageDtype::F32 => GgmlDType::F32,
+        StorageDtype::F16 => GgmlDType::F16,
+        StorageDtype::BF16 => GgmlDType::BF16,
+        StorageDtype::Q4_0 => GgmlDType::Q4_0,
+        StorageDtype::Q4_1 => GgmlDType::Q4_1,
+        StorageDtype::Q5_0 => GgmlDType::Q5_0,
+        StorageDtype::Q5_1 => GgmlDType::Q5_1,
+        StorageDtype::Q8_0 => GgmlDType::Q8_0,
+        StorageDtype::Q2K => GgmlDType::Q2K,
+        StorageDtype::Q3K => GgmlDType::Q3K,
+        StorageDtype::Q4K => GgmlDType::Q4K,
+        StorageDtype::Q5K => GgmlDType::Q5K,
+        StorageDtype::Q6K => GgmlDType::Q6K,
+    })
 }
 
 /// Values in −1..1 with some structure, the same for the same seed.
@@ -42,10 +44,14 @@ fn values(count: usize, seed: u64) -> Vec<f32> {
     (0..count).map(|i| next() * next() * (1.0 + (i / 16 % 5) as f32) / 5.0).collect()
 }
 
-/// Packed by candle, since it writes every format.
-fn packed(dtype: WeightDtype, rows: usize, cols: usize, seed: u64) -> WeightMatrix {
-    let plain = Tensor::from_vec(values(rows * cols, seed), (rows, cols), &CPU).unwrap();
-    let packed = QTensor::quantize(&plain, ggml(dtype)).unwrap();
+/// Packed by candle, since it writes every quantized format.
+fn packed(dtype: StorageDtype, rows: usize, cols: usize, seed: u64) -> WeightMatrix {
+    let plain = values(rows * cols, seed);
+    let Some(ggml) = ggml(dtype) else {
+        return WeightMatrix::quantize(&plain, rows, cols, dtype).unwrap();
+    };
+    let plain = Tensor::from_vec(plain, (rows, cols), &CPU).unwrap();
+    let packed = QTensor::quantize(&plain, ggml).unwrap();
     let bytes = packed.data().unwrap().into_owned();
     WeightMatrix::new(dtype, rows, cols, bytes.into()).unwrap()
 }
@@ -80,14 +86,21 @@ fn assert_product(matrix: &WeightMatrix, x: &[f32], y: &[f32], context: &str) {
 
 #[test]
 fn every_format_unpacks_to_the_bits_that_candle_unpacks() {
-    for dtype in WeightDtype::ALL {
+    for dtype in StorageDtype::ALL {
         // Arbitrary bytes, so that every bit of every field counts.
         let (rows, cols) = (9, 512);
         let count = dtype.row_bytes(cols).unwrap() * rows;
         let raw: Vec<u8> = values(count, 5).iter().map(|v| (v.to_bits() >> 7) as u8).collect();
         let matrix = WeightMatrix::new(dtype, rows, cols, raw.clone().into()).unwrap();
-        let storage = QStorage::from_data(Cow::Owned(raw), &CPU, ggml(dtype)).unwrap();
-        let theirs = QTensor::new(storage, (rows, cols)).unwrap().dequantize(&CPU).unwrap();
+        let theirs = match ggml(dtype) {
+            Some(ggml) => {
+                let storage = QStorage::from_data(Cow::Owned(raw), &CPU, ggml).unwrap();
+                QTensor::new(storage, (rows, cols)).unwrap().dequantize(&CPU).unwrap()
+            }
+            None => Tensor::from_raw_buffer(&raw, DType::F64, &[rows, cols], &CPU)
+                .and_then(|doubles| doubles.to_dtype(DType::F32))
+                .unwrap(),
+        };
         for simd in [Simd::Portable, Simd::Avx2, Simd::Best] {
             let ours = flat(&matrix.to_tensor_with(simd).unwrap());
             for (at, (ours, theirs)) in ours.iter().zip(flat(&theirs)).enumerate() {
@@ -100,11 +113,11 @@ fn every_format_unpacks_to_the_bits_that_candle_unpacks() {
 
 #[test]
 fn what_we_pack_is_as_near_as_what_candle_packs() {
-    for dtype in WeightDtype::ALL {
+    for dtype in StorageDtype::ALL {
         let (rows, cols) = (16, 512);
         let plain = values(rows * cols, 11);
         let Ok(ours) = WeightMatrix::quantize(&plain, rows, cols, dtype) else {
-            assert!(matches!(dtype, WeightDtype::Q2K | WeightDtype::Q3K | WeightDtype::Q5K));
+            assert!(matches!(dtype, StorageDtype::Q2K | StorageDtype::Q3K | StorageDtype::Q5K));
             continue;
         };
         let error = |matrix: &WeightMatrix| -> f64 {
@@ -119,7 +132,7 @@ fn what_we_pack_is_as_near_as_what_candle_packs() {
 
 #[test]
 fn zeros_and_constants_survive_packing() {
-    for dtype in WeightDtype::ALL {
+    for dtype in StorageDtype::ALL {
         for value in [0.0, 1.0, -1.0, 1e-30] {
             let Ok(matrix) = WeightMatrix::quantize(&[value; 512], 2, 256, dtype) else { continue };
             for got in flat(&matrix.to_tensor().unwrap()) {
@@ -135,7 +148,7 @@ fn zeros_and_constants_survive_packing() {
 
 #[test]
 fn a_row_has_the_same_bits_alone_and_in_any_batch() {
-    for dtype in WeightDtype::ALL {
+    for dtype in StorageDtype::ALL {
         // More columns than one panel takes, rows that fill no register block.
         let (rows, cols) = (37, 1280);
         let matrix = packed(dtype, rows, cols, 3);
@@ -154,7 +167,7 @@ fn a_row_has_the_same_bits_alone_and_in_any_batch() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let matrix = packed(WeightDtype::Q4_1, 1536, 576, 3);
+    let matrix = packed(StorageDtype::Q4_1, 1536, 576, 3);
     let x = Tensor::from_vec(values(4 * 576, 4), (4, 576), &CPU).unwrap();
     let outside = bits(&matrix.matmul(&x).unwrap());
     for threads in [1, 2, 3, 8] {
@@ -166,8 +179,8 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn several_matrices_at_once_give_what_each_gives() {
-    let (q, k) = (packed(WeightDtype::Q8_0, 576, 512, 1), packed(WeightDtype::Q6K, 192, 512, 2));
-    let v = packed(WeightDtype::BF16, 191, 512, 2);
+    let (q, k) = (packed(StorageDtype::Q8_0, 576, 512, 1), packed(StorageDtype::Q6K, 192, 512, 2));
+    let v = packed(StorageDtype::BF16, 191, 512, 2);
     let x = Tensor::from_vec(values(5 * 512, 4), (1, 5, 512), &CPU).unwrap();
     let many = WeightMatrix::matmul_many(&[&q, &k, &v], &x).unwrap();
     for (matrix, y) in [&q, &k, &v].into_iter().zip(&many) {
@@ -178,7 +191,7 @@ fn several_matrices_at_once_give_what_each_gives() {
 
 #[test]
 fn unaligned_bytes_and_strided_rows_give_the_same_product() {
-    for dtype in WeightDtype::ALL {
+    for dtype in StorageDtype::ALL {
         let matrix = packed(dtype, 7, 256, 9);
         let mut shifted = vec![0xff; 3];
         shifted.extend_from_slice(matrix.as_bytes());
@@ -194,7 +207,7 @@ fn unaligned_bytes_and_strided_rows_give_the_same_product() {
 
 #[test]
 fn rows_are_the_tensors_rows_and_an_id_beyond_them_is_refused() {
-    for dtype in WeightDtype::ALL {
+    for dtype in StorageDtype::ALL {
         let matrix = packed(dtype, 6, 256, 2);
         let ids = Tensor::new(&[5u32, 0, 5, 2], &CPU).unwrap();
         let expected = matrix.to_tensor().unwrap().index_select(&ids, 0).unwrap();
@@ -209,7 +222,7 @@ fn rows_are_the_tensors_rows_and_an_id_beyond_them_is_refused() {
 #[test]
 fn hostile_shapes_are_errors() {
     let huge = usize::MAX;
-    for dtype in WeightDtype::ALL {
+    for dtype in StorageDtype::ALL {
         let block = dtype.block_len();
         for (rows, cols, bytes) in [
             (0, block, 0),
@@ -243,15 +256,15 @@ fn values_that_a_format_cannot_hold_are_errors() {
     for value in [f32::NAN, f32::INFINITY, 65536.0] {
         let mut values = [0.0; 256];
         values[70] = value;
-        let error = WeightMatrix::quantize(&values, 4, 64, WeightDtype::Q8_0).unwrap_err();
+        let error = WeightMatrix::quantize(&values, 4, 64, StorageDtype::Q8_0).unwrap_err();
         assert!(error.to_string().contains("at [1, 6] does not fit Q8_0"), "{error}");
-        assert!(WeightMatrix::quantize(&values, 4, 64, WeightDtype::F32).is_ok());
+        assert!(WeightMatrix::quantize(&values, 4, 64, StorageDtype::F32).is_ok());
     }
 }
 
 #[test]
 fn wrong_inputs_are_errors() {
-    let matrix = packed(WeightDtype::Q8_0, 4, 32, 1);
+    let matrix = packed(StorageDtype::Q8_0, 4, 32, 1);
     let scalar = Tensor::new(1f32, &CPU).unwrap();
     let wrong_cols = Tensor::zeros((2, 31), DType::F32, &CPU).unwrap();
     let wrong_dtype = Tensor::zeros((2, 32), DType::F64, &CPU).unwrap();
@@ -268,7 +281,7 @@ proptest! {
 
     #[test]
     fn products_are_right_in_every_shape(
-        dtype in prop::sample::select(WeightDtype::ALL.to_vec()),
+        dtype in prop::sample::select(StorageDtype::ALL.to_vec()),
         rows in 1usize..70, blocks in 1usize..6, batch in 1usize..20, seed in 0u64..1000,
     ) {
         // The plain formats take any number of columns.

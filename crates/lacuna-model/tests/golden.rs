@@ -83,11 +83,11 @@ fn each_format_costs_what_is_stated_of_it() {
         (StorageDtype::F16, 2e-2),
         (StorageDtype::BF16, 0.15),
         (StorageDtype::Q8_0, 0.4),
-        (StorageDtype::Q6_K, 0.4),
+        (StorageDtype::Q6K, 0.4),
         (StorageDtype::Q5_1, 2.0),
         (StorageDtype::Q5_0, 2.0),
         (StorageDtype::Q4_1, 2.5),
-        (StorageDtype::Q4_K, 2.0),
+        (StorageDtype::Q4K, 2.0),
         (StorageDtype::Q4_0, 2.5),
     ];
     for (dtype, bound) in bounds {

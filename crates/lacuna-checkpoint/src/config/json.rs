@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use lacuna_kernels::StorageDtype;
 use serde_json::{Map, Value, json};
 
 use super::announced::{Announced, BLOCK_DIFFUSION, Beside, announced, mode};
@@ -9,7 +10,6 @@ use super::family::{Family, names_of};
 use super::fields::Fields;
 use super::{Config, Mode, RopeScaling};
 use crate::directory::contained;
-use crate::dtype::StorageDtype;
 use crate::error::Result;
 
 /// No configuration comes near it; bounds what parsing can allocate.
@@ -265,7 +265,7 @@ pub(super) fn write(config: &Config) -> String {
             set("mask_token_id", json!(id));
         }
     }
-    if let Some(name) = config.dtype.and_then(StorageDtype::torch_name) {
+    if let Some(name) = config.dtype.and_then(torch_name) {
         set("torch_dtype", json!(name));
     }
     // Sorted whether or not some crate of the build makes serde_json keep insertion order.
@@ -273,6 +273,17 @@ pub(super) fn write(config: &Config) -> String {
     let mut text = serde_json::to_string_pretty(&sorted).expect("a map of strings serialises");
     text.push('\n');
     text
+}
+
+/// PyTorch's name of a float.
+const fn torch_name(dtype: StorageDtype) -> Option<&'static str> {
+    match dtype {
+        StorageDtype::F64 => Some("float64"),
+        StorageDtype::F32 => Some("float32"),
+        StorageDtype::F16 => Some("float16"),
+        StorageDtype::BF16 => Some("bfloat16"),
+        _ => None,
+    }
 }
 
 fn write_scaling(scaling: RopeScaling) -> Value {

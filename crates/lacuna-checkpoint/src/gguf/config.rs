@@ -80,11 +80,11 @@ pub(crate) fn permuted_heads(architecture: &str, name: &str, config: &Config) ->
 }
 
 /// The architecture's name, if this crate computes it.
-pub(crate) fn architecture<'a>(gguf: Gguf<'a>, file: &Path) -> Result<&'a str> {
+pub(crate) fn architecture(gguf: Gguf<'_>, file: &Path) -> Result<&'static str> {
     let fields = Fields::new(gguf, file, "general");
     let name = gguf.text("general.architecture").unwrap_or("");
-    if ["llama", "qwen2", "qwen3"].contains(&name) {
-        return Ok(name);
+    if let Some(known) = ["llama", "qwen2", "qwen3"].into_iter().find(|known| *known == name) {
+        return Ok(known);
     }
     let reason = refusal(name).unwrap_or_else(|| "known: llama, qwen2, qwen3".to_owned());
     Err(fields.fault("general.architecture", name, reason))

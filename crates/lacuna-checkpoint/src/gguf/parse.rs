@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use crate::dtype::StorageDtype;
+use lacuna_kernels::StorageDtype;
+
 use crate::error::printable;
 use crate::header::{Fault, HeaderEntry, check_shape};
 
@@ -540,11 +541,11 @@ const GGML_DTYPES: [(u32, StorageDtype); 14] = [
     (6, StorageDtype::Q5_0),
     (7, StorageDtype::Q5_1),
     (8, StorageDtype::Q8_0),
-    (10, StorageDtype::Q2_K),
-    (11, StorageDtype::Q3_K),
-    (12, StorageDtype::Q4_K),
-    (13, StorageDtype::Q5_K),
-    (14, StorageDtype::Q6_K),
+    (10, StorageDtype::Q2K),
+    (11, StorageDtype::Q3K),
+    (12, StorageDtype::Q4K),
+    (13, StorageDtype::Q5K),
+    (14, StorageDtype::Q6K),
     (28, StorageDtype::F64),
     (30, StorageDtype::BF16),
 ];

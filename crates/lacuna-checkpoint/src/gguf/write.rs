@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use lacuna_files::WholeFile;
+use lacuna_kernels::StorageDtype;
 use serde_json::Value as Json;
 
 use super::carried::CarriedMetadata;
@@ -12,7 +13,6 @@ use super::mode;
 use super::parse::ggml_id;
 use super::{ALIGNMENT_BYTES, hash, vocabulary};
 use crate::config::{Config, Mode, RopeScaling};
-use crate::dtype::StorageDtype;
 use crate::error::{Error, Result};
 use crate::index::Format;
 use crate::outgoing::{Outgoing, checked};
@@ -183,11 +183,11 @@ fn file_type(mostly: StorageDtype) -> u32 {
         StorageDtype::Q8_0 => 7,
         StorageDtype::Q5_0 => 8,
         StorageDtype::Q5_1 => 9,
-        StorageDtype::Q2_K => 10,
-        StorageDtype::Q3_K => 11,
-        StorageDtype::Q4_K => 14,
-        StorageDtype::Q5_K => 16,
-        StorageDtype::Q6_K => 18,
+        StorageDtype::Q2K => 10,
+        StorageDtype::Q3K => 11,
+        StorageDtype::Q4K => 14,
+        StorageDtype::Q5K => 16,
+        StorageDtype::Q6K => 18,
         StorageDtype::BF16 => 32,
     }
 }

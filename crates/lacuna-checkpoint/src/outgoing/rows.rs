@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use lacuna_kernels::{Bytes, WeightMatrix};
+use lacuna_kernels::{Bytes, StorageDtype, WeightMatrix};
 use rayon::prelude::*;
 
 use super::packed;
-use crate::dtype::StorageDtype;
 use crate::error::{Error, Result};
 use crate::index::Entry;
 use crate::mapped::MappedFile;
@@ -91,11 +90,7 @@ impl Rows<'_> {
     }
 
     fn decoded(&self, bytes: &[u8], cols: usize) -> Result<Vec<f32>> {
-        let Some(stored) = packed::weight_dtype(self.entry.dtype) else {
-            let eight = bytes.chunks_exact(8);
-            let value = |b: &[u8]| f64::from_le_bytes(b.try_into().expect("eight bytes")) as f32;
-            return Ok(eight.map(value).collect());
-        };
+        let stored = self.entry.dtype;
         let rows = bytes.len() / stored.row_bytes(cols).expect("validated: whole blocks");
         let matrix = WeightMatrix::new(stored, rows, cols, Bytes::from(bytes.to_vec()))?;
         Ok(matrix.to_tensor()?.flatten_all()?.to_vec1()?)

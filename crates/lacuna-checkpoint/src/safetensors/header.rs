@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use lacuna_kernels::StorageDtype;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use crate::dtype::StorageDtype;
 use crate::error::printable;
 use crate::header::{Fault, HeaderEntry, check_shape};
 

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use lacuna_files::{FinishedFile, WholeFile};
+use lacuna_kernels::StorageDtype;
 use serde_json::json;
 
 use crate::config::Config;
 use crate::directory;
-use crate::dtype::StorageDtype;
 use crate::error::{Error, Result};
 use crate::index::Format;
 use crate::outgoing::{Outgoing, checked};

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use lacuna_kernels::StorageDtype;
+
 use super::{Report, Weights};
-use crate::dtype::StorageDtype;
 use crate::index::Entry;
 use crate::memory::{MemoryEstimate, Work};
 

@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 
 use super::format::{BF16, F16, F32, Q4_0, Q4_1, Q4K, Q8_0, block_of};
 use super::{Halves, Leaves, Multiply, PART, Panel, unpack_avx2};
-use crate::quant::{self, WeightDtype};
+use crate::dtype::StorageDtype;
+use crate::quant;
 
 /// The leaves, if this processor runs them.
 pub(super) fn leaves() -> Option<Leaves> {
@@ -13,13 +14,13 @@ pub(super) fn leaves() -> Option<Leaves> {
         && is_x86_feature_detected!("f16c");
     let direct = |dtype| {
         Some(match dtype {
-            WeightDtype::F32 => multiply::<F32> as Multiply,
-            WeightDtype::F16 => multiply::<F16>,
-            WeightDtype::BF16 => multiply::<BF16>,
-            WeightDtype::Q4_0 => multiply::<Q4_0>,
-            WeightDtype::Q4_1 => multiply::<Q4_1>,
-            WeightDtype::Q8_0 => multiply::<Q8_0>,
-            WeightDtype::Q4K => multiply::<Q4K>,
+            StorageDtype::F32 => multiply::<F32> as Multiply,
+            StorageDtype::F16 => multiply::<F16>,
+            StorageDtype::BF16 => multiply::<BF16>,
+            StorageDtype::Q4_0 => multiply::<Q4_0>,
+            StorageDtype::Q4_1 => multiply::<Q4_1>,
+            StorageDtype::Q8_0 => multiply::<Q8_0>,
+            StorageDtype::Q4K => multiply::<Q4K>,
             _ => return None,
         })
     };
@@ -251,17 +252,17 @@ pub(super) unsafe fn six_bits(packed: *const u8, part: usize) -> (u8, u8) {
 
 /// By hand where that is faster, else the scalar definition compiled for wider vectors.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn unpack(dtype: WeightDtype, src: &[u8], dst: &mut [f32]) {
+pub(super) fn unpack(dtype: StorageDtype, src: &[u8], dst: &mut [f32]) {
     match dtype {
-        WeightDtype::F16 => unpack_f16(src, dst),
-        WeightDtype::Q4_0 => unpack_avx2::q4_0(src, dst),
-        WeightDtype::Q4_1 => unpack_avx2::q4_1(src, dst),
-        WeightDtype::Q5_0 => unpack_avx2::q5_0(src, dst),
-        WeightDtype::Q5_1 => unpack_avx2::q5_1(src, dst),
-        WeightDtype::Q8_0 => unpack_avx2::q8_0(src, dst),
-        WeightDtype::Q2K => unpack_avx2::q2k(src, dst),
-        WeightDtype::Q4K => unpack_avx2::q4k(src, dst),
-        WeightDtype::Q6K => unpack_avx2::q6k(src, dst),
+        StorageDtype::F16 => unpack_f16(src, dst),
+        StorageDtype::Q4_0 => unpack_avx2::q4_0(src, dst),
+        StorageDtype::Q4_1 => unpack_avx2::q4_1(src, dst),
+        StorageDtype::Q5_0 => unpack_avx2::q5_0(src, dst),
+        StorageDtype::Q5_1 => unpack_avx2::q5_1(src, dst),
+        StorageDtype::Q8_0 => unpack_avx2::q8_0(src, dst),
+        StorageDtype::Q2K => unpack_avx2::q2k(src, dst),
+        StorageDtype::Q4K => unpack_avx2::q4k(src, dst),
+        StorageDtype::Q6K => unpack_avx2::q6k(src, dst),
         _ => quant::dequantize(dtype, src, dst),
     }
 }
@@ -277,7 +278,7 @@ fn unpack_f16(src: &[u8], dst: &mut [f32]) {
             _mm256_storeu_ps(whole.as_mut_ptr(), _mm256_cvtph_ps(half));
         }
     }
-    quant::dequantize(WeightDtype::F16, last, last_wholes);
+    quant::dequantize(StorageDtype::F16, last, last_wholes);
 }
 
 /// ((0+1)+(2+3)) + ((4+5)+(6+7)) of each.

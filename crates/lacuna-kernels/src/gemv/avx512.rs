@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 
 use super::format::{BF16, F16, F32, Q4_0, Q4_1, Q4K, Q6K, Q8_0, block_of};
 use super::{Halves, Leaves, Multiply, PART, Panel, avx2};
-use crate::quant::{self, WeightDtype, six_bits};
+use crate::dtype::StorageDtype;
+use crate::quant::{self, six_bits};
 
 /// The leaves, if this processor runs them.
 pub(super) fn leaves() -> Option<Leaves> {
@@ -15,14 +16,14 @@ pub(super) fn leaves() -> Option<Leaves> {
         && is_x86_feature_detected!("avx512vl");
     let direct = |dtype| {
         Some(match dtype {
-            WeightDtype::F32 => multiply::<F32> as Multiply,
-            WeightDtype::F16 => multiply::<F16>,
-            WeightDtype::BF16 => multiply::<BF16>,
-            WeightDtype::Q4_0 => multiply::<Q4_0>,
-            WeightDtype::Q4_1 => multiply::<Q4_1>,
-            WeightDtype::Q8_0 => multiply::<Q8_0>,
-            WeightDtype::Q4K => multiply::<Q4K>,
-            WeightDtype::Q6K => multiply::<Q6K>,
+            StorageDtype::F32 => multiply::<F32> as Multiply,
+            StorageDtype::F16 => multiply::<F16>,
+            StorageDtype::BF16 => multiply::<BF16>,
+            StorageDtype::Q4_0 => multiply::<Q4_0>,
+            StorageDtype::Q4_1 => multiply::<Q4_1>,
+            StorageDtype::Q8_0 => multiply::<Q8_0>,
+            StorageDtype::Q4K => multiply::<Q4K>,
+            StorageDtype::Q6K => multiply::<Q6K>,
             _ => return None,
         })
     };
@@ -35,21 +36,21 @@ pub(super) fn leaves() -> Option<Leaves> {
 
 /// Unpacks `src`, whole blocks of `dtype`, to as many weights.
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
-fn unpack_blocks(dtype: WeightDtype, src: &[u8], dst: &mut [f32]) {
+fn unpack_blocks(dtype: StorageDtype, src: &[u8], dst: &mut [f32]) {
     match dtype {
-        WeightDtype::F16 => unpack_format::<F16>(dtype, src, dst),
-        WeightDtype::BF16 => unpack_format::<BF16>(dtype, src, dst),
-        WeightDtype::Q4_0 => unpack_format::<Q4_0>(dtype, src, dst),
-        WeightDtype::Q4_1 => unpack_format::<Q4_1>(dtype, src, dst),
-        WeightDtype::Q8_0 => unpack_format::<Q8_0>(dtype, src, dst),
-        WeightDtype::Q4K => unpack_format::<Q4K>(dtype, src, dst),
-        WeightDtype::Q6K => unpack_format::<Q6K>(dtype, src, dst),
+        StorageDtype::F16 => unpack_format::<F16>(dtype, src, dst),
+        StorageDtype::BF16 => unpack_format::<BF16>(dtype, src, dst),
+        StorageDtype::Q4_0 => unpack_format::<Q4_0>(dtype, src, dst),
+        StorageDtype::Q4_1 => unpack_format::<Q4_1>(dtype, src, dst),
+        StorageDtype::Q8_0 => unpack_format::<Q8_0>(dtype, src, dst),
+        StorageDtype::Q4K => unpack_format::<Q4K>(dtype, src, dst),
+        StorageDtype::Q6K => unpack_format::<Q6K>(dtype, src, dst),
         _ => avx2::unpack(dtype, src, dst),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
-fn unpack_format<const FORMAT: u8>(dtype: WeightDtype, src: &[u8], dst: &mut [f32]) {
+fn unpack_format<const FORMAT: u8>(dtype: StorageDtype, src: &[u8], dst: &mut [f32]) {
     let (parts, block_bytes) = const { block_of(FORMAT) };
     let halves = &*super::HALVES;
     let (blocks, weights) = (src.chunks_exact(block_bytes), dst.chunks_exact_mut(PART * parts));

@@ -24,7 +24,8 @@ use std::mem::MaybeUninit;
 use std::sync::LazyLock;
 
 use crate::cpu::Disjoint;
-use crate::quant::{self, WeightDtype};
+use crate::dtype::StorageDtype;
+use crate::quant;
 use crate::team;
 
 /// Running sums of one output, of which AVX2 and portable loops use the first eight.
@@ -65,7 +66,7 @@ pub enum Simd {
 /// One weight matrix: `bytes` holds `rows` rows of `cols` weights, checked by the caller.
 #[derive(Clone, Copy)]
 pub(crate) struct Stored<'a> {
-    pub(crate) dtype: WeightDtype,
+    pub(crate) dtype: StorageDtype,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) bytes: &'a [u8],
@@ -130,11 +131,11 @@ pub(crate) fn unpack_rows(
 /// The innermost loops, chosen once per product.
 struct Leaves {
     /// (dtype, bytes of whole blocks, their weights)
-    unpack: fn(WeightDtype, &[u8], &mut [f32]),
+    unpack: fn(StorageDtype, &[u8], &mut [f32]),
     /// Multiplies a panel of f32 weights.
     multiply: Multiply,
     /// Multiplies a panel of weights as they are stored, if there is a loop for the format.
-    direct: fn(WeightDtype) -> Option<Multiply>,
+    direct: fn(StorageDtype) -> Option<Multiply>,
     /// Asks for bytes that the next panel will need.
     prefetch: fn(&[u8]),
 }
@@ -247,7 +248,7 @@ unsafe fn multiply_rows(
     out: Columns,
 ) {
     let lines = stored.cols.next_multiple_of(PART) / 16;
-    let ready = x_rows <= DIRECT_ROWS || stored.dtype == WeightDtype::F32;
+    let ready = x_rows <= DIRECT_ROWS || stored.dtype == StorageDtype::F32;
     let in_place = ready && stored.cols.is_multiple_of(PART);
     let direct = in_place.then(|| (leaves.direct)(stored.dtype)).flatten();
     let halves = &*HALVES;

@@ -6,140 +6,63 @@ mod k_dequantize;
 mod k_quantize;
 mod small;
 
+use crate::dtype::StorageDtype;
+
 #[cfg(target_arch = "x86_64")]
 pub(crate) use k_dequantize::six_bits;
 
-/// How a [`WeightMatrix`](crate::WeightMatrix) is stored; the names and layouts are GGML's.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum WeightDtype {
-    /// 32-bit floats, little endian like everything here.
-    F32,
-    /// IEEE 16-bit floats.
-    F16,
-    /// The upper half of 32-bit floats.
-    BF16,
-    /// Blocks of 32: 4 bits and a scale.
-    Q4_0,
-    /// Blocks of 32: 4 bits, a scale and a minimum.
-    Q4_1,
-    /// Blocks of 32: 5 bits and a scale.
-    Q5_0,
-    /// Blocks of 32: 5 bits, a scale and a minimum.
-    Q5_1,
-    /// Blocks of 32: 8 bits and a scale.
-    Q8_0,
-    /// Blocks of 256 in 16 parts: 2 bits, 4-bit scales and minima.
-    Q2K,
-    /// Blocks of 256 in 16 parts: 3 bits, 6-bit scales.
-    Q3K,
-    /// Blocks of 256 in 8 parts: 4 bits, 6-bit scales and minima.
-    Q4K,
-    /// Blocks of 256 in 8 parts: 5 bits, 6-bit scales and minima.
-    Q5K,
-    /// Blocks of 256 in 16 parts: 6 bits, 8-bit scales.
-    Q6K,
-}
-
-impl WeightDtype {
-    /// Every format, plain ones first.
-    pub const ALL: [Self; 13] = [
-        Self::F32,
-        Self::F16,
-        Self::BF16,
-        Self::Q4_0,
-        Self::Q4_1,
-        Self::Q5_0,
-        Self::Q5_1,
-        Self::Q8_0,
-        Self::Q2K,
-        Self::Q3K,
-        Self::Q4K,
-        Self::Q5K,
-        Self::Q6K,
-    ];
-
-    /// Weights in a block; a row is a whole number of blocks.
-    pub const fn block_len(self) -> usize {
-        match self {
-            Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
-            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => 256,
-        }
-    }
-
-    /// Bytes in a block.
-    pub const fn block_bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::BF16 => 2,
-            Self::Q4_0 => 18,
-            Self::Q4_1 => 20,
-            Self::Q5_0 => 22,
-            Self::Q5_1 => 24,
-            Self::Q8_0 => 34,
-            Self::Q2K => 84,
-            Self::Q3K => 110,
-            Self::Q4K => 144,
-            Self::Q5K => 176,
-            Self::Q6K => 210,
-        }
-    }
-
-    /// Bytes in a row of `cols` weights; none if `cols` is not a whole number of blocks or too many.
-    pub const fn row_bytes(self, cols: usize) -> Option<usize> {
-        if !cols.is_multiple_of(self.block_len()) {
-            return None;
-        }
-        (cols / self.block_len()).checked_mul(self.block_bytes())
-    }
-}
-
 /// Unpacks whole blocks: `src` holds the bytes of `dst.len()` weights.
 #[inline(always)]
-pub(crate) fn dequantize(dtype: WeightDtype, src: &[u8], dst: &mut [f32]) {
+pub(crate) fn dequantize(dtype: StorageDtype, src: &[u8], dst: &mut [f32]) {
     debug_assert_eq!(Some(src.len()), dtype.row_bytes(dst.len()));
     match dtype {
-        WeightDtype::F32 => each(src, dst, |&w, y: &mut [f32; 1]| y[0] = f32::from_le_bytes(w)),
-        WeightDtype::F16 => {
+        StorageDtype::F64 => {
+            each(src, dst, |&w, y: &mut [f32; 1]| y[0] = f64::from_le_bytes(w) as f32);
+        }
+        StorageDtype::F32 => each(src, dst, |&w, y: &mut [f32; 1]| y[0] = f32::from_le_bytes(w)),
+        StorageDtype::F16 => {
             each(src, dst, |&w, y: &mut [f32; 1]| y[0] = f16_to_f32(u16::from_le_bytes(w)));
         }
-        WeightDtype::BF16 => each(src, dst, |&w, y: &mut [f32; 1]| {
+        StorageDtype::BF16 => each(src, dst, |&w, y: &mut [f32; 1]| {
             y[0] = f32::from_bits(u32::from(u16::from_le_bytes(w)) << 16);
         }),
-        WeightDtype::Q4_0 => each(src, dst, small::dequantize_q4_0),
-        WeightDtype::Q4_1 => each(src, dst, small::dequantize_q4_1),
-        WeightDtype::Q5_0 => each(src, dst, small::dequantize_q5_0),
-        WeightDtype::Q5_1 => each(src, dst, small::dequantize_q5_1),
-        WeightDtype::Q8_0 => each(src, dst, small::dequantize_q8_0),
-        WeightDtype::Q2K => each(src, dst, k_dequantize::dequantize_q2k),
-        WeightDtype::Q3K => each(src, dst, k_dequantize::dequantize_q3k),
-        WeightDtype::Q4K => each(src, dst, k_dequantize::dequantize_q4k),
-        WeightDtype::Q5K => each(src, dst, k_dequantize::dequantize_q5k),
-        WeightDtype::Q6K => each(src, dst, k_dequantize::dequantize_q6k),
+        StorageDtype::Q4_0 => each(src, dst, small::dequantize_q4_0),
+        StorageDtype::Q4_1 => each(src, dst, small::dequantize_q4_1),
+        StorageDtype::Q5_0 => each(src, dst, small::dequantize_q5_0),
+        StorageDtype::Q5_1 => each(src, dst, small::dequantize_q5_1),
+        StorageDtype::Q8_0 => each(src, dst, small::dequantize_q8_0),
+        StorageDtype::Q2K => each(src, dst, k_dequantize::dequantize_q2k),
+        StorageDtype::Q3K => each(src, dst, k_dequantize::dequantize_q3k),
+        StorageDtype::Q4K => each(src, dst, k_dequantize::dequantize_q4k),
+        StorageDtype::Q5K => each(src, dst, k_dequantize::dequantize_q5k),
+        StorageDtype::Q6K => each(src, dst, k_dequantize::dequantize_q6k),
     }
 }
 
 /// Packs whole blocks of finite values no larger than an f16 holds. None for the formats that are
 /// read only: Q2K, Q3K, Q5K.
-pub(crate) fn quantize(dtype: WeightDtype, src: &[f32]) -> Option<Vec<u8>> {
+pub(crate) fn quantize(dtype: StorageDtype, src: &[f32]) -> Option<Vec<u8>> {
     let mut bytes = vec![0; dtype.row_bytes(src.len())?];
     let dst = &mut bytes[..];
     match dtype {
-        WeightDtype::F32 => each_back(src, dst, |&x: &[f32; 1], y| *y = x[0].to_le_bytes()),
-        WeightDtype::F16 => each_back(src, dst, |&x: &[f32; 1], y| {
+        StorageDtype::F64 => each_back(src, dst, |&x: &[f32; 1], y| {
+            *y = f64::from(x[0]).to_le_bytes();
+        }),
+        StorageDtype::F32 => each_back(src, dst, |&x: &[f32; 1], y| *y = x[0].to_le_bytes()),
+        StorageDtype::F16 => each_back(src, dst, |&x: &[f32; 1], y| {
             *y = half::f16::from_f32(x[0]).to_le_bytes();
         }),
-        WeightDtype::BF16 => each_back(src, dst, |&x: &[f32; 1], y| {
+        StorageDtype::BF16 => each_back(src, dst, |&x: &[f32; 1], y| {
             *y = half::bf16::from_f32(x[0]).to_le_bytes();
         }),
-        WeightDtype::Q4_0 => each_back(src, dst, small::quantize_q4_0),
-        WeightDtype::Q4_1 => each_back(src, dst, small::quantize_q4_1),
-        WeightDtype::Q5_0 => each_back(src, dst, small::quantize_q5_0),
-        WeightDtype::Q5_1 => each_back(src, dst, small::quantize_q5_1),
-        WeightDtype::Q8_0 => each_back(src, dst, small::quantize_q8_0),
-        WeightDtype::Q4K => each_back(src, dst, k_quantize::quantize_q4k),
-        WeightDtype::Q6K => each_back(src, dst, k_quantize::quantize_q6k),
-        WeightDtype::Q2K | WeightDtype::Q3K | WeightDtype::Q5K => return None,
+        StorageDtype::Q4_0 => each_back(src, dst, small::quantize_q4_0),
+        StorageDtype::Q4_1 => each_back(src, dst, small::quantize_q4_1),
+        StorageDtype::Q5_0 => each_back(src, dst, small::quantize_q5_0),
+        StorageDtype::Q5_1 => each_back(src, dst, small::quantize_q5_1),
+        StorageDtype::Q8_0 => each_back(src, dst, small::quantize_q8_0),
+        StorageDtype::Q4K => each_back(src, dst, k_quantize::quantize_q4k),
+        StorageDtype::Q6K => each_back(src, dst, k_quantize::quantize_q6k),
+        StorageDtype::Q2K | StorageDtype::Q3K | StorageDtype::Q5K => return None,
     }
     Some(bytes)
 }

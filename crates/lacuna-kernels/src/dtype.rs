@@ -1,24 +1,39 @@
+//! How values are stored: the formats of checkpoint files and of weights in memory, and the sizes of their blocks.
+
 use candle_core::DType;
 
-/// How a tensor's values are stored in a file.
+/// How a tensor's values are stored, in a file or in a [`WeightMatrix`](crate::WeightMatrix); the names and layouts of
+/// the quantized ones are GGML's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[expect(missing_docs, reason = "each variant is its own name in safetensors or GGUF")]
-#[expect(non_camel_case_types, reason = "GGUF spells them so")]
 pub enum StorageDtype {
+    /// 64-bit floats, little endian like everything here.
     F64,
+    /// 32-bit floats.
     F32,
+    /// IEEE 16-bit floats.
     F16,
+    /// The upper half of 32-bit floats.
     BF16,
+    /// Blocks of 32: 4 bits and a scale.
     Q4_0,
+    /// Blocks of 32: 4 bits, a scale and a minimum.
     Q4_1,
+    /// Blocks of 32: 5 bits and a scale.
     Q5_0,
+    /// Blocks of 32: 5 bits, a scale and a minimum.
     Q5_1,
+    /// Blocks of 32: 8 bits and a scale.
     Q8_0,
-    Q2_K,
-    Q3_K,
-    Q4_K,
-    Q5_K,
-    Q6_K,
+    /// Blocks of 256 in 16 parts: 2 bits, 4-bit scales and minima.
+    Q2K,
+    /// Blocks of 256 in 16 parts: 3 bits, 6-bit scales.
+    Q3K,
+    /// Blocks of 256 in 8 parts: 4 bits, 6-bit scales and minima.
+    Q4K,
+    /// Blocks of 256 in 8 parts: 5 bits, 6-bit scales and minima.
+    Q5K,
+    /// Blocks of 256 in 16 parts: 6 bits, 8-bit scales.
+    Q6K,
 }
 
 use StorageDtype::*;
@@ -26,7 +41,7 @@ use StorageDtype::*;
 impl StorageDtype {
     /// Every format, floats first.
     pub const ALL: [StorageDtype; 14] =
-        [F64, F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K];
+        [F64, F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K];
 
     /// Values that are stored together, and the bytes they take.
     pub const fn block(self) -> (usize, usize) {
@@ -39,12 +54,31 @@ impl StorageDtype {
             Q5_0 => (32, 22),
             Q5_1 => (32, 24),
             Q8_0 => (32, 34),
-            Q2_K => (256, 84),
-            Q3_K => (256, 110),
-            Q4_K => (256, 144),
-            Q5_K => (256, 176),
-            Q6_K => (256, 210),
+            Q2K => (256, 84),
+            Q3K => (256, 110),
+            Q4K => (256, 144),
+            Q5K => (256, 176),
+            Q6K => (256, 210),
         }
+    }
+
+    /// Values in a block; a row is a whole number of blocks.
+    pub const fn block_len(self) -> usize {
+        self.block().0
+    }
+
+    /// Bytes in a block.
+    pub const fn block_bytes(self) -> usize {
+        self.block().1
+    }
+
+    /// Bytes in a row of `cols` values; none if `cols` is not a whole number of blocks or too many.
+    pub const fn row_bytes(self, cols: usize) -> Option<usize> {
+        let (values, bytes) = self.block();
+        if !cols.is_multiple_of(values) {
+            return None;
+        }
+        (cols / values).checked_mul(bytes)
     }
 
     /// True for formats that store values in blocks with a shared scale.
@@ -62,10 +96,10 @@ impl StorageDtype {
         (elements / values).checked_mul(bytes)
     }
 
-    /// True for formats that this crate writes: not f64 in GGUF, and of the quantized ones those that have a
-    /// packer.
+    /// True for formats that matrices are converted into, for GGUF files and in memory: not f64, which no kernel
+    /// reads faster than f32, and of the quantized ones those that have a packer.
     pub const fn is_packable(self) -> bool {
-        !matches!(self, F64 | Q2_K | Q3_K | Q5_K)
+        !matches!(self, F64 | Q2K | Q3K | Q5K)
     }
 
     /// This format, or where rows of such a tensor are no whole number of its blocks, the next finer one whose
@@ -73,10 +107,10 @@ impl StorageDtype {
     /// q8_0; llama.cpp does nearly the same), else f16. A vector, a norm or a bias, is never quantized: f32.
     ///
     /// ```
-    /// use lacuna_checkpoint::StorageDtype::{F16, Q4_K, Q5_0};
-    /// assert_eq!(Q4_K.fitting(&[8, 512]), Q4_K);
-    /// assert_eq!(Q4_K.fitting(&[8, 576]), Q5_0); // 576 = 2.25 · 256 = 18 · 32
-    /// assert_eq!(Q4_K.fitting(&[8, 100]), F16);
+    /// use lacuna_kernels::StorageDtype::{F16, Q4K, Q5_0};
+    /// assert_eq!(Q4K.fitting(&[8, 512]), Q4K);
+    /// assert_eq!(Q4K.fitting(&[8, 576]), Q5_0); // 576 = 2.25 · 256 = 18 · 32
+    /// assert_eq!(Q4K.fitting(&[8, 100]), F16);
     /// ```
     pub fn fitting(self, shape: &[usize]) -> Self {
         let cols = match shape {
@@ -85,9 +119,9 @@ impl StorageDtype {
             _ => return F32,
         };
         let of_32 = match self {
-            Q2_K | Q3_K | Q4_K => Q5_0,
-            Q5_K => Q5_1,
-            Q6_K => Q8_0,
+            Q2K | Q3K | Q4K => Q5_0,
+            Q5K => Q5_1,
+            Q6K => Q8_0,
             other => other,
         };
         let fits = |dtype: Self| cols.is_multiple_of(dtype.block().0);
@@ -99,7 +133,7 @@ impl StorageDtype {
     /// evens them out.
     ///
     /// ```
-    /// use lacuna_checkpoint::StorageDtype::{BF16, Q4_0, Q8_0};
+    /// use lacuna_kernels::StorageDtype::{BF16, Q4_0, Q8_0};
     /// assert_eq!((Q4_0.for_logits(), BF16.for_logits()), (Q8_0, BF16));
     /// ```
     #[must_use]
@@ -122,11 +156,11 @@ impl StorageDtype {
             Q5_0 => "q5_0",
             Q5_1 => "q5_1",
             Q8_0 => "q8_0",
-            Q2_K => "q2_k",
-            Q3_K => "q3_k",
-            Q4_K => "q4_k",
-            Q5_K => "q5_k",
-            Q6_K => "q6_k",
+            Q2K => "q2_k",
+            Q3K => "q3_k",
+            Q4K => "q4_k",
+            Q5K => "q5_k",
+            Q6K => "q6_k",
         }
     }
 
@@ -159,16 +193,6 @@ impl StorageDtype {
             DType::F32 => Some(F32),
             DType::F16 => Some(F16),
             DType::BF16 => Some(BF16),
-            _ => None,
-        }
-    }
-
-    pub(crate) const fn torch_name(self) -> Option<&'static str> {
-        match self {
-            F64 => Some("float64"),
-            F32 => Some("float32"),
-            F16 => Some("float16"),
-            BF16 => Some("bfloat16"),
             _ => None,
         }
     }
