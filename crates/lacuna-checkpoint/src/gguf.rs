@@ -8,6 +8,7 @@ mod metadata;
 mod mode;
 mod parse;
 mod pre;
+mod reader;
 mod tokenizer;
 mod vocabulary;
 mod write;

@@ -1,7 +1,8 @@
 //! Metadata of a GGUF file that says nothing of the computation and goes along into another: licence, names, origin.
 
 use super::metadata::Metadata;
-use super::parse::{Gguf, Value};
+use super::parse::Gguf;
+use super::reader::Value;
 
 const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
 /// What the writer says itself.

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::fields::{Fields, shown};
 use super::mode::{Found, mode};
-use super::parse::{Gguf, Value};
+use super::parse::Gguf;
+use super::reader::Value;
 use crate::config::family::refusal;
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, Result};

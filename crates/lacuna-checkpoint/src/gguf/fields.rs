@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use super::parse::{Gguf, Value};
+use super::parse::Gguf;
+use super::reader::Value;
 use crate::error::{Error, Result, printable};
 
 /// Metadata under the architecture's prefix, or whole keys where they name another one.

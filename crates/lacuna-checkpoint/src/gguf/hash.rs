@@ -6,7 +6,8 @@
 //! of the two names is found as well.
 
 use super::metadata::Metadata;
-use super::parse::{Gguf, Value};
+use super::parse::Gguf;
+use super::reader::Value;
 
 pub(super) const HASH: &str = "lacuna.hash";
 pub(super) const ALGORITHM: &str = "lacuna.hash_algorithm";

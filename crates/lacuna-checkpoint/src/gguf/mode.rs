@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::fields::Fields;
-use super::parse::Value;
+use super::reader::Value;
 use super::tokenizer::token_ids;
 use crate::config::Mode;
 use crate::config::family::{Family, RELEASED_MASK, is_diffcoder, names_of, refusal_by_name};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as Json;
 use tokenizers::Tokenizer;
 
-use super::parse::{Array, Kind, Value};
+use super::reader::{Array, Kind, Value};
 use super::*;
 use crate::permute::{permute_rows, unpermute_rows};
 use crate::{GgufOptions, StorageDtype, Weights};

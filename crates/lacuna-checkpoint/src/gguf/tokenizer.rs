@@ -6,8 +6,9 @@ use std::path::Path;
 use serde_json::{Value as Json, json};
 
 use super::fields::shown;
-use super::parse::{Gguf, Value};
+use super::parse::Gguf;
 use super::pre::Pre;
+use super::reader::Value;
 use crate::error::{Error, Result};
 use crate::names;
 
