@@ -13,6 +13,7 @@
 //! - [`Model`]: a checkpoint opened for use: transformer, tokenizer, mode, chat template.
 //! - [`Resolved`]: options and a model as one exact request; the only place that knows defaults.
 //! - [`Session`]: its sequences and their caches; the sampler decodes on it.
+//! - [`Engine`]: many requests at once, which come and go between two passes; events with owned pieces of text.
 //! - [`generate`]: a text continued, by block diffusion or autoregressively, as the checkpoint is.
 //! - [`edit`]: the same text in fewer passes, with an old version of it as draft.
 //! - [`TokenText`]: tokens on their way to text: stop texts, characters cut between two tokens.
@@ -25,6 +26,7 @@
 
 mod convert;
 mod edit;
+mod engine;
 mod error;
 mod generate;
 mod hub;
@@ -36,6 +38,7 @@ mod text;
 
 pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffusion, convert};
 pub use edit::{Edited, edit};
+pub use engine::{Engine, EngineOptions, Event, Id};
 pub use error::{Error, Result};
 pub use generate::{
     GenerateOptions, Prompt, Seconds, StopReason, Written, generate, generate_in, prompt_ids,

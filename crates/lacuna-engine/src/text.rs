@@ -2,6 +2,7 @@
 
 use lacuna_samplers::Event;
 use lacuna_text::{TextStream, Tokenizer};
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ use crate::open::Model;
 pub struct TokenText<'a> {
     tokenizer: &'a Tokenizer,
     stream: TextStream<'a>,
-    stop: &'a [String],
+    stop: Cow<'a, [String]>,
     /// What is shown.
     text: String,
     /// The same with special tokens spelt out; they stand at `special`, as (start, length).
@@ -33,11 +34,15 @@ impl<'a> TokenText<'a> {
     ///
     /// # Errors
     /// When the tokenizer's own decoder fails.
-    pub fn new(tokenizer: &'a Tokenizer, prompt: &[u32], stop: &'a [String]) -> Result<Self> {
+    pub fn new(
+        tokenizer: &'a Tokenizer,
+        prompt: &[u32],
+        stop: impl Into<Cow<'a, [String]>>,
+    ) -> Result<Self> {
         Ok(Self {
             tokenizer,
             stream: TextStream::after(tokenizer, prompt)?,
-            stop,
+            stop: stop.into(),
             text: String::new(),
             spelled: String::new(),
             special: Vec::new(),
@@ -73,12 +78,17 @@ impl<'a> TokenText<'a> {
     /// The text that has become certain: no stop text can take it back.
     pub fn certain(&mut self) -> &str {
         let end = self.cut.unwrap_or_else(|| {
-            let text = self.text.len() - begun(&self.text, self.stop);
-            text.min(self.shown_at(self.spelled.len() - begun(&self.spelled, self.stop)))
+            let text = self.text.len() - begun(&self.text, &self.stop);
+            text.min(self.shown_at(self.spelled.len() - begun(&self.spelled, &self.stop)))
         });
         let start = self.given.min(end);
         self.given = self.given.max(end);
         &self.text[start..end]
+    }
+
+    /// Bytes of the text that [`certain`](Self::certain) has given.
+    pub(crate) fn given(&self) -> usize {
+        self.given
     }
 
     /// The whole text; the part that [`certain`](Self::certain) has not given yet begins at the byte that comes
@@ -133,6 +143,15 @@ fn begun(text: &str, stop: &[String]) -> usize {
     stop.iter().map(begins).max().unwrap_or(0)
 }
 
+/// Refuses stop texts that nothing could go before.
+pub(crate) fn check_stops(stop: &[String]) -> Result<()> {
+    if stop.iter().any(String::is_empty) {
+        let message = "an empty stop text would end everything; expected at least one character";
+        return Err(Error::Request(message.into()));
+    }
+    Ok(())
+}
+
 /// Looks for stop texts in finished blocks.
 pub(crate) struct Stops<'a> {
     text: Option<TokenText<'a>>,
@@ -141,11 +160,7 @@ pub(crate) struct Stops<'a> {
 
 impl<'a> Stops<'a> {
     pub(crate) fn new(model: &'a Model, prompt: &[u32], stop: &'a [String]) -> Result<Self> {
-        if stop.iter().any(String::is_empty) {
-            let message =
-                "an empty stop text would end everything; expected at least one character";
-            return Err(Error::Request(message.into()));
-        }
+        check_stops(stop)?;
         let text = match stop.is_empty() {
             true => None,
             false => Some(TokenText::new(model.tokenizer()?, prompt, stop)?),

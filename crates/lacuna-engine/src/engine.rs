@@ -1,0 +1,427 @@
+//! Many requests on one model at once: continuous batching, tokens to text included.
+
+use lacuna_samplers::{
+    BlockEvent, Decoder, Event as SamplerEvent, FinishReason, Generation, Refinement, Request,
+    SamplerError, Step,
+};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::generate::{Seconds, Written};
+use crate::memory::MemoryLimit;
+use crate::open::Model;
+use crate::resolve::{Plan, Resolved};
+use crate::session::Session;
+use crate::text::{TokenText, check_stops};
+
+/// Tokens of prompts that join in one step. A longer prompt joins in a step of its own, so that those under way do not
+/// wait for several.
+const JOINING_MAX: usize = 2048;
+
+/// How an [`Engine`] shares a model out.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// Requests that are decoded at once; the others wait in the order in which they came (16).
+    pub running_max: NonZeroUsize,
+    /// What the keys and values of the running requests may take together, each counted at its longest (what the
+    /// machine has available when the engine is made).
+    pub memory: MemoryLimit,
+    /// Whether [`Event::Refinement`] and [`Event::Block`] come too (no).
+    pub details: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        const SIXTEEN: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
+        Self { running_max: SIXTEEN, memory: MemoryLimit::default(), details: false }
+    }
+}
+
+/// A request of an [`Engine`]. Ids rise from request to request, and are never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(usize);
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What happened to a request in a step. Events own what they tell, so that they can be sent to whoever asked.
+#[derive(Debug)]
+pub enum Event {
+    /// More of its text has become certain: it is whole characters, and no stop text can take it back. All pieces
+    /// joined are the text that it ends with. A model without a tokenizer gives none.
+    Text {
+        /// The request.
+        id: Id,
+        /// What follows the pieces before it; never empty.
+        piece: String,
+    },
+    /// A pass over its open block, with [`EngineOptions::details`].
+    Refinement {
+        /// The request.
+        id: Id,
+        /// What was proposed and what was filled in; its `request` is the id's number.
+        refinement: Refinement,
+    },
+    /// A finished block, with [`EngineOptions::details`].
+    Block {
+        /// The request.
+        id: Id,
+        /// Absolute position of the block.
+        block_start: usize,
+        /// Its new tokens.
+        tokens: Vec<u32>,
+    },
+    /// It came to its end. Nothing is told of it any more.
+    Finished {
+        /// The request.
+        id: Id,
+        /// All of it.
+        written: Written,
+    },
+    /// It can't go on. Nothing is told of it any more.
+    Failed {
+        /// The request.
+        id: Id,
+        /// Why.
+        error: Error,
+    },
+}
+
+impl Event {
+    /// The request that it is about.
+    pub fn id(&self) -> Id {
+        match self {
+            Self::Text { id, .. } | Self::Refinement { id, .. } | Self::Block { id, .. } => *id,
+            Self::Finished { id, .. } | Self::Failed { id, .. } => *id,
+        }
+    }
+}
+
+/// Decodes any number of requests on one model together, block diffusion and autoregressive ones in the same passes.
+///
+/// Requests come and go between two passes. What one writes depends on it alone, never on the others; one that fails
+/// ends alone, with its reason.
+///
+/// ```no_run
+/// use lacuna_engine::{Engine, EngineOptions, Event, GenerateOptions, Model, OpenOptions, Resolved};
+///
+/// let model = Model::open("runs/tiny/final".as_ref(), &OpenOptions::default())?;
+/// let mut engine = Engine::new(&model, EngineOptions::default());
+/// for prompt in ["def fibonacci(n):\n", "def is_prime(n):\n"] {
+///     engine.push(Resolved::new(&model, prompt, &GenerateOptions::default())?)?;
+/// }
+/// while !engine.is_empty() {
+///     for event in engine.step() {
+///         match event {
+///             Event::Text { id, piece } => println!("{id}: {piece:?}"),
+///             Event::Finished { id, written } => println!("{id}: {} tokens", written.tokens.len()),
+///             Event::Failed { id, error } => println!("{id}: {error}"),
+///             Event::Refinement { .. } | Event::Block { .. } => {}
+///         }
+///     }
+/// }
+/// # Ok::<(), lacuna_engine::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Engine<'m> {
+    model: &'m Model,
+    options: EngineOptions,
+    memory_max: Option<u64>,
+    session: Session,
+    decoder: Decoder,
+    next_id: usize,
+    waiting: VecDeque<Waiting<'m>>,
+    /// By their numbers in the decoder.
+    running: BTreeMap<usize, Running<'m>>,
+}
+
+/// A request that no pass has seen.
+#[derive(Debug)]
+struct Waiting<'m> {
+    request: Request,
+    running: Running<'m>,
+}
+
+/// What stands around a request in the decoder: its tokens on their way to text.
+#[derive(Debug)]
+struct Running<'m> {
+    id: Id,
+    text: Option<TokenText<'m>>,
+    /// New tokens that `text` has.
+    taken: usize,
+    prompt_tokens: usize,
+    /// Bytes of keys and values at its longest.
+    memory: u64,
+    /// Since when it runs, and seconds until its first pass was over.
+    began: Instant,
+    joined: Option<f64>,
+    /// Why its tokens make no text.
+    failed: Option<Error>,
+}
+
+impl<'m> Engine<'m> {
+    /// An engine without requests.
+    pub fn new(model: &'m Model, options: EngineOptions) -> Self {
+        Self {
+            model,
+            options,
+            memory_max: options.memory.bytes(),
+            session: Session::new(Arc::clone(&model.transformer)),
+            decoder: Decoder::new(),
+            next_id: 0,
+            waiting: VecDeque::new(),
+            running: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a request, which joins as soon as there is room for it.
+    ///
+    /// # Errors
+    /// Errors if it asks for the released algorithm, which decodes one text at a time, if a setting is out of range,
+    /// if there is no tokenizer for its stop texts, or if it alone needs more memory than all may take.
+    pub fn push(&mut self, request: Resolved) -> Result<Id> {
+        let Resolved { prompt, stop, plan } = request;
+        let request = match plan {
+            Plan::Autoregressive(request) | Plan::Blocks(request) => request,
+            Plan::Reference(_) => {
+                let reason =
+                    "the released algorithm decodes one text at a time, not several at once";
+                return Err(Error::Request(reason.into()));
+            }
+        };
+        request.validate()?;
+        check_stops(&stop)?;
+        if !stop.is_empty() {
+            self.model.tokenizer()?;
+        }
+        let tokenizer = self.model.tokenizer.as_deref();
+        let text =
+            tokenizer.map(|tokenizer| TokenText::new(tokenizer, &prompt, stop)).transpose()?;
+        let memory = self.cache_bytes(request.prompt.len() + request.max_new_tokens);
+        if let Some(most) = self.memory_max.filter(|most| memory > *most) {
+            return Err(Error::Request(format!(
+                "a prompt of {} tokens and {} new ones need {memory} bytes of keys and values: at most {most} may \
+                 be taken; ask for fewer new tokens",
+                request.prompt.len(),
+                request.max_new_tokens
+            )));
+        }
+        let id = Id(self.next_id);
+        self.next_id += 1;
+        let (prompt_tokens, began) = (prompt.len(), Instant::now());
+        let running = Running {
+            id,
+            text,
+            taken: 0,
+            prompt_tokens,
+            memory,
+            began,
+            joined: None,
+            failed: None,
+        };
+        self.waiting.push_back(Waiting { request, running });
+        Ok(id)
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many requests run or wait.
+    pub fn len(&self) -> usize {
+        self.running.len() + self.waiting.len()
+    }
+
+    /// How many of them wait for room.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Forward passes so far, those over prompts included.
+    pub fn passes(&self) -> usize {
+        self.session.passes()
+    }
+
+    /// One pass over all running requests, and what came of it, each request's events in order. Those that wait join
+    /// first, as far as there is room.
+    pub fn step(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.admit(&mut events);
+        let Self { options, session, decoder, running, .. } = self;
+        let Step { finished, failed } = decoder.step(session, |event| {
+            let number = match event {
+                SamplerEvent::Refinement(refinement) => refinement.request,
+                SamplerEvent::Block(block) => block.request,
+            };
+            match running.get_mut(&number) {
+                Some(one) => one.watch(event, options.details, &mut events),
+                None => ControlFlow::Continue(()),
+            }
+        });
+        for generation in finished {
+            if let Some(one) = self.running.remove(&generation.request) {
+                one.end(generation, &mut events);
+            }
+        }
+        for failure in failed {
+            if let Some(one) = self.running.remove(&failure.request) {
+                events.push(Event::Failed { id: one.id, error: failure.error.into() });
+            }
+        }
+        for one in self.running.values_mut() {
+            one.joined.get_or_insert_with(|| one.began.elapsed().as_secs_f64());
+        }
+        events
+    }
+
+    /// Ends a request between two steps. What it has written in finished blocks is returned; no event tells of it any
+    /// more.
+    ///
+    /// # Errors
+    /// Errors if no request of that id runs or waits, or its tokens make no text.
+    pub fn cancel(&mut self, id: Id) -> Result<Written> {
+        if let Some(at) = self.waiting.iter().position(|one| one.running.id == id)
+            && let Some(Waiting { running, .. }) = self.waiting.remove(at)
+        {
+            return running.written(Generation {
+                request: id.0,
+                tokens: Vec::new(),
+                text_len: 0,
+                finish: FinishReason::Stop,
+                forwards: 0,
+                blocks: 0,
+            });
+        }
+        let found = self.running.iter().find(|(_, one)| one.id == id).map(|(number, _)| *number);
+        let number = found.ok_or(SamplerError::NotUnderWay { request: id.0 })?;
+        let generation = self.decoder.cancel(&mut self.session, number)?;
+        let one = self.running.remove(&number).expect("found above");
+        one.written(generation)
+    }
+
+    /// Lets the first of those that wait join, as many as there is room for.
+    fn admit(&mut self, events: &mut Vec<Event>) {
+        let mut joining = 0;
+        while let Some(next) = self.waiting.front() {
+            let taken: u64 = self.running.values().map(|one| one.memory).sum();
+            let memory = taken.saturating_add(next.running.memory);
+            joining += next.request.prompt.len();
+            let no_room = self.running.len() >= self.options.running_max.get()
+                || self.memory_max.is_some_and(|most| memory > most);
+            if no_room || joining > JOINING_MAX.max(next.request.prompt.len()) {
+                return;
+            }
+            let Some(Waiting { request, mut running }) = self.waiting.pop_front() else { return };
+            running.began = Instant::now();
+            match self.decoder.push(request) {
+                Ok(number) => drop(self.running.insert(number, running)),
+                Err(error) => events.push(Event::Failed { id: running.id, error: error.into() }),
+            }
+        }
+    }
+
+    /// What the keys and values of so many tokens take, room for growth included.
+    fn cache_bytes(&self, tokens: usize) -> u64 {
+        let config = self.model.config();
+        let values = 2 * config.num_layers * config.num_kv_heads * config.head_dim;
+        let bytes = (values * self.model.transformer.dtype().size_in_bytes()) as u64;
+        bytes.saturating_mul((tokens as u64).saturating_add(tokens as u64 / 8 + 32))
+    }
+}
+
+impl Running<'_> {
+    /// What a pass made of it, as events; ends it where a stop text is complete.
+    fn watch(
+        &mut self,
+        event: SamplerEvent<'_>,
+        details: bool,
+        events: &mut Vec<Event>,
+    ) -> ControlFlow<usize> {
+        let id = self.id;
+        match event {
+            SamplerEvent::Refinement(refinement) => {
+                if details {
+                    let refinement = Refinement { request: id.0, ..refinement.clone() };
+                    events.push(Event::Refinement { id, refinement });
+                }
+                ControlFlow::Continue(())
+            }
+            SamplerEvent::Block(block) => {
+                if details {
+                    let (block_start, tokens) = (block.block_start, block.tokens.to_vec());
+                    events.push(Event::Block { id, block_start, tokens });
+                }
+                self.read(block, events)
+            }
+        }
+    }
+
+    /// The text of a finished block.
+    fn read(&mut self, block: &BlockEvent<'_>, events: &mut Vec<Event>) -> ControlFlow<usize> {
+        let Some(text) = &mut self.text else { return ControlFlow::Continue(()) };
+        let before = self.taken;
+        let new = block.generated.get(before..block.text_len).unwrap_or_default();
+        self.taken += new.len();
+        let ended = match text.push(new) {
+            Ok(ended) => ended,
+            Err(error) => {
+                self.failed = Some(error);
+                return ControlFlow::Break(usize::MAX);
+            }
+        };
+        let piece = text.certain();
+        if !piece.is_empty() {
+            events.push(Event::Text { id: self.id, piece: piece.to_owned() });
+        }
+        ended.map_or(ControlFlow::Continue(()), |n| ControlFlow::Break(before + n))
+    }
+
+    /// The last of its events.
+    fn end(mut self, generation: Generation, events: &mut Vec<Event>) {
+        let id = self.id;
+        let given = self.text.as_ref().map_or(0, TokenText::given);
+        self.joined.get_or_insert_with(|| self.began.elapsed().as_secs_f64());
+        match self.written(generation) {
+            Ok(written) => {
+                if let Some(rest) = written.text.get(given..).filter(|rest| !rest.is_empty()) {
+                    events.push(Event::Text { id, piece: rest.to_owned() });
+                }
+                events.push(Event::Finished { id, written });
+            }
+            Err(error) => events.push(Event::Failed { id, error }),
+        }
+    }
+
+    /// Its tokens, and the text that they are.
+    fn written(self, generation: Generation) -> Result<Written> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let Generation { tokens, text_len, finish, forwards, .. } = generation;
+        // What is cut off at the prompt's end is no text of a request that wrote nothing.
+        let text = match self.text.filter(|_| !tokens.is_empty()) {
+            Some(text) => text.finish()?.0,
+            None => String::new(),
+        };
+        let prefill = self.joined.unwrap_or(0.0);
+        let seconds = Seconds { prefill, decode: self.began.elapsed().as_secs_f64() - prefill };
+        Ok(Written {
+            text,
+            tokens,
+            text_len,
+            prompt_tokens: self.prompt_tokens,
+            forwards,
+            finish,
+            seconds,
+        })
+    }
+}
