@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo::{self, cargo, run};
-use crate::{fixtures, tidy};
+use crate::{cuda, fixtures, tidy};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -53,6 +53,11 @@ const STEPS: &[Step] = &[
         name: "fixtures",
         about: "shipped files are what their makers make",
         check: fixtures_step,
+    },
+    Step {
+        name: "cuda-emulate",
+        about: "CUDA kernels on the CPU, and planted faults in them",
+        check: cuda_emulate,
     },
     Step {
         name: "cuda-check",
@@ -298,6 +303,13 @@ fn check_shape(printed: &str, keys: &[&str]) -> Result<()> {
 
 fn fixtures_step() -> Result<Outcome> {
     passed(fixtures::fixtures(fixtures::Args { write: false }))
+}
+
+fn cuda_emulate() -> Result<Outcome> {
+    if cfg!(not(target_os = "linux")) {
+        return Ok(Outcome::Skipped("the emulation's threads are Linux's ucontext"));
+    }
+    passed(cuda::cuda(&cuda::Task::Emulate { no_faults: false }))
 }
 
 /// Type-checks everything behind the feature with a stand-in for nvcc, in a target folder of its own:

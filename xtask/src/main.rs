@@ -6,6 +6,7 @@
 mod bench;
 mod cargo;
 mod ci;
+mod cuda;
 mod fixtures;
 mod readme;
 mod tidy;
@@ -48,6 +49,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<OsString>,
     },
+    /// Test, compile or carry the kernels for NVIDIA
+    #[command(subcommand)]
+    Cuda(cuda::Task),
     /// Run every check that a change must pass
     Ci(ci::Args),
     /// Rebuild the shipped tokenizer and the hostile model files, and compare with what is in the tree
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Train { args } => train::train(&args),
         Task::Bench { args } => bench::bench(&args),
+        Task::Cuda(task) => cuda::cuda(&task),
         Task::Ci(args) => ci::ci(&args),
         Task::Fixtures(args) => fixtures::fixtures(args),
         Task::Readmes => readme::write(),

@@ -1,0 +1,164 @@
+// Runs attention on a machine, emulated or real, and compares it with its definition in f64.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+
+#include "cases.h"
+
+/// Draws that are the same everywhere.
+struct Numbers {
+    uint64_t state;
+    uint64_t next() {
+        uint64_t z = state += 0x9e3779b97f4a7c15ull;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+        return z ^ (z >> 31);
+    }
+    double uniform() { return static_cast<double>(next() >> 11) / (1ull << 53); }
+    /// Twelve uniform draws are normal enough.
+    float normal() {
+        double sum = -6;
+        for (int i = 0; i < 12; i++) sum += uniform();
+        return static_cast<float>(sum);
+    }
+};
+
+inline uint16_t to_bf16(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+inline float from_bf16(uint16_t x) {
+    const uint32_t bits = static_cast<uint32_t>(x) << 16;
+    float y;
+    std::memcpy(&y, &bits, 4);
+    return y;
+}
+
+/// Values of one pass, on the host. Tensors are `[batch, len, heads, d]`, as projections leave
+/// them.
+struct Pass {
+    std::vector<uint16_t> q, k, v, d_out, out, d_q, d_k, d_v;
+    std::vector<float> log_sums;
+};
+
+inline Pass draw(const Case &c) {
+    Pass p;
+    Numbers numbers{7};
+    const size_t queries = (size_t)c.batch * c.q_len() * c.heads * c.d,
+                 keys = (size_t)c.batch * c.kv_len * c.kv_heads * c.d;
+    for (auto *x : {&p.q, &p.d_out}) x->resize(queries);
+    for (auto *x : {&p.k, &p.v}) x->resize(keys);
+    for (auto *x : {&p.q, &p.k, &p.v, &p.d_out})
+        for (auto &y : *x) y = to_bf16(numbers.normal());
+    return p;
+}
+
+/// The definition: every product in f64 over what is visible.
+struct Truth {
+    std::vector<double> out, log_sums, d_q, d_k, d_v;
+};
+
+inline Truth truth(const Case &c, const Pass &p, double scale) {
+    const int q_len = c.q_len(), d = c.d, group = c.heads / c.kv_heads;
+    Truth t;
+    for (auto *x : {&t.out, &t.d_q}) x->assign(p.q.size(), 0);
+    for (auto *x : {&t.d_k, &t.d_v}) x->assign(p.k.size(), 0);
+    t.log_sums.assign((size_t)c.batch * c.heads * q_len, -INFINITY);
+    std::vector<double> w(c.kv_len), d_w(c.kv_len);
+    std::vector<int> seen;
+    for (int b = 0; b < c.batch; b++)
+        for (int h = 0; h < c.heads; h++)
+            for (int i = 0; i < q_len; i++) {
+                const size_t q = (((size_t)b * q_len + i) * c.heads + h) * d;
+                const auto key = [&](int j) {
+                    return (((size_t)b * c.kv_len + j) * c.kv_heads + h / group) * d;
+                };
+                double most = -INFINITY, sum = 0, delta = 0;
+                seen.clear();
+                for (int j = 0; j < c.kv_len; j++) {
+                    if (!c.sees(b, i, j)) continue;
+                    seen.push_back(j);
+                    w[j] = 0;
+                    for (int x = 0; x < d; x++)
+                        w[j] += (double)from_bf16(p.q[q + x]) * from_bf16(p.k[key(j) + x]) * scale;
+                    most = std::max(most, w[j]);
+                }
+                if (seen.empty()) continue;
+                for (int j : seen) sum += w[j] = std::exp(w[j] - most);
+                t.log_sums[((size_t)b * c.heads + h) * q_len + i] = most + std::log(sum);
+                for (int j : seen) {
+                    w[j] /= sum;
+                    d_w[j] = 0;
+                    for (int x = 0; x < d; x++) {
+                        t.out[q + x] += w[j] * from_bf16(p.v[key(j) + x]);
+                        d_w[j] += (double)from_bf16(p.d_out[q + x]) * from_bf16(p.v[key(j) + x]);
+                    }
+                    delta += w[j] * d_w[j];
+                }
+                for (int j : seen)
+                    for (int x = 0; x < d; x++) {
+                        const double d_s = w[j] * (d_w[j] - delta) * scale;
+                        t.d_v[key(j) + x] += w[j] * from_bf16(p.d_out[q + x]);
+                        t.d_q[q + x] += d_s * from_bf16(p.k[key(j) + x]);
+                        t.d_k[key(j) + x] += d_s * from_bf16(p.q[q + x]);
+                    }
+            }
+    return t;
+}
+
+/// ‖got − want‖ / ‖want‖; a NaN, which poisoned results begin as, makes it one.
+inline double relative_error(const std::vector<uint16_t> &got, const std::vector<double> &want) {
+    double error = 0, size = 0;
+    for (size_t i = 0; i < want.size(); i++) {
+        const double e = from_bf16(got[i]) - want[i];
+        error += e * e;
+        size += want[i] * want[i];
+    }
+    return std::sqrt(error / size);
+}
+
+inline double largest_error(const std::vector<float> &got, const std::vector<double> &want) {
+    double most = 0;
+    for (size_t i = 0; i < want.size(); i++) {
+        const double e = got[i] == want[i] ? 0 : std::fabs(got[i] - want[i]); // ∞ equals itself
+        if (!(e <= most)) most = e;
+    }
+    return most;
+}
+
+struct Errors {
+    double out = 0, log_sum = 0, d_q = 0, d_k = 0, d_v = 0;
+};
+/// What bf16 operands cost, with sums in f32: weights are rounded once more before they meet
+/// values.
+constexpr Errors TOLERANCE{3e-3, 2e-5, 1e-2, 1e-2, 1e-2};
+
+inline Errors compare(const Pass &p, const Truth &t, bool backward) {
+    Errors e{relative_error(p.out, t.out), largest_error(p.log_sums, t.log_sums)};
+    if (backward)
+        e.d_q = relative_error(p.d_q, t.d_q), e.d_k = relative_error(p.d_k, t.d_k),
+        e.d_v = relative_error(p.d_v, t.d_v);
+    return e;
+}
+
+inline bool within(const Errors &e) {
+    return e.out <= TOLERANCE.out && e.log_sum <= TOLERANCE.log_sum && e.d_q <= TOLERANCE.d_q &&
+           e.d_k <= TOLERANCE.d_k && e.d_v <= TOLERANCE.d_v;
+}
+
+/// How one pass is cut up: which kernels, and the tiles that they were written for.
+struct Shape {
+    const char *name;
+    int d, forward_queries, forward_keys, dq_queries, dq_keys, dkv_keys, dkv_queries;
+};
+constexpr Shape SHAPES[] = {
+    {"64", 64, 128, 64, 128, 64, 128, 32},
+    {"128", 128, 128, 64, 128, 32, 64, 64},
+    {"64_small", 64, 128, 64, 128, 32, 128, 32},
+    {"128_small", 128, 64, 32, 64, 32, 64, 32},
+};
+
+inline int tiles(int n, int of) { return (n + of - 1) / of; }

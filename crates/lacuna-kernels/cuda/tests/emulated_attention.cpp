@@ -1,0 +1,117 @@
+// Attention's kernels on the emulated machine.
+#include "../attention_forward.cu"
+
+#ifndef LACUNA_FORWARD_ONLY
+#include "../attention_backward.cu"
+#endif
+
+#include <sys/mman.h>
+
+#include "attention.h"
+
+namespace {
+
+/// Memory that ends where a page that can't be read begins: what is read beyond the end is not
+/// overlooked.
+template <class T> class Buffer {
+  public:
+    explicit Buffer(size_t n) : n_(n) {
+        const size_t page = 4096;
+        size_ = (n * sizeof(T) + page - 1) / page * page + page;
+        base_ = static_cast<char *>(
+            mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        if (base_ == MAP_FAILED || mprotect(base_ + size_ - page, page, PROT_NONE))
+            emulation::fail("no memory");
+        data_ = reinterpret_cast<T *>(base_ + size_ - page - n * sizeof(T));
+        std::memset(data_, 0xff, n * sizeof(T)); // NaNs
+    }
+    Buffer(const Buffer &) = delete;
+    ~Buffer() { munmap(base_, size_); }
+    template <class U> explicit Buffer(const std::vector<U> &from) : Buffer(from.size()) {
+        static_assert(sizeof(T) == sizeof(U));
+        std::memcpy(data_, from.data(), n_ * sizeof(T));
+    }
+    T *data() const { return data_; }
+    template <class U> void read(std::vector<U> &to) const {
+        to.resize(n_);
+        std::memcpy(to.data(), data_, n_ * sizeof(T));
+    }
+
+  private:
+    size_t n_, size_;
+    char *base_;
+    T *data_;
+};
+
+Rows rows(const Buffer<bf16> &data, int len, int heads, int d) {
+    return {data.data(), (long long)len * heads * d, d, heads * d};
+}
+
+unsigned u(int n) { return static_cast<unsigned>(n); }
+
+} // namespace
+
+void run(const Case &c, const Shape &shape, Pass &p, float scale, bool backward) {
+    using emulation::launch;
+    const int q_len = c.q_len(), d = c.d, n_rows = static_cast<int>(c.rows.size());
+    std::vector<int4> flat;
+    for (const auto &row : c.rows)
+        for (const Seen &s : row)
+            flat.push_back({s.first.begin, s.first.end, s.second.begin, s.second.end});
+    const Buffer<int4> ranges(flat);
+    const Buffer<Sight> sights(n_rows * tiles(q_len, SIGHT));
+    const Buffer<bf16> q(p.q), k(p.k), v(p.v), d_out(p.d_out), out(p.q.size()), d_q(p.q.size()),
+        d_k(p.k.size()), d_v(p.v.size());
+    const Buffer<float> log_sums((size_t)c.batch * c.heads * q_len);
+    const int padded = tiles(q_len, PADDING) * PADDING;
+    const Buffer<float2> stats((size_t)c.batch * c.heads * padded);
+    const Mask mask{ranges.data(), sights.data(), n_rows, c.prefix, q_len, c.kv_len};
+    launch<attention_sights>({u(tiles(q_len, 4 * SIGHT)), u(n_rows)}, 128, 0,
+                             SightArgs{mask, sights.data()});
+
+    const auto by_query = [&](const Buffer<bf16> &x) { return rows(x, q_len, c.heads, d); };
+    const auto by_key = [&](const Buffer<bf16> &x) { return rows(x, c.kv_len, c.kv_heads, d); };
+    const std::string name = shape.name;
+    const ForwardArgs forward{by_query(q), by_key(k), by_key(v),  by_query(out), log_sums.data(),
+                              mask,        c.heads,   c.kv_heads, scale * LOG2_E};
+    const dim3 forward_grid{u(tiles(q_len, shape.forward_queries)), u(c.heads), u(c.batch)};
+    const size_t forward_bytes = forward_shared(d, shape.forward_queries, shape.forward_keys);
+    if (name == "64" || name == "64_small")
+        launch<attention_forward_64>(forward_grid, 128, forward_bytes, forward);
+#ifndef LACUNA_ONE_SHAPE
+    if (name == "128") launch<attention_forward_128>(forward_grid, 128, forward_bytes, forward);
+    if (name == "128_small")
+        launch<attention_forward_128_small>(forward_grid, 128, forward_bytes, forward);
+#endif
+#ifndef LACUNA_FORWARD_ONLY
+    const BackwardArgs args{by_query(q),     by_key(k),     by_key(v),   by_query(out),
+                            by_query(d_out), by_query(d_q), by_key(d_k), by_key(d_v),
+                            log_sums.data(), stats.data(),  mask,        c.heads,
+                            c.kv_heads,      scale * LOG2_E};
+    const dim3 row_grid{u(padded / 4), u(c.heads), u(c.batch)};
+    const dim3 dq_grid{u(tiles(q_len, shape.dq_queries)), u(c.heads), u(c.batch)};
+    const dim3 dkv_grid{u(tiles(c.kv_len, shape.dkv_keys)), u(c.kv_heads), u(c.batch)};
+    const size_t dq_bytes = backward_queries_shared(d, shape.dq_queries, shape.dq_keys);
+    const size_t dkv_bytes = backward_keys_shared(d, shape.dkv_keys, shape.dkv_queries);
+    if (backward && d == 64) launch<attention_backward_rows_64>(row_grid, 128, 0, args);
+    if (backward && name == "64")
+        launch<attention_backward_queries_64>(dq_grid, 128, dq_bytes, args);
+    if (backward && d == 64) launch<attention_backward_keys_64>(dkv_grid, 128, dkv_bytes, args);
+#ifndef LACUNA_ONE_SHAPE
+    if (backward && name == "64_small")
+        launch<attention_backward_queries_64_small>(dq_grid, 128, dq_bytes, args);
+    if (backward && d == 128) launch<attention_backward_rows_128>(row_grid, 128, 0, args);
+    if (backward && name == "128") {
+        launch<attention_backward_queries_128>(dq_grid, 128, dq_bytes, args);
+        launch<attention_backward_keys_128>(dkv_grid, 128, dkv_bytes, args);
+    }
+    if (backward && name == "128_small") {
+        launch<attention_backward_queries_128_small>(dq_grid, 128, dq_bytes, args);
+        launch<attention_backward_keys_128_small>(dkv_grid, 128, dkv_bytes, args);
+    }
+#endif
+#endif
+    out.read(p.out);
+    log_sums.read(p.log_sums);
+    if (backward) d_q.read(p.d_q), d_k.read(p.d_k), d_v.read(p.d_v);
+}

@@ -1,0 +1,51 @@
+// Each primitive on given bits, so that a card and the emulation can be compared: where they agree,
+// the emulation is evidence. One warp to a block.
+#pragma once
+#include "../tensor_core.h"
+
+constexpr int TILE_WORDS = 512, LANE_WORDS = 24, RESULT_WORDS = 19;
+constexpr int PRIMITIVE_INPUT = TILE_WORDS + 32 * LANE_WORDS, PRIMITIVE_OUTPUT = 32 * RESULT_WORDS;
+
+struct PrimitiveArgs {
+    const unsigned *in; ///< of each block: a tile of shared memory, then the words of each lane
+    unsigned *out; ///< of each block and lane: words 0..8 loads, 8..12 copies, 12 rounding, 13..17
+                   ///< products, 17 exp2, 18 ballot
+};
+
+__device__ __forceinline__ void run_primitives(const PrimitiveArgs &p) {
+    SHARED_MEMORY(shared);
+    const int lane = threadIdx.x & 31;
+    unsigned *tile = reinterpret_cast<unsigned *>(shared), *copied = tile + TILE_WORDS;
+    const unsigned *in = p.in + blockIdx.x * PRIMITIVE_INPUT,
+                   *mine = in + TILE_WORDS + lane * LANE_WORDS;
+    unsigned *out = p.out + blockIdx.x * PRIMITIVE_OUTPUT + lane * RESULT_WORDS;
+    for (int i = lane; i < TILE_WORDS; i += 32) tile[i] = in[i];
+    copy_async(copied + lane * 4, in + lane * 4, mine[0] & 1);
+    copies_commit();
+    copies_wait<0>();
+    __syncthreads();
+    unsigned plain[4], transposed[4];
+    load_matrices(plain, tile + mine[1] % (TILE_WORDS / 4) * 4);
+    load_matrices_transposed(transposed, tile + mine[1] % (TILE_WORDS / 4) * 4);
+    for (int i = 0; i < 4; i++) {
+        out[i] = plain[i];
+        out[4 + i] = transposed[i];
+        out[8 + i] = copied[lane * 4 + i];
+    }
+    out[12] = pack_bf16(__int_as_float(static_cast<int>(mine[2])),
+                        __int_as_float(static_cast<int>(mine[3])));
+    float d[4];
+    unsigned a[4];
+    for (int i = 0; i < 4; i++) {
+        d[i] = bf16_low(mine[8 + i]);
+        a[i] = mine[12 + i];
+    }
+    multiply_add(d, a, mine[16], mine[17]);
+    for (int i = 0; i < 4; i++) out[13 + i] = static_cast<unsigned>(__float_as_int(d[i]));
+    out[17] = static_cast<unsigned>(__float_as_int(exp2_fast(bf16_high(mine[18]) * 8)));
+    out[18] = __ballot_sync(~0u, mine[4] & 1);
+}
+
+extern "C" {
+__global__ void check_primitives(PrimitiveArgs p) { run_primitives(p); }
+}

@@ -1,0 +1,307 @@
+//! `cargo xtask cuda`: the kernels for NVIDIA, proven as far as a machine without a card can, and made for one that has.
+
+mod mutations;
+mod registers;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::cargo::{self, run};
+use mutations::{MUTATIONS, Mutation};
+
+/// What to do with the kernels.
+#[derive(clap::Subcommand)]
+pub(crate) enum Task {
+    /// Run every kernel on the CPU, and see that planted faults are found; needs g++ alone
+    Emulate {
+        /// Only the kernels as they are, without planted faults
+        #[arg(long)]
+        no_faults: bool,
+    },
+    /// Compile for every architecture, fail on a spilled register, and write the table of docs/gpu.md
+    Compile,
+    /// Build the program that checks and times the kernels on a card, for another machine perhaps
+    Card,
+}
+
+/// Architectures that the kernels are compiled for.
+const ARCHITECTURES: &[&str] = &["80", "86", "89", "90a", "120"];
+const SOURCES: &[&str] = &["attention_forward.cu", "attention_backward.cu"];
+const PAGE: &str = "docs/gpu.md";
+const TABLE_BEGIN: &str = "<!-- registers: `cargo xtask cuda compile` writes this table -->\n";
+const TABLE_END: &str = "<!-- /registers -->\n";
+
+pub(crate) fn cuda(task: &Task) -> Result<()> {
+    match task {
+        Task::Emulate { no_faults } => emulate(!no_faults),
+        Task::Compile => compile(),
+        Task::Card => card(),
+    }
+}
+
+/// Where the kernels' sources lie.
+fn sources() -> PathBuf {
+    cargo::root().join("crates/lacuna-kernels/cuda")
+}
+
+fn scratch() -> Result<PathBuf> {
+    let folder = cargo::target_dir()?.join("cuda");
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+/// The C++ compiler that has what the emulation needs; `CXX` names another.
+fn compiler() -> Result<String> {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
+    let works = Command::new(&compiler)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    ensure!(
+        works,
+        "`{compiler}` does not run: the CUDA kernels are tested by an emulation in C++20, which \
+         needs g++ or clang++ (CXX names it), and no CUDA package"
+    );
+    Ok(compiler)
+}
+
+const FLAGS: &[&str] =
+    &["-std=c++20", "-DLACUNA_EMULATION", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"];
+
+/// A mutant may look wrong, must be compiled fast, and one head size is enough to find its fault.
+const MUTANT: &[&str] = &["-Og", "-w", "-DLACUNA_ONE_SHAPE"];
+
+fn compile_object(compiler: &str, flags: &[&str], source: &Path, object: &Path) -> Result<()> {
+    run(Command::new(compiler).args(FLAGS).args(flags).arg("-c").arg(source).arg("-o").arg(object))
+}
+
+/// Every kernel under every schedule against f64; then every planted fault, which must be found.
+fn emulate(faults: bool) -> Result<()> {
+    let compiler = compiler()?;
+    let folder = scratch()?;
+    let tests = sources().join("tests");
+    let (main, kernels) = (folder.join("emulate.o"), folder.join("emulated_attention.o"));
+    compile_object(&compiler, &["-O2"], &tests.join("emulate.cpp"), &main)?;
+    compile_object(&compiler, &["-O2"], &tests.join("emulated_attention.cpp"), &kernels)?;
+    let program = folder.join("emulate");
+    run(Command::new(&compiler).args([&main, &kernels]).arg("-o").arg(&program))?;
+    run(&mut Command::new(&program))?;
+    if faults { plant_faults(&compiler, &main) } else { Ok(()) }
+}
+
+/// How a planted fault ended.
+enum Found {
+    By(String),
+    Not,
+}
+
+fn plant_faults(compiler: &str, main: &Path) -> Result<()> {
+    let prelude = prelude(compiler)?;
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(mutation) = MUTATIONS.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let result = plant(compiler, &prelude, main, mutation);
+            results.lock().expect("no worker panics").push((mutation.name, result));
+        }
+    };
+    // As many as a small machine has cores; a mutant is a process of its own.
+    std::thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(work))));
+    let mut unfound = Vec::new();
+    for (name, result) in results.into_inner().expect("no worker panics") {
+        match result.with_context(|| format!("planting \"{name}\""))? {
+            Found::By(what) => println!("found: {name}: {what}"),
+            Found::Not => unfound.push(name),
+        }
+    }
+    ensure!(unfound.is_empty(), "planted faults that no test found: {}", unfound.join("; "));
+    println!("all {} planted faults were found", MUTATIONS.len());
+    Ok(())
+}
+
+/// Headers that no fault is in, compiled once for all mutants where the compiler can.
+fn prelude(compiler: &str) -> Result<PathBuf> {
+    let header = scratch()?.join("prelude.h");
+    let names = ["algorithm", "cmath", "cstdint", "cstdio", "cstring", "deque", "string", "vector"];
+    std::fs::write(&header, names.map(|name| format!("#include <{name}>\n")).concat())?;
+    let compiled = scratch()?.join("prelude.h.gch");
+    run(Command::new(compiler).args(FLAGS).args(MUTANT).args(["-x", "c++-header"]).args([
+        &header,
+        Path::new("-o"),
+        &compiled,
+    ]))?;
+    Ok(header)
+}
+
+/// Compiles the kernels with one fault and runs the tests on them until one fails.
+fn plant(compiler: &str, prelude: &Path, main: &Path, mutation: &Mutation) -> Result<Found> {
+    let source = std::fs::read_to_string(sources().join(mutation.file))?;
+    let mutant = mutation.apply(&source).context("the text it replaces is gone")?;
+    let folder = scratch()?.join(format!("fault-{}", slug(mutation.name)));
+    copy_folder(&sources(), &folder)?;
+    std::fs::write(folder.join(mutation.file), mutant)?;
+    let object = folder.join("kernels.o");
+    let prelude = prelude.to_str().context("the target folder's name is no UTF-8")?;
+    let mut flags = [MUTANT, &["-include", prelude]].concat();
+    let mut words = vec!["quick", "64"];
+    if mutation.is_forward() {
+        flags.push("-DLACUNA_FORWARD_ONLY");
+        words.push("forward");
+    }
+    compile_object(compiler, &flags, &folder.join("tests/emulated_attention.cpp"), &object)?;
+    let program = folder.join("emulate");
+    run(Command::new(compiler).args([main, &object]).arg("-o").arg(&program))?;
+    let output = Command::new(&program).args(words).output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    std::fs::remove_dir_all(&folder)?;
+    if output.status.success() {
+        return Ok(Found::Not);
+    }
+    let last = said.lines().rfind(|line| line.contains("FAILED") || line.contains("emulation:"));
+    Ok(Found::By(match last {
+        Some(line) => line.split_whitespace().collect::<Vec<_>>().join(" "),
+        None => output.status.to_string(),
+    }))
+}
+
+fn slug(name: &str) -> String {
+    name.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect()
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// The toolkit's folder, set up by scripts/cuda if it is not there.
+fn toolkit() -> Result<PathBuf> {
+    let script = cargo::root().join("scripts/cuda/cuda-toolchain.sh");
+    let exports = cargo::output(&mut Command::new(script))?;
+    let home = exports.lines().find_map(|line| line.strip_prefix("export CUDA_HOME='"));
+    Ok(home.context("cuda-toolchain.sh named no CUDA_HOME")?.trim_end_matches('\'').into())
+}
+
+/// Registers of every kernel on every architecture, into the documentation; a spill is an error.
+fn compile() -> Result<()> {
+    let nvcc = toolkit()?.join("bin/nvcc");
+    let folder = scratch()?;
+    let mut usages = Vec::new();
+    let mut spills = Vec::new();
+    for architecture in ARCHITECTURES {
+        let mut all = std::collections::BTreeMap::new();
+        for source in SOURCES {
+            let target = format!("arch=compute_{architecture},code=sm_{architecture}");
+            let output = Command::new(&nvcc)
+                .args(["-gencode", &target, "-std=c++17", "-O3", "-cubin", "-Xptxas", "-v"])
+                .arg("-o")
+                .arg(folder.join(format!("{source}.{architecture}.cubin")))
+                .arg(sources().join(source))
+                .output()
+                .context("can't run nvcc")?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "nvcc, {source} for sm_{architecture}:\n{said}");
+            all.extend(registers::parse(&said)?);
+        }
+        for (kernel, usage) in all.iter().filter(|(_, usage)| usage.spilled > 0) {
+            spills.push(format!("{kernel}, sm_{architecture}: {} bytes", usage.spilled));
+        }
+        println!("sm_{architecture}: {} kernels", all.len());
+        usages.push(all);
+    }
+    let names: Vec<_> = ARCHITECTURES.iter().map(|name| format!("sm_{name}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let starts = registers::parse_starts(&starts()?)?;
+    let table = registers::table(&names, &usages, &starts);
+    print!("{table}");
+    write_table(&table)?;
+    ensure!(spills.is_empty(), "registers are spilled: {}", spills.join("; "));
+    Ok(())
+}
+
+/// Threads and shared memory of every kernel, as the tests start it.
+fn starts() -> Result<String> {
+    let compiler = compiler()?;
+    let program = scratch()?.join("starts");
+    run(Command::new(&compiler)
+        .args(FLAGS)
+        .arg(sources().join("tests/starts.cpp"))
+        .arg("-o")
+        .arg(&program))?;
+    cargo::output(&mut Command::new(program))
+}
+
+fn write_table(table: &str) -> Result<()> {
+    let path = cargo::root().join(PAGE);
+    let page = std::fs::read_to_string(&path).with_context(|| format!("can't read {PAGE}"))?;
+    let Some(page) = replace_between(&page, TABLE_BEGIN, TABLE_END, table) else {
+        bail!("{PAGE} has no place for the table: {}", TABLE_BEGIN.trim())
+    };
+    std::fs::write(&path, page).with_context(|| format!("can't write {PAGE}"))
+}
+
+/// The text with what stands between two marks replaced; none if the marks are not there.
+fn replace_between(text: &str, begin: &str, end: &str, new: &str) -> Option<String> {
+    let from = text.find(begin)? + begin.len();
+    let to = from + text[from..].find(end)?;
+    Some(format!("{}{new}{}", &text[..from], &text[to..]))
+}
+
+/// One program with everything in it but the driver: it can be carried to the machine that has the card.
+fn card() -> Result<()> {
+    let compiler = compiler()?;
+    let home = toolkit()?;
+    let folder = scratch()?;
+    let (emulated, kernels) = (folder.join("emulated.o"), folder.join("card.o"));
+    compile_object(&compiler, &["-O2"], &sources().join("card/emulated.cpp"), &emulated)?;
+    let mut nvcc = Command::new(home.join("bin/nvcc"));
+    nvcc.args(["-std=c++17", "-O3", "-ccbin", &compiler]);
+    for architecture in ARCHITECTURES {
+        let target = format!("arch=compute_{architecture},code=sm_{architecture}");
+        nvcc.args(["-gencode", &target]);
+    }
+    run(nvcc.arg("-c").arg(sources().join("card/card.cu")).arg("-o").arg(&kernels))?;
+    let program = folder.join("card");
+    run(Command::new(&compiler)
+        .args(["-static-libstdc++", "-static-libgcc", "-o"])
+        .args([&program, &kernels, &emulated])
+        .arg(format!("-L{}", home.join("lib").display()))
+        .args(["-lcudart_static", "-ldl", "-lpthread", "-lrt"]))?;
+    println!("{}\nrun it on a machine with a card: `card check`, `card time`", program.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_replaced_between_its_marks() {
+        let page = "a\n<b>\nold\n<e>\nc\n";
+        let new = replace_between(page, "<b>\n", "<e>\n", "new\n");
+        assert_eq!(new.as_deref(), Some("a\n<b>\nnew\n<e>\nc\n"));
+        assert_eq!(replace_between("a", "<b>\n", "<e>\n", "new\n"), None);
+    }
+
+    #[test]
+    fn every_source_is_compiled() {
+        let kernels = std::fs::read_dir(sources()).unwrap().map(|entry| entry.unwrap().file_name());
+        for name in kernels.map(|name| name.to_string_lossy().into_owned()) {
+            assert!(!name.ends_with(".cu") || SOURCES.contains(&name.as_str()), "{name}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Faults that someone could make in a kernel. The emulated tests must fail on every one of them: the list is their test.
+
+/// One text of a kernel's source replaced by another.
+pub(super) struct Mutation {
+    /// The fault, in words.
+    pub(super) name: &'static str,
+    /// File below `crates/lacuna-kernels/cuda`.
+    pub(super) file: &'static str,
+    pub(super) from: &'static str,
+    /// Which occurrence of `from`, counted from 0.
+    pub(super) at: usize,
+    pub(super) to: &'static str,
+}
+
+impl Mutation {
+    /// The source with the fault in it; none if the text is not there any more.
+    pub(super) fn apply(&self, source: &str) -> Option<String> {
+        let (start, _) = source.match_indices(self.from).nth(self.at)?;
+        let end = start + self.from.len();
+        Some(format!("{}{}{}", &source[..start], self.to, &source[end..]))
+    }
+
+    /// Whether the fault shows in the forward pass already.
+    pub(super) fn is_forward(&self) -> bool {
+        self.file != BACKWARD
+    }
+}
+
+const SHARED: &str = "attention.cuh";
+const FORWARD: &str = "attention_forward.cu";
+const BACKWARD: &str = "attention_backward.cu";
+const BARRIER: &str = "__syncthreads();";
+const WAIT: &str = "copies_wait<0>();";
+const LATE: &str = "copies_wait<1>();";
+
+const fn fault(
+    name: &'static str,
+    file: &'static str,
+    (from, at): (&'static str, usize),
+    to: &'static str,
+) -> Mutation {
+    Mutation { name, file, from, at, to }
+}
+
+pub(super) const MUTATIONS: &[Mutation] = &[
+    // What all kernels share.
+    fault("chunks of a tile share banks", SHARED, ("(chunk ^ (row & 7)) << 3", 0), "chunk << 3"),
+    fault("rows beyond the last are read", SHARED, ("first + row + i < count", 0), "true"),
+    fault(
+        "every second tile is skipped",
+        SHARED,
+        ("found &= found - 1;", 0),
+        "found &= found - 1, found &= found - 1;",
+    ),
+    fault(
+        "a tile that begins with a range is skipped",
+        SHARED,
+        ("some.x < end", 0),
+        "some.x < begin",
+    ),
+    fault("the hull forgets second ranges", SHARED, ("min(some.z, one.z)", 0), "some.z"),
+    fault("a range holds one key too many", SHARED, ("key < range.y", 0), "key <= range.y"),
+    fault("the prefix is hidden", SHARED, ("return key < prefix ||", 0), "return"),
+    fault("a tile seen in part counts as seen", SHARED, ("end <= all.y", 0), "begin <= all.y"),
+    fault(
+        "right operands of two tiles are mixed",
+        SHARED,
+        ("right[0], right[1]", 0),
+        "right[0], right[2]",
+    ),
+    fault(
+        "left operands are in another order",
+        SHARED,
+        ("left[m][1] = pack", 0),
+        "left[m][2] = pack",
+    ),
+    fault("values are not transposed", SHARED, ("load_matrices_transposed(", 0), "load_matrices("),
+    fault(
+        "a sum misses two lanes",
+        SHARED,
+        ("return x + __shfl_xor_sync(~0u, x, 2)", 0),
+        "return x",
+    ),
+    fault(
+        "a maximum misses two lanes",
+        SHARED,
+        ("return fmaxf(x, __shfl_xor_sync(~0u, x, 2))", 0),
+        "return x",
+    ),
+    // Sights.
+    fault(
+        "a sight holds what some queries see",
+        FORWARD,
+        ("all.y = min(all.y", 0),
+        "all.y = max(all.y",
+    ),
+    fault(
+        "a sight begins where the last query's range does",
+        FORWARD,
+        ("some.x = min(", 0),
+        "some.x = max(",
+    ),
+    fault("sights beyond the last are written", FORWARD, ("sight < p.mask.n_sights()", 0), "true"),
+    fault(
+        "a sight ends with the shortest second range",
+        FORWARD,
+        ("some.w = max(", 0),
+        "some.w = min(",
+    ),
+    fault(
+        "batch rows share one sight",
+        FORWARD,
+        ("(long long)blockIdx.y * p.mask.n_sights()", 0),
+        "0",
+    ),
+    // The forward pass.
+    fault("forward: no barrier", FORWARD, (BARRIER, 0), ""),
+    fault("forward: a tile is not waited for", FORWARD, (WAIT, 0), LATE),
+    fault(
+        "forward: the next tile overwrites this",
+        FORWARD,
+        ("load(tile, stage ^ 2 * TILE)", 0),
+        "load(tile, stage)",
+    ),
+    fault("forward: the sum does not fade", FORWARD, ("sum[m][0] *= fade[m][0], ", 0), ""),
+    fault("forward: hidden tiles make NaNs", FORWARD, ("max == NOTHING ? 1 : ", 0), ""),
+    fault(
+        "forward: blind queries make NaNs",
+        FORWARD,
+        ("most[m][half] == NOTHING ? 0.f : ", 0),
+        "",
+    ),
+    fault(
+        "forward: another head's keys",
+        FORWARD,
+        ("head / (p.heads / p.kv_heads)", 0),
+        "head % p.kv_heads",
+    ),
+    fault("forward: log-sums to base 2", FORWARD, ("p.scale_log2 * LN_2", 0), "p.scale_log2"),
+    fault(
+        "forward: no tile is skipped",
+        FORWARD,
+        ("return sees_some(some, mask.prefix, i * KEYS, (i + 1) * KEYS)", 0),
+        "return true",
+    ),
+    // Statistics of rows.
+    fault(
+        "rows: blind queries have weights",
+        BACKWARD,
+        ("if (log_sum == NOTHING)", 0),
+        "if (false)",
+    ),
+    fault("rows: a sum misses half of the lanes", BACKWARD, ("step = 16", 0), "step = 8"),
+    fault("rows: log-sums to base e", BACKWARD, ("+ query] * LOG2_E", 0), "+ query]"),
+    fault(
+        "rows: halves of a word are mixed",
+        BACKWARD,
+        ("bf16_high(d_out[i])", 0),
+        "bf16_low(d_out[i])",
+    ),
+    fault(
+        "rows: another head's",
+        BACKWARD,
+        ("((long long)b * heads + head) * padded", 0),
+        "((long long)b * heads) * padded",
+    ),
+    // The gradient of queries.
+    fault("queries: no barrier", BACKWARD, (BARRIER, 0), ""),
+    fault("queries: a tile is not waited for", BACKWARD, (WAIT, 0), LATE),
+    fault(
+        "queries: the next tile overwrites this",
+        BACKWARD,
+        ("load(tile, stage ^ 1)", 0),
+        "load(tile, stage)",
+    ),
+    fault(
+        "queries: values in place of keys",
+        BACKWARD,
+        ("(d_q, s, k_tile)", 0),
+        "(d_q, s, v_tile)",
+    ),
+    fault("queries: delta is left out", BACKWARD, (" - stats[m][i / 2].y", 0), ""),
+    fault("queries: the scale is left out", BACKWARD, ("p.scale_log2 * LN_2", 0), "1"),
+    // The gradients of keys and values.
+    fault("keys: no barrier", BACKWARD, (BARRIER, 1), ""),
+    fault("keys: a tile is not waited for", BACKWARD, (WAIT, 2), LATE),
+    fault(
+        "keys: the next tile overwrites this",
+        BACKWARD,
+        ("load(tile, stage ^ 1)", 1),
+        "load(tile, stage)",
+    ),
+    fault("keys: statistics of the query before", BACKWARD, ("2 * t + (i & 1)].x", 0), "2 * t].x"),
+    fault(
+        "keys: only the first head of a group",
+        BACKWARD,
+        ("head < (kv_head + 1) * group", 0),
+        "head < kv_head * group + 1",
+    ),
+    fault(
+        "keys: later heads' queries are not visited",
+        BACKWARD,
+        ("head++, walk = Walk{}", 0),
+        "head++",
+    ),
+    fault(
+        "keys: outputs' gradients in place of queries",
+        BACKWARD,
+        ("(d_k, p_t, q_tile)", 0),
+        "(d_k, p_t, d_out_tile)",
+    ),
+    fault(
+        "keys: statistics are copied in part",
+        BACKWARD,
+        ("threadIdx.x < QUERIES / 2", 0),
+        "threadIdx.x < QUERIES / 4",
+    ),
+    fault(
+        "keys: a tile seen in part counts as seen",
+        BACKWARD,
+        ("if (!whole) hide_transposed", 0),
+        "if (false) hide_transposed",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_changes_the_source_and_has_a_name_of_its_own() {
+        let folder = super::super::sources();
+        for (index, mutation) in MUTATIONS.iter().enumerate() {
+            let source = std::fs::read_to_string(folder.join(mutation.file)).unwrap();
+            let mutant = mutation.apply(&source);
+            assert!(mutant.is_some_and(|mutant| mutant != source), "{}", mutation.name);
+            assert!(MUTATIONS[..index].iter().all(|earlier| earlier.name != mutation.name));
+        }
+    }
+
+    #[test]
+    fn the_occurrence_that_is_named_is_replaced() {
+        let mutation = fault("", "", ("b", 1), "x");
+        assert_eq!(mutation.apply("abab").as_deref(), Some("abax"));
+        assert_eq!(mutation.apply("ab"), None);
+    }
+}
