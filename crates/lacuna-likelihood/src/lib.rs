@@ -5,7 +5,7 @@
 //! use lacuna_likelihood::{Blocks, Method, Scoring, Text, likelihood};
 //! use lacuna_model::{Transformer, Weights};
 //!
-//! let model = Transformer::mapped(&Weights::open("runs/tiny/final".as_ref())?)?;
+//! let model = Transformer::mapped(&Weights::open("runs/tiny/final")?)?;
 //! let text = Text { tokens: &[5, 6, 7, 8, 9], eligible: &[true; 5], documents: &[5] };
 //! let blocks = Blocks { block_size: 4.try_into()?, mask_id: 3 };
 //! let scoring = Scoring { method: Method::Exact, blocks: Some(blocks), document_mask: false, batch_size: 8 };
