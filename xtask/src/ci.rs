@@ -46,7 +46,7 @@ const STEPS: &[Step] = &[
     Step { name: "test", about: "unit, integration and documentation tests", check: test },
     Step { name: "doc", about: "the documentation builds without a warning", check: doc },
     Step { name: "no-std", about: "lacuna-schedules stands on core alone", check: no_std },
-    Step { name: "example", about: "examples/schedules-alone runs", check: example },
+    Step { name: "example", about: "the examples outside the workspace run", check: example },
     Step { name: "package", about: "every crate can be packaged as it is", check: package },
     Step { name: "smoke", about: "a release build trains and generates", check: smoke },
     Step {
@@ -209,11 +209,13 @@ fn no_std() -> Result<Outcome> {
 }
 
 fn example() -> Result<Outcome> {
-    let manifest = "examples/schedules-alone/Cargo.toml";
     let target = cargo::target_dir()?.join("examples-alone");
-    passed(run(
-        cargo(["run", "--quiet", "--manifest-path", manifest]).env("CARGO_TARGET_DIR", target)
-    ))
+    for name in ["schedules-alone", "two-requests"] {
+        let manifest = format!("examples/{name}/Cargo.toml");
+        let mut example = cargo(["run", "--quiet", "--locked", "--manifest-path", &manifest]);
+        run(example.env("CARGO_TARGET_DIR", &target))?;
+    }
+    Ok(Outcome::Passed)
 }
 
 /// What would be published of each crate. That it also compiles alone is not tried here: everything above it would

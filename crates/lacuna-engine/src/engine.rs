@@ -83,7 +83,8 @@ pub enum Event {
     Finished {
         /// The request.
         id: Id,
-        /// All of it.
+        /// All of it. Its seconds are those that passed since it joined: `prefill` until its first step was over,
+        /// `decode` after that, with all that these steps did for others.
         written: Written,
     },
     /// It can't go on. Nothing is told of it any more.

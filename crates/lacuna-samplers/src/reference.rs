@@ -3,7 +3,7 @@
 //! Every number here is computed in the plainest way, in f64. The faults, which
 //! [`Decoder`](crate::Decoder) does not have: a commit pass after every block, even the last; a
 //! threshold with too few steps leaves masks behind (an error here unless it is the last block,
-//! whose masks are then part of the result); MASK can be filled in, and is a hole again; so is a
+//! whose masks are then part of the result); MASK can be filled in, and is masked again; so is a
 //! MASK id in the prompt's tail; eos is seen only when its block is full.
 
 use std::num::NonZeroUsize;
