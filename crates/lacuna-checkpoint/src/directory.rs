@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::{Error, Result, printable};
-use crate::{names, strict};
+use crate::names;
 
 pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
@@ -71,15 +71,10 @@ pub(crate) fn token_ids_in(dir: &Path, wanted: &[&str]) -> Vec<Option<u32>> {
 pub(crate) fn companions(dir: &Path) -> Result<Vec<(String, String)>> {
     let mut names: Vec<String> = COMPANIONS.iter().chain(&PROSE).map(|&n| n.to_owned()).collect();
     names.retain(|name| dir.join(name).exists());
-    let listed = std::fs::read_dir(dir.join(TEMPLATES)).into_iter().flatten();
-    let mut templates: Vec<String> = listed
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.ends_with(".jinja"))
-        .take(MOST_TEMPLATES)
-        .map(|name| format!("{TEMPLATES}/{name}"))
-        .collect();
-    templates.sort();
-    names.extend(templates);
+    let listed = lacuna_files::list(&dir.join(TEMPLATES)).unwrap_or_default();
+    let listed = listed.iter().filter_map(|path| path.file_name()?.to_str());
+    let templates = listed.filter(|name| name.ends_with(".jinja")).take(MOST_TEMPLATES);
+    names.extend(templates.map(|name| format!("{TEMPLATES}/{name}")));
     let file = |name: String| text(dir, &name, LONGEST_COMPANION).map(|text| (name, text));
     names.into_iter().map(file).collect()
 }
@@ -125,7 +120,7 @@ fn index(dir: &Path) -> Result<Layout> {
     let path = contained(dir, INDEX)?;
     let text = lacuna_files::read_file(&path, LONGEST_INDEX)?;
     let fault = |reason: String| Error::file(&path, reason);
-    let mut map = strict::parse_object(&text).map_err(fault)?;
+    let mut map = lacuna_files::json::object(&text).map_err(fault)?;
     let Some(Value::Object(weight_map)) = map.remove("weight_map") else {
         return Err(fault("has no object weight_map of shards by tensor".to_owned()));
     };

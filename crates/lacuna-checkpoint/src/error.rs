@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use lacuna_files::is_moving;
+pub(crate) use lacuna_files::short as printable;
 
 /// What went wrong with a checkpoint's files: which file, which tensor or field, and what was expected.
 #[derive(Debug, thiserror::Error)]
@@ -89,23 +89,6 @@ impl Error {
     pub(crate) fn io(file: &Path, action: &'static str, source: io::Error) -> Self {
         Error::Io { file: file.to_path_buf(), action, source }
     }
-}
-
-/// Text from a file as a part of one line: whatever would move a terminal's cursor escaped, line breaks and tabs too, at
-/// most 96 characters.
-pub(crate) fn printable(text: &str) -> String {
-    const LONGEST: usize = 96;
-    let escape = |c: char| -> String {
-        match c.is_control() || is_moving(c) {
-            true => c.escape_default().to_string(),
-            false => c.to_string(),
-        }
-    };
-    let mut shown: String = text.chars().take(LONGEST).map(escape).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        shown.push('…');
-    }
-    if shown.is_empty() { "\"\"".to_owned() } else { shown }
 }
 
 /// `3 tensors: a, b, c`, at most eight by name.

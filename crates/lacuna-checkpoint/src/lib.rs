@@ -29,7 +29,7 @@
 //!
 //! Not here: the transformer, sampling, training, and tokenizers beyond the text of their files.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod config;
 mod directory;
@@ -37,14 +37,12 @@ mod error;
 mod gguf;
 mod header;
 mod index;
-mod mapped;
 mod mask_row;
 mod memory;
 mod names;
 mod outgoing;
 mod permute;
 mod safetensors;
-mod strict;
 mod weights;
 
 pub use config::{Config, Family, Mode, RopeScaling};
@@ -52,10 +50,10 @@ pub use directory::COMPANIONS;
 pub use error::{Error, Result};
 pub use gguf::{CarriedMetadata, GgufOptions, save_gguf};
 pub use index::Format;
+pub use lacuna_files::MappedFile;
 pub use lacuna_kernels::StorageDtype;
-pub use mapped::MappedFile;
 pub use mask_row::mean_row;
 pub use memory::{MemoryEstimate, Work};
 pub use outgoing::Outgoing;
-pub use safetensors::{SaveOptions, save_safetensors};
+pub use safetensors::{SaveOptions, save_safetensors, save_tensors};
 pub use weights::{Report, Verified, Weights, check_gguf, check_safetensors, verify};

@@ -4,4 +4,4 @@ mod header;
 mod save;
 
 pub(crate) use header::parse_safetensors;
-pub use save::{SaveOptions, save_safetensors};
+pub use save::{SaveOptions, save_safetensors, save_tensors};

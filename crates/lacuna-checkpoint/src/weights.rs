@@ -7,13 +7,14 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use lacuna_kernels::{Bytes, StorageDtype, WeightMatrix};
 
+use lacuna_files::MappedFile;
+
 use crate::config::{Config, EMBEDDING, HEAD};
 use crate::directory::{self, Layout};
 use crate::error::{Error, Result, listed, printable};
 use crate::gguf::{self, CarriedMetadata, Gguf};
 use crate::header::HeaderEntry;
 use crate::index::{Entry, Format, Index};
-use crate::mapped::MappedFile;
 use crate::outgoing::{Outgoing, Rows, packed};
 use crate::permute::unpermute_rows;
 use crate::safetensors;

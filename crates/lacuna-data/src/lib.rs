@@ -32,7 +32,7 @@
 //! It knows no tensors, no masks and no models; it downloads nothing; it neither deduplicates nor
 //! judges text. Tokenizers and chat templates are `lacuna-text`'s.
 
-#![deny(unsafe_op_in_unsafe_fn)]
+#![forbid(unsafe_code)]
 
 pub mod batch;
 pub mod corpus;
@@ -51,5 +51,5 @@ pub use dataset::Dataset;
 pub use error::{Error, Result};
 pub use packing::{Packed, Packer, Remainder, Sample, pack};
 pub use sft::pack_chat;
-pub use shard::{Manifest, ShardOptions, ShardWriter};
+pub use shard::{Manifest, ShardFolders, ShardOptions, ShardWriter};
 pub use window::Window;

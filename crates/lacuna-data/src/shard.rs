@@ -17,13 +17,15 @@
 
 use crate::error::{Error, Result, io_error};
 use crate::window::{Window, check_ids, lengths};
-use memmap2::Mmap;
+use lacuna_files::MappedFile;
 use std::io;
 use std::path::{Path, PathBuf};
 
+mod folders;
 mod manifest;
 mod writer;
 
+pub use folders::ShardFolders;
 pub use manifest::{Manifest, ShardEntry};
 pub use writer::{ShardOptions, ShardWriter};
 
@@ -51,7 +53,7 @@ fn width_of(vocab_size: usize) -> usize {
 #[derive(Debug)]
 pub(crate) struct Shard {
     name: String,
-    map: Mmap,
+    map: MappedFile,
     width: usize,
     tokens: usize,
     window_len: usize,
@@ -81,7 +83,7 @@ impl Shard {
         Ok(shard)
     }
 
-    fn parse(map: Mmap, name: String) -> Result<Self, String> {
+    fn parse(map: MappedFile, name: String) -> Result<Self, String> {
         let held = map.len();
         if held < HEADER {
             return Err(format!("a header of {HEADER} bytes is expected, file holds {held} bytes"));
@@ -217,15 +219,12 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     *bytes.first_chunk().expect("lengths are checked when the shard is opened")
 }
 
-fn map(path: &Path) -> Result<Mmap> {
-    let file = lacuna_files::open_regular(path)?;
-    let length = file.metadata().map_err(io_error(path, "read"))?.len();
-    if length == 0 {
+fn map(path: &Path) -> Result<MappedFile> {
+    // Shards are written to a temporary name and never changed under their own, so nothing of ours shortens the file.
+    let map = MappedFile::open(path)?;
+    if map.bytes().is_empty() {
         let empty = io::Error::new(io::ErrorKind::UnexpectedEof, "the file is empty");
         return Err(io_error(path, "read")(empty));
     }
-    // SAFETY: the map is only ever read, as bytes of which any value is valid. Shards are written
-    // to a temporary name and never changed under their own, so nothing of ours shortens the file;
-    // should a stranger do so while it is mapped, the system ends the process.
-    unsafe { Mmap::map(&file) }.map_err(io_error(path, "map"))
+    Ok(map)
 }

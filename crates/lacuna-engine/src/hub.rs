@@ -1,6 +1,5 @@
 //! Models by name: `hf:owner/name[/file.gguf][@revision]`, in the cache that Hugging Face's tools share.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -128,7 +127,8 @@ impl Environment {
     /// The snapshot in the cache, if it is complete.
     fn cached(&self, name: &HubName) -> Option<PathBuf> {
         let folder = self.cache.join(format!("models--{}", name.repository.replace('/', "--")));
-        let commit = fs::read_to_string(folder.join("refs").join(&name.revision)).ok();
+        let commit = folder.join("refs").join(&name.revision);
+        let commit = lacuna_files::read_text(&commit, 1 << 10).ok();
         let commit = commit.map_or_else(|| name.revision.clone(), |text| text.trim().to_owned());
         let plain = !commit.is_empty() && !commit.contains(['/', '\\']) && !commit.starts_with('.');
         let snapshot = plain.then(|| folder.join("snapshots").join(commit))?;
@@ -147,10 +147,14 @@ fn is_complete(snapshot: &Path) -> bool {
         return false;
     }
     let shards = |index: String| shards_of(&index).iter().all(|shard| has(shard));
-    has("model.safetensors") || fs::read_to_string(snapshot.join(INDEX)).is_ok_and(shards)
+    has("model.safetensors") || {
+        lacuna_files::read_text(&snapshot.join(INDEX), LONGEST_INDEX).is_ok_and(shards)
+    }
 }
 
 const INDEX: &str = "model.safetensors.index.json";
+/// As the reader of checkpoints has it.
+const LONGEST_INDEX: u64 = 16 << 20;
 
 /// The names of the shards; an index that can't be understood names one that does not exist.
 fn shards_of(index: &str) -> Vec<String> {
@@ -172,8 +176,8 @@ fn shards_of(index: &str) -> Vec<String> {
 
 /// The one `.gguf` file of a snapshot that holds nothing else to open.
 fn single_gguf(snapshot: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(snapshot).ok()?.flatten().map(|entry| entry.path());
-    let mut files = entries.filter(|path| path.extension().is_some_and(|e| e == "gguf"));
+    let entries = lacuna_files::list(snapshot).ok()?;
+    let mut files = entries.into_iter().filter(|path| path.extension().is_some_and(|e| e == "gguf"));
     let first = files.next()?;
     (files.next().is_none() && !snapshot.join("config.json").exists()).then_some(first)
 }

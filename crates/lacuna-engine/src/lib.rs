@@ -16,6 +16,7 @@
 //! - [`Engine`]: many requests at once, which come and go between two passes; events with owned pieces of text.
 //! - [`generate`]: a text continued, by block diffusion or autoregressively, as the checkpoint is.
 //! - [`edit`]: the same text in fewer passes, with an old version of it as draft.
+//! - [`TraceFile`]: what was decoded and how, kept so that it can be replayed.
 //! - [`TokenText`]: tokens on their way to text: stop texts, characters cut between two tokens.
 //! - [`convert`]: a checkpoint in another format, or as the start of block-diffusion training.
 //!
@@ -35,6 +36,7 @@ mod open;
 mod resolve;
 mod session;
 mod text;
+mod trace;
 
 pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffusion, convert};
 pub use edit::{Edited, edit};
@@ -50,3 +52,4 @@ pub use open::{Model, OpenOptions, select_device, usual_mask};
 pub use resolve::{Algorithm, Plan, Resolved, algorithm, mismatch as mode_mismatch, no_mask};
 pub use session::Session;
 pub use text::TokenText;
+pub use trace::TraceFile;

@@ -1,7 +1,6 @@
 //! What the machine has to give, and whether a model fits.
 
 use lacuna_checkpoint::{MemoryEstimate, StorageDtype, Weights, Work};
-use std::fs;
 use std::path::{Path, PathBuf};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
@@ -78,7 +77,8 @@ pub fn available_bytes() -> Option<u64> {
     let what = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let bytes = System::new_with_specifics(what).available_memory();
     // Groups by ourselves: sysinfo counts pages of files, and so mapped weights, as lost.
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = lacuna_files::read_text("/proc/self/cgroup".as_ref(), MOST_BYTES);
+    let groups = groups.unwrap_or_default();
     let limits = control_groups(&groups).into_iter().filter_map(|dir| group_bytes(&dir));
     (bytes > 0).then(|| limits.fold(bytes, u64::min))
 }
@@ -104,11 +104,11 @@ fn control_groups(text: &str) -> Vec<PathBuf> {
 /// What a group still allows. Pages of files count as used there although they can be dropped.
 fn group_bytes(dir: &Path) -> Option<u64> {
     let number = |name: &str| -> Option<u64> {
-        fs::read_to_string(dir.join(name)).ok()?.trim().parse().ok()
+        lacuna_files::read_text(&dir.join(name), MOST_BYTES).ok()?.trim().parse().ok()
     };
     let limit = number("memory.max").or_else(|| number("memory.limit_in_bytes"))?;
     let used = number("memory.current").or_else(|| number("memory.usage_in_bytes"))?;
-    let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+    let stat = lacuna_files::read_text(&dir.join("memory.stat"), MOST_BYTES).unwrap_or_default();
     let field = |name: &str| {
         stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
     };
@@ -116,9 +116,13 @@ fn group_bytes(dir: &Path) -> Option<u64> {
     Some(limit.saturating_sub(used.saturating_sub(droppable)))
 }
 
+/// Of a text of the system's.
+const MOST_BYTES: u64 = 1 << 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn control_groups_are_found_in_both_versions_with_their_parents() {

@@ -206,7 +206,8 @@ impl Model {
 
     /// The ends of text of a folder's own `config.json`, which those of `generation_config.json` hide elsewhere.
     fn eos_of_config(&self) -> Vec<u32> {
-        let text = std::fs::read_to_string(self.path.join("config.json")).unwrap_or_default();
+        let text = lacuna_files::read_text(&self.path.join("config.json"), 1 << 20);
+        let text = text.unwrap_or_default();
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         match &serde_json::from_str::<Value>(&text).unwrap_or_default()["eos_token_id"] {
             Value::Array(ids) => ids.iter().filter_map(id).collect(),

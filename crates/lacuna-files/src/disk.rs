@@ -9,7 +9,9 @@ use std::path::Path;
 
 use crate::testing::{Change, Watched, watched, watched_folder, watched_name};
 
-/// A file that may be written to. Reading and seeking are the file's own.
+/// A file that is written in place: half of it is there when a writer dies. Almost everything is better written as a
+/// [`WholeFile`](crate::WholeFile); this is for what is resumed, a download above all. Reading and seeking are the
+/// file's own.
 #[derive(Debug)]
 pub struct File {
     file: fs::File,
@@ -31,6 +33,14 @@ impl File {
     /// Makes a file that was not there.
     pub(crate) fn create_new(path: &Path) -> io::Result<Self> {
         Self::open(path, OpenOptions::new().read(true).write(true).create_new(true))
+    }
+
+    /// Opens a file to write at any place of it, made if need be; what is in it stays.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn to_write(path: &Path) -> io::Result<Self> {
+        Self::open(path, OpenOptions::new().write(true).create(true).truncate(false))
     }
 
     /// Makes what was written so far last.

@@ -98,6 +98,14 @@ pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Erro
 }
 
 impl Error {
+    /// The system's reason alone, for whoever says by itself which file it was about.
+    pub fn into_source(self) -> std::io::Error {
+        match self {
+            Error::Io { source, .. } => source,
+            other => std::io::Error::other(other.to_string()),
+        }
+    }
+
     /// Whether the disk, or what a user may write on it, is full.
     pub fn is_full(&self) -> bool {
         use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};

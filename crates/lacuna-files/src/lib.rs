@@ -21,7 +21,7 @@
 //! - [`Log`]: a file of lines that grows; a torn last line is found and cut off.
 //! - [`create_folder`], [`rename`], [`remove_file`], [`copy_file`], [`list`]: names, with the folder synced where
 //!   that matters; [`free_bytes`] says how much room there is.
-//! - [`FolderLock`]: one process at a time in a folder; the lock ends with its process, however that ends.
+//! - [`FolderLock`], [`FileLock`]: one process at a time; the lock ends with its process, however that ends.
 //! - [`open_regular`], [`read_file`]: files in, by a bound, where a pipe or a device would never end.
 //! - [`MappedFile`]: a file that is mapped and not read, with what can be done against one that is cut short.
 //! - [`json`]: JSON from strangers: no key twice, or walked without holding it.
@@ -55,13 +55,15 @@ mod whole;
 pub use disk::File;
 pub use error::{Error, Result};
 pub use folder::{WholeFolder, remove_folder};
-pub use lock::FolderLock;
+pub use lock::{FileLock, FolderLock};
 pub use log::Log;
 pub use manifest::{Damage, FileHash, MANIFEST, Manifest};
 pub use mapped::MappedFile;
-pub use names::{copy_file, list, remove_file, remove_if_there, rename};
+pub use names::{
+    copy_file, list, point_to, remove_empty_folder, remove_file, remove_if_there, rename,
+};
 pub use partial::{remove_all_leftovers, remove_leftovers};
-pub use read::{open_regular, read_file, read_text};
+pub use read::{Kind, kind, open_any, open_regular, read_any, read_file, read_text};
 pub use replace::replace_text_file;
 pub use shown::{is_moving, printable, short};
 pub use whole::{FinishedFile, WholeFile, create_folder, free_bytes, sync_folder, write_file};

@@ -76,9 +76,30 @@ impl Drop for FolderLock {
     }
 }
 
+/// The lock of something that several processes may want at once: an empty file of its own, which stays.
+#[derive(Debug)]
+pub struct FileLock {
+    // The system ends the lock with the handle.
+    _file: File,
+}
+
+impl FileLock {
+    /// Takes the lock; nothing if another has it. Where the file system knows no locks, everybody has it.
+    ///
+    /// # Errors
+    /// The system's reason, if its file can't be made.
+    pub fn try_acquire(path: &Path) -> std::io::Result<Option<Self>> {
+        let file = File::to_write(path)?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Ok(None),
+            _ => Ok(Some(Self { _file: file })),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::FolderLock;
+    use super::{FileLock, FolderLock};
     use crate::Error;
 
     #[test]
@@ -96,6 +117,16 @@ mod tests {
         drop(FolderLock::acquire(folder.path()).unwrap());
         let left = std::fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(left, usize::from(!cfg!(unix)), "the lock's file goes with the lock");
+    }
+
+    #[test]
+    fn a_lock_is_one_holders_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.lock");
+        let first = FileLock::try_acquire(&path).unwrap();
+        assert!(first.is_some() && FileLock::try_acquire(&path).unwrap().is_none());
+        drop(first);
+        assert!(FileLock::try_acquire(&path).unwrap().is_some());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::disk;
 use crate::partial::parent;
 
-/// What a folder holds, sorted by name.
+/// What a folder holds, sorted by name; links are not followed.
 ///
 /// # Errors
 /// The system's reason.
@@ -51,6 +51,41 @@ pub fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes a folder that is empty, and syncs its own.
+///
+/// # Errors
+/// The system's reason, if it is not empty above all.
+pub fn remove_empty_folder(folder: &Path) -> io::Result<()> {
+    disk::remove_dir(folder)?;
+    sync_names(parent(folder))
+}
+
+/// Makes `at` lead to the file `from`, which both stay: by a link, whose text is `to`, where the system has links; by a
+/// second name elsewhere; by a copy where there are no such either. What `at` was before, if a link, is gone.
+///
+/// # Errors
+/// The system's reason.
+pub fn point_to(from: &Path, to: &Path, at: &Path) -> io::Result<()> {
+    if at.is_symlink() {
+        disk::remove_file(at)?;
+    }
+    let linked = {
+        #[cfg(unix)]
+        {
+            disk::symlink(to, at)
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = to;
+            Err(io::Error::from(io::ErrorKind::Unsupported))
+        }
+    };
+    if linked.is_err() && disk::hard_link(from, at).is_err() {
+        copy_file(from, at).map_err(crate::Error::into_source)?;
+    }
+    sync_names(parent(at))
+}
+
 /// Copies a file's bytes and permissions to a name beside which the copy stands until it is whole.
 ///
 /// # Errors
@@ -68,11 +103,7 @@ pub fn copy_file(from: &Path, to: &Path) -> crate::Result<()> {
 
 /// Some systems and network file systems sync no folders.
 fn sync_names(folder: &Path) -> io::Result<()> {
-    match crate::sync_folder(folder) {
-        Err(crate::Error::Io { source, .. }) => Err(source),
-        Err(other) => Err(io::Error::other(other)),
-        Ok(()) => Ok(()),
-    }
+    crate::sync_folder(folder).map_err(crate::Error::into_source)
 }
 
 #[cfg(test)]

@@ -45,6 +45,30 @@ pub fn read_file(path: &Path, most: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Opens what a user named, whatever it is: a pipe that somebody writes to is meant, and waited for.
+///
+/// # Errors
+/// The system's reason.
+pub fn open_any(path: &Path) -> std::io::Result<File> {
+    File::open(path)
+}
+
+/// The bytes of what a user named, as [`open_any`] opens it: at most `most`.
+///
+/// # Errors
+/// The system's reason, or that there are more.
+pub fn read_any(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_any(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > most {
+        false => Ok(bytes),
+        true => {
+            let reason = format!("there are more than {most} bytes, the most that is read");
+            Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, reason))
+        }
+    }
+}
+
 /// As [`read_file`], as text.
 ///
 /// # Errors
@@ -80,21 +104,64 @@ pub(crate) fn names_open_file(path: &Path) -> bool {
         && (folder == Path::new("/dev") || folder.starts_with("/proc") && folder.ends_with("fd"))
 }
 
-pub(crate) fn kind_of(there: FileType) -> &'static str {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::FileTypeExt;
-        if there.is_fifo() {
-            return "a pipe";
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// A pipe, which ends when nobody writes to it any more.
+    Pipe,
+    /// A socket.
+    Socket,
+    /// A device, which may never end.
+    Device,
+    /// What no system that is known here has.
+    Other,
+}
+
+/// What a name stands for, links followed.
+///
+/// # Errors
+/// The system's reason.
+pub fn kind(path: &Path) -> std::io::Result<Kind> {
+    Ok(Kind::of(fs::metadata(path)?.file_type()))
+}
+
+impl Kind {
+    fn of(there: FileType) -> Self {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::FileTypeExt;
+            if there.is_fifo() {
+                return Kind::Pipe;
+            }
+            if there.is_socket() {
+                return Kind::Socket;
+            }
+            if there.is_char_device() || there.is_block_device() {
+                return Kind::Device;
+            }
         }
-        if there.is_socket() {
-            return "a socket";
-        }
-        if there.is_char_device() || there.is_block_device() {
-            return "a device";
+        match (there.is_dir(), there.is_file()) {
+            (true, _) => Kind::Folder,
+            (_, true) => Kind::File,
+            _ => Kind::Other,
         }
     }
-    if there.is_dir() { "a folder" } else { "something else" }
+}
+
+/// What it is that stands in the place of a file, in words.
+pub(crate) fn kind_of(there: FileType) -> &'static str {
+    match Kind::of(there) {
+        Kind::Pipe => "a pipe",
+        Kind::Socket => "a socket",
+        Kind::Device => "a device",
+        Kind::Folder => "a folder",
+        Kind::File | Kind::Other => "something else",
+    }
 }
 
 #[cfg(test)]

@@ -283,7 +283,8 @@ impl Transformer {
         mut attend: impl FnMut(usize, [Tensor; 3], bool) -> Result<Tensor>,
     ) -> Result<Tensor> {
         // A file cut short since is an error; cut within the pass it ends the process (see `MappedFile`).
-        self.files.iter().try_for_each(|file| file.check_length())?;
+        let whole = self.files.iter().try_for_each(|file| file.check_length());
+        whole.map_err(lacuna_checkpoint::Error::from)?;
         let eps = self.config.rms_norm_eps;
         let mut x = self.embed_rows(tokens)?;
         // What the last sublayer adds to the residual stream: summed where the next norm reads it.

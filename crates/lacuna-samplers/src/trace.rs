@@ -178,16 +178,20 @@ pub struct Replayed {
 }
 
 impl Trace {
-    /// Reads JSON lines; empty lines are skipped.
+    /// Reads JSON lines; empty lines are skipped. A last line that has no end is one that was cut off, and left out.
     ///
     /// # Errors
     /// A line that is no line of this format and version, by its number.
     pub fn parse(text: &str) -> Result<Self> {
         let mut lines = Vec::new();
+        let whole = text.rfind('\n').map_or(0, |end| text[..end].lines().count());
         for (index, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
             let wrong = |reason: String| SamplerError::Trace { line: index + 1, reason };
-            let mut line: Line =
-                serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+            let mut line: Line = match serde_json::from_str(text) {
+                Ok(line) => line,
+                Err(_) if index >= whole && !lines.is_empty() => break,
+                Err(error) => return Err(wrong(error.to_string())),
+            };
             if let Line::Header { version, mode, settings, .. } = &mut line {
                 if *version != VERSION {
                     return Err(wrong(format!("format version {version}: expected {VERSION}")));

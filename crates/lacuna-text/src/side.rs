@@ -1,8 +1,6 @@
 //! The files that stand beside a checkpoint's weights: tokenizer, chat template, settings, licence and card.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
 use std::path::{Component, Path};
 
 mod config;
@@ -61,12 +59,10 @@ impl SideFiles {
         ]
         .map(str::to_owned)
         .into();
-        let listed = fs::read_dir(folder.join(TEMPLATES)).into_iter().flatten().flatten();
-        let listed = listed.filter_map(|entry| entry.file_name().into_string().ok());
-        let mut listed: Vec<String> =
-            listed.filter(|name| name.ends_with(".jinja")).take(MOST_TEMPLATES).collect();
-        listed.sort();
-        names.extend(listed.iter().map(|name| format!("{TEMPLATES}/{name}")));
+        let listed = lacuna_files::list(&folder.join(TEMPLATES)).unwrap_or_default();
+        let listed = listed.iter().filter_map(|path| path.file_name()?.to_str());
+        let listed = listed.filter(|name| name.ends_with(".jinja")).take(MOST_TEMPLATES);
+        names.extend(listed.map(|name| format!("{TEMPLATES}/{name}")));
         for name in names {
             if let Some(text) = read_if_there(&folder.join(&name))? {
                 files.insert(name, text);
@@ -114,12 +110,9 @@ impl SideFiles {
                 });
             }
             let parent = path.parent().filter(|parent| *parent != folder);
-            parent.map(fs::create_dir_all).transpose().map_err(io_error(&path, "write"))?;
-            let written = fs::File::create(&path).and_then(|mut file| {
-                file.write_all(bytes)?;
-                file.sync_all()
-            });
-            written.map_err(io_error(&path, "write"))?;
+            let written = parent.map_or(Ok(()), lacuna_files::create_folder);
+            let written = written.and_then(|()| lacuna_files::write_file(&path, bytes));
+            written.map_err(|error| io_error(&path, "write")(error.into_source()))?;
         }
         Ok(())
     }

@@ -1,16 +1,16 @@
 //! Checkpoints that are whole or absent: weights in Hugging Face layout, optimizer state, place in the data.
 
 use candle_core::{Device, Tensor};
+use lacuna_checkpoint::save_tensors;
 use lacuna_data::Cursor;
 use lacuna_files::{Manifest, WholeFolder};
 use lacuna_kernels::{AdamW, AdamWState};
 use lacuna_model::Transformer;
 use lacuna_text::SideFiles;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::error::{IoContext, Result, TrainError};
+use crate::error::{Result, TrainError};
 
 pub(crate) mod kept;
 
@@ -63,26 +63,20 @@ pub(crate) fn save(
     model.save(folder.path())?;
     side.write(folder.path())?;
     let state = optimizer.state()?;
-    let mut tensors = HashMap::new();
+    let mut tensors = Vec::new();
     for (i, ((name, _), (m, v))) in model.parameters().iter().zip(state.moments).enumerate() {
-        tensors.insert(format!("{name}.first_moment"), m);
-        tensors.insert(format!("{name}.second_moment"), v);
+        tensors.push((format!("{name}.first_moment"), m));
+        tensors.push((format!("{name}.second_moment"), v));
         if let Some(master) = &state.masters[i] {
-            tensors.insert(format!("{name}.master"), master.clone());
+            tensors.push((format!("{name}.master"), master.clone()));
         }
     }
-    candle_core::safetensors::save(&tensors, folder.path().join(OPTIMIZER)).map_err(|e| {
+    save_tensors(&folder.path().join(OPTIMIZER), tensors).map_err(|error| {
         let reason = format!(
-            "the checkpoint could not be written ({}); make room, then go on with --resume",
-            lacuna_kernels::message(&e)
+            "the checkpoint could not be written ({error}); make room, then go on with --resume"
         );
         TrainError::Run { path: target.clone(), reason }
     })?;
-    // The library makes it readable to its owner alone; it is as open as the file beside it.
-    let config = folder.path().join("config.json");
-    let beside = std::fs::metadata(&config).at("reading", &config)?.permissions();
-    let path = folder.path().join(OPTIMIZER);
-    std::fs::set_permissions(&path, beside).at("setting permissions of", &path)?;
     let progress = Progress { optimizer_step: optimizer.steps(), ..progress.clone() };
     let json = serde_json::to_string_pretty(&progress).expect("numbers serialize");
     lacuna_files::write_file(&folder.path().join(PROGRESS), json.as_bytes())?;

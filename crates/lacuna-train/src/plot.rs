@@ -1,6 +1,8 @@
 //! The run's plots, as SVG and PNG: `loss` (losses, mask rate, gradient norm and learning rate over the steps) and
 //! `telemetry` (loss by mask rate and by position in the block, and what the corruption did).
 
+use image::codecs::png::PngEncoder;
+use image::{ColorType, ImageEncoder};
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::prelude::*;
@@ -53,27 +55,61 @@ pub fn draw(dir: &Path, metrics: &[StepMetrics], held_out: &[HeldOutPoint]) -> R
     let name = dir.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy());
     let run = Run { name: &name, metrics, held_out };
     let size = (1120, 1000);
-    let (svg, png) = (free(dir.join("loss.svg"))?, free(dir.join("loss.png"))?);
-    drawn(&svg, loss(&SVGBackend::new(&svg, size).into_drawing_area(), &run))?;
-    drawn(&png, loss(&BitMapBackend::new(&png, size).into_drawing_area(), &run))?;
+    Page::Loss.write(&dir.join("loss"), size, &run)?;
     if metrics.iter().any(|m| m.diffusion.is_some()) {
-        let size = (1120, 860);
-        let (svg, png) = (free(dir.join("telemetry.svg"))?, free(dir.join("telemetry.png"))?);
-        drawn(&svg, telemetry(&SVGBackend::new(&svg, size).into_drawing_area(), &run))?;
-        drawn(&png, telemetry(&BitMapBackend::new(&png, size).into_drawing_area(), &run))?;
+        Page::Telemetry.write(&dir.join("telemetry"), (1120, 860), &run)?;
     }
     Ok(())
 }
 
+/// What is on one of the pictures.
+#[derive(Clone, Copy)]
+enum Page {
+    Loss,
+    Telemetry,
+}
+
+impl Page {
+    /// Draws in memory, as SVG and as PNG, so that an older picture stands until the new one is whole.
+    fn write(self, name: &Path, size: (u32, u32), run: &Run<'_>) -> Result<()> {
+        let (svg, png) = (free(name.with_extension("svg"))?, free(name.with_extension("png"))?);
+        let mut text = String::new();
+        drawn(&svg, self.draw(SVGBackend::with_string(&mut text, size), run))?;
+        put(&svg, text.as_bytes())?;
+        let mut pixels = vec![0; size.0 as usize * size.1 as usize * 3];
+        drawn(&png, self.draw(BitMapBackend::with_buffer(&mut pixels, size), run))?;
+        let mut bytes = Vec::new();
+        PngEncoder::new(&mut bytes)
+            .write_image(&pixels, size.0, size.1, ColorType::Rgb8)
+            .map_err(|e| TrainError::Plot { path: png.clone(), reason: e.to_string() })?;
+        put(&png, &bytes)
+    }
+
+    fn draw<B: DrawingBackend>(self, backend: B, run: &Run<'_>) -> DrawResult<B::ErrorType> {
+        let area = backend.into_drawing_area();
+        match self {
+            Page::Loss => loss(&area, run),
+            Page::Telemetry => telemetry(&area, run),
+        }
+    }
+}
+
 /// A name that is free for a plot, or an older plot's: a pipe would be waited for, for ever.
 fn free(path: PathBuf) -> Result<PathBuf> {
-    match std::fs::metadata(&path) {
+    match path.metadata() {
         Ok(there) if !there.is_file() => {
             let reason = "there is something of this name that is no file".to_owned();
             Err(TrainError::Plot { path, reason })
         }
         _ => Ok(path),
     }
+}
+
+fn put(path: &Path, bytes: &[u8]) -> Result<()> {
+    lacuna_files::write_file(path, bytes).map_err(|error| {
+        let reason = error.into_source().to_string();
+        TrainError::Plot { path: path.to_owned(), reason }
+    })
 }
 
 fn drawn<E: std::error::Error + Send + Sync>(path: &Path, outcome: DrawResult<E>) -> Result<()> {

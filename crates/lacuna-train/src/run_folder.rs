@@ -34,12 +34,7 @@ impl RunFolder {
     /// Errors if it can't be removed.
     pub(crate) fn open(&self) -> Result<()> {
         let path = self.dir.join(MANIFEST);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).at("removing", &path)
-            }
-            _ => Ok(()),
-        }
+        lacuna_files::remove_if_there(&path).at("removing", &path)
     }
 
     /// Writes the hashes of the run's own files: recipe, metrics, results, plots. Checkpoints carry theirs.
@@ -60,7 +55,7 @@ impl Drop for RunFolder {
         self.lock = None;
         if self.made {
             // Fails, as it should, where the run has written anything.
-            let _ = std::fs::remove_dir(&self.dir);
+            let _ = lacuna_files::remove_empty_folder(&self.dir);
         }
     }
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result, printable};
-use crate::strict;
 
 /// A JSON object whose fields are taken one by one; what is left is carried through.
 pub(super) struct Fields {
@@ -20,7 +19,7 @@ pub(super) struct Fields {
 
 impl Fields {
     pub(super) fn parse(text: &[u8], file: &Path) -> Result<Self> {
-        let map = strict::parse_object(text).map_err(|reason| Error::file(file, reason))?;
+        let map = lacuna_files::json::object(text).map_err(|reason| Error::file(file, reason))?;
         Ok(Self::of(map, file, None))
     }
 

@@ -6,9 +6,10 @@ use lacuna_kernels::{Bytes, StorageDtype, WeightMatrix};
 use rayon::prelude::*;
 
 use super::packed;
+use lacuna_files::MappedFile;
+
 use crate::error::{Error, Result};
 use crate::index::Entry;
-use crate::mapped::MappedFile;
 use crate::permute::{permute_rows, unpermute_rows};
 
 /// About as many values are in memory at once, so that an 8 B model converts in little.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use lacuna_files::{FinishedFile, WholeFile};
 use lacuna_kernels::StorageDtype;
 use serde_json::json;
@@ -131,16 +131,42 @@ fn write_shards(
 }
 
 /// One safetensors file: larger dtypes first, so that every tensor is aligned, then by name.
-fn write_shard(path: &Path, mut shard: Vec<(StorageDtype, Outgoing<'_>)>) -> Result<Finished> {
+fn write_shard(path: &Path, shard: Vec<(StorageDtype, Outgoing<'_>)>) -> Result<Finished> {
+    write_tensors(path, shard, r#""__metadata__":{"format":"pt"}"#)
+}
+
+/// Writes tensors that are no model's, an optimizer's state above all, as one safetensors file, whole or not at all.
+///
+/// # Errors
+/// If a tensor is of no floating type, or the disk is full or refuses.
+pub fn save_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
+    let mut shard = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        let tensor = Outgoing::from(tensor);
+        if tensor.dtype.is_none() {
+            let reason = "safetensors hold f64, f32, f16 or bf16: choose one of them";
+            return Err(Error::tensor(path, &tensor.name, reason));
+        }
+        shard.push((tensor.stored_as(Format::Safetensors, None), tensor));
+    }
+    write_tensors(path, shard, "")?.publish().map(drop)
+}
+
+fn write_tensors(
+    path: &Path,
+    mut shard: Vec<(StorageDtype, Outgoing<'_>)>,
+    metadata: &str,
+) -> Result<Finished> {
     shard.sort_by(|(a, x), (b, y)| b.block().1.cmp(&a.block().1).then_with(|| x.name.cmp(&y.name)));
-    let mut header = String::from(r#"{"__metadata__":{"format":"pt"}"#);
+    let mut header = format!("{{{metadata}");
     let mut start = 0;
     for (dtype, tensor) in &shard {
         let bytes = dtype.bytes_of(&tensor.shape).expect("validated: below 2^48 values");
         let (name, shape) = (json!(tensor.name), json!(tensor.shape));
         let dtype = dtype.name().to_ascii_uppercase();
+        let comma = if header.len() > 1 { "," } else { "" };
         header.push_str(&format!(
-            r#",{name}:{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{start},{}]}}"#,
+            r#"{comma}{name}:{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{start},{}]}}"#,
             start + bytes
         ));
         start += bytes;
@@ -167,7 +193,7 @@ fn publish(dir: &Path, weights: Vec<Finished>, config: Finished) -> Result<Vec<P
     for stale in [directory::SINGLE, directory::INDEX].map(|name| dir.join(name)) {
         // Both layouts in one directory would name two different checkpoints.
         if !paths.contains(&stale) && stale.exists() {
-            std::fs::remove_file(&stale)
+            lacuna_files::remove_file(&stale)
                 .map_err(|e| Error::io(&stale, "remove the older layout", e))?;
         }
     }

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use lacuna_files::Manifest;
 
+use lacuna_files::MappedFile;
+
 use crate::directory::PROSE;
 use crate::error::{Error, Result};
 use crate::gguf;
-use crate::mapped::MappedFile;
 
 /// What [`verify`] compared with hashes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

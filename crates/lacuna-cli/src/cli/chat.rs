@@ -1,6 +1,8 @@
 use anyhow::{Context, Result};
 use lacuna::text::{ChatTemplate, Message, RenderOptions};
-use lacuna::{Algorithm, Error, GenerateOptions, Model, Prompt, Session, Written, algorithm};
+use lacuna::{
+    Algorithm, Error, GenerateOptions, Model, Prompt, Session, TraceFile, Written, algorithm,
+};
 use std::io::{BufRead, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -9,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::decode_args::{DecodeArgs, ModelArgs, used};
 use super::progress::count;
-use super::show::{ShowArgs, TraceFile, read_text};
+use super::show::{ShowArgs, read_text};
 
 mod terminal;
 

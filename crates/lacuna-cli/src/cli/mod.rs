@@ -91,6 +91,9 @@ Example:
     },
 }
 
+/// No text is longer that a command reads whole.
+const LONGEST_TEXT: u64 = 1 << 30;
+
 /// Parses, runs, reports; the exit status.
 pub(crate) fn main() -> ExitCode {
     let (cli, quiet) = match parse() {

@@ -1,9 +1,8 @@
 use super::corpus_args::{CorpusArgs, reading_bar, show_reading, skipped_lines};
 use anyhow::{Context, Result, bail};
 use lacuna::data::corpus::{for_each_document, is_held_out};
-use lacuna::data::{Remainder, ShardOptions, ShardWriter};
+use lacuna::data::{Remainder, ShardFolders, ShardOptions, ShardWriter};
 use lacuna::text::{SPECIAL_TOKENS, Tokenizer};
-use lacuna_files::WholeFolder;
 use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -44,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let done = pack(args);
     if done.is_err() && !existed {
         // What is not empty stays: it is not ours.
-        let _ = std::fs::remove_dir(&args.out);
+        let _ = lacuna_files::remove_empty_folder(&args.out);
     }
     done
 }
@@ -58,8 +57,11 @@ fn pack(args: &Args) -> Result<()> {
     let tokenizer = lacuna::train::open_tokenizer(&args.tokenizer)?;
     let eos = eos_of(args, &tokenizer)?;
     let pad = tokenizer.token_to_id(SPECIAL_TOKENS[1]).unwrap_or(eos);
-    let folders = Folders::begin(&args.out)?;
-    let writer = |folder: &WholeFolder, remainder| {
+    if args.out.join("train").exists() {
+        bail!("{} already holds shards; remove it or name another folder", args.out.display());
+    }
+    let folders = ShardFolders::begin(&args.out)?;
+    let writer = |folder: &Path, remainder| {
         let options = ShardOptions {
             window_len: args.window,
             remainder,
@@ -67,10 +69,10 @@ fn pack(args: &Args) -> Result<()> {
             tokenizer: tokenizer.fingerprint(),
             shard_tokens: 1 << 25,
         };
-        ShardWriter::create(folder.path(), options)
+        ShardWriter::create(folder, options)
     };
-    let mut train = writer(&folders.train, Remainder::Drop)?;
-    let mut held_out = writer(&folders.held_out, Remainder::Pad(pad))?;
+    let mut train = writer(folders.train(), Remainder::Drop)?;
+    let mut held_out = writer(folders.held_out(), Remainder::Pad(pad))?;
     let bar = reading_bar(args.quiet);
     let (mut tokens_total, mut bytes, mut documents, mut kept_out) =
         (0usize, 0usize, 0usize, 0usize);
@@ -110,30 +112,6 @@ fn pack(args: &Args) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The two parts of a packing, which get their names when both are whole.
-struct Folders {
-    train: WholeFolder,
-    held_out: WholeFolder,
-}
-
-impl Folders {
-    fn begin(out: &Path) -> Result<Self> {
-        // Training text gets its name last: without it, the other part is of a packing that was cut off.
-        if out.join("train").exists() {
-            bail!("{} already holds shards; remove it or name another folder", out.display());
-        }
-        let train = WholeFolder::beside(&out.join("train"))?;
-        Ok(Self { train, held_out: WholeFolder::beside(&out.join("held-out"))? })
-    }
-
-    fn publish(self, with_held_out: bool) -> Result<()> {
-        if with_held_out {
-            self.held_out.replace(|name| name == "manifest.json" || name.starts_with("shard-"))?;
-        }
-        Ok(self.train.publish()?)
-    }
 }
 
 fn eos_of(args: &Args, tokenizer: &Tokenizer) -> Result<u32> {

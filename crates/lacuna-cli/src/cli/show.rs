@@ -3,11 +3,12 @@
 use anyhow::{Context, Result};
 use lacuna::samplers::Event;
 use lacuna::samplers::trace::Line;
-use lacuna::{GenerateOptions, Model, Prompt, Resolved, StopReason, TokenText, Written, trace_end};
+use lacuna::{
+    GenerateOptions, Model, Prompt, Resolved, StopReason, TokenText, TraceFile, Written,
+};
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
-use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Read, Write};
+use std::io::{Error, ErrorKind, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -60,8 +61,7 @@ impl ShowArgs {
 
     /// The trace that was asked for; its file is made when the first request begins.
     pub(crate) fn trace(&self) -> Option<TraceFile> {
-        let path = self.trace.clone()?;
-        Some(TraceFile { path, out: None, requests: 0 })
+        self.trace.as_deref().map(TraceFile::new)
     }
 
     /// Gets ready for one decode. Call [`Show::event`] with all its events, then [`Show::end`].
@@ -86,7 +86,9 @@ impl ShowArgs {
         }
         let header = resolved.trace_header()?;
         if let Some(trace) = &mut show.trace {
-            trace.begin(&header)?;
+            let path = trace.path().to_owned();
+            trace.open().with_context(|| format!("creating the trace {}", path.display()))?;
+            tracing(&path, trace.begin(&header))?;
         }
         if self.watch {
             let Line::Header { settings, .. } = &header else { unreachable!("made as a header") };
@@ -193,7 +195,7 @@ impl Show<'_> {
             watch.take(&line)?;
         }
         match &mut self.trace {
-            Some(trace) => trace.write(line),
+            Some(trace) => tracing(&trace.path().to_owned(), trace.write(line)),
             None => Ok(()),
         }
     }
@@ -208,7 +210,7 @@ impl Show<'_> {
             stream.finish()?;
         }
         match self.trace {
-            Some(trace) => trace.end(written),
+            Some(trace) => tracing(&trace.path().to_owned(), trace.end(written)),
             None => Ok(()),
         }
     }
@@ -272,45 +274,9 @@ impl Watch<'_> {
     }
 }
 
-/// A trace on its way to disk; a conversation's turns are requests 0, 1, ….
-#[derive(Debug)]
-pub(crate) struct TraceFile {
-    path: PathBuf,
-    out: Option<BufWriter<File>>,
-    requests: usize,
-}
-
-impl TraceFile {
-    fn begin(&mut self, header: &Line) -> Result<()> {
-        if self.out.is_none() {
-            let file = File::create(&self.path)
-                .with_context(|| format!("creating the trace {}", self.path.display()))?;
-            self.out = Some(BufWriter::new(file));
-        }
-        self.requests += 1;
-        self.write(header.clone())
-    }
-
-    fn write(&mut self, mut line: Line) -> Result<()> {
-        let number = self.requests - 1;
-        match &mut line {
-            Line::Header { request, .. } | Line::Block { request, .. } => *request = number,
-            Line::End { request, .. } => *request = number,
-            Line::Refinement(refinement) => refinement.request = number,
-        }
-        let whole = !matches!(line, Line::Refinement(_));
-        let out = self.out.as_mut().expect("a trace begins with its header");
-        let mut write = || -> std::io::Result<()> {
-            writeln!(out, "{}", line.to_json())?;
-            // What was decoded before a crash can be replayed.
-            if whole { out.flush() } else { Ok(()) }
-        };
-        write().with_context(|| format!("writing the trace {}", self.path.display()))
-    }
-
-    fn end(&mut self, written: &Written) -> Result<()> {
-        self.write(trace_end(written))
-    }
+/// What was tried with a trace, if it failed.
+fn tracing<T>(path: &Path, done: std::io::Result<T>) -> Result<T> {
+    done.with_context(|| format!("writing the trace {}", path.display()))
 }
 
 /// Prints text as its blocks finish, never taking anything back.
@@ -367,7 +333,11 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
         std::io::stdin().read_to_string(&mut text).context("reading text from stdin")?;
         return Ok(text);
     }
-    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+    let text = lacuna_files::read_any(path, super::LONGEST_TEXT).and_then(|bytes| {
+        let no_text = "stream did not contain valid UTF-8";
+        String::from_utf8(bytes).map_err(|_| Error::new(ErrorKind::InvalidData, no_text))
+    });
+    text.with_context(|| format!("reading {}", path.display()))
 }
 
 /// The object that `--json` prints.

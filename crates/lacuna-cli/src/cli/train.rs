@@ -128,14 +128,13 @@ fn default_directory(name: &str, resume: bool) -> PathBuf {
         n => Path::new("runs").join(format!("{name}-{n}")),
     };
     let begun = |dir: PathBuf| dir.join("recipe.toml").exists() || dir.join("checkpoints").exists();
-    let number = |entry: std::io::Result<std::fs::DirEntry>| -> Option<u32> {
-        let entry = entry.ok()?.file_name();
-        let rest = entry.to_str()?.strip_prefix(name)?;
+    let number = |entry: &PathBuf| -> Option<u32> {
+        let rest = entry.file_name()?.to_str()?.strip_prefix(name)?;
         let n = if rest.is_empty() { 1 } else { rest.strip_prefix('-')?.parse().ok()? };
         (n > 0 && begun(numbered(n))).then_some(n)
     };
-    let entries = std::fs::read_dir("runs").into_iter().flatten();
-    let newest = entries.filter_map(number).max();
+    let entries = lacuna_files::list("runs".as_ref()).unwrap_or_default();
+    let newest = entries.iter().filter_map(number).max();
     numbered(if resume { newest.unwrap_or(1) } else { newest.map_or(1, |n| n.saturating_add(1)) })
 }
 

@@ -31,10 +31,10 @@ impl UserFile {
         let name = if path == Path::new("-") { "stdin".into() } else { shown(path) };
         let mut bytes = Vec::new();
         let read = match path == Path::new("-") {
-            true => std::io::stdin().read_to_end(&mut bytes),
-            false => std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)),
+            true => std::io::stdin().read_to_end(&mut bytes).map(|_| bytes),
+            false => lacuna_files::read_any(path, super::LONGEST_TEXT),
         };
-        read.with_context(|| format!("reading {name}"))?;
+        let bytes = read.with_context(|| format!("reading {name}"))?;
         Self::of(path, bytes).with_context(|| format!("reading {name}"))
     }
 
@@ -85,7 +85,7 @@ impl UserFile {
     /// Errors if it can't, with the reason.
     pub(crate) fn check_writable(&self) -> Result<()> {
         let real = self.path.canonicalize().with_context(|| shown(&self.path))?;
-        let there = std::fs::metadata(&real).with_context(|| shown(&self.path))?;
+        let there = real.metadata().with_context(|| shown(&self.path))?;
         if !there.is_file() {
             anyhow::bail!("{}: --in-place writes regular files only", shown(&self.path));
         }

@@ -152,11 +152,7 @@ impl Seen {
 }
 
 fn below(dir: &Path) -> impl Iterator<Item = PathBuf> {
-    let mut paths: Vec<_> = std::fs::read_dir(dir)
-        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-        .unwrap_or_default();
-    paths.sort();
-    paths.into_iter()
+    lacuna_files::list(dir).unwrap_or_default().into_iter()
 }
 
 /// Whether a folder's manifest is one of shards, or its shards have lost it.

@@ -3,8 +3,8 @@
 use super::{CorpusOptions, Reason, Skipped};
 use crate::error::{Error, Result, io_error};
 use ignore::gitignore::Gitignore;
+use lacuna_files::Kind;
 use std::collections::{HashSet, VecDeque};
-use std::fs::{self, FileType, Metadata};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -27,10 +27,10 @@ pub(super) fn list(
     options: &CorpusOptions,
     skipped: &mut Skipped,
 ) -> Result<Vec<Found>> {
-    let metadata = fs::metadata(input).map_err(io_error(input, "read"))?;
+    let metadata = input.metadata().map_err(io_error(input, "read"))?;
     if !metadata.is_dir() {
         // A pipe that is named is meant: `<(zcat …)`. A device would never end.
-        if is_device(metadata.file_type()) {
+        if is_device(input) {
             let reason = "a device; name a file or a folder".to_owned();
             return Err(Error::Corpus { path: input.to_owned(), reason });
         }
@@ -38,7 +38,7 @@ pub(super) fn list(
         let (path, bytes) = (input.to_owned(), metadata.len());
         return Ok(vec![Found { path, name, bytes, named: true }]);
     }
-    let canonical = fs::canonicalize(input).map_err(io_error(input, "read"))?;
+    let canonical = input.canonicalize().map_err(io_error(input, "read"))?;
     let mut walk = Walk {
         root: input,
         options,
@@ -54,15 +54,9 @@ pub(super) fn list(
     Ok(found.into_iter().map(|(_, found)| found).collect())
 }
 
-#[cfg(unix)]
-fn is_device(kind: FileType) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    kind.is_char_device() || kind.is_block_device() || kind.is_socket()
-}
-
-#[cfg(not(unix))]
-fn is_device(_kind: FileType) -> bool {
-    false
+/// A pipe ends when its writer does; of these no end is known.
+fn is_device(input: &Path) -> bool {
+    matches!(lacuna_files::kind(input), Ok(Kind::Device | Kind::Socket))
 }
 
 struct Walk<'a> {
@@ -105,8 +99,7 @@ impl Walk<'_> {
             self.skip(Reason::Again, path);
             return Ok(());
         }
-        let entries = fs::read_dir(path).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
-        let mut entries = match entries {
+        let entries = match lacuna_files::list(path) {
             Ok(entries) => entries,
             Err(error) if path == self.root => return Err(io_error(path, "read")(error)),
             Err(error) => {
@@ -114,34 +107,30 @@ impl Walk<'_> {
                 return Ok(());
             }
         };
-        entries.sort_by_key(fs::DirEntry::file_name);
         let rules =
             if self.options.take_ignored { None } else { Some(Rc::new(Rules::new(path, above))) };
-        for entry in entries {
-            let (path, name) = (entry.path(), entry.file_name());
-            let kind = match entry.file_type() {
-                Ok(kind) => kind,
+        for path in entries {
+            let name = path.file_name().unwrap_or_default().to_owned();
+            let there = match path.symlink_metadata() {
+                Ok(there) => there,
                 Err(error) => {
                     self.unreadable(&path, &error);
                     continue;
                 }
             };
-            let verdict = rules.as_ref().and_then(|rules| rules.ignored(&path, kind.is_dir()));
+            let verdict = rules.as_ref().and_then(|rules| rules.ignored(&path, there.is_dir()));
             let hidden = name.to_string_lossy().starts_with('.');
             if verdict == Some(true) {
                 self.skip(Reason::Ignored, &path);
             } else if hidden && !self.options.take_hidden && verdict.is_none() {
                 self.skip(Reason::Hidden, &path);
-            } else if kind.is_dir() {
+            } else if there.is_dir() {
                 self.folder(&path, &canonical.join(name), rules.clone())?;
-            } else if kind.is_symlink() {
+            } else if there.is_symlink() {
                 let (within, rules) = (canonical.to_owned(), rules.clone());
                 self.links.push_back(Link { path, within, rules });
-            } else if kind.is_file() {
-                match entry.metadata() {
-                    Ok(metadata) => self.file(path, &metadata),
-                    Err(error) => self.unreadable(&path, &error),
-                }
+            } else if there.is_file() {
+                self.file(path, there.len());
             } else {
                 self.skip(Reason::NotAFile, &path);
             }
@@ -149,14 +138,14 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn file(&mut self, path: PathBuf, metadata: &Metadata) {
+    fn file(&mut self, path: PathBuf, bytes: u64) {
         let name = self.name(&path);
         if !self.options.wants(&name) {
             self.skipped.add(Reason::OtherEnding, name);
             return;
         }
         let relative = path.strip_prefix(self.root).unwrap_or(&path).to_owned();
-        self.found.push((relative, Found { path, name, bytes: metadata.len(), named: false }));
+        self.found.push((relative, Found { path, name, bytes, named: false }));
     }
 
     /// Links to files are read wherever they lead, and links to folders unless that goes in a circle;
@@ -168,7 +157,7 @@ impl Walk<'_> {
         let known = self.found.iter().map(|(relative, _)| canonical.join(relative));
         let mut files: HashSet<PathBuf> = known.collect();
         while let Some(Link { path, within, rules }) = self.links.pop_front() {
-            let target = fs::canonicalize(&path).and_then(|to| Ok((fs::metadata(&to)?, to)));
+            let target = path.canonicalize().and_then(|to| Ok((to.metadata()?, to)));
             let (metadata, target) = match target {
                 Ok(target) => target,
                 Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -193,7 +182,7 @@ impl Walk<'_> {
             } else if !metadata.is_file() {
                 self.skip(Reason::NotAFile, &path);
             } else if files.insert(target) {
-                self.file(path, &metadata);
+                self.file(path, metadata.len());
             } else {
                 self.skip(Reason::Again, &path);
             }

@@ -6,7 +6,6 @@ use super::{CorpusOptions, Document, Reading, Reason, Skipped};
 use crate::error::{Error, Result, io_error};
 use crate::records::{Fault, HALF, Records, Shape, at, cause, is_damage, stopped, unpacked};
 use std::cell::Cell;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::rc::Rc;
 
@@ -51,12 +50,12 @@ struct Reader<'a, F> {
 }
 
 /// A file that tells how much of it was read.
-struct Counted {
-    file: File,
+struct Counted<R> {
+    file: R,
     consumed: Rc<Cell<u64>>,
 }
 
-impl Read for Counted {
+impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
         self.consumed.set(self.consumed.get() + read as u64);
@@ -110,7 +109,7 @@ impl From<io::Error> for Stopped {
 
 impl<F: FnMut(Document) -> Result<()>> Reader<'_, F> {
     fn file(&mut self, found: &Found) -> Result<()> {
-        let file = match File::open(&found.path) {
+        let file = match lacuna_files::open_any(&found.path) {
             Ok(file) => file,
             Err(error) if found.named => return Err(io_error(&found.path, "read")(error)),
             Err(error) => {

@@ -46,7 +46,8 @@ impl ShardWriter {
     /// When it cannot be made or holds a manifest.
     pub fn create(folder: impl AsRef<Path>, options: ShardOptions) -> Result<Self> {
         let folder = folder.as_ref().to_owned();
-        std::fs::create_dir_all(&folder).map_err(io_error(&folder, "make the folder"))?;
+        lacuna_files::create_folder(&folder)
+            .map_err(|error| io_error(&folder, "make the folder")(error.into_source()))?;
         if manifest_path(&folder).exists() {
             return Err(Error::Packing(format!(
                 "{} already holds shards; remove it or name another folder",
@@ -155,7 +156,7 @@ impl Drop for ShardWriter {
         if !self.finished {
             for number in 0..self.entries.len() {
                 // Nothing more can be done about a file that will not go.
-                let _ = std::fs::remove_file(shard_path(&self.folder, number));
+                let _ = lacuna_files::remove_file(&shard_path(&self.folder, number));
             }
         }
     }

@@ -1,8 +1,7 @@
 //! Where a converted checkpoint goes, and what may stand there already.
 
 use lacuna_checkpoint::Format;
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -37,19 +36,18 @@ pub(super) fn check(from: &Path, to: &Path, format: Format, force: bool) -> Resu
 }
 
 fn is_empty(dir: &Path) -> bool {
-    fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
+    lacuna_files::list(dir).is_ok_and(|entries| entries.is_empty())
 }
 
 /// A configuration, and nothing but files of the kinds that a checkpoint has.
 fn holds_only_a_checkpoint(dir: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(dir) else { return false };
-    let known = |entry: fs::DirEntry| {
-        let path = entry.path();
+    let Ok(entries) = lacuna_files::list(dir) else { return false };
+    let known = |path: &PathBuf| {
         let ends = ["safetensors", "json", "jinja", "txt", "py", "md", "model"];
         let kind = path.extension().is_some_and(|e| ends.iter().any(|end| e == *end));
-        !path.is_dir() && (kind || entry.file_name() == "LICENSE")
+        !path.is_dir() && (kind || path.ends_with("LICENSE"))
     };
-    dir.join("config.json").exists() && entries.flatten().all(known)
+    dir.join("config.json").exists() && entries.iter().all(known)
 }
 
 /// What `--force` replaces in a folder: a checkpoint's files. Others' stay where they are.

@@ -1,6 +1,5 @@
 //! What the environment says about the hub: the variables that Hugging Face's own tools read, read as they read them.
 
-use std::fs;
 use std::path::PathBuf;
 
 use super::HubName;
@@ -38,7 +37,7 @@ impl Environment {
         };
         let stored = || {
             let path = folder("HF_TOKEN_PATH").or_else(|| Some(home.as_ref()?.join("token")))?;
-            fs::read_to_string(path).ok()
+            lacuna_files::read_text(&path, 1 << 16).ok()
         };
         let stored = || if yes("HF_HUB_DISABLE_IMPLICIT_TOKEN") { None } else { stored() };
         let token = set("HF_TOKEN").or_else(|| set("HUGGING_FACE_HUB_TOKEN")).or_else(stored);

@@ -111,7 +111,8 @@ fn fetch_directory(
         snapshot.fetch(single).map_err(fault)?;
     } else {
         let index = snapshot.fetch(INDEX).map_err(fault)?;
-        let text = std::fs::read_to_string(&index).map_err(|error| fault(Failure::Disk(error)))?;
+        let text = lacuna_files::read_text(&index, super::LONGEST_INDEX)
+            .map_err(|error| fault(Failure::Disk(error.into_source())))?;
         for shard in shards_of(&text) {
             if !has(&shard) {
                 return Err(name.fault(format!("its index names {shard}, which it does not have")));

@@ -1,11 +1,11 @@
 //! The cache that Hugging Face's tools share: `blobs/ETAG` holds contents, `snapshots/COMMIT/NAME` links to them,
 //! `refs/REVISION` says which commit a revision was.
 
-use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use lacuna_files::{File, FileLock};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
@@ -84,11 +84,21 @@ impl Snapshot<'_> {
         let partial = blob.with_file_name(format!("{etag}.incomplete"));
         let _lock = lock_patiently(&lock, &partial)?;
         if !blob.exists() {
+            // Behind the part that an earlier process left may stand what a power cut made of it. Where the content is
+            // checked, such a part costs another try; where it can't be, the part is not taken.
+            if !is_hash(&etag) {
+                lacuna_files::remove_if_there(&partial).map_err(Failure::Disk)?;
+            }
+            let begun = length(&partial) > 0;
             room_for(file, total, &partial)?;
             self.fill(&address, file, &partial, total)?;
-            check(&partial, file, &etag)?;
-            fs::rename(&partial, &blob).map_err(Failure::Disk)?;
-            blob.parent().map_or(Ok(()), lacuna_files::sync_folder).map_err(disk)?;
+            let mut checked = check(&partial, file, &etag);
+            if begun && matches!(checked, Err(Failure::Refused(_))) {
+                self.fill(&address, file, &partial, total)?;
+                checked = check(&partial, file, &etag);
+            }
+            checked?;
+            lacuna_files::rename(&partial, &blob).map_err(Failure::Disk)?;
         }
         point(&blob, &pointer, file.split('/').count() - 1)?;
         Ok(pointer)
@@ -97,14 +107,13 @@ impl Snapshot<'_> {
     /// Fetches what `partial` lacks of a file. A try that brought something makes the next one free.
     fn fill(&self, address: &str, file: &str, partial: &Path, total: u64) -> Result<(), Failure> {
         let mut tries = TRIES;
-        let (mut since, mut mark) =
-            (Instant::now(), fs::metadata(partial).map_or(0, |there| there.len()));
+        let (mut since, mut mark) = (Instant::now(), length(partial));
         loop {
-            let before = fs::metadata(partial).map_or(0, |there| there.len());
+            let before = length(partial);
             let Err(failure) = self.append(address, file, partial, total) else {
                 return Ok(());
             };
-            let after = fs::metadata(partial).map_or(0, |there| there.len());
+            let after = length(partial);
             tries = if after > before { TRIES } else { tries - 1 };
             if after.saturating_sub(mark) >= LEAST_BYTES {
                 (since, mark) = (Instant::now(), after);
@@ -121,13 +130,7 @@ impl Snapshot<'_> {
     fn append(&self, address: &str, file: &str, partial: &Path, total: u64) -> Result<(), Failure> {
         let name = lacuna_files::printable(file);
         let hear = |done| (self.progress)(Download { file: &name, done, total });
-        let mut options = File::options();
-        let mut out = options
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(partial)
-            .map_err(Failure::Disk)?;
+        let mut out = File::to_write(partial).map_err(Failure::Disk)?;
         let mut held = out.metadata().map_err(Failure::Disk)?.len();
         if held > total {
             held = 0;
@@ -209,19 +212,29 @@ fn etag(head: &Reply) -> Result<String, Failure> {
     }
 }
 
+/// Whether a content's name is its SHA-256.
+fn is_hash(etag: &str) -> bool {
+    etag.len() == 64 && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Bytes of a file; none where there is none.
+fn length(path: &Path) -> u64 {
+    path.metadata().map_or(0, |there| there.len())
+}
+
 /// Large files are named by their SHA-256: what came is compared with it.
 fn check(partial: &Path, file: &str, etag: &str) -> Result<(), Failure> {
-    if etag.len() != 64 || !etag.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    if !is_hash(etag) {
         return Ok(());
     }
     let mut hasher = Sha256::new();
-    let mut from = File::open(partial).map_err(Failure::Disk)?;
+    let mut from = lacuna_files::open_any(partial).map_err(Failure::Disk)?;
     std::io::copy(&mut from, &mut hasher).map_err(Failure::Disk)?;
     let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     if found.eq_ignore_ascii_case(etag) {
         return Ok(());
     }
-    fs::remove_file(partial).map_err(Failure::Disk)?;
+    lacuna_files::remove_file(partial).map_err(Failure::Disk)?;
     Err(Failure::Refused(format!(
         "what came as {file} is not what the hub has (its SHA-256 differs) and was removed; fetch it again"
     )))
@@ -229,7 +242,7 @@ fn check(partial: &Path, file: &str, etag: &str) -> Result<(), Failure> {
 
 /// Before hours are spent on it: a file that has no room, whatever length a server claims, is not begun.
 fn room_for(file: &str, total: u64, partial: &Path) -> Result<(), Failure> {
-    let held = fs::metadata(partial).map_or(0, |there| there.len());
+    let held = length(partial);
     let lacks = total.saturating_sub(held);
     let free = partial.parent().and_then(lacuna_files::free_bytes).unwrap_or(u64::MAX);
     if lacks <= free {
@@ -240,18 +253,14 @@ fn room_for(file: &str, total: u64, partial: &Path) -> Result<(), Failure> {
 }
 
 /// One process fetches a content; others wait as long as it gets on.
-fn lock_patiently(lock: &Path, partial: &Path) -> Result<File, Failure> {
-    let file = File::options().write(true).create(true).truncate(false).open(lock);
-    let file = file.map_err(Failure::Disk)?;
-    let held = || fs::metadata(partial).map_or(0, |there| there.len());
-    let (mut since, mut before) = (Instant::now(), held());
+fn lock_patiently(lock: &Path, partial: &Path) -> Result<FileLock, Failure> {
+    let (mut since, mut before) = (Instant::now(), length(partial));
     loop {
-        match file.try_lock() {
-            Err(fs::TryLockError::WouldBlock) => {}
-            // Where the file system knows no locks, two may fetch the same.
-            _ => return Ok(file),
+        // Where the file system knows no locks, two may fetch the same.
+        if let Some(held) = FileLock::try_acquire(lock).map_err(Failure::Disk)? {
+            return Ok(held);
         }
-        let now = held();
+        let now = length(partial);
         if now != before {
             (since, before) = (Instant::now(), now);
         }
@@ -268,21 +277,9 @@ fn lock_patiently(lock: &Path, partial: &Path) -> Result<File, Failure> {
 /// The file's name in the snapshot, `depth` folders deep: a link to the content, or a copy where links can't be made.
 fn point(blob: &Path, pointer: &Path, depth: usize) -> Result<(), Failure> {
     make_parent(pointer)?;
-    if pointer.is_symlink() {
-        fs::remove_file(pointer).map_err(Failure::Disk)?;
-    }
-    #[cfg(unix)]
-    {
-        let name = blob.file_name().unwrap_or_default();
-        let to = PathBuf::from("../".repeat(depth + 2)).join("blobs").join(name);
-        if std::os::unix::fs::symlink(to, pointer).is_ok() {
-            return Ok(());
-        }
-    }
-    let _ = depth;
-    fs::hard_link(blob, pointer)
-        .or_else(|_| fs::copy(blob, pointer).map(drop))
-        .map_err(Failure::Disk)
+    let name = blob.file_name().unwrap_or_default();
+    let to = PathBuf::from("../".repeat(depth + 2)).join("blobs").join(name);
+    lacuna_files::point_to(blob, &to, pointer).map_err(Failure::Disk)
 }
 
 fn make_parent(path: &Path) -> Result<(), Failure> {

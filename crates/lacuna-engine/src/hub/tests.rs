@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use super::*;
+use std::fs;
 
 fn parsed(text: &str) -> Option<(String, Option<String>, String)> {
     let name = HubName::parse(text).ok()?;

@@ -2,7 +2,6 @@
 
 use lacuna_files::{Damage, Error as FileError, MANIFEST, Manifest};
 use serde::{Deserialize, Serialize};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{IoContext, Result, TrainError};
@@ -28,8 +27,7 @@ fn named(dir: &Path, end: &str) -> Result<Vec<(u64, PathBuf)>> {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir).at("reading", dir)? {
-        let path = entry.at("reading", dir)?.path();
+    for path in lacuna_files::list(dir).at("reading", dir)? {
         let name = path.file_name().and_then(|name| name.to_str());
         let step = name.and_then(|name| name.strip_prefix("step-")?.strip_suffix(end));
         found.extend(step.and_then(|step| step.parse().ok()).map(|step: u64| (step, path)));
@@ -244,7 +242,7 @@ impl Chosen {
             if aside.exists() {
                 lacuna_files::remove_folder(&aside)?;
             }
-            fs::rename(&path, &aside).at("renaming", &path)?;
+            lacuna_files::rename(&path, &aside).at("renaming", &path)?;
             said.push(format!(
                 "{} is set aside as step-{step}{ABANDONED}, until this run has come as far",
                 path.display()
@@ -254,12 +252,7 @@ impl Chosen {
         if !said.is_empty() || diverged.exists() {
             lacuna_files::sync_folder(&dir)?;
             // Only now: what is newer than the choice has lost its name.
-            match fs::remove_file(&diverged) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).at("removing", &diverged);
-                }
-                _ => {}
-            }
+            lacuna_files::remove_if_there(&diverged).at("removing", &diverged)?;
         }
         Ok(said)
     }
@@ -269,9 +262,9 @@ impl Chosen {
 /// scores, a card.
 fn holds_others(checkpoint: &Path) -> bool {
     let Ok(Some(manifest)) = Manifest::read(checkpoint) else { return false };
-    let Ok(entries) = fs::read_dir(checkpoint) else { return false };
-    entries.flatten().any(|entry| {
-        let name = entry.file_name().to_string_lossy().into_owned();
+    let Ok(entries) = lacuna_files::list(checkpoint) else { return false };
+    entries.iter().any(|entry| {
+        let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
         // What an interrupted writer of ours left begins with a dot.
         let ours = name == MANIFEST || name == PROOF || name.starts_with('.');
         !ours && !manifest.files.contains_key(&name)

@@ -141,7 +141,7 @@ fn command(line: &str, turns: &mut Turns<'_>, talk: &mut Talk) -> Next {
 /// Where what was typed is kept: the platform's folder for state, else for data.
 fn history_file() -> Option<PathBuf> {
     let folder = dirs::state_dir().or_else(dirs::data_local_dir)?.join("lacuna");
-    std::fs::create_dir_all(&folder).ok()?;
+    lacuna_files::create_folder(&folder).ok()?;
     Some(folder.join("chat-history.txt"))
 }
 

@@ -98,7 +98,8 @@ fn listen() -> Result<()> {
 /// The signals that whoever started the program ignores, one bit each; none where the system does not tell.
 #[cfg(unix)]
 fn ignored_signals() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = lacuna_files::read_text("/proc/self/status".as_ref(), 1 << 20);
+    let status = status.unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }

@@ -36,7 +36,8 @@ fn now() -> String {
 
 /// The most memory that this process has held; where the system keeps no such record, what it holds now.
 pub(super) fn peak_memory_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = lacuna_files::read_text("/proc/self/status".as_ref(), 1 << 20);
+    let status = status.unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kib.map(|kib| kib << 10).or_else(|| {

@@ -1,0 +1,59 @@
+//! The two parts of a packing.
+
+use lacuna_files::{MANIFEST, WholeFolder};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Result, io_error};
+
+/// The folders `train` and `held-out` of a packing, which get their names when both are whole. A [`ShardWriter`]
+/// fills each.
+///
+/// Training text gets its name last: without it, the other part is of a packing that was cut off.
+///
+/// [`ShardWriter`]: crate::ShardWriter
+pub struct ShardFolders {
+    train: WholeFolder,
+    held_out: WholeFolder,
+    held_out_target: PathBuf,
+}
+
+impl ShardFolders {
+    /// Begins both beside their names in `out`, which is made if need be.
+    ///
+    /// # Errors
+    /// When the folder may not be written to.
+    pub fn begin(out: &Path) -> Result<Self> {
+        let held_out_target = out.join("held-out");
+        let train = WholeFolder::beside(&out.join("train"))?;
+        Ok(Self { train, held_out: WholeFolder::beside(&held_out_target)?, held_out_target })
+    }
+
+    /// Where training text goes.
+    pub fn train(&self) -> &Path {
+        self.train.path()
+    }
+
+    /// Where held-out text goes.
+    pub fn held_out(&self) -> &Path {
+        self.held_out.path()
+    }
+
+    /// Names both, or training text alone; then a held-out part that a packing left which was cut off goes.
+    ///
+    /// # Errors
+    /// When `train` is there already, or the disk refuses.
+    pub fn publish(self, with_held_out: bool) -> Result<()> {
+        let is_ours = |name: &str| name == MANIFEST || name.starts_with("shard-");
+        let old = &self.held_out_target;
+        if with_held_out {
+            self.held_out.replace(is_ours)?;
+        } else if old.join(MANIFEST).exists() {
+            // What others put there stays.
+            WholeFolder::beside(old)?.replace(is_ours)?;
+            if lacuna_files::list(old).is_ok_and(|left| left.is_empty()) {
+                lacuna_files::remove_empty_folder(old).map_err(io_error(old, "remove"))?;
+            }
+        }
+        Ok(self.train.publish()?)
+    }
+}
