@@ -177,7 +177,8 @@ fn shards_of(index: &str) -> Vec<String> {
 /// The one `.gguf` file of a snapshot that holds nothing else to open.
 fn single_gguf(snapshot: &Path) -> Option<PathBuf> {
     let entries = lacuna_files::list(snapshot).ok()?;
-    let mut files = entries.into_iter().filter(|path| path.extension().is_some_and(|e| e == "gguf"));
+    let mut files =
+        entries.into_iter().filter(|path| path.extension().is_some_and(|e| e == "gguf"));
     let first = files.next()?;
     (files.next().is_none() && !snapshot.join("config.json").exists()).then_some(first)
 }

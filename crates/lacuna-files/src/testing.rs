@@ -35,7 +35,7 @@ use tree::{Id, Tree};
 
 mod ends;
 
-pub use ends::{End, every_end};
+pub use ends::{End, Ends, every_end};
 pub use tree::Survives;
 
 /// How many test disks there are; in a program that is no test, none.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-use lacuna_files::testing::{End, Survives, TestDisk, every_end};
+use lacuna_files::testing::{End, Ends, Survives, TestDisk, every_end};
 use lacuna_files::{Log, Manifest, WholeFile, WholeFolder, remove_folder, replace_text_file};
 use std::fs;
 use std::path::Path;
@@ -38,12 +38,17 @@ fn a_file_is_the_old_or_the_new_one() {
             file.publish()
         });
     };
-    let count = every_end(&template(place.path(), &[("f", "old")]), 3, write, |end: &End| {
-        let found = fs::read_to_string(end.folder.join("f")).unwrap();
-        assert!(found == new || (found == "old" && !end.finished), "{end}: {} bytes", found.len());
-        write(&end.folder);
-        assert_eq!(names(&end.folder), ["f"], "{end}");
-    });
+    let count =
+        every_end(&template(place.path(), &[("f", "old")]), Ends::All(3), write, |end: &End| {
+            let found = fs::read_to_string(end.folder.join("f")).unwrap();
+            assert!(
+                found == new || (found == "old" && !end.finished),
+                "{end}: {} bytes",
+                found.len()
+            );
+            write(&end.folder);
+            assert_eq!(names(&end.folder), ["f"], "{end}");
+        });
     assert!(count >= 5, "create, write, sync, rename, sync the folder; seen: {count}");
 }
 
@@ -84,7 +89,7 @@ fn a_folder_is_the_old_or_the_new_one_and_the_files_of_others_stay() {
         assert_eq!(names(&end.folder.join("deep")), ["model"], "{end}");
     };
     let files = [("deep/model/weights", "old weights"), ("deep/model/notes", "three days of work")];
-    assert!(every_end(&template(place.path(), &files), 6, write, check) > 15);
+    assert!(every_end(&template(place.path(), &files), Ends::All(6), write, check) > 15);
 }
 
 #[test]
@@ -98,7 +103,7 @@ fn a_new_folder_with_its_parents_is_there_or_not() {
         };
         let _: lacuna_files::Result<()> = fill();
     };
-    every_end(&template(place.path(), &[]), 3, write, |end| {
+    every_end(&template(place.path(), &[]), Ends::All(3), write, |end| {
         let there = end.folder.join("a/b/c");
         if end.finished || there.exists() {
             assert_eq!(fs::read(there.join("file")).unwrap(), b"text", "{end}");
@@ -115,7 +120,7 @@ fn a_removed_folder_is_there_in_full_or_gone() {
     let place = tempfile::tempdir().unwrap();
     let files = [("s/a", "1"), ("s/deep/b", "2"), ("s/deep/c", "3")];
     let write = |folder: &Path| drop(remove_folder(&folder.join("s")));
-    every_end(&template(place.path(), &files), 3, write, |end| {
+    every_end(&template(place.path(), &files), Ends::All(3), write, |end| {
         if end.folder.join("s").exists() {
             assert!(!end.finished, "{end}");
             // An empty folder has the name for as long as it takes to remove it.
@@ -136,7 +141,7 @@ fn a_text_of_a_user_is_the_old_or_the_new_one() {
         let path = folder.join("f.rs");
         let _ = replace_text_file(&path, &fs::read(&path).unwrap(), b"fn new() {}\n");
     };
-    every_end(&template(place.path(), &[("f.rs", "fn old() {}\n")]), 3, write, |end| {
+    every_end(&template(place.path(), &[("f.rs", "fn old() {}\n")]), Ends::All(3), write, |end| {
         let text = fs::read_to_string(end.folder.join("f.rs")).unwrap();
         let is_old = text == "fn old() {}\n" && !end.finished;
         assert!(is_old || text == "fn new() {}\n", "{end}: {text}");
@@ -160,7 +165,7 @@ fn a_log_has_whole_lines_and_at_most_a_torn_end() {
         };
         let _: std::io::Result<()> = append();
     };
-    every_end(&template(place.path(), &[("log", "{\"line\": 0}\n")]), 3, write, |end| {
+    every_end(&template(place.path(), &[("log", "{\"line\": 0}\n")]), Ends::All(3), write, |end| {
         let text = fs::read_to_string(end.folder.join("log")).unwrap();
         let whole = &text[..text.rfind('\n').map_or(0, |at| at + 1)];
         assert!(lines.starts_with(whole), "{end}: {text}");

@@ -105,7 +105,13 @@ pub fn run(
     let dir = &options.dir;
     let folder = RunFolder::enter(dir)?;
     let begun = match start::begin(recipe, options, observe)? {
-        ControlFlow::Break(finished) => return Ok(finished),
+        ControlFlow::Break(finished) => {
+            // A process that ended behind its last word had not come to the hashes.
+            if !dir.join(lacuna_files::MANIFEST).exists() {
+                seal(&folder, observe);
+            }
+            return Ok(finished);
+        }
         ControlFlow::Continue(begun) => begun,
     };
     let start::Start { chosen, place, mut record, kept, changed } = begun;
@@ -159,10 +165,14 @@ pub fn run(
         unproven,
     };
     let outcome = run.stages(newest, observe)?;
+    seal(&folder, observe);
+    Ok(outcome)
+}
+
+fn seal(folder: &RunFolder, observe: &mut dyn FnMut(Event<'_>)) {
     if let Err(reason) = folder.seal() {
         observe(Event::Notice(format!("the run's files have no hashes: {reason}")));
     }
-    Ok(outcome)
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

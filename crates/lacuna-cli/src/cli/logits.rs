@@ -1,8 +1,7 @@
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
-use lacuna::checkpoint::Work;
+use lacuna::checkpoint::{Work, save_tensors};
 use lacuna::kernels::AttentionMask;
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -67,12 +66,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let hidden = transformer.hidden(&tokens, mask, None, None)?;
     let logits = transformer.logits(&hidden)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
     drop(progress);
-    let tensors = HashMap::from([("logits", logits)]);
     // Under another name until it is whole: a full disk leaves nothing half written.
-    let file = lacuna_files::WholeFile::beside(&args.out)?;
-    let saved = candle_core::safetensors::save(&tensors, file.path())
-        .map_err(anyhow::Error::from)
-        .and_then(|()| Ok(file.publish()?));
+    let saved = save_tensors(&args.out, vec![("logits".to_owned(), logits)]);
     saved.with_context(|| format!("writing {}", args.out.display()))?;
     if shows_progress() {
         note!("{}: logits [{}, {}]", args.out.display(), ids.len(), config.vocab_size);

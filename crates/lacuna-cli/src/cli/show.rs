@@ -3,9 +3,7 @@
 use anyhow::{Context, Result};
 use lacuna::samplers::Event;
 use lacuna::samplers::trace::Line;
-use lacuna::{
-    GenerateOptions, Model, Prompt, Resolved, StopReason, TokenText, TraceFile, Written,
-};
+use lacuna::{GenerateOptions, Model, Prompt, Resolved, StopReason, TokenText, TraceFile, Written};
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
 use std::io::{Error, ErrorKind, IsTerminal, Read, Write};

@@ -3,6 +3,9 @@
 use super::*;
 use std::fs;
 
+#[cfg(feature = "hub")]
+mod power;
+
 fn parsed(text: &str) -> Option<(String, Option<String>, String)> {
     let name = HubName::parse(text).ok()?;
     Some((name.repository, name.file, name.revision))

@@ -22,17 +22,42 @@ impl fmt::Display for End {
     }
 }
 
-/// Runs `write` on copies of the folder `template` again and again: ended at every operation by a kill and by each kind
-/// of power cut, then cut behind its last one. `check` looks at what is left. Returns the number of operations.
+/// Which ends are played at each operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// A kill, each kind of power cut, and so many random ones.
+    All(u64),
+    /// One of them, another at each operation: for writers that take their time.
+    Turns,
+}
+
+impl Ends {
+    /// A kill is `None`.
+    fn at(self, operation: usize) -> Vec<Option<Survives>> {
+        let kinds = [Survives::Nothing, Survives::Names, Survives::Lengths];
+        let mut all = vec![None];
+        all.extend(kinds.map(Some));
+        match self {
+            Ends::All(seeds) => all.extend((0..seeds).map(|seed| Some(Survives::Some(seed)))),
+            Ends::Turns => {
+                all.push(Some(Survives::Some(operation as u64)));
+                all = vec![all[operation % all.len()]];
+            }
+        }
+        all
+    }
+}
+
+/// Runs `write` on copies of the folder `template` again and again: ended at every operation by a kill and by power
+/// cuts, then cut behind its last one. `check` looks at what is left. Returns the number of operations.
 ///
 /// `write` takes the folder's path, which is the same every time. It may return errors as it likes, and no panic.
-/// `seeds` is the number of random power cuts tried at each operation.
 ///
 /// # Panics
 /// Panics if a folder can't be copied.
 pub fn every_end(
     template: &Path,
-    seeds: u64,
+    ends: Ends,
     write: impl Fn(&Path),
     check: impl Fn(&End),
 ) -> usize {
@@ -63,13 +88,11 @@ pub fn every_end(
         done.len()
     };
     let count = play(usize::MAX, None);
-    let cuts = [Survives::Nothing, Survives::Names, Survives::Lengths];
     for stop_at in 1..=count + 1 {
         // A writer that does other things each time may be done earlier.
-        play(stop_at, None);
-        cuts.into_iter().chain((0..seeds).map(Survives::Some)).for_each(|cut| {
-            play(stop_at, Some(cut));
-        });
+        for cut in ends.at(stop_at) {
+            play(stop_at, cut);
+        }
     }
     let _ = fs::remove_dir_all(&folder);
     count

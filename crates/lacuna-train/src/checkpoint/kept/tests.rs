@@ -1,4 +1,5 @@
 use super::*;
+use std::fs;
 
 /// A run's folder with checkpoints of these steps; a step below 0 ends a stage.
 fn run(steps: &[i64]) -> tempfile::TempDir {
