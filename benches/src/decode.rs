@@ -1,11 +1,14 @@
 //! Passes and whole decodes, on a given checkpoint or on random weights of SmolLM2-135M's shape.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
-use lacuna::{Algorithm, GenerateOptions, Model, OpenOptions, Session, generate};
+use lacuna::{
+    Algorithm, Engine, EngineOptions, Event, GenerateOptions, Model, OpenOptions, Resolved, Session, generate,
+};
 use lacuna_checkpoint::{Config, Mode};
 use lacuna_model::Transformer;
 use lacuna_samplers::{Denoiser, Segment, View};
@@ -14,12 +17,17 @@ use crate::machine::Machine;
 use crate::measure::{Effort, forget_peak, peak_memory_bytes, timing};
 use crate::report::Whole;
 
-pub(crate) const NAMES: [&str; 5] = [
+pub(crate) const NAMES: [&str; 10] = [
     "decode/pass-1",
     "decode/pass-4",
     "decode/pass-8",
     "decode/block-diffusion",
     "decode/autoregressive",
+    "decode/requests-1",
+    "decode/requests-2",
+    "decode/requests-4",
+    "decode/requests-8",
+    "decode/requests-16",
 ];
 
 const CONTEXT: usize = 128;
@@ -70,8 +78,17 @@ pub(crate) fn run(
             "decode/pass-1" => (pass(&model, effort, 1)?, 1, 1),
             "decode/pass-4" => (pass(&model, effort, 4)?, 4, 1),
             "decode/pass-8" => (pass(&model, effort, 8)?, 8, 1),
-            "decode/block-diffusion" => (write(&model, effort, false)?, NEW_TOKENS, NEW_TOKENS),
-            _ => (write(&model, effort, true)?, NEW_TOKENS, NEW_TOKENS),
+            "decode/block-diffusion" => {
+                (write(&model, effort, Algorithm::Blocks)?, NEW_TOKENS, NEW_TOKENS)
+            }
+            "decode/autoregressive" => {
+                (write(&model, effort, Algorithm::Autoregressive)?, NEW_TOKENS, NEW_TOKENS)
+            }
+            several => {
+                let (_, count) = several.rsplit_once('-').context("a name without a number")?;
+                let count = count.parse()?;
+                (together(&model, effort, count)?, count * NEW_TOKENS, NEW_TOKENS + count)
+            }
         };
         measured.push(Whole {
             name,
@@ -109,21 +126,23 @@ fn pass(model: &Model, effort: Effort, tokens: usize) -> Result<crate::measure::
     })
 }
 
-/// A whole continuation without an end, one token a refinement, commits fused.
-fn write(model: &Model, effort: Effort, autoregressive: bool) -> Result<crate::measure::Timing> {
-    let options = GenerateOptions {
+/// A continuation without an end, one token a refinement, commits fused.
+fn options(model: &Model, algorithm: Algorithm) -> GenerateOptions {
+    GenerateOptions {
         max_new_tokens: NEW_TOKENS,
         block_size: Some(BLOCK_SIZE),
         steps: NonZeroUsize::new(NEW_TOKENS),
         eos_ids: Some(Vec::new()),
         mask_id: Some(model.config().mask_token_id().unwrap_or(MASK_ID)),
-        algorithm: Some(match autoregressive {
-            true => Algorithm::Autoregressive,
-            false => Algorithm::Blocks,
-        }),
+        algorithm: Some(algorithm),
         allow_mode_mismatch: true,
         ..GenerateOptions::default()
-    };
+    }
+}
+
+/// A whole continuation of one prompt.
+fn write(model: &Model, effort: Effort, algorithm: Algorithm) -> Result<crate::measure::Timing> {
+    let options = options(model, algorithm);
     let prompt = prompt(model.config().vocab_size);
     let mut first = None;
     timing(effort, || {
@@ -131,6 +150,40 @@ fn write(model: &Model, effort: Effort, autoregressive: bool) -> Result<crate::m
         ensure!(written.tokens.len() == NEW_TOKENS, "{} tokens", written.tokens.len());
         let first = first.get_or_insert_with(|| written.tokens.clone());
         ensure!(*first == written.tokens, "the same request gave other tokens");
+        Ok(())
+    })
+}
+
+/// As many prompts as there are, in blocks, in the same passes; each gets the tokens that it gets alone.
+fn together(model: &Model, effort: Effort, count: usize) -> Result<crate::measure::Timing> {
+    let options = options(model, Algorithm::Blocks);
+    let prompts: Vec<Vec<u32>> = (0..count)
+        .map(|n| {
+            let mut prompt = prompt(model.config().vocab_size);
+            prompt.rotate_left(n);
+            prompt
+        })
+        .collect();
+    let last = prompts.last().context("no prompt")?;
+    let alone = generate(model, last.clone(), &options, |_| {})?.tokens;
+    timing(effort, || {
+        let mut engine = Engine::new(model, EngineOptions::default());
+        for prompt in &prompts {
+            engine.push(Resolved::new(model, prompt.clone(), &options)?)?;
+        }
+        let mut written = BTreeMap::new();
+        while !engine.is_empty() {
+            for event in engine.step() {
+                match event {
+                    Event::Finished { id, written: one } => drop(written.insert(id, one.tokens)),
+                    Event::Failed { error, .. } => return Err(error.into()),
+                    _ => {}
+                }
+            }
+        }
+        let whole = written.values().filter(|tokens| tokens.len() == NEW_TOKENS).count();
+        ensure!(whole == count, "{whole} of {count} texts came whole");
+        ensure!(written.values().last() == Some(&alone), "a request gets other tokens than alone");
         Ok(())
     })
 }

@@ -213,7 +213,13 @@ fn example() -> Result<Outcome> {
     for name in ["schedules-alone", "two-requests"] {
         let manifest = format!("examples/{name}/Cargo.toml");
         let mut example = cargo(["run", "--quiet", "--locked", "--manifest-path", &manifest]);
-        run(example.env("CARGO_TARGET_DIR", &target))?;
+        let printed = cargo::output(example.env("CARGO_TARGET_DIR", &target))?;
+        print!("{printed}");
+        if name == "two-requests" {
+            for part in ["0: \"", "0 wrote \"", "1: \"", "1 is cancelled after \"", " passes"] {
+                ensure!(printed.contains(part), "examples/{name} printed no `{part}`");
+            }
+        }
     }
     Ok(Outcome::Passed)
 }

@@ -1,4 +1,5 @@
-//! Two requests on one model, decoded together, each streamed as soon as its text is certain.
+//! Continues two prompts at once, prints the text of each as it becomes certain, and cancels the second one after its
+//! first words.
 //!
 //! `cargo run --manifest-path examples/two-requests/Cargo.toml [MODEL]`: a folder or a `.gguf` file; without one a random
 //! model of 230 000 weights that ships with the tests, which writes noise.
@@ -14,28 +15,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut engine = Engine::new(&model, EngineOptions::default());
     let options = GenerateOptions { max_new_tokens: 32, ..GenerateOptions::default() };
-    for prompt in ["def fibonacci(n):\n", "def is_prime(n):\n"] {
-        let id = engine.push(Resolved::new(&model, prompt, &options)?)?;
-        println!("request {id} continues {prompt:?}");
-    }
+    let first = engine.push(Resolved::new(&model, "def fibonacci(n):\n", &options)?)?;
+    let second = engine.push(Resolved::new(&model, "class Stack:\n", &options)?)?;
 
     // One pass over both at a time. More could be pushed, or cancelled, between any two of them.
+    let mut second_speaks = false;
     while !engine.is_empty() {
         for event in engine.step() {
             match event {
-                Event::Text { id, piece } => println!("request {id} writes {piece:?}"),
-                Event::Finished { id, written } => {
-                    println!(
-                        "request {id} wrote {} tokens: {:?}",
-                        written.tokens.len(),
-                        written.finish
-                    );
+                Event::Text { id, piece } => {
+                    println!("{id}: {piece:?}");
+                    second_speaks |= id == second;
                 }
-                Event::Failed { id, error } => return Err(format!("request {id}: {error}").into()),
+                Event::Finished { id, written } => println!("{id} wrote {:?}", written.text),
+                Event::Failed { id, error } => println!("{id} failed: {error}"),
                 Event::Refinement { .. } | Event::Block { .. } => {} // not asked for
             }
         }
+        if std::mem::take(&mut second_speaks) {
+            println!("{second} is cancelled after {:?}", engine.cancel(second)?.text);
+        }
     }
-    println!("{} passes for both", engine.passes());
+    println!("{first} and {second}: {} passes", engine.passes());
     Ok(())
 }

@@ -7,6 +7,9 @@ use super::Usage;
 use super::console::Out;
 use super::decode_args::{DecodeArgs, ModelArgs, used};
 use super::show::{ShowArgs, ids, read_text};
+use prompts::PromptsArgs;
+
+mod prompts;
 
 /// Continue a text.
 ///
@@ -18,7 +21,8 @@ Examples:
   lacuna generate --model M 'def quicksort(xs):'
   lacuna generate --model M --threshold 0.9 --json 'fn main() {'
   lacuna generate --model M --watch 'import '
-  cat half.py | lacuna generate --model M --stream -")]
+  cat half.py | lacuna generate --model M --stream -
+  lacuna generate --model M --prompts tasks.jsonl --out answers.jsonl")]
 pub(crate) struct Args {
     /// The text to continue; `-` reads it from stdin
     #[arg(value_name = "PROMPT", allow_negative_numbers = true)]
@@ -29,9 +33,14 @@ pub(crate) struct Args {
     decode: DecodeArgs,
     #[command(flatten)]
     show: ShowArgs,
+    #[command(flatten)]
+    many: PromptsArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if let Some(prompts) = &args.many.prompts {
+        return args.many.run(prompts, &args.model, &args.decode, args.show.json);
+    }
     let prompt = prompt(args)?;
     let length = match &prompt {
         Prompt::Text(text) => text.len(),

@@ -215,21 +215,26 @@ fn report(error: &anyhow::Error) -> ExitCode {
     if broken_pipe {
         return ExitCode::SUCCESS;
     }
-    let said = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref() {
+    // Spelt out in a file too: logs are read on terminals.
+    note!("error: {}", printable(&said(error)));
+    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+}
+
+/// An error and its causes in one line.
+fn said(error: &anyhow::Error) -> String {
+    let one = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref() {
         Some(tensor) => lacuna::kernels::message(tensor),
         None => cause.to_string(),
     };
     let mut text = String::new();
-    for cause in error.chain().map(said) {
+    for cause in error.chain().map(one) {
         // A transparent wrapper repeats what it wraps.
         if !text.ends_with(&cause) {
             text.push_str(if text.is_empty() { "" } else { ": " });
             text.push_str(&cause);
         }
     }
-    // Spelt out in a file too: logs are read on terminals.
-    note!("error: {}", printable(&text));
-    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+    text
 }
 
 /// A command that was used wrongly: exit status 2.
