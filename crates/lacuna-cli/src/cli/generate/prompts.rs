@@ -87,7 +87,7 @@ impl PromptsArgs {
         let passes = batch.run(engine, &mut log, out)?;
         log.sync().with_context(|| format!("writing {}", shown(out)))?;
         let seconds = began.elapsed().as_secs_f64();
-        batch.report(known.done, passes, seconds, as_object);
+        batch.report(known.done, passes, seconds, as_object)?;
         match batch.failed {
             0 => Ok(()),
             failed => anyhow::bail!(
@@ -227,7 +227,7 @@ impl<'a> Batch<'a> {
     }
 
     /// What it took, in a line on stderr or an object on stdout.
-    fn report(&self, before: usize, passes: usize, seconds: f64, as_object: bool) {
+    fn report(&self, before: usize, passes: usize, seconds: f64, as_object: bool) -> Result<()> {
         let (tokens, new) = (self.tokens.load(Relaxed), self.written - before);
         let rate = tokens as f64 / seconds.max(1e-9);
         if as_object {
@@ -236,7 +236,7 @@ impl<'a> Batch<'a> {
                 "tokens_per_second": rate,
             });
             out!("{object}");
-            return;
+            return Ok(());
         }
         let earlier = match before {
             0 => String::new(),
@@ -248,6 +248,7 @@ impl<'a> Batch<'a> {
             count(tokens),
             count(passes)
         );
+        Ok(())
     }
 }
 
