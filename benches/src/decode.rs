@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use lacuna::{
-    Algorithm, Engine, EngineOptions, Event, GenerateOptions, Model, OpenOptions, Resolved, Session, generate,
+    Algorithm, Engine, EngineOptions, Event, GenerateOptions, Model, OpenOptions, Resolved,
+    Session, generate,
 };
 use lacuna_checkpoint::{Config, Mode};
 use lacuna_model::Transformer;
