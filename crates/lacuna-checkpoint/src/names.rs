@@ -1,18 +1,27 @@
 //! The ids of a few named tokens, found without building a tokenizer.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use lacuna_files::json::{self, Json, Stop};
 use serde_json::Value;
 
 /// The ids of the wanted tokens in the text of a `tokenizer.json`; none where the text is damaged, which whoever
 /// builds the tokenizer says.
 pub(crate) fn in_tokenizer(text: &str, wanted: &[&str]) -> Vec<Option<u32>> {
-    let mut ids = vec![None; wanted.len()];
-    let mut parser = serde_json::Deserializer::from_str(text);
-    match (Level::Document.find(wanted, &mut ids)).deserialize(&mut parser) {
-        Ok(()) => ids,
+    let mut found = Found { wanted, ids: vec![None; wanted.len()] };
+    let read = json::read(text.as_bytes(), |document| {
+        document.object("a tokenizer")?.each(|key, part| match &*key {
+            "model" => part.read(|model| match model {
+                Json::Object(model) => model.each(|key, part| match &*key {
+                    "vocab" => part.read(|vocabulary| found.in_vocabulary(vocabulary)),
+                    _ => Ok(()),
+                }),
+                _ => Ok(()),
+            }),
+            "added_tokens" => part.read(|tokens| found.in_added(tokens)),
+            _ => Ok(()),
+        })
+    });
+    match read {
+        Ok(()) => found.ids,
         Err(_) => vec![None; wanted.len()],
     }
 }
@@ -31,96 +40,51 @@ pub(crate) fn in_companion(text: &str, wanted: &[&str]) -> Vec<Option<u32>> {
     wanted.iter().map(|name| id(name).and_then(|id| u32::try_from(id).ok())).collect()
 }
 
-/// Where in a `tokenizer.json` the parser is.
-#[derive(Clone, Copy)]
-enum Level {
-    Document,
-    Model,
-    Vocabulary,
-    Added,
-}
-
-impl Level {
-    fn find<'a>(self, wanted: &'a [&'a str], ids: &'a mut [Option<u32>]) -> Finder<'a> {
-        Finder { level: self, wanted, ids }
-    }
-}
-
-struct Finder<'a> {
-    level: Level,
+/// The wanted tokens, and the ids that are known so far.
+struct Found<'a> {
     wanted: &'a [&'a str],
-    ids: &'a mut [Option<u32>],
+    ids: Vec<Option<u32>>,
 }
 
-impl Finder<'_> {
-    fn inner(&mut self, level: Level) -> Finder<'_> {
-        Finder { level, wanted: self.wanted, ids: self.ids }
-    }
-
+impl Found<'_> {
     fn note(&mut self, token: &str, id: Option<u64>) {
         if let Some(place) = self.wanted.iter().position(|name| *name == token) {
             self.ids[place] = id.and_then(|id| u32::try_from(id).ok()).or(self.ids[place]);
         }
     }
-}
 
-impl<'de> DeserializeSeed<'de> for Finder<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
-        from.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Finder<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a part of a tokenizer")
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            match (self.level, key.as_ref()) {
-                (Level::Document, "model") => map.next_value_seed(self.inner(Level::Model))?,
-                (Level::Document, "added_tokens") => {
-                    map.next_value_seed(self.inner(Level::Added))?
+    fn in_vocabulary(&mut self, vocabulary: Json<'_, '_>) -> Result<(), Stop> {
+        match vocabulary {
+            Json::Object(ids) => ids.each(|token, id| {
+                if self.wanted.contains(&&*token) {
+                    self.note(&token, id.value()?.as_u64());
                 }
-                (Level::Model, "vocab") => map.next_value_seed(self.inner(Level::Vocabulary))?,
-                (Level::Vocabulary, token) if self.wanted.contains(&token) => {
-                    let id: Value = map.next_value()?;
-                    self.note(token, id.as_u64());
-                }
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        if !matches!(self.level, Level::Added) {
+                Ok(())
+            }),
             // A vocabulary with scores has its ids in order.
-            let mut id = 0;
-            while let Some(entry) = seq.next_element::<Value>()? {
-                if let Some(token) = entry[0].as_str() {
-                    self.note(token, Some(id));
-                }
-                id += 1;
+            Json::List(tokens) => {
+                let mut id = 0;
+                tokens.each(|entry| {
+                    if let Some(token) = entry.value()?[0].as_str() {
+                        self.note(token, Some(id));
+                    }
+                    id += 1;
+                    Ok(())
+                })
             }
-            return Ok(());
+            _ => Ok(()),
         }
-        while let Some(token) = seq.next_element::<Value>()? {
+    }
+
+    fn in_added(&mut self, tokens: Json<'_, '_>) -> Result<(), Stop> {
+        let Json::List(tokens) = tokens else { return Ok(()) };
+        tokens.each(|token| {
+            let token = token.value()?;
             if let Some(content) = token["content"].as_str() {
                 self.note(content, token["id"].as_u64());
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 

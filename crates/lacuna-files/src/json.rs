@@ -109,6 +109,17 @@ impl<'a, 'de> Json<'a, 'de> {
         }
     }
 
+    /// The text that it is; otherwise an error that says `expected`.
+    ///
+    /// # Errors
+    /// The reason to stop.
+    pub fn text(self, expected: &str) -> Result<Cow<'de, str>, Stop> {
+        match self {
+            Json::Text(text) => Ok(text),
+            other => Err(other.instead_of(expected)),
+        }
+    }
+
     /// The reason to stop here, in serde's words: `invalid type: null, expected a list`.
     pub fn instead_of(&self, expected: &str) -> Stop {
         let found = match self {

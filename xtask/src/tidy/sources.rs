@@ -36,8 +36,6 @@ const DESERIALIZES: &[(&str, &str)] = &[
     ("crates/lacuna-data/src/shard", "the manifest of shards"),
     ("crates/lacuna-data/src/batch", "the cursor inside a checkpoint"),
     ("crates/lacuna-text/src/chat", "the messages of a conversation"),
-    ("crates/lacuna-text/src/side", "tokenizer_config.json, read without holding it"),
-    ("crates/lacuna-data/src/corpus", "the text fields of JSON records"),
     ("crates/lacuna-samplers/src/trace", "replayable traces"),
     ("crates/lacuna-samplers/src/request", "the request inside a trace"),
     ("crates/lacuna-samplers/src/candidates", "the request inside a trace"),

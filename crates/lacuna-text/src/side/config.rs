@@ -1,11 +1,8 @@
 //! `tokenizer_config.json` read in one pass: template, special tokens, added tokens; the rest is passed over.
 
-use serde::de::{
-    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
+use lacuna_files::json::{self, Json, Stop};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
-use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -45,9 +42,28 @@ pub(crate) struct Added {
 
 /// Reads `tokenizer_config.json` or `special_tokens_map.json`, holding no more of it than is wanted.
 pub(crate) fn tokenizer_config(text: &str) -> serde_json::Result<TokenizerConfig> {
-    let mut from = serde_json::Deserializer::from_str(text);
-    let config = ConfigSeed.deserialize(&mut from)?;
-    from.end().map(|()| config)
+    json::read(text.as_bytes(), |document| {
+        let mut config = TokenizerConfig::default();
+        document.object("a JSON object")?.each(|key, value| {
+            match &*key {
+                "chat_template" => config.template = value.read(listed)?,
+                "added_tokens_decoder" => config.added = value.read(decoder)?,
+                "additional_special_tokens" => config.special = value.read(spellings)?,
+                "tokenizer_class" => config.class = value.text()?.map(Cow::into_owned),
+                "add_bos_token" => config.add_bos = value.truth()?,
+                key if key.ends_with("_token") => {
+                    let Some(spelling) = value.read(spelling)? else { return Ok(()) };
+                    if config.tokens.len() == MOST_TOKENS {
+                        return Err(format!("over {MOST_TOKENS} special tokens are named").into());
+                    }
+                    config.tokens.insert(key.to_owned(), spelling.into());
+                }
+                _ => {}
+            }
+            Ok(())
+        })?;
+        Ok(config)
+    })
 }
 
 /// The text of a small file of a checkpoint; `None` where there is none.
@@ -71,398 +87,113 @@ pub(crate) enum Listed {
     Other,
 }
 
-/// What is neither of the forms that a visitor is for counts as nothing.
-macro_rules! nothing_else {
-    ($nothing:expr) => {
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok($nothing)
-        }
-
-        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-            Ok($nothing)
-        }
-
-        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-            Ok($nothing)
-        }
-
-        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-            Ok($nothing)
-        }
-    };
-}
-
-struct ConfigSeed;
-
-impl<'de> DeserializeSeed<'de> for ConfigSeed {
-    type Value = TokenizerConfig;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<TokenizerConfig, D::Error> {
-        from.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for ConfigSeed {
-    type Value = TokenizerConfig;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TokenizerConfig, A::Error> {
-        let mut config = TokenizerConfig::default();
-        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
-            if key == "chat_template" {
-                config.template = map.next_value_seed(TemplateSeed)?;
-            } else if key == "added_tokens_decoder" {
-                config.added = map.next_value_seed(DecoderSeed)?;
-            } else if key == "additional_special_tokens" {
-                config.special = map.next_value_seed(SpellingsSeed)?;
-            } else if key == "tokenizer_class" {
-                config.class = map.next_value_seed(SpellingSeed { field: "" })?;
-            } else if key == "add_bos_token" {
-                config.add_bos = map.next_value_seed(TruthSeed)?;
-            } else if key.ends_with("_token") {
-                let Some(spelling) = map.next_value_seed(SpellingSeed { field: "content" })? else {
-                    continue;
-                };
-                if config.tokens.len() == MOST_TOKENS {
-                    let reason = format!("over {MOST_TOKENS} special tokens are named");
-                    return Err(A::Error::custom(reason));
+fn listed(json: Json<'_, '_>) -> Result<Listed, Stop> {
+    match json {
+        Json::Null => Ok(Listed::Nothing),
+        Json::Text(text) => Ok(Listed::Text(text.into_owned())),
+        Json::List(list) => {
+            let mut found = Listed::WithoutDefault;
+            list.each(|entry| {
+                if let (Listed::WithoutDefault, Some(text)) = (&found, named_default(entry)?) {
+                    found = Listed::Text(text);
                 }
-                config.tokens.insert(key.into_owned(), spelling.into());
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
+                Ok(())
+            })?;
+            Ok(found)
         }
-        Ok(config)
-    }
-}
-
-struct TemplateSeed;
-
-impl<'de> DeserializeSeed<'de> for TemplateSeed {
-    type Value = Listed;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Listed, D::Error> {
-        from.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for TemplateSeed {
-    type Value = Listed;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a chat template")
-    }
-
-    fn visit_unit<E>(self) -> Result<Listed, E> {
-        Ok(Listed::Nothing)
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Listed, E> {
-        Ok(Listed::Text(text.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Listed, A::Error> {
-        let mut found = Listed::WithoutDefault;
-        while let Some(entry) = seq.next_element_seed(NamedSeed)? {
-            if let (Listed::WithoutDefault, Some(text)) = (&found, entry) {
-                found = Listed::Text(text);
-            }
-        }
-        Ok(found)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Listed, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Listed::Other)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Listed, E> {
-        Ok(Listed::Other)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Listed, E> {
-        Ok(Listed::Other)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Listed, E> {
-        Ok(Listed::Other)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Listed, E> {
-        Ok(Listed::Other)
+        _ => Ok(Listed::Other),
     }
 }
 
 /// The text of `{"name": "default", "template": …}`.
-struct NamedSeed;
-
-impl<'de> DeserializeSeed<'de> for NamedSeed {
-    type Value = Option<String>;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
-        from.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for NamedSeed {
-    type Value = Option<String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with name and template")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut is_default, mut template) = (false, None);
-        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
-            match &*key {
-                "name" => is_default = map.next_value::<Cow<'_, str>>()? == "default",
-                "template" => template = Some(map.next_value::<String>()?),
-                _ => _ = map.next_value::<IgnoredAny>()?,
-            }
+fn named_default(json: Json<'_, '_>) -> Result<Option<String>, Stop> {
+    let (mut is_default, mut template) = (false, None);
+    json.object("an object with name and template")?.each(|key, value| {
+        match &*key {
+            "name" => is_default = value.read(|name| name.text("a string"))? == "default",
+            "template" => template = Some(value.read(|text| text.text("a string"))?.into_owned()),
+            _ => {}
         }
-        Ok(template.filter(|_| is_default))
-    }
+        Ok(())
+    })?;
+    Ok(template.filter(|_| is_default))
 }
 
-/// A text, or the one under a field of an object; nothing of anything else.
-struct SpellingSeed {
-    field: &'static str,
-}
-
-impl<'de> DeserializeSeed<'de> for SpellingSeed {
-    type Value = Option<String>;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
-        from.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for SpellingSeed {
-    type Value = Option<String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a token")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Some(text.to_owned()))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
-        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
-            // Under the field only a text counts.
-            let seed = SpellingSeed { field: "" };
-            match key == self.field {
-                true => found = map.next_value_seed(seed)?,
-                false => _ = map.next_value::<IgnoredAny>()?,
-            }
-        }
-        Ok(found)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    nothing_else!(None);
-}
-
-/// The tokens of `added_tokens_decoder`, by id; fields that are none are passed over.
-struct DecoderSeed;
-
-impl<'de> DeserializeSeed<'de> for DecoderSeed {
-    type Value = Option<Vec<(Option<u32>, Added)>>;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
-        from.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for DecoderSeed {
-    type Value = Option<Vec<(Option<u32>, Added)>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("tokens by id")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut added, mut text) = (Vec::new(), 0);
-        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
-            let Some(token) = map.next_value_seed(AddedSeed)? else { continue };
-            let id = key.trim().parse::<u32>().ok();
-            text += token.content.len();
-            if added.len() == MOST_ADDED || text > MOST_ADDED_TEXT {
-                let reason = format!(
-                    "over {MOST_ADDED} added tokens, or over {MOST_ADDED_TEXT} bytes of them"
-                );
-                return Err(A::Error::custom(reason));
-            }
-            added.push((id, token));
-        }
-        added.sort_by_key(|(id, _)| *id);
-        Ok(Some(added))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    nothing_else!(None);
-}
-
-/// A token with its flags, or its spelling alone; nothing of anything else.
-struct AddedSeed;
-
-impl<'de> DeserializeSeed<'de> for AddedSeed {
-    type Value = Option<Added>;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
-        from.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for AddedSeed {
-    type Value = Option<Added>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a token")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Some(Added { content: text.to_owned(), special: true, ..Added::default() }))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut token = Added::default();
-        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
-            let flag = match &*key {
-                "single_word" => &mut token.single_word,
-                "lstrip" => &mut token.lstrip,
-                "rstrip" => &mut token.rstrip,
-                "normalized" => &mut token.normalized,
-                "special" => &mut token.special,
-                "content" => {
-                    token.content =
-                        map.next_value_seed(SpellingSeed { field: "" })?.unwrap_or_default();
-                    continue;
+/// A text, or the one that is an object's `content`; nothing of anything else.
+fn spelling(json: Json<'_, '_>) -> Result<Option<String>, Stop> {
+    match json {
+        Json::Text(text) => Ok(Some(text.into_owned())),
+        Json::Object(object) => {
+            let mut found = None;
+            object.each(|key, value| {
+                if key == "content" {
+                    found = value.text()?.map(Cow::into_owned);
                 }
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-            };
-            *flag = map.next_value_seed(TruthSeed)?.unwrap_or_default();
+                Ok(())
+            })?;
+            Ok(found)
         }
-        Ok(Some(token))
+        _ => Ok(None),
     }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    nothing_else!(None);
 }
 
 /// The spellings in a list of tokens.
-struct SpellingsSeed;
-
-impl<'de> DeserializeSeed<'de> for SpellingsSeed {
-    type Value = Vec<String>;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
-        from.deserialize_any(self)
+fn spellings(json: Json<'_, '_>) -> Result<Vec<String>, Stop> {
+    let mut all = Vec::new();
+    if let Json::List(list) = json {
+        list.each(|token| {
+            all.extend(spelling(token)?.filter(|_| all.len() < MOST_ADDED));
+            Ok(())
+        })?;
     }
+    Ok(all)
 }
 
-impl<'de> Visitor<'de> for SpellingsSeed {
-    type Value = Vec<String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of tokens")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut all = Vec::new();
-        while let Some(spelling) = seq.next_element_seed(SpellingSeed { field: "content" })? {
-            all.extend(spelling.filter(|_| all.len() < MOST_ADDED));
+/// The tokens of `added_tokens_decoder`, by id; fields that are none are passed over.
+fn decoder(json: Json<'_, '_>) -> Result<Option<Vec<(Option<u32>, Added)>>, Stop> {
+    let Json::Object(tokens) = json else { return Ok(None) };
+    let (mut added, mut text) = (Vec::new(), 0);
+    tokens.each(|key, value| {
+        let Some(token) = value.read(added_token)? else { return Ok(()) };
+        text += token.content.len();
+        if added.len() == MOST_ADDED || text > MOST_ADDED_TEXT {
+            let reason =
+                format!("over {MOST_ADDED} added tokens, or over {MOST_ADDED_TEXT} bytes of them");
+            return Err(reason.into());
         }
-        Ok(all)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Vec::new())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(Vec::new())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Vec::new())
-    }
-
-    nothing_else!(Vec::new());
+        added.push((key.trim().parse::<u32>().ok(), token));
+        Ok(())
+    })?;
+    added.sort_by_key(|(id, _)| *id);
+    Ok(Some(added))
 }
 
-/// A truth, or nothing.
-struct TruthSeed;
-
-impl<'de> DeserializeSeed<'de> for TruthSeed {
-    type Value = Option<bool>;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
-        from.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for TruthSeed {
-    type Value = Option<bool>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("true or false")
-    }
-
-    fn visit_bool<E>(self, truth: bool) -> Result<Self::Value, E> {
-        Ok(Some(truth))
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
-
-    nothing_else!(None);
+/// A token with its flags, or its spelling alone; nothing of anything else.
+fn added_token(json: Json<'_, '_>) -> Result<Option<Added>, Stop> {
+    let object = match json {
+        Json::Text(text) => {
+            let content = text.into_owned();
+            return Ok(Some(Added { content, special: true, ..Added::default() }));
+        }
+        Json::Object(object) => object,
+        _ => return Ok(None),
+    };
+    let mut token = Added::default();
+    object.each(|key, value| {
+        let flag = match &*key {
+            "single_word" => &mut token.single_word,
+            "lstrip" => &mut token.lstrip,
+            "rstrip" => &mut token.rstrip,
+            "normalized" => &mut token.normalized,
+            "special" => &mut token.special,
+            "content" => {
+                token.content = value.text()?.unwrap_or_default().into_owned();
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        *flag = value.truth()?.unwrap_or_default();
+        Ok(())
+    })?;
+    Ok(Some(token))
 }
