@@ -84,9 +84,10 @@ impl ShowArgs {
         }
         let header = resolved.trace_header()?;
         if let Some(trace) = &mut show.trace {
-            let path = trace.path().to_owned();
-            trace.open().with_context(|| format!("creating the trace {}", path.display()))?;
-            tracing(&path, trace.begin(&header))?;
+            let opened = trace.open();
+            opened.with_context(|| format!("creating the trace {}", trace.path().display()))?;
+            let begun = trace.begin(&header);
+            tracing(trace.path(), begun)?;
         }
         if self.watch {
             let Line::Header { settings, .. } = &header else { unreachable!("made as a header") };
@@ -193,7 +194,10 @@ impl Show<'_> {
             watch.take(&line)?;
         }
         match &mut self.trace {
-            Some(trace) => tracing(&trace.path().to_owned(), trace.write(line)),
+            Some(trace) => {
+                let written = trace.write(line);
+                tracing(trace.path(), written)
+            }
             None => Ok(()),
         }
     }
@@ -208,7 +212,10 @@ impl Show<'_> {
             stream.finish()?;
         }
         match self.trace {
-            Some(trace) => tracing(&trace.path().to_owned(), trace.end(written)),
+            Some(trace) => {
+                let ended = trace.end(written);
+                tracing(trace.path(), ended)
+            }
             None => Ok(()),
         }
     }

@@ -24,10 +24,12 @@ pub(crate) struct TokenizerConfig {
     /// `additional_special_tokens`.
     pub(crate) special: Vec<String>,
     /// `added_tokens_decoder`, if it is there; without an id where the key is none.
-    pub(crate) added: Option<Vec<(Option<u32>, Added)>>,
+    pub(crate) added: Option<AddedById>,
     pub(crate) class: Option<String>,
     pub(crate) add_bos: Option<bool>,
 }
+
+pub(crate) type AddedById = Vec<(Option<u32>, Added)>;
 
 /// A token as `added_tokens_decoder` describes it.
 #[derive(Clone, Debug, Default)]
@@ -150,7 +152,7 @@ fn spellings(json: Json<'_, '_>) -> Result<Vec<String>, Stop> {
 }
 
 /// The tokens of `added_tokens_decoder`, by id; fields that are none are passed over.
-fn decoder(json: Json<'_, '_>) -> Result<Option<Vec<(Option<u32>, Added)>>, Stop> {
+fn decoder(json: Json<'_, '_>) -> Result<Option<AddedById>, Stop> {
     let Json::Object(tokens) = json else { return Ok(None) };
     let (mut added, mut text) = (Vec::new(), 0);
     tokens.each(|key, value| {
