@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use lacuna_checkpoint::{
     Config, Format, GgufOptions, Mode, Outgoing, Result, RopeScaling, SaveOptions, StorageDtype,
-    Weights, save_gguf, save_safetensors,
+    Weights, save_gguf, save_safetensors, save_tensors,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -371,4 +371,25 @@ fn candle_reads_the_gguf_that_is_written() {
     let theirs = up.dequantize(&Device::Cpu).unwrap();
     let off = (ours.unwrap() - theirs).unwrap().abs().unwrap().max_all().unwrap();
     assert!(off.to_scalar::<f32>().unwrap() < 1e-2);
+}
+
+#[test]
+fn tensors_of_no_model_are_written_as_the_tensor_library_writes_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let tensor = |shape: &[usize], dtype| {
+        let count: usize = shape.iter().product();
+        let values = Tensor::arange(0f32, count as f32, &Device::Cpu).unwrap();
+        values.reshape(shape).unwrap().to_dtype(dtype).unwrap()
+    };
+    let tensors = vec![
+        ("b.first_moment".to_owned(), tensor(&[2, 3], DType::F32)),
+        ("a.master".to_owned(), tensor(&[5], DType::BF16)),
+        ("b.second_moment".to_owned(), tensor(&[2, 3], DType::F32)),
+        ("a \"quoted\"".to_owned(), tensor(&[1, 1, 4], DType::F64)),
+    ];
+    let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
+    let by_name: std::collections::HashMap<_, _> = tensors.iter().cloned().collect();
+    candle_core::safetensors::save(&by_name, &theirs).unwrap();
+    save_tensors(&ours, tensors).unwrap();
+    assert_eq!(fs::read(ours).unwrap(), fs::read(theirs).unwrap());
 }
