@@ -4,19 +4,22 @@ Prints one line for each result: the card's rate on a large bf16 product, then s
 full masks) and compiled flex_attention (every mask), forward and backward, with visible pairs counted as lacuna counts
 them. Needs PyTorch with CUDA.
 
-    python scripts/peers/flex_attention.py [SECONDS]    leave off what SECONDS (default 150) do not suffice for
+    python scripts/peers/flex_attention.py [HEAD_SIZE]      128 (the default) or 64
+
+One head size to a process: behind a few more masks and shapes torch.compile falls back to dense attention.
 """
 
 import math
 import sys
-import time
 
 import torch
+import torch._functorch.config
+from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-DEADLINE = time.monotonic() + float(sys.argv[1] if len(sys.argv) > 1 else 150)
 DEVICE = "cuda"
+torch._functorch.config.donated_buffer = False  # else a backward pass can't be timed twice
 
 
 def median_ms(call):
@@ -53,7 +56,7 @@ def block_diffusion(half, size):
 
 
 def report(kind, name, ms, products, pairs, d):
-    print(f"peer {kind:<38} {name:<62} {ms:8.3f} ms {2 * products * d * pairs / ms * 1e-9:7.1f} TFLOP/s", flush=True)
+    print(f"peer {kind:<45} {name:<62} {ms:8.3f} ms {2 * products * d * pairs / ms * 1e-9:7.1f} TFLOP/s", flush=True)
 
 
 def main():
@@ -69,46 +72,58 @@ def main():
     print(f"peer copy: {2 * x.numel() / ms * 1e-9:.2f} TB/s, read and written", flush=True)
     del a, b, x, y
     flex = torch.compile(flex_attention)
-    for d in (128, 64):
-        heads = 2048 // d
-        cases = [
-            ("causal 8192", 2, heads, heads, 8192, causal, 8192 * 8193 / 2),
-            ("full 8192", 1, heads, heads, 8192, full, 8192.0**2),
-            ("block diffusion 2 × 8192, blocks of 4", 1, heads, heads, 16384, block_diffusion(8192, 4), 8192.0**2 + 8192 * 4),
-            ("block diffusion 2 × 4096, blocks of 4, 2 heads a key head", 1, heads, heads // 2, 8192, block_diffusion(4096, 4), 4096.0**2 + 4096 * 4),
-        ]
-        for name, batch, heads_q, heads_kv, length, mask, pairs in cases:
-            if time.monotonic() > DEADLINE:
-                print("peer out of time", flush=True)
-                return
-            name = f"{name}, head {d}"
-            pairs *= batch * heads_q
+    d = int(sys.argv[1]) if len(sys.argv) > 1 else 128
+    heads = 2048 // d
+    diffusion, small = block_diffusion(8192, 4), block_diffusion(4096, 4)
+    cases = [
+        ("causal 8192", 2, heads, 8192, causal, 8192 * 8193 / 2),
+        ("full 8192", 1, heads, 8192, full, 8192.0**2),
+        ("block diffusion 2 × 8192, blocks of 4", 1, heads, 16384, diffusion, 8192.0**2 + 8192 * 4),
+        (
+            "block diffusion 2 × 4096, blocks of 4, 2 heads a key head",
+            2,
+            heads // 2,
+            8192,
+            small,
+            4096.0**2 + 4096 * 4,
+        ),
+    ]
+    for name, batch, heads_kv, length, mask, pairs in cases:
+        name = f"{name}, head {d}"
+        pairs *= batch * heads
 
-            def tensor(h):
-                return torch.randn(batch, length, h, d, device=DEVICE, dtype=torch.bfloat16).transpose(1, 2).requires_grad_()
+        def tensor(h):
+            x = torch.randn(batch, length, h, d, device=DEVICE, dtype=torch.bfloat16)
+            return x.transpose(1, 2).requires_grad_()
 
-            q, k, v = tensor(heads_q), tensor(heads_kv), tensor(heads_kv)
-            d_out = torch.randn_like(q)
-            if mask in (causal, full):
-                for backend, kind in ((SDPBackend.FLASH_ATTENTION, "flash"), (SDPBackend.CUDNN_ATTENTION, "cuDNN")):
-                    try:
-                        with sdpa_kernel(backend):
-                            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=mask is causal)
-                            with torch.no_grad():
-                                ms = median_ms(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=mask is causal))
-                            report(f"scaled_dot_product_attention {kind}", name, ms, 2, pairs, d)
-                            ms = median_ms(lambda: torch.autograd.grad(out, (q, k, v), d_out, retain_graph=True))
-                            report(f"  backward {kind}", name, ms, 5, pairs, d)
-                    except RuntimeError as error:
-                        print(f"peer {kind}, {name}: {str(error).splitlines()[0][:100]}", flush=True)
-            block_mask = create_block_mask(mask, None, None, length, length, device=DEVICE, _compile=True)
-            out = flex(q, k, v, block_mask=block_mask, scale=1 / math.sqrt(d), enable_gqa=heads_q != heads_kv)
+        q, k, v = tensor(heads), tensor(heads_kv), tensor(heads_kv)
+        d_out = torch.randn_like(q)
+
+        def time_both(kind, attention):
             with torch.no_grad():
-                ms = median_ms(lambda: flex(q, k, v, block_mask=block_mask, scale=1 / math.sqrt(d), enable_gqa=heads_q != heads_kv))
-            report("flex_attention", name, ms, 2, pairs, d)
-            ms = median_ms(lambda: torch.autograd.grad(out, (q, k, v), d_out, retain_graph=True))
-            report("flex_attention backward", name, ms, 5, pairs, d)
-            del q, k, v, out, d_out, block_mask
+                report(kind, name, median_ms(attention), 2, pairs, d)
+            out = attention()
+            inputs = (q, k, v)
+            ms = median_ms(lambda: torch.autograd.grad(out, inputs, d_out, retain_graph=True))
+            report(f"{kind}, backward", name, ms, 5, pairs, d)
+
+        if mask in (causal, full):
+            for backend, kind in ((SDPBackend.FLASH_ATTENTION, "flash"), (SDPBackend.CUDNN_ATTENTION, "cuDNN")):
+                try:
+                    with sdpa_kernel(backend):
+                        time_both(
+                            f"scaled_dot_product_attention {kind}",
+                            lambda: scaled_dot_product_attention(q, k, v, is_causal=mask is causal),
+                        )
+                except RuntimeError as error:
+                    print(f"peer {kind}, {name}: {str(error).splitlines()[0][:100]}", flush=True)
+        block_mask = create_block_mask(mask, None, None, length, length, device=DEVICE, _compile=True)
+        scale, grouped = 1 / math.sqrt(d), heads != heads_kv
+        time_both(
+            "flex_attention",
+            lambda: flex(q, k, v, block_mask=block_mask, scale=scale, enable_gqa=grouped),
+        )
+        del q, k, v, d_out, block_mask
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ constexpr int SIGHT = 32;
 /// Row statistics are laid out for whole tiles: queries rounded up to this.
 constexpr int PADDING = 128;
 
-/// Code of kernels that need more than the 99 KB of shared memory which cards of these generations
-/// give a block; there the kernels whose names end in `_small` take their place.
-#if defined(__CUDA_ARCH__) &&                                                                      \
-    (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ == 1200)
+/// Code of kernels that need more than the 99 KB of shared memory which most cards give a block.
+/// They are sm_80's: others take the kernels whose names end in `_small`, sm_90a has its own in
+/// attention_hopper.cu.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 800
 #define LARGE(code)
 #else
 #define LARGE(code) code
@@ -54,6 +54,28 @@ struct Mask {
     }
     __device__ __forceinline__ const Sight *sights_of(int b) const {
         return sights + (rows == 1 ? 0 : (long long)b * n_sights());
+    }
+};
+
+struct ForwardArgs {
+    Rows q, k, v, out;
+    float *log_sums; ///< `[batch, heads, q_len]`
+    Mask mask;
+    int heads, kv_heads;
+    float scale_log2; ///< scale · log2 e
+};
+
+struct BackwardArgs {
+    Rows q, k, v, out, d_out, d_q, d_k, d_v;
+    const float *log_sums; ///< `[batch, heads, q_len]`, of the forward pass
+    float2 *rows;          ///< `[batch, heads, padded(q_len)]`, made by `attention_backward_rows`
+    Mask mask;
+    int heads, kv_heads;
+    float scale_log2; ///< scale · log2 e
+
+    __device__ __forceinline__ float2 *rows_of(int b, int head) const {
+        const int padded = (mask.q_len + PADDING - 1) / PADDING * PADDING;
+        return rows + ((long long)b * heads + head) * padded;
     }
 };
 
@@ -198,12 +220,13 @@ __device__ __forceinline__ void hide(float (&s)[BANDS][N / 8][4], const Mask &ma
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int row = query + m * 16 + half * 8;
-            const int4 range = row < mask.q_len ? ranges[row] : make_int4(0, 0, 0, 0);
+            int4 range = row < mask.q_len ? ranges[row] : make_int4(0, 0, 0, 0);
+            range = make_int4(range.x - key, range.y - key, range.z - key, range.w - key);
 #pragma unroll
             for (int n = 0; n < N / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 2; i++)
-                    if (!sees(range, mask.prefix, key + n * 8 + i)) s[m][n][2 * half + i] = NOTHING;
+                    if (!sees(range, mask.prefix - key, n * 8 + i)) s[m][n][2 * half + i] = NOTHING;
         }
 }
 
@@ -258,4 +281,13 @@ __device__ __forceinline__ float sum_of_four(float x) {
 __device__ __forceinline__ float max_of_four(float x) {
     x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
     return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+// Bytes of shared memory that a block takes: two stages of whatever it goes over.
+constexpr int forward_shared(int d, int queries, int keys) { return (queries + 4 * keys) * d * 2; }
+constexpr int backward_queries_shared(int d, int queries, int keys) {
+    return (2 * queries + 4 * keys) * d * 2;
+}
+constexpr int backward_keys_shared(int d, int keys, int queries) {
+    return (2 * keys + 4 * queries) * d * 2 + 2 * queries * 8;
 }

@@ -6,20 +6,6 @@
 //   out ∘ d_out dq = scale · ds k                   dk = scale · dsᵀ q
 #include "attention.cuh"
 
-struct BackwardArgs {
-    Rows q, k, v, out, d_out, d_q, d_k, d_v;
-    const float *log_sums; ///< `[batch, heads, q_len]`, of the forward pass
-    float2 *rows;          ///< `[batch, heads, padded(q_len)]`, made by `attention_backward_rows`
-    Mask mask;
-    int heads, kv_heads;
-    float scale_log2; ///< scale · log2 e
-
-    __device__ __forceinline__ float2 *rows_of(int b, int head) const {
-        const int padded = (mask.q_len + PADDING - 1) / PADDING * PADDING;
-        return rows + ((long long)b * heads + head) * padded;
-    }
-};
-
 /// log2 Σ exp and delta of each query; +∞, so that no weight is left, where nothing is seen and
 /// beyond the last query. One warp takes one query.
 template <int D> __device__ __forceinline__ void backward_rows(const BackwardArgs &p) {
@@ -222,13 +208,6 @@ __device__ __forceinline__ void backward_keys(const BackwardArgs &p) {
         scale[m][0] = scale[m][1] = p.scale_log2 * LN_2, one[m][0] = one[m][1] = 1;
     store_rows<D, BANDS>(d_k, scale, p.d_k.at(b, kv_head), p.d_k.row, row, mask.kv_len);
     store_rows<D, BANDS>(d_v, one, p.d_v.at(b, kv_head), p.d_v.row, row, mask.kv_len);
-}
-
-constexpr int backward_queries_shared(int d, int queries, int keys) {
-    return (2 * queries + 4 * keys) * d * 2;
-}
-constexpr int backward_keys_shared(int d, int keys, int queries) {
-    return (2 * keys + 4 * queries) * d * 2 + 2 * queries * 8;
 }
 
 extern "C" {

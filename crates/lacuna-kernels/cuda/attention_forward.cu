@@ -37,14 +37,6 @@ __device__ __forceinline__ void make_sight(const SightArgs &p) {
     }
 }
 
-struct ForwardArgs {
-    Rows q, k, v, out;
-    float *log_sums; ///< `[batch, heads, q_len]`
-    Mask mask;
-    int heads, kv_heads;
-    float scale_log2; ///< scale · log2 e
-};
-
 /// A block takes ROWS · WARPS queries of one head and goes over tiles of KEYS keys: while one is
 /// computed, the next comes.
 template <int D, int ROWS, int WARPS, int KEYS>
@@ -64,8 +56,7 @@ __device__ __forceinline__ void attention_forward(const ForwardArgs &p) {
     Walk walk;
     const auto next_tile = [&] {
         return walk.next(tiles, [&](int i) {
-            const int first = row / QUERIES * (QUERIES / SIGHT);
-            const int4 some = hull<QUERIES / SIGHT>(mask.sights_of(b), first, mask.n_sights());
+            const int4 some = hull<QUERIES / SIGHT>(mask.sights_of(b), q0 / SIGHT, mask.n_sights());
             return sees_some(some, mask.prefix, i * KEYS, (i + 1) * KEYS);
         });
     };
@@ -98,7 +89,7 @@ __device__ __forceinline__ void attention_forward(const ForwardArgs &p) {
         copies_commit();
         const bf16 *k_tile = stages + stage;
         float s[BANDS][KEYS / 8][4];
-        multiply_rows<D, BANDS, KEYS>(s, q_tile, row % QUERIES, k_tile);
+        multiply_rows<D, BANDS, KEYS>(s, q_tile, warp * ROWS, k_tile);
         if (row < mask.q_len &&
             !sees_all(mask.sights_of(b)[row / SIGHT].all, mask.prefix, key0, key0 + KEYS))
             hide<BANDS, KEYS>(s, mask, b, row, key0);
@@ -161,22 +152,13 @@ __device__ __forceinline__ void attention_forward(const ForwardArgs &p) {
     store_rows<D, BANDS>(out, inverse, p.out.at(b, head), p.out.row, row, mask.q_len);
 }
 
-constexpr int forward_shared(int d, int queries, int keys) { return (queries + 4 * keys) * d * 2; }
-
-// Tiles of 64 keys leave the compiler eight bytes short of registers for sm_80.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 800
-constexpr int KEYS_128 = 32;
-#else
-constexpr int KEYS_128 = 64;
-#endif
-
 extern "C" {
 __global__ void __launch_bounds__(128) attention_sights(SightArgs p) { make_sight(p); }
 __global__ void __launch_bounds__(128, 2) attention_forward_64(ForwardArgs p) {
     attention_forward<64, 32, 4, 64>(p);
 }
 __global__ void __launch_bounds__(128, 2) attention_forward_128(ForwardArgs p) {
-    LARGE((attention_forward<128, 32, 4, KEYS_128>(p)));
+    LARGE((attention_forward<128, 32, 4, 64>(p)));
 }
 __global__ void __launch_bounds__(128, 2) attention_forward_128_small(ForwardArgs p) {
     attention_forward<128, 16, 4, 32>(p);

@@ -88,6 +88,103 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
+// What a warp group, four warps in a row, can do on sm_90a: products of whole tiles of shared
+// memory that go on by themselves.
+
+/// A tile of rows of 64 numbers, 128 bytes, whose 16-byte chunks are spread by XOR with the row; as
+/// products of a warp group read it. `panels`: bytes from one tile of 64 columns to the next, where
+/// columns are more than 64 and the tile is read down its columns.
+__device__ __forceinline__ unsigned long long describe_tile(const void *tile, int panels = 16) {
+    return (unsigned long long)((shared_address(tile) & 0x3ffff) >> 4) |
+           (unsigned long long)(panels >> 4) << 16 | (unsigned long long)(1024 >> 4) << 32 |
+           1ull << 62;
+}
+
+/// Makes this thread's finished copies visible to products of warp groups; a barrier must follow.
+__device__ __forceinline__ void publish_copies() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/// Orders what this thread did with registers before products that use them.
+__device__ __forceinline__ void products_begin() {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+/// Ends a group of products.
+__device__ __forceinline__ void products_commit() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+/// Waits until at most PENDING groups are under way.
+template <int PENDING> __device__ __forceinline__ void products_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+#define LACUNA_FOUR(d, i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
+#define LACUNA_SIXTEEN(d, i)                                                                       \
+    LACUNA_FOUR(d, i), LACUNA_FOUR(d, i + 1), LACUNA_FOUR(d, i + 2), LACUNA_FOUR(d, i + 3)
+
+/// d = a · bᵀ, or d += a · bᵀ: [64, 16] · [16, 64], both in shared memory with their 16 columns
+/// contiguous. Warp w of the group holds rows 16 w to 16 w + 15 of d, eight columns to an entry, as
+/// `multiply_add` lays them out.
+__device__ __forceinline__ void multiply_tiles(float (&d)[8][4], unsigned long long a,
+                                               unsigned long long b, bool add) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %34, 0; "
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+                 "}, %32, %33, p, 1, 1, 0, 0; }"
+                 : LACUNA_SIXTEEN(d, 0), LACUNA_SIXTEEN(d, 4)
+                 : "l"(a), "l"(b), "r"((int)add));
+}
+
+/// d += a · b: [64, 16] in registers, as `multiply_add` has them, times [16, 64] in shared memory,
+/// rows contiguous.
+__device__ __forceinline__ void add_weighted_tile(float (&d)[8][4], const unsigned (&a)[4],
+                                                  unsigned long long b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+                 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+                 : LACUNA_SIXTEEN(d, 0), LACUNA_SIXTEEN(d, 4)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+/// d = a · bᵀ, or d += a · bᵀ: [64, 16] · [16, 128], both in shared memory with their 16 columns
+/// contiguous. Warp w of the group holds rows 16 w to 16 w + 15 of d, eight columns to an entry, as
+/// `multiply_add` lays them out.
+__device__ __forceinline__ void multiply_tiles(float (&d)[16][4], unsigned long long a,
+                                               unsigned long long b, bool add) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %66, 0; "
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+                 "}, %64, %65, p, 1, 1, 0, 0; }"
+                 : LACUNA_SIXTEEN(d, 0), LACUNA_SIXTEEN(d, 4), LACUNA_SIXTEEN(d, 8),
+                   LACUNA_SIXTEEN(d, 12)
+                 : "l"(a), "l"(b), "r"((int)add));
+}
+
+/// d += a · b: [64, 16] in registers, as `multiply_add` has them, times [16, 128] in shared memory,
+/// rows contiguous.
+__device__ __forceinline__ void add_weighted_tile(float (&d)[16][4], const unsigned (&a)[4],
+                                                  unsigned long long b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
+                 : LACUNA_SIXTEEN(d, 0), LACUNA_SIXTEEN(d, 4), LACUNA_SIXTEEN(d, 8),
+                   LACUNA_SIXTEEN(d, 12)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+#undef LACUNA_FOUR
+#undef LACUNA_SIXTEEN
+
 #endif
 
 __device__ __forceinline__ float bf16_low(unsigned word) {

@@ -20,18 +20,31 @@ impl Mutation {
         Some(format!("{}{}{}", &source[..start], self.to, &source[end..]))
     }
 
-    /// Whether the fault shows in the forward pass already.
-    pub(super) fn is_forward(&self) -> bool {
-        self.file != BACKWARD
+    /// The kernels that are compiled with the fault in them, as tests/emulated_attention.cpp counts them, and what the
+    /// tests run of them.
+    pub(super) fn runs(&self) -> (&'static str, &'static [&'static str]) {
+        let starts = |word| self.name.starts_with(word);
+        match self.file {
+            HOPPER | HOPPER_SHARED if starts("hopper forward") || starts("groups") => {
+                ("-DLACUNA_ONLY=90", &["quick", "128_hopper", "forward"])
+            }
+            HOPPER | HOPPER_SHARED => ("-DLACUNA_ONLY=90", &["quick", "128_hopper"]),
+            BACKWARD => ("-DLACUNA_ONLY=64", &["quick", "64"]),
+            _ if starts("rows: ") => ("-DLACUNA_ONLY=64", &["quick", "64"]),
+            _ => ("-DLACUNA_ONLY=64", &["quick", "64", "forward"]),
+        }
     }
 }
 
 const SHARED: &str = "attention.cuh";
 const FORWARD: &str = "attention_forward.cu";
 const BACKWARD: &str = "attention_backward.cu";
+const HOPPER: &str = "attention_hopper.cu";
+const HOPPER_SHARED: &str = "hopper.cuh";
 const BARRIER: &str = "__syncthreads();";
 const WAIT: &str = "copies_wait<0>();";
 const LATE: &str = "copies_wait<1>();";
+const PUBLISH: &str = "publish_copies();";
 
 const fn fault(
     name: &'static str,
@@ -160,7 +173,7 @@ pub(super) const MUTATIONS: &[Mutation] = &[
     ),
     fault(
         "rows: another head's",
-        BACKWARD,
+        SHARED,
         ("((long long)b * heads + head) * padded", 0),
         "((long long)b * heads) * padded",
     ),
@@ -218,6 +231,131 @@ pub(super) const MUTATIONS: &[Mutation] = &[
     fault(
         "keys: a tile seen in part counts as seen",
         BACKWARD,
+        ("if (!whole) hide_transposed", 0),
+        "if (false) hide_transposed",
+    ),
+    // Products of warp groups.
+    fault(
+        "groups: tiles are not swizzled",
+        HOPPER_SHARED,
+        ("place<64>(row, chunk % 8)", 0),
+        "row * 64 + chunk % 8 * 8",
+    ),
+    fault("groups: the second panel is not found", HOPPER_SHARED, ("PANEL * 2)", 0), "PANEL)"),
+    fault("groups: one panel for all columns", HOPPER_SHARED, ("k / 4 * PANEL + row", 0), "row"),
+    fault(
+        "groups: the first 16 columns every time",
+        HOPPER_SHARED,
+        ("a.rows(row, k)", 0),
+        "a.rows(row, 0)",
+    ),
+    fault(
+        "groups: weights in another order",
+        HOPPER_SHARED,
+        ("w[0][2 * k + i / 2][i % 2 * 2]", 0),
+        "w[0][2 * k + i % 2][i / 2 * 2]",
+    ),
+    fault(
+        "groups: values are read along rows",
+        HOPPER_SHARED,
+        ("b.columns(k)", 0),
+        "b.rows(16 * k, 0)",
+    ),
+    fault("groups: sums begin with what was there", HOPPER_SHARED, ("k > 0)", 0), "true)"),
+    // The forward pass of sm_90a.
+    fault("hopper forward: the first tile is not published", HOPPER, (PUBLISH, 0), ""),
+    fault("hopper forward: no barrier before the first tile", HOPPER, (BARRIER, 0), ""),
+    fault("hopper forward: no barrier", HOPPER, (BARRIER, 1), ""),
+    fault("hopper forward: a tile is not waited for", HOPPER, (WAIT, 1), LATE),
+    fault("hopper forward: no barrier before the last values", HOPPER, (BARRIER, 2), ""),
+    fault(
+        "hopper forward: scores are not waited for",
+        HOPPER,
+        ("products_wait<1>();", 0),
+        "products_wait<2>();",
+    ),
+    fault("hopper forward: sums fade while they grow", HOPPER, ("products_wait<0>();", 1), ""),
+    fault(
+        "hopper forward: the next keys overwrite these",
+        HOPPER,
+        ("load_keys(next, stage)", 0),
+        "load_keys(next, stage ^ 1)",
+    ),
+    fault(
+        "hopper forward: the next values overwrite these",
+        HOPPER,
+        ("load_values(now, stage ^ 1)", 0),
+        "load_values(now, stage)",
+    ),
+    fault(
+        "hopper forward: sums do not fade",
+        HOPPER,
+        ("out[0][d][i] *= fade[i / 2]", 0),
+        "out[0][d][i] *= 1",
+    ),
+    fault(
+        "hopper forward: weights meet the next values",
+        HOPPER,
+        ("(out, weights, v(stage))", 0),
+        "(out, weights, v(stage ^ 1))",
+    ),
+    fault(
+        "hopper forward: the tile before is masked",
+        HOPPER,
+        ("weigh(now * KEYS)", 0),
+        "weigh(tile * KEYS)",
+    ),
+    // The gradients of sm_90a.
+    fault("hopper queries: no barrier", HOPPER, (BARRIER, 3), ""),
+    fault("hopper queries: tiles are not published", HOPPER, (PUBLISH, 3), ""),
+    fault(
+        "hopper queries: weights' gradients are not waited for",
+        HOPPER,
+        ("products_wait<0>();", 3),
+        "",
+    ),
+    fault(
+        "hopper queries: values in place of keys",
+        HOPPER,
+        ("(d_q, weights, k(now))", 0),
+        "(d_q, weights, v(now))",
+    ),
+    fault("hopper queries: delta is left out", HOPPER, (" - stats[i / 2].y", 0), ""),
+    fault(
+        "hopper queries: the next tile overwrites this",
+        HOPPER,
+        ("load(tile, stage)", 0),
+        "load(tile, now)",
+    ),
+    fault("hopper keys: no barrier", HOPPER, (BARRIER, 4), ""),
+    fault("hopper keys: tiles are not published", HOPPER, (PUBLISH, 4), ""),
+    fault(
+        "hopper keys: scores are not waited for",
+        HOPPER,
+        ("products_wait<1>();", 2),
+        "products_wait<2>();",
+    ),
+    fault(
+        "hopper keys: weights' gradients are not waited for",
+        HOPPER,
+        ("products_wait<1>();", 3),
+        "products_wait<2>();",
+    ),
+    fault(
+        "hopper keys: outputs' gradients in place of queries",
+        HOPPER,
+        ("(d_k, d_weights, q(now))", 0),
+        "(d_k, d_weights, d_out(now))",
+    ),
+    fault(
+        "hopper keys: statistics of the other stage",
+        HOPPER,
+        ("row_stages + now * QUERIES", 0),
+        "row_stages + stage * QUERIES",
+    ),
+    fault(
+        "hopper keys: a tile seen in part counts as seen",
+        HOPPER,
         ("if (!whole) hide_transposed", 0),
         "if (false) hide_transposed",
     ),

@@ -7,10 +7,11 @@
 
 #include "../attention_backward.cu"
 #include "../attention_forward.cu"
+#include "../attention_hopper.cu"
 #include "../tests/attention.h"
 #include "../tests/primitives.cuh"
 
-extern "C" void emulated_primitives(const unsigned *in, unsigned *out, int blocks);
+extern "C" void emulated_primitives(const unsigned *in, unsigned *out, int blocks, int group);
 
 namespace {
 
@@ -62,39 +63,40 @@ struct Kernels {
     Kernel<BackwardArgs> rows, queries, keys;
 };
 
-#define ROWS_64 {"attention_backward_rows_64", attention_backward_rows_64, 64, 128, 4, 0}
-#define ROWS_128 {"attention_backward_rows_128", attention_backward_rows_128, 128, 128, 4, 0}
-const Kernels KERNELS[] = {
-    {"64",
-     {"attention_forward_64", attention_forward_64, 64, 128, 128, forward_shared(64, 128, 64)},
-     ROWS_64,
-     {"attention_backward_queries_64", attention_backward_queries_64, 64, 128, 128,
-      backward_queries_shared(64, 128, 64)},
-     {"attention_backward_keys_64", attention_backward_keys_64, 64, 128, 128,
-      backward_keys_shared(64, 128, 32)}},
-    {"128",
-     {"attention_forward_128", attention_forward_128, 128, 128, 128, forward_shared(128, 128, 64)},
-     ROWS_128,
-     {"attention_backward_queries_128", attention_backward_queries_128, 128, 128, 128,
-      backward_queries_shared(128, 128, 32)},
-     {"attention_backward_keys_128", attention_backward_keys_128, 128, 128, 64,
-      backward_keys_shared(128, 64, 64)}},
-    {"64_small",
-     {"attention_forward_64", attention_forward_64, 64, 128, 128, forward_shared(64, 128, 64)},
-     ROWS_64,
-     {"attention_backward_queries_64_small", attention_backward_queries_64_small, 64, 128, 128,
-      backward_queries_shared(64, 128, 32)},
-     {"attention_backward_keys_64", attention_backward_keys_64, 64, 128, 128,
-      backward_keys_shared(64, 128, 32)}},
-    {"128_small",
-     {"attention_forward_128_small", attention_forward_128_small, 128, 128, 64,
-      forward_shared(128, 64, 32)},
-     ROWS_128,
-     {"attention_backward_queries_128_small", attention_backward_queries_128_small, 128, 128, 64,
-      backward_queries_shared(128, 64, 32)},
-     {"attention_backward_keys_128_small", attention_backward_keys_128_small, 128, 128, 64,
-      backward_keys_shared(128, 64, 32)}},
-};
+#define KERNEL(name, d, threads, rows, shared) {#name, name, d, threads, rows, shared}
+/// Kernels of a shape, as tests/attention.h lists them.
+Kernels of_shape(const char *name) {
+    const auto find = [](const char *name) {
+        for (const Shape &s : SHAPES)
+            if (!std::strcmp(s.name, name)) return s;
+        std::abort();
+    };
+    const Shape s = find(name);
+    const int forward = forward_shared(s.d, s.forward_queries, s.forward_keys),
+              queries = backward_queries_shared(s.d, s.dq_queries, s.dq_keys),
+              keys = backward_keys_shared(s.d, s.dkv_keys, s.dkv_queries);
+#define SHAPE(suffix, forward_kernel, rows_kernel, queries_kernel, keys_kernel)                    \
+    if (!std::strcmp(name, #suffix))                                                               \
+        return {                                                                                   \
+            s.name,                                                                                \
+            KERNEL(forward_kernel, s.d, s.threads(s.forward_queries), s.forward_queries, forward), \
+            KERNEL(rows_kernel, s.d, 128, 4, 0),                                                   \
+            KERNEL(queries_kernel, s.d, s.threads(s.dq_queries), s.dq_queries, queries),           \
+            KERNEL(keys_kernel, s.d, s.threads(s.dkv_keys), s.dkv_keys, keys)};
+    SHAPE(64, attention_forward_64, attention_backward_rows_64, attention_backward_queries_64,
+          attention_backward_keys_64)
+    SHAPE(128, attention_forward_128, attention_backward_rows_128, attention_backward_queries_128,
+          attention_backward_keys_128)
+    SHAPE(64_small, attention_forward_64, attention_backward_rows_64,
+          attention_backward_queries_64_small, attention_backward_keys_64)
+    SHAPE(128_small, attention_forward_128_small, attention_backward_rows_128,
+          attention_backward_queries_128_small, attention_backward_keys_128_small)
+    SHAPE(64_hopper, attention_forward_64_hopper, attention_backward_rows_64,
+          attention_backward_queries_64_hopper, attention_backward_keys_64_hopper)
+    SHAPE(128_hopper, attention_forward_128_hopper, attention_backward_rows_128,
+          attention_backward_queries_128_hopper, attention_backward_keys_128_hopper)
+    std::abort();
+}
 
 /// One pass with its inputs and results on the card.
 class CardPass {
@@ -201,7 +203,7 @@ bool check_primitives_on_card() {
             do word = (unsigned)numbers.next();
             while ((word & 0x7f800000) == 0x7f800000);
         }
-    emulated_primitives(in.data(), expected.data(), blocks);
+    emulated_primitives(in.data(), expected.data(), blocks, 0);
     const Buffer<unsigned> d_in(in), d_out((size_t)blocks * PRIMITIVE_OUTPUT);
     check_primitives<<<blocks, 32, (TILE_WORDS + 128) * 4>>>(
         PrimitiveArgs{d_in.data(), d_out.data()});
@@ -234,6 +236,38 @@ bool check_primitives_on_card() {
         std::printf("primitive %-26s %ld of %d words differ, by %.1e at most%s\n", part.name,
                     differ, blocks * 32 * (part.to - part.from), most, wrong ? "  FAILED" : "");
         good &= !wrong;
+    }
+    return good;
+}
+
+/// Products of a warp group of D columns, on normal numbers.
+template <int D> bool check_group_products(void (*kernel)(PrimitiveArgs)) {
+    const int blocks = 32, shared = GROUP_SHARED<D>;
+    Numbers numbers{13};
+    std::vector<unsigned> in(blocks * GROUP_INPUT<D>), expected(blocks * GROUP_OUTPUT<D>), got;
+    for (auto &word : in)
+        word = to_bf16(numbers.normal()) | (unsigned)to_bf16(numbers.normal()) << 16;
+    emulated_primitives(in.data(), expected.data(), blocks, D);
+    const Buffer<unsigned> d_in(in), d_out(expected.size());
+    MUST(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              shared));
+    kernel<<<blocks, 128, shared>>>(PrimitiveArgs{d_in.data(), d_out.data()});
+    MUST(cudaGetLastError());
+    MUST(cudaDeviceSynchronize());
+    d_out.read(got);
+    bool good = true;
+    for (int part = 0; part < 2; part++) {
+        double most = 0;
+        for (size_t i = 0; i < got.size(); i++) {
+            if ((int)(i % D >= D / 2) != part) continue;
+            const double e = std::fabs((double)as_float(got[i]) - as_float(expected[i])) /
+                             (1 + std::fabs((double)as_float(expected[i])));
+            if (!(e <= most)) most = e;
+        }
+        const bool fine = most <= 2e-5;
+        std::printf("primitive %s, %d columns: off by %.1e at most%s\n",
+                    part ? "add_weighted_tile" : "multiply_tiles", D, most, fine ? "" : "  FAILED");
+        good &= fine;
     }
     return good;
 }
@@ -391,23 +425,26 @@ int main(int argc, char **argv) {
     MUST(cudaGetDeviceProperties(&card, 0));
     std::printf("card %s, %d multiprocessors, %zu KB of shared memory a block\n", card.name,
                 card.multiProcessorCount, card.sharedMemPerBlockOptin >> 10);
+    const bool hopper = card.major == 9, sm_80 = card.major == 8 && card.minor == 0;
+    const auto fits = [&](const std::string &name) {
+        return name == "128" ? sm_80 : name.find("_hopper") == std::string::npos || hopper;
+    };
     if (check) {
         good &= check_primitives_on_card();
-        for (const auto &k : KERNELS) {
-            if ((size_t)std::max(k.forward.shared, std::max(k.queries.shared, k.keys.shared)) >
-                card.sharedMemPerBlockOptin)
-                continue;
+        if (hopper)
+            good &= check_group_products<64>(check_group_products_64) &
+                    check_group_products<128>(check_group_products_128);
+        for (const Shape &shape : SHAPES) {
+            if (!fits(shape.name)) continue;
+            const Kernels k = of_shape(shape.name);
             for (const Case &c : small_cases(k.forward.d)) good &= check_case(c, k);
             for (const Case &c : large_cases(k.forward.d)) good &= check_case(c, k);
         }
         std::printf(good ? "every check passed\n" : "CHECKS FAILED\n");
     }
     if (time)
-        for (const auto &k : KERNELS) {
-            if ((size_t)std::max(k.forward.shared, std::max(k.queries.shared, k.keys.shared)) >
-                card.sharedMemPerBlockOptin)
-                continue;
-            for (const Case &c : timed_cases(k.forward.d)) time_case(c, k);
-        }
+        for (const Shape &shape : SHAPES)
+            if (fits(shape.name))
+                for (const Case &c : timed_cases(shape.d)) time_case(c, of_shape(shape.name));
     return good ? 0 : 1;
 }

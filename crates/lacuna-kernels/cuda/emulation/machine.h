@@ -52,6 +52,16 @@ struct Copy {
     void land() const { from ? std::memcpy(to, from, 16) : std::memset(to, 0, 16); }
 };
 
+/// A product of a warp group that is under way: what one thread has of it.
+struct Product {
+    float *sums;
+    int columns;
+    bool add, left_in_registers, by_columns;
+    unsigned long long left, right;
+    /// This thread's two rows of the left operand, if it was in registers.
+    float rows[2][16];
+};
+
 constexpr int WARP = 32, MOST_WARPS = 32, SLOT = 64;
 /// As much as a block of compute capability 9.0 can have.
 constexpr size_t SHARED_BYTES = 227 << 10;
@@ -68,6 +78,10 @@ struct Fibre {
     std::vector<char> stack;
     std::vector<Copy> open;
     std::deque<std::vector<Copy>> groups;
+    /// Copies that have landed, but are not published to products of warp groups.
+    std::vector<void *> landed;
+    std::vector<Product> open_products;
+    std::deque<std::vector<Product>> product_groups;
 };
 
 /// Where the lanes of a warp meet. Two sides, since a lane may enter the next operation before
@@ -86,6 +100,8 @@ inline int current;
 inline Schedule schedule = SCHEDULES[0];
 inline Counters counters;
 alignas(1024) inline unsigned char shared_memory[SHARED_BYTES];
+/// Shared memory as products of warp groups see it: what was published.
+alignas(1024) inline unsigned char published[SHARED_BYTES];
 inline size_t shared_bytes;
 inline void (*thread_body)();
 
@@ -191,6 +207,7 @@ inline void run_block(int threads, size_t shared, void (*set_thread)(int)) {
     if (shared > SHARED_BYTES) fail("more shared memory than a block can have");
     shared_bytes = shared;
     std::memset(shared_memory, 0xff, shared);
+    std::memset(published, 0xff, shared);
     std::memset(meetings, 0, sizeof meetings);
     if (fibres.size() < static_cast<size_t>(threads)) fibres.resize(threads);
     for (int t = 0; t < threads; t++) {
@@ -200,6 +217,9 @@ inline void run_block(int threads, size_t shared, void (*set_thread)(int)) {
         fibre.side = 0;
         fibre.open.clear();
         fibre.groups.clear();
+        fibre.landed.clear();
+        fibre.open_products.clear();
+        fibre.product_groups.clear();
         fibre.stack.resize(STACK_BYTES);
         getcontext(&fibre.start);
         fibre.start.uc_stack.ss_sp = fibre.stack.data();
@@ -231,6 +251,8 @@ inline void run_block(int threads, size_t shared, void (*set_thread)(int)) {
     }
     for (int t = 0; t < threads; t++) {
         if (!fibres[t].open.empty()) fail("a kernel ended with copies under way");
+        if (!fibres[t].open_products.empty() || !fibres[t].product_groups.empty())
+            fail("a kernel ended with products under way");
         for (const auto &group : fibres[t].groups)
             if (!group.empty()) fail("a kernel ended with copies under way");
     }

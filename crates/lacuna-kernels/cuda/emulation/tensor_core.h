@@ -55,6 +55,11 @@ template <class T> T __shfl_xor_sync(unsigned, T value, int mask) {
         for (int i = 0; i < emulation::WARP; i++) out[i] = in[i ^ mask];
     });
 }
+template <class T> T __shfl_sync(unsigned, T value, int from) {
+    return emulation::of_the_warp<T>(value, [from](const T *in, T *out) {
+        for (int i = 0; i < emulation::WARP; i++) out[i] = in[from];
+    });
+}
 inline unsigned __ballot_sync(unsigned, bool value) {
     return emulation::of_the_warp<unsigned>(value, [](const bool *in, unsigned *out) {
         unsigned votes = 0;
@@ -70,9 +75,10 @@ inline void copy_async(void *to, const void *from, bool there) {
     if (there && reinterpret_cast<uintptr_t>(from) % 16)
         emulation::fail("a misaligned address in global memory");
     const emulation::Copy copy{to, there ? from : nullptr};
-    if (emulation::schedule.copies_land_at_once)
+    if (emulation::schedule.copies_land_at_once) {
         copy.land();
-    else
+        emulation::fibres[emulation::current].landed.push_back(to);
+    } else
         emulation::fibres[emulation::current].open.push_back(copy);
 }
 inline void copies_commit() {
@@ -81,9 +87,13 @@ inline void copies_commit() {
     fibre.open.clear();
 }
 template <int PENDING> void copies_wait() {
-    auto &groups = emulation::fibres[emulation::current].groups;
+    auto &fibre = emulation::fibres[emulation::current];
+    auto &groups = fibre.groups;
     for (; groups.size() > PENDING; groups.pop_front())
-        for (const auto &copy : groups.front()) copy.land();
+        for (const auto &copy : groups.front()) {
+            copy.land();
+            fibre.landed.push_back(copy.to);
+        }
 }
 
 namespace emulation {
@@ -163,6 +173,112 @@ inline void multiply_add(float (&d)[4], const unsigned (&a)[4], unsigned b0, uns
                 out[lane].d[i] = in[lane].d[i] + sum[lane / 4 + i / 2 * 8][2 * (lane % 4) + i % 2];
     });
     std::memcpy(d, out.d, sizeof d);
+}
+
+// --- Products of a warp group: read at once where copies land at once, else not before they are
+// waited for ---
+
+inline unsigned long long describe_tile(const void *tile, int panels = 16) {
+    const auto at = static_cast<unsigned long long>(static_cast<const unsigned char *>(tile) -
+                                                    emulation::shared_memory);
+    return (at & 0x3ffff) >> 4 | static_cast<unsigned long long>(panels >> 4) << 16 |
+           static_cast<unsigned long long>(1024 >> 4) << 32 | 1ull << 62;
+}
+inline void publish_copies() {
+    auto &landed = emulation::fibres[emulation::current].landed;
+    for (void *to : landed) {
+        const auto at = static_cast<unsigned char *>(to) - emulation::shared_memory;
+        std::memcpy(emulation::published + at, to, 16);
+    }
+    landed.clear();
+}
+inline void products_begin() {}
+inline void products_commit() {
+    auto &fibre = emulation::fibres[emulation::current];
+    fibre.product_groups.push_back(std::move(fibre.open_products));
+    fibre.open_products.clear();
+}
+
+namespace emulation {
+/// Where element (i, k) of an operand lies: its 16 columns k are contiguous, or its rows i if it is
+/// read `by_columns`.
+inline const unsigned char *place_in(unsigned long long tile, int i, int k, bool by_columns) {
+    const size_t base = (tile & 0x3fff) << 4, panel = (tile >> 16 & 0x3fff) << 4,
+                 rows = (tile >> 32 & 0x3fff) << 4;
+    size_t at = by_columns ? base + k / 8 * rows + k % 8 * 128 + i / 64 * panel + i % 64 * 2
+                           : base + i / 8 * rows + i % 8 * 128 + k * 2;
+    at ^= (at >> 7 & 7) << 4;
+    if (at + 2 > shared_bytes) fail("an address outside of shared memory");
+    return published + at;
+}
+inline void finish(const Product &p) {
+    const int lane = current % WARP, first = current / WARP % 4 * 16 + lane / 4;
+    if (lane == 0) counters.products += p.columns / 8;
+    // Eight numbers in a row share a chunk of 16 bytes, wherever the swizzle put it.
+    const auto eight = [](float *to, const unsigned char *from) {
+        for (int i = 0; i < 8; i++) to[i] = low(bits_at(from, i));
+    };
+    float left[2][16];
+    std::memcpy(left, p.rows, sizeof left);
+    for (int half = 0; half < 2 && !p.left_in_registers; half++)
+        for (int k = 0; k < 16; k += 8)
+            eight(left[half] + k, place_in(p.left, first + 8 * half, k, false));
+    for (int n = 0; n < p.columns / 8; n++) {
+        const int column = n * 8 + lane % 4 * 2;
+        float right[2][16];
+        for (int k = 0; k < 16; k++)
+            if (p.by_columns) {
+                const unsigned char *from = place_in(p.right, column, k, true);
+                right[0][k] = low(bits_at(from, 0)), right[1][k] = low(bits_at(from, 1));
+            } else if (k % 8 == 0) {
+                for (int c = 0; c < 2; c++)
+                    eight(right[c] + k, place_in(p.right, column + c, k, false));
+            }
+        for (int half = 0; half < 2; half++)
+            for (int c = 0; c < 2; c++) {
+                float sum = 0;
+                for (int k = 0; k < 16; k++) sum += left[half][k] * right[c][k];
+                float &to = p.sums[n * 4 + half * 2 + c];
+                to = p.add ? to + sum : sum;
+            }
+    }
+}
+inline void start(const Product &p) {
+    if (schedule.copies_land_at_once)
+        finish(p);
+    else
+        fibres[current].open_products.push_back(p);
+}
+} // namespace emulation
+
+template <int PENDING> void products_wait() {
+    auto &groups = emulation::fibres[emulation::current].product_groups;
+    for (; groups.size() > PENDING; groups.pop_front())
+        for (const auto &product : groups.front()) emulation::finish(product);
+}
+template <int EIGHTS>
+void multiply_tiles(float (&d)[EIGHTS][4], unsigned long long a, unsigned long long b, bool add) {
+    emulation::start({&d[0][0], 8 * EIGHTS, add, false, false, a, b, {}});
+}
+template <int EIGHTS>
+void add_weighted_tile(float (&d)[EIGHTS][4], const unsigned (&a)[4], unsigned long long b) {
+    emulation::Product p{&d[0][0], 8 * EIGHTS, true, true, true, 0, b, {}};
+    const emulation::Words words{{a[0], a[1], a[2], a[3]}};
+    struct Two {
+        unsigned w[2][8];
+    };
+    const auto rows = emulation::of_the_warp<Two>(words, [](const emulation::Words *in, Two *out) {
+        for (int lane = 0; lane < emulation::WARP; lane++)
+            for (int half = 0; half < 2; half++)
+                for (int i = 0; i < 8; i++)
+                    out[lane].w[half][i] = in[lane / 4 * 4 + i % 4].w[i / 4 * 2 + half];
+    });
+    for (int half = 0; half < 2; half++)
+        for (int i = 0; i < 8; i++) {
+            p.rows[half][2 * i] = emulation::low(rows.w[half][i]);
+            p.rows[half][2 * i + 1] = emulation::high(rows.w[half][i]);
+        }
+    emulation::start(p);
 }
 
 /// Rounds to nearest, ties to even; a NaN stays one.

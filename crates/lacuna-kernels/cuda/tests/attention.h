@@ -153,12 +153,14 @@ inline bool within(const Errors &e) {
 struct Shape {
     const char *name;
     int d, forward_queries, forward_keys, dq_queries, dq_keys, dkv_keys, dkv_queries;
+
+    /// A warp group takes 64 rows, other kernels 128 threads whatever their rows are.
+    int threads(int rows) const { return std::strstr(name, "_hopper") ? 2 * rows : 128; }
 };
 constexpr Shape SHAPES[] = {
-    {"64", 64, 128, 64, 128, 64, 128, 32},
-    {"128", 128, 128, 64, 128, 32, 64, 64},
-    {"64_small", 64, 128, 64, 128, 32, 128, 32},
-    {"128_small", 128, 64, 32, 64, 32, 64, 32},
+    {"64", 64, 128, 64, 128, 64, 128, 32},       {"128", 128, 128, 64, 128, 32, 64, 64},
+    {"64_small", 64, 128, 64, 128, 32, 128, 32}, {"128_small", 128, 64, 32, 64, 32, 64, 32},
+    {"64_hopper", 64, 64, 64, 64, 64, 64, 64},   {"128_hopper", 128, 128, 128, 128, 128, 64, 64},
 };
 
 inline int tiles(int n, int of) { return (n + of - 1) / of; }

@@ -134,6 +134,8 @@ inline std::vector<Case> small_cases(int d) {
     add("documents", 2, 2, 1, 80, 0,
         {documents(P::BlockDiffusion, 4, {7, 1, 32}), documents(P::BlockDiffusion, 4, {40})});
     add("speculative", 1, 2, 1, 33 + 40, 33, {speculative(4, 8, 16, 33)});
+    // More tiles of keys in a row than a kernel has stages.
+    add("few queries behind a long prefix", 1, 2, 1, 400 + 20, 400, {pass(P::Full, 1, 20, 400)});
     const auto whole = pass(P::BlockDiffusion, 4, 60, 0);
     std::vector<int> odd, few{119, 3, 64, 20, 21};
     for (int i = 0; i < 60; i += 2) odd.push_back(i);

@@ -96,14 +96,17 @@ int main(int argc, char **argv) {
     }
     for (const auto &shape : SHAPES) {
         if (!only.empty() && only != shape.name) continue;
-        good &= only_visible_tiles_are_computed(shape, backward);
-        // The smaller shape of head size 64 differs from the larger in the tiles of one kernel.
+        // Head sizes and tiles of three shapes are covered by the others; they run what training
+        // runs.
         const std::string name = shape.name;
+        const bool all = name == "64" || name == "128_small" || name == "128_hopper";
         for (const Case &c : small_cases(shape.d)) {
             if (quick && !good) return 1;
-            if (name == "64_small" && c.name.find("block diffusion") == std::string::npos) continue;
-            good &= check(c, shape, backward, quick);
+            if (all || c.name.find("diffusion") != std::string::npos)
+                good &= check(c, shape, backward, quick);
         }
+        if (quick && !good) return 1;
+        good &= only_visible_tiles_are_computed(shape, backward);
     }
     std::printf(good ? "all cases agree with f64 under %zu schedules\n"
                      : "FAILED (%zu schedules)\n",

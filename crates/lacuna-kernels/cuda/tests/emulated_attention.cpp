@@ -1,8 +1,10 @@
 // Attention's kernels on the emulated machine.
 #include "../attention_forward.cu"
 
-#ifndef LACUNA_FORWARD_ONLY
 #include "../attention_backward.cu"
+// A build for planted faults has the kernels of one shape alone.
+#if !defined(LACUNA_ONLY) || LACUNA_ONLY == 90
+#include "../attention_hopper.cu"
 #endif
 
 #include <sys/mman.h>
@@ -49,6 +51,59 @@ Rows rows(const Buffer<bf16> &data, int len, int heads, int d) {
 
 unsigned u(int n) { return static_cast<unsigned>(n); }
 
+struct Grids {
+    dim3 forward, rows, queries, keys;
+};
+
+template <auto FORWARD, auto ROWS, auto QUERIES, auto KEYS>
+void launch_kernels(const Shape &s, const Grids &grids, const ForwardArgs &forward,
+                    const BackwardArgs &args, bool backward) {
+    using emulation::launch;
+    launch<FORWARD>(grids.forward, s.threads(s.forward_queries),
+                    forward_shared(s.d, s.forward_queries, s.forward_keys), forward);
+    if (!backward) return;
+    launch<ROWS>(grids.rows, 128, 0, args);
+    launch<QUERIES>(grids.queries, s.threads(s.dq_queries),
+                    backward_queries_shared(s.d, s.dq_queries, s.dq_keys), args);
+    launch<KEYS>(grids.keys, s.threads(s.dkv_keys),
+                 backward_keys_shared(s.d, s.dkv_keys, s.dkv_queries), args);
+}
+
+void launch_shape(const Shape &s, const Grids &g, const ForwardArgs &f, const BackwardArgs &b,
+                  bool backward) {
+    const std::string name = s.name;
+#if !defined(LACUNA_ONLY) || LACUNA_ONLY == 64
+    if (name == "64")
+        launch_kernels<attention_forward_64, attention_backward_rows_64,
+                       attention_backward_queries_64, attention_backward_keys_64>(s, g, f, b,
+                                                                                  backward);
+#endif
+#if !defined(LACUNA_ONLY) || LACUNA_ONLY == 90
+    if (name == "128_hopper")
+        launch_kernels<attention_forward_128_hopper, attention_backward_rows_128,
+                       attention_backward_queries_128_hopper, attention_backward_keys_128_hopper>(
+            s, g, f, b, backward);
+#endif
+#if !defined(LACUNA_ONLY)
+    if (name == "128")
+        launch_kernels<attention_forward_128, attention_backward_rows_128,
+                       attention_backward_queries_128, attention_backward_keys_128>(s, g, f, b,
+                                                                                    backward);
+    if (name == "64_small")
+        launch_kernels<attention_forward_64, attention_backward_rows_64,
+                       attention_backward_queries_64_small, attention_backward_keys_64>(s, g, f, b,
+                                                                                        backward);
+    if (name == "128_small")
+        launch_kernels<attention_forward_128_small, attention_backward_rows_128,
+                       attention_backward_queries_128_small, attention_backward_keys_128_small>(
+            s, g, f, b, backward);
+    if (name == "64_hopper")
+        launch_kernels<attention_forward_64_hopper, attention_backward_rows_64,
+                       attention_backward_queries_64_hopper, attention_backward_keys_64_hopper>(
+            s, g, f, b, backward);
+#endif
+}
+
 } // namespace
 
 void run(const Case &c, const Shape &shape, Pass &p, float scale, bool backward) {
@@ -71,46 +126,17 @@ void run(const Case &c, const Shape &shape, Pass &p, float scale, bool backward)
 
     const auto by_query = [&](const Buffer<bf16> &x) { return rows(x, q_len, c.heads, d); };
     const auto by_key = [&](const Buffer<bf16> &x) { return rows(x, c.kv_len, c.kv_heads, d); };
-    const std::string name = shape.name;
     const ForwardArgs forward{by_query(q), by_key(k), by_key(v),  by_query(out), log_sums.data(),
                               mask,        c.heads,   c.kv_heads, scale * LOG2_E};
-    const dim3 forward_grid{u(tiles(q_len, shape.forward_queries)), u(c.heads), u(c.batch)};
-    const size_t forward_bytes = forward_shared(d, shape.forward_queries, shape.forward_keys);
-    if (name == "64" || name == "64_small")
-        launch<attention_forward_64>(forward_grid, 128, forward_bytes, forward);
-#ifndef LACUNA_ONE_SHAPE
-    if (name == "128") launch<attention_forward_128>(forward_grid, 128, forward_bytes, forward);
-    if (name == "128_small")
-        launch<attention_forward_128_small>(forward_grid, 128, forward_bytes, forward);
-#endif
-#ifndef LACUNA_FORWARD_ONLY
     const BackwardArgs args{by_query(q),     by_key(k),     by_key(v),   by_query(out),
                             by_query(d_out), by_query(d_q), by_key(d_k), by_key(d_v),
                             log_sums.data(), stats.data(),  mask,        c.heads,
                             c.kv_heads,      scale * LOG2_E};
-    const dim3 row_grid{u(padded / 4), u(c.heads), u(c.batch)};
-    const dim3 dq_grid{u(tiles(q_len, shape.dq_queries)), u(c.heads), u(c.batch)};
-    const dim3 dkv_grid{u(tiles(c.kv_len, shape.dkv_keys)), u(c.kv_heads), u(c.batch)};
-    const size_t dq_bytes = backward_queries_shared(d, shape.dq_queries, shape.dq_keys);
-    const size_t dkv_bytes = backward_keys_shared(d, shape.dkv_keys, shape.dkv_queries);
-    if (backward && d == 64) launch<attention_backward_rows_64>(row_grid, 128, 0, args);
-    if (backward && name == "64")
-        launch<attention_backward_queries_64>(dq_grid, 128, dq_bytes, args);
-    if (backward && d == 64) launch<attention_backward_keys_64>(dkv_grid, 128, dkv_bytes, args);
-#ifndef LACUNA_ONE_SHAPE
-    if (backward && name == "64_small")
-        launch<attention_backward_queries_64_small>(dq_grid, 128, dq_bytes, args);
-    if (backward && d == 128) launch<attention_backward_rows_128>(row_grid, 128, 0, args);
-    if (backward && name == "128") {
-        launch<attention_backward_queries_128>(dq_grid, 128, dq_bytes, args);
-        launch<attention_backward_keys_128>(dkv_grid, 128, dkv_bytes, args);
-    }
-    if (backward && name == "128_small") {
-        launch<attention_backward_queries_128_small>(dq_grid, 128, dq_bytes, args);
-        launch<attention_backward_keys_128_small>(dkv_grid, 128, dkv_bytes, args);
-    }
-#endif
-#endif
+    const Grids grids{{u(tiles(q_len, shape.forward_queries)), u(c.heads), u(c.batch)},
+                      {u(padded / 4), u(c.heads), u(c.batch)},
+                      {u(tiles(q_len, shape.dq_queries)), u(c.heads), u(c.batch)},
+                      {u(tiles(c.kv_len, shape.dkv_keys)), u(c.kv_heads), u(c.batch)}};
+    launch_shape(shape, grids, forward, args, backward);
     out.read(p.out);
     log_sums.read(p.log_sums);
     if (backward) d_q.read(p.d_q), d_k.read(p.d_k), d_v.read(p.d_v);

@@ -1,7 +1,7 @@
 // Each primitive on given bits, so that a card and the emulation can be compared: where they agree,
 // the emulation is evidence. One warp to a block.
 #pragma once
-#include "../tensor_core.h"
+#include "../hopper.cuh"
 
 constexpr int TILE_WORDS = 512, LANE_WORDS = 24, RESULT_WORDS = 19;
 constexpr int PRIMITIVE_INPUT = TILE_WORDS + 32 * LANE_WORDS, PRIMITIVE_OUTPUT = 32 * RESULT_WORDS;
@@ -46,6 +46,45 @@ __device__ __forceinline__ void run_primitives(const PrimitiveArgs &p) {
     out[18] = __ballot_sync(~0u, mine[4] & 1);
 }
 
+/// Words of a block's input for products of a warp group: tiles [64, D] and [D, D], and D / 16 · 4
+/// words of a left operand for each of 128 threads. Results: [64, D] twice, D numbers to a thread.
+template <int D> constexpr int GROUP_INPUT = (64 * D + D * D) / 2 + 128 * D / 4;
+template <int D> constexpr int GROUP_OUTPUT = 128 * D;
+template <int D> constexpr int GROUP_SHARED = (64 * D + D * D) * 2;
+
+/// a · bᵀ from shared memory, then weights in registers · b.
+template <int D> __device__ __forceinline__ void run_group_products(const PrimitiveArgs &p) {
+    SHARED_MEMORY(shared);
+    const Panels<D, 64> a{reinterpret_cast<bf16 *>(shared)};
+    const Panels<D, D> b{a.data + a.ELEMENTS};
+    const unsigned *in = p.in + blockIdx.x * GROUP_INPUT<D>;
+    const bf16 *rows = reinterpret_cast<const bf16 *>(in);
+    a.template load<128>(rows, D, 0, 64);
+    b.template load<128>(rows + 64 * D, D, 0, D);
+    copies_commit();
+    copies_wait<0>();
+    publish_copies();
+    __syncthreads();
+    unsigned weights[D / 16][4];
+    for (int k = 0; k < D / 16; k++)
+        for (int i = 0; i < 4; i++)
+            weights[k][i] = in[(64 * D + D * D) / 2 + (k * 4 + i) * 128 + threadIdx.x];
+    float scores[1][D / 8][4], sums[1][D / 8][4];
+    zero(sums);
+    products_begin();
+    start_rows<D, 64, D>(scores, a, 0, b);
+    start_weighted_rows<D, D>(sums, weights, b);
+    products_wait<0>();
+    unsigned *out = p.out + blockIdx.x * GROUP_OUTPUT<D> + threadIdx.x * D;
+    for (int n = 0; n < D / 8; n++)
+        for (int i = 0; i < 4; i++) {
+            out[n * 4 + i] = static_cast<unsigned>(__float_as_int(scores[0][n][i]));
+            out[D / 2 + n * 4 + i] = static_cast<unsigned>(__float_as_int(sums[0][n][i]));
+        }
+}
+
 extern "C" {
 __global__ void check_primitives(PrimitiveArgs p) { run_primitives(p); }
+__global__ void check_group_products_64(PrimitiveArgs p) { HOPPER((run_group_products<64>(p))); }
+__global__ void check_group_products_128(PrimitiveArgs p) { HOPPER((run_group_products<128>(p))); }
 }
