@@ -35,10 +35,13 @@ impl From<Vec<u32>> for Prompt {
     }
 }
 
+/// New tokens of a continuation at most, where nothing says how many.
+pub const MAX_NEW_TOKENS: usize = 128;
+
 /// How a text is continued. `None` means the checkpoint's own value, else the default named.
 #[derive(Clone, Debug)]
 pub struct GenerateOptions {
-    /// At most this many new tokens (128).
+    /// At most this many new tokens ([`MAX_NEW_TOKENS`]).
     pub max_new_tokens: usize,
     /// No end before this many.
     pub min_new_tokens: usize,
@@ -68,7 +71,7 @@ pub struct GenerateOptions {
 impl Default for GenerateOptions {
     fn default() -> Self {
         Self {
-            max_new_tokens: 128,
+            max_new_tokens: MAX_NEW_TOKENS,
             min_new_tokens: 0,
             block_size: None,
             steps: None,

@@ -43,7 +43,7 @@ pub use edit::{Edited, edit};
 pub use engine::{Engine, EngineOptions, Event, Id};
 pub use error::{Error, Result};
 pub use generate::{
-    GenerateOptions, Prompt, Seconds, StopReason, Written, generate, generate_in, prompt_ids,
+    GenerateOptions, MAX_NEW_TOKENS, Prompt, Seconds, StopReason, Written, generate, generate_in, prompt_ids,
     trace_end,
 };
 pub use hub::{Download, locate};

@@ -43,6 +43,8 @@ fn is_ours(name: &str) -> bool {
 }
 
 const OPTIMIZER: &str = "optimizer.safetensors";
+/// The most that the header of a safetensors file takes.
+const HEADER_BYTES: u64 = 100 << 20;
 const PROGRESS: &str = "progress.json";
 
 /// Writes `dir/step-N` with the model, the optimizer and the run's place, complete or not at all.
@@ -124,9 +126,14 @@ pub(crate) fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) ->
     let progress = read_progress(dir)?;
     let path = dir.join(OPTIMIZER);
     let broken = |reason: String| TrainError::Run { path: path.clone(), reason };
-    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| {
+    // Two moments and perhaps a master copy of every parameter, in f32 at most, and the header.
+    let numbers: usize = model.parameters().iter().map(|(_, var)| var.elem_count()).sum();
+    let bytes = lacuna_files::read_file(&path, 12 * numbers as u64 + HEADER_BYTES)
+        .map_err(|e| broken(format!("not readable as optimizer state: {e}")))?;
+    let mut tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| {
         broken(format!("not readable as optimizer state: {}", lacuna_kernels::message(&e)))
     })?;
+    drop(bytes);
     let mut state =
         AdamWState { step: progress.optimizer_step, moments: Vec::new(), masters: Vec::new() };
     for (name, _) in model.parameters() {

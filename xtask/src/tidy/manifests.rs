@@ -83,16 +83,12 @@ const MAY_NEVER_USE: &[(&str, &[&str])] = &[
     ("lacuna-objective", &["tokenizers", "serde"]),
     ("lacuna-samplers", &["candle", "tokenizers", "safetensors", "memmap2"]),
     ("lacuna-likelihood", &["tokenizers", "serde"]),
-    ("lacuna-engine", TERMINAL),
-    ("lacuna-train", TERMINAL),
-    ("lacuna-eval", TERMINAL),
-    ("lacuna-serve", TERMINAL),
-    ("lacuna", TERMINAL),
     ("xtask", &["candle", "tokenizers"]),
 ];
 
-/// What knows a terminal or a command line; only the program does.
+/// These know a terminal or a command line, and only programs may (invariant 16).
 const TERMINAL: &[&str] = &["anyhow", "clap", "crossterm", "ctrlc", "indicatif", "rustyline"];
+const PROGRAMS: &[&str] = &["lacuna-cli", "lacuna-benches", "xtask"];
 
 /// Nothing uses these.
 const OUTSIDE: &[&str] = &["xtask", "lacuna-benches", "lacuna-cli"];
@@ -112,7 +108,10 @@ pub(super) fn directions(tree: &Tree) -> Vec<String> {
             complaints.push(format!("{path}: folder and package `{name}` must share a name"));
         }
         let never = MAY_NEVER_USE.iter().filter(|(known, _)| *known == name);
-        let never: Vec<_> = never.flat_map(|(_, starts)| *starts).collect();
+        let mut never: Vec<_> = never.flat_map(|(_, starts)| *starts).collect();
+        if !PROGRAMS.contains(&name) {
+            never.extend(TERMINAL);
+        }
         for (dependency, kind) in dependencies(&manifest) {
             let is_ours = MAY_USE.iter().any(|(known, _)| *known == dependency);
             let allowed = may_use.iter().any(|known| *known == "*" || *known == dependency);
@@ -245,6 +244,17 @@ mod tests {
         assert_eq!(any.len(), 1);
         let tests = "[dev-dependencies]\nproptest.workspace = true";
         assert_eq!(told("crates/lacuna-schedules", tests, directions), [""; 0]);
+    }
+
+    #[test]
+    fn only_programs_know_a_terminal() {
+        let clap = "[dependencies]\nclap.workspace = true";
+        for library in ["lacuna-engine", "lacuna-data", "lacuna-files", "lacuna"] {
+            let told = told(&format!("crates/{library}"), clap, directions);
+            assert_eq!(told.len(), 1, "{library}: {told:?}");
+            assert!(told[0].contains("may never know of `clap`"), "{told:?}");
+        }
+        assert_eq!(told("crates/lacuna-cli", clap, directions), [""; 0]);
     }
 
     #[test]
