@@ -317,6 +317,9 @@ fn cuda_emulate() -> Result<Outcome> {
     if cfg!(not(target_os = "linux")) {
         return Ok(Outcome::Skipped("the emulation's threads are Linux's ucontext"));
     }
+    if cuda::compiler().is_err() {
+        return Ok(Outcome::Skipped("no C++ compiler; g++ or clang++ (CXX names it) runs it"));
+    }
     passed(cuda::cuda(&cuda::Task::Emulate { no_faults: false }))
 }
 

@@ -55,7 +55,7 @@ fn scratch() -> Result<PathBuf> {
 }
 
 /// The C++ compiler that has what the emulation needs; `CXX` names another.
-fn compiler() -> Result<String> {
+pub(crate) fn compiler() -> Result<String> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
     let works = Command::new(&compiler)
         .arg("--version")

@@ -11,8 +11,8 @@ use crate::names;
 pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
-/// An index takes some 80 bytes a tensor; bounds what parsing can allocate.
-const LONGEST_INDEX: u64 = 1 << 20;
+/// Bytes of the longest index of shards that is read. It takes some 80 bytes a tensor; bounds what parsing can allocate.
+pub const LONGEST_INDEX: u64 = 1 << 20;
 const MOST_SHARDS: usize = 4096;
 
 /// Files that belong to a checkpoint beside weights, `config.json` and `tokenizer.json`.

@@ -46,7 +46,7 @@ mod safetensors;
 mod weights;
 
 pub use config::{Config, Family, Mode, RopeScaling};
-pub use directory::COMPANIONS;
+pub use directory::{COMPANIONS, LONGEST_INDEX};
 pub use error::{Error, Result};
 pub use gguf::{CarriedMetadata, GgufOptions, save_gguf};
 pub use index::Format;

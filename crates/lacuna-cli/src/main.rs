@@ -1,4 +1,5 @@
-//! The `lacuna` binary.
+//! Trains, measures and runs block-diffusion code models from a shell: the program `lacuna`, a command per file in
+//! `src/cli/`.
 
 #![forbid(unsafe_code)]
 

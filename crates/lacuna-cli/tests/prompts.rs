@@ -87,7 +87,7 @@ fn sixteen_prompts_get_the_tokens_they_get_alone_and_one_fails_alone() {
         let alone = lacuna(&[&["--prompt-ids", &ids.join(","), "--json"], &FLAGS[..]].concat());
         let mut alone: Value = serde_json::from_slice(&alone.stdout).unwrap();
         let mut line = line.clone();
-        line.as_object_mut().unwrap().remove("id");
+        line.as_object_mut().unwrap().retain(|key, _| key != "id" && key != "request");
         (alone["seconds"], line["seconds"]) = (Value::Null, Value::Null);
         assert_eq!(line, alone, "prompt {n}");
     }
@@ -128,16 +128,34 @@ fn a_file_of_other_prompts_is_refused_and_left_as_it_is() {
     let written = std::fs::read(&out).unwrap();
     let other_id = path("b.jsonl", r#"{"id": 2, "prompt_ids": [11, 12, 13]}"#);
     let other_prompt = path("c.jsonl", r#"{"id": 1, "prompt_ids": [11, 12]}"#);
+    let same_length = path("d.jsonl", r#"{"id": 1, "prompt_ids": [11, 12, 14]}"#);
     for (from, more, word) in [
         (&other_id, &[][..], "id"),
         (&other_prompt, &[], "another prompt"),
-        (&from, &["--seed", "3"], "other sampling flags"),
+        (&same_length, &[], "another prompt"),
+        (&from, &["--seed", "3"], "other flags"),
+        (&from, &["--threshold", "0.5"], "other flags"),
+        (&from, &["--stop", "x"], "other flags"),
     ] {
         let run = batch(from, &out, more);
         let said = String::from_utf8_lossy(&run.stderr).into_owned();
         assert_eq!(run.status.code(), Some(1), "{said}");
         assert!(said.contains(word) && said.contains("out.jsonl:1"), "{said}");
         assert_eq!(std::fs::read(&out).unwrap(), written);
+    }
+    // Files of other programs, with a line break at their end or without.
+    for theirs in [
+        "{\"id\": 1}\n",
+        "{\"id\": 1}",
+        "precious",
+        "precious\n",
+        "{\"id\":1,\"text\"\n",
+        "\u{0}\n",
+    ] {
+        std::fs::write(&out, theirs).unwrap();
+        let run = batch(&from, &out, &[]);
+        assert_eq!(run.status.code(), Some(1), "{theirs:?}: {run:?}");
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), theirs);
     }
     assert!(batch(&from, &from, &[]).status.code() == Some(2), "prompts are no place for answers");
 }

@@ -23,7 +23,7 @@ use crate::text::{TokenText, check_stops};
 /// wait for several.
 const JOINING_MAX: usize = 2048;
 
-/// How an [`Engine`] shares a model out.
+/// The limits within which an [`Engine`] shares its model.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
     /// Requests that are decoded at once; the others wait in the order in which they came (16).
@@ -52,7 +52,7 @@ impl fmt::Display for Id {
     }
 }
 
-/// What happened to a request in a step. Events own what they tell, so that they can be sent to whoever asked.
+/// An event of one request in a step. It owns what it tells, so that it can be sent to whoever asked.
 #[derive(Debug)]
 pub enum Event {
     /// More of its text has become certain: it is whole characters, and no stop text can take it back. All pieces
@@ -291,8 +291,9 @@ impl<'m> Engine<'m> {
     /// Errors if no request of that id runs or waits, or its tokens make no text.
     pub fn cancel(&mut self, id: Id) -> Result<Written> {
         if let Some(at) = self.waiting.iter().position(|one| one.running.id == id)
-            && let Some(Waiting { running, .. }) = self.waiting.remove(at)
+            && let Some(Waiting { mut running, .. }) = self.waiting.remove(at)
         {
+            running.began = Instant::now();
             return running.written(Generation {
                 request: id.0,
                 tokens: Vec::new(),
@@ -332,6 +333,8 @@ impl<'m> Engine<'m> {
 
     /// What the keys and values of so many tokens take, room for growth included.
     fn cache_bytes(&self, tokens: usize) -> u64 {
+        // A cache has room for some tokens from the beginning.
+        let tokens = tokens.max(crate::session::FIRST_CAPACITY);
         let config = self.model.config();
         let values = 2 * config.num_layers * config.num_kv_heads * config.head_dim;
         let bytes = (values * self.model.transformer.dtype().size_in_bytes()) as u64;

@@ -14,7 +14,7 @@ use crate::resolve::{Algorithm, Plan, Resolved};
 use crate::session::Session;
 use crate::text::{Stops, TokenText};
 
-/// What is continued.
+/// A text to continue, or its token ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prompt {
     /// Text, encoded with the checkpoint's tokenizer.
@@ -38,7 +38,7 @@ impl From<Vec<u32>> for Prompt {
 /// New tokens of a continuation at most, where nothing says how many.
 pub const MAX_NEW_TOKENS: usize = 128;
 
-/// How a text is continued. `None` means the checkpoint's own value, else the default named.
+/// Settings of a continuation. `None` means the checkpoint's own value, else the default named.
 #[derive(Clone, Debug)]
 pub struct GenerateOptions {
     /// At most this many new tokens ([`MAX_NEW_TOKENS`]).

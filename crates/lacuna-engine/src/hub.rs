@@ -148,13 +148,12 @@ fn is_complete(snapshot: &Path) -> bool {
     }
     let shards = |index: String| shards_of(&index).iter().all(|shard| has(shard));
     has("model.safetensors") || {
-        lacuna_files::read_text(&snapshot.join(INDEX), LONGEST_INDEX).is_ok_and(shards)
+        lacuna_files::read_text(&snapshot.join(INDEX), lacuna_checkpoint::LONGEST_INDEX)
+            .is_ok_and(shards)
     }
 }
 
 const INDEX: &str = "model.safetensors.index.json";
-/// As the reader of checkpoints has it.
-const LONGEST_INDEX: u64 = 16 << 20;
 
 /// The names of the shards; an index that can't be understood names one that does not exist.
 fn shards_of(index: &str) -> Vec<String> {

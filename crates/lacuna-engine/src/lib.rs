@@ -38,13 +38,21 @@ mod session;
 mod text;
 mod trace;
 
+// What the signatures here name of other crates.
+pub use lacuna_checkpoint::Work;
+pub use lacuna_kernels::StorageDtype;
+pub use lacuna_samplers::reference::Settings;
+pub use lacuna_samplers::{
+    Event as DecodeEvent, FillRule, FinishReason, Refinement, Request, Sampling,
+};
+
 pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffusion, convert};
 pub use edit::{Edited, edit};
 pub use engine::{Engine, EngineOptions, Event, Id};
 pub use error::{Error, Result};
 pub use generate::{
-    GenerateOptions, MAX_NEW_TOKENS, Prompt, Seconds, StopReason, Written, generate, generate_in, prompt_ids,
-    trace_end,
+    GenerateOptions, MAX_NEW_TOKENS, Prompt, Seconds, StopReason, Written, generate, generate_in,
+    prompt_ids, trace_end,
 };
 pub use hub::{Download, locate};
 pub use memory::{MemoryLimit, available_bytes};

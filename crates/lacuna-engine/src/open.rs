@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::memory::{self, MemoryLimit};
 
-/// How a checkpoint is opened.
+/// Settings for opening a checkpoint.
 #[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
     /// How matrices are kept in memory; default: as the file stores them. Formats that the file does not have
@@ -68,6 +68,8 @@ pub struct Model {
     settings: Settings,
     fallbacks: BTreeMap<StorageDtype, Vec<String>>,
     notes: Vec<String>,
+    /// Bytes of everything but keys and values, as planned.
+    taken: u64,
 }
 
 impl Model {
@@ -84,6 +86,7 @@ impl Model {
         }
         let weights = Weights::open(path)?;
         let device = options.device.clone().unwrap_or(Device::Cpu);
+        let mut taken = 0;
         let transformer = if device.is_cpu() {
             let most = weights.config().max_position_embeddings;
             let mut work = options.work.unwrap_or(Work::decoding(2048.min(most)));
@@ -94,6 +97,8 @@ impl Model {
             work.context = work.context.min(most);
             work.logit_rows = work.logit_rows.min(2 * most.max(256));
             memory::check(path, &weights, options.dtype, work, options.memory)?;
+            let planned = weights.memory(options.dtype, work);
+            taken = planned.total().saturating_sub(planned.cache);
             match options.dtype {
                 None => Transformer::mapped(&weights)?,
                 Some(dtype) => Transformer::mapped_in(&weights, dtype)?,
@@ -115,7 +120,15 @@ impl Model {
         let notes = tokenizer.as_ref().map(|tokenizer| tokenizer.notes().to_vec());
         let mut notes = notes.unwrap_or_default();
         notes.extend(half_named(transformer.config(), tokenizer.as_deref()));
-        Ok(Self { transformer, tokenizer, path: path.to_owned(), settings, fallbacks, notes })
+        Ok(Self {
+            transformer,
+            tokenizer,
+            path: path.to_owned(),
+            settings,
+            fallbacks,
+            notes,
+            taken,
+        })
     }
 
     /// Matrices that are not kept in the format asked for, by the format that they have instead: their rows are no
@@ -137,6 +150,19 @@ impl Model {
         });
         let mut found = config.mask_token_id().into_iter().chain(extra).chain(named);
         found.find(|id| (*id as usize) < config.vocab_size)
+    }
+
+    /// The folder or file that it was opened from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What of a limit is left for keys and values, once the model itself and a pass have what they need.
+    pub fn memory_left(&self, limit: MemoryLimit) -> MemoryLimit {
+        match limit {
+            MemoryLimit::Bytes(bytes) => MemoryLimit::Bytes(bytes.saturating_sub(self.taken)),
+            other => other,
+        }
     }
 
     /// What the model is.

@@ -16,7 +16,7 @@ const BLOCK_SIZE: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
 /// The confidence from which positions are filled together where no rule is asked for.
 const TAU: f64 = 0.9;
 
-/// How tokens are decoded.
+/// The algorithm that decodes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// One after the other.
@@ -65,9 +65,10 @@ impl Resolved {
     ) -> Result<Self> {
         let prompt = prompt_ids(model, prompt.into())?;
         let algorithm = algorithm(model, options);
-        let trained = !model.is_block_diffusion();
-        if (algorithm == Algorithm::Autoregressive) != trained && !options.allow_mode_mismatch {
-            return Err(Error::Mode(mismatch(trained)));
+        let is_autoregressive = !model.is_block_diffusion();
+        let asked = algorithm == Algorithm::Autoregressive;
+        if asked != is_autoregressive && !options.allow_mode_mismatch {
+            return Err(Error::Mode(mismatch(is_autoregressive)));
         }
         let max_new_tokens = within_positions(model, &prompt, algorithm, options)?;
         let request = |base: Request| Request {
@@ -140,7 +141,7 @@ impl Resolved {
     }
 }
 
-/// How a model is decoded under such options: as asked for, else as it was trained.
+/// The algorithm for a model under these options: the one asked for, else the one it was trained for.
 pub fn algorithm(model: &Model, options: &GenerateOptions) -> Algorithm {
     options.algorithm.unwrap_or(match model.is_block_diffusion() {
         true => Algorithm::Blocks,
@@ -180,7 +181,8 @@ fn within_positions(
     let (room, asked) = (max.saturating_sub(held), options.max_new_tokens);
     if asked > room && (room == 0 || algorithm == Algorithm::Reference) {
         let reason = format!(
-            "a prompt of {held} tokens and {asked} new ones are more than the model's {max} positions"
+            "a prompt of {held} tokens and {asked} new ones are more than the model's {max} positions; \
+             shorten the prompt or ask for fewer new tokens"
         );
         return Err(Error::Request(reason));
     }

@@ -51,7 +51,7 @@ struct Pending {
     finished: Vec<u32>,
 }
 
-/// What a sequence has to do with a pass.
+/// A sequence's part in a pass.
 struct Share {
     /// Its place among the session's sequences.
     at: usize,
@@ -162,9 +162,11 @@ impl Session {
     }
 }
 
+/// Tokens that a new cache has room for.
+pub(crate) const FIRST_CAPACITY: usize = 256;
+
 impl Sequence {
     fn new(number: usize, model: &Transformer, view: ModelView) -> Result<Self> {
-        const FIRST_CAPACITY: usize = 256;
         Ok(Self {
             number,
             view,

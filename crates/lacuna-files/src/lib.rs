@@ -57,7 +57,7 @@ pub use error::{Error, Result};
 pub use folder::{WholeFolder, remove_folder};
 pub use lock::{FileLock, FolderLock};
 pub use log::Log;
-pub use manifest::{Damage, FileHash, MANIFEST, Manifest};
+pub use manifest::{Damage, FileHash, MANIFEST, Manifest, hash};
 pub use mapped::MappedFile;
 pub use names::{
     copy_file, list, point_to, remove_empty_folder, remove_file, remove_if_there, rename,

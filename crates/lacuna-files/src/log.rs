@@ -35,12 +35,17 @@ impl Log {
     }
 
     fn opened(path: &Path, options: &mut OpenOptions) -> io::Result<Self> {
-        let is_new = !path.exists();
+        let there = fs::metadata(path);
+        if there.as_ref().is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+            // Its writer waits where its reader is slow, and nothing of it can be cut off.
+            return Ok(Self { file: open_device(path)?, whole: 0, torn: false });
+        }
+        let is_new = there.is_err();
         let file = File::open(path, without_waiting(options))?;
         if is_new {
             keep_name(path);
         }
-        let whole = file.metadata().map_or(0, |there| there.len());
+        let whole = file.metadata()?.len();
         Ok(Self { file, whole, torn: false })
     }
 
@@ -49,7 +54,32 @@ impl Log {
     /// # Errors
     /// The system's reason.
     pub fn resume(path: &Path) -> io::Result<(Self, u64)> {
-        let mut log = Self::opened(path, OpenOptions::new().read(true).append(true).create(true))?;
+        let log = Self::opened(path, OpenOptions::new().read(true).append(true).create(true))?;
+        log.cut()
+    }
+
+    /// Opens the file for this process alone, as long as the value lives, and changes nothing in it: for a caller who
+    /// reads it before [`cut`](Self::cut). Where the file system knows no locks, nothing is locked.
+    ///
+    /// # Errors
+    /// The system's reason; that another process has the file.
+    pub fn hold(path: &Path) -> io::Result<Self> {
+        let log = Self::opened(path, OpenOptions::new().read(true).append(true).create(true))?;
+        match log.file.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "another process is writing it; wait for its end, or give another file",
+            )),
+            _ => Ok(log),
+        }
+    }
+
+    /// Cuts off what stands behind the last whole line, and says how many bytes that were.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn cut(mut self) -> io::Result<(Self, u64)> {
+        let log = &mut self;
         let end = log.whole;
         if log.file.metadata()?.is_file() {
             log.whole = end_of_lines(&mut log.file, end)?;
@@ -58,7 +88,7 @@ impl Log {
             log.file.set_len(log.whole)?;
         }
         let cut = end - log.whole;
-        Ok((log, cut))
+        Ok((self, cut))
     }
 
     /// Begins anew: of an older file nothing is left.
@@ -92,7 +122,7 @@ impl Log {
             self.torn = false;
         }
         if let Err(error) = self.file.write_all(lines) {
-            self.torn = true;
+            self.torn = self.file.metadata().is_ok_and(|there| there.is_file());
             return Err(error);
         }
         self.whole += lines.len() as u64;

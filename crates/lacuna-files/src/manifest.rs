@@ -68,6 +68,11 @@ impl std::fmt::Display for Damage {
     }
 }
 
+/// The BLAKE3 hash of bytes in memory, as 64 hexadecimal digits.
+pub fn hash(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
 impl FileHash {
     /// The size and hash of a file as it is now.
     ///

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 
-/// How a likelihood is computed.
+/// A way to compute a likelihood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// One causal pass; −log p of each token given those before it.
@@ -30,7 +30,7 @@ pub enum Method {
     },
 }
 
-/// What a block-diffusion likelihood needs to know of the model.
+/// The block size and MASK of a block-diffusion model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocks {
     /// Tokens in a block.
@@ -96,7 +96,7 @@ pub struct Scoring {
     pub blocks: Option<Blocks>,
     /// Documents of a text do not see each other.
     pub document_mask: bool,
-    /// Rows of one forward pass.
+    /// Rows of one forward pass; 0 counts as 1.
     pub batch_size: usize,
 }
 
@@ -209,7 +209,7 @@ fn block_diffusion(
         let mut passes = monte_carlo_passes(row, blocks.mask_id, samples, &mut rng).peekable();
         let mut estimate = MonteCarlo::new();
         while passes.peek().is_some() {
-            let chunk: Vec<Pass> = passes.by_ref().take(scoring.batch_size).collect();
+            let chunk: Vec<Pass> = passes.by_ref().take(scoring.batch_size.max(1)).collect();
             for (pass, nll) in chunk.iter().zip(run(&chunk)?) {
                 estimate.add(pass, &nll)?;
             }
@@ -230,7 +230,7 @@ fn block_diffusion(
     let mut sums = BlockSums::new(row);
     let mut n_passes = 0;
     while passes.peek().is_some() {
-        let chunk: Vec<Pass> = passes.by_ref().take(scoring.batch_size).collect();
+        let chunk: Vec<Pass> = passes.by_ref().take(scoring.batch_size.max(1)).collect();
         for (pass, nll) in chunk.iter().zip(run(&chunk)?) {
             sums.add(pass, &nll)?;
             n_passes += 1;

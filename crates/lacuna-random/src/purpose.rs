@@ -11,7 +11,7 @@ pub enum Purpose {
     Times = 2,
     /// The masks of a training row; counters: step, row.
     Masks = 3,
-    /// The masks of Monte-Carlo likelihood; counters: 0, number of the window.
+    /// The masks of Monte-Carlo likelihood; counters: 0, number of the text.
     Likelihood = 4,
     /// The first values of a mask token's embedding in a checkpoint that had none; counters: 0, row of the table.
     MaskEmbedding = 6,

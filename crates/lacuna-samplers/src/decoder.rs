@@ -90,14 +90,11 @@ impl Decoder {
         mut observer: impl FnMut(Event<'_>) -> ControlFlow<usize>,
     ) -> Step {
         let mut step = Step::default();
-        let mut fail = |denoiser: &mut _, request, error| {
-            Denoiser::release(denoiser, request);
-            step.failed.push(Failure { request, error });
-        };
         for sequence in self.joining.drain(..) {
             match prefill(denoiser, &sequence) {
                 Ok(()) => self.active.push(sequence),
-                Err(error) => fail(denoiser, sequence.id, error),
+                // There is nothing to release, and the number may be another decoder's sequence.
+                Err(error) => step.failed.push(Failure { request: sequence.id, error }),
             }
         }
         let proposals = propose(denoiser, &self.active, &mut self.sampler);
@@ -117,7 +114,10 @@ impl Decoder {
                     step.finished.push(sequence.into_generation());
                 }
                 Ok(Progress::Open | Progress::BlockDone) => self.active.push(sequence),
-                Err(error) => fail(denoiser, sequence.id, error),
+                Err(error) => {
+                    denoiser.release(sequence.id);
+                    step.failed.push(Failure { request: sequence.id, error });
+                }
             }
         }
         step

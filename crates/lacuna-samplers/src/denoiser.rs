@@ -49,7 +49,8 @@ pub struct Segment<'a> {
 ///
 /// # What the sampler relies on
 /// - The logits of a segment do not depend on the other segments of the pass.
-/// - A call that fails leaves the other sequences as they were. A failed
+/// - A call that fails leaves the other sequences as they were. A failed [`prefill`](Self::prefill)
+///   leaves no sequence behind. A failed
 ///   [`denoise`](Self::denoise) leaves those of its segments as they were, too: the sampler asks
 ///   for each of them again, alone, and so finds the one that can't go on.
 pub trait Denoiser {

@@ -118,7 +118,7 @@ impl Output {
 }
 
 /// The released algorithm for one prompt, as sequence 0 of the denoiser, which it releases at the
-/// end (paper, section 4 of the design; batch 1).
+/// end.
 ///
 /// # Errors
 /// `gen_length` no multiple of `block_length`, `steps` no multiple of the number of blocks;

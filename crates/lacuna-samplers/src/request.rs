@@ -137,7 +137,7 @@ pub enum FinishReason {
     Stop,
 }
 
-/// What a finished request leaves.
+/// The result of a finished request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
     /// The request, by its number.
@@ -166,7 +166,7 @@ impl Generation {
     }
 }
 
-/// What an observer sees. Events of one request come in order; those of a batch are interleaved.
+/// An event of a request, as an observer sees it. Events of one request come in order; those of a batch are interleaved.
 ///
 /// An observer answers [`Continue`](std::ops::ControlFlow::Continue), or `Break(keep)` to end that
 /// request at once with its first `keep` new tokens (at most those of finished blocks) and

@@ -4,7 +4,8 @@ use anyhow::Result;
 use lacuna::checkpoint::{StorageDtype, Work};
 use lacuna::samplers::{FillRule, Sampling};
 use lacuna::{
-    Algorithm, GenerateOptions, MAX_NEW_TOKENS, MemoryLimit, Model, OpenOptions, Prompt, algorithm, select_device,
+    Algorithm, GenerateOptions, MAX_NEW_TOKENS, MemoryLimit, Model, OpenOptions, Prompt, algorithm,
+    select_device,
 };
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -252,7 +253,8 @@ impl Flags {
     pub(crate) fn work(&self, text: usize) -> Work {
         // Code takes about three bytes a token.
         let prompt = self.prompt_ids.as_ref().map_or(text / 3 + 1, |ids| ids.0.len());
-        let mut work = Work::decoding(prompt.saturating_add(self.max_new_tokens.unwrap_or(MAX_NEW_TOKENS)));
+        let mut work =
+            Work::decoding(prompt.saturating_add(self.max_new_tokens.unwrap_or(MAX_NEW_TOKENS)));
         work.logit_rows = work.logit_rows.max(self.block_size.map_or(0, NonZeroUsize::get));
         work
     }

@@ -111,7 +111,7 @@ fn fetch_directory(
         snapshot.fetch(single).map_err(fault)?;
     } else {
         let index = snapshot.fetch(INDEX).map_err(fault)?;
-        let text = lacuna_files::read_text(&index, super::LONGEST_INDEX)
+        let text = lacuna_files::read_text(&index, lacuna_checkpoint::LONGEST_INDEX)
             .map_err(|error| fault(Failure::Disk(error.into_source())))?;
         for shard in shards_of(&text) {
             if !has(&shard) {

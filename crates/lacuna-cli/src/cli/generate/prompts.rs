@@ -1,7 +1,7 @@
 //! `--prompts IN.jsonl --out OUT.jsonl`: many prompts, decoded together, a line each.
 
 use anyhow::{Context, Result};
-use lacuna::{Engine, EngineOptions, Event, GenerateOptions, Id, Model, Prompt, Resolved};
+use lacuna::{Engine, EngineOptions, Event, GenerateOptions, Id, Model, Plan, Prompt, Resolved};
 use lacuna_files::{Log, printable};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::decode_args::{ModelArgs, check_against, used};
-use super::super::progress::{At, Progress, count};
+use super::super::progress::{At, Progress, count, is_quiet};
 use super::super::ranges;
 use super::super::show::{as_json, read_text};
 use super::super::user_file::shown;
@@ -28,7 +28,8 @@ pub(crate) struct PromptsArgs {
     #[arg(long, value_name = "FILE", requires = "out",
         conflicts_with_all = ["prompt", "prompt_ids", "stream", "no_stream", "watch", "trace"])]
     pub(super) prompts: Option<PathBuf>,
-    /// Write a JSON object a line, in the order of the prompts; a file that has some of them already is gone on with
+    /// Write a JSON object a line, in the order of the prompts. A file that has some of them already is gone on with: run
+    /// the same command again
     #[arg(long, value_name = "FILE", requires = "prompts")]
     out: Option<PathBuf>,
     /// Prompts that are decoded together at most
@@ -58,10 +59,16 @@ impl PromptsArgs {
                            --mode";
             return Err(Usage(message.into()).into());
         }
+        if out == Path::new("-") {
+            let message =
+                "--out -: expected a file, so that a run that was ended can be gone on with";
+            return Err(Usage(message.into()).into());
+        }
         if same_file(from, out) {
             return Err(Usage(format!("--out {}: that is the file of prompts", shown(out))).into());
         }
         let entries = entries(&read_text(from)?, &name(from))?;
+        // Three bytes a token, as `work` reckons.
         let longest = entries.iter().map(|entry| match &entry.prompt {
             Prompt::Text(text) => text.len(),
             Prompt::Ids(ids) => 3 * ids.len(),
@@ -74,24 +81,23 @@ impl PromptsArgs {
         // What no prompt can change is said before anything is written.
         check_against(&model, &Prompt::Ids(Vec::new()), &options)?;
         Resolved::new(&model, vec![0], &options)?;
-        let (mut log, torn) =
-            Log::resume(out).with_context(|| format!("opening {}", shown(out)))?;
-        if torn > 0 {
-            note!("note: {}: a line that was cut off is written again", shown(out));
-        }
-        let known = known(out, &entries, &model, &options)?;
-        let engine = EngineOptions { running_max: self.batch, memory, ..EngineOptions::default() };
+        let mut answers = Answers::open(out, &entries, &model, &options)?;
+        let known = answers.known;
+        let engine = EngineOptions {
+            running_max: self.batch,
+            memory: model.memory_left(memory),
+            ..EngineOptions::default()
+        };
         let mut batch = Batch::new(&model, &options, &entries, known.done);
-        batch.failed = known.failed;
         let began = Instant::now();
-        let passes = batch.run(engine, &mut log, out)?;
-        log.sync().with_context(|| format!("writing {}", shown(out)))?;
-        let seconds = began.elapsed().as_secs_f64();
-        batch.report(known.done, passes, seconds, as_object)?;
-        match batch.failed {
+        let passes = batch.run(engine, &mut answers)?;
+        answers.sync()?;
+        batch.report(known, passes, began.elapsed().as_secs_f64(), as_object)?;
+        match batch.failed + known.failed {
             0 => Ok(()),
             failed => anyhow::bail!(
-                "{failed} of {} prompts failed; their lines in {} say why",
+                "{failed} of {} prompts failed; their lines in {} say why, and stay as they are: to try those again, give \
+                 them to another --out",
                 entries.len(),
                 shown(out)
             ),
@@ -108,7 +114,8 @@ struct Batch<'a> {
     pushed: usize,
     /// Entries whose lines are written.
     written: usize,
-    running: HashMap<Id, usize>,
+    /// Their places among the entries, and the names of what was asked.
+    running: HashMap<Id, (usize, String)>,
     /// Lines that wait for those before them.
     ready: BTreeMap<usize, Value>,
     failed: usize,
@@ -138,7 +145,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Decodes all that is left; the passes it took.
-    fn run(&mut self, options: EngineOptions, log: &mut Log, out: &Path) -> Result<usize> {
+    fn run(&mut self, options: EngineOptions, answers: &mut Answers) -> Result<usize> {
         let _line = self.progress();
         let most = options.running_max.get();
         let mut engine = Engine::new(self.model, options);
@@ -148,7 +155,7 @@ impl<'a> Batch<'a> {
                 self.push(&mut engine);
             }
             if engine.is_empty() {
-                self.write(log, out)?;
+                self.write(answers)?;
                 return Ok(engine.passes());
             }
             for event in engine.step() {
@@ -170,7 +177,7 @@ impl<'a> Batch<'a> {
                     Event::Text { .. } | Event::Refinement { .. } | Event::Block { .. } => {}
                 }
             }
-            self.write(log, out)?;
+            self.write(answers)?;
         }
     }
 
@@ -179,9 +186,12 @@ impl<'a> Batch<'a> {
         let at = self.pushed;
         self.pushed += 1;
         let prompt = self.entries[at].prompt.clone();
-        let pushed = Resolved::new(self.model, prompt, self.options);
-        match pushed.and_then(|request| engine.push(request)) {
-            Ok(id) => drop(self.running.insert(id, at)),
+        let pushed = Resolved::new(self.model, prompt, self.options).and_then(|request| {
+            let key = key(self.model, &request);
+            Ok((engine.push(request)?, key))
+        });
+        match pushed {
+            Ok((id, key)) => drop(self.running.insert(id, (at, key))),
             Err(error) => {
                 self.failed += 1;
                 self.ready_at(at, json!({ "error": said(&error.into()) }));
@@ -189,23 +199,22 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn end(&mut self, id: Id, line: Value) {
-        if let Some(at) = self.running.remove(&id) {
+    fn end(&mut self, id: Id, mut line: Value) {
+        if let Some((at, key)) = self.running.remove(&id) {
+            line["request"] = key.into();
             self.ready_at(at, line);
         }
     }
 
-    fn ready_at(&mut self, at: usize, mut line: Value) {
-        line["id"] = self.entries[at].id.clone();
+    fn ready_at(&mut self, at: usize, line: Value) {
         self.ready.insert(at, line);
         self.ended.fetch_add(1, Relaxed);
     }
 
     /// Appends the lines that have all others before them.
-    fn write(&mut self, log: &mut Log, out: &Path) -> Result<()> {
+    fn write(&mut self, answers: &mut Answers) -> Result<()> {
         while let Some(line) = self.ready.remove(&self.written) {
-            log.append(format!("{line}\n").as_bytes())
-                .with_context(|| format!("writing {}", shown(out)))?;
+            answers.append(&self.entries[self.written].id, &line)?;
             self.written += 1;
         }
         Ok(())
@@ -227,8 +236,8 @@ impl<'a> Batch<'a> {
     }
 
     /// What it took, in a line on stderr or an object on stdout.
-    fn report(&self, before: usize, passes: usize, seconds: f64, as_object: bool) -> Result<()> {
-        let (tokens, new) = (self.tokens.load(Relaxed), self.written - before);
+    fn report(&self, known: Known, passes: usize, seconds: f64, as_object: bool) -> Result<()> {
+        let (tokens, new) = (self.tokens.load(Relaxed), self.written - known.done);
         let rate = tokens as f64 / seconds.max(1e-9);
         if as_object {
             let object = json!({
@@ -238,7 +247,10 @@ impl<'a> Batch<'a> {
             out!("{object}");
             return Ok(());
         }
-        let earlier = match before {
+        if is_quiet() {
+            return Ok(());
+        }
+        let earlier = match known.done {
             0 => String::new(),
             n => format!(" ({} were there already)", count(n)),
         };
@@ -304,43 +316,122 @@ fn entry(line: &str) -> Result<Entry, String> {
     }
 }
 
-/// What an earlier run has written.
+/// The lines of an earlier run: how many there are, and how many of them are failures.
+#[derive(Clone, Copy, Default)]
 struct Known {
     done: usize,
     failed: usize,
 }
 
-/// Compares the lines that are there with the prompts that they should be of.
-fn known(out: &Path, entries: &[Entry], model: &Model, options: &GenerateOptions) -> Result<Known> {
-    let mut known = Known { done: 0, failed: 0 };
-    if !out.is_file() {
-        return Ok(known);
+/// The file of answers, which this process has for itself.
+struct Answers {
+    log: Log,
+    path: PathBuf,
+    known: Known,
+    synced: Instant,
+}
+
+impl Answers {
+    /// Compares what is there with the prompts, and goes on behind it. A file of anything else stays as it is.
+    fn open(
+        path: &Path,
+        entries: &[Entry],
+        model: &Model,
+        options: &GenerateOptions,
+    ) -> Result<Self> {
+        let mut known = Known::default();
+        let log = Log::hold(path).with_context(|| format!("opening {}", shown(path)))?;
+        if path.is_file() {
+            let there = read_text(path)?;
+            let whole = there.rfind('\n').map_or(0, |at| at + 1);
+            let (lines, torn) = there.split_at(whole);
+            known = compare(path, lines, entries, model, options)?;
+            let expected = entries.get(known.done).map(|entry| begin(&entry.id));
+            let agrees = |begin: String| torn.starts_with(&begin) || begin.starts_with(torn);
+            if !torn.is_empty() && !expected.is_some_and(agrees) {
+                let line = known.done + 1;
+                return Err(foreign(path, line, "no line of an earlier run".into()));
+            }
+            if !torn.is_empty() {
+                note!("note: {}: a line that was cut off is written again", shown(path));
+            }
+        }
+        let (log, _) = log.cut().with_context(|| format!("opening {}", shown(path)))?;
+        Ok(Self { log, path: path.to_owned(), known, synced: Instant::now() })
     }
-    let sampling = used(&options.sampling)["sampling"].clone();
-    for (number, line) in (1..).zip(read_text(out)?.lines()) {
-        let other = |reason: String| {
-            let out = shown(out);
-            anyhow::anyhow!("{out}:{number}: {reason}; give another --out, or remove {out}")
-        };
-        let line: Value = serde_json::from_str(line)
-            .map_err(|error| other(format!("no line of an earlier run ({error})")))?;
+
+    /// Appends a line; from time to time all of them are made to survive a power cut.
+    fn append(&mut self, id: &Value, line: &Value) -> Result<()> {
+        let rest = line.to_string();
+        let line = format!("{}{}\n", begin(id), &rest[1..]);
+        self.log
+            .append(line.as_bytes())
+            .with_context(|| format!("writing {}", shown(&self.path)))?;
+        if self.synced.elapsed() > SYNC_EVERY {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.synced = Instant::now();
+        self.log.sync().with_context(|| format!("writing {}", shown(&self.path)))
+    }
+}
+
+const SYNC_EVERY: Duration = Duration::from_secs(5);
+
+/// How every line of a prompt's answer begins: by it a line that was cut off is told from another program's.
+fn begin(id: &Value) -> String {
+    format!("{{\"id\":{id},")
+}
+
+/// A name for everything that an answer depends on: the model's place, the prompt, and every option.
+fn key(model: &Model, request: &Resolved) -> String {
+    let path = model.path().canonicalize().unwrap_or_else(|_| model.path().to_owned());
+    let plan = match &request.plan {
+        Plan::Autoregressive(request) | Plan::Blocks(request) => json!(request),
+        Plan::Reference(settings) => json!(settings),
+    };
+    let all = json!([path.to_string_lossy(), request.prompt, request.stop, plan]);
+    lacuna_files::hash(all.to_string().as_bytes())[..16].to_owned()
+}
+
+fn foreign(path: &Path, line: usize, reason: String) -> anyhow::Error {
+    let path = shown(path);
+    anyhow::anyhow!("{path}:{line}: {reason}; give another --out, or remove {path}")
+}
+
+/// Compares the lines that are there with those that the prompts would get.
+fn compare(
+    path: &Path,
+    lines: &str,
+    entries: &[Entry],
+    model: &Model,
+    options: &GenerateOptions,
+) -> Result<Known> {
+    let mut known = Known::default();
+    for (number, line) in (1..).zip(lines.lines()) {
+        let line: Value = serde_json::from_str(line).map_err(|error| {
+            foreign(path, number, format!("no line of an earlier run ({error})"))
+        })?;
         let entry = entries.get(known.done).ok_or_else(|| {
-            other(format!("a line more than there are prompts ({})", entries.len()))
+            let more = format!("a line more than there are prompts ({})", entries.len());
+            foreign(path, number, more)
         })?;
         if line["id"] != entry.id {
             let (found, id) = (line["id"].to_string(), entry.id.to_string());
             let (found, id) = (printable(&found), printable(&id));
-            return Err(other(format!("it has the id {found}, the prompt {id}")));
+            let reason = format!("it has the id {found}, the prompt {id}");
+            return Err(foreign(path, number, reason));
         }
         if line.get("error").is_some() {
             known.failed += 1;
         } else {
-            if line["sampling"] != sampling {
-                return Err(other("it was written with other sampling flags".into()));
-            }
-            let prompt = Resolved::new(model, entry.prompt.clone(), options)?.prompt;
-            if line["prompt_tokens"] != prompt.len() {
-                return Err(other("it is of another prompt with this id".into()));
+            let request = Resolved::new(model, entry.prompt.clone(), options)?;
+            if line["request"] != key(model, &request) {
+                let reason = "it is of another prompt with this id, another model, or other flags";
+                return Err(foreign(path, number, reason.into()));
             }
         }
         known.done += 1;
