@@ -170,6 +170,24 @@ mod tests {
     use std::fs;
 
     #[test]
+    fn a_log_that_is_held_is_nobody_elses_and_is_not_changed_before_it_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        fs::write(&path, "a\nhalf").unwrap();
+        let held = Log::hold(&path).unwrap();
+        let refused = Log::hold(&path).unwrap_err();
+        assert!(refused.to_string().contains("another process"), "{refused}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a\nhalf");
+        let (mut log, cut) = held.cut().unwrap();
+        assert_eq!(cut, 4);
+        log.append(b"b\n").unwrap();
+        assert!(Log::hold(&path).is_err(), "held as long as it lives");
+        drop(log);
+        assert!(Log::hold(&path).is_ok());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a\nb\n");
+    }
+
+    #[test]
     fn a_torn_last_line_is_cut_and_what_is_appended_stands_behind_whole_ones() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
