@@ -86,13 +86,26 @@ fn emulate(faults: bool) -> Result<()> {
     let compiler = compiler()?;
     let folder = scratch()?;
     let tests = sources().join("tests");
+    let machine = machine(&compiler)?;
     let (main, kernels) = (folder.join("emulate.o"), folder.join("emulated_attention.o"));
     compile_object(&compiler, &["-O2"], &tests.join("emulate.cpp"), &main)?;
     compile_object(&compiler, &["-O2"], &tests.join("emulated_attention.cpp"), &kernels)?;
     let program = folder.join("emulate");
-    run(Command::new(&compiler).args([&main, &kernels]).arg("-o").arg(&program))?;
+    run(Command::new(&compiler).args(&machine).args([&main, &kernels]).arg("-o").arg(&program))?;
     run(&mut Command::new(&program))?;
-    if faults { plant_faults(&compiler, &main) } else { Ok(()) }
+    if faults { plant_faults(&compiler, &[machine, vec![main]].concat()) } else { Ok(()) }
+}
+
+/// The emulated machine, compiled: no fault is planted in it.
+fn machine(compiler: &str) -> Result<Vec<PathBuf>> {
+    let folder = scratch()?;
+    let compile = |name: &str| {
+        let object = folder.join(format!("emulation-{name}.o"));
+        let source = sources().join(format!("emulation/{name}.cpp"));
+        compile_object(compiler, &["-O3"], &source, &object)?;
+        Ok(object)
+    };
+    ["machine", "tensor_core"].into_iter().map(compile).collect()
 }
 
 /// How a planted fault ended.
@@ -101,13 +114,13 @@ enum Found {
     Not,
 }
 
-fn plant_faults(compiler: &str, main: &Path) -> Result<()> {
+fn plant_faults(compiler: &str, rest: &[PathBuf]) -> Result<()> {
     let prelude = prelude(compiler)?;
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
     let work = || {
         while let Some(mutation) = MUTATIONS.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let result = plant(compiler, &prelude, main, mutation);
+            let result = plant(compiler, &prelude, rest, mutation);
             results.lock().expect("no worker panics").push((mutation.name, result));
         }
     };
@@ -140,7 +153,7 @@ fn prelude(compiler: &str) -> Result<PathBuf> {
 }
 
 /// Compiles the kernels with one fault and runs the tests on them until one fails.
-fn plant(compiler: &str, prelude: &Path, main: &Path, mutation: &Mutation) -> Result<Found> {
+fn plant(compiler: &str, prelude: &Path, rest: &[PathBuf], mutation: &Mutation) -> Result<Found> {
     let source = std::fs::read_to_string(sources().join(mutation.file))?;
     let mutant = mutation.apply(&source).context("the text it replaces is gone")?;
     let folder = scratch()?.join(format!("fault-{}", slug(mutation.name)));
@@ -152,7 +165,7 @@ fn plant(compiler: &str, prelude: &Path, main: &Path, mutation: &Mutation) -> Re
     let flags = [MUTANT, &[kernels, "-include", prelude]].concat();
     compile_object(compiler, &flags, &folder.join("tests/emulated_attention.cpp"), &object)?;
     let program = folder.join("emulate");
-    run(Command::new(compiler).args([main, &object]).arg("-o").arg(&program))?;
+    run(Command::new(compiler).args(rest).args([&object, Path::new("-o"), &program]))?;
     let output = Command::new(&program).args(words).output()?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     std::fs::remove_dir_all(&folder)?;
@@ -237,6 +250,7 @@ fn starts() -> Result<String> {
     let program = scratch()?.join("starts");
     run(Command::new(&compiler)
         .args(FLAGS)
+        .args(machine(&compiler)?)
         .arg(sources().join("tests/starts.cpp"))
         .arg("-o")
         .arg(&program))?;
@@ -277,6 +291,7 @@ fn card() -> Result<()> {
     run(Command::new(&compiler)
         .args(["-static-libstdc++", "-static-libgcc", "-o"])
         .args([&program, &kernels, &emulated])
+        .args(machine(&compiler)?)
         .arg(format!("-L{}", home.join("lib").display()))
         .args(["-lcudart_static", "-ldl", "-lpthread", "-lrt"]))?;
     println!("{}\nrun it on a machine with a card: `card check`, `card time`", program.display());
