@@ -1,5 +1,5 @@
-//! Attention masks and the hot operations of block diffusion: slow reference first, fast CPU and
-//! CUDA beside it.
+//! Attention masks and the hot operations of block diffusion: slow reference first, fast CPU code
+//! beside it. Kernels for NVIDIA stand in the folder `cuda`; no function here calls them yet.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};

@@ -5,7 +5,7 @@ use super::{Tree, crate_of};
 
 /// Crates with `unsafe`: each block there carries a `SAFETY:` comment, which clippy checks.
 const UNSAFE: &[(&str, &str)] = &[
-    ("lacuna-kernels", "vector instructions and CUDA launches"),
+    ("lacuna-kernels", "vector instructions"),
     ("lacuna-files", "mapped files"),
 ];
 
