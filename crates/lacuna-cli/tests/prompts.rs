@@ -1,5 +1,7 @@
 //! `generate --prompts`: many prompts in one batch, a line each, in order, gone on with where it stopped.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -250,12 +250,13 @@ impl<'a> Batch<'a> {
         if is_quiet() {
             return Ok(());
         }
+        let noun = if new == 1 { "prompt" } else { "prompts" };
         let earlier = match known.done {
             0 => String::new(),
             n => format!(" ({} were there already)", count(n)),
         };
         note!(
-            "{} prompts{earlier}, {} tokens in {seconds:.1} s, {rate:.1}/s, {} passes",
+            "{} {noun}{earlier}, {} tokens in {seconds:.1} s, {rate:.1}/s, {} passes",
             count(new),
             count(tokens),
             count(passes)
