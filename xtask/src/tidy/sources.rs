@@ -4,10 +4,8 @@ use super::code::{without_comments, without_tests};
 use super::{Tree, crate_of};
 
 /// Crates with `unsafe`: each block there carries a `SAFETY:` comment, which clippy checks.
-const UNSAFE: &[(&str, &str)] = &[
-    ("lacuna-kernels", "vector instructions"),
-    ("lacuna-files", "mapped files"),
-];
+const UNSAFE: &[(&str, &str)] =
+    &[("lacuna-kernels", "vector instructions"), ("lacuna-files", "mapped files")];
 
 /// The one crate that touches files (invariant 6). What it does to a disk, tests can stop and forget.
 const FILES: &str = "crates/lacuna-files/src/";
