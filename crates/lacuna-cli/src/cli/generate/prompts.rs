@@ -108,6 +108,8 @@ impl PromptsArgs {
 /// The prompts on their way through the engine, and their lines on the way to the file.
 struct Batch<'a> {
     model: &'a Model,
+    /// Where the model lies; a part of every answer's key.
+    place: PathBuf,
     options: &'a GenerateOptions,
     entries: &'a [Entry],
     /// Entries that have been given to the engine, or were done before.
@@ -132,6 +134,7 @@ impl<'a> Batch<'a> {
     ) -> Self {
         Self {
             model,
+            place: place(model),
             options,
             entries,
             pushed: done,
@@ -187,7 +190,7 @@ impl<'a> Batch<'a> {
         self.pushed += 1;
         let prompt = self.entries[at].prompt.clone();
         let pushed = Resolved::new(self.model, prompt, self.options).and_then(|request| {
-            let key = key(self.model, &request);
+            let key = key(&self.place, &request);
             Ok((engine.push(request)?, key))
         });
         match pushed {
@@ -387,14 +390,18 @@ fn begin(id: &Value) -> String {
     format!("{{\"id\":{id},")
 }
 
+/// Where a model lies, links followed.
+fn place(model: &Model) -> PathBuf {
+    model.path().canonicalize().unwrap_or_else(|_| model.path().to_owned())
+}
+
 /// A name for everything that an answer depends on: the model's place, the prompt, and every option.
-fn key(model: &Model, request: &Resolved) -> String {
-    let path = model.path().canonicalize().unwrap_or_else(|_| model.path().to_owned());
+fn key(place: &Path, request: &Resolved) -> String {
     let plan = match &request.plan {
         Plan::Autoregressive(request) | Plan::Blocks(request) => json!(request),
         Plan::Reference(settings) => json!(settings),
     };
-    let all = json!([path.to_string_lossy(), request.prompt, request.stop, plan]);
+    let all = json!([place.to_string_lossy(), request.prompt, request.stop, plan]);
     lacuna_files::hash(all.to_string().as_bytes())[..16].to_owned()
 }
 
@@ -411,7 +418,7 @@ fn compare(
     model: &Model,
     options: &GenerateOptions,
 ) -> Result<Known> {
-    let mut known = Known::default();
+    let (mut known, place) = (Known::default(), place(model));
     for (number, line) in (1..).zip(lines.lines()) {
         let line: Value = serde_json::from_str(line).map_err(|error| {
             foreign(path, number, format!("no line of an earlier run ({error})"))
@@ -430,7 +437,7 @@ fn compare(
             known.failed += 1;
         } else {
             let request = Resolved::new(model, entry.prompt.clone(), options)?;
-            if line["request"] != key(model, &request) {
+            if line["request"] != key(&place, &request) {
                 let reason = "it is of another prompt with this id, another model, or other flags";
                 return Err(foreign(path, number, reason.into()));
             }
