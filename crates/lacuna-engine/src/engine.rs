@@ -1,5 +1,6 @@
 //! Many requests on one model at once: continuous batching, tokens to text included.
 
+use lacuna_model::KvCache;
 use lacuna_samplers::{
     BlockEvent, Decoder, Event as SamplerEvent, FinishReason, Generation, Refinement, Request,
     SamplerError, Step,
@@ -338,7 +339,7 @@ impl<'m> Engine<'m> {
         let config = self.model.config();
         let values = 2 * config.num_layers * config.num_kv_heads * config.head_dim;
         let bytes = (values * self.model.transformer.dtype().size_in_bytes()) as u64;
-        bytes.saturating_mul((tokens as u64).saturating_add(tokens as u64 / 8 + 32))
+        bytes.saturating_mul(KvCache::capacity_for(tokens) as u64)
     }
 }
 

@@ -76,13 +76,18 @@ impl KvCache {
         Ok(())
     }
 
+    /// Tokens that a cache which grew to hold `tokens` has room for, for whoever plans its memory. By doubling, the token
+    /// after a long prompt would take as much again as the prompt.
+    pub fn capacity_for(tokens: usize) -> usize {
+        tokens.saturating_add(tokens / 8 + 32)
+    }
+
     /// Makes room for `n` tokens in all.
     pub(crate) fn reserve(&mut self, n: usize) -> Result<()> {
         if n <= self.capacity {
             return Ok(());
         }
-        // By doubling, the token after a long prompt would take as much again as the prompt.
-        let capacity = n + n / 8 + 32;
+        let capacity = Self::capacity_for(n);
         for (k, v) in &mut self.layers {
             for buffer in [k, v] {
                 let (one, _, heads, dim) = buffer.dims4()?;
