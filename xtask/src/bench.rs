@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: build the bench package for speed, then become it.
+//! `cargo xtask bench` builds the bench package for speed, then becomes it.
 
 use std::ffi::OsString;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Calling cargo and the programs it builds.
+//! Runs cargo and the programs it builds.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
@@ -22,7 +22,7 @@ pub(crate) fn cargo<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> Comm
     command
 }
 
-/// Where cargo puts what it builds, whatever `CARGO_TARGET_DIR` and the configuration say.
+/// The folder that cargo builds into, whatever `CARGO_TARGET_DIR` and the configuration say.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     let output = cargo(["metadata", "--format-version=1", "--no-deps"])
         .stderr(Stdio::inherit())

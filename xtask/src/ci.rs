@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: every check that a change must pass, cheap ones first.
+//! `cargo xtask ci` runs every check that a change must pass, cheap ones first.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cargo::{self, cargo, run};
 use crate::{cuda, fixtures, tidy};
 
-/// What to run.
+/// The part of the checks that is asked for.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only this step; may be given several times
@@ -224,8 +224,8 @@ fn example() -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// What would be published of each crate. That it also compiles alone is not tried here: everything above it would
-/// be compiled once more.
+/// Packages each crate as it would be published. That it also compiles alone is not tried here:
+/// everything above it would be compiled once more.
 fn package() -> Result<Outcome> {
     let args = ["package", "--workspace", "--exclude", "xtask", "--exclude", "lacuna-benches"];
     let output = cargo(args).args(["--locked", "--no-verify", "--allow-dirty"]).output()?;
@@ -293,7 +293,7 @@ pub(crate) fn lacuna() -> Result<PathBuf> {
     cargo::build("lacuna", &["--locked", "--release", "--package", "lacuna-cli", JOBS])
 }
 
-/// Whether `printed` is one JSON object in which every `path:type` of `keys` holds.
+/// Tells whether `printed` is one JSON object in which every `path:type` of `keys` holds.
 fn check_shape(printed: &str, keys: &[&str]) -> Result<()> {
     let object: serde_json::Value = serde_json::from_str(printed)
         .with_context(|| format!("no single JSON object: {printed}"))?;

@@ -1,4 +1,5 @@
-//! `cargo xtask cuda`: the kernels for NVIDIA, proven as far as a machine without a card can, and made for one that has.
+//! `cargo xtask cuda` proves the kernels for NVIDIA as far as a machine without a card can, and
+//! makes them for one that has.
 
 mod mutations;
 mod registers;
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cargo::{self, run};
 use mutations::{MUTATIONS, Mutation};
 
-/// What to do with the kernels.
+/// The task with the kernels that is asked for.
 #[derive(clap::Subcommand)]
 pub(crate) enum Task {
     /// Run every kernel on the CPU, and see that planted faults are found; needs g++ alone
@@ -43,7 +44,7 @@ pub(crate) fn cuda(task: &Task) -> Result<()> {
     }
 }
 
-/// Where the kernels' sources lie.
+/// The folder of the kernels' sources.
 fn sources() -> PathBuf {
     cargo::root().join("crates/lacuna-kernels/cuda")
 }
@@ -108,7 +109,7 @@ fn machine(compiler: &str) -> Result<Vec<PathBuf>> {
     ["machine", "tensor_core"].into_iter().map(compile).collect()
 }
 
-/// How a planted fault ended.
+/// The end of a planted fault.
 enum Found {
     By(String),
     Not,

@@ -1,4 +1,4 @@
-//! `cargo xtask fixtures`: what is shipped is what its maker makes.
+//! `cargo xtask fixtures` checks that what is shipped is what its maker makes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::cargo::{self, run};
 use crate::ci::lacuna;
 
-/// What to do with a difference.
+/// The way to deal with a difference.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Write what was made into fixtures/ instead of only comparing

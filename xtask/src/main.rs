@@ -1,4 +1,4 @@
-//! `cargo xtask`: everything that is done *to* the workspace, in one place and on every platform.
+//! `cargo xtask` is everything that is done *to* the workspace, in one place and on every platform.
 //!
 //! Builds in seconds: it links no candle and no crate of the workspace, and runs the `lacuna` binary instead.
 #![forbid(unsafe_code)]

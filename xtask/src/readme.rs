@@ -1,4 +1,5 @@
-//! Each crate's README: the head of its documentation, so that the two can't say different things.
+//! Makes each crate's README from the head of its documentation, so that the two can't say
+//! different things.
 
 use std::path::Path;
 

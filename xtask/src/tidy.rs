@@ -1,10 +1,12 @@
-//! `cargo xtask tidy`: the rules of the house that a program can check (docs/architecture.md lists them all).
+//! `cargo xtask tidy` checks those rules of the house that a program can (docs/architecture.md
+//! lists them all).
 //!
 //! Every check is a function from the tree to a list of complaints, so that its tests need no disk.
 
 mod code;
 mod docs;
 mod manifests;
+mod prose;
 mod sources;
 
 use std::collections::BTreeMap;
@@ -39,6 +41,8 @@ const CHECKS: &[Check] = &[
     ("every library opens with an example", sources::opening_examples),
     ("every fast operation has a reference", sources::references),
     ("files fit a reader", sources::lengths),
+    ("files open with a sentence", prose::openings),
+    ("no comment begins with a bare clause", prose::clauses),
     ("READMEs are their crates' documentation", docs::readmes),
     ("links lead somewhere", docs::links),
     ("the changelog names the version", docs::changelog),

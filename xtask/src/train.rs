@@ -1,4 +1,4 @@
-//! `cargo xtask train`: build for speed, then become `lacuna train`.
+//! `cargo xtask train` builds for speed, then becomes `lacuna train`.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -43,7 +43,7 @@ fn leading_recipes(args: &[OsString]) -> (&[OsString], &[OsString]) {
     args.split_at(args.iter().take_while(|arg| is_recipe(arg)).count())
 }
 
-/// Whether a recipe is among the arguments: the first word, or any that ends in `.toml`.
+/// Tells whether a recipe is among the arguments: the first word, or any that ends in `.toml`.
 fn names_a_recipe(args: &[OsString]) -> bool {
     let is_flag = |arg: &OsString| arg.to_string_lossy().starts_with('-');
     let is_toml = |arg: &OsString| Path::new(arg).extension().is_some_and(|end| end == "toml");

@@ -1,4 +1,4 @@
-//! Numbers, bounded numbers and orders from any source of random words.
+//! Draws numbers, bounded numbers and orders from any source of random words.
 
 use rand_chacha::rand_core::RngCore;
 

@@ -1,5 +1,5 @@
-//! Random numbers that have an address and no history: whoever names a stream gets its bytes, in any order, on any
-//! thread, before and after a resume.
+//! Gives random numbers that have an address and no history: whoever names a stream gets its bytes,
+//! in any order, on any thread, before and after a resume.
 //!
 //! ```
 //! use lacuna_random::{Purpose, below, permutation, stream, uniform};

@@ -1,6 +1,6 @@
-//! The purposes of streams, and the words that they stand for in a key.
+//! Lists the purposes of streams, and the words that they stand for in a key.
 
-/// What a stream is drawn for; the second word of its key.
+/// The purpose that a stream is drawn for; the second word of its key.
 ///
 /// A new purpose takes a word that no other has. A word never changes, because the data order, the masks and the
 /// tokens of every recorded run come from it.

@@ -1,4 +1,5 @@
-//! The bytes of every stream, recorded when four crates derived their keys for themselves, and the laws of the draws.
+//! Holds every stream to its bytes, recorded when four crates derived their keys for themselves,
+//! and the laws of the draws.
 
 use std::collections::BTreeMap;
 

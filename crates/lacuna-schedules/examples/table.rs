@@ -1,4 +1,4 @@
-//! Prints the closed forms of the ways to mask a block. `cargo run -p lacuna-schedules --example table`
+//! Prints the closed forms of the ways to mask a block: `cargo run -p lacuna-schedules --example table`.
 
 use std::num::NonZeroUsize;
 

@@ -1,4 +1,4 @@
-//! Two ways to keep the mask rate away from its ends.
+//! Keeps the mask rate away from its ends, in two ways.
 
 use core::num::NonZeroUsize;
 

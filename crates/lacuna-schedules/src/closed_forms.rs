@@ -1,4 +1,4 @@
-//! What the ways of masking a block do, exactly: no simulation, no sampling error.
+//! Computes what the ways of masking a block do, exactly: no simulation, no sampling error.
 //!
 //! All for the linear schedule, t ~ U(0, 1), and a block of B tokens of which m come out masked.
 //! Put the number of *eligible* tokens for B where a block holds tokens that are never masked.
@@ -7,7 +7,7 @@ use core::num::NonZeroUsize;
 
 use crate::math::{ln, pow};
 
-/// How the masks of a block are drawn, with the law of their number m.
+/// A way to draw the masks of a block, with the law of their number m.
 ///
 /// # Example: one block in eight would come out empty at B = 4
 /// ```

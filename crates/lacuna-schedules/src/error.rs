@@ -1,3 +1,5 @@
+//! Says why a schedule was refused.
+
 use core::fmt;
 
 /// A schedule, band or warmup that makes no sense, or a name that no schedule has.

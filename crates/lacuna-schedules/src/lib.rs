@@ -1,4 +1,5 @@
-//! How much to mask, and what a masked token's loss counts for, in masked diffusion over blocks of text.
+//! Says how much to mask, and what a masked token's loss counts for, in masked diffusion over
+//! blocks of text.
 //!
 //! ```
 //! use core::num::NonZeroUsize;

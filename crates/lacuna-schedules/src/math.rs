@@ -1,4 +1,5 @@
-//! The few transcendental functions that schedules need, from additions, multiplications and divisions alone.
+//! Computes the few transcendental functions that schedules need, from additions, multiplications
+//! and divisions alone.
 //!
 //! `core` has none, and the platform's own differ in their last bits. These give the same bits
 //! everywhere, so a training run's noise does too. Relative error is below 1e-15 (tests below).

@@ -1,4 +1,4 @@
-//! The trait, and every family of schedules in use.
+//! Defines the trait of a schedule, and holds every family in use.
 //!
 //! Each weight is **derived from** its rate: w = −alpha'/(1 − alpha) = u'/u, with u = 1 − alpha.
 
@@ -9,7 +9,8 @@ use core::str::FromStr;
 use crate::ScheduleError;
 use crate::math::{cos_half_pi, exp_m1, ln, ln_1p, pow, sin_half_pi};
 
-/// How much is masked at a time, and what a masked token's loss counts for.
+/// The law of training's noise: the share that is masked at a time, and the loss weight that
+/// belongs to it.
 ///
 /// `t` lies in [0, 1]: 0 is clean, 1 is fully masked. Both functions are pure; implement the trait
 /// for a schedule of your own and everything here works with it.

@@ -1,4 +1,4 @@
-//! Drawing the times of all blocks of a batch.
+//! Draws the times of all blocks of a batch.
 //!
 //! Randomness is a closure that returns uniform numbers in [0, 1). Every time drawn lies in (0, 1]:
 //! 0, where a weight may be infinite, never comes up.
@@ -8,7 +8,8 @@ use core::str::FromStr;
 
 use crate::ScheduleError;
 
-/// How the times of one step's blocks are drawn. Each time alone is uniform; they differ in how they hang together.
+/// A way to draw the times of one step's blocks. Each time alone is uniform; they differ in how
+/// they hang together.
 ///
 /// # Example: eight blocks, one in each eighth of the unit interval
 /// ```

@@ -1,4 +1,4 @@
-//! The first steps of training, in which the mask rate grows from almost nothing.
+//! Bounds the first steps of training, in which the mask rate grows from almost nothing.
 
 use crate::{NoiseSchedule, ScheduleError};
 

@@ -1,4 +1,4 @@
-//! What every schedule must obey, and every figure of the closed forms.
+//! Holds every schedule to the laws, and the closed forms to their figures.
 
 use std::num::NonZeroUsize;
 

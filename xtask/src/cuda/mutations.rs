@@ -1,4 +1,5 @@
-//! Faults that someone could make in a kernel. The emulated tests must fail on every one of them: the list is their test.
+//! Lists faults that someone could make in a kernel. The emulated tests must fail on every one of
+//! them: the list is their test.
 
 /// One text of a kernel's source replaced by another.
 pub(super) struct Mutation {
@@ -7,7 +8,7 @@ pub(super) struct Mutation {
     /// File below `crates/lacuna-kernels/cuda`.
     pub(super) file: &'static str,
     pub(super) from: &'static str,
-    /// Which occurrence of `from`, counted from 0.
+    /// The occurrence of `from` that is replaced, counted from 0.
     pub(super) at: usize,
     pub(super) to: &'static str,
 }
@@ -56,7 +57,7 @@ const fn fault(
 }
 
 pub(super) const MUTATIONS: &[Mutation] = &[
-    // What all kernels share.
+    // The code that all kernels share.
     fault("chunks of a tile share banks", SHARED, ("(chunk ^ (row & 7)) << 3", 0), "chunk << 3"),
     fault("rows beyond the last are read", SHARED, ("first + row + i < count", 0), "true"),
     fault(

@@ -1,10 +1,10 @@
-//! What `ptxas -v` says of each kernel, and the table that docs/gpu.md shows of it.
+//! Reads what `ptxas -v` says of each kernel, and makes the table that docs/gpu.md shows of it.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
-/// What a kernel takes on one architecture.
+/// The resources that a kernel takes on one architecture.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Usage {
     pub(super) registers: u32,

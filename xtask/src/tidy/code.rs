@@ -1,4 +1,5 @@
-//! Rust source with everything blanked out that is not code.
+//! Blanks out everything in Rust source that is not code, so that rules don't trip over comments
+//! and literals.
 
 /// The text with comments and the insides of literals as spaces; lines stay where they were.
 pub(super) fn without_comments(text: &str) -> String {
@@ -26,14 +27,14 @@ pub(super) fn without_tests(text: &str) -> String {
         let end = item_end(&code, start);
         let blank: String =
             code[start..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
-        // What was blanked may have held wider characters; go on behind what stands there now.
+        // The blanked text may have held wider characters; go on behind what stands there now.
         code.replace_range(start..end, &blank);
         from = start + blank.len();
     }
     code
 }
 
-/// Where the item that starts at `start` ends: behind its `;` or its closing brace.
+/// Finds the end of the item that starts at `start`: behind its `;` or its closing brace.
 fn item_end(code: &str, start: usize) -> usize {
     let mut depth = 0;
     for (offset, c) in code[start..].char_indices() {

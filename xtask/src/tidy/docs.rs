@@ -1,4 +1,5 @@
-//! What the documentation says: links, the changelog, names of code, paths of machines.
+//! Checks the documentation against the tree: links, the changelog, names of code, paths of
+//! machines.
 
 use std::collections::BTreeSet;
 
@@ -127,7 +128,8 @@ pub(super) fn paper_names(tree: &Tree) -> Vec<String> {
     complaints
 }
 
-/// What is wrong with a span that names a file, a path of Rust names, or a test; `None` for anything else.
+/// Tells what is wrong with a span that names a file, a path of Rust names, or a test; `None` for
+/// anything else.
 fn missing_name(tree: &Tree, span: &str) -> Option<String> {
     let name = span.trim_end_matches("()").trim_end_matches('!');
     if name.contains('/') && [".rs", ".md", ".toml"].iter().any(|end| name.ends_with(end)) {

@@ -1,4 +1,4 @@
-//! What the manifests say: who may depend on whom, and why on strangers.
+//! Checks the manifests: who may depend on whom, and that each dependency on a stranger says why.
 
 use toml::{Table, Value};
 
@@ -70,7 +70,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// What a crate may never know of, by the start of a dependency's name: what would let it.
+/// The dependencies that would let a crate know what it may never know, by the start of their
+/// names.
 const MAY_NEVER_USE: &[(&str, &[&str])] = &[
     ("lacuna-schedules", &[""]),
     ("lacuna-random", &["candle", "tokenizers", "serde"]),

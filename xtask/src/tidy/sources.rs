@@ -1,4 +1,5 @@
-//! What the sources say: where unsafe code, files, output and configuration may stand, and how long a file may be.
+//! Checks the sources: where unsafe code, files, output and configuration may stand, and how long a
+//! file may be.
 
 use super::code::{without_comments, without_tests};
 use super::{Tree, crate_of};
@@ -10,11 +11,11 @@ const UNSAFE: &[(&str, &str)] =
 /// The one crate that touches files (invariant 6). What it does to a disk, tests can stop and forget.
 const FILES: &str = "crates/lacuna-files/src/";
 
-/// What touches files, or opens them.
+/// Words by which code touches files, or opens them.
 const TOUCHES_FILES: &[&str] =
     &["std::fs", "unix::fs", "windows::fs", "OpenOptions::new", "rustix", "memmap2"];
 
-/// Where `Deserialize` may stand (invariant 5), by the start of a path.
+/// The files that may hold `Deserialize` (invariant 5), by the start of a path.
 const DESERIALIZES: &[(&str, &str)] = &[
     ("crates/lacuna-files/src/manifest", "manifests of hashes"),
     ("crates/lacuna-train/src/recipe", "recipes"),
@@ -77,7 +78,7 @@ fn libraries(tree: &Tree) -> impl Iterator<Item = (&str, &str)> {
     sources(tree).filter(|(path, _)| !is_binary(path))
 }
 
-/// What of crates/ is built, libraries and program.
+/// The files of crates/ that are built, libraries and program.
 fn sources(tree: &Tree) -> impl Iterator<Item = (&str, &str)> {
     tree.matching("crates/", ".rs").filter(|(path, _)| {
         let is_source = path.split('/').nth(2) == Some("src");
@@ -108,7 +109,7 @@ fn code_with<'a>(
     found
 }
 
-/// Whether `word` stands in `line` and is no part of a longer name.
+/// Tells whether `word` stands in `line` and is no part of a longer name.
 pub(super) fn has_word(line: &str, word: &str) -> bool {
     let is_name = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
     let (opens, ends) = (is_name(word.chars().next()), is_name(word.chars().next_back()));
