@@ -176,7 +176,7 @@ fn together(model: &Model, effort: Effort, count: usize) -> Result<crate::measur
         while !engine.is_empty() {
             for event in engine.step() {
                 match event {
-                    Event::Finished { id, written: one } => drop(written.insert(id, one.tokens)),
+                    Event::Finished { id, completion: one } => drop(written.insert(id, one.tokens)),
                     Event::Failed { error, .. } => return Err(error.into()),
                     _ => {}
                 }

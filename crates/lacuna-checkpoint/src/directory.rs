@@ -16,7 +16,7 @@ pub const LONGEST_INDEX: u64 = 1 << 20;
 const MOST_SHARDS: usize = 4096;
 
 /// Files that belong to a checkpoint beside weights, `config.json` and `tokenizer.json`.
-pub const COMPANIONS: [&str; 8] = [
+pub const MODEL_FILES: [&str; 8] = [
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -27,7 +27,7 @@ pub const COMPANIONS: [&str; 8] = [
     "merges.txt",
 ];
 /// What only people read, in whatever encoding: no part of a checkpoint, but it goes where the checkpoint goes.
-pub(crate) const PROSE: [&str; 9] = [
+pub(crate) const DOCUMENTS: [&str; 9] = [
     "README.md",
     "LICENSE",
     "LICENSE.txt",
@@ -67,9 +67,10 @@ pub(crate) fn token_ids_in(dir: &Path, wanted: &[&str]) -> Vec<Option<u32>> {
     ids
 }
 
-/// The [`COMPANIONS`] that are there, what people read, and further chat templates. Code of a checkpoint stays where it is.
+/// The [`MODEL_FILES`] that are there, what people read, and further chat templates. Code of a checkpoint stays where it is.
 pub(crate) fn companions(dir: &Path) -> Result<Vec<(String, String)>> {
-    let mut names: Vec<String> = COMPANIONS.iter().chain(&PROSE).map(|&n| n.to_owned()).collect();
+    let mut names: Vec<String> =
+        MODEL_FILES.iter().chain(&DOCUMENTS).map(|&n| n.to_owned()).collect();
     names.retain(|name| dir.join(name).exists());
     let listed = lacuna_files::list(&dir.join(TEMPLATES)).unwrap_or_default();
     let listed = listed.iter().filter_map(|path| path.file_name()?.to_str());
@@ -82,7 +83,7 @@ pub(crate) fn companions(dir: &Path) -> Result<Vec<(String, String)>> {
 fn text(dir: &Path, name: &str, longest: u64) -> Result<String> {
     let path = contained(dir, name)?;
     let bytes = lacuna_files::read_file(&path, longest)?;
-    if PROSE.contains(&name) {
+    if DOCUMENTS.contains(&name) {
         return Ok(String::from_utf8_lossy(&bytes).into_owned());
     }
     String::from_utf8(bytes).map_err(|_| Error::file(&path, "is no UTF-8 text"))

@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
-//! use lacuna_checkpoint::{Config, SaveOptions, Weights, Work, save_safetensors};
+//! use lacuna_checkpoint::{Config, SaveOptions, Weights, Workload, save_safetensors};
 //!
 //! let config = Config { num_layers: 1, vocab_size: 96, ..Config::default() };
 //! let zeros = |shape: Vec<usize>| Tensor::zeros(shape, DType::BF16, &Device::Cpu);
@@ -13,7 +13,7 @@
 //!
 //! let weights = Weights::open(&dir)?;
 //! assert_eq!(weights.shape("model.embed_tokens.weight"), Some(&[96, 64][..]));
-//! assert!(weights.memory(None, Work::decoding(128)).weights > 0);
+//! assert!(weights.memory(None, Workload::decoding(128)).weights > 0);
 //! # std::fs::remove_dir_all(&dir)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -22,7 +22,7 @@
 //! - [`Weights`]: an opened checkpoint, safetensors or GGUF. Its weights stay mapped where the file has them.
 //! - [`save_safetensors`] and [`save_gguf`]: checkpoints out, whole or not at all; [`Outgoing`]: a tensor on its way.
 //! - [`verify`]: whether the bytes are still those that were written.
-//! - [`MemoryEstimate`]: what a model needs for given [`Work`], before a weight is read.
+//! - [`MemoryEstimate`]: what a model needs for given [`Workload`], before a weight is read.
 //!
 //! Nothing of a file is trusted: what does not describe exactly the bytes that follow is refused, with file, tensor
 //! and reason, before anything is allocated by it.
@@ -46,14 +46,14 @@ mod safetensors;
 mod weights;
 
 pub use config::{Config, Family, Mode, RopeScaling};
-pub use directory::{COMPANIONS, LONGEST_INDEX};
+pub use directory::{LONGEST_INDEX, MODEL_FILES};
 pub use error::{Error, Result};
 pub use gguf::{CarriedMetadata, GgufOptions, save_gguf};
 pub use index::Format;
 pub use lacuna_files::MappedFile;
 pub use lacuna_kernels::StorageDtype;
 pub use mask_row::mean_row;
-pub use memory::{MemoryEstimate, Work};
+pub use memory::{MemoryEstimate, Workload};
 pub use outgoing::Outgoing;
 pub use safetensors::{SaveOptions, save_safetensors, save_tensors};
 pub use weights::{Report, Verified, Weights, check_gguf, check_safetensors, verify};

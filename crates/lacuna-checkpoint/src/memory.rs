@@ -6,7 +6,7 @@ use crate::config::Config;
 
 /// What is to be computed, as far as memory depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Work {
+pub struct Workload {
     /// Tokens whose keys and values are kept.
     pub context: usize,
     /// Rows of the largest pass.
@@ -15,7 +15,7 @@ pub struct Work {
     pub logit_rows: usize,
 }
 
-impl Work {
+impl Workload {
     /// Decoding in a context of so many tokens: the prompt in one pass, logits of a block's rows.
     pub fn decoding(context: usize) -> Self {
         Self { context, rows: context, logit_rows: context.min(32) }
@@ -45,14 +45,14 @@ impl MemoryEstimate {
 
 impl Config {
     /// What the model needs with its matrices in `dtype`, for such work.
-    pub fn memory(&self, dtype: StorageDtype, work: Work) -> MemoryEstimate {
+    pub fn memory(&self, dtype: StorageDtype, work: Workload) -> MemoryEstimate {
         let (values, bytes) = dtype.block();
         let weights = self.parameter_count().div_ceil(values as u64).saturating_mul(bytes as u64);
         self.memory_with(weights, work)
     }
 
     /// The estimate with weights of so many bytes.
-    pub(crate) fn memory_with(&self, weights: u64, work: Work) -> MemoryEstimate {
+    pub(crate) fn memory_with(&self, weights: u64, work: Workload) -> MemoryEstimate {
         let cache = self.cache_bytes_per_token().saturating_mul(work.context as u64);
         // Measured with byte-level BPE: two strings, two map entries and a merge a token.
         let program = (14 << 20) + 600 * self.vocab_size as u64;
@@ -61,7 +61,7 @@ impl Config {
 
     /// Of a pass. A row holds the residual stream, its normed copy, queries, keys, values, what attention gives, the
     /// projection back, and the three vectors of the gated layer, though not all at once.
-    fn activation_bytes(&self, work: Work) -> u64 {
+    fn activation_bytes(&self, work: Workload) -> u64 {
         let attention = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim;
         let row = 4 * self.hidden_size + attention + 3 * self.intermediate_size;
         let pass = (row as u64).saturating_mul(work.rows as u64);

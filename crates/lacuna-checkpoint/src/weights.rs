@@ -312,7 +312,7 @@ impl Weights {
     }
 
     /// The small files that travel with a checkpoint beside weights, `config.json` and `tokenizer.json`, name and text:
-    /// those of [`COMPANIONS`](crate::COMPANIONS), chat templates, licence and card in a directory, and those that
+    /// those of [`MODEL_FILES`](crate::MODEL_FILES), chat templates, licence and card in a directory, and those that
     /// [`save_gguf`](crate::save_gguf) put into a GGUF file.
     ///
     /// # Errors
@@ -382,7 +382,7 @@ fn companions_of(gguf: Gguf<'_>) -> Vec<(String, String)> {
         let text = gguf.text(&format!("{}{name}", gguf::CARRIED))?;
         Some(((*name).to_owned(), text.to_owned()))
     };
-    directory::COMPANIONS.iter().chain(&directory::PROSE).filter_map(file).collect()
+    directory::MODEL_FILES.iter().chain(&directory::DOCUMENTS).filter_map(file).collect()
 }
 
 fn parse_gguf(file: &[u8], path: &Path) -> Result<gguf::Header> {

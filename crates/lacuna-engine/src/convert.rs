@@ -78,7 +78,7 @@ pub fn convert(
     place::check(from, to, format, options.force)?;
     let weights = Weights::open(from)?;
     let mut config = weights.config().clone();
-    let mut side = files::SideFiles::read(from, &weights)?;
+    let mut side = files::CarriedFiles::read(from, &weights)?;
     if format == Format::Gguf {
         side.check_tokenizer()?;
     }

@@ -2,8 +2,8 @@
 
 use lacuna_model::KvCache;
 use lacuna_samplers::{
-    BlockEvent, Decoder, Event as SamplerEvent, FinishReason, Generation, Refinement, Request,
-    SamplerError, Step,
+    BlockEvent, Decoder, DraftCounts, Event as SamplerEvent, FinishReason, Generation, Refinement,
+    Request, SamplerError, Step,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::generate::{Seconds, Written};
+use crate::generate::{Completion, Seconds};
 use crate::memory::MemoryLimit;
 use crate::open::Model;
 use crate::resolve::{Plan, Resolved};
@@ -86,7 +86,7 @@ pub enum Event {
         id: Id,
         /// All of it. Its seconds are those that passed since it joined: `prefill` until its first step was over,
         /// `decode` after that, with all that these steps did for others.
-        written: Written,
+        completion: Completion,
     },
     /// It can't go on. Nothing is told of it any more.
     Failed {
@@ -124,7 +124,7 @@ impl Event {
 ///     for event in engine.step() {
 ///         match event {
 ///             Event::Text { id, piece } => println!("{id}: {piece:?}"),
-///             Event::Finished { id, written } => println!("{id}: {} tokens", written.tokens.len()),
+///             Event::Finished { id, completion } => println!("{id}: {:?}", completion.finish),
 ///             Event::Failed { id, error } => println!("{id}: {error}"),
 ///             Event::Refinement { .. } | Event::Block { .. } => {}
 ///         }
@@ -290,12 +290,12 @@ impl<'m> Engine<'m> {
     ///
     /// # Errors
     /// Errors if no request of that id runs or waits, or its tokens make no text.
-    pub fn cancel(&mut self, id: Id) -> Result<Written> {
+    pub fn cancel(&mut self, id: Id) -> Result<Completion> {
         if let Some(at) = self.waiting.iter().position(|one| one.running.id == id)
             && let Some(Waiting { mut running, .. }) = self.waiting.remove(at)
         {
             running.began = Instant::now();
-            return running.written(Generation {
+            return running.completion(Generation {
                 request: id.0,
                 tokens: Vec::new(),
                 text_len: 0,
@@ -308,7 +308,7 @@ impl<'m> Engine<'m> {
         let number = found.ok_or(SamplerError::NotUnderWay { request: id.0 })?;
         let generation = self.decoder.cancel(&mut self.session, number)?;
         let one = self.running.remove(&number).expect("found above");
-        one.written(generation)
+        one.completion(generation)
     }
 
     /// Lets the first of those that wait join, as many as there is room for.
@@ -395,19 +395,19 @@ impl Running<'_> {
         let id = self.id;
         let given = self.text.as_ref().map_or(0, TokenText::given);
         self.joined.get_or_insert_with(|| self.began.elapsed().as_secs_f64());
-        match self.written(generation) {
-            Ok(written) => {
-                if let Some(rest) = written.text.get(given..).filter(|rest| !rest.is_empty()) {
+        match self.completion(generation) {
+            Ok(completion) => {
+                if let Some(rest) = completion.text.get(given..).filter(|rest| !rest.is_empty()) {
                     events.push(Event::Text { id, piece: rest.to_owned() });
                 }
-                events.push(Event::Finished { id, written });
+                events.push(Event::Finished { id, completion });
             }
             Err(error) => events.push(Event::Failed { id, error }),
         }
     }
 
     /// Its tokens, and the text that they are.
-    fn written(self, generation: Generation) -> Result<Written> {
+    fn completion(self, generation: Generation) -> Result<Completion> {
         if let Some(error) = self.failed {
             return Err(error);
         }
@@ -419,7 +419,7 @@ impl Running<'_> {
         };
         let prefill = self.joined.unwrap_or(0.0);
         let seconds = Seconds { prefill, decode: self.began.elapsed().as_secs_f64() - prefill };
-        Ok(Written {
+        Ok(Completion {
             text,
             tokens,
             text_len,
@@ -427,6 +427,7 @@ impl Running<'_> {
             forwards,
             finish,
             seconds,
+            drafts: DraftCounts::default(),
         })
     }
 }

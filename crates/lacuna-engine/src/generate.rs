@@ -2,7 +2,9 @@
 
 use lacuna_samplers::reference::{self, Settings};
 use lacuna_samplers::trace::Line;
-use lacuna_samplers::{Event, FillRule, FinishReason, Generation, Request, Sampling};
+use lacuna_samplers::{
+    DraftCounts, Edit, Event, FillRule, FinishReason, Generation, Request, Sampling,
+};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -87,9 +89,6 @@ impl Default for GenerateOptions {
     }
 }
 
-/// Why a continuation ended.
-pub use lacuna_samplers::FinishReason as StopReason;
-
 /// Wall time of the two parts of a decode.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seconds {
@@ -99,9 +98,9 @@ pub struct Seconds {
     pub decode: f64,
 }
 
-/// A continuation.
+/// A finished text: continued, filled in or written anew from a draft.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub struct Completion {
     /// The new text, without end-of-text and stop text.
     pub text: String,
     /// The new tokens.
@@ -116,12 +115,20 @@ pub struct Written {
     pub finish: FinishReason,
     /// Wall time.
     pub seconds: Seconds,
+    /// The use of its draft; all zero without one.
+    pub drafts: DraftCounts,
 }
 
-impl Written {
+impl Completion {
     /// New tokens per pass.
     pub fn tokens_per_forward(&self) -> f64 {
         self.tokens.len() as f64 / self.forwards.max(1) as f64
+    }
+
+    /// The last line of its trace.
+    pub fn trace_end(&self) -> Line {
+        let Self { finish, text_len, .. } = *self;
+        Line::End { request: 0, finish, tokens: self.tokens.len(), text_len }
     }
 }
 
@@ -137,7 +144,7 @@ pub fn generate(
     prompt: impl Into<Prompt>,
     options: &GenerateOptions,
     mut observe: impl FnMut(Event<'_>),
-) -> Result<Written> {
+) -> Result<Completion> {
     let session = &mut Session::new(Arc::clone(&model.transformer));
     generate_in(session, model, prompt, options, |event| {
         observe(event);
@@ -157,7 +164,7 @@ pub fn generate_in(
     prompt: impl Into<Prompt>,
     options: &GenerateOptions,
     mut observe: impl FnMut(Event<'_>) -> ControlFlow<()>,
-) -> Result<Written> {
+) -> Result<Completion> {
     let resolved = Resolved::new(model, prompt, options)?;
     write(model, &resolved, &mut observe, |observer| match &resolved.plan {
         Plan::Autoregressive(request) | Plan::Blocks(request) => {
@@ -165,12 +172,6 @@ pub fn generate_in(
         }
         Plan::Reference(settings) => released(session, &resolved.prompt, settings, observer),
     })
-}
-
-/// The last line of a trace.
-pub fn trace_end(written: &Written) -> Line {
-    let Written { finish, text_len, .. } = *written;
-    Line::End { request: 0, finish, tokens: written.tokens.len(), text_len }
 }
 
 /// The prompt's ids, each one that the model embeds.
@@ -191,13 +192,14 @@ pub fn prompt_ids(model: &Model, prompt: Prompt) -> Result<Vec<u32>> {
     }
 }
 
-/// What every decoder has around it: stop texts, the clock, the text of the tokens.
+/// Puts around a decoder what all of them need: stop texts, the clock, the text of the tokens. The decoder gives its
+/// tokens, and the seconds that the prompt took.
 pub(crate) fn write(
     model: &Model,
     resolved: &Resolved,
     observe: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    decode: impl FnOnce(Observer<'_>) -> Result<Decoded>,
-) -> Result<Written> {
+    decode: impl FnOnce(Observer<'_>) -> Result<(Edit, f64)>,
+) -> Result<Completion> {
     let Resolved { prompt, stop, .. } = resolved;
     let began = Instant::now();
     let mut stops = Stops::new(model, prompt, stop)?;
@@ -208,10 +210,10 @@ pub(crate) fn write(
             ControlFlow::Break(()) => ControlFlow::Break(usize::MAX),
         }
     };
-    let decoded = decode(&mut on_event)?;
-    let Decoded { tokens, text_len, forwards, finish, prefill } = decoded;
+    let (Edit { generation, drafts }, prefill) = decode(&mut on_event)?;
+    let Generation { tokens, text_len, forwards, finish, .. } = generation;
     let elapsed = began.elapsed().as_secs_f64();
-    let written = match &model.tokenizer {
+    let text = match &model.tokenizer {
         Some(tokenizer) => {
             let mut text = TokenText::new(tokenizer, prompt, stop)?;
             text.push(&tokens[..text_len])?;
@@ -219,39 +221,25 @@ pub(crate) fn write(
         }
         None => String::new(),
     };
-    Ok(Written {
-        text: written,
+    Ok(Completion {
+        text,
         tokens,
         text_len,
         prompt_tokens: prompt.len(),
         forwards,
         finish,
         seconds: Seconds { prefill, decode: elapsed - prefill },
+        drafts,
     })
-}
-
-pub(crate) struct Decoded {
-    tokens: Vec<u32>,
-    text_len: usize,
-    forwards: usize,
-    finish: FinishReason,
-    prefill: f64,
-}
-
-impl Decoded {
-    pub(crate) fn new(generation: Generation, prefill: f64) -> Self {
-        let Generation { tokens, text_len, finish, forwards, .. } = generation;
-        Self { tokens, text_len, forwards, finish, prefill }
-    }
 }
 
 pub(crate) type Observer<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<usize>;
 
 /// Decodes a request in blocks or token by token, as it says.
-fn decoded(session: &mut Session, request: Request, observer: Observer<'_>) -> Result<Decoded> {
+fn decoded(session: &mut Session, request: Request, observer: Observer<'_>) -> Result<(Edit, f64)> {
     session.begin(true);
     let generation = lacuna_samplers::generate(session, request, observer)?;
-    Ok(Decoded::new(generation, session.prefill_seconds()))
+    Ok((Edit { generation, drafts: DraftCounts::default() }, session.prefill_seconds()))
 }
 
 fn released(
@@ -259,16 +247,12 @@ fn released(
     prompt: &[u32],
     settings: &Settings,
     observer: Observer<'_>,
-) -> Result<Decoded> {
+) -> Result<(Edit, f64)> {
     session.begin(false);
     let output = reference::generate(session, prompt, settings, observer)?;
     let tokens = output.tokens().to_vec();
     let text_len = tokens.iter().position(|t| Some(*t) == settings.eos_id).unwrap_or(tokens.len());
-    Ok(Decoded {
-        text_len,
-        forwards: output.nfe,
-        finish: output.finish,
-        prefill: session.prefill_seconds(),
-        tokens,
-    })
+    let (finish, forwards) = (output.finish, output.nfe);
+    let generation = Generation { request: 0, tokens, text_len, finish, forwards, blocks: 0 };
+    Ok((Edit { generation, drafts: DraftCounts::default() }, session.prefill_seconds()))
 }

@@ -4,8 +4,8 @@
 //! use lacuna_engine::{GenerateOptions, Model, OpenOptions, generate};
 //!
 //! let model = Model::open("runs/tiny/final".as_ref(), &OpenOptions::default())?;
-//! let written = generate(&model, "def fibonacci(n):\n", &GenerateOptions::default(), |_| {})?;
-//! println!("{}", written.text);
+//! let completion = generate(&model, "def fibonacci(n):\n", &GenerateOptions::default(), |_| {})?;
+//! println!("{}", completion.text);
 //! # Ok::<(), lacuna_engine::Error>(())
 //! ```
 //!
@@ -39,20 +39,19 @@ mod text;
 mod trace;
 
 // What the signatures here name of other crates.
-pub use lacuna_checkpoint::Work;
+pub use lacuna_checkpoint::Workload;
 pub use lacuna_kernels::StorageDtype;
 pub use lacuna_samplers::reference::Settings;
 pub use lacuna_samplers::{
-    Event as DecodeEvent, FillRule, FinishReason, Refinement, Request, Sampling,
+    DraftCounts, Event as DecodeEvent, FillRule, FinishReason, Refinement, Request, Sampling,
 };
 
 pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffusion, convert};
-pub use edit::{Edited, edit};
+pub use edit::edit;
 pub use engine::{Engine, EngineOptions, Event, Id};
 pub use error::{Error, Result};
 pub use generate::{
-    GenerateOptions, MAX_NEW_TOKENS, Prompt, Seconds, StopReason, Written, generate, generate_in,
-    prompt_ids, trace_end,
+    Completion, GenerateOptions, MAX_NEW_TOKENS, Prompt, Seconds, generate, generate_in, prompt_ids,
 };
 pub use hub::{Download, locate};
 pub use memory::{MemoryLimit, available_bytes};

@@ -1,6 +1,6 @@
 //! What the machine has to give, and whether a model fits.
 
-use lacuna_checkpoint::{MemoryEstimate, StorageDtype, Weights, Work};
+use lacuna_checkpoint::{MemoryEstimate, StorageDtype, Weights, Workload};
 use std::path::{Path, PathBuf};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
@@ -34,7 +34,7 @@ pub(crate) fn check(
     path: &Path,
     weights: &Weights,
     dtype: Option<StorageDtype>,
-    work: Work,
+    work: Workload,
     limit: MemoryLimit,
 ) -> Result<()> {
     let Some(limit_bytes) = limit.bytes() else { return Ok(()) };

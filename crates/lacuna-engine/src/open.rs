@@ -1,10 +1,10 @@
 //! Opening a checkpoint: weights, tokenizer, mode, device.
 
 use candle_core::Device;
-use lacuna_checkpoint::{Config, Mode, StorageDtype, Weights, Work};
+use lacuna_checkpoint::{Config, Mode, StorageDtype, Weights, Workload};
 use lacuna_model::Transformer;
 use lacuna_samplers::Sampling;
-use lacuna_text::{ChatTemplate, Settings, SideFiles, Tokenizer};
+use lacuna_text::{ChatTemplate, ModelFiles, Settings, Tokenizer};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -25,7 +25,7 @@ pub struct OpenOptions {
     /// What it may take on the CPU.
     pub memory: MemoryLimit,
     /// What memory is planned for; default: decoding in 2048 tokens, or in all that the model has.
-    pub work: Option<Work>,
+    pub work: Option<Workload>,
 }
 
 /// How tokenizers spell the token that stands for one not yet written.
@@ -89,7 +89,7 @@ impl Model {
         let mut taken = 0;
         let transformer = if device.is_cpu() {
             let most = weights.config().max_position_embeddings;
-            let mut work = options.work.unwrap_or(Work::decoding(2048.min(most)));
+            let mut work = options.work.unwrap_or(Workload::decoding(2048.min(most)));
             // One text is never longer than the model's positions: it is refused, or shown in part. A batch may be.
             if work.rows <= work.context {
                 work.rows = work.rows.min(most);
@@ -342,9 +342,9 @@ pub(crate) fn open_tokenizer(
 /// What the files beside the weights say, or those that a GGUF file carries.
 pub(crate) fn open_settings(path: &Path, weights: &Weights) -> Result<Settings> {
     let files = if path.is_dir() {
-        SideFiles::of_tokenizer(path)?
+        ModelFiles::of_tokenizer(path)?
     } else {
-        let mut files = SideFiles::default();
+        let mut files = ModelFiles::default();
         for (name, text) in weights.carried_files()? {
             files.insert(name, text);
         }

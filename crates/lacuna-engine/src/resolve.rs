@@ -114,7 +114,7 @@ impl Resolved {
     }
 
     /// The first line of the trace of this request; the events are the lines after it, and
-    /// [`trace_end`](crate::trace_end) the last.
+    /// [`Completion::trace_end`](crate::Completion::trace_end) the last.
     ///
     /// # Errors
     /// A block size that the released algorithm does not take.

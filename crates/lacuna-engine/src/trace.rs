@@ -5,7 +5,7 @@ use lacuna_samplers::trace::Line;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{Written, trace_end};
+use crate::Completion;
 
 /// The trace of one request after the other, for `replay`: a conversation's turns are requests 0, 1, ….
 ///
@@ -75,8 +75,8 @@ impl TraceFile {
     ///
     /// # Errors
     /// The system's reason.
-    pub fn end(&mut self, written: &Written) -> io::Result<()> {
-        self.write(trace_end(written))
+    pub fn end(&mut self, completion: &Completion) -> io::Result<()> {
+        self.write(completion.trace_end())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use lacuna_engine::{
-    Algorithm, Engine, EngineOptions, Event, GenerateOptions, Id, MemoryLimit, Model, OpenOptions,
-    Plan, Prompt, Resolved, StopReason, Written, generate,
+    Algorithm, Completion, Engine, EngineOptions, Event, FinishReason, GenerateOptions, Id,
+    MemoryLimit, Model, OpenOptions, Plan, Prompt, Resolved, generate,
 };
 use lacuna_samplers::trace::{Line, Trace};
 use lacuna_samplers::{FillRule, Sampling};
@@ -60,13 +60,13 @@ fn resolved(model: &Model, n: usize) -> Resolved {
     Resolved::new(model, prompt, &options).unwrap()
 }
 
-fn alone(model: &Model, n: usize) -> Written {
+fn alone(model: &Model, n: usize) -> Completion {
     let (prompt, options) = request(n);
     generate(model, prompt, &options, |_| {}).unwrap()
 }
 
-fn is_same(written: &Written, alone: &Written) -> bool {
-    let parts = |w: &Written| {
+fn is_same(written: &Completion, alone: &Completion) -> bool {
+    let parts = |w: &Completion| {
         (w.text.clone(), w.tokens.clone(), w.text_len, w.prompt_tokens, w.forwards, w.finish)
     };
     parts(written) == parts(alone)
@@ -76,7 +76,7 @@ fn is_same(written: &Written, alone: &Written) -> bool {
 #[derive(Default)]
 struct Told {
     pieces: BTreeMap<Id, String>,
-    finished: BTreeMap<Id, Written>,
+    finished: BTreeMap<Id, Completion>,
     failed: BTreeMap<Id, String>,
 }
 
@@ -90,7 +90,7 @@ impl Told {
                     assert!(!piece.is_empty());
                     *self.pieces.entry(id).or_default() += &piece;
                 }
-                Event::Finished { written, .. } => drop(self.finished.insert(id, written)),
+                Event::Finished { completion, .. } => drop(self.finished.insert(id, completion)),
                 Event::Failed { error, .. } => drop(self.failed.insert(id, chain(&error))),
                 Event::Refinement { .. } | Event::Block { .. } => {}
             }
@@ -145,8 +145,8 @@ fn sixteen_requests_at_once_get_what_they_get_alone() {
         let longest = told.finished.values().map(|written| written.forwards).max().unwrap();
         // Beside the shared passes, one over the prompt of each request in blocks.
         assert!(engine.passes() <= longest + 8, "{} passes, {longest} alone", engine.passes());
-        let finishes: Vec<StopReason> = told.finished.values().map(|w| w.finish).collect();
-        assert!(finishes.contains(&StopReason::Length) && finishes.contains(&StopReason::Stop));
+        let finishes: Vec<FinishReason> = told.finished.values().map(|w| w.finish).collect();
+        assert!(finishes.contains(&FinishReason::Length) && finishes.contains(&FinishReason::Stop));
     }
 }
 
@@ -181,7 +181,7 @@ fn requests_wait_join_are_cancelled_and_fail_without_touching_the_others() {
     // One that runs is cancelled, and one that waits.
     let cancelled = engine.cancel(expected[4].0).unwrap();
     let whole = alone(&model, 4);
-    assert!(cancelled.finish == StopReason::Stop && whole.text.starts_with(&cancelled.text));
+    assert!(cancelled.finish == FinishReason::Stop && whole.text.starts_with(&cancelled.text));
     assert!(whole.tokens.starts_with(&cancelled.tokens));
     let waiting = engine.cancel(expected[7].0).unwrap();
     assert!(waiting.tokens.is_empty() && waiting.text.is_empty());
@@ -267,14 +267,14 @@ fn the_details_of_a_step_are_a_trace_of_each_request() {
                 Event::Block { block_start, tokens, .. } => {
                     lines.push(Line::Block { request: 0, block_start, tokens });
                 }
-                Event::Finished { written: done, .. } => drop(written.insert(id, done)),
+                Event::Finished { completion: done, .. } => drop(written.insert(id, done)),
                 Event::Text { .. } => {}
                 Event::Failed { error, .. } => panic!("{error}"),
             }
         }
     }
     for (id, mut lines) in lines {
-        lines.push(lacuna_engine::trace_end(&written[&id]));
+        lines.push(written[&id].trace_end());
         let replayed = Trace { lines }.replay().unwrap();
         assert_eq!(replayed[0].tokens, written[&id].tokens);
     }

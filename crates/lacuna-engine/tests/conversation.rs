@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-use lacuna_engine::{Algorithm, GenerateOptions, Model, OpenOptions, Session, StopReason};
+use lacuna_engine::{Algorithm, FinishReason, GenerateOptions, Model, OpenOptions, Session};
 use lacuna_model::View;
 use lacuna_samplers::{Event, FillRule};
 use std::num::NonZeroUsize;
@@ -120,7 +120,7 @@ fn an_answer_that_is_stopped_ends_with_a_finished_block_and_the_conversation_goe
                 if passes == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
         let stopped = stopped.unwrap();
-        assert_eq!(stopped.finish, StopReason::Stop);
+        assert_eq!(stopped.finish, FinishReason::Stop);
         assert!(stopped.tokens.len() < whole.len() && whole.starts_with(&stopped.tokens));
         let next: Vec<u32> = said.iter().chain(&stopped.tokens).copied().chain([8, 9]).collect();
         let fresh = lacuna_engine::generate(&model, next.clone(), &options, |_| {}).unwrap().tokens;

@@ -82,15 +82,15 @@ fn fifty_edited_files_come_out_token_for_token_as_from_plain_decoding() {
             }
         })
         .unwrap();
-        assert_eq!(edited.written.tokens, plain.tokens, "file {number}");
-        assert_eq!(edited.written.text, plain.text, "file {number}");
+        assert_eq!(edited.tokens, plain.tokens, "file {number}");
+        assert_eq!(edited.text, plain.text, "file {number}");
         assert_eq!(again, refinements, "file {number}: filled in another order");
-        assert_eq!(edited.written.forwards + edited.passes_saved, plain.forwards, "file {number}");
-        assert!(edited.accepted_blocks <= edited.drafted_blocks);
+        assert_eq!(edited.forwards + edited.drafts.passes_saved, plain.forwards, "file {number}");
+        assert!(edited.drafts.accepted_blocks <= edited.drafts.drafted_blocks);
         plain_passes += plain.forwards;
-        passes += edited.written.forwards;
-        saved += edited.passes_saved;
-        accepted += edited.accepted_blocks;
+        passes += edited.forwards;
+        saved += edited.drafts.passes_saved;
+        accepted += edited.drafts.accepted_blocks;
     }
     println!(
         "{plain_passes} passes, {passes} with drafts, {saved} saved, {accepted} blocks accepted"
@@ -107,8 +107,8 @@ fn a_draft_that_is_not_what_the_model_writes_changes_nothing() {
         let plain = lacuna_engine::generate(&model, prompt.clone(), &options, |_| {}).unwrap();
         // The file itself, as `lacuna edit` gives it.
         let edited = lacuna_engine::edit(&model, prompt, &file, &options, |_| {}).unwrap();
-        assert_eq!(edited.written.tokens, plain.tokens, "τ = {tau}");
-        assert_eq!(edited.written.forwards + edited.passes_saved, plain.forwards, "τ = {tau}");
+        assert_eq!(edited.tokens, plain.tokens, "τ = {tau}");
+        assert_eq!(edited.forwards + edited.drafts.passes_saved, plain.forwards, "τ = {tau}");
     }
 }
 

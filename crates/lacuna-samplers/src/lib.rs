@@ -73,4 +73,4 @@ pub use denoiser::{Denoiser, Segment, Speculative, View};
 pub use error::{Result, SamplerError};
 pub use fill::{Candidate, FillRule, Needs, quota};
 pub use request::{BlockEvent, Event, FinishReason, Generation, Refinement, Request};
-pub use speculative::{Drafting, Edit, edit};
+pub use speculative::{DraftCounts, Drafting, Edit, edit};

@@ -34,22 +34,29 @@ impl Default for Drafting {
     }
 }
 
-/// What an edit leaves.
+/// The result of a request that was decoded with a draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
     /// As from plain decoding, but for `forwards`: a speculative pass counts once.
     pub generation: Generation,
+    /// The use of the draft.
+    pub drafts: DraftCounts,
+}
+
+/// The use of a draft, for whoever wants to know whether it pays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DraftCounts {
     /// Speculative passes among the forwards.
     pub speculative_passes: usize,
     /// Blocks that stood in a draft.
     pub drafted_blocks: usize,
     /// Drafted blocks that came out equal to their draft in one refinement.
     pub accepted_blocks: usize,
-    /// Passes that plain decoding would have taken on top of this edit's forwards.
+    /// Passes that plain decoding would have taken on top of the forwards.
     pub passes_saved: usize,
 }
 
-impl Edit {
+impl DraftCounts {
     /// Share of the drafted blocks that were accepted.
     pub fn acceptance(&self) -> f64 {
         self.accepted_blocks as f64 / self.drafted_blocks.max(1) as f64
@@ -89,8 +96,7 @@ fn run(
 ) -> Result<Edit> {
     prefill(denoiser, &sequence)?;
     let mut sampler = CandidateSampler::default();
-    let (mut speculative_passes, mut drafted_blocks) = (0, 0);
-    let (mut accepted_blocks, mut passes_saved) = (0, 0);
+    let mut drafts = DraftCounts::default();
     let mut blocks = 1;
     // New tokens and their place in the old text where the two were last aligned.
     let mut anchor = (0, 0);
@@ -106,11 +112,11 @@ fn run(
         } else {
             anchor = (new.len(), place.expect("a draft has a place"));
             let verified = verify(denoiser, &mut sequence, &draft, &mut sampler, observer)?;
-            speculative_passes += 1;
-            drafted_blocks += verified.drafted;
-            accepted_blocks += verified.accepted;
+            drafts.speculative_passes += 1;
+            drafts.drafted_blocks += verified.drafted;
+            drafts.accepted_blocks += verified.accepted;
             // Each refinement beyond the first is a pass that was not run.
-            passes_saved += verified.refined - 1;
+            drafts.passes_saved += verified.refined - 1;
             progress = verified.progress;
             let all = verified.accepted == verified.drafted;
             blocks = match verified.accepted {
@@ -129,14 +135,7 @@ fn run(
             commit(denoiser, &sequence)?;
             continue;
         }
-        let generation = sequence.into_generation();
-        return Ok(Edit {
-            generation,
-            speculative_passes,
-            drafted_blocks,
-            accepted_blocks,
-            passes_saved,
-        });
+        return Ok(Edit { generation: sequence.into_generation(), drafts });
     }
 }
 

@@ -83,9 +83,9 @@ proptest! {
         prop_assert_eq!(edited.generation.text_len, plain.text_len);
         prop_assert_eq!(edit_lines, plain_lines);
         prop_assert_eq!(edited.generation.forwards, model.passes);
-        prop_assert_eq!(plain.forwards - edited.generation.forwards, edited.passes_saved);
-        prop_assert!(edited.accepted_blocks <= edited.drafted_blocks);
-        prop_assert!(edited.speculative_passes <= edited.generation.forwards);
+        prop_assert_eq!(plain.forwards - edited.generation.forwards, edited.drafts.passes_saved);
+        prop_assert!(edited.drafts.accepted_blocks <= edited.drafts.drafted_blocks);
+        prop_assert!(edited.drafts.speculative_passes <= edited.generation.forwards);
     }
 }
 
@@ -108,8 +108,8 @@ fn a_small_change_in_a_long_text_costs_few_passes() {
     assert_eq!(edited.generation.tokens, text);
     assert_eq!(plain.forwards, 100, "sure everywhere: one pass a block");
     assert!(edited.generation.forwards <= 30, "{edited:?}");
-    assert!(edited.acceptance() > 0.7, "{edited:?}");
-    assert_eq!(plain.forwards - edited.generation.forwards, edited.passes_saved);
+    assert!(edited.drafts.acceptance() > 0.7, "{edited:?}");
+    assert_eq!(plain.forwards - edited.generation.forwards, edited.drafts.passes_saved);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn the_end_of_the_old_text_is_drafted_too() {
     let edited = edited.unwrap();
     assert_eq!(edited.generation.tokens, text[..12]);
     assert_eq!(edited.generation.finish, FinishReason::Eos);
-    assert_eq!((edited.accepted_blocks, edited.generation.forwards), (3, 2));
+    assert_eq!((edited.drafts.accepted_blocks, edited.generation.forwards), (3, 2));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Conversations as the text, and the tokens, that an instruct model was trained on.
 
 use crate::error::{Error, Result};
-use crate::side::{LONGEST_SIDE_FILE, Settings, SideFiles};
+use crate::side::{LONGEST_SIDE_FILE, ModelFiles, Settings};
 use crate::template::{self, Template};
 use crate::tokenizer::Tokenizer;
 use serde::Deserialize;
@@ -97,7 +97,7 @@ impl ChatTemplate {
     /// When a file is unreadable or holds no template.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Option<Self>> {
         let folder = folder.as_ref();
-        Self::from_settings(&Settings::read(&SideFiles::of_tokenizer(folder)?, folder)?)
+        Self::from_settings(&Settings::read(&ModelFiles::of_tokenizer(folder)?, folder)?)
     }
 
     /// The text of that template, as it is.
@@ -106,7 +106,7 @@ impl ChatTemplate {
     /// When a file is unreadable or holds no template.
     pub fn source_in_folder(folder: impl AsRef<Path>) -> Result<Option<String>> {
         let folder = folder.as_ref();
-        let settings = Settings::read(&SideFiles::of_tokenizer(folder)?, folder)?;
+        let settings = Settings::read(&ModelFiles::of_tokenizer(folder)?, folder)?;
         Ok(settings.template().map(|(source, _)| source.to_owned()))
     }
 

@@ -25,7 +25,7 @@
 //! - A [`ChatTemplate`] writes conversations as a model expects them. It is a program of a stranger's, so it runs
 //!   within bounds on time, memory and stack, and with what is known of its language, and nothing else.
 //! - A [`Fim`] marks holes in the order that a family of models was trained on.
-//! - [`SideFiles`] and [`Settings`] are what the other files of a checkpoint say of tokens, template and sampling.
+//! - [`ModelFiles`] and [`Settings`] are what the other files of a checkpoint say of tokens, template and sampling.
 //!
 //! Not here: corpora and what is supervised in a conversation (`lacuna-data`), models, downloads.
 
@@ -42,6 +42,6 @@ mod tokenizer;
 pub use chat::{ChatTemplate, Message, RenderOptions};
 pub use error::{Error, Result};
 pub use fim::{Fim, FimFormat, FimOrder};
-pub use side::{Facts, Generation, Settings, SideFiles};
+pub use side::{Facts, Generation, ModelFiles, Settings};
 pub use stream::TextStream;
 pub use tokenizer::{SPECIAL_TOKENS, Tokenizer};

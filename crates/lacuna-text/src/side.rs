@@ -28,8 +28,8 @@ const MOST_TEMPLATES: usize = 64;
 /// The files beside a checkpoint's weights and `config.json`, by name: what a checkpoint takes along whole.
 ///
 /// ```
-/// use lacuna_text::SideFiles;
-/// let mut files = SideFiles::default();
+/// use lacuna_text::ModelFiles;
+/// let mut files = ModelFiles::default();
 /// files.insert("LICENSE", "Do as you like.\n");
 /// let folder = tempfile::tempdir()?;
 /// files.write(folder.path())?;
@@ -37,11 +37,11 @@ const MOST_TEMPLATES: usize = 64;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SideFiles {
+pub struct ModelFiles {
     files: BTreeMap<String, Vec<u8>>,
 }
 
-impl SideFiles {
+impl ModelFiles {
     /// Those files of a folder that say how text becomes tokens and how it is drawn; `tokenizer.json`, which is
     /// long, not among them.
     ///

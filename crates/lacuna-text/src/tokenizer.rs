@@ -1,7 +1,7 @@
 //! Text to token ids and back.
 
 use crate::error::{Error, Result};
-use crate::side::{Settings, SideFiles};
+use crate::side::{ModelFiles, Settings};
 use std::path::Path;
 use std::sync::OnceLock;
 use tokenizers::decoders::DecoderWrapper;
@@ -438,7 +438,7 @@ fn decode_with(inner: &tokenizers::Tokenizer, ids: &[u32], skip_special: bool) -
 /// What the files in the folder of a `tokenizer.json` say.
 fn beside(tokenizer: &Path) -> Result<Settings> {
     let folder = tokenizer.parent().unwrap_or(Path::new("."));
-    Settings::read(&SideFiles::of_tokenizer(folder)?, folder)
+    Settings::read(&ModelFiles::of_tokenizer(folder)?, folder)
 }
 
 fn in_use(error: tokenizers::Error) -> Error {

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use lacuna_text::chat::{SEED_CODER_TEMPLATE, Tools};
-use lacuna_text::{ChatTemplate, Facts, Message, RenderOptions, Settings, SideFiles, Tokenizer};
+use lacuna_text::{ChatTemplate, Facts, Message, ModelFiles, RenderOptions, Settings, Tokenizer};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -21,8 +21,8 @@ fn tokenizer_json() -> Value {
     })
 }
 
-fn files(all: &[(&str, Value)]) -> SideFiles {
-    let mut files = SideFiles::default();
+fn files(all: &[(&str, Value)]) -> ModelFiles {
+    let mut files = ModelFiles::default();
     for (name, value) in all {
         files.insert(*name, value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     }

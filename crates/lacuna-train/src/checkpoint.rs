@@ -6,7 +6,7 @@ use lacuna_data::Cursor;
 use lacuna_files::{Manifest, WholeFolder};
 use lacuna_kernels::{AdamW, AdamWState};
 use lacuna_model::Transformer;
-use lacuna_text::SideFiles;
+use lacuna_text::ModelFiles;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -58,7 +58,7 @@ pub(crate) fn save(
     model: &Transformer,
     optimizer: &AdamW,
     progress: &Progress,
-    side: &SideFiles,
+    side: &ModelFiles,
 ) -> Result<PathBuf> {
     let target = dir.join(format!("step-{}", progress.step));
     let folder = WholeFolder::beside(&target)?;
@@ -96,7 +96,7 @@ pub(crate) fn save(
 pub(crate) fn save_final(
     target: &Path,
     model: &Transformer,
-    side: &SideFiles,
+    side: &ModelFiles,
 ) -> Result<Vec<PathBuf>> {
     let folder = WholeFolder::beside(target)?;
     model.save(folder.path())?;

@@ -6,7 +6,7 @@ use lacuna_data::corpus::Skipped;
 use lacuna_data::{Batches, Corpus, Dataset, Document, Packer, Remainder, pack};
 use lacuna_model::Transformer;
 use lacuna_random::{Purpose, stream, uniform_f32};
-use lacuna_text::{SideFiles, Tokenizer};
+use lacuna_text::{ModelFiles, Tokenizer};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -49,7 +49,7 @@ pub struct RunData {
     pub sft_skipped: Skipped,
     window: usize,
     tokenizer_file: PathBuf,
-    side_files: SideFiles,
+    side_files: ModelFiles,
 }
 
 impl RunData {
@@ -125,7 +125,7 @@ impl RunData {
     }
 
     /// What every checkpoint of the run has beside its weights: the tokenizer, and what came with `model.from`.
-    pub fn side_files(&self) -> &SideFiles {
+    pub fn side_files(&self) -> &ModelFiles {
         &self.side_files
     }
 

@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     println!("{id}: {piece:?}");
                     second_speaks |= id == second;
                 }
-                Event::Finished { id, written } => println!("{id} wrote {:?}", written.text),
+                Event::Finished { id, completion } => println!("{id} wrote {:?}", completion.text),
                 Event::Failed { id, error } => println!("{id} failed: {error}"),
                 Event::Refinement { .. } | Event::Block { .. } => {} // not asked for
             }

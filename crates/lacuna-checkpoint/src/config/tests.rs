@@ -1,7 +1,7 @@
 use std::num::NonZeroUsize;
 
 use super::*;
-use crate::memory::Work;
+use crate::memory::Workload;
 
 fn with(field: &str, value: Value) -> String {
     let mut map: Map<String, Value> = serde_json::from_str(&Config::default().to_json()).unwrap();
@@ -296,7 +296,7 @@ fn the_parameter_count_is_the_sum_over_the_tensor_list() {
     }
     assert_eq!(eight_b.parameter_count() / 10_000_000, 825, "about 8.25 B");
     assert_eq!(
-        eight_b.memory(StorageDtype::BF16, Work::decoding(0)).weights,
+        eight_b.memory(StorageDtype::BF16, Workload::decoding(0)).weights,
         2 * eight_b.parameter_count()
     );
     assert_eq!(eight_b.cache_bytes_per_token(), 2 * 32 * 8 * 128 * 4);

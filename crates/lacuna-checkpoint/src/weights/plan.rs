@@ -6,7 +6,7 @@ use lacuna_kernels::StorageDtype;
 
 use super::{Report, Weights};
 use crate::index::Entry;
-use crate::memory::{MemoryEstimate, Work};
+use crate::memory::{MemoryEstimate, Workload};
 
 impl Weights {
     /// What opening it for inference on the CPU takes, with matrices in `dtype` (default: as stored) and for such
@@ -14,7 +14,7 @@ impl Weights {
     ///
     /// Weights in their own format are mapped: the system reads them when they are used and may drop them
     /// again, but a pass reads all, so what does not fit is read from the disk for every pass.
-    pub fn memory(&self, dtype: Option<StorageDtype>, work: Work) -> MemoryEstimate {
+    pub fn memory(&self, dtype: Option<StorageDtype>, work: Workload) -> MemoryEstimate {
         let bytes = |(name, entry): (&String, &Entry)| {
             let kept = match (entry.shape.as_slice(), dtype.unwrap_or(entry.dtype)) {
                 ([_], _) | (_, StorageDtype::F64) => StorageDtype::F32,

@@ -6,7 +6,7 @@ use lacuna_files::Manifest;
 
 use lacuna_files::MappedFile;
 
-use crate::directory::PROSE;
+use crate::directory::DOCUMENTS;
 use crate::error::{Error, Result};
 use crate::gguf;
 
@@ -30,7 +30,7 @@ pub fn verify(path: &Path) -> Result<Option<Verified>> {
         return verify_gguf(path);
     }
     let Some(manifest) = Manifest::read(path)? else { return Ok(None) };
-    let is_read = |name: &str| !PROSE.contains(&name) && !name.ends_with(".md");
+    let is_read = |name: &str| !DOCUMENTS.contains(&name) && !name.ends_with(".md");
     manifest.verify_those(path, is_read)?;
     let compared = manifest.files.iter().filter(|(name, _)| is_read(name));
     let count = |sum: Verified, bytes| Verified { files: sum.files + 1, bytes: sum.bytes + bytes };

@@ -1,7 +1,7 @@
 use anyhow::{Context, Result};
 use lacuna::text::{ChatTemplate, Message, RenderOptions};
 use lacuna::{
-    Algorithm, Error, GenerateOptions, Model, Prompt, Session, TraceFile, Written, algorithm,
+    Algorithm, Completion, Error, GenerateOptions, Model, Prompt, Session, TraceFile, algorithm,
 };
 use std::io::{BufRead, IsTerminal};
 use std::ops::ControlFlow;
@@ -152,7 +152,7 @@ impl<'a> Turns<'a> {
 
     /// Says something, and gives the model's answer a place in the conversation. What can't be answered was not
     /// said.
-    fn answer(&mut self, talk: &mut Talk, message: String) -> Result<Written> {
+    fn answer(&mut self, talk: &mut Talk, message: String) -> Result<Completion> {
         let before = talk.said.len();
         talk.said.push(Message::new("user", message));
         let written = self.fitting(talk).and_then(|prompt| self.write(prompt));
@@ -208,7 +208,7 @@ impl<'a> Turns<'a> {
     }
 
     /// Writes one answer and prints it.
-    fn write(&mut self, prompt: Vec<u32>) -> Result<Written> {
+    fn write(&mut self, prompt: Vec<u32>) -> Result<Completion> {
         let positions = self.model.config().max_position_embeddings;
         let mut options = self.options.clone();
         // What spreads over all new tokens needs a number of them.
@@ -240,7 +240,7 @@ impl<'a> Turns<'a> {
             }
         }
         show.print(&text, &written, used(&self.options.sampling))?;
-        if open_end && written.finish == lacuna::StopReason::Length {
+        if open_end && written.finish == lacuna::FinishReason::Length {
             note!("the answer was cut off at the model's {} positions", count(positions));
         }
         Ok(written)

@@ -1,7 +1,7 @@
 //! The decoding flags that generate, chat, fill and edit share.
 
 use anyhow::Result;
-use lacuna::checkpoint::{StorageDtype, Work};
+use lacuna::checkpoint::{StorageDtype, Workload};
 use lacuna::samplers::{FillRule, Sampling};
 use lacuna::{
     Algorithm, GenerateOptions, MAX_NEW_TOKENS, MemoryLimit, Model, OpenOptions, Prompt, algorithm,
@@ -36,7 +36,7 @@ pub(crate) struct ModelArgs {
 
 impl ModelArgs {
     /// Opens the model for such work, and says on stderr which matrices could not take `--dtype`.
-    pub(crate) fn open(&self, work: Work) -> Result<Model> {
+    pub(crate) fn open(&self, work: Workload) -> Result<Model> {
         let options = OpenOptions {
             dtype: self.dtype,
             device: Some(select_device(&self.device)?),
@@ -250,11 +250,12 @@ impl Flags {
     }
 
     /// About what decoding computes that starts with so much text.
-    pub(crate) fn work(&self, text: usize) -> Work {
+    pub(crate) fn work(&self, text: usize) -> Workload {
         // Code takes about three bytes a token.
         let prompt = self.prompt_ids.as_ref().map_or(text / 3 + 1, |ids| ids.0.len());
-        let mut work =
-            Work::decoding(prompt.saturating_add(self.max_new_tokens.unwrap_or(MAX_NEW_TOKENS)));
+        let mut work = Workload::decoding(
+            prompt.saturating_add(self.max_new_tokens.unwrap_or(MAX_NEW_TOKENS)),
+        );
         work.logit_rows = work.logit_rows.max(self.block_size.map_or(0, NonZeroUsize::get));
         work
     }

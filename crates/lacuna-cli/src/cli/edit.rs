@@ -1,6 +1,8 @@
 use anyhow::Result;
 use lacuna::text::{Message, RenderOptions, Tokenizer};
-use lacuna::{Algorithm, Edited, GenerateOptions, Model, Prompt, StopReason, algorithm};
+use lacuna::{
+    Algorithm, Completion, DraftCounts, FinishReason, GenerateOptions, Model, Prompt, algorithm,
+};
 use serde_json::json;
 use std::io::IsTerminal;
 use std::ops::Range;
@@ -96,11 +98,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let edited = if drafted {
         lacuna::edit(&model, prompt.clone(), &question.draft, options, |event| show.event(event))?
     } else {
-        let written = lacuna::generate(&model, prompt.clone(), options, |event| show.event(event))?;
-        let (speculative_passes, drafted_blocks, accepted_blocks, passes_saved) = (0, 0, 0, 0);
-        Edited { written, speculative_passes, drafted_blocks, accepted_blocks, passes_saved }
+        lacuna::generate(&model, prompt.clone(), options, |event| show.event(event))?
     };
-    show.end(&edited.written)?;
+    show.end(&edited)?;
     conclude(args, &file, &question, &edited, drafted)
 }
 
@@ -272,14 +272,14 @@ fn conclude(
     args: &Args,
     file: &UserFile,
     question: &Asking<'_>,
-    edited: &Edited,
+    edited: &Completion,
     drafted: bool,
 ) -> Result<()> {
     let Asking { part, window, .. } = question;
-    let (answer, name) = (&edited.written.text, shown(&args.file));
+    let (answer, name) = (&edited.text, shown(&args.file));
     let old = file.text[part.clone()].replace("\r\n", "\n");
     let asked = Asked { old: &old, path: &args.file, part: window.is_some() };
-    let cut = edited.written.finish == StopReason::Length;
+    let cut = edited.finish == FinishReason::Length;
     let found = match cut {
         true => {
             let n = question.options.max_new_tokens;
@@ -340,11 +340,11 @@ fn report(
     args: &Args,
     file: &UserFile,
     new: Option<&str>,
-    edited: &Edited,
+    edited: &Completion,
     refused: Option<&String>,
 ) -> Result<()> {
-    let Edited { written, speculative_passes, drafted_blocks, accepted_blocks, passes_saved } =
-        edited;
+    let DraftCounts { speculative_passes, drafted_blocks, accepted_blocks, passes_saved } =
+        edited.drafts;
     let diff = new.filter(|_| args.diff).map(|new| file.diff(new));
     let mut more = json!({
         "drafted_blocks": drafted_blocks,
@@ -359,7 +359,7 @@ fn report(
         more["refused"] = reason.as_str().into();
     }
     let text = match (diff, new) {
-        _ if args.show.json => new.unwrap_or(&written.text).to_owned(),
+        _ if args.show.json => new.unwrap_or(&edited.text).to_owned(),
         (Some(diff), _) if std::io::stdout().is_terminal() => {
             console::styled(&for_terminal(&diff))?;
             String::new()
@@ -368,16 +368,16 @@ fn report(
         (None, Some(new)) if !args.in_place && !args.show.stream => file.with(new),
         _ => String::new(),
     };
-    args.show.print(&text, written, more)
+    args.show.print(&text, edited, more)
 }
 
 /// What the draft was good for.
-fn told_savings(edited: &Edited) {
-    let Edited { written, drafted_blocks, accepted_blocks, passes_saved, .. } = edited;
-    let plain = written.forwards + passes_saved;
+fn told_savings(edited: &Completion) {
+    let DraftCounts { drafted_blocks, accepted_blocks, passes_saved, .. } = edited.drafts;
+    let plain = edited.forwards + passes_saved;
     note!(
         "{accepted_blocks} of {drafted_blocks} drafted blocks accepted, {passes_saved} of {plain} passes saved \
          ({:.0} %)",
-        100.0 * *passes_saved as f64 / plain.max(1) as f64
+        100.0 * passes_saved as f64 / plain.max(1) as f64
     );
 }

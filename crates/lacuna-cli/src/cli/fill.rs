@@ -1,6 +1,6 @@
 use anyhow::{Context, Result};
 use lacuna::text::Fim;
-use lacuna::{Model, Prompt, StopReason};
+use lacuna::{FinishReason, Model, Prompt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -99,7 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     view.print(&text, &written, used(&options.sampling))?;
     if let (true, Some(Hole { file: Some(file), prefix, suffix })) = (args.in_place, &hole) {
         let quiet = args.show.quiet;
-        if written.finish == StopReason::Length && !quiet {
+        if written.finish == FinishReason::Length && !quiet {
             let n = written.tokens.len();
             note!("note: the middle ends after {n} tokens, where --max-new-tokens ends it");
         }

@@ -1,5 +1,5 @@
 use anyhow::Result;
-use lacuna::checkpoint::{Format, Mode, StorageDtype, Weights, Work};
+use lacuna::checkpoint::{Format, Mode, StorageDtype, Weights, Workload};
 use lacuna::text::FimFormat;
 use lacuna::{Error, MemoryLimit};
 use serde_json::{Value, json};
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut object = described(&weights);
     let most = weights.config().max_position_embeddings;
     let context = args.context.unwrap_or(2048).min(most);
-    let memory = weights.memory(args.dtype, Work::decoding(context));
+    let memory = weights.memory(args.dtype, Workload::decoding(context));
     let available = args.memory.unwrap_or_default().bytes();
     object["memory"] = json!({
         "dtype": args.dtype.or(weights.report().dtype).map(StorageDtype::name),

@@ -1,6 +1,6 @@
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
-use lacuna::checkpoint::{Work, save_tensors};
+use lacuna::checkpoint::{Workload, save_tensors};
 use lacuna::kernels::AttentionMask;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         anyhow::bail!("{}: is no regular file; give a file's name", args.out.display());
     }
     // Every row's logits, and once more as the bytes that are written.
-    let work = Work { context: 0, rows: ids.len(), logit_rows: 2 * ids.len() };
+    let work = Workload { context: 0, rows: ids.len(), logit_rows: 2 * ids.len() };
     let model = args.model.open(work)?;
     let config = model.config();
     in_vocabulary("--ids", ids, config.vocab_size)?;

@@ -53,22 +53,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .map(|model| open_tokenizer(&lacuna::locate(model, &|_| {})?))
         .transpose()?;
     let texts = Texts(tokenizer.as_ref());
-    let films: Vec<Film<'_>> =
-        replayed.iter().map(|replayed| Film::new(&trace, replayed)).collect();
+    let timelines: Vec<Timeline<'_>> =
+        replayed.iter().map(|replayed| Timeline::new(&trace, replayed)).collect();
     if let Some(path) = &args.html {
-        lacuna_files::write_file(path, page(&films, texts)?.as_bytes())?;
-        for film in &films {
-            note!("{}", film.summary());
+        lacuna_files::write_file(path, page(&timelines, texts)?.as_bytes())?;
+        for timeline in &timelines {
+            note!("{}", timeline.summary());
         }
         note!("wrote {}", path.display());
         return Ok(());
     }
     if std::io::stdout().is_terminal() {
-        return play(&films, texts, Duration::from_secs_f64(1.0 / args.speed));
+        return play(&timelines, texts, Duration::from_secs_f64(1.0 / args.speed));
     }
     let mut out = Out::new();
-    for film in &films {
-        film.print(texts, &mut out)?;
+    for timeline in &timelines {
+        timeline.print(texts, &mut out)?;
     }
     Ok(out.finish()?)
 }
@@ -86,16 +86,16 @@ fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
 }
 
 /// One request of a verified trace.
-struct Film<'a> {
+struct Timeline<'a> {
     mode: Mode,
     replayed: &'a Replayed,
     /// All its lines but the header.
     lines: Vec<&'a Line>,
 }
 
-impl<'a> Film<'a> {
+impl<'a> Timeline<'a> {
     fn new(trace: &'a Trace, replayed: &'a Replayed) -> Self {
-        let mut film = Self { mode: Mode::Fused, replayed, lines: Vec::new() };
+        let mut timeline = Self { mode: Mode::Fused, replayed, lines: Vec::new() };
         for line in &trace.lines {
             let request = match line {
                 Line::Header { request, .. } | Line::Block { request, .. } => *request,
@@ -104,11 +104,11 @@ impl<'a> Film<'a> {
             };
             match line {
                 _ if request != replayed.request => {}
-                Line::Header { mode, .. } => film.mode = *mode,
-                _ => film.lines.push(line),
+                Line::Header { mode, .. } => timeline.mode = *mode,
+                _ => timeline.lines.push(line),
             }
         }
-        film
+        timeline
     }
 
     fn mode(&self) -> &'static str {
@@ -235,16 +235,16 @@ fn quoted(text: &str) -> String {
 }
 
 /// The refinements one after the other; the text stays when they are over.
-fn play(films: &[Film<'_>], texts: Texts<'_>, pause: Duration) -> Result<()> {
-    for film in films {
+fn play(timelines: &[Timeline<'_>], texts: Texts<'_>, pause: Duration) -> Result<()> {
+    for timeline in timelines {
         let mut screen = Screen::open("replay")?;
-        let mut canvas = Canvas::new(&film.replayed.settings);
+        let mut canvas = Canvas::new(&timeline.replayed.settings);
         let mut number = 0;
-        for line in &film.lines {
+        for line in &timeline.lines {
             canvas.take(line);
             let refinement = matches!(line, Line::Refinement(_));
             number += usize::from(refinement);
-            let of = film.replayed.refinements;
+            let of = timeline.replayed.refinements;
             screen.draw(&canvas, texts, &format!("refinement {number} of {of}"))?;
             if refinement {
                 std::thread::sleep(pause);
@@ -252,17 +252,17 @@ fn play(films: &[Film<'_>], texts: Texts<'_>, pause: Duration) -> Result<()> {
         }
         std::thread::sleep(pause);
         drop(screen);
-        let text = film.text(texts);
+        let text = timeline.text(texts);
         out!("{}", text.trim_end_matches('\n'));
-        note!("{}", film.summary());
+        note!("{}", timeline.summary());
     }
     Ok(())
 }
 
 /// The page: the template, which escapes what is put into it.
-fn page(films: &[Film<'_>], texts: Texts<'_>) -> Result<String> {
+fn page(timelines: &[Timeline<'_>], texts: Texts<'_>) -> Result<String> {
     let mut ids = BTreeSet::new();
-    let requests: Vec<Value> = films.iter().map(|film| film.data(&mut ids)).collect();
+    let requests: Vec<Value> = timelines.iter().map(|timeline| timeline.data(&mut ids)).collect();
     // A token that is no text by itself goes as its bytes: the page joins them.
     let spelling = |id| match String::from_utf8(texts.bytes(id)) {
         Ok(text) => Value::from(text),
@@ -270,7 +270,7 @@ fn page(films: &[Film<'_>], texts: Texts<'_>) -> Result<String> {
     };
     let spellings: Map<String, Value> =
         ids.into_iter().map(|id| (id.to_string(), spelling(id))).collect();
-    let plain: Vec<String> = films.iter().map(|film| film.text(texts)).collect();
+    let plain: Vec<String> = timelines.iter().map(|timeline| timeline.text(texts)).collect();
     let mut engine = minijinja::Environment::new();
     engine.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);
     let page = engine.template_from_str(include_str!("replay.html"))?;

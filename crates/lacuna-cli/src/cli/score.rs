@@ -1,6 +1,6 @@
 use anyhow::Result;
 use indicatif::{HumanCount, HumanDuration};
-use lacuna::checkpoint::Work;
+use lacuna::checkpoint::Workload;
 use lacuna::likelihood::{Blocks, Likelihood, Method, Scoring, Text, likelihood};
 use lacuna::{Error, Model};
 use serde_json::json;
@@ -189,8 +189,8 @@ fn announce(model: &Model, texts: &[Text<'_>], scoring: &Scoring, passes: u64) -
 
 /// What scoring so many tokens computes at most: a batch of noisy versions of the text, the clean one's keys and
 /// values, and logits a few hundred rows at a time, once as they are and once copied.
-fn work(tokens: usize) -> Work {
-    Work {
+fn work(tokens: usize) -> Workload {
+    Workload {
         context: tokens,
         rows: BATCH * tokens,
         logit_rows: 2 * tokens.saturating_mul(BATCH).min(256),

@@ -3,7 +3,9 @@
 use anyhow::{Context, Result};
 use lacuna::samplers::Event;
 use lacuna::samplers::trace::Line;
-use lacuna::{GenerateOptions, Model, Prompt, Resolved, StopReason, TokenText, TraceFile, Written};
+use lacuna::{
+    Completion, FinishReason, GenerateOptions, Model, Prompt, Resolved, TokenText, TraceFile,
+};
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
 use std::io::{Error, ErrorKind, IsTerminal, Read, Write};
@@ -100,7 +102,7 @@ impl ShowArgs {
 
     /// Prints the result: the JSON object with `more` in it, else the text (unless it was streamed) and, on
     /// stderr, what it cost.
-    pub(crate) fn print(&self, text: &str, written: &Written, more: Value) -> Result<()> {
+    pub(crate) fn print(&self, text: &str, written: &Completion, more: Value) -> Result<()> {
         let mut out = Out::new();
         if self.json {
             let mut object = as_json(written);
@@ -122,7 +124,7 @@ impl ShowArgs {
         if !self.quiet {
             let rule = self.rule.get().map_or("", String::as_str);
             note!("{}{}", summary(written, rule), drawn(&more));
-            if written.finish == StopReason::Length && !self.ends_by_itself.get() {
+            if written.finish == FinishReason::Length && !self.ends_by_itself.get() {
                 note!(
                     "cut off after {} tokens; --max-new-tokens N writes more",
                     written.tokens.len()
@@ -203,7 +205,7 @@ impl Show<'_> {
     }
 
     /// Closes what was open; the first failure of any event.
-    pub(crate) fn end(mut self, written: &Written) -> Result<()> {
+    pub(crate) fn end(mut self, written: &Completion) -> Result<()> {
         drop((self.watch.take(), self.progress.take()));
         if let Some(error) = self.broken {
             return Err(error);
@@ -346,7 +348,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 }
 
 /// The object that `--json` prints.
-pub(crate) fn as_json(written: &Written) -> Value {
+pub(crate) fn as_json(written: &Completion) -> Value {
     json!({
         "text": written.text,
         "tokens": written.tokens,
@@ -359,16 +361,16 @@ pub(crate) fn as_json(written: &Written) -> Value {
 }
 
 /// `eos`, `length` or `stop`.
-pub(crate) fn finish_name(finish: StopReason) -> &'static str {
+pub(crate) fn finish_name(finish: FinishReason) -> &'static str {
     match finish {
-        StopReason::Eos => "eos",
-        StopReason::Length => "length",
-        StopReason::Stop => "stop",
+        FinishReason::Eos => "eos",
+        FinishReason::Length => "length",
+        FinishReason::Stop => "stop",
     }
 }
 
 /// One line on what it cost.
-pub(crate) fn summary(written: &Written, rule: &str) -> String {
+pub(crate) fn summary(written: &Completion, rule: &str) -> String {
     let n = written.tokens.len();
     let rate = n as f64 / written.seconds.decode.max(1e-9);
     // No digits that say nothing: the line fits one of a terminal.

@@ -5,7 +5,7 @@ use lacuna_random::{Purpose, stream, uniform_f32};
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
-use super::files::SideFiles;
+use super::files::CarriedFiles;
 use crate::error::{Error, Result};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -73,7 +73,7 @@ pub(super) type NewRow = (&'static str, usize, Vec<f32>);
 pub(super) fn apply(
     weights: &Weights,
     config: &mut Config,
-    side: &mut SideFiles,
+    side: &mut CarriedFiles,
     to: &ToBlockDiffusion,
 ) -> Result<Vec<NewRow>> {
     let appends = matches!(to.mask_token, Some(MaskToken::Append { .. }));
@@ -108,7 +108,7 @@ pub(super) fn apply(
     Ok(rows)
 }
 
-fn mask_id(config: &Config, side: &mut SideFiles, token: Option<&MaskToken>) -> Result<u32> {
+fn mask_id(config: &Config, side: &mut CarriedFiles, token: Option<&MaskToken>) -> Result<u32> {
     let tokenizer = side.open_tokenizer()?;
     let named = |name: &str| tokenizer.as_ref().and_then(|tokenizer| tokenizer.token_to_id(name));
     let id = match token {

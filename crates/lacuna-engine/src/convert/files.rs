@@ -15,7 +15,7 @@ const CARD: &str = "README.md";
 const LONGEST_EDITED: usize = 1 << 20;
 
 /// The files of a checkpoint beside weights and `config.json`.
-pub(super) struct SideFiles {
+pub(super) struct CarriedFiles {
     /// The text of `tokenizer.json`.
     pub(super) tokenizer: Option<String>,
     /// The chat template, wherever it stood.
@@ -31,7 +31,7 @@ pub(super) struct SideFiles {
     rows: usize,
 }
 
-impl SideFiles {
+impl CarriedFiles {
     pub(super) fn read(from: &Path, weights: &Weights) -> Result<Self> {
         let format = weights.report().format;
         let chat_template = match format {
@@ -76,7 +76,7 @@ impl SideFiles {
 
     /// Writes the files into a directory that nobody sees yet.
     pub(super) fn write(&self, dir: &Path, config: &Config) -> Result<()> {
-        let mut files = lacuna_text::SideFiles::default();
+        let mut files = lacuna_text::ModelFiles::default();
         for (name, text) in &self.others {
             files.insert(name.as_str(), text.as_str());
         }

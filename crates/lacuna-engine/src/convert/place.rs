@@ -55,7 +55,7 @@ pub(super) fn is_of_a_checkpoint(name: &str) -> bool {
     let weights = name.starts_with("model") && name.ends_with(".safetensors");
     weights
         || ["config.json", "model.safetensors.index.json", "tokenizer.json"].contains(&name)
-        || lacuna_checkpoint::COMPANIONS.contains(&name)
+        || lacuna_checkpoint::MODEL_FILES.contains(&name)
 }
 
 /// What a GGUF file calls its model: a run's model is its run's, every other one is called as its file.

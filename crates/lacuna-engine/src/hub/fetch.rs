@@ -1,6 +1,6 @@
 //! Fetching: only what a checkpoint needs, each file whole or not at all, interrupted ones resumed.
 
-use lacuna_checkpoint::COMPANIONS;
+use lacuna_checkpoint::MODEL_FILES;
 use std::path::PathBuf;
 
 use super::Download;
@@ -103,7 +103,7 @@ fn fetch_directory(
         return Err(name.fault(reason));
     }
     snapshot.fetch("config.json").map_err(fault)?;
-    let small = COMPANIONS.into_iter().chain(["tokenizer.json"]).filter(|name| has(name));
+    let small = MODEL_FILES.into_iter().chain(["tokenizer.json"]).filter(|name| has(name));
     for file in small {
         snapshot.fetch(file).map_err(fault)?;
     }

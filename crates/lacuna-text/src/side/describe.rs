@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{GENERATION, SideFiles, TEMPLATE, TOKENIZER_CONFIG};
+use super::{GENERATION, ModelFiles, TEMPLATE, TOKENIZER_CONFIG};
 use crate::tokenizer::Tokenizer;
 
 /// A `tokenizer_config.json` is read as a whole up to so many bytes; JSON takes some thirty times its length.
@@ -21,7 +21,7 @@ pub struct Facts<'a> {
     pub template: Option<&'a str>,
 }
 
-impl SideFiles {
+impl ModelFiles {
     /// Adds `tokenizer_config.json`, the chat template and `generation_config.json` where they are missing.
     pub fn complete(&mut self, tokenizer: &Tokenizer, facts: &Facts<'_>) {
         match self.text(TOKENIZER_CONFIG) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::{Added, Listed, TokenizerConfig, tokenizer_config};
 use super::{
-    ADDED_TOKENS, GENERATION, SPECIAL_TOKENS_MAP, SideFiles, TEMPLATE, TEMPLATE_JSON,
+    ADDED_TOKENS, GENERATION, ModelFiles, SPECIAL_TOKENS_MAP, TEMPLATE, TEMPLATE_JSON,
     TOKENIZER_CONFIG,
 };
 use crate::error::{Error, Result};
@@ -56,7 +56,7 @@ impl Settings {
     ///
     /// # Errors
     /// Names the file that is not what its name says.
-    pub fn read(files: &SideFiles, place: &Path) -> Result<Self> {
+    pub fn read(files: &ModelFiles, place: &Path) -> Result<Self> {
         let (config, map) =
             (read(files, place, TOKENIZER_CONFIG)?, read(files, place, SPECIAL_TOKENS_MAP)?);
         let mut tokens = map.tokens;
@@ -103,14 +103,14 @@ impl Settings {
     }
 }
 
-fn read(files: &SideFiles, place: &Path, name: &str) -> Result<TokenizerConfig> {
+fn read(files: &ModelFiles, place: &Path, name: &str) -> Result<TokenizerConfig> {
     let Some(text) = text(files, place, name)? else { return Ok(TokenizerConfig::default()) };
     tokenizer_config(text).map_err(|error| {
         Error::Template(format!("not a {name} ({error})")).in_file(&at(place, name))
     })
 }
 
-fn text<'a>(files: &'a SideFiles, place: &Path, name: &str) -> Result<Option<&'a str>> {
+fn text<'a>(files: &'a ModelFiles, place: &Path, name: &str) -> Result<Option<&'a str>> {
     match (files.get(name), files.text(name)) {
         (None, _) => Ok(None),
         // Editors of some systems begin a text with a byte order mark.
@@ -129,7 +129,7 @@ fn at(place: &Path, name: &str) -> PathBuf {
 }
 
 /// A small JSON object.
-fn object(files: &SideFiles, place: &Path, name: &str) -> Result<Option<Map<String, Value>>> {
+fn object(files: &ModelFiles, place: &Path, name: &str) -> Result<Option<Map<String, Value>>> {
     let Some(text) = text(files, place, name)? else { return Ok(None) };
     if text.len() > LONGEST_SMALL {
         return Err(fault(place, name, format!("is longer than {LONGEST_SMALL} bytes")));
@@ -144,7 +144,7 @@ fn addition(id: Option<u32>, token: Added) -> Addition {
 }
 
 /// `added_tokens.json`, which older checkpoints have in place of `added_tokens_decoder`.
-fn legacy(files: &SideFiles, place: &Path, special: &[String]) -> Result<Vec<Addition>> {
+fn legacy(files: &ModelFiles, place: &Path, special: &[String]) -> Result<Vec<Addition>> {
     let listed = object(files, place, ADDED_TOKENS)?.unwrap_or_default();
     let mut additions = Vec::new();
     for (content, id) in listed {
@@ -158,7 +158,7 @@ fn legacy(files: &SideFiles, place: &Path, special: &[String]) -> Result<Vec<Add
 }
 
 /// `chat_template.jinja`, else the one in `tokenizer_config.json`, else `chat_template.json`.
-fn template(files: &SideFiles, place: &Path, listed: Listed) -> Result<Option<(String, PathBuf)>> {
+fn template(files: &ModelFiles, place: &Path, listed: Listed) -> Result<Option<(String, PathBuf)>> {
     for name in [TEMPLATE, "additional_chat_templates/default.jinja"] {
         if let Some(source) = text(files, place, name)? {
             return Ok(Some((source.to_owned(), at(place, name))));
@@ -182,7 +182,7 @@ fn template(files: &SideFiles, place: &Path, listed: Listed) -> Result<Option<(S
     }
 }
 
-fn generation(files: &SideFiles, place: &Path) -> Result<Generation> {
+fn generation(files: &ModelFiles, place: &Path) -> Result<Generation> {
     let map = object(files, place, GENERATION)?.unwrap_or_default();
     let number = |key: &str, least: f64| match map.get(key) {
         None | Some(Value::Null) => Ok(None),

@@ -2,7 +2,7 @@
 
 use lacuna_checkpoint::Weights;
 use lacuna_text::chat::SEED_CODER_TEMPLATE;
-use lacuna_text::{ChatTemplate, Facts, Settings, SideFiles, Tokenizer};
+use lacuna_text::{ChatTemplate, Facts, ModelFiles, Settings, Tokenizer};
 use std::path::{Path, PathBuf};
 
 use super::SpecialIds;
@@ -32,8 +32,8 @@ pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
 }
 
 /// The files that a checkpoint carries beside its weights.
-fn carried(weights: &Weights) -> Result<SideFiles> {
-    let mut files = SideFiles::default();
+fn carried(weights: &Weights) -> Result<ModelFiles> {
+    let mut files = ModelFiles::default();
     for (name, text) in weights.carried_files()? {
         files.insert(name, text);
     }
@@ -54,8 +54,8 @@ pub(super) fn side_files(
     recipe: &Recipe,
     tokenizer: &Tokenizer,
     special: SpecialIds,
-) -> Result<(SideFiles, Option<ChatTemplate>)> {
-    let mut files = SideFiles::default();
+) -> Result<(ModelFiles, Option<ChatTemplate>)> {
+    let mut files = ModelFiles::default();
     let mut settings = Settings::default();
     let mut max_positions =
         recipe.model.max_positions.unwrap_or(4 * recipe.data.window).max(recipe.data.window);

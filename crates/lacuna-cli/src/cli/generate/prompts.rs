@@ -164,7 +164,7 @@ impl<'a> Batch<'a> {
             for event in engine.step() {
                 let id = event.id();
                 match event {
-                    Event::Finished { written, .. } => {
+                    Event::Finished { completion: written, .. } => {
                         self.tokens.fetch_add(written.tokens.len(), Relaxed);
                         let mut line = as_json(&written);
                         if self.model.tokenizer.is_none() {
