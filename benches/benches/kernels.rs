@@ -1,4 +1,5 @@
-//! `cargo bench [FILTER]`: every kernel and the plain operations that define it, under criterion.
+//! `cargo bench [FILTER]` times every kernel and the plain operations that define it, under
+//! criterion.
 //!
 //! Each answer is checked before it is timed. What the two ratios are worth on a shared machine, and why
 //! `cargo xtask bench` measures pairs: docs/design.md.

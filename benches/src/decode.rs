@@ -1,4 +1,5 @@
-//! Passes and whole decodes, on a given checkpoint or on random weights of SmolLM2-135M's shape.
+//! Times passes and whole decodes, on a given checkpoint or on random weights of SmolLM2-135M's
+//! shape.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

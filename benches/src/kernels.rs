@@ -1,5 +1,6 @@
-//! Every operation of `lacuna-kernels` against its reference, at the sizes of the model that
-//! `train.rs` trains: hidden 384, 6 heads of 64, intermediate 1024, vocabulary 8192, 4 × 512 tokens.
+//! Times every operation of `lacuna-kernels` against its reference, at the sizes of the model that
+//! `train.rs` trains: hidden 384, 6 heads of 64, intermediate 1024, vocabulary 8192, 4 × 512
+//! tokens.
 
 use std::num::NonZeroUsize;
 use std::rc::Rc;
@@ -17,7 +18,7 @@ use crate::report::Row;
 /// A benchmark; building its case may take memory and time, so that happens only when it runs.
 #[derive(Debug)]
 pub struct Bench {
-    /// What `cargo xtask bench --list` shows.
+    /// The line that `cargo xtask bench --list` shows.
     pub name: &'static str,
     case: fn() -> Result<Case>,
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask bench [FILTER]`: how fast the kernels, a training step and a decode are on this machine,
-//! next to what the machine could do at best.
+//! `cargo xtask bench [FILTER]` says how fast the kernels, a training step and a decode are on this
+//! machine, next to what the machine could do at best.
 //!
 //! Every benchmark checks its answer before it is timed, and the two versions that it compares run in turn,
 //! so that a noisy neighbour slows both. `cargo bench` runs the kernels under criterion instead: one after
@@ -38,7 +38,7 @@ struct Args {
     /// Names of the benchmarks, and end
     #[arg(long)]
     list: bool,
-    /// Where the report goes (default: benches/record/DATE-MACHINE, or nowhere with a filter)
+    /// Folder of the report (default: benches/record/DATE-MACHINE, or nowhere with a filter)
     #[arg(long)]
     out: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! What the machine is, and the two floors that everything is held against.
+//! Measures what the machine is, and the two floors that everything is held against.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

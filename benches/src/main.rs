@@ -1,4 +1,4 @@
-//! `cargo xtask bench`.
+//! `cargo xtask bench` runs this program.
 #![forbid(unsafe_code)]
 
 fn main() -> anyhow::Result<()> {

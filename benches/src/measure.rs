@@ -1,4 +1,4 @@
-//! Timing two versions of one thing in turn.
+//! Times two versions of one thing in turn.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::machine::{kib, proc_value};
 
 const FEWEST: usize = 3;
 
-/// How long to measure.
+/// The time to measure for.
 #[derive(Clone, Copy)]
 pub(crate) struct Effort {
     pub(crate) per_benchmark: Duration,
@@ -29,7 +29,7 @@ impl Timing {
         self.0.len()
     }
 
-    /// What the thing costs when nothing disturbs it.
+    /// The cost of the thing when nothing disturbs it.
     pub(crate) fn best(&self) -> f64 {
         self.0[0]
     }
@@ -100,7 +100,7 @@ pub(crate) fn peak_memory_bytes() -> Option<u64> {
 /// Starts the peak anew at what is held now.
 pub(crate) fn forget_peak() {
     lacuna_kernels::give_back_freed_memory();
-    // Where it can't be done, the peak of the whole process stands: a bound from above.
+    // If it can't be done, the peak of the whole process stands: a bound from above.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 

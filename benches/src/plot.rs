@@ -1,4 +1,4 @@
-//! Bars, as SVG.
+//! Draws bars as SVG.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! The table that anyone can read, on the screen and as a page.
+//! Writes the table that anyone can read, on the screen and as a page.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -28,7 +28,7 @@ cache can be above 100 % of it.
 error: largest difference between the two answers, relative to the largest value.";
 
 impl Row {
-    /// How much of the machine is used: floor over the best time.
+    /// The share of the machine that is used: floor over the best time.
     pub(crate) fn of_floor(&self) -> f64 {
         self.floor / self.pair.fast.best()
     }

@@ -1,4 +1,5 @@
-//! A whole training step: forward, backward, clip, update, as `lacuna_train::step` does it.
+//! Times a whole training step, forward, backward, clip and update, as `lacuna_train::step` does
+//! it.
 
 use std::num::NonZeroUsize;
 

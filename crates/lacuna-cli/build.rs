@@ -1,4 +1,5 @@
-//! The commit that the program is built from, for the record of a run: from git, or from what `cargo package` left.
+//! Finds the commit that the program is built from, for the record of a run: from git, or from what
+//! `cargo package` left.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! The binary as a user meets it: names, JSON, exit statuses, errors that say what to do.
+//! Meets the binary as a user does: names, JSON, exit statuses, errors that say what to do.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 

@@ -1,4 +1,4 @@
-//! chat, fill and edit as a user meets them.
+//! Runs chat, fill and edit as a user does.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

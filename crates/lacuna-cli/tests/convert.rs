@@ -1,4 +1,4 @@
-//! `lacuna convert`: what goes in comes out, elsewhere and in another form.
+//! Runs `lacuna convert`: what goes in comes out, elsewhere and in another form.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 

@@ -1,4 +1,5 @@
-//! A checkpoint of the released model's size: does it open, say what it is, and run within a machine's memory?
+//! Takes a checkpoint of the released model's size: does it open, say what it is, and run within a
+//! machine's memory?
 //!
 //! `cargo test --release -p lacuna-cli --test eight_b -- --ignored --nocapture`: 17 GB of holes, read once.
 

@@ -1,5 +1,5 @@
-//! A checkpoint opens as what it is, whatever its family calls it, or is refused with what to do; and `inspect` and
-//! the commands that decode agree.
+//! Holds a checkpoint to open as what it is, whatever its family calls it, or to be refused with
+//! what to do; and `inspect` and the commands that decode agree.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -54,7 +54,7 @@ fn checkpoint(dir: &Path, shape: &str, mask: &str, said: Value) -> String {
     dir.display().to_string()
 }
 
-/// What `inspect` says: mode, block, MASK.
+/// The answer of `inspect`: mode, block, MASK.
 fn inspected(model: &str) -> (String, Option<u64>, Option<u64>) {
     let ran = lacuna(&["inspect", model, "--json"]);
     assert_eq!(ran.status, Some(0), "{}", ran.error);

@@ -1,4 +1,5 @@
-//! A hub is a stranger: what it says leads nowhere outside of the cache, and the token goes to it alone.
+//! Treats a hub as a stranger: what it says leads nowhere outside of the cache, and the token goes
+//! to it alone.
 #![cfg(feature = "hub")]
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -285,8 +286,8 @@ fn a_server_that_leads_in_circles_or_away_from_encryption_is_left() {
 
 #[test]
 fn no_other_page_enters_a_file_that_is_fetched_in_parts() {
-    // What comes in the place of a file's second part: a network's login page, an error's page, a file of another
-    // length, a compressed one.
+    // Answers that come in the place of a file's second part: a network's login page, an error's
+    // page, a file of another length, a compressed one.
     let page = b"<html>please log in</html>".to_vec();
     let compressed = ("content-encoding", "gzip".to_owned());
     let longer = ("content-range", "bytes 100-8099/8100".to_owned());

@@ -1,4 +1,4 @@
-//! Models by name: from the cache without a network, from a server into the cache.
+//! Opens models by name: from the cache without a network, from a server into the cache.
 
 #![cfg(feature = "hub")]
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]

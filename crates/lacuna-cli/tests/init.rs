@@ -1,4 +1,4 @@
-//! What `lacuna init` writes runs as it stands, by the commands that it names.
+//! Runs what `lacuna init` writes as it stands, by the commands that it names.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

@@ -1,4 +1,5 @@
-//! A checkpoint says what it was trained for, and every command that decodes or scores listens.
+//! Holds commands to what a checkpoint says it was trained for: every one that decodes or scores
+//! listens.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 

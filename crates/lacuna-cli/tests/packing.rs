@@ -1,4 +1,4 @@
-//! What `lacuna pack` writes, `lacuna train` reads, and both say what they passed over.
+//! Packs with `lacuna pack` and trains on it: both say what they passed over.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 

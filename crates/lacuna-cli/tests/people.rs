@@ -1,4 +1,5 @@
-//! Defaults for people: what the program does without being told, and what it says meanwhile.
+//! Checks defaults for people: what the program does without being told, and what it says
+//! meanwhile.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

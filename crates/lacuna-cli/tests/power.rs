@@ -1,6 +1,6 @@
-//! Every writer of the project, ended at every operation by a kill and by power cuts: what it writes is the old whole
-//! thing or the new whole thing, a log has whole lines and at most a torn end, and the writer's next run succeeds and
-//! leaves nothing behind.
+//! Ends every writer of the project at every operation, by a kill and by power cuts: what it writes
+//! is the old whole thing or the new whole thing, a log has whole lines and at most a torn end, and
+//! the writer's next run succeeds and leaves nothing behind.
 //!
 //! Writers are called as the program calls them. What the program writes with one call of `lacuna_files::write_file` (a
 //! recipe, a page of a replay, logits) is one of these by way of the tokenizer.

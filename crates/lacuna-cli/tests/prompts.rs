@@ -1,4 +1,5 @@
-//! `generate --prompts`: many prompts in one batch, a line each, in order, gone on with where it stopped.
+//! Runs `generate --prompts`: many prompts in one batch, a line each, in order, gone on with where
+//! it stopped.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 

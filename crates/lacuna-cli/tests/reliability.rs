@@ -1,4 +1,4 @@
-//! What a crash, a full disk, a flipped bit or a second process may do to a run: nothing that nobody is told of.
+//! Holds a run to tell whatever a crash, a full disk, a flipped bit or a second process did to it.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -127,7 +127,7 @@ fn every_damaged_file_of_a_run_is_named_or_makes_no_difference() {
                 assert!(error.contains(&*name), "{shown}: {error}");
                 assert!(error.contains("--resume-step"), "{shown}: {error}");
             }
-            // What holds the weights and the place is never taken as it is.
+            // A file that holds the weights or the place is never taken as it is.
             let is_state =
                 ["model.safetensors", "optimizer.safetensors", "progress.json", "config.json"];
             if is_state.contains(&&*name) {

@@ -1,4 +1,4 @@
-//! Every way to stop a run saves it, and the run goes on from there.
+//! Stops a run in every way: each saves it, and the run goes on from there.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
@@ -39,7 +39,8 @@ fn send(child: &Child, signal: &str) {
     assert!(sent.unwrap().success());
 }
 
-/// Whether this process, and so its children, ignore a signal: a shell starts background jobs so.
+/// Tells whether this process, and so its children, ignore a signal: a shell starts background jobs
+/// so.
 fn ignored(number: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

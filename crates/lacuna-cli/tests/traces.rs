@@ -1,4 +1,4 @@
-//! Traces of real decodes: they replay byte for byte, give tampering away, and become a page.
+//! Takes traces of real decodes: they replay byte for byte, give tampering away, and become a page.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

@@ -1,4 +1,5 @@
-//! Commands that write into a user's file write the file that was asked for, or leave it as it is.
+//! Has commands write into a user's file: they write the file that was asked for, or leave it as it
+//! is.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -43,7 +44,8 @@ impl Place {
         fs::read(self.at(name)).unwrap()
     }
 
-    /// What is said where an edit in place is refused; the file is the old one, and nothing lies beside it.
+    /// The message where an edit in place is refused; the file is the old one, and nothing lies
+    /// beside it.
     fn refused(&self, name: &str, old: impl AsRef<[u8]>, args: &[&str], status: i32) -> String {
         fs::write(self.at(name), &old).unwrap();
         let count = || fs::read_dir(self.folder.path()).unwrap().count();

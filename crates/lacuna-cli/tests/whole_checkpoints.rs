@@ -1,4 +1,5 @@
-//! A checkpoint with all its files goes through fine-tuning and conversion, and can be conversed with afterwards.
+//! Takes a checkpoint with all its files through fine-tuning and conversion: it can be conversed
+//! with afterwards.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

@@ -1,4 +1,4 @@
-//! Which windows a step trains on: a pure function of seed and position.
+//! Says which windows a step trains on, as a pure function of seed and position.
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// All that a checkpoint needs to go on with the very next row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Cursor {
-    /// How often every window has been seen.
+    /// The number of times that every window has been seen.
     pub epoch: u64,
-    /// How many windows of this epoch have been seen.
+    /// The number of windows of this epoch that have been seen.
     pub index: u64,
 }
 
@@ -27,7 +27,7 @@ pub struct Row {
     pub number: u64,
     /// The number of its window in the dataset.
     pub window_index: usize,
-    /// What the model sees.
+    /// The window that the model sees.
     pub window: Window,
 }
 

@@ -1,4 +1,4 @@
-//! Documents from source trees, text files, JSON lines and archives.
+//! Reads documents from source trees, text files, JSON lines and archives.
 
 use crate::error::{Error, Result};
 use std::path::Path;
@@ -13,14 +13,14 @@ pub use skipped::{Reason, Skipped};
 /// One text of a corpus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    /// Where it was found, relative to the input that held it, with forward slashes. A JSON line is
-    /// `file.jsonl#12`, counted from 1, and so is an element of a JSON array.
+    /// The place where it was found, relative to the input that held it, with forward slashes. A
+    /// JSON line is `file.jsonl#12`, counted from 1, and so is an element of a JSON array.
     pub path: String,
     /// The text, unchanged.
     pub text: String,
 }
 
-/// What a corpus reader takes and what it passes over.
+/// Rules by which a corpus reader takes a file or passes over it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CorpusOptions {
     /// File name endings to take from folders and archives, without the dot; empty takes all. An
@@ -31,11 +31,11 @@ pub struct CorpusOptions {
     pub max_document_bytes: usize,
     /// The fields of a JSON line that may hold its text: the first that does counts.
     pub text_fields: Vec<String>,
-    /// Whether texts that hold a zero byte are taken.
+    /// True if texts that hold a zero byte are taken.
     pub take_binary: bool,
-    /// Whether files and folders are taken whose names begin with a dot.
+    /// True if files and folders are taken whose names begin with a dot.
     pub take_hidden: bool,
-    /// Whether files and folders are taken that a `.gitignore` or `.ignore` names.
+    /// True if files and folders are taken that a `.gitignore` or `.ignore` names.
     pub take_ignored: bool,
 }
 
@@ -61,7 +61,7 @@ impl CorpusOptions {
     }
 }
 
-/// How far the reading of a corpus has come.
+/// Progress in reading a corpus.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reading {
     /// Files read to their end.
@@ -79,7 +79,7 @@ pub struct Reading {
 pub struct Corpus {
     /// Sorted by path within each input; inputs in the order given.
     pub documents: Vec<Document>,
-    /// What was passed over.
+    /// The things that were passed over.
     pub skipped: Skipped,
 }
 
@@ -131,8 +131,8 @@ impl Corpus {
     }
 }
 
-/// Whether the document at `path` belongs to the held-out part, which takes about `fraction` of the
-/// documents.
+/// Tells whether the document at `path` belongs to the held-out part, which takes about `fraction`
+/// of the documents.
 ///
 /// Decided by the path's hash alone: adding or removing other documents moves nothing, and a larger
 /// fraction keeps all that a smaller one held out.
@@ -151,7 +151,7 @@ pub fn is_held_out(path: &str, fraction: f64) -> bool {
 /// object a line; the text stands in one of [`CorpusOptions::text_fields`]. They may be compressed
 /// (`.gz`, `.zst`). Archives are `.tar`, `.tar.gz`, `.tgz` and `.tar.zst`.
 ///
-/// What can't be used is passed over, counted and named: files, members of archives, lines.
+/// A thing that can't be used is passed over, counted and named: files, members of archives, lines.
 ///
 /// # Errors
 /// When an input is missing, unreadable or damaged, none of its records has a text, `take` fails, or

@@ -1,4 +1,4 @@
-//! Windows to train on, wherever they are kept.
+//! Holds windows to train on, in memory or in mapped shards.
 
 use crate::error::{Error, Result};
 use crate::packing::Packed;
@@ -55,12 +55,12 @@ impl Dataset {
         Ok(Self { store: Store::Shards(shards, manifest), window_len, vocab_size, windows })
     }
 
-    /// How many windows there are.
+    /// The number of windows.
     pub fn windows(&self) -> usize {
         self.windows
     }
 
-    /// How many tokens every window holds.
+    /// The number of tokens that every window holds.
     pub fn window_len(&self) -> NonZeroUsize {
         self.window_len
     }
@@ -70,7 +70,7 @@ impl Dataset {
         self.vocab_size
     }
 
-    /// What the folder says of itself; windows in memory have none.
+    /// The folder's manifest; windows in memory have none.
     pub fn manifest(&self) -> Option<&Manifest> {
         match &self.store {
             Store::Memory(_) => None,

@@ -1,8 +1,8 @@
-//! The errors of this crate.
+//! Says what can go wrong between text on disk and a batch of windows.
 
 use std::path::PathBuf;
 
-/// What can go wrong between text on disk and a batch of windows.
+/// An error on the way between text on disk and a batch of windows.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -11,7 +11,7 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was tried, as in "cannot read".
+        /// The attempt, as in "cannot read".
         verb: &'static str,
         /// The system's answer.
         source: std::io::Error,
@@ -30,7 +30,7 @@ pub enum Error {
     EmptyCorpus {
         /// The inputs as given.
         inputs: String,
-        /// Why files were passed over.
+        /// The reasons why files were passed over.
         skipped: String,
     },
     /// One input cannot be understood.
@@ -38,7 +38,7 @@ pub enum Error {
     Corpus {
         /// The input.
         path: PathBuf,
-        /// What is wrong, where in it, and what was expected.
+        /// The fault, its place, and what was expected.
         reason: String,
     },
     /// A shard or its manifest does not hold what it says.
@@ -46,7 +46,7 @@ pub enum Error {
     Shard {
         /// "shard 3" or "manifest", with the folder.
         shard: String,
-        /// What it says and what it holds.
+        /// Its claim, and what it holds.
         reason: String,
     },
     /// Windows cannot be packed or batched as asked.

@@ -1,4 +1,4 @@
-//! Corpora to packed, memory-mapped training windows, with resumable batches.
+//! Turns corpora into packed, memory-mapped training windows, with resumable batches.
 //!
 //! ```
 //! use lacuna_data::{Batches, Corpus, CorpusOptions, Dataset, Packer, Remainder, pack};

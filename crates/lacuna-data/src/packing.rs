@@ -1,4 +1,4 @@
-//! Documents and conversations into windows of one length.
+//! Packs documents and conversations into windows of one length.
 
 use crate::corpus::Document;
 use crate::error::{Error, Result};
@@ -7,7 +7,7 @@ use lacuna_random::{Purpose, below, stream};
 use lacuna_text::{ChatTemplate, Message, RenderOptions, SPECIAL_TOKENS, Tokenizer};
 use std::num::NonZeroUsize;
 
-/// What becomes of the last tokens when they do not fill a window.
+/// The fate of the last tokens when they do not fill a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remainder {
     /// They are dropped: every token of every window is real. For training.
@@ -173,22 +173,22 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// How many tokens every window holds.
+    /// The number of tokens that every window holds.
     pub fn window_len(&self) -> NonZeroUsize {
         self.window_len
     }
 
-    /// How many windows there are.
+    /// The number of windows.
     pub fn windows(&self) -> usize {
         self.stream.tokens.len() / self.window_len
     }
 
-    /// How many documents begin here.
+    /// The number of documents that begin here.
     pub fn documents(&self) -> usize {
         self.stream.starts.len() - usize::from(self.padding > 0)
     }
 
-    /// How many of the last tokens are padding.
+    /// The number of last tokens that are padding.
     pub fn padding(&self) -> usize {
         self.padding
     }

@@ -1,4 +1,4 @@
-//! JSON records as others write them: one a line, or the elements of one array.
+//! Reads JSON records as others write them: one a line, or the elements of one array.
 
 use std::io::{self, BufRead, Cursor, Read};
 
@@ -8,16 +8,16 @@ mod stream;
 pub(crate) use json::{Fault, HALF, parse};
 pub(crate) use stream::{cause, is_damage, stopped, unpacked};
 
-/// Where a record stands, counted from 1.
+/// The place of a record, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     /// The line that it begins in.
     pub(crate) line: usize,
-    /// Which record of its file: the line again, or the element of the array.
+    /// The number of the record in its file: the line again, or the element of the array.
     pub(crate) number: usize,
 }
 
-/// What a file of records begins with.
+/// The beginning of a file of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
     /// One object a line.

@@ -1,4 +1,4 @@
-//! Conversations for fine-tuning, packed with only what the assistant says eligible.
+//! Packs conversations for fine-tuning, with only what the assistant says eligible.
 
 use crate::corpus::{Reason, Skipped};
 use crate::error::{Error, Result};
@@ -118,7 +118,7 @@ fn sample(
     let refused = |error: &dyn std::fmt::Display| Fault::new(Reason::Refused, error.to_string());
     let mut learnt = learnt.clone();
     let text = template.render(messages, &options).map_err(|error| {
-        // Which turn it is that the template refuses.
+        // The turn that the template refuses.
         refused(&template.responses(messages, &options).err().unwrap_or(error))
     })?;
     for (turn, plain) in without_calls.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Windows on disk: one format, mapped, checked before use.
+//! Keeps windows on disk in one format, which is mapped and checked before use.
 //!
 //! A folder holds `shard-00000.bin`, `shard-00001.bin`, … and, written last, `manifest.json`: a
 //! folder without it is not a dataset. Numbers are little-endian. A shard is
@@ -32,9 +32,9 @@ pub use writer::{ShardOptions, ShardWriter};
 const MAGIC: &[u8; 8] = b"lacunash";
 const VERSION: u32 = 1;
 const HEADER: usize = 128;
-/// What is hashed between two reports.
+/// The bytes that are hashed between two reports.
 const PIECE: usize = 16 << 20;
-/// Where the header's own hash begins.
+/// The offset at which the header's own hash begins.
 const SEAL: usize = 96;
 
 fn manifest_path(folder: &Path) -> PathBuf {

@@ -1,4 +1,4 @@
-//! What counting alone achieves on a corpus: the floor that a model must clear.
+//! Measures what counting alone achieves on a corpus: the floor that a model must clear.
 
 use crate::dataset::Dataset;
 use crate::error::Result;
@@ -107,25 +107,25 @@ impl Bigram {
         seen + handed_on * lower
     }
 
-    /// How many different pairs were seen.
+    /// The number of different pairs that were seen.
     pub fn pairs(&self) -> usize {
         self.pairs.len()
     }
 
-    /// How many different tokens stand first in a pair.
+    /// The number of different tokens that stand first in a pair.
     pub fn contexts(&self) -> usize {
         self.pairs.keys().map(|pair| pair.0).collect::<HashSet<_>>().len()
     }
 }
 
-/// How well some probabilities foretell the eligible tokens of a dataset.
+/// The skill with which some probabilities foretell the eligible tokens of a dataset.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
     /// −Σ ln P over the scored tokens.
     pub nats: f64,
-    /// How many tokens were scored.
+    /// The number of tokens that were scored.
     pub tokens: u64,
-    /// How many bytes of text they stand for.
+    /// The number of bytes of text that they stand for.
     pub bytes: u64,
 }
 
@@ -168,7 +168,7 @@ pub fn score(
     Ok(score)
 }
 
-/// How many counts are 1, 2, 3 and 4.
+/// The numbers of counts that are 1, 2, 3 and 4.
 fn counts_of_counts(counts: impl Iterator<Item = u64>) -> [f64; 4] {
     let mut of = [0.0; 4];
     counts.filter(|count| (1..=4).contains(count)).for_each(|count| of[count as usize - 1] += 1.0);

@@ -1,11 +1,11 @@
-//! One packed context, and the two rules that windows in memory and on disk share.
+//! Defines one packed context, and the two rules that windows in memory and on disk share.
 
 /// A packed context: what a model sees in one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
     /// Token ids; as many as every window of the dataset has.
     pub tokens: Vec<u32>,
-    /// Which tokens may be supervised: not padding, not a prompt. One flag a token.
+    /// The tokens that may be supervised: not padding, not a prompt. One flag a token.
     pub eligible: Vec<bool>,
     /// The lengths of the documents in it, in order; their sum is the window's length. The first may
     /// be the rest of a document that began in the window before, the last may go on in the next.

@@ -1,4 +1,5 @@
-//! Conversations as others write them down: what the assistant says is learnt, the rest is counted and named.
+//! Reads conversations as others write them down: what the assistant says is learnt, the rest is
+//! counted and named.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
@@ -27,7 +28,7 @@ fn pack(
     pack_chat(&[path], template, &TOKENIZER, 2, 7, packer)
 }
 
-/// What is learnt of the records, ends of text as `|`, and what was passed over.
+/// The part of the records that is learnt, ends of text as `|`, and what was passed over.
 fn learnt(records: &[Value]) -> (String, Skipped) {
     let lines: Vec<String> = records.iter().map(Value::to_string).collect();
     let (packed, skipped) =

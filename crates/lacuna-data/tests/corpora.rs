@@ -1,4 +1,4 @@
-//! Corpora as others publish them: nothing is dropped without being counted and named.
+//! Reads corpora as others publish them: nothing is dropped without being counted and named.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 

@@ -1,4 +1,4 @@
-//! What others recorded, and what this crate once wrote and must write again.
+//! Compares with what others recorded, and with what this crate once wrote and must write again.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 

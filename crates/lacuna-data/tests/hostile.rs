@@ -1,4 +1,4 @@
-//! Bad input of every kind ends with an error that says what is wrong.
+//! Gives this crate bad input of every kind: it ends with an error that says what is wrong.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 

@@ -1,4 +1,4 @@
-//! What must hold for any text, any packing and any seed.
+//! Holds packing and batches to what must be so for any text, any packing and any seed.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 

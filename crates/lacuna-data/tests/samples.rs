@@ -1,4 +1,4 @@
-//! Conversations as samples: which of their tokens are supervised.
+//! Checks which tokens of a conversation are supervised.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 

@@ -1,4 +1,5 @@
-//! Checkpoints from one format into another, and from autoregressive to a start for block diffusion.
+//! Converts checkpoints from one format into another, and from autoregressive to a start for block
+//! diffusion.
 
 use lacuna_checkpoint::{
     Config, Format, GgufOptions, Outgoing, SaveOptions, StorageDtype, Weights, save_gguf,
@@ -17,12 +18,13 @@ mod place;
 
 pub use block_diffusion::{MaskStart, MaskToken, ToBlockDiffusion};
 
-/// What [`convert`] writes.
+/// Settings of what [`convert`] writes.
 #[derive(Clone, Debug)]
 pub struct ConvertOptions {
     /// The format; default: GGUF where the target's name ends in `.gguf`, else safetensors.
     pub format: Option<Format>,
-    /// How matrices are stored; default: as they are (quantized ones become f32 in safetensors).
+    /// The format in which matrices are stored; default: as they are (quantized ones become f32 in
+    /// safetensors).
     pub dtype: Option<StorageDtype>,
     /// Safetensors with more bytes are split into shards of at most this size.
     pub max_shard_bytes: u64,
@@ -39,14 +41,14 @@ impl Default for ConvertOptions {
     }
 }
 
-/// What [`convert`] wrote.
+/// A report of what [`convert`] wrote.
 #[derive(Clone, Debug)]
 pub struct Converted {
     /// The directory or the `.gguf` file.
     pub path: PathBuf,
     /// Its format.
     pub format: Format,
-    /// What the new checkpoint is.
+    /// A description of the new checkpoint.
     pub config: Config,
     /// Bytes of its tensors.
     pub bytes: u64,

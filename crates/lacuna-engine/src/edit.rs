@@ -1,4 +1,4 @@
-//! A text written anew with its old version as draft.
+//! Writes a text anew with its old version as draft.
 
 use lacuna_samplers::{Drafting, Event};
 use std::ops::ControlFlow;

@@ -1,4 +1,4 @@
-//! Many requests on one model at once: continuous batching, tokens to text included.
+//! Decodes many requests on one model at once: continuous batching, tokens to text included.
 
 use lacuna_model::KvCache;
 use lacuna_samplers::{
@@ -29,10 +29,10 @@ const JOINING_MAX: usize = 2048;
 pub struct EngineOptions {
     /// Requests that are decoded at once; the others wait in the order in which they came (16).
     pub running_max: NonZeroUsize,
-    /// What the keys and values of the running requests may take together, each counted at its longest (what the
-    /// machine has available when the engine is made).
+    /// The memory that the keys and values of the running requests may take together, each counted
+    /// at its longest (what the machine has available when the engine is made).
     pub memory: MemoryLimit,
-    /// Whether [`Event::Refinement`] and [`Event::Block`] come too (no).
+    /// True if [`Event::Refinement`] and [`Event::Block`] come too (no).
     pub details: bool,
 }
 
@@ -61,14 +61,15 @@ pub enum Event {
     Text {
         /// The request.
         id: Id,
-        /// What follows the pieces before it; never empty.
+        /// The text that follows the pieces before it; never empty.
         piece: String,
     },
     /// A pass over its open block, with [`EngineOptions::details`].
     Refinement {
         /// The request.
         id: Id,
-        /// What was proposed and what was filled in; its `request` is the id's number.
+        /// The tokens that were proposed, and those that were filled in; its `request` is the id's
+        /// number.
         refinement: Refinement,
     },
     /// A finished block, with [`EngineOptions::details`].
@@ -92,7 +93,7 @@ pub enum Event {
     Failed {
         /// The request.
         id: Id,
-        /// Why.
+        /// The reason.
         error: Error,
     },
 }
@@ -152,7 +153,7 @@ struct Waiting<'m> {
     running: Running<'m>,
 }
 
-/// What stands around a request in the decoder: its tokens on their way to text.
+/// The surroundings of a request in the decoder: its tokens on their way to text.
 #[derive(Debug)]
 struct Running<'m> {
     id: Id,
@@ -165,7 +166,7 @@ struct Running<'m> {
     /// Since when it runs, and seconds until its first pass was over.
     began: Instant,
     joined: Option<f64>,
-    /// Why its tokens make no text.
+    /// The reason why its tokens make no text.
     failed: Option<Error>,
 }
 
@@ -233,17 +234,17 @@ impl<'m> Engine<'m> {
         Ok(id)
     }
 
-    /// Whether there is nothing to do.
+    /// Tells whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many requests run or wait.
+    /// The number of requests that run or wait.
     pub fn len(&self) -> usize {
         self.running.len() + self.waiting.len()
     }
 
-    /// How many of them wait for room.
+    /// The number of them that wait for room.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
@@ -332,7 +333,7 @@ impl<'m> Engine<'m> {
         }
     }
 
-    /// What the keys and values of so many tokens take, room for growth included.
+    /// The bytes that the keys and values of so many tokens take, room for growth included.
     fn cache_bytes(&self, tokens: usize) -> u64 {
         // A cache has room for some tokens from the beginning.
         let tokens = tokens.max(crate::session::FIRST_CAPACITY);
@@ -344,7 +345,7 @@ impl<'m> Engine<'m> {
 }
 
 impl Running<'_> {
-    /// What a pass made of it, as events; ends it where a stop text is complete.
+    /// Turns what a pass made of it into events; ends it where a stop text is complete.
     fn watch(
         &mut self,
         event: SamplerEvent<'_>,
@@ -412,7 +413,8 @@ impl Running<'_> {
             return Err(error);
         }
         let Generation { tokens, text_len, finish, forwards, .. } = generation;
-        // What is cut off at the prompt's end is no text of a request that wrote nothing.
+        // A character that is cut off at the prompt's end is no text of a request that wrote
+        // nothing.
         let text = match self.text.filter(|_| !tokens.is_empty()) {
             Some(text) => text.finish()?.0,
             None => String::new(),

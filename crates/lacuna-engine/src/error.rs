@@ -1,6 +1,8 @@
+//! Says why a model could not be opened or used, and what to do about it.
+
 use std::path::PathBuf;
 
-/// Why a model could not be opened or used.
+/// The reason why a model could not be opened or used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no model at the path.
@@ -8,7 +10,7 @@ pub enum Error {
     NoModel {
         /// The path given.
         path: PathBuf,
-        /// What was looked for.
+        /// The thing that was looked for.
         reason: String,
     },
     /// The model does not fit in memory.
@@ -16,7 +18,7 @@ pub enum Error {
     Memory {
         /// The checkpoint.
         path: PathBuf,
-        /// What it needs, what there is, and what to do.
+        /// The bytes that it needs and that there are, and what to do.
         reason: String,
     },
     /// A model on the hub can't be had.
@@ -24,7 +26,7 @@ pub enum Error {
     Hub {
         /// The name as it was given.
         name: String,
-        /// Why not, and what to do.
+        /// The reason, and what to do.
         reason: String,
     },
     /// Nothing can be written where it was asked for.
@@ -32,7 +34,7 @@ pub enum Error {
     Place {
         /// The target.
         path: PathBuf,
-        /// Why not, and what to do.
+        /// The reason, and what to do.
         reason: String,
     },
     /// The model's mode is not the one asked for.

@@ -1,4 +1,4 @@
-//! A text continued, by block diffusion or autoregressively, as the checkpoint is.
+//! Continues a text, by block diffusion or autoregressively, as the checkpoint is.
 
 use lacuna_samplers::reference::{self, Settings};
 use lacuna_samplers::trace::Line;
@@ -51,12 +51,12 @@ pub struct GenerateOptions {
     pub block_size: Option<NonZeroUsize>,
     /// Refinements in all, as in the released code (one a token).
     pub steps: Option<NonZeroUsize>,
-    /// Which masked positions a refinement fills (every one of confidence 0.9; the most confident one with `steps`, in
-    /// the released algorithm and under a shifted head).
+    /// The rule that says which masked positions a refinement fills (every one of confidence 0.9;
+    /// the most confident one with `steps`, in the released algorithm and under a shifted head).
     pub fill: Option<FillRule>,
-    /// How tokens are drawn.
+    /// The law by which tokens are drawn.
     pub sampling: Sampling,
-    /// How tokens are decoded (as the checkpoint was trained).
+    /// The algorithm that decodes (as the checkpoint was trained).
     pub algorithm: Option<Algorithm>,
     /// End-of-text ids.
     pub eos_ids: Option<Vec<u32>>,
@@ -105,13 +105,13 @@ pub struct Completion {
     pub text: String,
     /// The new tokens.
     pub tokens: Vec<u32>,
-    /// How many of them are text: those before end-of-text.
+    /// The number of them that are text: those before end-of-text.
     pub text_len: usize,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Passes after the prefill (reference mode: as the released code counts nfe).
     pub forwards: usize,
-    /// Why it ended.
+    /// The reason why it ended.
     pub finish: FinishReason,
     /// Wall time.
     pub seconds: Seconds,

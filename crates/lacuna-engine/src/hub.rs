@@ -1,4 +1,5 @@
-//! Models by name: `hf:owner/name[/file.gguf][@revision]`, in the cache that Hugging Face's tools share.
+//! Opens models by name: `hf:owner/name[/file.gguf][@revision]`, in the cache that Hugging Face's
+//! tools share.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ mod store;
 
 use environment::Environment;
 
-/// How far a file on its way from the hub is.
+/// Progress of a file on its way from the hub.
 #[derive(Clone, Copy, Debug)]
 pub struct Download<'a> {
     /// The file's name in its repository, with nothing in it that moves a terminal's cursor.
@@ -25,8 +26,9 @@ pub struct Download<'a> {
     pub total: u64,
 }
 
-/// Where a model is: a path as it is, or the files that `hf:owner/name[/file.gguf][@revision]` names, from the
-/// Hugging Face cache if they are complete there (then without a look at the network), else fetched into it.
+/// Finds a model: a path as it is, or the files that `hf:owner/name[/file.gguf][@revision]` names,
+/// from the Hugging Face cache if they are complete there (then without a look at the network),
+/// else fetched into it.
 ///
 /// `HF_HUB_CACHE`, `HF_HOME` and `XDG_CACHE_HOME` say where the cache is (`~` and `$HOME` in them are filled in, as
 /// Hugging Face's tools do), `HF_TOKEN` opens private models and goes to the hub's own host alone,

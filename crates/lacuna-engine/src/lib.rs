@@ -38,7 +38,7 @@ mod session;
 mod text;
 mod trace;
 
-// What the signatures here name of other crates.
+// These names of other crates stand in the signatures here.
 pub use lacuna_checkpoint::Workload;
 pub use lacuna_kernels::StorageDtype;
 pub use lacuna_samplers::reference::Settings;

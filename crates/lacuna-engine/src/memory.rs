@@ -1,4 +1,4 @@
-//! What the machine has to give, and whether a model fits.
+//! Knows what memory the machine has to give, and whether a model fits.
 
 use lacuna_checkpoint::{MemoryEstimate, StorageDtype, Weights, Workload};
 use std::path::{Path, PathBuf};
@@ -6,10 +6,11 @@ use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::error::{Error, Result};
 
-/// How much memory a model may plan with.
+/// The memory that a model may plan with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MemoryLimit {
-    /// What the machine has available now ([`available_bytes`]); no limit where that is not known.
+    /// The memory that the machine has available now ([`available_bytes`]); no limit where that is
+    /// not known.
     #[default]
     Available,
     /// This many bytes.
@@ -101,7 +102,8 @@ fn control_groups(text: &str) -> Vec<PathBuf> {
     directories
 }
 
-/// What a group still allows. Pages of files count as used there although they can be dropped.
+/// The memory that a group still allows. Pages of files count as used there although they can be
+/// dropped.
 fn group_bytes(dir: &Path) -> Option<u64> {
     let number = |name: &str| -> Option<u64> {
         lacuna_files::read_text(&dir.join(name), MOST_BYTES).ok()?.trim().parse().ok()

@@ -1,4 +1,4 @@
-//! Opening a checkpoint: weights, tokenizer, mode, device.
+//! Opens a checkpoint for use: weights, tokenizer, mode, device.
 
 use candle_core::Device;
 use lacuna_checkpoint::{Config, Mode, StorageDtype, Weights, Workload};
@@ -17,18 +17,20 @@ use crate::memory::{self, MemoryLimit};
 /// Settings for opening a checkpoint.
 #[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
-    /// How matrices are kept in memory; default: as the file stores them. Formats that the file does not have
-    /// are made while it opens. Activations are f32 on the CPU, of this type elsewhere.
+    /// The format in which matrices are kept in memory; default: as the file stores them. Formats
+    /// that the file does not have are made while it opens. Activations are f32 on the CPU, of this
+    /// type elsewhere.
     pub dtype: Option<StorageDtype>,
-    /// Where it runs; default: the CPU.
+    /// The device that it runs on; default: the CPU.
     pub device: Option<Device>,
-    /// What it may take on the CPU.
+    /// The memory that it may take on the CPU.
     pub memory: MemoryLimit,
-    /// What memory is planned for; default: decoding in 2048 tokens, or in all that the model has.
+    /// The work that memory is planned for; default: decoding in 2048 tokens, or in all that the
+    /// model has.
     pub work: Option<Workload>,
 }
 
-/// How tokenizers spell the token that stands for one not yet written.
+/// Spellings of the token that stands for one not yet written.
 const MASK_NAMES: [&str; 8] = [
     "<[MASK_TOKEN]>",
     "<[MASK▁TOKEN]>",
@@ -40,7 +42,7 @@ const MASK_NAMES: [&str; 8] = [
     "<|mdm_mask|>",
 ];
 
-/// How tokenizers spell the end of a turn.
+/// Spellings of the end of a turn.
 const END_OF_TURN_NAMES: [&str; 7] = [
     "<|im_end|>",
     "<|eot_id|>",
@@ -157,7 +159,8 @@ impl Model {
         &self.path
     }
 
-    /// What of a limit is left for keys and values, once the model itself and a pass have what they need.
+    /// The part of a limit that is left for keys and values, once the model itself and a pass have
+    /// what they need.
     pub fn memory_left(&self, limit: MemoryLimit) -> MemoryLimit {
         match limit {
             MemoryLimit::Bytes(bytes) => MemoryLimit::Bytes(bytes.saturating_sub(self.taken)),
@@ -165,12 +168,12 @@ impl Model {
         }
     }
 
-    /// What the model is.
+    /// The model's configuration.
     pub fn config(&self) -> &Config {
         self.transformer.config()
     }
 
-    /// Whether the checkpoint says it is a block-diffusion model.
+    /// Tells whether the checkpoint says it is a block-diffusion model.
     pub fn is_block_diffusion(&self) -> bool {
         matches!(self.config().mode, Mode::BlockDiffusion { .. })
     }
@@ -198,7 +201,8 @@ impl Model {
         Ok(ChatTemplate::from_settings(&settings)?)
     }
 
-    /// What ends a text: the ends that the configuration names, else the `eos_token` of the tokenizer's files.
+    /// The ids that end a text: the ends that the configuration names, else the `eos_token` of the
+    /// tokenizer's files.
     pub fn ends_of_text(&self) -> Vec<u32> {
         let config = self.config();
         if !config.eos_token_ids.is_empty() {
@@ -209,9 +213,10 @@ impl Model {
         ids.filter(|id| (*id as usize) < config.vocab_size).collect()
     }
 
-    /// What ends an answer in a conversation: the ends of text of `config.json` and `generation_config.json`, the
-    /// `eos_token` of the tokenizer's files, and the token that the chat template writes after what an assistant said.
-    /// In a GGUF file also a special token with one of the names that ends of turns have, as in llama.cpp.
+    /// The ids that end an answer in a conversation: the ends of text of `config.json` and
+    /// `generation_config.json`, the `eos_token` of the tokenizer's files, and the token that the
+    /// chat template writes after what an assistant said. In a GGUF file also a special token with
+    /// one of the names that ends of turns have, as in llama.cpp.
     pub fn answer_ends(&self, format: &ChatTemplate) -> Vec<u32> {
         let config = self.config();
         let mut ends = config.eos_token_ids.clone();
@@ -241,9 +246,10 @@ impl Model {
         }
     }
 
-    /// How the checkpoint wants its text drawn, if its `generation_config.json` asks for anything else than the most
-    /// probable token each time. As in transformers: without `do_sample` only the repetition penalty counts, with it
-    /// the 50 most probable tokens are drawn from where the file does not say how many.
+    /// The law by which the checkpoint wants its text drawn, if its `generation_config.json` asks
+    /// for anything else than the most probable token each time. As in transformers: without
+    /// `do_sample` only the repetition penalty counts, with it the 50 most probable tokens are
+    /// drawn from where the file does not say how many.
     ///
     /// # Errors
     /// Errors if a value is out of its range; names the file.
@@ -271,13 +277,13 @@ impl Model {
         Ok(Some(sampling).filter(|sampling| *sampling != Sampling::default()))
     }
 
-    /// What the checkpoint's files say and could not be followed, a sentence each.
+    /// Things that the checkpoint's files say and that could not be followed, a sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// How conversations with this model are written: the checkpoint's own template, else, for block
-    /// diffusion, the format of Seed-Coder and Stable-DiffCoder.
+    /// The form in which conversations with this model are written: the checkpoint's own template,
+    /// else, for block diffusion, the format of Seed-Coder and Stable-DiffCoder.
     ///
     /// # Errors
     /// Errors if the checkpoint's template is damaged, or if there is none and the built-in format is not for
@@ -308,7 +314,7 @@ impl Model {
     }
 }
 
-/// What is said of an autoregressive checkpoint that names MASK, as if it were made to fill it in.
+/// The note about an autoregressive checkpoint that names MASK, as if it were made to fill it in.
 fn half_named(config: &Config, tokenizer: Option<&Tokenizer>) -> Option<String> {
     /// Names that only diffusion models have; those of a model trained here say what they are.
     const OF_DIFFUSION: [&str; 3] = ["<|MASK|>", "|<MASK>|", "<|mask|>"];
@@ -339,7 +345,7 @@ pub(crate) fn open_tokenizer(
     Ok(Some(Tokenizer::of_checkpoint(json.as_bytes(), rows, settings, &file)?))
 }
 
-/// What the files beside the weights say, or those that a GGUF file carries.
+/// The settings in the files beside the weights, or those that a GGUF file carries.
 pub(crate) fn open_settings(path: &Path, weights: &Weights) -> Result<Settings> {
     let files = if path.is_dir() {
         ModelFiles::of_tokenizer(path)?
@@ -356,7 +362,7 @@ pub(crate) fn open_settings(path: &Path, weights: &Weights) -> Result<Settings> 
     Ok(Settings::read(&files, path)?)
 }
 
-/// Where a checkpoint's tokenizer stands.
+/// The place of a checkpoint's tokenizer.
 pub(crate) fn tokenizer_file(checkpoint: &Path) -> PathBuf {
     if checkpoint.is_dir() { checkpoint.join("tokenizer.json") } else { checkpoint.to_owned() }
 }

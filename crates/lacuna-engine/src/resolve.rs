@@ -1,4 +1,5 @@
-//! Options and a model become one exact request: the only place that knows what is taken where nothing is said.
+//! Makes options and a model one exact request. It is the only place that knows what is taken where
+//! nothing is said.
 
 use lacuna_checkpoint::Mode;
 use lacuna_samplers::reference::{Remasking, Settings};
@@ -104,7 +105,7 @@ impl Resolved {
         Ok(Self { prompt, stop: options.stop.clone(), plan })
     }
 
-    /// How it is decoded.
+    /// The algorithm, with its settings.
     pub fn algorithm(&self) -> Algorithm {
         match self.plan {
             Plan::Autoregressive(_) => Algorithm::Autoregressive,
@@ -125,7 +126,7 @@ impl Resolved {
         })
     }
 
-    /// What fills masked positions, in a few words for people.
+    /// The rule that fills masked positions, in a few words for people.
     pub fn rule(&self) -> String {
         match &self.plan {
             Plan::Autoregressive(_) => "one by one".to_owned(),
@@ -149,7 +150,8 @@ pub fn algorithm(model: &Model, options: &GenerateOptions) -> Algorithm {
     })
 }
 
-/// Which masked positions a refinement fills: as asked for, else every one that is at least this confident.
+/// The rule that says which masked positions a refinement fills: as asked for, else every one that
+/// is at least this confident.
 fn fill(model: &Model, algorithm: Algorithm, options: &GenerateOptions) -> FillRule {
     // The released algorithm, and a number of steps, share the positions out.
     let is_shared_out = algorithm == Algorithm::Reference || options.steps.is_some();

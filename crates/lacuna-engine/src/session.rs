@@ -36,7 +36,7 @@ struct Sequence {
     cached: Vec<u32>,
     /// Finished tokens whose keys and values are not in the cache yet.
     queued: Vec<u32>,
-    /// Whether a pass has been through the prompt.
+    /// True if a pass has been through the prompt.
     begun: bool,
     pending: Option<Pending>,
     /// The logits [1, vocab] at the last finished token, where they predict the token that follows: under the causal
@@ -223,7 +223,7 @@ impl Sequence {
         usize::from(shifted_head || self.view == ModelView::Causal)
     }
 
-    /// What it asks of a pass over its queue and an open block. A row that stands before the queue is the boundary.
+    /// Its request to a pass over its queue and an open block. A row that stands before the queue is the boundary.
     fn share(&self, at: usize, segment: &Segment<'_>, shifted_head: bool) -> Result<Share> {
         if self.view != model_view(segment.view) {
             let reason = format!("sequence {} was begun under another view", self.number);

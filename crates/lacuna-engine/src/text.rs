@@ -1,4 +1,4 @@
-//! The tokens of a continuation on their way to text.
+//! Turns the tokens of a continuation into text, and finds stop texts in it.
 
 use lacuna_samplers::Event;
 use lacuna_text::{TextStream, Tokenizer};
@@ -18,14 +18,14 @@ pub struct TokenText<'a> {
     tokenizer: &'a Tokenizer,
     stream: TextStream<'a>,
     stop: Cow<'a, [String]>,
-    /// What is shown.
+    /// The text that is shown.
     text: String,
     /// The same with special tokens spelt out; they stand at `special`, as (start, length).
     spelled: String,
     special: Vec<(usize, usize)>,
     /// Bytes of `text` that were given out.
     given: usize,
-    /// Where in `text` a stop text cuts it.
+    /// The byte of `text` at which a stop text cuts it.
     cut: Option<usize>,
 }
 
@@ -102,7 +102,8 @@ impl<'a> TokenText<'a> {
         Ok((self.text, self.given))
     }
 
-    /// Whether a stop text ends in what is new, and which comes first: the one that ends first, of those the longest.
+    /// Looks for a stop text that ends in what is new, and takes the one that comes first: the one
+    /// that ends first, of those the longest.
     fn look_for_stop(&mut self, text: usize, spelled: usize) -> Result<()> {
         if self.stop.is_empty() {
             return Ok(());
@@ -117,7 +118,7 @@ impl<'a> TokenText<'a> {
         Ok(())
     }
 
-    /// Where in the text a place of the spelling is.
+    /// The place in the text that a place of the spelling stands for.
     fn shown_at(&self, place: usize) -> usize {
         let before = self.special.iter().take_while(|(start, _)| *start < place);
         place - before.map(|(start, length)| (*length).min(place - start)).sum::<usize>()
@@ -176,7 +177,7 @@ impl<'a> Stops<'a> {
         let new = block.generated.get(self.taken..block.text_len).unwrap_or_default();
         let before = self.taken;
         self.taken += new.len();
-        // What can't be decoded holds no stop text.
+        // Tokens that can't be decoded hold no stop text.
         match text.push(new) {
             Ok(Some(n)) => ControlFlow::Break(before + n),
             Ok(None) | Err(_) => ControlFlow::Continue(()),

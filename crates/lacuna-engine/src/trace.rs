@@ -1,4 +1,4 @@
-//! Traces on their way to a file.
+//! Writes traces to a file while a model decodes.
 
 use lacuna_files::Log;
 use lacuna_samplers::trace::Line;
@@ -9,8 +9,9 @@ use crate::Completion;
 
 /// The trace of one request after the other, for `replay`: a conversation's turns are requests 0, 1, ….
 ///
-/// What was decoded before a crash can be replayed: whole blocks are written at once, and a reader passes over a last
-/// line that was cut off. Errors are the system's own; whoever records says what for.
+/// Blocks that were decoded before a crash can be replayed: whole blocks are written at once, and a
+/// reader passes over a last line that was cut off. Errors are the system's own; whoever records
+/// says what for.
 #[derive(Debug)]
 pub struct TraceFile {
     path: PathBuf,
@@ -26,7 +27,7 @@ impl TraceFile {
         Self { path: path.to_owned(), log: None, waiting: String::new(), requests: 0 }
     }
 
-    /// Where it is kept.
+    /// The path at which it is kept.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -1,4 +1,5 @@
-//! Many requests at once on a real model: each gets what it gets alone, whoever else comes, goes or fails.
+//! Decodes many requests at once on a real model: each gets what it gets alone, whoever else comes,
+//! goes or fails.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -72,7 +73,7 @@ fn is_same(written: &Completion, alone: &Completion) -> bool {
     parts(written) == parts(alone)
 }
 
-/// How each request ended, and the pieces of text that were told of it.
+/// The end of each request, and the pieces of text that were told of it.
 #[derive(Default)]
 struct Told {
     pieces: BTreeMap<Id, String>,

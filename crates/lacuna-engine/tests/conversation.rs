@@ -1,4 +1,4 @@
-//! What is kept between the turns of a conversation never changes an answer.
+//! Holds what is kept between the turns of a conversation to change no answer.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

@@ -1,5 +1,5 @@
-//! The released decoder, case by case, and what the default decoder makes of the same cases
-//! (fixtures/golden, origin in fixtures/README.md).
+//! Follows the released decoder case by case, and compares what the default decoder makes of the
+//! same cases (fixtures/golden, origin in fixtures/README.md).
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -80,7 +80,8 @@ fn the_default_mode_writes_the_same_tokens_in_fewer_passes() {
     for case in &cases {
         let (prompt, settings) = settings(case);
         let model = &models[case["model"].as_str().unwrap()];
-        // Where the released decoder reads a mask out of the prompt or writes one, the default does not follow.
+        // If the released decoder reads a mask out of the prompt or writes one, the default does
+        // not follow.
         let ends = case["expect"].get("ids").filter(|_| case["robust"] != false).map(ids);
         let Some(expected) = ends.filter(|ids| !ids.contains(&MASK)) else { continue };
         let block_size = NonZeroUsize::new(settings.block_length).unwrap();

@@ -1,4 +1,5 @@
-//! Editing real files with the old text as draft writes the tokens of plain decoding, in fewer passes.
+//! Edits real files with the old text as draft: this writes the tokens of plain decoding, in fewer
+//! passes.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

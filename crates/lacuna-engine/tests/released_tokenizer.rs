@@ -1,5 +1,6 @@
-//! The tokenizer released with Stable-DiffCoder, which is not in the repository, from end to end:
-//! `LACUNA_DIFFCODER_TOKENIZER=…/tokenizer.json cargo test -p lacuna-engine --test released_tokenizer -- --ignored`.
+//! Takes the tokenizer released with Stable-DiffCoder, which is not in the repository, from end to
+//! end: `LACUNA_DIFFCODER_TOKENIZER=…/tokenizer.json cargo test -p lacuna-engine --test
+//! released_tokenizer -- --ignored`.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 

@@ -1,4 +1,4 @@
-//! A session keeps what it has when a call fails, and knows its sequences by name.
+//! Holds a session to keep what it has when a call fails, and to know its sequences by name.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

@@ -1,4 +1,4 @@
-//! A real model, SmolLM2-135M-Instruct: its greedy continuations against recorded ones
+//! Compares the greedy continuations of a real model, SmolLM2-135M-Instruct, with recorded ones
 //! (fixtures/golden, origin in fixtures/README.md). `scripts/smollm2.sh` fetches it and runs this.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]

@@ -1,4 +1,5 @@
-//! The seam between this crate and the disk: whatever changes it, and whatever makes a change last, is a function here.
+//! This is the seam between this crate and the disk: whatever changes it, and whatever makes a
+//! change last, is a function here, where tests can stop it.
 //!
 //! Each of them is one call to the system, unless a test has put a [`TestDisk`](crate::testing::TestDisk) over the
 //! folder: then that decides whether it happens. Without one, which is asked by reading a flag, nothing is added.
@@ -65,7 +66,7 @@ impl File {
         }
     }
 
-    /// What the system says of the file.
+    /// The system's own description of the file.
     ///
     /// # Errors
     /// The system's reason.

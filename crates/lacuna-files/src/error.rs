@@ -1,6 +1,9 @@
+//! Says what was tried with which file, and why it failed, so that a message needs no context
+//! around it.
+
 use std::path::{Path, PathBuf};
 
-/// Why something could not be read, written or locked.
+/// The reason why something could not be read, written or locked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -9,7 +12,7 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was tried, as it follows "cannot".
+        /// The attempt, as it follows "cannot".
         action: &'static str,
         /// The system's reason.
         source: std::io::Error,
@@ -22,7 +25,7 @@ pub enum Error {
     InUse {
         /// The folder.
         path: PathBuf,
-        /// What the lock says of its holder: `process 4711`.
+        /// The lock's word on its holder: `process 4711`.
         holder: String,
     },
     /// A file is not what the manifest beside it says.
@@ -40,15 +43,15 @@ pub enum Error {
         path: PathBuf,
         /// The reason.
         reason: String,
-        /// Whether it ends too early.
+        /// True if it ends too early.
         cut_short: bool,
     },
     /// A pipe, a device or a folder in the place of a file.
     #[error("{}: is no regular file but {kind}; give a file", crate::printable(&path.to_string_lossy()))]
     NoFile {
-        /// What was named.
+        /// The path that was named.
         path: PathBuf,
-        /// What it is: `a pipe`.
+        /// The kind of thing that it is: `a pipe`.
         kind: &'static str,
     },
     /// A file with more bytes than one of its kind ever has.
@@ -106,7 +109,7 @@ impl Error {
         }
     }
 
-    /// Whether the disk, or what a user may write on it, is full.
+    /// Tells whether the disk, or a user's share of it, is full.
     pub fn is_full(&self) -> bool {
         use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         matches!(self, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge))

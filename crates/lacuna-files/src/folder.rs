@@ -1,4 +1,4 @@
-//! Folders that appear when they are complete, or not at all.
+//! Makes folders that appear when they are complete, or not at all.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -30,7 +30,7 @@ impl WholeFolder {
         create_folder(parent(target))?;
         let make = |path: &Path| {
             disk::create_dir(path)?;
-            // Where a folder can't be opened, its path stands for the lock.
+            // If a folder can't be opened, its path stands for the lock.
             File::open(path).or_else(|_| File::open(std::env::current_exe()?))
         };
         let Partial { path, handle } = Partial::beside(target, make, File::try_lock)?;
@@ -166,14 +166,14 @@ fn free_name(folder: &Path, name: &OsStr) -> OsString {
     (1..).map(numbered).find(is_free).unwrap_or_else(|| numbered(0))
 }
 
-/// Whether two names hold the same bytes, as small files: nothing is lost with one of them.
+/// Tells whether two names hold the same bytes, as small files: nothing is lost with one of them.
 fn is_copy(one: &Path, other: &Path) -> bool {
     const MOST: u64 = 64 << 20;
     let read = |path| crate::read_file(path, MOST).ok();
     read(one).is_some_and(|bytes| read(other) == Some(bytes))
 }
 
-/// What a folder has and the other one has not, all the way down.
+/// Lists what a folder has and the other one has not, all the way down.
 fn add_missing(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).map_err(io(from, "read it"))? {
         let name = entry.map_err(io(from, "read it"))?.file_name();

@@ -1,4 +1,4 @@
-//! JSON from strangers: no key twice, no depth beyond 128, no length beyond the caller's.
+//! Reads JSON from strangers: no key twice, no depth beyond 128, no length beyond the caller's.
 //!
 //! ```
 //! use lacuna_files::json;
@@ -46,7 +46,7 @@ pub enum Json<'a, 'de> {
     Object(Object<'a, 'de>),
 }
 
-/// Why a document is read no further: a reason of the caller's, or what the parser met.
+/// The reason why a document is read no further: a reason of the caller's, or what the parser met.
 #[derive(Debug)]
 pub struct Stop(Option<String>);
 
@@ -257,14 +257,14 @@ impl<'de> Unread<'_, 'de> {
 
 type Take<'t, 'de> = &'t mut dyn FnMut(Json<'_, 'de>) -> Result<(), Stop>;
 
-/// What is left of an object, whatever reads it.
+/// The rest of an object, whatever reads it.
 trait Keys<'de> {
     fn key(&mut self) -> Result<Option<Cow<'de, str>>, Stop>;
     /// Reads the value of the last key, or passes over it.
     fn value(&mut self, take: Option<Take<'_, 'de>>) -> Result<(), Stop>;
 }
 
-/// What is left of a list, whatever reads it.
+/// The rest of a list, whatever reads it.
 trait Items<'de> {
     fn item(&mut self, take: Take<'_, 'de>) -> Result<bool, Stop>;
 }

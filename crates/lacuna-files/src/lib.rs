@@ -1,4 +1,5 @@
-//! Writing to a disk so that a crash, a full disk or a second writer never leaves half a file behind.
+//! Writes to a disk so that a crash, a full disk or a second writer never leaves half a file
+//! behind.
 //!
 //! ```
 //! use lacuna_files::{Manifest, WholeFolder};

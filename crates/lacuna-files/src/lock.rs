@@ -1,4 +1,4 @@
-//! One process at a time in a folder.
+//! Lets one process at a time work in a folder.
 
 use std::fs::{self, TryLockError};
 use std::io::{Read, Seek, Write};

@@ -1,4 +1,4 @@
-//! Files of lines that grow: metrics, traces, answers to a batch of prompts.
+//! Keeps files of lines that grow: metrics, traces, answers to a batch of prompts.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -20,7 +20,7 @@ pub struct Log {
     file: File,
     /// Bytes of the file that are whole lines.
     whole: u64,
-    /// Whether a part of a line stands behind them.
+    /// True if a part of a line stands behind them.
     torn: bool,
 }
 
@@ -146,7 +146,7 @@ fn keep_name(path: &Path) {
     let _ = sync_folder(parent(path));
 }
 
-/// Where the last line that ends does so, among the first `end` bytes.
+/// The end of the last whole line, among the first `end` bytes.
 fn end_of_lines(file: &mut File, end: u64) -> io::Result<u64> {
     const PIECE: u64 = 1 << 16;
     let mut to = end;

@@ -1,4 +1,5 @@
-//! What a folder's files were when it was written.
+//! Records what a folder's files were when it was written, so that a reader can tell whether they
+//! still are.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -42,9 +43,9 @@ pub enum Damage {
     Missing,
     /// Its length is another.
     Length {
-        /// What the manifest says.
+        /// The size or hash that the manifest names.
         expected: u64,
-        /// What the file has.
+        /// The one that the file has.
         found: u64,
     },
     /// As long as it was, with other bytes.
@@ -94,7 +95,7 @@ impl FileHash {
         }
     }
 
-    /// What differs in the file at `path`, if anything.
+    /// Tells what differs in the file at `path`, if anything.
     ///
     /// # Errors
     /// Errors if it is there and can't be read.

@@ -1,4 +1,4 @@
-//! Files as they lie on disk: opened with suspicion, mapped, never copied whole.
+//! Maps files as they lie on disk: opened with suspicion, never copied whole.
 
 use std::fs::File;
 use std::ops::Range;

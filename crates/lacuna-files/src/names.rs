@@ -1,4 +1,4 @@
-//! Names: what a folder holds, and what they become.
+//! Lists what a folder holds, and changes names in it.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::disk;
 use crate::partial::parent;
 
-/// What a folder holds, sorted by name; links are not followed.
+/// Lists what a folder holds, sorted by name; links are not followed.
 ///
 /// # Errors
 /// The system's reason.

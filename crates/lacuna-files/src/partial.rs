@@ -1,4 +1,4 @@
-//! The names of what is not finished yet: `.NAME.PROCESS-N.partial`, locked by whoever writes it.
+//! Gives names to what is not finished yet: `.NAME.PROCESS-N.partial`, locked by whoever writes it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
@@ -13,7 +13,8 @@ pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// What is being written: its name, and the handle whose lock says that its writer lives.
+/// A file or folder that is being written: its name, and the handle whose lock says that its writer
+/// lives.
 pub(crate) struct Partial<H> {
     pub(crate) path: PathBuf,
     pub(crate) handle: H,
@@ -75,7 +76,7 @@ pub fn remove_all_leftovers(folder: &Path) {
     }
 }
 
-/// Whether a name is one that lacuna 0.1 gave: `.NAME.partial`.
+/// Tells whether a name is one that lacuna 0.1 gave: `.NAME.partial`.
 fn is_old(name: &str) -> bool {
     let inner = name.strip_prefix('.').and_then(|name| name.strip_suffix(".partial"));
     inner.is_some_and(|name| !name.is_empty())
@@ -94,7 +95,7 @@ fn sweep(folder: &Path, target: Option<&OsStr>) {
         if kind.is_symlink() || !(kind.is_dir() || kind.is_file()) {
             continue;
         }
-        // Where locks or handles of folders are not to be had, nobody can know that a writer is dead.
+        // If locks or handles of folders are not to be had, nobody can know that a writer is dead.
         let Ok(handle) = File::open(&path) else { continue };
         if handle.try_lock().is_err() {
             continue;
@@ -112,7 +113,7 @@ fn remove(path: &Path, is_dir: bool) {
     let _ = if is_dir { disk::remove_dir_all(path) } else { disk::remove_file(path) };
 }
 
-/// Whether a name is one that [`Partial::beside`] gives, for this target or for any.
+/// Tells whether a name is one that [`Partial::beside`] gives, for this target or for any.
 fn is_partial(name: &OsStr, target: Option<&OsStr>) -> bool {
     name_of(name, ".partial").is_some_and(|of| target.is_none_or(|target| target == of))
 }

@@ -1,4 +1,5 @@
-//! Files in, without waiting for a pipe's other end and without reading a device that never ends.
+//! Reads files without waiting for a pipe's other end, and without reading a device that never
+//! ends.
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::Read;
@@ -18,7 +19,7 @@ pub fn open_regular(path: &Path) -> Result<File> {
     if !there.is_file() {
         return Err(refuse(kind_of(there)));
     }
-    // What took its place meanwhile is not waited for either.
+    // Whatever took its place meanwhile is not waited for either.
     let file = without_waiting(File::options().read(true)).open(path);
     let file = file.map_err(io(path, "read it"))?;
     let opened = file.metadata().map_err(io(path, "read it"))?.file_type();
@@ -96,7 +97,8 @@ pub(crate) fn without_waiting(options: &mut OpenOptions) -> &OpenOptions {
     options
 }
 
-/// Whether the name stands for something that a process has open, as `/dev/stdout` and `/dev/fd/3` do, or for a device.
+/// Tells whether the name stands for something that a process has open, as `/dev/stdout` and
+/// `/dev/fd/3` do, or for a device.
 pub(crate) fn names_open_file(path: &Path) -> bool {
     let folder = crate::partial::parent(path);
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
@@ -104,7 +106,7 @@ pub(crate) fn names_open_file(path: &Path) -> bool {
         && (folder == Path::new("/dev") || folder.starts_with("/proc") && folder.ends_with("fd"))
 }
 
-/// What a name stands for.
+/// The thing that a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
@@ -118,11 +120,11 @@ pub enum Kind {
     Socket,
     /// A device, which may never end.
     Device,
-    /// What no system that is known here has.
+    /// A kind of file that no system known here has.
     Other,
 }
 
-/// What a name stands for, links followed.
+/// The thing that a name stands for, links followed.
 ///
 /// # Errors
 /// The system's reason.
@@ -153,7 +155,7 @@ impl Kind {
     }
 }
 
-/// What it is that stands in the place of a file, in words.
+/// Names the thing that stands in the place of a file, in words.
 pub(crate) fn kind_of(there: FileType) -> &'static str {
     match Kind::of(there) {
         Kind::Pipe => "a pipe",

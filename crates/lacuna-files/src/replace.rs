@@ -1,4 +1,4 @@
-//! New text in a file that a user has.
+//! Puts new text into a file that a user has, and changes nothing else about it.
 
 use std::fs;
 use std::io::{Seek, Write};

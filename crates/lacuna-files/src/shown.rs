@@ -1,9 +1,10 @@
-//! Text that others wrote, on its way to a terminal.
+//! Makes text that others wrote safe to show on a terminal.
 
 use std::borrow::Cow;
 
-/// Whether a character does something to a terminal instead of standing on it: control characters other than line
-/// break and tab, and the marks that turn the direction of text around (they can make code read as other code).
+/// Tells whether a character does something to a terminal instead of standing on it: control
+/// characters other than line break and tab, and the marks that turn the direction of text around
+/// (they can make code read as other code).
 pub fn is_moving(c: char) -> bool {
     let direction = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{061c}');
     (c.is_control() && c != '\n' && c != '\t') || direction

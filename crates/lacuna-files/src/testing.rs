@@ -1,4 +1,4 @@
-//! Disks that fail, for the tests of whatever writes files.
+//! Gives tests disks that fail, so that whatever writes files can be stopped at every operation.
 //!
 //! A [`TestDisk`] is put over a folder. From then on every change below it, by whichever crate and thread of this
 //! process, is counted; at the one where the disk is to stop, nothing happens any more: no clean-up either, as if the
@@ -38,7 +38,7 @@ mod ends;
 pub use ends::{End, Ends, every_end};
 pub use tree::Survives;
 
-/// How many test disks there are; in a program that is no test, none.
+/// The number of test disks; in a program that is no test, none.
 static MOUNTED: AtomicUsize = AtomicUsize::new(0);
 static DISKS: Mutex<Vec<Arc<Disk>>> = Mutex::new(Vec::new());
 
@@ -58,7 +58,7 @@ struct Disk {
 #[derive(Debug)]
 struct State {
     tree: Tree,
-    /// What was done, in words.
+    /// The operation, in words.
     done: Vec<String>,
     /// The operation that does not happen.
     stop_at: usize,
@@ -88,7 +88,7 @@ impl TestDisk {
         Self { disk }
     }
 
-    /// What was done, one line for each operation.
+    /// The operations that were done, one line for each.
     pub fn operations(&self) -> Vec<String> {
         locked(&self.disk.state).done.clone()
     }
@@ -259,7 +259,7 @@ impl Place {
                 Change::Attributes => format!("attributes of {here}"),
             }
         })?;
-        // What others put here becomes known while it has its name.
+        // Whatever others put here becomes known while it has its name.
         let id = state.tree.find(root, path);
         let other = other.map(|path| (state.tree.find(root, &path), path));
         act()?;

@@ -1,4 +1,4 @@
-//! Files and folders that appear when they are complete, or not at all.
+//! Makes files and folders that appear when they are complete, or not at all.
 
 use std::fs;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -57,7 +57,7 @@ impl WholeFile {
         written.map_err(failed(&self.names.target))
     }
 
-    /// Where the bytes are until the file is published.
+    /// The place of the bytes until the file is published.
     pub fn path(&self) -> &Path {
         &self.names.partial
     }
@@ -123,7 +123,7 @@ impl Drop for Names {
 
 const OPEN: &str = "a name for a file that is open already";
 
-/// Where a file of this name goes: links are followed, also to what is yet to be.
+/// Finds the place that a file of this name goes to: links are followed, also to what is yet to be.
 fn place(target: &Path) -> Result<PathBuf> {
     // Links in a circle end, as they do for the system.
     const MOST_LINKS: usize = 40;
@@ -148,7 +148,7 @@ fn place(target: &Path) -> Result<PathBuf> {
     Err(io(target, "follow the link")(circle))
 }
 
-/// Whether a name, or one of the links behind it, stands for what is open already.
+/// Tells whether a name, or one of the links behind it, stands for what is open already.
 pub(crate) fn leads_to_open_file(target: &Path) -> bool {
     matches!(place(target), Err(Error::NoFile { kind: OPEN, .. }))
 }

@@ -1,4 +1,5 @@
-//! Whatever a writer of this crate is ended by, and whenever: what it writes is old or new, and whole.
+//! Ends the writers of this crate by anything, at any operation: what they write is old or new, and
+//! whole.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 

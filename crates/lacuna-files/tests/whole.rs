@@ -1,4 +1,4 @@
-//! Files and folders are whole or absent, whoever else writes and whoever died before.
+//! Holds files and folders to be whole or absent, whoever else writes and whoever died before.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -101,7 +101,7 @@ fn a_failed_write_leaves_the_old_file_and_nothing_else() {
     write_file(&path, b"old").unwrap();
     let mut file = WholeFile::beside(&path).unwrap();
     file.write(&[7; 1 << 20]).unwrap();
-    // What had the name became a folder meanwhile: the rename is refused.
+    // That which had the name became a folder meanwhile: the rename is refused.
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     let message = file.publish().unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! The sampler's own time per refinement: everything but the model's pass.
+//! Measures the sampler's own time per refinement: everything but the model's pass.
 //!
 //! ```text
 //! cargo run --release -p lacuna-samplers --example overhead

@@ -1,4 +1,4 @@
-//! Which token is proposed for a masked position, and how sure the model is of it.
+//! Proposes a token for a masked position, and says how sure the model is of it.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -10,7 +10,7 @@ use crate::fill::{Candidate, Needs};
 use crate::keyed::{Purpose, Words, ln_exponential, stream, uniform};
 use crate::rows;
 
-/// How tokens are drawn from the logits. The default is greedy.
+/// The law by which tokens are drawn from the logits. The default is greedy.
 ///
 /// In this order: forbidden tokens go; repetition penalty; temperature; top-k; top-p; min-p; then
 /// argmax of exp(ℓ)/(−ln u)^T over what is left, u uniform per token (for T = 0 argmax of ℓ), which
@@ -71,13 +71,13 @@ impl Sampling {
         Ok(())
     }
 
-    /// Whether tokens seen before count; the caller need not gather them otherwise.
+    /// Tells whether tokens seen before count; the caller need not gather them otherwise.
     pub(crate) fn penalises(&self) -> bool {
         self.repetition_penalty != 1.0
     }
 }
 
-/// Where a draw stands, and what is ruled out there.
+/// The place of a draw, and the tokens that are ruled out there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Site<'a> {
     /// The request's number, for messages.
@@ -317,7 +317,7 @@ fn scale(temperature: f64) -> f32 {
     (1.0 / temperature).min(f64::from(f32::MAX)) as f32
 }
 
-/// Whether `token` is among `ids` (ascending).
+/// Tells whether `token` is among `ids` (ascending).
 fn is_member(ids: &[u32], token: usize) -> bool {
     u32::try_from(token).is_ok_and(|token| ids.binary_search(&token).is_ok())
 }

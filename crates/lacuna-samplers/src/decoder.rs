@@ -1,4 +1,4 @@
-//! The block loop: many requests, one pass at a time.
+//! Runs the block loop: many requests, one pass at a time.
 
 use std::ops::ControlFlow;
 
@@ -46,8 +46,8 @@ pub struct Step {
 pub struct Failure {
     /// The request, by its number.
     pub request: usize,
-    /// Why: its prefill or commit failed, a pass over it alone failed, its logits are no numbers,
-    /// or no token is possible.
+    /// The reason: its prefill or commit failed, a pass over it alone failed, its logits are no
+    /// numbers, or no token is possible.
     pub error: SamplerError,
 }
 
@@ -70,20 +70,20 @@ impl Decoder {
         Ok(id)
     }
 
-    /// Whether there is nothing to do.
+    /// Tells whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.active.is_empty() && self.joining.is_empty()
     }
 
-    /// How many requests are under way or about to join.
+    /// The number of requests that are under way or about to join.
     pub fn len(&self) -> usize {
         self.active.len() + self.joining.len()
     }
 
     /// One pass over the open block of every request; returns the requests that ended with it.
     ///
-    /// Where a shared pass fails, each request gets a pass of its own, and those that fail alone
-    /// end. So nothing fails as a whole, not even here.
+    /// If a shared pass fails, each request gets a pass of its own, and those that fail alone end.
+    /// So nothing fails as a whole, not even here.
     pub fn step(
         &mut self,
         denoiser: &mut impl Denoiser,
@@ -212,7 +212,8 @@ pub(crate) fn refine(
     Ok(sequence.refine(candidates, observer))
 }
 
-/// What the model makes of the masked positions of each sequence, in one pass if it can be.
+/// Asks the model for the logits of the masked positions of each sequence, in one pass if it can
+/// be.
 fn propose(
     denoiser: &mut impl Denoiser,
     sequences: &[Sequence],

@@ -1,8 +1,9 @@
-//! The model, as far as a sampler can see it.
+//! Defines the model, as far as a sampler can see it.
 
 use std::num::NonZeroUsize;
 
-/// Which tokens a position of a sequence sees. It stays the same for as long as the sequence lives.
+/// The tokens that a position of a sequence sees. It stays the same for as long as the sequence
+/// lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
     /// Block-causal: its own block of `block_size` tokens, and all committed ones. Blocks are
@@ -54,7 +55,7 @@ pub struct Segment<'a> {
 ///   [`denoise`](Self::denoise) leaves those of its segments as they were, too: the sampler asks
 ///   for each of them again, alone, and so finds the one that can't go on.
 pub trait Denoiser {
-    /// Why a call failed; what it says reaches whoever made the request.
+    /// The reason why a call failed; what it says reaches whoever made the request.
     type Error: std::error::Error + Send + Sync + 'static;
 
     /// Begins a sequence whose committed tokens are `tokens`: under [`View::Blocks`] a multiple of

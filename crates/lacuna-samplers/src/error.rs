@@ -1,4 +1,4 @@
-//! What can go wrong while sampling.
+//! Says what can go wrong while sampling.
 
 /// Everything that can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
@@ -12,9 +12,9 @@ pub enum SamplerError {
     Setting {
         /// The setting's name, as in [`Request`](crate::Request).
         name: &'static str,
-        /// What was given.
+        /// The value that was given.
         value: String,
-        /// What is taken.
+        /// The values that are taken.
         expected: String,
     },
     /// The denoiser broke its contract: every wanted row is read out once, none of them empty.
@@ -71,7 +71,7 @@ pub enum SamplerError {
     Trace {
         /// Line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The fault that was found in it.
         reason: String,
     },
 }

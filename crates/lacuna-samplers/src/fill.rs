@@ -1,4 +1,4 @@
-//! Which of the masked positions of a block are filled in one refinement.
+//! Chooses which of the masked positions of a block are filled in one refinement.
 
 use std::fmt;
 use std::str::FromStr;
@@ -34,7 +34,7 @@ fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }
 
-/// Which statistics a rule ranks by, beyond the confidence that every trace shows.
+/// The statistics that a rule ranks by, beyond the confidence that every trace shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// [`Candidate::margin`].
@@ -45,7 +45,7 @@ pub struct Needs {
     pub uniform: bool,
 }
 
-/// Which masked positions a refinement fills.
+/// The rule that says which masked positions a refinement fills.
 ///
 /// Rules with a schedule fill its quota ([`quota`]); the others decide for themselves how many.
 /// Every rule fills at least one position, and breaks ties towards the lowest position.
@@ -100,7 +100,8 @@ pub enum FillRule {
 }
 
 impl FillRule {
-    /// What [`select`](Self::select) reads of each candidate beyond confidence and position.
+    /// The statistics that [`select`](Self::select) reads of each candidate beyond confidence and
+    /// position.
     pub fn needs(self) -> Needs {
         Needs {
             margin: self == Self::Margin,
@@ -169,8 +170,8 @@ impl FillRule {
     }
 }
 
-/// How many of a block's `masked` positions the schedule fills in refinement j of `steps`:
-/// m div s, and one more in the first m mod s refinements.
+/// The number of a block's `masked` positions that the schedule fills in refinement j of `steps`: m
+/// div s, and one more in the first m mod s refinements.
 ///
 /// With more steps than masks, the first m refinements fill one each and the rest nothing.
 ///

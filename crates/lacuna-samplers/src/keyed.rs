@@ -1,4 +1,5 @@
-//! Draws addressed by (seed, purpose, position, refinement) and, for tokens, by token id.
+//! Gives random draws an address: (seed, purpose, position, refinement) and, for tokens, the token
+//! id.
 
 use lacuna_random::{ChaCha8Rng, RngCore};
 pub(crate) use lacuna_random::{Purpose, uniform};

@@ -1,4 +1,5 @@
-//! Block decoding over any denoiser: fill rules, batches, and the released algorithm line by line.
+//! Decodes block by block over any denoiser: fill rules, batches, and the released algorithm line
+//! by line.
 //!
 //! ```
 //! use std::{convert::Infallible, num::NonZeroUsize, ops::ControlFlow};

@@ -1,4 +1,4 @@
-//! The algorithm released with Stable-DiffCoder, step by step, its faults included.
+//! Follows the algorithm released with Stable-DiffCoder step by step, its faults included.
 //!
 //! Every number here is computed in the plainest way, in f64. The faults, which
 //! [`Decoder`](crate::Decoder) does not have: a commit pass after every block, even the last; a
@@ -17,7 +17,7 @@ use crate::keyed::{Purpose, Words, ln_exponential, stream, uniform};
 use crate::request::{BlockEvent, Event, FinishReason, Refinement};
 use crate::{Denoiser, Segment, View, rows};
 
-/// What ranks the masked positions.
+/// The statistic that ranks the masked positions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Remasking {
@@ -39,7 +39,7 @@ pub struct Settings {
     pub block_length: usize,
     /// 0: argmax. Else argmax of exp(ℓ)/(−ln u)^T.
     pub temperature: f64,
-    /// What ranks the masked positions.
+    /// The statistic that ranks the masked positions.
     pub remasking: Remasking,
     /// The MASK token.
     pub mask_id: u32,
@@ -95,7 +95,7 @@ impl Settings {
     }
 }
 
-/// What the released `generate` returns.
+/// The result of the released `generate`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// The prompt and the new tokens.

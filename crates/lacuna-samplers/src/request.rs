@@ -1,4 +1,4 @@
-//! What is asked for, what happens on the way, what comes out.
+//! Says what is asked for, what happens on the way, and what comes out.
 
 use std::num::NonZeroUsize;
 
@@ -18,17 +18,17 @@ pub struct Request {
     pub max_new_tokens: usize,
     /// No eos and no stop id before this many new tokens.
     pub min_new_tokens: usize,
-    /// How it is decoded. [`View::Blocks`]: block by block, counted from absolute position 0, so
-    /// that the prompt may end inside one. [`View::Causal`]: token by token, each a block of its
-    /// own, whatever `steps` and `fill` say.
+    /// The order in which it is decoded. [`View::Blocks`]: block by block, counted from absolute
+    /// position 0, so that the prompt may end inside one. [`View::Causal`]: token by token, each a
+    /// block of its own, whatever `steps` and `fill` say.
     #[serde(rename = "block_size", with = "block_size")]
     pub view: View,
     /// Refinements for the whole of `max_new_tokens`, which scheduled rules spread over the blocks:
     /// ⌈steps·B/G⌉ a block. None: one token a refinement.
     pub steps: Option<NonZeroUsize>,
-    /// Which masked positions a refinement fills.
+    /// The rule that says which masked positions a refinement fills.
     pub fill: FillRule,
-    /// How tokens are drawn.
+    /// The law by which tokens are drawn.
     pub sampling: Sampling,
     /// End of sequence. From the first one on, the rest of its block becomes eos.
     pub eos_ids: Vec<u32>,
@@ -125,7 +125,7 @@ mod block_size {
     }
 }
 
-/// Why a request ended.
+/// The reason why a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FinishReason {
@@ -144,9 +144,9 @@ pub struct Generation {
     pub request: usize,
     /// The new tokens, as the released code returns them: after eos, its block is filled with eos.
     pub tokens: Vec<u32>,
-    /// How many of them are text: those before the first eos or stop id.
+    /// The number of them that are text: those before the first eos or stop id.
     pub text_len: usize,
-    /// Why it ended.
+    /// The reason why it ended.
     pub finish: FinishReason,
     /// Passes this request took part in, prefill aside.
     pub forwards: usize,
@@ -188,7 +188,7 @@ pub struct Refinement {
     pub block_start: usize,
     /// Refinement within the block, from 0.
     pub refinement: usize,
-    /// What was proposed for every masked position, ascending.
+    /// The tokens that were proposed, one for every masked position, ascending.
     pub candidates: Vec<Candidate>,
     /// Absolute positions that were filled with their candidate, ascending.
     pub filled: Vec<usize>,
@@ -205,7 +205,7 @@ pub struct BlockEvent<'a> {
     pub tokens: &'a [u32],
     /// All new tokens so far, these included.
     pub generated: &'a [u32],
-    /// How many of `generated` are text (before eos or a stop id).
+    /// The number of `generated` that are text (before eos or a stop id).
     pub text_len: usize,
     /// Passes so far.
     pub forwards: usize,

@@ -1,4 +1,4 @@
-//! Rows of logits: read in place, swept once or twice, four or eight values to an instruction.
+//! Reads rows of logits in place, swept once or twice, four or eight values to an instruction.
 //!
 //! Sweeps are plain loops over fixed-size chunks that the compiler turns into vector code on every
 //! platform. e^x is a polynomial in f32; sums run in f64. With p the exact softmax, the relative

@@ -1,4 +1,4 @@
-//! One request on its way: the block that is being filled, and what lies behind it.
+//! Takes one request on its way: the block that is being filled, and what lies behind it.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -8,10 +8,10 @@ use crate::error::Result;
 use crate::fill::{Candidate, quota};
 use crate::request::{BlockEvent, Event, FinishReason, Generation, Refinement, Request};
 
-/// How a caller watches: see [`Event`].
+/// The way in which a caller watches: see [`Event`].
 pub(crate) type Observer<'a> = dyn FnMut(Event<'_>) -> ControlFlow<usize> + 'a;
 
-/// What a refinement led to.
+/// The state that a refinement led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// The block still has holes.
@@ -206,7 +206,7 @@ impl Sequence {
         Progress::Finished
     }
 
-    /// What a finished sequence leaves.
+    /// The result of a finished sequence.
     pub(crate) fn into_generation(self) -> Generation {
         let (finish, text_len) = self.finish.expect("called once the sequence has finished");
         Generation {

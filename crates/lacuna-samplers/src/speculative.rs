@@ -1,4 +1,5 @@
-//! Source-speculative editing: the old text as draft, many blocks verified in one pass.
+//! Edits with the source as speculation: the old text is the draft, and many blocks are verified in
+//! one pass.
 //!
 //! [`Speculative::speculate`] denoises several fully masked blocks at once, each seeing the draft's
 //! blocks before it. As long as every earlier block came out equal to its draft, that *is* the
@@ -17,14 +18,15 @@ use crate::request::{Event, Generation, Request};
 use crate::sequence::{Observer, Progress, Sequence};
 use crate::{Speculative, View, rows};
 
-/// How drafts are cut from the old text.
+/// Limits within which drafts are cut from the old text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drafting {
     /// Blocks per speculative pass at most; twice as many go through the model. A request starts
     /// with one block a pass, doubles whenever all were accepted, and goes back to one when none
     /// was.
     pub blocks_max: usize,
-    /// How many of the newest tokens must stand in the old text for a draft to be taken from there.
+    /// The number of newest tokens that must stand in the old text for a draft to be taken from
+    /// there.
     pub match_min: usize,
 }
 
@@ -139,7 +141,7 @@ fn run(
     }
 }
 
-/// What a speculative pass led to.
+/// The outcome of a speculative pass.
 struct Verified {
     drafted: usize,
     /// Blocks that got their first refinement from the pass: the accepted ones, and the next.
@@ -223,8 +225,8 @@ fn draft(sequence: &Sequence, rest: &[u32], blocks: usize) -> Vec<u32> {
 /// Longest run of new tokens that is looked for in the old text.
 const MATCH_MAX: usize = 32;
 
-/// Where the old text goes on after the newest tokens: behind the longest run that both end with,
-/// the nearest to `expected` among equals. None where that run is shorter than `match_min`.
+/// Finds where the old text goes on after the newest tokens: behind the longest run that both end
+/// with, the nearest to `expected` among equals. None where that run is shorter than `match_min`.
 fn align(new: &[u32], old: &[u32], expected: usize, match_min: usize) -> Option<usize> {
     if new.is_empty() {
         return Some(0);

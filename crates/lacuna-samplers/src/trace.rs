@@ -1,4 +1,5 @@
-//! Decoding traces: JSON lines that can be read, replayed, and written again byte for byte.
+//! Records decoding in traces: JSON lines that can be read, replayed, and written again byte for
+//! byte.
 //!
 //! A trace holds, per request, a [`Line::Header`] with everything that was asked for, a
 //! [`Line::Refinement`] for every pass with all candidates, a [`Line::Block`] for every finished
@@ -29,7 +30,7 @@ use crate::{FillRule, Sampling, View};
 /// The format that this crate writes, and the only one it reads.
 pub const VERSION: u32 = 1;
 
-/// Which algorithm wrote a trace; what a header says of it.
+/// The algorithm that wrote a trace, as its header names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -46,7 +47,7 @@ pub enum Mode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Line {
-    /// What was asked for.
+    /// The settings that were asked for.
     Header {
         /// [`VERSION`].
         version: u32,
@@ -72,11 +73,11 @@ pub enum Line {
     End {
         /// The request, by its number.
         request: usize,
-        /// Why it ended.
+        /// The reason why it ended.
         finish: FinishReason,
-        /// How many new tokens remain.
+        /// The number of new tokens that remain.
         tokens: usize,
-        /// How many of them are text.
+        /// The number of them that are text.
         text_len: usize,
     },
 }
@@ -165,13 +166,13 @@ pub struct Trace {
 pub struct Replayed {
     /// The request, by its number.
     pub request: usize,
-    /// What was asked for.
+    /// The settings that were asked for.
     pub settings: Request,
     /// The new tokens.
     pub tokens: Vec<u32>,
-    /// How many of them are text; all, for a trace that was cut off.
+    /// The number of them that are text; all, for a trace that was cut off.
     pub text_len: usize,
-    /// Why it ended; None for a trace that was cut off.
+    /// The reason why it ended; None for a trace that was cut off.
     pub finish: Option<FinishReason>,
     /// Refinements that were replayed.
     pub refinements: usize,
@@ -242,7 +243,7 @@ impl Trace {
 struct Replay {
     mode: Mode,
     canvas: Vec<u32>,
-    /// Where the open block starts, and its holes (absolute), ascending.
+    /// The start of the open block, and its masked positions (absolute), ascending.
     block_start: usize,
     holes: Vec<usize>,
     masked: usize,

@@ -1,4 +1,4 @@
-//! Requests of every kind share their passes, and what one of them fails with is its own affair.
+//! Lets requests of every kind share their passes: what one of them fails with is its own affair.
 
 mod scripted;
 
@@ -29,7 +29,7 @@ fn blocks(prompt: &[u32], max_new_tokens: usize, block_size: usize) -> Request {
     Request::new(prompt.to_vec(), max_new_tokens, block_size, MASK)
 }
 
-/// What a request gives alone, under the number that it has in a batch.
+/// The result of a request alone, under the number that it has in a batch.
 fn alone(seed: u64, request: &Request, number: usize) -> Generation {
     let generation = generate(&mut model(seed), request.clone(), go_on).expect("it never fails");
     Generation { request: number, ..generation }
@@ -85,7 +85,7 @@ fn autoregressive_requests_and_blocks_share_their_passes() {
     assert_eq!((together.passes, together.widest), (8, 2));
 }
 
-/// Why a request ended that was made to fail.
+/// The reason why a request ended that was made to fail.
 fn is_the_reason(failing: Failing, error: &SamplerError) -> bool {
     let broken = |said: &'static str| match error {
         SamplerError::Denoiser(reason) => reason.downcast_ref() == Some(&Broken(said)),

@@ -1,4 +1,5 @@
-//! Editing with drafts decides nothing differently from plain decoding; it only saves passes.
+//! Holds editing with drafts to decide nothing differently from plain decoding; it only saves
+//! passes.
 
 mod scripted;
 
@@ -67,7 +68,7 @@ proptest! {
         };
         let mut plain_lines = Vec::new();
         let plain = generate(&mut model.clone(), request.clone(), lines(&mut plain_lines)).unwrap();
-        // Where the model writes no target, the draft is what it will write, changed.
+        // If the model writes no target, the draft is what it will write, changed.
         let old = if writes_target {
             changed(target.get(prompt_len..).unwrap_or_default(), &edits)
         } else {

@@ -1,4 +1,5 @@
-//! Laws of block decoding, over a denoiser whose logits depend on everything a position may see.
+//! Holds block decoding to its laws, over a denoiser whose logits depend on everything a position
+//! may see.
 
 mod scripted;
 

@@ -1,4 +1,4 @@
-//! What ends a request, what is refused, and the released algorithm's faults, by example.
+//! Shows by example what ends a request, what is refused, and the released algorithm's faults.
 
 mod scripted;
 

@@ -1,4 +1,5 @@
-//! Traces are the same bytes after reading, replay to the same text, and give tampering away.
+//! Holds traces to be the same bytes after reading, to replay to the same text, and to give
+//! tampering away.
 
 mod scripted;
 

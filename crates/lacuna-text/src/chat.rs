@@ -1,4 +1,4 @@
-//! Conversations as the text, and the tokens, that an instruct model was trained on.
+//! Turns conversations into the text, and the tokens, that an instruct model was trained on.
 
 use crate::error::{Error, Result};
 use crate::side::{LONGEST_SIDE_FILE, ModelFiles, Settings};
@@ -14,10 +14,10 @@ mod message;
 
 pub use message::Message;
 
-/// What a rendering depends on besides the conversation.
+/// The settings that a rendering depends on besides the conversation.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RenderOptions {
-    /// Whether the text ends where the assistant is to begin.
+    /// True if the text ends where the assistant is to begin.
     pub add_generation_prompt: bool,
     /// The time that a template may ask for, in seconds since 1970, UTC.
     pub now: i64,
@@ -32,7 +32,7 @@ pub struct RenderOptions {
 #[serde(transparent)]
 pub struct Tools(minijinja::Value);
 
-/// How a model wants its conversations written.
+/// The form in which a model wants its conversations written.
 ///
 /// ```
 /// use lacuna_text::chat::{ChatTemplate, Message, RenderOptions};
@@ -60,7 +60,8 @@ enum Format {
 pub struct Piece {
     /// The ids of this part of the rendered conversation.
     pub tokens: Vec<u32>,
-    /// Which message, by its number from 0, the assistant said with them; `None` for what is only seen.
+    /// The message, by its number from 0, the assistant said with them; `None` for what is only
+    /// seen.
     pub response: Option<usize>,
 }
 
@@ -218,7 +219,8 @@ impl ChatTemplate {
         tokenizer.leading_added_token(after.trim_start())
     }
 
-    /// Where in the rendered conversation the assistant speaks: byte ranges, ascending.
+    /// The parts of the rendered conversation in which the assistant speaks: byte ranges,
+    /// ascending.
     ///
     /// # Errors
     /// As [`pieces`](Self::pieces).
@@ -263,8 +265,9 @@ impl ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Where a turn begins that the template opens otherwise where it is to be written than where it stands (with a
-    /// thought begun, or with a mark of its own): behind what both have of its head, else where its text is.
+    /// Finds the beginning of a turn that the template opens otherwise where it is to be written
+    /// than where it stands (with a thought begun, or with a mark of its own): behind what both
+    /// have of its head, else where its text is.
     fn begin_of(
         &self,
         messages: &[Message],

@@ -1,8 +1,8 @@
-//! The errors of this crate.
+//! Says what can go wrong between a text and its tokens.
 
 use std::path::{Path, PathBuf};
 
-/// What can go wrong between a text and its tokens.
+/// An error on the way between a text and its tokens.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -11,7 +11,7 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was tried, as in "cannot read".
+        /// The attempt, as in "cannot read".
         verb: &'static str,
         /// The system's answer.
         source: std::io::Error,
@@ -24,7 +24,7 @@ pub enum Error {
     Tokenizer {
         /// The file's name, or "in memory".
         name: String,
-        /// What is wrong and what to do.
+        /// The fault, and what to do.
         reason: String,
     },
     /// A chat template is broken, refuses the conversation, or never ends.
@@ -35,7 +35,7 @@ pub enum Error {
     SideFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong and what was expected.
+        /// The fault, and what was expected.
         reason: String,
     },
     /// The tokenizer lacks the tokens of the fill-in-the-middle format.

@@ -1,4 +1,4 @@
-//! Filling in the middle: how each family of code models marks a hole.
+//! Knows how each family of code models marks a hole, for filling in the middle.
 //!
 //! The marks are tokens of their own, but their order, what stands before them and what ends a middle differ from
 //! family to family, and a model asked in another's order writes something else. Formats and their sources:
@@ -17,7 +17,7 @@ pub enum FimOrder {
     SuffixPrefix,
 }
 
-/// How a family of models is asked to fill a hole.
+/// The form in which a family of models is asked to fill a hole.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FimFormat {
     /// The family that published it.
@@ -30,9 +30,10 @@ pub struct FimFormat {
     pub middle: Option<&'static str>,
     /// In which order the parts stand.
     pub order: FimOrder,
-    /// What ends a middle, besides what ends a text; those of them that the tokenizer has.
+    /// The tokens that end a middle, besides what ends a text; those of them that the tokenizer
+    /// has.
     pub ends: &'static [&'static str],
-    /// What begins a prompt whether or not the tokenizer puts it before every text.
+    /// The tokens that begin a prompt whether or not the tokenizer puts it before every text.
     begin: Option<&'static str>,
     /// The text after the hole goes without the space that SentencePiece puts before a text.
     bare_suffix: bool,
@@ -180,7 +181,7 @@ pub struct Fim {
     pub middle: Option<u32>,
     /// Each of them ends a middle, besides what ends a text.
     pub ends: Vec<u32>,
-    /// Whose format it is.
+    /// The family whose format it is.
     pub format: &'static FimFormat,
     /// Begins every prompt.
     begin: Vec<u32>,
@@ -206,7 +207,7 @@ impl Fim {
         let mark = |name| id(name).ok_or_else(|| Error::Fim(format!("no token {name}")));
         let (prefix, suffix) = (mark(format.prefix)?, mark(format.suffix)?);
         let middle = format.middle.map(mark).transpose()?;
-        // What the tokenizer puts before every text, which is how prompts are published.
+        // The tokens that the tokenizer puts before every text, which is how prompts are published.
         let (bare, whole) = (tokenizer.encode("a")?, tokenizer.encode_with_special_tokens("a")?);
         let before = whole.windows(bare.len().max(1)).position(|part| part == bare);
         let mut begin = whole[..before.unwrap_or(0)].to_vec();

@@ -1,4 +1,4 @@
-//! Text to tokens and back, as a model wants its text written.
+//! Turns text to tokens and back, as a model wants its text written.
 //!
 //! ```
 //! use lacuna_text::{ChatTemplate, Fim, Message, RenderOptions, TextStream, Tokenizer};

@@ -1,4 +1,5 @@
-//! The files that stand beside a checkpoint's weights: tokenizer, chat template, settings, licence and card.
+//! Carries the files that stand beside a checkpoint's weights: tokenizer, chat template, settings,
+//! licence and card.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};

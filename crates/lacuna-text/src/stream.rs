@@ -1,4 +1,4 @@
-//! Tokens into text while they come.
+//! Turns tokens into text while they come.
 
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
@@ -159,7 +159,7 @@ impl<'a> TextStream<'a> {
     }
 }
 
-/// How many bytes at the end begin a character that is not whole.
+/// The number of bytes at the end that begin a character that is not whole.
 fn unfinished(bytes: &[u8]) -> usize {
     let begins = |n: &usize| {
         let tail = &bytes[bytes.len() - n..];

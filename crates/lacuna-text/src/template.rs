@@ -1,4 +1,5 @@
-//! Jinja templates as Hugging Face's library runs them: the functions that it adds, with bounds on time and memory.
+//! Runs Jinja templates as Hugging Face's library does, with the functions that it adds, and with
+//! bounds on time and memory.
 
 use crate::error::Result;
 use minijinja::{ErrorKind, State, Value};

@@ -1,4 +1,4 @@
-//! Text to token ids and back.
+//! Turns text into token ids and back.
 
 use crate::error::{Error, Result};
 use crate::side::{ModelFiles, Settings};
@@ -39,8 +39,8 @@ pub const SPECIAL_TOKENS: [&str; 7] = [
 /// The most tokens that are learnt: more than any vocabulary has, and room for them is there.
 const MOST_TRAINED: usize = 1 << 24;
 
-/// How the released tokenizers cut text before merging: words with at most one leading mark, digits
-/// one by one, runs of punctuation, line ends, other white space.
+/// The pattern by which the released tokenizers cut text before merging: words with at most one
+/// leading mark, digits one by one, runs of punctuation, line ends, other white space.
 const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Turns text into token ids and back, as a `tokenizer.json` says.
@@ -51,7 +51,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// The same with special tokens unknown, made when first wanted.
     ordinary: OnceLock<Box<tokenizers::Tokenizer>>,
-    /// What each id adds to decoded text, made when first wanted.
+    /// The bytes that each id adds to decoded text, made when first wanted.
     pieces: OnceLock<Pieces>,
     vocab_size: usize,
     notes: Vec<String>,
@@ -105,7 +105,7 @@ impl Tokenizer {
         Self::parse(bytes, Some(rows), settings, &file.display().to_string())
     }
 
-    /// Whether [`of_model`](Self::of_model) would read them, at a fraction of the cost.
+    /// Tells whether [`of_model`](Self::of_model) would read them, at a fraction of the cost.
     ///
     /// # Errors
     /// As [`of_model`](Self::of_model), short of a few faults that show only when it is built.
@@ -123,12 +123,13 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Whether other files than `tokenizer.json` had a part in it.
+    /// Tells whether other files than `tokenizer.json` had a part in it.
     pub fn is_extended(&self) -> bool {
         self.is_extended
     }
 
-    /// What the checkpoint's files say of tokens that could not be followed, a sentence each.
+    /// Things that the checkpoint's files say of tokens and that could not be followed, a sentence
+    /// each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -262,7 +263,7 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// How the vocabulary spells an id.
+    /// The vocabulary's spelling of an id.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
@@ -289,7 +290,7 @@ impl Tokenizer {
         self.vocab_size
     }
 
-    /// How many bytes of text each id stands for; 0 for special tokens and unused ids.
+    /// The number of bytes of text that each id stands for; 0 for special tokens and unused ids.
     ///
     /// Bits per byte = nats / ln 2 / the sum of these over the scored tokens.
     pub fn token_bytes(&self) -> Vec<u32> {
@@ -358,7 +359,7 @@ pub(crate) struct Pieces {
     special_tokens: Vec<String>,
     /// Ids whose text depends on their neighbours (byte fallback) or that have no text at all.
     pub(crate) open: Vec<bool>,
-    /// Whether the bytes of a text are exactly its tokens' bytes, joined.
+    /// Tells whether the bytes of a text are exactly its tokens' bytes, joined.
     pub(crate) joinable: bool,
 }
 
@@ -435,7 +436,7 @@ fn decode_with(inner: &tokenizers::Tokenizer, ids: &[u32], skip_special: bool) -
     inner.decode(ids, skip_special).map_err(in_use)
 }
 
-/// What the files in the folder of a `tokenizer.json` say.
+/// The settings in the folder of a `tokenizer.json`.
 fn beside(tokenizer: &Path) -> Result<Settings> {
     let folder = tokenizer.parent().unwrap_or(Path::new("."));
     Settings::read(&ModelFiles::of_tokenizer(folder)?, folder)

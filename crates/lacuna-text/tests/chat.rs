@@ -1,4 +1,4 @@
-//! Conversations, with the templates that models ship and with those that attackers would.
+//! Renders conversations, with the templates that models ship and with those that attackers would.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
@@ -341,7 +341,7 @@ fn what_no_list_has_is_unknown_and_parts_of_other_templates_are_refused() {
         let error = render(source).expect_err(source).to_string();
         assert!(error.contains(words), "{source}: {error}");
     }
-    // What is not reached is not asked for, as in Jinja.
+    // A place that is not reached is not asked for, as in Jinja.
     assert_eq!(render("{{ 'a' | nonsense if false else 'b' }}").unwrap(), "b");
 }
 

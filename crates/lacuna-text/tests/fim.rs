@@ -1,4 +1,5 @@
-//! Holes are marked as each family publishes it: its marks, its order, what begins a prompt and what ends a middle.
+//! Holds holes to be marked as each family publishes it: its marks, its order, what begins a prompt
+//! and what ends a middle.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 

@@ -1,4 +1,5 @@
-//! A stranger's tokenizer or template ends with an error that says what is wrong.
+//! Gives this crate a stranger's tokenizers and templates: each ends with an error that says what
+//! is wrong.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 

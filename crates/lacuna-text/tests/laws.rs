@@ -1,4 +1,4 @@
-//! What must hold for any text.
+//! Holds tokens and streams to what must be so for any text.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 

@@ -1,5 +1,5 @@
-//! What a stranger's tokenizer or template takes while it is read: no more than the file's size and 64 MiB where it
-//! is refused, whatever it repeats.
+//! Measures what a stranger's tokenizer or template takes while it is read: no more than the file's
+//! size and 64 MiB where it is refused, whatever it repeats.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 

@@ -1,4 +1,4 @@
-//! All files of a checkpoint that say something of tokens, templates and sampling, read as one.
+//! Reads all files of a checkpoint that say something of tokens, templates and sampling, as one.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

@@ -1,4 +1,5 @@
-//! Tokenizers that no tool writes: what the library behind them would panic at is refused, by file and part.
+//! Reads tokenizers that no tool writes: what the library behind them would panic at is refused, by
+//! file and part.
 use lacuna_text::{Error, Settings, Tokenizer};
 use serde_json::{Value, json};
 

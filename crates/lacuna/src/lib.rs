@@ -1,4 +1,5 @@
-//! Block-diffusion code language models: train, measure, write, fill in and edit code.
+//! Offers block-diffusion code language models under one name: train, measure, write, fill in and
+//! edit code.
 //!
 //! ```no_run
 //! use lacuna::{GenerateOptions, Model, OpenOptions};

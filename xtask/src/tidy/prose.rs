@@ -4,7 +4,19 @@
 use super::Tree;
 
 /// Folders whose prose is held to the rules, by the start of a path. The others' turn comes.
-const CLEAN: &[&str] = &["crates/lacuna-random/", "crates/lacuna-schedules/", "xtask/"];
+const CLEAN: &[&str] = &[
+    "benches/",
+    "crates/lacuna/",
+    "crates/lacuna-cli/",
+    "crates/lacuna-data/",
+    "crates/lacuna-engine/",
+    "crates/lacuna-files/",
+    "crates/lacuna-random/",
+    "crates/lacuna-samplers/",
+    "crates/lacuna-schedules/",
+    "crates/lacuna-text/",
+    "xtask/",
+];
 
 /// Words that open a clause. A comment that begins with one is a fragment or a riddle.
 const CLAUSES: &[(&str, &str)] = &[
@@ -34,7 +46,7 @@ const VERBS: &str = "\
     picks plans plays plots points prepares prints produces proposes protects proves provides \
     publishes pulls puts quantizes quotes ranks read reads receives records refuses releases \
     remembers removes renames renders repairs repeats replaces replay replays reports resolves \
-    rests returns rotates run runs samples saves say says scales scores see sees selects sends \
+    rests returns rotates run runs samples saves say says scales scripts scores see sees selects sends \
     serves sets shall share shares should shows sorts splits stand stands starts stay stays \
     steps stops stores streams sums supports survives sweeps take takes talks tell tells tests \
     throws times touches tracks trains translates turns understands undoes updates uses \

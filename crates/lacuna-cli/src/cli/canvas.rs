@@ -1,4 +1,5 @@
-//! What a decode looks like on the way: prompt, filled positions with their confidence, masks.
+//! Draws what a decode looks like on the way: prompt, filled positions with their confidence,
+//! masks.
 
 use lacuna::TokenText;
 use lacuna::samplers::Request;
@@ -13,7 +14,7 @@ pub(crate) struct Cell {
     pub(crate) state: State,
 }
 
-/// How a position stands.
+/// The state of a position.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum State {
     Prompt,
@@ -47,7 +48,8 @@ impl Canvas {
         self.cells.get(self.prompt_len..).unwrap_or_default()
     }
 
-    /// What a line of a trace changes. It must be one that was just decoded or that a replay has verified.
+    /// Makes the change that a line of a trace stands for. It must be one that was just decoded or
+    /// that a replay has verified.
     pub(crate) fn take(&mut self, line: &Line) {
         match line {
             Line::Header { .. } => {}
@@ -96,7 +98,7 @@ pub(crate) struct Piece {
     pub(crate) end: usize,
 }
 
-/// What stands for a position without text: a mask, or a character that is not whole yet.
+/// The sign of a position without text: a mask, or a character that is not whole yet.
 const SHADE: &str = "▒";
 
 /// The cells as text, whole characters in each piece.
@@ -140,7 +142,7 @@ fn joined(before: Option<State>, cell: State) -> State {
     }
 }
 
-/// How tokens are spelt.
+/// The spelling of tokens.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Texts<'a>(pub(crate) Option<&'a Tokenizer>);
 

@@ -1,3 +1,5 @@
+//! `lacuna chat` holds a conversation with a model.
+
 use anyhow::{Context, Result};
 use lacuna::text::{ChatTemplate, Message, RenderOptions};
 use lacuna::{
@@ -32,10 +34,10 @@ Examples:
   lacuna chat --model M 'Reverse a list in Rust.'
   git diff | lacuna chat --model M --system 'Review this change.' -")]
 pub(crate) struct Args {
-    /// What to say; `-` reads it from stdin
+    /// Message to send; `-` reads it from stdin
     #[arg(value_name = "MESSAGE", allow_negative_numbers = true, help_heading = None)]
     message: Option<String>,
-    /// What the model is told first
+    /// Instruction that the model gets first
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
     /// Don't read and write the history of what was typed on a terminal
@@ -87,7 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// What was said so far, and how it is written for the model.
+/// The conversation so far, and how it is written for the model.
 struct Talk {
     format: ChatTemplate,
     said: Vec<Message>,
@@ -125,7 +127,7 @@ impl Talk {
     }
 }
 
-/// What all answers of a conversation share.
+/// The things that all answers of a conversation share.
 struct Turns<'a> {
     args: &'a Args,
     show: ShowArgs,
@@ -211,7 +213,7 @@ impl<'a> Turns<'a> {
     fn write(&mut self, prompt: Vec<u32>) -> Result<Completion> {
         let positions = self.model.config().max_position_embeddings;
         let mut options = self.options.clone();
-        // What spreads over all new tokens needs a number of them.
+        // Steps that spread over all new tokens need a number of them.
         let spread =
             options.steps.is_some() || algorithm(self.model, &options) == Algorithm::Reference;
         let open_end = self.args.decode.max_new_tokens.is_none() && !spread;

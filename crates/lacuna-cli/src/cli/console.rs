@@ -1,4 +1,5 @@
-//! stdout and stderr: the one place that decides what a terminal gets, and what happens where nobody reads.
+//! Decides what stdout and stderr get: the one place that knows whether a terminal is there, and
+//! what happens where nobody reads.
 //!
 //! A model, a recipe or a file may say anything. A terminal gets its text with all characters that would command it
 //! spelt out; a pipe and a file get the bytes as they are. A message that can't be written is dropped, data that

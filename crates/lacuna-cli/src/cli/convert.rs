@@ -1,3 +1,5 @@
+//! `lacuna convert` writes a checkpoint in another format, or makes it a start for block diffusion.
+
 use anyhow::Result;
 use lacuna::checkpoint::{Format, Mode, StorageDtype};
 use lacuna::{ConvertOptions, MaskStart, MaskToken, ToBlockDiffusion};
@@ -34,8 +36,8 @@ pub(crate) struct Args {
     /// safetensors (a folder in Hugging Face layout) or gguf; default: gguf where OUT ends in .gguf, else safetensors
     #[arg(long, value_parser = ["safetensors", "gguf"])]
     format: Option<String>,
-    /// How matrices are stored; default: as they are. One of f64 (safetensors), f32, bf16, f16, and in GGUF
-    /// q8_0, q6_k, q5_1, q5_0, q4_1, q4_k, q4_0
+    /// Format of matrices; default: as they are. One of f64 (safetensors), f32, bf16, f16, and in
+    /// GGUF q8_0, q6_k, q5_1, q5_0, q4_1, q4_k, q4_0
     #[arg(long, value_name = "DTYPE", value_parser = dtype)]
     dtype: Option<StorageDtype>,
     /// Safetensors with more bytes are split: 5GB, 500MB, 2GiB
@@ -44,14 +46,14 @@ pub(crate) struct Args {
     /// Make an autoregressive checkpoint a start for block-diffusion training
     #[arg(long = "to", value_name = "MODE", value_parser = ["block-diffusion"])]
     to_mode: Option<String>,
-    /// Which token becomes MASK: its name, its id, or append[=NAME] for a new one
+    /// Token that becomes MASK: its name, its id, or append[=NAME] for a new one
     #[arg(long, value_name = "TOKEN", requires = "to_mode")]
     mask_token: Option<MaskToken>,
     /// Tokens in a block; default: the checkpoint's, else 4
     #[arg(long, value_name = "B", requires = "to_mode", allow_hyphen_values = true, value_parser = ranges::size)]
     block_size: Option<NonZeroUsize>,
-    /// How MASK's embedding starts: as-is, or the mean of all rows plus noise of a hundredth of their spread;
-    /// default: as-is, mean for an appended token
+    /// Start of MASK's embedding: as-is, or the mean of all rows plus noise of a hundredth of their
+    /// spread; default: as-is, mean for an appended token
     #[arg(long, value_parser = ["as-is", "mean"], requires = "to_mode")]
     mask_embedding: Option<String>,
     /// Names the noise of --mask-embedding mean

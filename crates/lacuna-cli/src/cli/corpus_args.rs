@@ -1,3 +1,5 @@
+//! Holds the flags that every command shares which reads a corpus.
+
 use indicatif::{ProgressBar, ProgressStyle};
 use lacuna::data::CorpusOptions;
 use lacuna::data::corpus::{Reading, Skipped};
@@ -6,7 +8,7 @@ use std::time::Duration;
 
 use super::ranges;
 
-/// What of the inputs is read: the same flags for every command that reads a corpus.
+/// Flags that say what of the inputs is read: the same flags for every command that reads a corpus.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CorpusArgs {
     /// Part of the files kept out of training, chosen by the hash of their paths

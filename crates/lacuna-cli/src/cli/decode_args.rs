@@ -1,4 +1,4 @@
-//! The decoding flags that generate, chat, fill and edit share.
+//! Holds the decoding flags that generate, chat, fill and edit share.
 
 use anyhow::Result;
 use lacuna::checkpoint::{StorageDtype, Workload};
@@ -15,18 +15,18 @@ use super::progress::{Progress, downloads, shows_progress};
 use super::ranges::{self, Ids};
 use super::sizes::ByteSize;
 
-/// Where the model is and how it is loaded.
+/// Flags that say where the model is and how it is loaded.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
     /// A folder in Hugging Face layout, a .gguf file, or hf:OWNER/NAME[@REVISION]
     #[arg(long, short, value_name = "M", env = "LACUNA_MODEL")]
     pub(crate) model: PathBuf,
-    /// How weights are kept in memory: f32, bf16, f16, q8_0, q6_k, q5_1, q5_0, q4_1, q4_k, q4_0; default: as the
-    /// file stores them
+    /// Format of weights in memory: f32, bf16, f16, q8_0, q6_k, q5_1, q5_0, q4_1, q4_k, q4_0;
+    /// default: as the file stores them
     #[arg(long, value_name = "DTYPE", value_parser = kept_dtype)]
     pub(crate) dtype: Option<StorageDtype>,
-    /// Where the model runs
+    /// Device that the model runs on
     #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
     pub(crate) device: String,
     /// Memory to plan with: 8GB, or unlimited for no check; default: what the machine has available
@@ -84,7 +84,7 @@ pub(crate) fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
     }
 }
 
-/// How a text is written: flags that agree with one another.
+/// Flags that say how a text is written: flags that agree with one another.
 #[derive(Debug)]
 pub(crate) struct DecodeArgs(Flags);
 
@@ -120,7 +120,7 @@ impl clap::Args for DecodeArgs {
     }
 }
 
-/// What [`DecodeArgs`] are made of.
+/// The flags that [`DecodeArgs`] are made of.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Decoding")]
 pub(crate) struct Flags {
@@ -143,8 +143,8 @@ pub(crate) struct Flags {
     /// --fill, --mode reference and a model whose head is shifted
     #[arg(long, value_name = "τ", conflicts_with = "fill", allow_hyphen_values = true, value_parser = ranges::probability)]
     threshold: Option<f64>,
-    /// Which masked positions a pass fills: low-confidence, random, margin, entropy, left-to-right,
-    /// threshold=τ, factor=f, entropy-bounded=γ
+    /// Rule for the masked positions that a pass fills: low-confidence, random, margin, entropy,
+    /// left-to-right, threshold=τ, factor=f, entropy-bounded=γ
     #[arg(long, value_name = "RULE", allow_hyphen_values = true, value_parser = fill_rule)]
     fill: Option<FillRule>,
     /// fused: commit and next denoise in one pass; reference: the released algorithm, pass by pass
@@ -193,7 +193,7 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    /// What can't be met whatever the model is.
+    /// Refuses what can't be met whatever the model is.
     fn check(&self) -> Result<(), String> {
         if let Some(max) = self.max_new_tokens.filter(|max| self.min_new_tokens > *max) {
             return Err(format!(
@@ -260,7 +260,7 @@ impl Flags {
         work
     }
 
-    /// Whether the released algorithm was asked for.
+    /// Tells whether the released algorithm was asked for.
     pub(crate) fn is_reference(&self) -> bool {
         self.mode.as_deref() == Some("reference")
     }
@@ -322,7 +322,7 @@ impl Flags {
     }
 }
 
-/// How tokens were drawn, for `--json`.
+/// The law by which tokens were drawn, for `--json`.
 pub(crate) fn used(sampling: &Sampling) -> serde_json::Value {
     serde_json::json!({ "sampling": {
         "temperature": sampling.temperature,
@@ -342,7 +342,8 @@ fn fill_rule(text: &str) -> Result<FillRule, String> {
     })
 }
 
-/// Whether the released algorithm can share its steps out: whole blocks, and as many steps for each.
+/// Tells whether the released algorithm can share its steps out: whole blocks, and as many steps
+/// for each.
 fn in_reference_mode(
     tokens: usize,
     block: NonZeroUsize,

@@ -1,4 +1,4 @@
-//! A unified diff of two texts, line by line, that `patch` and `git apply` take.
+//! Makes a unified diff of two texts, line by line, that `patch` and `git apply` take.
 
 use crossterm::style::Stylize;
 use lacuna_files::{is_moving, printable};
@@ -103,7 +103,7 @@ mod tests {
         unified(old, new, Path::new("f"))
     }
 
-    /// What a diff makes of `old`.
+    /// The text that a diff makes of `old`.
     fn applied(old: &str, diff: &str) -> String {
         let old: Vec<&str> = old.split_inclusive('\n').collect();
         let mut new = String::new();

@@ -1,3 +1,5 @@
+//! `lacuna edit` has a model change a file, or some of its lines, with the old text as draft.
+
 use anyhow::Result;
 use lacuna::text::{Message, RenderOptions, Tokenizer};
 use lacuna::{
@@ -45,7 +47,7 @@ pub(crate) struct Args {
     /// The file to rewrite; `-` reads stdin
     #[arg(value_name = "FILE", help_heading = None)]
     file: PathBuf,
-    /// What is to change
+    /// Change to make
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     instruction: String,
     /// Rewrite these lines alone, from 1 and both included; the model sees what is around them
@@ -104,7 +106,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     conclude(args, &file, &question, &edited, drafted)
 }
 
-/// Whether the model verifies drafts; says so where one might expect that it does.
+/// Tells whether the model verifies drafts; if it does not, says so where one might expect that it
+/// does.
 fn takes_drafts(args: &Args, model: &Model, options: &GenerateOptions) -> bool {
     let reason = match algorithm(model, options) {
         // Next-token decoding knows no drafts.
@@ -121,13 +124,13 @@ fn takes_drafts(args: &Args, model: &Model, options: &GenerateOptions) -> bool {
     false
 }
 
-/// What the model is asked, and with which options.
+/// The question to the model, and its options.
 struct Asking<'a> {
     prompt: Vec<u32>,
     draft: Vec<u32>,
     options: GenerateOptions,
     part: Range<usize>,
-    /// What is shown around the part, if it is not the whole text.
+    /// The text that is shown around the part, if it is not the whole text.
     window: Option<Window<'a>>,
 }
 
@@ -249,7 +252,7 @@ fn prompt(args: &Args, model: &Model, old: &str, window: Option<&Window<'_>>) ->
     Ok(bos.into_iter().chain(tokenizer.encode_ordinary(&document)?).collect())
 }
 
-/// How long an answer may become: a quarter more than the text, fences and some sentences.
+/// The length that an answer may have: a quarter more than the text, fences and some sentences.
 fn wanted(draft: usize) -> usize {
     draft + draft / 4 + 128
 }
@@ -371,7 +374,7 @@ fn report(
     args.show.print(&text, edited, more)
 }
 
-/// What the draft was good for.
+/// Tells the user what the draft was good for.
 fn told_savings(edited: &Completion) {
     let DraftCounts { drafted_blocks, accepted_blocks, passes_saved, .. } = edited.drafts;
     let plain = edited.forwards + passes_saved;

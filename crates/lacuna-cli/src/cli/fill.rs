@@ -1,3 +1,5 @@
+//! `lacuna fill` fills a hole in a file, or between two texts.
+
 use anyhow::{Context, Result};
 use lacuna::text::Fim;
 use lacuna::{FinishReason, Model, Prompt};
@@ -31,7 +33,8 @@ pub(crate) struct Args {
         help_heading = None
     )]
     file: Option<PathBuf>,
-    /// Where in FILE the hole is; a column counts characters, a tab as one, and the middle goes before it
+    /// Place of the hole in FILE; a column counts characters, a tab as one, and the middle goes
+    /// before it
     #[arg(long, value_name = "LINE:COL", allow_hyphen_values = true, requires = "file")]
     at: Option<At>,
     /// The text before the hole; `-` reads stdin
@@ -54,7 +57,7 @@ pub(crate) struct Args {
     show: ShowArgs,
 }
 
-/// What is around the middle, and the file that it came from.
+/// The text around the middle, and the file that it came from.
 struct Hole {
     file: Option<UserFile>,
     prefix: String,
@@ -71,7 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (None, Some(Hole { prefix, suffix, .. })) => {
             let tokenizer = model.tokenizer()?;
             let fim = Fim::from_tokenizer(tokenizer)?;
-            // What ends a text comes first: the released algorithm knows one end alone.
+            // The token that ends a text comes first: the released algorithm knows one end alone.
             let ends = || [model.ends_of_text(), fim.ends.clone()].concat();
             options.eos_ids.get_or_insert_with(ends);
             let seen = seen(args, &model, hole.as_ref(), options.max_new_tokens)?;
@@ -110,7 +113,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What the model sees of a file that has no room in its positions: the lines next to the hole.
+/// The text that the model sees of a file that has no room in its positions: the lines next to the
+/// hole.
 fn seen<'a>(
     args: &Args,
     model: &Model,

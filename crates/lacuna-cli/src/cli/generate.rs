@@ -1,3 +1,5 @@
+//! `lacuna generate` continues a prompt.
+
 use anyhow::Result;
 use lacuna::Prompt;
 use std::io::Write;

@@ -1,3 +1,5 @@
+//! `lacuna init` writes a recipe that runs as it stands, and says which commands run it.
+
 use anyhow::{Context, Result};
 use lacuna::checkpoint::{Mode, Weights};
 use std::fmt::Write as _;
@@ -61,17 +63,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What a checkpoint is made into before it is trained on.
+/// The checkpoint that another one is made into before it is trained on.
 struct Start {
     from: PathBuf,
-    /// Whether it has to be converted: it is not here, is no folder, or predicts the next token.
+    /// Tells whether it has to be converted: it is not here, is no folder, or predicts the next
+    /// token.
     converted: bool,
     positions: usize,
 }
 
 impl Start {
     fn of(from: &Path) -> Result<Self> {
-        // What is on the hub is not fetched to write a recipe.
+        // A model on the hub is not fetched to write a recipe.
         if from.to_str().is_some_and(|name| name.starts_with("hf:")) {
             return Ok(Self { from: from.to_owned(), converted: true, positions: usize::MAX });
         }
@@ -217,7 +220,7 @@ learning_rate_final = 0.3             # it falls to this part
 checkpoint_every = 200
 ";
 
-/// What has to be run, in order, as a shell takes it.
+/// The commands that have to be run, in order, as a shell takes it.
 fn commands(args: &Args, start: Option<&Start>, recipe: &Path) -> Vec<String> {
     let mut commands = Vec::new();
     let here = |name: &str| quoted(&args.folder.join(name));

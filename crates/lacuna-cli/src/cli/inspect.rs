@@ -1,3 +1,5 @@
+//! `lacuna inspect` says what a checkpoint, a run or a folder of shards is.
+
 use anyhow::Result;
 use lacuna::checkpoint::{Format, Mode, StorageDtype, Weights, Workload};
 use lacuna::text::FimFormat;
@@ -98,13 +100,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     whole(weights)
 }
 
-/// What is missing or extra is described like the rest, and is an error all the same.
+/// A tensor that is missing or extra is described like the rest, and is an error all the same.
 fn whole(weights: Weights) -> Result<()> {
     weights.complete()?;
     Ok(())
 }
 
-/// How the checkpoint is asked to fill a hole: whose format, and its marks in the order that they stand in.
+/// The form in which the checkpoint is asked to fill a hole: whose format, and its marks in the
+/// order that they stand in.
 fn hole_marks(weights: &Weights) -> Option<String> {
     let marks = FimFormat::all_marks();
     let ids = weights.token_ids(&marks);
@@ -113,7 +116,7 @@ fn hole_marks(weights: &Weights) -> Option<String> {
     Some(format!("{}: {}", format.name, format.order_in_words()))
 }
 
-/// What the files say.
+/// The settings in the files.
 fn described(weights: &Weights) -> Value {
     let (config, report) = (weights.config(), weights.report());
     let mut object = json!({

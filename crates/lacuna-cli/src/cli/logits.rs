@@ -1,3 +1,5 @@
+//! `lacuna logits` writes a model's logits to a file, for comparison with other implementations.
+
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use lacuna::checkpoint::{Workload, save_tensors};
@@ -22,7 +24,7 @@ pub(crate) struct Args {
     /// Token ids: 1,2,3
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     ids: Ids,
-    /// What each position sees
+    /// Context that each position sees
     #[arg(long, value_parser = ["causal", "full", "block-causal"])]
     mask: String,
     /// Tokens in a block, for block-causal; default: the checkpoint's, else 4

@@ -1,3 +1,5 @@
+//! `lacuna man` writes a manual page for every command.
+
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 use std::path::PathBuf;

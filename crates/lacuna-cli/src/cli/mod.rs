@@ -1,4 +1,4 @@
-//! The command line: one file per subcommand.
+//! Defines the command line, with one file per subcommand.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -187,7 +187,7 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
     Ok(out.finish()?)
 }
 
-/// What the parser has to say: help and version on stdout, wrong usage on stderr.
+/// Prints what the parser has to say: help and version on stdout, wrong usage on stderr.
 fn report_usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     if error.use_stderr() {

@@ -1,3 +1,5 @@
+//! `lacuna pack` turns a corpus into shards of windows.
+
 use super::corpus_args::{CorpusArgs, reading_bar, show_reading, skipped_lines};
 use anyhow::{Context, Result, bail};
 use lacuna::data::corpus::{for_each_document, is_held_out};
@@ -42,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let existed = args.out.exists();
     let done = pack(args);
     if done.is_err() && !existed {
-        // What is not empty stays: it is not ours.
+        // A folder that is not empty stays: it is not ours.
         let _ = lacuna_files::remove_empty_folder(&args.out);
     }
     done
@@ -50,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn pack(args: &Args) -> Result<()> {
     let options = args.corpus.options();
-    // What a recipe can say, so that what is written here is read there.
+    // Refuses what no recipe can say, so that what is written here is read there.
     if !(2..=1 << 24).contains(&args.window.get()) {
         bail!(super::Usage(format!("--window is {}, expected 2 to {}", args.window, 1 << 24)));
     }

@@ -1,5 +1,5 @@
-//! What a command is at, how much of it is done and how long the rest takes: on stderr, where that is a terminal,
-//! from half a second on, and gone afterwards.
+//! Shows what a command is at, how much of it is done and how long the rest takes: on stderr, where
+//! that is a terminal, from half a second on, and gone afterwards.
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use lacuna::{Download, Model};
@@ -11,7 +11,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What is done sooner than this is not worth a line.
+/// A task that is done sooner than this is not worth a line.
 const MOMENT: Duration = Duration::from_millis(400);
 const TICK: Duration = Duration::from_millis(100);
 
@@ -22,12 +22,12 @@ pub(crate) fn be_quiet() {
     QUIET.store(true, Ordering::Relaxed);
 }
 
-/// Whether nothing is to be shown.
+/// True if nothing is to be shown.
 pub(crate) fn is_quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
-/// Whether anything is shown: on a terminal, without `--quiet`.
+/// Tells whether anything is shown: on a terminal, without `--quiet`.
 pub(crate) fn shows_progress() -> bool {
     !is_quiet() && std::io::stderr().is_terminal()
 }
@@ -54,7 +54,7 @@ pub(crate) fn downloads(shown: bool) -> impl Fn(Download<'_>) {
     }
 }
 
-/// How far something is.
+/// The progress of something.
 #[derive(Clone, Debug)]
 pub(crate) struct At {
     pub(crate) what: String,
@@ -130,7 +130,7 @@ impl Drop for Progress {
     }
 }
 
-/// How many layers a model has computed of those that some passes take.
+/// The number of layers that a model has computed of those that some passes take.
 #[derive(Debug)]
 pub(crate) struct Layers {
     done: Arc<AtomicU64>,

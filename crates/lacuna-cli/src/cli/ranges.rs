@@ -1,5 +1,5 @@
-//! Numbers as flags take them: every range is checked while the command line is read, before a model is opened, and
-//! named in words.
+//! Takes numbers as flags give them: every range is checked while the command line is read, before
+//! a model is opened, and named in words.
 //!
 //! Flags with these parsers are declared with `allow_hyphen_values`, so that `-1` is a value out of range and not an
 //! unknown flag.
@@ -20,12 +20,12 @@ fn real(text: &str, fits: impl Fn(f64) -> bool, expected: &str) -> Result<f64, S
     number.ok_or_else(|| format!("expected {expected}"))
 }
 
-/// How many of something, none included.
+/// A number of things, none included.
 pub(crate) fn count(text: &str) -> Result<usize, String> {
     whole(text, 0, MOST).map(|n| n as usize)
 }
 
-/// How many of something, one at least.
+/// A number of things, one at least.
 pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     whole(text, 1, MOST).map(|n| n as usize)
 }
@@ -70,7 +70,7 @@ pub(crate) fn part(text: &str) -> Result<f64, String> {
     real(text, |n| (0.0..1.0).contains(&n), "a number from 0 to below 1")
 }
 
-/// How often a second: fast enough to see and slow enough to wait for.
+/// A number of times a second: fast enough to see and slow enough to wait for.
 pub(crate) fn per_second(text: &str) -> Result<f64, String> {
     real(text, |n| (0.001..=1e6).contains(&n), "a number from 0.001 to 1000000")
 }

@@ -1,3 +1,5 @@
+//! `lacuna replay` verifies a trace and plays it, on a terminal or as a page.
+
 use anyhow::{Context, Result};
 use lacuna::samplers::trace::{Line, Mode, Replayed, Trace};
 use lacuna::text::Tokenizer;
@@ -173,7 +175,7 @@ impl<'a> Timeline<'a> {
         Ok(writeln!(out, "{}", text.trim_end_matches('\n'))?)
     }
 
-    /// What the page needs to draw every refinement.
+    /// The data that the page needs to draw every refinement.
     fn data(&self, ids: &mut BTreeSet<u32>) -> Value {
         let Replayed { request, settings, tokens, refinements, .. } = self.replayed;
         ids.extend(&settings.prompt);

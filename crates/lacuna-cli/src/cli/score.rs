@@ -1,3 +1,5 @@
+//! `lacuna score` measures a text under a model, in nats per token.
+
 use anyhow::Result;
 use indicatif::{HumanCount, HumanDuration};
 use lacuna::checkpoint::Workload;
@@ -38,7 +40,7 @@ pub(crate) struct Args {
     /// Token ids to score: 1,2,3
     #[arg(long, value_name = "LIST", conflicts_with = "text", allow_hyphen_values = true)]
     ids: Option<Ids>,
-    /// How; default: exact for block-diffusion checkpoints, ar for autoregressive ones
+    /// Method; default: exact for block-diffusion checkpoints, ar for autoregressive ones
     #[arg(long, value_parser = ["ar", "exact", "left-to-right", "monte-carlo"])]
     method: Option<String>,
     /// Tokens in a block; default: the checkpoint's, else 4
@@ -146,7 +148,7 @@ fn print(score: &Likelihood, bytes: Option<u64>, as_json: bool) -> Result<()> {
     Ok(())
 }
 
-/// How many passes a score takes.
+/// The number of passes that a score takes.
 fn passes(scoring: &Scoring, tokens: usize) -> u64 {
     let size = scoring.blocks.map_or(1, |blocks| blocks.block_size.get());
     // Scored tokens of the largest block: the first token of all is not scored.
@@ -187,8 +189,9 @@ fn announce(model: &Model, texts: &[Text<'_>], scoring: &Scoring, passes: u64) -
     Ok(())
 }
 
-/// What scoring so many tokens computes at most: a batch of noisy versions of the text, the clean one's keys and
-/// values, and logits a few hundred rows at a time, once as they are and once copied.
+/// The most that scoring so many tokens computes: a batch of noisy versions of the text, the clean
+/// one's keys and values, and logits a few hundred rows at a time, once as they are and once
+/// copied.
 fn work(tokens: usize) -> Workload {
     Workload {
         context: tokens,

@@ -1,4 +1,4 @@
-//! What the commands that write text share: output flags, streaming, traces, the JSON object.
+//! Shows what the commands that write text share: output flags, streaming, traces, the JSON object.
 
 use anyhow::{Context, Result};
 use lacuna::samplers::Event;
@@ -21,7 +21,7 @@ use super::progress::{At, Layers, Progress, count};
 use super::sizes::shown;
 use super::watch::Screen;
 
-/// How what is written is shown.
+/// Flags that say how the text is shown.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct ShowArgs {
@@ -43,10 +43,10 @@ pub(crate) struct ShowArgs {
     /// Print nothing but the text
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// How the text that is shown is decoded.
+    /// The decoding of the text that is shown.
     #[arg(skip)]
     rule: OnceCell<String>,
-    /// Whether the command has its own word for a text that is cut off.
+    /// True if the command has its own word for a text that is cut off.
     #[arg(skip)]
     pub(crate) ends_by_itself: Cell<bool>,
 }
@@ -135,7 +135,7 @@ impl ShowArgs {
     }
 }
 
-/// How tokens were drawn, where it was not the most probable one each time.
+/// The law by which tokens were drawn, if it was not the most probable one each time.
 fn drawn(more: &Value) -> String {
     let sampling = &more["sampling"];
     let number = |key: &str| sampling[key].as_f64();
@@ -223,7 +223,7 @@ impl Show<'_> {
     }
 }
 
-/// How far a decode is that is not streamed, or that still reads its prompt.
+/// The progress of a decode that is not streamed, or that still reads its prompt.
 struct Decoding {
     tokens: Arc<AtomicUsize>,
     passes: Arc<AtomicUsize>,
@@ -281,7 +281,7 @@ impl Watch<'_> {
     }
 }
 
-/// What was tried with a trace, if it failed.
+/// The attempt with a trace, if it failed.
 fn tracing<T>(path: &Path, done: std::io::Result<T>) -> Result<T> {
     done.with_context(|| format!("writing the trace {}", path.display()))
 }

@@ -1,4 +1,4 @@
-//! What ends the program from outside, for commands that hold the terminal.
+//! Watches for what ends the program from outside, for commands that hold the terminal.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! Sizes in bytes, as people write and read them.
+//! Reads and writes sizes in bytes as people do.
 
 use indicatif::DecimalBytes;
 use std::str::FromStr;

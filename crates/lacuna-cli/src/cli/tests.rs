@@ -1,4 +1,4 @@
-//! What the help says can be typed.
+//! Checks that what the help says can be typed.
 
 use super::*;
 

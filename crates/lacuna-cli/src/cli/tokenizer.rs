@@ -1,3 +1,5 @@
+//! `lacuna tokenizer` trains a tokenizer on a corpus.
+
 use super::corpus_args::{CorpusArgs, reading_bar, show_reading, skipped_lines};
 use anyhow::{Result, bail};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};

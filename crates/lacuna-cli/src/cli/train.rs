@@ -1,3 +1,5 @@
+//! `lacuna train` runs a recipe, and resumes a run.
+
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use lacuna::samplers::FillRule;
@@ -50,7 +52,7 @@ pub(crate) struct Args {
     /// Go on from the checkpoint of this step; newer ones are set aside
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     resume_step: Option<u64>,
-    /// Where the model trains
+    /// Device that the model trains on
     #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
     device: String,
     /// No progress, only the results
@@ -163,7 +165,8 @@ impl Progress {
         }
     }
 
-    /// What is said to the quiet too. A reader that went away, or a log on a full disk, stops no training.
+    /// Prints what is said to the quiet too. A reader that went away, or a log on a full disk,
+    /// stops no training.
     fn tell(&self, text: &str) {
         if self.terminal && !self.quiet {
             self.bar.println(text);
@@ -241,7 +244,7 @@ impl Progress {
     }
 }
 
-/// What a finished run prints: scores, a completion, where everything lies.
+/// Prints the end of a finished run: scores, a completion, where everything lies.
 fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
     // Before anything else is loaded: what the training itself took.
     let memory = surroundings::peak_memory_bytes();
@@ -283,7 +286,7 @@ fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
     Ok(text)
 }
 
-/// Whether a score is the model's, and none of counting tokens.
+/// Tells whether a score is the model's, and none of counting tokens.
 fn is_own(name: ScoreName) -> bool {
     !matches!(name, ScoreName::Unigram | ScoreName::Bigram)
 }

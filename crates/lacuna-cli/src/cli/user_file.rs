@@ -1,4 +1,4 @@
-//! A text file of the user: what is around its text stays, whatever is written into it.
+//! Holds a text file of the user: what is around its text stays, whatever is written into it.
 
 use anyhow::{Context, Result};
 use lacuna_files::printable;
@@ -15,9 +15,9 @@ const MARK: &str = "\u{feff}";
 pub(crate) struct UserFile {
     pub(crate) path: PathBuf,
     bytes: Vec<u8>,
-    /// Whether it begins with a byte order mark, which is no part of `text`.
+    /// True if it begins with a byte order mark, which is no part of `text`.
     marked: bool,
-    /// Whether its lines end in a lone `\r`, which is `\n` in `text`.
+    /// True if its lines end in a lone `\r`, which is `\n` in `text`.
     classic: bool,
     pub(crate) text: String,
 }
@@ -59,7 +59,7 @@ impl UserFile {
         Ok(Self { path: path.to_owned(), bytes, marked, classic, text })
     }
 
-    /// How most of its lines end; `\n` where none ends.
+    /// The end that most of its lines have; `\n` if none ends.
     pub(crate) fn line_end(&self) -> &'static str {
         let all = self.text.matches('\n').count();
         let two = self.text.matches("\r\n").count();
@@ -79,7 +79,7 @@ impl UserFile {
         unified(&[mark, &self.text].concat(), &[mark, text].concat(), &self.path)
     }
 
-    /// Whether it can be written, asked before a model runs for minutes.
+    /// Checks that it can be written, asked before a model runs for minutes.
     ///
     /// # Errors
     /// Errors if it can't, with the reason.
@@ -136,10 +136,10 @@ impl UserFile {
     }
 }
 
-/// What is known when a file is to be replaced.
+/// The facts that are known when a file is to be replaced.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Question {
-    /// Whether `--yes` has answered already.
+    /// True if `--yes` has answered already.
     pub(crate) yes: bool,
     /// The diff is on the terminal already.
     pub(crate) seen: bool,
@@ -147,7 +147,7 @@ pub(crate) struct Question {
     pub(crate) quiet: bool,
 }
 
-/// Whether there is somebody to ask, who has not said yes beforehand.
+/// Tells whether there is somebody to ask, who has not said yes beforehand.
 pub(crate) fn is_asked(yes: bool) -> bool {
     !yes && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }

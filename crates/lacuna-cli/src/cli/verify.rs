@@ -1,4 +1,4 @@
-//! `inspect --verify`: whether the bytes on the disk are still those that were written.
+//! `inspect --verify` tells whether the bytes on the disk are still those that were written.
 
 use anyhow::{Result, bail};
 use lacuna::data::Dataset;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::sizes::shown;
 
-/// What was compared, folder by folder.
+/// The comparison, folder by folder.
 #[derive(Default)]
 struct Seen {
     files: usize,
@@ -155,7 +155,7 @@ fn below(dir: &Path) -> impl Iterator<Item = PathBuf> {
     lacuna_files::list(dir).unwrap_or_default().into_iter()
 }
 
-/// Whether a folder's manifest is one of shards, or its shards have lost it.
+/// Tells whether a folder's manifest is one of shards, or its shards have lost it.
 fn is_of_shards(dir: &Path) -> bool {
     let text = lacuna_files::read_text(&dir.join(lacuna_files::MANIFEST), 1 << 24);
     let says = text.is_ok_and(|text| text.contains("\"lacuna-shards\""));

@@ -1,4 +1,4 @@
-//! The denoising on a terminal: masks as ▒, tokens coloured by confidence.
+//! Shows the denoising on a terminal: masks as ▒, tokens coloured by confidence.
 
 use anyhow::{Context, Result};
 use crossterm::style::{Attribute, Color, Print, ResetColor, SetAttribute, SetForegroundColor};
@@ -20,7 +20,7 @@ use super::{Usage, signals};
 #[derive(Debug)]
 pub(crate) struct Screen(());
 
-/// Whether the terminal is ours.
+/// True if the terminal is ours.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
 impl Screen {
@@ -92,7 +92,7 @@ pub(crate) fn restore() {
 /// Leaves the terminal as it was found; does nothing the second time.
 fn give_back(out: &mut impl Write) {
     if TAKEN.swap(false, Ordering::SeqCst) {
-        // Where the terminal is gone there is nothing to give back.
+        // If the terminal is gone, there is nothing to give back.
         let _ = execute!(out, ResetColor, cursor::Show, LeaveAlternateScreen);
     }
 }

@@ -1,9 +1,9 @@
-//! Checkpoints that write what a test has them write.
+//! Makes checkpoints that write what a test has them write.
 
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// How byte-level BPE spells a byte.
+/// The spelling of a byte in byte-level BPE.
 fn spelled(byte: u8) -> char {
     let kept = |byte: u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     let others = (0..byte).filter(|other| !kept(*other)).count() as u32;

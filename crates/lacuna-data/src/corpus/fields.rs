@@ -1,4 +1,4 @@
-//! The text of a JSON record.
+//! Finds the text of a JSON record.
 
 use super::Reason;
 use crate::records::{Fault, parse};
@@ -27,7 +27,7 @@ pub(super) fn text_of(bytes: &[u8], fields: &[String]) -> Result<String, Fault> 
     Err(Fault::new(Reason::NoText, words))
 }
 
-/// What stands in the fields that are asked for, and the names of some others.
+/// The texts of the fields that are asked for, and the names of some others.
 struct Record {
     values: Vec<Option<Field>>,
     others: Vec<String>,

@@ -1,4 +1,4 @@
-//! Which files an input stands for, before any of them is opened.
+//! Lists the files that an input stands for, before any of them is opened.
 
 use super::{CorpusOptions, Reason, Skipped};
 use crate::error::{Error, Result, io_error};
@@ -16,8 +16,8 @@ pub(super) struct Found {
     pub(super) name: String,
     /// On the disk.
     pub(super) bytes: u64,
-    /// Whether it was named itself: then it is taken whatever its size and ending, and what is wrong
-    /// with it is an error.
+    /// True if it was named itself: then it is taken whatever its size and ending, and what is
+    /// wrong with it is an error.
     pub(super) named: bool,
 }
 
@@ -190,7 +190,7 @@ impl Walk<'_> {
     }
 }
 
-/// What the ignore files of a folder and of those above it say.
+/// The rules that the ignore files of a folder and of those above it say.
 struct Rules {
     /// `.ignore`, then `.gitignore`: the first outranks the second.
     files: [Gitignore; 2],
@@ -203,13 +203,14 @@ impl Rules {
     fn new(folder: &Path, above: Option<Rc<Self>>) -> Self {
         let files = [".ignore", ".gitignore"].map(|name| {
             let file = folder.join(name);
-            // What can't be read, or is no pattern, ignores nothing.
+            // A line that can't be read, or is no pattern, ignores nothing.
             if file.is_file() { Gitignore::new(file).0 } else { Gitignore::empty() }
         });
         Self { files, repository: folder.join(".git").exists(), above }
     }
 
-    /// Whether the nearest rule that matches leaves the path out or takes it in; `None` where none does.
+    /// Tells whether the nearest rule that matches leaves the path out or takes it in; `None` if
+    /// none does.
     fn ignored(&self, path: &Path, is_dir: bool) -> Option<bool> {
         for (number, git) in [(0, false), (1, true)] {
             let mut level = Some(self);

@@ -1,4 +1,4 @@
-//! Files into documents.
+//! Turns files into documents.
 
 use super::fields::text_of;
 use super::listing::Found;
@@ -63,7 +63,7 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// What a file's ending says that it is.
+/// The kind of file that an ending stands for.
 enum Kind {
     Records,
     /// `.json`: records if it begins like them, else a text.
@@ -95,7 +95,7 @@ impl Kind {
     }
 }
 
-/// Where reading stopped, and why.
+/// The place where reading stopped, and the reason.
 struct Stopped {
     line: Option<usize>,
     error: io::Error,
@@ -326,8 +326,8 @@ impl<F: FnMut(Document) -> Result<()>> Reader<'_, F> {
     }
 }
 
-/// Whether a `.json` file begins as records do: with a text, or, where the file itself was asked for, with any
-/// object.
+/// Tells whether a `.json` file begins as records do: with a text, or, where the file itself was
+/// asked for, with any object.
 fn holds_records(head: &[u8], fields: &[String], named: bool) -> bool {
     let Ok(mut records) = Records::new(head, head.len()) else { return false };
     let mut next = || {

@@ -1,12 +1,12 @@
-//! What was passed over, why, and where first.
+//! Counts what was passed over, why, and where first.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// How many places are named for each reason.
+/// The number of places that are named for each reason.
 const NAMED: usize = 3;
 
-/// Why a file, a member of an archive, a line or a conversation was passed over.
+/// The reason why a file, a member of an archive, a line or a conversation was passed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Reason {
@@ -91,7 +91,7 @@ impl Reason {
         }
     }
 
-    /// What makes it be read, if anything does.
+    /// The option that makes it be read, if any does.
     fn remedy(self) -> Option<&'static str> {
         Some(match self {
             Self::TooLarge => "--max-document-bytes, data.max_document_bytes",
@@ -107,7 +107,7 @@ impl Reason {
     }
 }
 
-/// How much was passed over, why, and where first.
+/// Counts of what was passed over, by reason, with the first places.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Skipped {
     reasons: BTreeMap<Reason, (usize, Vec<String>)>,
@@ -128,7 +128,7 @@ impl Skipped {
         }
     }
 
-    /// How many were passed over for one reason.
+    /// The number of those that were passed over for one reason.
     pub fn count(&self, reason: Reason) -> usize {
         self.reasons.get(&reason).map_or(0, |(count, _)| *count)
     }
@@ -143,7 +143,7 @@ impl Skipped {
         self.reasons.iter().map(|(reason, (count, _))| (*reason, *count))
     }
 
-    /// Whether nothing was passed over.
+    /// Tells whether nothing was passed over.
     pub fn is_empty(&self) -> bool {
         self.reasons.is_empty()
     }

@@ -1,11 +1,11 @@
-//! JSON as other programs write it, and words for what is not JSON.
+//! Reads JSON as other programs write it, and has words for what is not JSON.
 
 use crate::corpus::Reason;
 
 /// Stands for half of a character in repaired text: a code point that Unicode keeps out of texts.
 pub(crate) const HALF: char = '\u{fdd0}';
 
-/// Why a record is passed over: the reason that is counted, and what is wrong in words.
+/// The reason why a record is passed over: the reason that is counted, and what is wrong in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) reason: Reason,

@@ -1,4 +1,4 @@
-//! Compressed streams, and words for what is wrong with them.
+//! Reads compressed streams, and has words for what is wrong with them.
 
 use crate::error::{Error, io_error};
 use std::io::{self, BufRead, BufReader};
@@ -18,12 +18,12 @@ pub(crate) fn unpacked<'a>(
     })
 }
 
-/// Whether what was read makes no sense; else the system refused.
+/// True if what was read makes no sense; else the system refused.
 pub(crate) fn is_damage(error: &io::Error) -> bool {
     error.raw_os_error().is_none()
 }
 
-/// What is wrong, in words.
+/// The fault, in words.
 pub(crate) fn cause(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),

@@ -1,4 +1,5 @@
-//! Conversations as others write them down: OpenAI's messages, ShareGPT's turns, pairs of texts.
+//! Reads conversations as others write them down: OpenAI's messages, ShareGPT's turns, pairs of
+//! texts.
 
 use crate::corpus::Reason;
 use crate::records::{Fault, HALF, parse};
@@ -7,7 +8,7 @@ use lacuna_text::chat::Tools;
 use minijinja::Value;
 use minijinja::value::ValueKind;
 
-/// What a record must be, for errors.
+/// The forms that a record may have, for errors.
 pub(super) const EXPECTED: &str = "a conversation is expected: {\"messages\": [{\"role\": …, \
      \"content\": …}, …]}, {\"conversations\": [{\"from\": …, \"value\": …}, …]}, prompt and \
      completion, or instruction, input and output";

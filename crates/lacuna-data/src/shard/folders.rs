@@ -1,4 +1,4 @@
-//! The two parts of a packing.
+//! Keeps the two parts of a packing beside each other.
 
 use lacuna_files::{MANIFEST, WholeFolder};
 use std::path::{Path, PathBuf};
@@ -28,12 +28,12 @@ impl ShardFolders {
         Ok(Self { train, held_out: WholeFolder::beside(&held_out_target)?, held_out_target })
     }
 
-    /// Where training text goes.
+    /// The folder that training text goes into.
     pub fn train(&self) -> &Path {
         self.train.path()
     }
 
-    /// Where held-out text goes.
+    /// The folder that held-out text goes into.
     pub fn held_out(&self) -> &Path {
         self.held_out.path()
     }
@@ -48,7 +48,7 @@ impl ShardFolders {
         if with_held_out {
             self.held_out.replace(is_ours)?;
         } else if old.join(MANIFEST).exists() {
-            // What others put there stays.
+            // Files that others put there stay.
             WholeFolder::beside(old)?.replace(is_ours)?;
             if lacuna_files::list(old).is_ok_and(|left| left.is_empty()) {
                 lacuna_files::remove_empty_folder(old).map_err(io_error(old, "remove"))?;

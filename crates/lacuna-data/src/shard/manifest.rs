@@ -1,4 +1,4 @@
-//! What a folder of shards says of itself.
+//! Records what a folder of shards says of itself.
 
 use super::{VERSION, manifest_path, shard_path};
 use crate::error::{Error, Result};
@@ -8,7 +8,7 @@ use std::path::Path;
 
 const LARGEST_MANIFEST: u64 = 64 << 20;
 
-/// What a folder of shards says of itself, in `manifest.json`.
+/// The description of a folder of shards, in `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Always "lacuna-shards".
@@ -19,7 +19,7 @@ pub struct Manifest {
     pub tokenizer: String,
     /// All ids are below this.
     pub vocab_size: usize,
-    /// How many tokens every window holds.
+    /// The number of tokens that every window holds.
     pub window_len: NonZeroUsize,
     /// Windows of all shards.
     pub windows: usize,
@@ -36,7 +36,7 @@ pub struct Manifest {
 /// One shard in a [`Manifest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardEntry {
-    /// How many windows it holds.
+    /// The number of windows that it holds.
     pub windows: usize,
     /// The blake3 hash of everything behind its header, in hexadecimal.
     pub blake3: String,

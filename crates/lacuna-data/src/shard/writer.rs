@@ -1,4 +1,4 @@
-//! Documents into a new folder of shards.
+//! Writes documents into a new folder of shards.
 
 use super::{HEADER, MAGIC, Manifest, ShardEntry, VERSION, manifest_path, shard_path, width_of};
 use crate::error::{Error, Result, io_error};
@@ -8,12 +8,12 @@ use lacuna_files::WholeFile;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-/// How a folder of shards is written.
+/// Settings by which a folder of shards is written.
 #[derive(Debug, Clone)]
 pub struct ShardOptions {
-    /// How many tokens every window holds.
+    /// The number of tokens that every window holds.
     pub window_len: NonZeroUsize,
-    /// What becomes of the last tokens.
+    /// The fate of the last tokens.
     pub remainder: Remainder,
     /// All ids are below this.
     pub vocab_size: usize,

@@ -1,4 +1,5 @@
-//! An autoregressive checkpoint as the start of block-diffusion training: which id is MASK, and how its row begins.
+//! Makes an autoregressive checkpoint the start of block-diffusion training: it chooses which id is
+//! MASK, and how its row begins.
 
 use lacuna_checkpoint::{Config, Mode, Outgoing, Weights, mean_row};
 use lacuna_random::{Purpose, stream, uniform_f32};
@@ -10,23 +11,24 @@ use crate::error::{Error, Result};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
-/// How an appended token is spelt where no name is given: as the released tokenizers spell theirs.
+/// The spelling of an appended token if no name is given: as the released tokenizers spell theirs.
 const MASK: &str = "<[MASK_TOKEN]>";
 
-/// How an autoregressive checkpoint becomes a start for block diffusion.
+/// The way in which an autoregressive checkpoint becomes a start for block diffusion.
 #[derive(Clone, Debug)]
 pub struct ToBlockDiffusion {
-    /// Which token stands for a hole; default: the checkpoint's own, else `<[MASK_TOKEN]>` of its tokenizer.
+    /// The token that stands for a masked position; default: the checkpoint's own, else
+    /// `<[MASK_TOKEN]>` of its tokenizer.
     pub mask_token: Option<MaskToken>,
     /// Tokens in a block; default: the checkpoint's own, else 4.
     pub block_size: Option<NonZeroUsize>,
-    /// How the token's embedding starts; default: as it is, for an appended token the mean.
+    /// The start of the token's embedding; default: as it is, for an appended token the mean.
     pub mask_embedding: Option<MaskStart>,
     /// Names the noise of [`MaskStart::Mean`].
     pub seed: u64,
 }
 
-/// Which token becomes MASK.
+/// The token that becomes MASK.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MaskToken {
     /// One that the tokenizer names.
@@ -35,7 +37,7 @@ pub enum MaskToken {
     Id(u32),
     /// A new one: the first id that no token has, in a row that the embedding holds unused or one more row.
     Append {
-        /// How the tokenizer spells it.
+        /// The tokenizer's spelling of it.
         name: String,
     },
 }
@@ -57,7 +59,7 @@ impl FromStr for MaskToken {
     }
 }
 
-/// How the MASK embedding starts (choice 10).
+/// The start of the MASK embedding (choice 10).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MaskStart {
     /// As the checkpoint holds it.

@@ -1,4 +1,4 @@
-//! What travels with weights: tokenizer, chat template, generation settings.
+//! Carries what travels with weights: tokenizer, chat template, generation settings.
 
 use lacuna_checkpoint::{CarriedMetadata, Config, Format, Weights};
 use lacuna_text::{ChatTemplate, Facts, Settings, Tokenizer};
@@ -11,7 +11,8 @@ use crate::open::{open_settings, tokenizer_file};
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 const CARD: &str = "README.md";
-/// What may take part in naming a token; a megabyte of JSON takes some sixty to change.
+/// The bytes of a file that may take part in naming a token; a megabyte of JSON takes some sixty to
+/// change.
 const LONGEST_EDITED: usize = 1 << 20;
 
 /// The files of a checkpoint beside weights and `config.json`.
@@ -26,7 +27,7 @@ pub(super) struct CarriedFiles {
     pub(super) metadata: Option<CarriedMetadata>,
     format: Format,
     settings: Settings,
-    /// Where the tokenizer stands, and the tokens that the model embeds.
+    /// The place of the tokenizer, and the tokens that the model embeds.
     file: PathBuf,
     rows: usize,
 }
@@ -65,7 +66,7 @@ impl CarriedFiles {
         Ok(extended.map(|tokenizer| tokenizer.to_json()).or_else(|| self.tokenizer.clone()))
     }
 
-    /// What goes into a GGUF file's metadata: the rest has keys of its own there.
+    /// The files that go into a GGUF file's metadata: the rest has keys of its own there.
     pub(super) fn for_gguf(&self) -> Vec<(String, String)> {
         let apart = [TEMPLATE, "vocab.json", "merges.txt", "added_tokens.json"];
         let kept = |name: &String| {

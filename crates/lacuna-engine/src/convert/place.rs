@@ -1,4 +1,4 @@
-//! Where a converted checkpoint goes, and what may stand there already.
+//! Decides where a converted checkpoint goes, and what may stand there already.
 
 use lacuna_checkpoint::Format;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,8 @@ fn holds_only_a_checkpoint(dir: &Path) -> bool {
     dir.join("config.json").exists() && entries.iter().all(known)
 }
 
-/// What `--force` replaces in a folder: a checkpoint's files. Others' stay where they are.
+/// The files that `--force` replaces in a folder: a checkpoint's files. Others' stay where they
+/// are.
 pub(super) fn is_of_a_checkpoint(name: &str) -> bool {
     let weights = name.starts_with("model") && name.ends_with(".safetensors");
     weights
@@ -58,7 +59,8 @@ pub(super) fn is_of_a_checkpoint(name: &str) -> bool {
         || lacuna_checkpoint::MODEL_FILES.contains(&name)
 }
 
-/// What a GGUF file calls its model: a run's model is its run's, every other one is called as its file.
+/// The name that a GGUF file gives its model: a run's model is its run's, every other one is called
+/// as its file.
 pub(super) fn name(from: &Path, to: &Path) -> String {
     let text = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     let folder = from.canonicalize().unwrap_or_else(|_| from.to_owned());

@@ -1,5 +1,6 @@
-//! Requests to the hub. Its token goes to the hub's own host and to no other, wherever a redirect leads: large files
-//! lie at other hosts, under addresses that are signed for everyone who holds them.
+//! Sends requests to the hub. Its token goes to the hub's own host and to no other, wherever a
+//! redirect leads: large files lie at other hosts, under addresses that are signed for everyone who
+//! holds them.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -11,9 +12,9 @@ use ureq::{Agent, Body};
 const MOST_REDIRECTS: usize = 10;
 /// No listing of a repository is longer.
 const MOST_LISTING_BYTES: u64 = 32 << 20;
-/// How long a server may take to answer, from the connection to the end of the headers.
+/// The time that a server may take to answer, from the connection to the end of the headers.
 const ANSWER: Duration = Duration::from_secs(20);
-/// How long it may take for a listing, redirects included, and may be silent amid a file.
+/// The time that it may take for a listing, redirects included, and may be silent amid a file.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// One hub, with the token that opens it.
@@ -24,7 +25,7 @@ pub(super) struct Client {
     token: Option<String>,
 }
 
-/// Why a request brought nothing.
+/// The reason why a request brought nothing.
 pub(super) enum Failure {
     /// The server answered with an error's status.
     Status(u16),
@@ -37,7 +38,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Whether the same request may succeed a moment later.
+    /// Tells whether the same request may succeed a moment later.
     pub(super) fn is_passing(&self) -> bool {
         matches!(self, Failure::Status(429 | 500 | 502 | 503 | 504) | Failure::Unreachable(_))
     }
@@ -54,7 +55,7 @@ pub(super) struct Reply {
     linked_bytes: Option<u64>,
 }
 
-/// What the token is for: scheme, host and port.
+/// The origin that the token is for: scheme, host and port.
 #[derive(Clone, PartialEq, Eq)]
 struct Origin(String, String, u16);
 
@@ -191,8 +192,9 @@ impl Reply {
         Some((first, total.parse().ok()))
     }
 
-    /// Whether the answer is the file from a byte of it on, as far as its length tells: another page that comes in
-    /// its place (of a proxy, or of a network that wants a login first) is of another length.
+    /// Tells whether the answer is the file from a byte of it on, as far as its length tells:
+    /// another page that comes in its place (of a proxy, or of a network that wants a login first)
+    /// is of another length.
     pub(super) fn continues(&self, first: u64, total: u64) -> bool {
         let range = self.content_range();
         let begins = match self.status {
@@ -224,7 +226,7 @@ fn unreachable(error: ureq::Error) -> Failure {
     Failure::Unreachable(error.to_string())
 }
 
-/// Where a `Location` leads, seen from the address that sent it.
+/// The address that a `Location` leads to, seen from the address that sent it.
 fn resolved(from: &Uri, location: &str) -> Result<Uri, Failure> {
     let scheme = from.scheme_str().unwrap_or("https");
     let authority = from.authority().map_or("", |authority| authority.as_str());

@@ -1,11 +1,12 @@
-//! What the environment says about the hub: the variables that Hugging Face's own tools read, read as they read them.
+//! Reads what the environment says about the hub: the variables that Hugging Face's own tools read,
+//! read as they read them.
 
 use std::path::PathBuf;
 
 use super::HubName;
 use crate::error::Result;
 
-/// Where the cache is, and how the hub is reached.
+/// The place of the cache, and the way to the hub.
 pub(super) struct Environment {
     pub(super) cache: PathBuf,
     pub(super) offline: bool,

@@ -1,4 +1,4 @@
-//! Fetching: only what a checkpoint needs, each file whole or not at all, interrupted ones resumed.
+//! Fetches only what a checkpoint needs, each file whole or not at all, interrupted ones resumed.
 
 use lacuna_checkpoint::MODEL_FILES;
 use std::path::PathBuf;
@@ -162,7 +162,7 @@ fn without_password(endpoint: &str) -> String {
     secret.unwrap_or_else(|| endpoint.to_owned())
 }
 
-/// What went wrong, and what to do about it.
+/// Says what went wrong, and what to do about it.
 fn explained(failure: &Failure, endpoint: &str, environment: &Environment) -> String {
     let cache = environment.cache.display();
     let endpoint = without_password(endpoint);

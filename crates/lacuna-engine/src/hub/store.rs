@@ -1,5 +1,5 @@
-//! The cache that Hugging Face's tools share: `blobs/ETAG` holds contents, `snapshots/COMMIT/NAME` links to them,
-//! `refs/REVISION` says which commit a revision was.
+//! Keeps files in the cache that Hugging Face's tools share: `blobs/ETAG` holds contents,
+//! `snapshots/COMMIT/NAME` links to them, `refs/REVISION` says which commit a revision was.
 
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::client::{Client, Failure, Reply};
 
 /// Tries for one file while it makes no progress.
 const TRIES: u32 = 4;
-/// How long another process may seem to do nothing for a file that it fetches.
+/// The time for which another process may seem to do nothing for a file that it fetches.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Fewer bytes in half of that are a server that doesn't get on.
 const LEAST_BYTES: u64 = 16 << 10;
@@ -32,7 +32,7 @@ pub(super) struct Snapshot<'a> {
     pub(super) progress: &'a dyn Fn(Download<'_>),
 }
 
-/// Whether a name from a server can be one in a folder, on every system, and nothing else.
+/// Tells whether a name from a server can be one in a folder, on every system, and nothing else.
 pub(super) fn is_plain(name: &str) -> bool {
     let odd = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
     !name.is_empty() && name.len() <= 200 && !name.starts_with('.') && !name.contains(odd)
@@ -212,7 +212,7 @@ fn etag(head: &Reply) -> Result<String, Failure> {
     }
 }
 
-/// Whether a content's name is its SHA-256.
+/// Tells whether a content's name is its SHA-256.
 fn is_hash(etag: &str) -> bool {
     etag.len() == 64 && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -256,7 +256,7 @@ fn room_for(file: &str, total: u64, partial: &Path) -> Result<(), Failure> {
 fn lock_patiently(lock: &Path, partial: &Path) -> Result<FileLock, Failure> {
     let (mut since, mut before) = (Instant::now(), length(partial));
     loop {
-        // Where the file system knows no locks, two may fetch the same.
+        // If the file system knows no locks, two may fetch the same.
         if let Some(held) = FileLock::try_acquire(lock).map_err(Failure::Disk)? {
             return Ok(held);
         }

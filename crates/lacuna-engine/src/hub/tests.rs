@@ -1,3 +1,5 @@
+//! Holds names, addresses and the cache of the hub to what they promise.
+
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use super::*;

@@ -1,4 +1,4 @@
-//! Every end that a writer can come to.
+//! Plays every end that a writer can come to.
 
 use std::fmt;
 use std::fs;
@@ -11,7 +11,7 @@ use super::{Survives, TestDisk};
 pub struct End {
     /// The folder.
     pub folder: PathBuf,
-    /// Whether the writer had come to its end before: then what it wrote must be there.
+    /// True if the writer had come to its end before: then what it wrote must be there.
     pub finished: bool,
     what: String,
 }
@@ -22,7 +22,7 @@ impl fmt::Display for End {
     }
 }
 
-/// Which ends are played at each operation.
+/// The ends that are played at each operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ends {
     /// A kill, each kind of power cut, and so many random ones.
@@ -82,7 +82,7 @@ pub fn every_end(
             None => drop(disk),
             Some(survives) => disk.cut_power(survives).expect("the folder can be written"),
         }
-        // What comes next is not waited for by a disk either.
+        // Whatever comes next is not waited for by a disk either.
         let _next = TestDisk::counting(&folder);
         check(&End { folder: folder.clone(), finished, what });
         done.len()

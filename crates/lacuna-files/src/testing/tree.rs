@@ -1,4 +1,4 @@
-//! What a folder holds, what of it is safe on the disk, and what came since.
+//! Knows what a folder holds, what of it is safe on the disk, and what came since.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What of that which was not synced is on the disk after a power cut.
+/// The part of what was not synced that is on the disk after a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Survives {
     /// Nothing.
@@ -27,7 +27,7 @@ enum Node {
     File {
         /// The bytes that are safe.
         safe: Vec<u8>,
-        /// Whether others were written since.
+        /// True if others were written since.
         dirty: bool,
     },
     Folder(Names),
@@ -38,7 +38,7 @@ enum Node {
 struct Names {
     now: BTreeMap<OsString, Id>,
     safe: BTreeMap<OsString, Id>,
-    /// What changed `safe` into `now`, in order; each comes to the disk as one, or not.
+    /// The changes that made `now` of `safe`, in order; each comes to the disk as one, or not.
     since: Vec<Vec<(OsString, Option<Id>)>>,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// What is there, all of it safe.
+    /// Takes everything that is there as safe.
     pub(super) fn of(root: &Path) -> io::Result<Self> {
         let mut tree = Self { nodes: Vec::new() };
         tree.adopt(root, true)?;
@@ -79,7 +79,8 @@ impl Tree {
         Ok(id)
     }
 
-    /// What has this name now. What somebody made past this crate is taken in, as not synced.
+    /// The thing that has this name now. What somebody made past this crate is taken in, as not
+    /// synced.
     pub(super) fn find(&mut self, root: &Path, path: &Path) -> Option<Id> {
         let mut id = 0;
         let mut at = root.to_owned();
@@ -246,7 +247,7 @@ fn apply(names: &mut BTreeMap<OsString, Id>, edit: &[(OsString, Option<Id>)]) {
     }
 }
 
-/// Which of the unsynced changes came to the disk.
+/// Chooses which of the unsynced changes came to the disk.
 struct Choice(Survives, u64);
 
 impl Choice {

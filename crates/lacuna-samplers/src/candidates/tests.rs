@@ -1,3 +1,5 @@
+//! Holds draws to their laws: temperature, top k, top p and penalties, against plain definitions.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,4 +1,4 @@
-//! A denoiser whose logits are a hash of all that a position may see.
+//! Scripts a denoiser whose logits are a hash of all that a position may see.
 
 #![allow(dead_code, reason = "every test file uses its own part of this")]
 
@@ -10,7 +10,7 @@ pub(crate) const VOCAB: usize = 23;
 pub(crate) const MASK: u32 = 5;
 pub(crate) const EOS: u32 = 2;
 
-/// Why the scripted denoiser failed.
+/// The reason why the scripted denoiser failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Broken(pub(crate) &'static str);
 
@@ -22,7 +22,7 @@ impl std::fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
-/// What one sequence fails with.
+/// The failure of one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failing {
     /// Its prefill.
@@ -184,7 +184,7 @@ impl Denoiser for Scripted {
             assert!(!self.pending.contains_key(&sequence), "a draft is pending");
             assert_eq!(self.views[&sequence], view);
             let committed = self.of(sequence).to_vec();
-            // What follows under the causal view is what stands in a masked block of one.
+            // The token that follows under the causal view is what stands in a masked block of one.
             let block = match view {
                 View::Blocks { .. } => segment.block,
                 View::Causal => {

@@ -1,4 +1,4 @@
-//! One turn of a conversation, with all its fields in the order in which they were given.
+//! Holds one turn of a conversation, with all its fields in the order in which they were given.
 
 use minijinja::Value;
 use minijinja::value::ValueKind;
@@ -14,7 +14,7 @@ use std::fmt;
 pub struct Message {
     /// "system", "user", "assistant" or what else the template knows.
     pub role: String,
-    /// What was said.
+    /// The words that were said.
     pub content: String,
     /// Every field as it was given.
     fields: Vec<(String, Value)>,

@@ -1,4 +1,5 @@
-//! `tokenizer_config.json` read in one pass: template, special tokens, added tokens; the rest is passed over.
+//! Reads `tokenizer_config.json` in one pass: template, special tokens, added tokens; the rest is
+//! passed over.
 
 use lacuna_files::json::{self, Json, Stop};
 use serde_json::{Map, Value};
@@ -15,7 +16,7 @@ const MOST_TOKENS: usize = 256;
 const MOST_ADDED: usize = 1 << 15;
 const MOST_ADDED_TEXT: usize = 1 << 19;
 
-/// What `tokenizer_config.json` says that anything here needs.
+/// The part of `tokenizer_config.json` that anything here needs.
 #[derive(Debug, Default)]
 pub(crate) struct TokenizerConfig {
     pub(crate) template: Listed,
@@ -78,7 +79,7 @@ pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// What stands under `chat_template`: a text, or a list of named ones.
+/// The value under `chat_template`: a text, or a list of named ones.
 #[derive(Debug, Default)]
 pub(crate) enum Listed {
     #[default]

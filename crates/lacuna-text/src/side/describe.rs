@@ -1,4 +1,4 @@
-//! What other loaders look for beside the weights, made where a checkpoint does not bring it.
+//! Makes what other loaders look for beside the weights, where a checkpoint does not bring it.
 
 use serde_json::{Map, Value, json};
 
@@ -8,14 +8,14 @@ use crate::tokenizer::Tokenizer;
 /// A `tokenizer_config.json` is read as a whole up to so many bytes; JSON takes some thirty times its length.
 const LONGEST_EDITED: usize = 4 << 20;
 
-/// What a model's configuration says that its other files repeat.
+/// Facts of a model's configuration that its other files repeat.
 #[derive(Clone, Debug, Default)]
 pub struct Facts<'a> {
     /// `bos_token` and the like, and their ids.
     pub tokens: &'a [(&'a str, Option<u32>)],
     /// Every end of text.
     pub eos: &'a [u32],
-    /// How many tokens the model takes.
+    /// The number of tokens that the model takes.
     pub max_positions: usize,
     /// The chat template.
     pub template: Option<&'a str>,

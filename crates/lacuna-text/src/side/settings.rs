@@ -1,4 +1,4 @@
-//! What the files beside the weights say of tokens, template and sampling, read as one.
+//! Reads what the files beside the weights say of tokens, template and sampling, as one.
 
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use crate::tokenizer::Addition;
 /// Bytes of the two small JSON files: a few kilobytes in real checkpoints.
 const LONGEST_SMALL: usize = 4 << 20;
 
-/// What all the files beside a checkpoint's weights say together.
+/// All that the files beside a checkpoint's weights say, joined.
 ///
-/// Where two say different things of a special token, `tokenizer_config.json` is believed, and
+/// If two say different things of a special token, `tokenizer_config.json` is believed, and
 /// [`eos_spellings`](Self::eos_spellings) has both.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -27,21 +27,21 @@ pub struct Settings {
     /// `generation_config.json`.
     pub generation: Generation,
     pub(crate) additions: Vec<Addition>,
-    /// Whether bos is put in front of a text, where a file says so.
+    /// True if bos is put in front of a text, where a file says so.
     pub(crate) adds_bos: Option<bool>,
     template: Option<(String, PathBuf)>,
 }
 
-/// How text is drawn where the user asks for nothing else: `generation_config.json`.
+/// The law by which text is drawn if the user asks for nothing else: `generation_config.json`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Generation {
-    /// Whether tokens are drawn at all, or the most probable one is taken.
+    /// True if tokens are drawn at all; else the most probable one is taken.
     pub do_sample: bool,
     /// Divides the logits.
     pub temperature: Option<f64>,
     /// The probability that the kept tokens hold.
     pub top_p: Option<f64>,
-    /// How many tokens are kept; 0: all.
+    /// The number of tokens that are kept; 0: all.
     pub top_k: Option<u64>,
     /// The least probability in proportion to the most probable token's.
     pub min_p: Option<f64>,

@@ -1,5 +1,5 @@
-//! The bounds within which a stranger's template runs. All that this program takes of the template engine's machinery
-//! stands in this folder, and [`Guarded`] is the one way in.
+//! Sets the bounds within which a stranger's template runs. All that this program takes of the
+//! template engine's machinery stands in this folder, and [`Guarded`] is the one way in.
 //!
 //! A template meets four gates. Its source must not nest deeply, since the engine reads and compiles it by recursion
 //! ([`source`]). Every instruction that it compiles to is one that is known: it passes, is replaced by one that pays,
@@ -25,7 +25,7 @@ pub(super) use fuel::pay_for;
 /// The engine's name of the template, which no message shows.
 const NAME: &str = "chat";
 
-/// How much a template may be, take and make.
+/// Limits of what a template may be, take and make.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
     /// Bytes of its source.
@@ -43,7 +43,7 @@ pub(super) struct Limits {
     pub(super) fuel: u64,
     /// Bytes that it may add to a conversation: tokenizing takes a hundred bytes and more for each of text.
     pub(super) added_bytes: usize,
-    /// How many times it may besides repeat and indent the conversation.
+    /// The number of times that it may besides repeat and indent the conversation.
     pub(super) growth: usize,
 }
 

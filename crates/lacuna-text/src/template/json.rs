@@ -1,4 +1,4 @@
-//! `tojson` as transformers has it: Python's `json.dumps`, character for character.
+//! Writes `tojson` as transformers has it: Python's `json.dumps`, character for character.
 
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
@@ -58,7 +58,7 @@ fn indentation(indent: &Value) -> Result<String, Error> {
     Ok(" ".repeat(width.clamp(0, WIDEST) as usize))
 }
 
-/// What stands between items, and between a key and its value.
+/// The text between items, and between a key and its value.
 fn separators(pair: &Value) -> Result<(String, String), Error> {
     let texts: Vec<Value> = pair.try_iter()?.take(3).collect();
     match texts.iter().map(Value::as_str).collect::<Vec<_>>()[..] {

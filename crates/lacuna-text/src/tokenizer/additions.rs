@@ -1,4 +1,5 @@
-//! Tokens that other files of a checkpoint name, put into the tokenizer that its `tokenizer.json` describes.
+//! Puts tokens that other files of a checkpoint name into the tokenizer that its `tokenizer.json`
+//! describes.
 
 use serde_json::{Value, json};
 
@@ -113,7 +114,7 @@ impl File {
     }
 }
 
-/// What is said of a token that no file gives an id, if it is one that a text may need.
+/// The sentence about a token that no file gives an id, if it is one that a text may need.
 fn told_of(addition: &Addition, settings: &Settings) -> Option<String> {
     let content = &addition.content;
     let mut named = settings.tokens.iter().filter(|(_, spelling)| *spelling == content);

@@ -1,5 +1,5 @@
-//! A `tokenizer.json` read in one pass: what would make the library that it is for panic, or ask for any memory,
-//! is refused before that library sees it.
+//! Reads a `tokenizer.json` in one pass: what would make the library that it is for panic, or ask
+//! for any memory, is refused before that library sees it.
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -87,7 +87,7 @@ fn pass<'de, S: DeserializeSeed<'de>>(bytes: &'de [u8], seed: S) -> serde_json::
     from.end().map(|()| value)
 }
 
-/// Whether a model of so many rows embeds the last id.
+/// Tells whether a model of so many rows embeds the last id.
 fn fits(last: Option<u32>, rows: Option<usize>) -> Result<(), String> {
     match (last, rows) {
         (Some(last), Some(rows)) if last as usize >= rows => Err(format!(
@@ -194,7 +194,7 @@ impl File {
         let known = |content: &str| vocabulary.ids.contains_key(content);
         let new: HashSet<&str> = self.added.iter().map(|added| &*added.content).collect();
         let new = new.into_iter().filter(|content| !content.is_empty() && !known(content));
-        // Which tokens a list holds is not known here; the library's own count is looked at later.
+        // The tokens of a list are not known here; the library's own count is looked at later.
         let new = if vocabulary.is_list { 0 } else { new.count() };
         let next = u32::try_from(vocabulary.count + new).unwrap_or(u32::MAX);
         let appended = (new > 0).then(|| next - 1);

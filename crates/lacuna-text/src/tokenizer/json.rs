@@ -1,4 +1,4 @@
-//! JSON from strangers, read in one pass and held only as far as it is wanted.
+//! Reads JSON from strangers in one pass, and holds it only as far as it is wanted.
 
 use serde::de::{
     DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor,
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::fmt;
 
-/// What is under a key of an object, read by a seed; everything else is passed over.
+/// The value under a key of an object, read by a seed; everything else is passed over.
 pub(super) struct Under<'k, S>(pub(super) &'k str, pub(super) S);
 
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Under<'_, S> {

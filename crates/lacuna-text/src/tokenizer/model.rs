@@ -1,4 +1,5 @@
-//! The model of a `tokenizer.json`: its vocabulary, checked while it is read, and merges as pairs of ids.
+//! Reads the model of a `tokenizer.json`: its vocabulary, checked while it is read, and merges as
+//! pairs of ids.
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
@@ -41,7 +42,7 @@ pub(super) struct Vocabulary {
 }
 
 impl Model {
-    /// Whether it is a BPE, by its name or, in old files without, by what it has.
+    /// True if it is a BPE, by its name or, in old files without, by what it has.
     pub(super) fn is_bpe(&self) -> bool {
         let listed = self.vocabulary.as_ref().is_some_and(|vocabulary| vocabulary.is_list);
         match &self.kind {

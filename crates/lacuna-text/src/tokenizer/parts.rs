@@ -1,4 +1,4 @@
-//! The parts of a tokenizer beside its model, which a Sequence may hold several of, and what they name.
+//! Names the parts of a tokenizer beside its model, which a Sequence may hold several of.
 
 use serde_json::Value;
 use std::collections::HashSet;

@@ -1,5 +1,5 @@
-//! What a tokenizer's patterns may cost: the library compiles any expression, replaces again and again, and fails
-//! where a replacement finds nothing at a text's end.
+//! Bounds what a tokenizer's patterns may cost: the library compiles any expression, replaces again
+//! and again, and fails where a replacement finds nothing at a text's end.
 
 use serde_json::Value;
 use tokenizers::utils::SysRegex;
@@ -9,7 +9,8 @@ use super::parts::parts;
 /// Bytes of all expressions, each as often as its counts repeat it: a published tokenizer's is below 2000. A class of
 /// letters takes some kilobytes compiled.
 const MOST_PATTERN: usize = 1 << 12;
-/// How many parts a normalizer or decoder has, and how many times longer they may make a text.
+/// The number of parts that a normalizer or decoder has, and how many times longer they may make a
+/// text.
 const MOST_PARTS: usize = 32;
 const MOST_GROWTH: usize = 64;
 
@@ -71,7 +72,7 @@ fn refuse(part: &Value, what: &str) -> Result<(), String> {
     Err(format!("its {what} {reason}"))
 }
 
-/// How many times longer a part may make a text.
+/// The factor by which a part may make a text longer.
 fn grows(part: &Value) -> usize {
     match part["type"].as_str() {
         Some("Replace") => {
@@ -104,8 +105,8 @@ fn cost_of(pattern: &str) -> usize {
     cost
 }
 
-/// Whether a place in some text may match without a character of it. Whatever looks around a place counts: no
-/// published tokenizer replaces so.
+/// Tells whether a place in some text may match without a character of it. Whatever looks around a
+/// place counts: no published tokenizer replaces so.
 fn may_be_empty(pattern: &str) -> Result<bool, String> {
     const LOOKS: [&str; 13] =
         ["(?=", "(?!", "(?<=", "(?<!", "(?(", "^", "$", "\\b", "\\B", "\\A", "\\z", "\\Z", "\\G"];

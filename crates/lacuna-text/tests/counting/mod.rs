@@ -1,4 +1,4 @@
-//! An allocator that knows what a test held at most. Also `lacuna-checkpoint`'s.
+//! Counts what a test held in memory at most. It is `lacuna-checkpoint`'s too.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -43,7 +43,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What `read` gives, and the bytes it held at most.
+/// The result of `read`, and the bytes that it held at most.
 pub(crate) fn measured<T>(read: impl FnOnce() -> T) -> (T, isize) {
     let before = LIVE.get();
     PEAK.set(before);

@@ -1,4 +1,5 @@
-//! A conversation on a terminal: line editing, history, commands, and Ctrl-C for the answer under way.
+//! Holds a conversation on a terminal: line editing, history, commands, and Ctrl-C for the answer
+//! under way.
 
 use anyhow::{Context, Result};
 use lacuna::text::Message;
@@ -18,7 +19,7 @@ use super::{Talk, Turns};
 use crate::cli::progress::count;
 use crate::cli::{signals, watch};
 
-/// Whether Ctrl-C was pressed since the answer began.
+/// True if Ctrl-C was pressed since the answer began.
 static STOP: AtomicBool = AtomicBool::new(false);
 
 const HELP: &str = "\
@@ -94,7 +95,7 @@ enum Next {
     End,
 }
 
-/// What a line asks for.
+/// The request in a line.
 fn command(line: &str, turns: &mut Turns<'_>, talk: &mut Talk) -> Next {
     if !line.starts_with('/') {
         return Next::Say(line.to_owned());
@@ -138,7 +139,7 @@ fn command(line: &str, turns: &mut Turns<'_>, talk: &mut Talk) -> Next {
     Next::Read
 }
 
-/// Where what was typed is kept: the platform's folder for state, else for data.
+/// The place for what was typed: the platform's folder for state, else for data.
 fn history_file() -> Option<PathBuf> {
     let folder = dirs::state_dir().or_else(dirs::data_local_dir)?.join("lacuna");
     lacuna_files::create_folder(&folder).ok()?;

@@ -1,4 +1,4 @@
-//! The file in a model's answer, or why there is none.
+//! Finds the file in a model's answer, or the reason why there is none.
 //!
 //! Models that are asked for a file and nothing else put it between fences, say a sentence before and after it, think
 //! aloud, leave parts out, or refuse. What is taken out here is the file alone; where it can't be told which text that
@@ -11,14 +11,14 @@ use super::fences::{Block, blocks, count};
 use super::wording::{Kind, elided_line, is_announcement, is_patch, is_prose};
 use super::wrapping::{is_bare_patch, without_tags, without_ticks};
 
-/// What the model was asked to change.
+/// The text that the model was asked to change.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
     /// The text as it was, with lines that end in `\n`.
     pub(super) old: &'a str,
     /// The file's name; its ending says what kind of text it is.
     pub(super) path: &'a Path,
-    /// Whether the text is some lines of a file, which may well become few.
+    /// True if the text is some lines of a file, which may well become few.
     pub(super) part: bool,
 }
 
@@ -40,7 +40,7 @@ pub(super) fn file_in(answer: &str, asked: &Asked<'_>) -> Result<String, String>
     Ok(new)
 }
 
-/// How thoughts are marked.
+/// The marks around thoughts.
 const THOUGHTS: [(&str, &str); 8] = [
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
@@ -75,7 +75,7 @@ fn without_thoughts(answer: &str, old: &str) -> Result<String, String> {
     Ok(answer)
 }
 
-/// Where a thought begins: at the beginning of a line that no fence encloses.
+/// Finds the beginning of a thought: at the beginning of a line that no fence encloses.
 fn thought(answer: &str, open: &str) -> Option<usize> {
     let lines: Vec<&str> = answer.split('\n').collect();
     let found = blocks(&lines);
@@ -168,7 +168,7 @@ fn around_all(
         .then(|| lines[first.first + 1..last.last].join("\n") + "\n")
 }
 
-/// Whether a block is all that there is.
+/// Tells whether a block is all that there is.
 fn is_all(lines: &[&str], block: &Block<'_>) -> bool {
     block.closed && outside_is_empty(lines, block)
 }
@@ -232,7 +232,7 @@ fn choose<'b, 'a>(
     }
 }
 
-/// How much of the words of two texts is common, from 0 to 1.
+/// The share of the words of two texts that is common, from 0 to 1.
 fn alike(old: &str, new: &str) -> f64 {
     fn words(text: &str) -> Vec<&str> {
         text.split(|c: char| c.is_whitespace()).filter(|word| !word.is_empty()).collect()
@@ -263,7 +263,7 @@ impl<'a> Lines<'a> {
         self.counts.contains_key(line.trim())
     }
 
-    /// How much of this text is among `lines`.
+    /// The share of this text that is among `lines`.
     fn share<'b>(&self, lines: impl Iterator<Item = &'b str>) -> f64 {
         let mut left = self.counts.clone();
         let mut common = 0;
@@ -315,7 +315,7 @@ fn after_blank_lines(text: &str) -> &str {
     &text[blank.map(str::len).sum::<usize>()..]
 }
 
-/// Whether a text can take the file's place.
+/// Tells whether a text can take the file's place.
 fn check(new: &str, asked: &Asked<'_>, kind: Kind) -> Result<(), String> {
     if new.trim().is_empty() {
         return Err("the answer is an empty file".into());

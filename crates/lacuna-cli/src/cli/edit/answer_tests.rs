@@ -1,3 +1,5 @@
+//! Shows answers as models give them, each with the file that is in it.
+
 use super::*;
 use proptest::prelude::*;
 

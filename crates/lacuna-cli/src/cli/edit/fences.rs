@@ -1,11 +1,11 @@
-//! Fenced blocks, as Markdown has them and models write them.
+//! Finds fenced blocks, as Markdown has them and models write them.
 
 /// A fenced block of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Block<'a> {
-    /// What follows the opening fence: a language, often.
+    /// The words after the opening fence: a language, often.
     pub(super) info: &'a str,
-    /// What is between the fences, without the indentation of the opening one.
+    /// The text between the fences, without the indentation of the opening one.
     pub(super) lines: Vec<String>,
     /// The numbers of the lines of the two fences; without a closing one, of the text's last line.
     pub(super) first: usize,
@@ -18,7 +18,7 @@ impl Block<'_> {
         self.lines.iter().map(String::as_str)
     }
 
-    /// Whether it says of itself that it is a patch.
+    /// Tells whether it says of itself that it is a patch.
     pub(super) fn is_patch(&self) -> bool {
         let language = self.info.split([' ', ':', '{', ',']).next().unwrap_or_default();
         ["diff", "patch", "udiff"].iter().any(|patch| language.eq_ignore_ascii_case(patch))
@@ -37,7 +37,7 @@ struct Fence<'a> {
     mark: char,
     length: usize,
     info: &'a str,
-    /// Whether the info is written as one: a word right after the marks.
+    /// True if the info is written as one: a word right after the marks.
     tagged: bool,
 }
 
@@ -106,7 +106,7 @@ fn block<'a>(
     Block { info: outer.info, lines: inner.map(unindented).collect(), first, last, closed }
 }
 
-/// How many lines are fences.
+/// The number of lines that are fences.
 pub(super) fn count(lines: &[&str]) -> usize {
     lines.iter().filter(|line| fence(line).is_some()).count()
 }

@@ -1,4 +1,4 @@
-//! The part of a file that is to change, and what the model sees around it.
+//! Finds the part of a file that is to change, and what the model sees around it.
 
 use lacuna::text::Tokenizer;
 use std::ops::{Range, RangeInclusive};
@@ -81,12 +81,12 @@ impl Lines {
     }
 }
 
-/// What a model sees of a file around the part that is to change: whole lines next to it.
+/// The text of a file that a model sees around the part that is to change: whole lines next to it.
 #[derive(Debug)]
 pub(crate) struct Window<'a> {
     pub(crate) before: &'a str,
     pub(crate) after: &'a str,
-    /// Whether it is less than the file.
+    /// Tells whether it is less than the file.
     pub(crate) is_cut: bool,
     /// Its first line, its last one, and how many the file has, from 1.
     pub(crate) first: usize,

@@ -1,8 +1,8 @@
-//! What a line of an answer is: said to the user, left out of the file, or text.
+//! Tells what a line of an answer is: said to the user, left out of the file, or text.
 
 use std::path::Path;
 
-/// What kind of text a file holds.
+/// The kind of text that a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Sentences, perhaps with fences.
@@ -40,7 +40,7 @@ impl Kind {
         self == Self::Patch
     }
 
-    /// Whether a fence's language says that a file of this kind is in it.
+    /// Tells whether a fence's language says that a file of this kind is in it.
     pub(super) fn is_named_by(self, info: &str, path: &Path) -> bool {
         let language = info.split([' ', ':', '{', ',']).next().unwrap_or_default().to_lowercase();
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
@@ -60,7 +60,7 @@ const WORDS: [&str; 41] = [
     "there", "be", "with", "now",
 ];
 
-/// Whether a line is something said and not code.
+/// Tells whether a line is something said and not code.
 pub(super) fn is_prose(line: &str) -> bool {
     let text = line.trim().trim_matches(['*', '_']);
     if is_announcement(text) {
@@ -89,7 +89,7 @@ pub(super) fn is_prose(line: &str) -> bool {
     sentence || long || (ends && foreign >= 4 && foreign * 2 > spoken.chars().count())
 }
 
-/// How answers begin and end around what was asked for.
+/// Words with which answers begin and end around what was asked for.
 const SAID: [&str; 37] = [
     "here is",
     "here's",
@@ -130,7 +130,7 @@ const SAID: [&str; 37] = [
     "the following is",
 ];
 
-/// Whether a line is said around a file, whatever the file holds.
+/// Tells whether a line is said around a file, whatever the file holds.
 pub(super) fn is_announcement(line: &str) -> bool {
     let text =
         line.trim().trim_start_matches(['*', '_', '>', ' ']).to_lowercase().replace('’', "'");
@@ -166,7 +166,7 @@ const LEFT_OUT: [&str; 17] = [
     "here",
 ];
 
-/// What says that something was left out, with dots or without.
+/// Words that say that something was left out, with dots or without.
 const LEFT_OUT_PHRASES: [&str; 14] = [
     "rest of the code",
     "rest of the file",
@@ -184,7 +184,8 @@ const LEFT_OUT_PHRASES: [&str; 14] = [
     "omitted for brevity",
 ];
 
-/// Whether a line stands for others that were left out. In Python a bare `...` does so only in a text that is shorter.
+/// Tells whether a line stands for others that were left out. In Python a bare `...` does so only
+/// in a text that is shorter.
 pub(super) fn elided_line(line: &str, kind: Kind, shorter: bool) -> bool {
     let text = line.trim();
     let mark = COMMENTS.iter().find(|mark| text.starts_with(*mark));
@@ -220,7 +221,7 @@ pub(super) fn elided_line(line: &str, kind: Kind, shorter: bool) -> bool {
         || short.contains(&ends.trim_matches(['.', ' '])))
 }
 
-/// Whether lines that the old text has not are those of a patch.
+/// Tells whether lines that the old text has not are those of a patch.
 pub(super) fn is_patch<'a>(lines: impl Iterator<Item = &'a str>) -> bool {
     let mut before = "";
     for line in lines {

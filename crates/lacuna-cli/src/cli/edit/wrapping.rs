@@ -1,4 +1,4 @@
-//! What else than fences models put around a file, and patches without a head.
+//! Takes away what else than fences models put around a file, and tells patches without a head.
 
 use super::answer::Asked;
 use super::wording::Kind;
@@ -55,8 +55,8 @@ pub(super) fn without_ticks<'a>(answer: &'a str, old: &str, kind: Kind) -> &'a s
     }
 }
 
-/// Whether lines that the old text has not are those of a patch without a head: all of them added or removed, and what
-/// is removed is of the old text.
+/// Tells whether lines that the old text has not are those of a patch without a head: all of them
+/// added or removed, and what is removed is of the old text.
 pub(super) fn is_bare_patch<'a>(
     lines: impl Iterator<Item = &'a str>,
     is_old: impl Fn(&str) -> bool,

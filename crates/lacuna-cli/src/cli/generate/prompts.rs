@@ -1,4 +1,4 @@
-//! `--prompts IN.jsonl --out OUT.jsonl`: many prompts, decoded together, a line each.
+//! `--prompts IN.jsonl --out OUT.jsonl` continues many prompts, decoded together, a line each.
 
 use anyhow::{Context, Result};
 use lacuna::{Engine, EngineOptions, Event, GenerateOptions, Id, Model, Plan, Prompt, Resolved};
@@ -78,7 +78,7 @@ impl PromptsArgs {
         let memory = model.memory.unwrap_or_default();
         let model = model.open(work)?;
         let options = decode.sampled_options(&model)?;
-        // What no prompt can change is said before anything is written.
+        // A fault that no prompt can change is said before anything is written.
         check_against(&model, &Prompt::Ids(Vec::new()), &options)?;
         Resolved::new(&model, vec![0], &options)?;
         let mut answers = Answers::open(out, &entries, &model, &options)?;
@@ -108,7 +108,7 @@ impl PromptsArgs {
 /// The prompts on their way through the engine, and their lines on the way to the file.
 struct Batch<'a> {
     model: &'a Model,
-    /// Where the model lies; a part of every answer's key.
+    /// The path of the model; a part of every answer's key.
     place: PathBuf,
     options: &'a GenerateOptions,
     entries: &'a [Entry],
@@ -238,7 +238,7 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// What it took, in a line on stderr or an object on stdout.
+    /// Tells what it took, in a line on stderr or an object on stdout.
     fn report(&self, known: Known, passes: usize, seconds: f64, as_object: bool) -> Result<()> {
         let (tokens, new) = (self.tokens.load(Relaxed), self.written - known.done);
         let rate = tokens as f64 / seconds.max(1e-9);
@@ -385,12 +385,13 @@ impl Answers {
 
 const SYNC_EVERY: Duration = Duration::from_secs(5);
 
-/// How every line of a prompt's answer begins: by it a line that was cut off is told from another program's.
+/// The beginning of every line of a prompt's answer: by it a line that was cut off is told from
+/// another program's.
 fn begin(id: &Value) -> String {
     format!("{{\"id\":{id},")
 }
 
-/// Where a model lies, links followed.
+/// The path of a model, links followed.
 fn place(model: &Model) -> PathBuf {
     model.path().canonicalize().unwrap_or_else(|_| model.path().to_owned())
 }
@@ -452,7 +453,7 @@ fn name(from: &Path) -> String {
     if from == Path::new("-") { "stdin".into() } else { shown(from) }
 }
 
-/// Whether two paths lead to one file.
+/// Tells whether two paths lead to one file.
 fn same_file(a: &Path, b: &Path) -> bool {
     match (a.canonicalize(), b.canonicalize()) {
         (Ok(a), Ok(b)) => a == b && a.is_file(),

@@ -1,4 +1,5 @@
-//! The ways to stop a run: Ctrl-C, what schedulers send, a closed terminal. All mean the same.
+//! Knows the ways to stop a run: Ctrl-C, what schedulers send, a closed terminal. All mean the
+//! same.
 
 use anyhow::{Context, Result};
 use lacuna::train::Event;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 static STOP: AtomicBool = AtomicBool::new(false);
 /// The first signal's number.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
-/// Whether steps were taken that no checkpoint has yet (as far as the program knows).
+/// True if steps were taken that no checkpoint has yet (as far as the program knows).
 static UNSAVED: AtomicBool = AtomicBool::new(false);
 
 /// Some senders repeat themselves: systemd adds SIGHUP to its SIGTERM, a closed terminal is told by the shell and by

@@ -1,4 +1,4 @@
-//! What a run's record says of the program and the machine.
+//! Says what a run's record tells of the program and the machine.
 
 use lacuna::train::{Machine, Surroundings};
 

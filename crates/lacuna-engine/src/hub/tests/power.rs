@@ -1,4 +1,4 @@
-//! A download that is ended anywhere, by a kill or a power cut, is there in full after the next one.
+//! Ends a download anywhere, by a kill or a power cut: it is there in full after the next one.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 

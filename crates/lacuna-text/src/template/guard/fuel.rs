@@ -1,6 +1,7 @@
-//! Fuel for what the engine's own does not see: values that are small but stand for endless text, because they hold
-//! themselves, or others again and again. Whoever walks through a value pays first for all that it holds, as often as
-//! it is held, and deep nesting, which would take the stack, is refused.
+//! Counts the fuel that the engine's own does not see: values that are small but stand for endless
+//! text, because they hold themselves, or others again and again. Whoever walks through a value
+//! pays first for all that it holds, as often as it is held, and deep nesting, which would take the
+//! stack, is refused.
 
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};

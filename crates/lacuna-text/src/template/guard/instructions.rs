@@ -1,4 +1,4 @@
-//! What becomes of each instruction of a compiled template.
+//! Decides what becomes of each instruction of a compiled template.
 //!
 //! The match over instructions names every one of them: with a version of the engine that has another, it does not
 //! compile, until somebody has said what that one may do. That is why the engine's version is pinned, and why its
@@ -16,7 +16,7 @@ use super::values::{
 /// The engine's number of a filter or test that is looked up every time.
 const NOT_CACHED: u8 = !0;
 
-/// What becomes of an instruction.
+/// The fate of an instruction.
 enum Verdict<'s> {
     /// It stays: it walks through no value, or the engine's own fuel pays for it.
     Passes,
@@ -61,7 +61,8 @@ pub(super) fn rewrite(template: &mut CompiledTemplate<'_>) -> Result<(), &'stati
     Ok(())
 }
 
-/// Where an instruction may go on but at the next; [`verdict`] is where a new instruction makes itself known.
+/// The places at which an instruction may go on but at the next; [`verdict`] is where a new
+/// instruction makes itself known.
 fn target(instruction: &Instruction<'_>) -> Option<u32> {
     match instruction {
         Instruction::Iterate(to)
@@ -74,7 +75,7 @@ fn target(instruction: &Instruction<'_>) -> Option<u32> {
     }
 }
 
-/// What the rest of a template says of an instruction.
+/// The words of the rest of a template on an instruction.
 struct Around {
     /// The template assigns to namespaces, which can then hold themselves.
     assigns: bool,

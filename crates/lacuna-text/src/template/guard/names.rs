@@ -1,5 +1,5 @@
-//! The filters, tests, functions and methods that a template may call. What is in no list here does not exist for a
-//! template, whatever the engine has.
+//! Lists the filters, tests, functions and methods that a template may call. What is in no list
+//! here does not exist for a template, whatever the engine has.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::fuel::{paid, paid_arguments, pay_for, pay_for_format};
 
-/// How far a filter or test looks into the values that it is given.
+/// The depth to which a filter or test looks into the values that it is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
     /// At the value itself: conversations are long, and these are asked for every turn.
@@ -102,12 +102,12 @@ const CALLERS_OF_FILTERS: &[(&str, usize)] = &[("map", 1)];
 const CALLERS_OF_TESTS: &[(&str, usize)] =
     &[("select", 1), ("reject", 1), ("selectattr", 2), ("rejectattr", 2)];
 
-/// How far a filter reaches; `None` where there is none of that name.
+/// The reach of a filter; `None` if there is none of that name.
 pub(super) fn filter(name: &str) -> Option<Reach> {
     reach(name, SHALLOW_FILTERS, DEEP_FILTERS)
 }
 
-/// How far a test reaches; `None` where there is none of that name.
+/// The reach of a test; `None` if there is none of that name.
 pub(super) fn test(name: &str) -> Option<Reach> {
     reach(name, SHALLOW_TESTS, DEEP_TESTS)
 }

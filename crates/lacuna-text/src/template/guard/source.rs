@@ -1,4 +1,5 @@
-//! Bounds on a template's source: what the engine reads and compiles by recursion, it must not read deeply.
+//! Bounds a template's source: what the engine reads and compiles by recursion, it must not read
+//! deeply.
 
 use crate::error::{Error, Result};
 use minijinja::machinery::{Token, tokenize};

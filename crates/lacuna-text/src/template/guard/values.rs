@@ -1,4 +1,5 @@
-//! The operators that walk through values or make new ones, each as a filter that pays first.
+//! Replaces the operators that walk through values or make new ones, each by a filter that pays
+//! first.
 
 use minijinja::value::{Rest, Tuple, ValueKind};
 use minijinja::{Environment, Error, State, Value};
@@ -55,7 +56,7 @@ fn length(value: &Value) -> u64 {
     value.as_str().map_or(0, str::len) as u64
 }
 
-/// What the engine makes of an expression in `a` and `b`.
+/// The value that the engine makes of an expression in `a` and `b`.
 fn engine(expression: &str, state: &State, a: Value, b: Value) -> Result<Value, Error> {
     both(state, &a, &b)?;
     state.env().compile_expression(expression)?.eval(minijinja::context! { a, b })
