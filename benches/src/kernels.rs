@@ -8,7 +8,7 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_kernels::{
-    AdamW, AdamWConfig, AttentionMask, Parameter, Positions, Rope, Spans, reference,
+    AdamW, AdamWConfig, AttentionMask, Backend, Parameter, Positions, Rope, Spans, reference,
 };
 
 use crate::machine::Machine;
@@ -158,7 +158,7 @@ fn attention_train(mask: AttentionMask) -> Result<Case> {
     let slow_spans = spans.clone();
     Ok(Case {
         fast: train(&inputs, move |x| {
-            Ok(lacuna_kernels::attention(&x[0], &x[1], &x[2], &spans, scale)?)
+            Ok(lacuna_kernels::attention(Backend::cpu(), &x[0], &x[1], &x[2], &spans, scale)?)
         }),
         reference: train(&inputs, move |x| {
             Ok(reference::attention(&x[0], &x[1], &x[2], &slow_spans, scale)?)
@@ -195,7 +195,7 @@ fn attention_case([q, k, v]: [Tensor; 3], spans: Spans) -> Result<Case> {
     Ok(Case {
         fast: Box::new(move || {
             let (q, k, v, spans) = &*inputs;
-            Ok(vec![lacuna_kernels::attention(q, k, v, spans, scale)?])
+            Ok(vec![lacuna_kernels::attention(Backend::cpu(), q, k, v, spans, scale)?])
         }),
         reference: Box::new(move || {
             let (q, k, v, spans) = &*slow;
@@ -209,7 +209,7 @@ fn attention_case([q, k, v]: [Tensor; 3], spans: Spans) -> Result<Case> {
 fn rms_norm() -> Result<Case> {
     let inputs: Rc<[Var]> = [var(&[ROWS, HIDDEN], 1)?, var(&[HIDDEN], 2)?].into();
     Ok(Case {
-        fast: train(&inputs, |x| Ok(lacuna_kernels::rms_norm(&x[0], &x[1], 1e-6)?)),
+        fast: train(&inputs, |x| Ok(lacuna_kernels::rms_norm(Backend::cpu(), &x[0], &x[1], 1e-6)?)),
         reference: train(&inputs, |x| Ok(reference::rms_norm(&x[0], &x[1], 1e-6)?)),
         bytes: bytes_of(4 * ROWS * HIDDEN),
         flop: 0.0,
@@ -223,7 +223,9 @@ fn rope() -> Result<Case> {
     let inputs: Rc<[Var]> = [var(&[BATCH, HEADS, 2 * SEQ, HEAD_DIM], 1)?].into();
     let (slow_table, slow_positions) = (table.clone(), positions.clone());
     Ok(Case {
-        fast: train(&inputs, move |x| Ok(lacuna_kernels::rope(&x[0], &table, &positions)?)),
+        fast: train(&inputs, move |x| {
+            Ok(lacuna_kernels::rope(Backend::cpu(), &x[0], &table, &positions)?)
+        }),
         reference: train(&inputs, move |x| {
             Ok(reference::rope(&x[0], &slow_table, &slow_positions)?)
         }),
@@ -236,7 +238,7 @@ fn swiglu() -> Result<Case> {
     let shape = [ROWS, INTERMEDIATE];
     let inputs: Rc<[Var]> = [var(&shape, 1)?, var(&shape, 2)?].into();
     Ok(Case {
-        fast: train(&inputs, |x| Ok(lacuna_kernels::swiglu(&x[0], &x[1])?)),
+        fast: train(&inputs, |x| Ok(lacuna_kernels::swiglu(Backend::cpu(), &x[0], &x[1])?)),
         reference: train(&inputs, |x| Ok(reference::swiglu(&x[0], &x[1])?)),
         bytes: bytes_of(6 * ROWS * INTERMEDIATE),
         flop: 0.0,
@@ -249,7 +251,7 @@ fn embedding() -> Result<Case> {
     let ids = Tensor::from_vec(ids, (BATCH, 2 * SEQ), &Device::Cpu)?;
     let slow_ids = ids.clone();
     Ok(Case {
-        fast: train(&inputs, move |x| Ok(lacuna_kernels::embedding(&x[0], &ids)?)),
+        fast: train(&inputs, move |x| Ok(lacuna_kernels::embedding(Backend::cpu(), &x[0], &ids)?)),
         reference: train(&inputs, move |x| Ok(reference::embedding(&x[0], &slow_ids)?)),
         // Rows out, their gradients in, the table's gradient out.
         bytes: bytes_of((3 * ROWS + VOCAB) * HIDDEN),
@@ -260,7 +262,7 @@ fn embedding() -> Result<Case> {
 fn linear() -> Result<Case> {
     let inputs: Rc<[Var]> = [var(&[ROWS, HIDDEN], 1)?, var(&[INTERMEDIATE, HIDDEN], 2)?].into();
     Ok(Case {
-        fast: train(&inputs, |x| Ok(lacuna_kernels::linear(&x[0], &x[1])?)),
+        fast: train(&inputs, |x| Ok(lacuna_kernels::linear(Backend::cpu(), &x[0], &x[1])?)),
         reference: train(&inputs, |x| Ok(reference::linear(&x[0], &x[1])?)),
         bytes: bytes_of(2 * (ROWS * HIDDEN + ROWS * INTERMEDIATE + INTERMEDIATE * HIDDEN)),
         flop: 3.0 * 2.0 * (ROWS * HIDDEN * INTERMEDIATE) as f64,
@@ -276,7 +278,14 @@ fn cross_entropy() -> Result<Case> {
     let (slow_targets, slow_weights) = (targets.clone(), weights.clone());
     Ok(Case {
         fast: train(&inputs, move |x| {
-            Ok(lacuna_kernels::linear_cross_entropy(&x[0], &x[1], &targets, &weights)?.loss)
+            Ok(lacuna_kernels::linear_cross_entropy(
+                Backend::cpu(),
+                &x[0],
+                &x[1],
+                &targets,
+                &weights,
+            )?
+            .loss)
         }),
         reference: train(&inputs, move |x| {
             Ok(reference::linear_cross_entropy(&x[0], &x[1], &slow_targets, &slow_weights)?.loss)
@@ -306,7 +315,7 @@ fn adamw() -> Result<Case> {
     let state = std::cell::RefCell::new((0, zeros()?, zeros()?));
     Ok(Case {
         fast: Box::new(move || {
-            optimizer.borrow_mut().step_tensors(&fast_gradients, learning_rate)?;
+            optimizer.borrow_mut().step_tensors(Backend::cpu(), &fast_gradients, learning_rate)?;
             Ok(vec![fast_vars[0].as_tensor().clone()])
         }),
         reference: Box::new(move || {

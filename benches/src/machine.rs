@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use lacuna_kernels::{StorageDtype, WeightMatrix};
+use lacuna_kernels::{Backend, StorageDtype, WeightMatrix};
 use rayon::prelude::*;
 
 /// A machine with its measured limits.
@@ -117,10 +117,12 @@ fn read_bandwidth() -> Result<f64> {
     let rows = BYTES / 4 / COLS;
     let matrix = WeightMatrix::new(StorageDtype::F32, rows, COLS, ones.into())?;
     let x = Tensor::ones((1, COLS), candle_core::DType::F32, &Device::Cpu)?;
-    let sample = matrix.matmul(&x)?.get(0)?.get(rows - 1)?.to_scalar::<f32>()?;
+    let sample = matrix.matmul(Backend::cpu(), &x)?.get(0)?.get(rows - 1)?.to_scalar::<f32>()?;
     anyhow::ensure!(sample == COLS as f32, "a product of ones gave {sample}");
     let product = best_rate(|| {
-        std::hint::black_box(matrix.matmul(&x).expect("the same shapes just worked"));
+        std::hint::black_box(
+            matrix.matmul(Backend::cpu(), &x).expect("the same shapes just worked"),
+        );
         BYTES as f64
     });
     Ok(sums.max(product))

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_checkpoint::{Config, Mode};
 use lacuna_kernels::{
-    AdamW, AdamWConfig, AttentionMask, Parameter, Spans, global_norm, linear_cross_entropy,
-    linear_cross_entropy_gradients,
+    AdamW, AdamWConfig, AttentionMask, Backend, Parameter, Spans, global_norm,
+    linear_cross_entropy, linear_cross_entropy_gradients,
 };
 use lacuna_model::Transformer;
 
@@ -71,8 +71,8 @@ fn batch(vocab_size: usize) -> Result<Batch> {
 pub(crate) fn run(machine: &Machine, effort: Effort, name: &'static str) -> Result<Whole> {
     forget_peak();
     let (recompute, plain) = (name.ends_with("recompute"), name.ends_with("plain"));
-    lacuna_kernels::force_reference(plain);
-    let model = Transformer::init(config(), 1, DType::F32, &Device::Cpu)?;
+    let backend = if plain { Backend::Reference } else { Backend::cpu() };
+    let model = Transformer::init(config(), 1, DType::F32, &Device::Cpu)?.with_backend(backend);
     let parameters = model.parameters().iter().map(|(_, var)| Parameter::new(var.clone()));
     let mut optimizer = AdamW::new(parameters.collect(), AdamWConfig::default())?;
     let batch = batch(config().vocab_size)?;
@@ -83,9 +83,7 @@ pub(crate) fn run(machine: &Machine, effort: Effort, name: &'static str) -> Resu
             false => step(&model, &mut optimizer, &batch, recompute)?,
         });
         Ok(())
-    });
-    lacuna_kernels::force_reference(false);
-    let timing = timing?;
+    })?;
     // A fresh model knows nothing, ln(8192) = 9.01 a token; a few steps on one batch teach it something.
     let (first, last) = (losses[0], losses[losses.len() - 1]);
     ensure!((first - 9.01).abs() < 0.3, "the first loss is {first}, not about 9.01");
@@ -105,26 +103,30 @@ fn step(model: &Transformer, optimizer: &mut AdamW, batch: &Batch, recompute: bo
     let windows = model.noisy_and_clean(&batch.noisy, &batch.clean, BLOCK_SIZE, None, &rows)?;
     let (hidden, record) = model.record(&windows, recompute)?;
     let head = model.head()?.detach();
-    let out = linear_cross_entropy_gradients(&hidden, &head, &batch.targets, &batch.weights)?;
+    let backend = model.backend();
+    let out =
+        linear_cross_entropy_gradients(backend, &hidden, &head, &batch.targets, &batch.weights)?;
     let gradients = model.backward(record, &out.hidden, &out.head)?;
-    update(optimizer, &gradients, out.loss as f32)
+    update(model.backend(), optimizer, &gradients, out.loss as f32)
 }
 
 fn plain_step(model: &Transformer, optimizer: &mut AdamW, batch: &Batch) -> Result<f32> {
     let hidden = model.denoise(&batch.noisy, &batch.clean, BLOCK_SIZE, None, Some(&batch.rows))?;
-    let out = linear_cross_entropy(&hidden, &model.head()?, &batch.targets, &batch.weights)?;
+    let head = model.head()?;
+    let out =
+        linear_cross_entropy(model.backend(), &hidden, &head, &batch.targets, &batch.weights)?;
     let store = out.loss.backward()?;
     let gradient = |var: &Var| store.get(var.as_tensor()).cloned();
     let gradients: Option<Vec<Tensor>> =
         model.parameters().iter().map(|(_, var)| gradient(var)).collect();
     let gradients = gradients.context("a parameter has no gradient")?;
-    update(optimizer, &gradients, out.loss.to_scalar()?)
+    update(model.backend(), optimizer, &gradients, out.loss.to_scalar()?)
 }
 
-fn update(optimizer: &mut AdamW, gradients: &[Tensor], loss: f32) -> Result<f32> {
-    let norm = global_norm(gradients)?;
+fn update(backend: Backend, optimizer: &mut AdamW, gradients: &[Tensor], loss: f32) -> Result<f32> {
+    let norm = global_norm(backend, gradients)?;
     ensure!(norm.is_finite(), "the gradient is not finite");
-    optimizer.step_with_norm(gradients, norm, 1e-3)?;
+    optimizer.step_with_norm(backend, gradients, norm, 1e-3)?;
     Ok(loss)
 }
 

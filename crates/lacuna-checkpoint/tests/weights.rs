@@ -296,7 +296,8 @@ fn a_matrix_is_its_tensor_in_every_format_and_layout() {
     let weights = Weights::open(golden("tiny_untied")).unwrap();
     let same = |weights: &Weights| {
         for name in weights.names().filter(|name| weights.shape(name).unwrap().len() == 2) {
-            let matrix = weights.matrix(name).unwrap().to_tensor().unwrap();
+            let matrix =
+                weights.matrix(name).unwrap().to_tensor(lacuna_kernels::Backend::cpu()).unwrap();
             let values = matrix.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert_eq!(Vec::from_iter(values.iter().map(|x| x.to_bits())), bits(weights, name));
         }

@@ -130,7 +130,8 @@ fn every_format_is_written_and_is_what_quantizing_at_run_time_gives() {
                 fitting != wanted,
                 "{report}"
             );
-            let kept = stored.matrix_in(name, dtype).unwrap().to_tensor().unwrap();
+            let kept = stored.matrix_in(name, dtype).unwrap();
+            let kept = kept.to_tensor(lacuna::kernels::Backend::cpu()).unwrap();
             let kept = kept.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert_eq!(kept, values(&weights, name), "{dtype} {name}");
         }

@@ -10,9 +10,9 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use lacuna_kernels::{
-    AdamW, AdamWConfig, AttentionMask, Parameter, Positions, Rope, Spans, attention_by_token,
-    embedding, keep_freed_memory, linear, linear_cross_entropy, reference, rms_norm, rope_by_token,
-    swiglu,
+    AdamW, AdamWConfig, AttentionMask, Backend, Parameter, Positions, Rope, Spans,
+    attention_by_token, embedding, keep_freed_memory, linear, linear_cross_entropy, reference,
+    rms_norm, rope_by_token, swiglu,
 };
 
 const BATCH: usize = 4;
@@ -38,6 +38,7 @@ fn main() -> Result<()> {
 
 /// One block of queries against a cache, 9 heads on 3 key heads: no gradient.
 fn decode(q_len: usize, cached: usize) -> Result<()> {
+    let backend = Backend::cpu();
     let q = var(&[1, q_len, 9, HEAD])?.as_detached_tensor();
     let kv = || var(&[1, cached + q_len, 3, HEAD]).map(|kv| kv.as_detached_tensor());
     let (k, v) = (kv()?, kv()?);
@@ -46,7 +47,7 @@ fn decode(q_len: usize, cached: usize) -> Result<()> {
     compare(
         &format!("decode {q_len} x {cached}"),
         (4. * pairs, 4. * pairs),
-        || attention_by_token(&q, &k, &v, &spans, 0.125),
+        || attention_by_token(backend, &q, &k, &v, &spans, 0.125),
         || {
             let t = |x: &Tensor| x.transpose(1, 2)?.contiguous();
             reference::attention(&t(&q)?, &t(&k)?, &t(&v)?, &spans, 0.125)
@@ -55,6 +56,7 @@ fn decode(q_len: usize, cached: usize) -> Result<()> {
 }
 
 fn head_loss() -> Result<()> {
+    let backend = Backend::cpu();
     let (hidden, head) = (var(&[MASKED, HIDDEN])?, var(&[VOCAB, HIDDEN])?);
     let targets = (0..MASKED).map(|i| (i * 7 % VOCAB) as u32).collect::<Vec<_>>();
     let weights = vec![1.; MASKED];
@@ -62,24 +64,30 @@ fn head_loss() -> Result<()> {
     compare(
         "head + cross-entropy",
         (3. * product, 3. * product),
-        || Ok(linear_cross_entropy(&hidden, &head, &targets, &weights)?.loss),
+        || Ok(linear_cross_entropy(backend, &hidden, &head, &targets, &weights)?.loss),
         || Ok(reference::linear_cross_entropy(&hidden, &head, &targets, &weights)?.loss),
     )
 }
 
 fn parts() -> Result<()> {
+    let backend = Backend::cpu();
     let (x, w) = (var(&[ROWS, HIDDEN])?, var(&[HIDDEN])?);
     let none = (0., 0.);
-    compare("rms norm", none, || rms_norm(&x, &w, 1e-6), || reference::rms_norm(&x, &w, 1e-6))?;
+    compare(
+        "rms norm",
+        none,
+        || rms_norm(backend, &x, &w, 1e-6),
+        || reference::rms_norm(&x, &w, 1e-6),
+    )?;
     let (gate, up) = (var(&[ROWS, INNER])?, var(&[ROWS, INNER])?);
-    compare("swiglu", none, || swiglu(&gate, &up), || reference::swiglu(&gate, &up))?;
+    compare("swiglu", none, || swiglu(backend, &gate, &up), || reference::swiglu(&gate, &up))?;
     let q = var(&[BATCH, 2 * LEN, HEADS, HEAD])?;
     let table = Rope::new(&Rope::frequencies(1e4, HEAD), LEN, DType::F32, &Device::Cpu)?;
     let at = Positions::both_halves(LEN);
     compare(
         "rope",
         none,
-        || rope_by_token(&q, &table, &at),
+        || rope_by_token(backend, &q, &table, &at),
         || reference::rope(&q.transpose(1, 2)?.contiguous()?, &table, &at),
     )?;
     for (inner, out) in [(HIDDEN, HIDDEN), (HIDDEN, INNER), (INNER, HIDDEN)] {
@@ -88,14 +96,19 @@ fn parts() -> Result<()> {
         compare(
             &format!("linear {inner} to {out}"),
             (product, 3. * product),
-            || linear(&x, &w),
+            || linear(backend, &x, &w),
             || reference::linear(&x, &w),
         )?;
     }
     let table = var(&[VOCAB, HIDDEN])?;
     let ids = (0..ROWS).map(|i| (i * 31 % VOCAB) as u32).collect::<Vec<_>>();
     let ids = Tensor::from_vec(ids, ROWS, &Device::Cpu)?;
-    compare("embedding", none, || embedding(&table, &ids), || reference::embedding(&table, &ids))
+    compare(
+        "embedding",
+        none,
+        || embedding(backend, &table, &ids),
+        || reference::embedding(&table, &ids),
+    )
 }
 
 /// 13.8 M parameters; the composed form is what f64 takes, halved for its twice as many bytes.
@@ -121,7 +134,7 @@ fn optimizer() -> Result<()> {
         let mut least = f64::MAX;
         for _ in 0..runs {
             let start = Instant::now();
-            adamw.step_tensors(&grads, 1e-4)?;
+            adamw.step_tensors(Backend::cpu(), &grads, 1e-4)?;
             least = least.min(start.elapsed().as_secs_f64() * 1e3);
         }
         times.push(least);
@@ -131,6 +144,7 @@ fn optimizer() -> Result<()> {
 }
 
 fn attention() -> Result<()> {
+    let backend = Backend::cpu();
     let block_size = NonZeroUsize::new(4).expect("4 is not 0");
     let mask = AttentionMask::BlockDiffusion { block_size, seq_len: LEN };
     let spans = Spans::new(mask, 2 * LEN, 2 * LEN, 0);
@@ -140,7 +154,7 @@ fn attention() -> Result<()> {
     compare(
         "attention",
         (4. * pairs, 14. * pairs),
-        || attention_by_token(&q, &k, &v, &spans, 0.125),
+        || attention_by_token(backend, &q, &k, &v, &spans, 0.125),
         || {
             let t = |x: &Tensor| x.transpose(1, 2)?.contiguous();
             reference::attention(&t(&q)?, &t(&k)?, &t(&v)?, &spans, 0.125)

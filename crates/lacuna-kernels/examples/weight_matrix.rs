@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};
-use lacuna_kernels::{Simd, StorageDtype, WeightMatrix};
+use lacuna_kernels::{Backend, Isa, StorageDtype, WeightMatrix};
 use rayon::prelude::*;
 
 const REPEATS: usize = 15;
@@ -18,9 +18,9 @@ const BATCHES: [usize; 6] = [1, 2, 4, 8, 16, 128];
 fn main() -> Result<()> {
     let wanted = std::env::args().nth(1);
     // On a processor with AVX-512: what one without it would do.
-    let simd = match std::env::args().nth(2).as_deref() {
-        Some("avx2") => Simd::Avx2,
-        _ => Simd::Best,
+    let backend = match std::env::args().nth(2).as_deref() {
+        Some("avx2") => Backend::Cpu(Isa::Avx2),
+        _ => Backend::cpu(),
     };
     let floor = bandwidth();
     println!("{} threads, memory reads {floor:.1} GB/s", rayon::current_num_threads());
@@ -44,26 +44,26 @@ fn main() -> Result<()> {
             let (x, wide) = (input(rows, hidden)?, input(rows, 1536)?);
             Ok(move || {
                 for [q, k, v, o, gate, up, down] in layers {
-                    black_box(products(&[q, k, v], &x, simd)?);
-                    black_box(products(&[o], &x, simd)?);
-                    black_box(products(&[gate, up], &x, simd)?);
-                    black_box(products(&[down], &wide, simd)?);
+                    black_box(products(&[q, k, v], &x, backend)?);
+                    black_box(products(&[o], &x, backend)?);
+                    black_box(products(&[gate, up], &x, backend)?);
+                    black_box(products(&[down], &wide, backend)?);
                 }
-                black_box(products(&[head], &x, simd)?);
+                black_box(products(&[head], &x, backend)?);
                 Ok(())
             })
         })?;
         let square = matrix(dtype, 4096, 4096);
         report(&format!("{name} 4096²"), square.as_bytes().len(), floor, |rows| {
             let (x, square) = (input(rows, 4096)?, square.clone());
-            Ok(move || products(&[&square], &x, simd).map(|y| drop(black_box(y))))
+            Ok(move || products(&[&square], &x, backend).map(|y| drop(black_box(y))))
         })?;
     }
     Ok(())
 }
 
-fn products(matrices: &[&WeightMatrix], x: &Tensor, simd: Simd) -> Result<Vec<Tensor>> {
-    WeightMatrix::matmul_many_with(matrices, x, simd)
+fn products(matrices: &[&WeightMatrix], x: &Tensor, backend: Backend) -> Result<Vec<Tensor>> {
+    WeightMatrix::matmul_many(backend, matrices, x)
 }
 
 /// One line: the best of several passes for each number of rows.
@@ -120,10 +120,10 @@ fn input(rows: usize, cols: usize) -> Result<Tensor> {
 /// Every number of rows against the unpacked weights in f64.
 fn check(matrix: &WeightMatrix) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
-    let weights = matrix.to_tensor()?.flatten_all()?.to_vec1::<f32>()?;
+    let weights = matrix.to_tensor(Backend::cpu())?.flatten_all()?.to_vec1::<f32>()?;
     for batch in BATCHES {
         let x = input(batch, cols)?;
-        let y = matrix.matmul(&x)?.flatten_all()?.to_vec1::<f32>()?;
+        let y = matrix.matmul(Backend::cpu(), &x)?.flatten_all()?.to_vec1::<f32>()?;
         let x = x.flatten_all()?.to_vec1::<f32>()?;
         for (at, y) in y.iter().enumerate() {
             let (x, w) = (&x[at / rows * cols..][..cols], &weights[at % rows * cols..][..cols]);

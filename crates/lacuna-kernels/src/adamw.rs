@@ -5,7 +5,8 @@ use candle_core::{DType, Result, Tensor, Var, bail};
 
 mod fused;
 
-use crate::cpu::{is_f32, with};
+use crate::backend::{Backend, Isa};
+use crate::cpu::with;
 
 /// Hyper-parameters that stay the same over a run; the learning rate comes with each step.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -96,18 +97,28 @@ impl AdamW {
     ///
     /// # Errors
     /// If a parameter has no gradient: then it would silently never be trained.
-    pub fn step(&mut self, gradients: &GradStore, learning_rate: f64) -> Result<f64> {
+    pub fn step(
+        &mut self,
+        backend: Backend,
+        gradients: &GradStore,
+        learning_rate: f64,
+    ) -> Result<f64> {
         let gradients = self.collect(gradients)?;
-        self.step_tensors(&gradients, learning_rate)
+        self.step_tensors(backend, &gradients, learning_rate)
     }
 
     /// [`AdamW::step`] on gradients given in the order of the parameters.
     ///
     /// # Errors
     /// If the number or a shape differs from the parameters'.
-    pub fn step_tensors(&mut self, gradients: &[Tensor], learning_rate: f64) -> Result<f64> {
-        let norm = global_norm(gradients)?;
-        self.step_with_norm(gradients, norm, learning_rate)?;
+    pub fn step_tensors(
+        &mut self,
+        backend: Backend,
+        gradients: &[Tensor],
+        learning_rate: f64,
+    ) -> Result<f64> {
+        let norm = global_norm(backend, gradients)?;
+        self.step_with_norm(backend, gradients, norm, learning_rate)?;
         Ok(norm)
     }
 
@@ -117,6 +128,7 @@ impl AdamW {
     /// If the number or a shape differs from the parameters'.
     pub fn step_with_norm(
         &mut self,
+        backend: Backend,
         gradients: &[Tensor],
         norm: f64,
         learning_rate: f64,
@@ -134,7 +146,7 @@ impl AdamW {
         self.step += 1;
         let update = Update::new(&self.config, self.step, norm, learning_rate);
         for (slot, grad) in self.slots.iter_mut().zip(gradients) {
-            slot.update(grad, &update)?;
+            slot.update(backend, grad, &update)?;
         }
         Ok(())
     }
@@ -208,13 +220,16 @@ impl AdamW {
 ///
 /// # Errors
 /// If a tensor is not of a float dtype.
-pub fn global_norm(gradients: &[Tensor]) -> Result<f64> {
+pub fn global_norm(backend: Backend, gradients: &[Tensor]) -> Result<f64> {
     let mut sum = 0.;
     for grad in gradients {
-        sum += if is_f32(grad) {
-            with(&grad.contiguous()?, |grad| Ok(fused::sum_of_squares(grad)))?
-        } else {
-            grad.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?
+        sum += match backend.serving(&[grad]) {
+            Backend::Cpu(isa) => {
+                with(&grad.contiguous()?, |grad| Ok(fused::sum_of_squares(isa, grad)))?
+            }
+            Backend::Reference => {
+                grad.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?
+            }
         };
     }
     Ok(sum.sqrt())
@@ -282,12 +297,18 @@ impl Slot {
         }
     }
 
-    fn update(&mut self, grad: &Tensor, update: &Update) -> Result<()> {
+    fn update(&mut self, backend: Backend, grad: &Tensor, update: &Update) -> Result<()> {
         let var = &self.parameter.var;
         let shrink = if self.parameter.decay { update.shrink } else { 1. };
         let update = Update { shrink, ..*update };
         match &mut self.moments {
-            Moments::Fused(moments) => moments.update(var, grad, update),
+            Moments::Fused(moments) => {
+                let isa = match backend {
+                    Backend::Reference => Isa::Portable,
+                    Backend::Cpu(isa) => isa,
+                };
+                moments.update(isa, var, grad, update)
+            }
             Moments::Composed { m, v, master } => composed(var, m, v, master, grad, &update),
         }
     }

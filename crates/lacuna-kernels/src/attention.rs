@@ -15,7 +15,8 @@ pub(crate) mod plan;
 
 pub(crate) use layout::Axes;
 
-use crate::cpu::{is_f32, shaped};
+use crate::backend::{Backend, Isa};
+use crate::cpu::shaped;
 use crate::{Spans, reference};
 use cpu::{Inputs, LogSums};
 use layout::{Sizes, View};
@@ -28,11 +29,18 @@ use layout::{Sizes, View};
 ///
 /// # Errors
 /// If shapes disagree with each other or with `spans`.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &Spans, scale: f64) -> Result<Tensor> {
+pub fn attention(
+    backend: Backend,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    spans: &Spans,
+    scale: f64,
+) -> Result<Tensor> {
     reference::check_attention(q, k, v)?;
     spans.check(q.dims()[0], q.dims()[2], k.dims()[2])?;
-    if [q, k, v].into_iter().all(is_fast) {
-        return fused(q, k, v, spans, scale, Axes::HeadsFirst);
+    if let Backend::Cpu(isa) = backend.serving_filled(&[q, k, v]) {
+        return fused(isa, [q, k, v], spans, scale, Axes::HeadsFirst);
     }
     reference::attention(q, k, v, spans, scale)
 }
@@ -43,6 +51,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &Spans, scale: f64) 
 /// # Errors
 /// As [`attention`].
 pub fn attention_by_token(
+    backend: Backend,
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
@@ -53,8 +62,8 @@ pub fn attention_by_token(
     let heads_first = (by_head(q)?, by_head(k)?, by_head(v)?);
     reference::check_attention(&heads_first.0, &heads_first.1, &heads_first.2)?;
     spans.check(q.dims()[0], q.dims()[1], k.dims()[1])?;
-    if [q, k, v].into_iter().all(is_fast) {
-        return fused(q, k, v, spans, scale, Axes::TokensFirst);
+    if let Backend::Cpu(isa) = backend.serving_filled(&[q, k, v]) {
+        return fused(isa, [q, k, v], spans, scale, Axes::TokensFirst);
     }
     let (q, k, v) = heads_first;
     reference::attention(&q, &k, &v, spans, scale)?.transpose(1, 2)
@@ -75,16 +84,18 @@ pub struct Attended {
 /// # Errors
 /// As [`attention`].
 pub fn attention_by_token_kept(
+    backend: Backend,
     [q, k, v]: [&Tensor; 3],
     spans: &Spans,
     scale: f64,
 ) -> Result<Attended> {
-    if ![q, k, v].into_iter().all(is_fast) {
-        let out = attention_by_token(&q.detach(), &k.detach(), &v.detach(), spans, scale)?;
+    let Backend::Cpu(isa) = backend.serving_filled(&[q, k, v]) else {
+        let qkv = (&q.detach(), &k.detach(), &v.detach());
+        let out = attention_by_token(Backend::Reference, qkv.0, qkv.1, qkv.2, spans, scale)?;
         return Ok(Attended { out, log_sums: None });
-    }
+    };
     let (b, l, heads, d) = q.dims4()?;
-    let op = Attention::new(spans, scale, Axes::TokensFirst);
+    let op = Attention::new(isa, spans, scale, Axes::TokensFirst);
     spans.check(b, l, k.dim(1)?)?;
     let (q, k, v) = (by_rows(q)?, by_rows(k)?, by_rows(v)?);
     let (out, log_sums) = op.on_cpu([&q, &k, &v], |inputs| Ok(cpu::forward(&inputs)))?;
@@ -97,19 +108,22 @@ pub fn attention_by_token_kept(
 /// # Errors
 /// If shapes are not those of the forward pass.
 pub fn attention_by_token_backward(
+    backend: Backend,
     [q, k, v]: [&Tensor; 3],
     attended: &Attended,
     d_out: &Tensor,
     spans: &Spans,
     scale: f64,
 ) -> Result<[Tensor; 3]> {
-    let Some(log_sums) = &attended.log_sums else {
+    let (Some(log_sums), Backend::Cpu(isa)) =
+        (&attended.log_sums, backend.serving_filled(&[q, k, v, d_out]))
+    else {
         return reference::attention_by_token_backward([q, k, v], d_out, spans, scale);
     };
     if d_out.dims() != q.dims() {
         bail!("attention: the gradient is {:?}, expected {:?}", d_out.dims(), q.dims())
     }
-    let op = Attention::new(spans, scale, Axes::TokensFirst);
+    let op = Attention::new(isa, spans, scale, Axes::TokensFirst);
     let qkv = [&by_rows(q)?, &by_rows(k)?, &by_rows(v)?];
     op.gradients(qkv, &attended.out, d_out, log_sums)
 }
@@ -119,22 +133,18 @@ fn by_rows(x: &Tensor) -> Result<Tensor> {
     if x.stride()[3] == 1 { Ok(x.clone()) } else { x.contiguous() }
 }
 
-fn is_fast(x: &Tensor) -> bool {
-    is_f32(x) && x.elem_count() > 0
-}
-
 fn fused(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    isa: Isa,
+    [q, k, v]: [&Tensor; 3],
     spans: &Spans,
     scale: f64,
     axes: Axes,
 ) -> Result<Tensor> {
-    by_rows(q)?.apply_op3(&by_rows(k)?, &by_rows(v)?, Attention::new(spans, scale, axes))
+    by_rows(q)?.apply_op3(&by_rows(k)?, &by_rows(v)?, Attention::new(isa, spans, scale, axes))
 }
 
 struct Attention {
+    isa: Isa,
     spans: Spans,
     scale: f32,
     axes: Axes,
@@ -143,9 +153,9 @@ struct Attention {
 }
 
 impl Attention {
-    fn new(spans: &Spans, scale: f64, axes: Axes) -> Self {
+    fn new(isa: Isa, spans: &Spans, scale: f64, axes: Axes) -> Self {
         let log_sums = OnceLock::new();
-        Self { spans: spans.clone(), scale: scale as f32, axes, log_sums }
+        Self { isa, spans: spans.clone(), scale: scale as f32, axes, log_sums }
     }
 
     /// Runs `f` on the elements of q, k and v.
@@ -183,7 +193,7 @@ impl Attention {
         let sizes = Sizes::new(axes, q.1.dims(), k.1.dims())?;
         let view = |(s, l): (&'a CpuStorage, &'a Layout)| View::new(s.as_slice::<f32>()?, l, axes);
         let (q, k, v) = (view(q)?, view(k)?, view(v)?);
-        Ok(Inputs { axes, sizes, q, k, v, spans: &self.spans, scale: self.scale })
+        Ok(Inputs { isa: self.isa, axes, sizes, q, k, v, spans: &self.spans, scale: self.scale })
     }
 }
 

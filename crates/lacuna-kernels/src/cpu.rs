@@ -2,27 +2,12 @@
 
 use std::marker::PhantomData;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
-
-static REFERENCE: AtomicBool = AtomicBool::new(false);
-
-/// Sends everything to the reference (or back to the fused kernels) for the whole process, so that
-/// a benchmark can tell what fusing is worth.
-#[doc(hidden)]
-pub fn force_reference(reference: bool) {
-    REFERENCE.store(reference, Ordering::Relaxed);
-}
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
 /// Elements below which the calling thread works alone: a decoding pass has over a hundred small
 /// elementwise operations, each shorter than waking a thread takes.
 pub(crate) const SERIAL: usize = 64 << 10;
-
-/// Whether a tensor can go to the fused f32 kernels.
-pub(crate) fn is_f32(t: &Tensor) -> bool {
-    t.dtype() == DType::F32 && t.device().is_cpu() && !REFERENCE.load(Ordering::Relaxed)
-}
 
 /// The elements of a contiguous f32 storage.
 pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

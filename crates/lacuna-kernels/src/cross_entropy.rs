@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{Scratch, is_f32, slice, with, written};
+use crate::backend::{Backend, Isa};
+use crate::cpu::{Scratch, slice, with, written};
 use crate::gemm::{Matrix, product};
 use crate::reference;
 use crate::simd::{exp, max_body, simd};
@@ -31,18 +32,20 @@ pub struct CrossEntropy {
 /// # Errors
 /// If shapes disagree or a target is not below v.
 pub fn linear_cross_entropy(
+    backend: Backend,
     hidden: &Tensor,
     head: &Tensor,
     targets: &[u32],
     weights: &[f32],
 ) -> Result<CrossEntropy> {
-    let (n, _, _) = reference::check_cross_entropy(hidden, head, targets, Some(weights))?;
-    if n == 0 || !is_f32(hidden) || !is_f32(head) {
+    reference::check_cross_entropy(hidden, head, targets, Some(weights))?;
+    let Backend::Cpu(isa) = backend.serving_filled(&[hidden, head]) else {
         return reference::linear_cross_entropy(hidden, head, targets, weights);
-    }
+    };
     let (hidden, head) = (hidden.contiguous()?, head.contiguous()?);
     let nll = Arc::new(OnceLock::new());
     let op = HeadLoss {
+        isa,
         targets: targets.to_vec(),
         weights: weights.to_vec(),
         wanted: [hidden.track_op(), head.track_op()],
@@ -72,15 +75,16 @@ pub struct CrossEntropyGradients {
 /// # Errors
 /// As [`linear_cross_entropy`].
 pub fn linear_cross_entropy_gradients(
+    backend: Backend,
     hidden: &Tensor,
     head: &Tensor,
     targets: &[u32],
     weights: &[f32],
 ) -> Result<CrossEntropyGradients> {
     let (n, h, v) = reference::check_cross_entropy(hidden, head, targets, Some(weights))?;
-    if n == 0 || !is_f32(hidden) || !is_f32(head) {
+    let Backend::Cpu(isa) = backend.serving_filled(&[hidden, head]) else {
         return reference::linear_cross_entropy_gradients(hidden, head, targets, weights);
-    }
+    };
     let (mut nll, mut d_head) = (Vec::new(), Vec::new());
     let d_hidden = with(&hidden.contiguous()?, |hidden| {
         with(&head.contiguous()?, |head| {
@@ -88,7 +92,7 @@ pub fn linear_cross_entropy_gradients(
             let write_both = |d_hidden: &mut [f32]| {
                 let write = |d_head: &mut [f32]| {
                     let gradients = [Some(d_hidden), Some(d_head)];
-                    nll = sweep(hidden, head, targets, weights, gradients);
+                    nll = sweep(isa, hidden, head, targets, weights, gradients);
                 };
                 // SAFETY: `sweep` assigns to all of both gradients before it adds to any.
                 d_head = unsafe { written(v * h, write) };
@@ -110,20 +114,26 @@ fn sum(nll: &[f32], weights: &[f32]) -> f64 {
 ///
 /// # Errors
 /// As [`linear_cross_entropy`].
-pub fn token_nll(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
+pub fn token_nll(
+    backend: Backend,
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
+) -> Result<Vec<f32>> {
     let (n, h, v) = reference::check_cross_entropy(hidden, head, targets, None)?;
-    if n == 0 || !is_f32(hidden) || !is_f32(head) {
+    let Backend::Cpu(isa) = backend.serving_filled(&[hidden, head]) else {
         return reference::token_nll(hidden, head, targets);
-    }
+    };
     with(&hidden.contiguous()?, |hidden| {
         with(&head.contiguous()?, |head| {
             let (hidden, head) = (Matrix::new(hidden, n, h), Matrix::new(head, v, h));
-            Ok(sweep(hidden, head, targets, &vec![1.; n], [None, None]))
+            Ok(sweep(isa, hidden, head, targets, &vec![1.; n], [None, None]))
         })
     })
 }
 
 struct HeadLoss {
+    isa: Isa,
     targets: Vec<u32>,
     weights: Vec<f32>,
     /// Whether hidden and head are trained.
@@ -152,7 +162,7 @@ impl CustomOp2 for HeadLoss {
         let mut gradients =
             [self.wanted[0].then(|| vec![0f32; n * h]), self.wanted[1].then(|| vec![0f32; v * h])];
         let outputs = gradients.each_mut().map(Option::as_deref_mut);
-        let nll = sweep(hidden, head, &self.targets, &self.weights, outputs);
+        let nll = sweep(self.isa, hidden, head, &self.targets, &self.weights, outputs);
         let loss = sum(&nll, &self.weights);
         let [d_hidden, d_head] = gradients;
         let tensor = |values: Option<Vec<f32>>, rows: usize| {
@@ -188,6 +198,7 @@ const LOGITS: usize = 2 << 20;
 
 /// ce of every row; writes the gradients that are asked for.
 fn sweep(
+    isa: Isa,
     hidden: Matrix<'_>,
     head: Matrix<'_>,
     targets: &[u32],
@@ -212,7 +223,7 @@ fn sweep(
             .zip(logits.par_chunks_exact_mut(v))
             .zip(row_weights)
             .for_each(|((nll, logits), (target, weight))| {
-                *nll = row_loss(logits, *target as usize, *weight, differentiate);
+                *nll = row_loss(isa, logits, *target as usize, *weight, differentiate);
             });
         let d_logits = Matrix::new(logits, rows.len(), v);
         if let Some(d_hidden) = &mut d_hidden {

@@ -3,7 +3,8 @@
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{SERIAL, is_f32, shaped, slice, with, written};
+use crate::backend::Backend;
+use crate::cpu::{SERIAL, shaped, slice, with, written};
 use crate::reference;
 
 /// Row `ids[i]` of `table` for every i; differentiable in `table`.
@@ -12,18 +13,21 @@ use crate::reference;
 ///
 /// # Errors
 /// If an id is not below v.
-pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
+pub fn embedding(backend: Backend, table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     let (v, h) = table.dims2()?;
-    if !is_f32(table) || !ids.device().is_cpu() || ids.dtype() != DType::U32 || h == 0 {
+    if !ids.device().is_cpu() || ids.dtype() != DType::U32 {
+        return reference::embedding(table, ids);
+    }
+    let list = ids.flatten_all()?.to_vec1::<u32>()?;
+    if let Some((at, id)) = list.iter().enumerate().find(|(_, id)| **id as usize >= v) {
+        bail!("embedding: id {id} at {at}, expected one below {v}")
+    }
+    if backend.serving(&[table]) == Backend::Reference || h == 0 {
         return reference::embedding(table, ids);
     }
     let mut shape = ids.dims().to_vec();
     shape.push(h);
-    let ids = ids.flatten_all()?.to_vec1::<u32>()?;
-    if let Some((at, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= v) {
-        bail!("embedding: id {id} at {at}, expected one below {v}")
-    }
-    table.contiguous()?.apply_op1(Embedding { ids, shape })
+    table.contiguous()?.apply_op1(Embedding { ids: list, shape })
 }
 
 struct Embedding {
@@ -69,13 +73,18 @@ impl CustomOp1 for Embedding {
 ///
 /// # Errors
 /// If shapes disagree or an id is not below v.
-pub fn embedding_backward(ids: &Tensor, dy: &Tensor, onto: &Tensor) -> Result<Tensor> {
+pub fn embedding_backward(
+    backend: Backend,
+    ids: &Tensor,
+    dy: &Tensor,
+    onto: &Tensor,
+) -> Result<Tensor> {
     let (v, h) = onto.dims2()?;
     let ids = ids.flatten_all()?.to_vec1::<u32>()?;
     if dy.elem_count() != ids.len() * h || ids.iter().any(|id| *id as usize >= v) {
         bail!("embedding: dy is {:?} for {} ids and a table [{v}, {h}]", dy.dims(), ids.len())
     }
-    if !is_f32(dy) || !is_f32(onto) || h == 0 {
+    if backend.serving(&[dy, onto]) == Backend::Reference || h == 0 {
         return reference::embedding_backward(&ids, dy, onto);
     }
     let gradient = with(&onto.contiguous()?, |onto| add_rows(&ids, dy, onto.len(), Some(onto)))?;

@@ -3,13 +3,13 @@
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
-//! use lacuna_kernels::{AttentionMask, Spans, attention};
+//! use lacuna_kernels::{AttentionMask, Backend, Spans, attention};
 //!
 //! // Two noisy and two clean positions, blocks of one token, one head of size 2.
 //! let mask = AttentionMask::BlockDiffusion { block_size: 1.try_into().unwrap(), seq_len: 2 };
 //! let spans = Spans::new(mask, 4, 4, 0);
 //! let x = Tensor::arange(0f32, 8., &Device::Cpu)?.reshape((1, 1, 4, 2))?;
-//! let y = attention(&x, &x, &x, &spans, 1.0)?;
+//! let y = attention(Backend::cpu(), &x, &x, &x, &spans, 1.0)?;
 //! // The first noisy block sees nothing but itself.
 //! assert_eq!(y.get(0)?.get(0)?.get(0)?.to_vec1::<f32>()?, [0., 1.]);
 //! # Ok::<(), candle_core::Error>(())
@@ -23,14 +23,15 @@
 //! - [`AdamW`] trains them.
 //! - [`mod@reference`] holds the definition of each; every fast form is tested against it.
 //!
-//! The tensor's device and dtype choose the implementation: f32 on the CPU runs fused kernels,
-//! anything else the reference. Results do not depend on the number of threads.
+//! Every operation takes the [`Backend`] that computes it first: fused loops for f32 tensors on the CPU,
+//! the reference for anything else. Results do not depend on the number of threads.
 //!
 //! Not here: models, caches, noise schedules, files, random numbers.
 
 mod adamw;
 mod allocator;
 mod attention;
+mod backend;
 mod cpu;
 mod cross_entropy;
 mod dtype;
@@ -55,23 +56,18 @@ pub use allocator::{give_back_freed_memory, keep_freed_memory};
 pub use attention::{
     Attended, attention, attention_by_token, attention_by_token_backward, attention_by_token_kept,
 };
-#[doc(hidden)]
-pub use cpu::force_reference;
+pub use backend::{Backend, Isa};
 pub use cross_entropy::{
     CrossEntropy, CrossEntropyGradients, linear_cross_entropy, linear_cross_entropy_gradients,
     token_nll,
 };
 pub use dtype::StorageDtype;
 pub use embedding::{embedding, embedding_backward};
-#[doc(hidden)]
-pub use gemv::Simd;
 pub use linear::{linear, linear_input_gradient, linear_weight_gradient};
 pub use mask::AttentionMask;
 pub use message::message;
 pub use rms_norm::{add_rms_norm, rms_norm, rms_norm_backward};
 pub use rope::{Positions, Rope, rope, rope_by_token, rope_by_token_backward};
-#[doc(hidden)]
-pub use simd::{force_portable, force_simd};
 pub use spans::Spans;
 pub use swiglu::{swiglu, swiglu_backward};
 pub use weight_matrix::{Bytes, WeightMatrix};

@@ -2,7 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{is_f32, slice, with, written};
+use crate::backend::Backend;
+use crate::cpu::{slice, with, written};
 use crate::gemm::{Matrix, product};
 use crate::reference;
 
@@ -10,17 +11,19 @@ use crate::reference;
 ///
 /// # Errors
 /// If the inner dimensions differ.
-pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+pub fn linear(backend: Backend, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let (rows, shape) = reference::check_linear(x, weight)?;
-    if !is_f32(x) || !is_f32(weight) {
+    let backend = backend.serving(&[x, weight]);
+    if backend == Backend::Reference {
         return reference::linear(x, weight);
     }
     let (out, inner) = weight.dims2()?;
-    x.contiguous()?.apply_op2(&weight.contiguous()?, Linear { rows, inner, out, shape })
+    x.contiguous()?.apply_op2(&weight.contiguous()?, Linear { backend, rows, inner, out, shape })
 }
 
 /// y = x · wᵀ, dx = dy · w, dw = dyᵀ · x.
 struct Linear {
+    backend: Backend,
     rows: usize,
     inner: usize,
     out: usize,
@@ -54,12 +57,11 @@ impl CustomOp2 for Linear {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let of =
-            |wanted: &Tensor, gradient: fn(&Tensor, &Tensor) -> Result<Tensor>, with: &Tensor| {
-                wanted.track_op().then(|| gradient(dy, with)?.reshape(wanted.shape())).transpose()
-            };
-        let dx = of(x, |dy, weight| linear_input_gradient(&[(dy, weight)]), weight)?;
-        let dw = of(weight, linear_weight_gradient, x)?;
+        let of = |wanted: &Tensor, gradient: &dyn Fn() -> Result<Tensor>| {
+            wanted.track_op().then(|| gradient()?.reshape(wanted.shape())).transpose()
+        };
+        let dx = of(x, &|| linear_input_gradient(self.backend, &[(dy, weight)]))?;
+        let dw = of(weight, &|| linear_weight_gradient(self.backend, dy, x))?;
         Ok((dx, dw))
     }
 }
@@ -70,7 +72,7 @@ impl CustomOp2 for Linear {
 ///
 /// # Errors
 /// If there is no pair, or shapes disagree.
-pub fn linear_input_gradient(terms: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
+pub fn linear_input_gradient(backend: Backend, terms: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
     let Some((dy, weight)) = terms.first() else {
         bail!("linear: an input that no layer reads has no gradient")
     };
@@ -85,7 +87,8 @@ pub fn linear_input_gradient(terms: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
             bail!("linear: dy is {:?} for weight {:?} and {rows} rows", dy.dims(), weight.dims())
         }
     }
-    if !terms.iter().all(|(dy, weight)| is_f32(dy) && is_f32(weight)) {
+    let tensors: Vec<_> = terms.iter().flat_map(|(dy, weight)| [*dy, *weight]).collect();
+    if backend.serving(&tensors) == Backend::Reference {
         return reference::linear_input_gradient(terms)?.reshape(shape);
     }
     let mut dx = Vec::new();
@@ -112,7 +115,7 @@ pub fn linear_input_gradient(terms: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
 ///
 /// # Errors
 /// If the numbers of rows differ.
-pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+pub fn linear_weight_gradient(backend: Backend, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     let (&[.., out], &[.., inner]) = (dy.dims(), x.dims()) else {
         bail!("linear: dy or x is a scalar, expected [.., out] and [.., in]")
     };
@@ -120,7 +123,7 @@ pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     if rows * inner != x.elem_count() {
         bail!("linear: dy is {:?} and x {:?}, expected as many rows", dy.dims(), x.dims())
     }
-    if !is_f32(dy) || !is_f32(x) {
+    if backend.serving(&[dy, x]) == Backend::Reference {
         return reference::linear_weight_gradient(dy, x);
     }
     let dw = with(&dy.contiguous()?, |dy| {

@@ -3,7 +3,8 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{SERIAL, is_f32, shaped, slice, with, written};
+use crate::backend::{Backend, Isa};
+use crate::cpu::{SERIAL, shaped, slice, with, written};
 use crate::reference;
 use crate::simd::{dot_body, madd, simd};
 
@@ -11,20 +12,21 @@ use crate::simd::{dot_body, madd, simd};
 ///
 /// # Errors
 /// If `weight` is not `[h]`.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+pub fn rms_norm(backend: Backend, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let h = weight.dims1()?;
     if x.dims().last() != Some(&h) {
         bail!("rms norm: x is {:?}, expected [.., {h}] as the weight", x.dims())
     }
-    if !is_f32(x) || !is_f32(weight) || x.elem_count() == 0 {
+    let Backend::Cpu(isa) = backend.serving_filled(&[x, weight]) else {
         return reference::rms_norm(x, weight, eps);
-    }
-    x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { h, eps: eps as f32 })
+    };
+    x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { isa, h, eps: eps as f32 })
 }
 
 /// With r = 1 / sqrt(mean(x²) + eps) and g = dy · weight:
 /// dx = r · g − x · r³ · mean(g · x), dweight = Σ over rows of dy · x · r.
 struct RmsNorm {
+    isa: Isa,
     h: usize,
     eps: f32,
 }
@@ -47,11 +49,11 @@ impl CustomOp2 for RmsNorm {
         let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
         let n = ROWS * self.h;
         let write = |y: &mut [f32]| match y.len() < SERIAL {
-            true => normalise(x, weight, self.eps, y),
+            true => normalise(self.isa, x, weight, self.eps, y),
             false => y
                 .par_chunks_mut(n)
                 .zip(x.par_chunks(n))
-                .for_each(|(y, x)| normalise(x, weight, self.eps, y)),
+                .for_each(|(y, x)| normalise(self.isa, x, weight, self.eps, y)),
         };
         // SAFETY: whole rows, each of which `normalise` writes.
         let y = unsafe { written(x.len(), write) };
@@ -65,7 +67,7 @@ impl CustomOp2 for RmsNorm {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dx, d_weight) = gradients(x, weight, self.eps, dy, None)?;
+        let (dx, d_weight) = gradients(self.isa, x, weight, self.eps, dy, None)?;
         Ok((Some(dx), Some(d_weight)))
     }
 }
@@ -76,6 +78,7 @@ impl CustomOp2 for RmsNorm {
 /// # Errors
 /// If shapes disagree.
 pub fn rms_norm_backward(
+    backend: Backend,
     x: &Tensor,
     weight: &Tensor,
     eps: f64,
@@ -87,14 +90,14 @@ pub fn rms_norm_backward(
     if x.dims().last() != Some(&h) || !same {
         bail!("rms norm: x is {:?}, dy {:?}, weight [{h}]", x.dims(), dy.dims())
     }
-    let fast = [Some(x), Some(weight), Some(dy), carried].into_iter().flatten().all(is_f32);
-    if !fast || x.elem_count() == 0 {
+    let Backend::Cpu(isa) = backend.serving_filled(&[x, weight, dy, carried.unwrap_or(x)]) else {
         return reference::rms_norm_backward(x, weight, eps, dy, carried);
-    }
-    gradients(&x.contiguous()?, &weight.contiguous()?, eps as f32, dy, carried)
+    };
+    gradients(isa, &x.contiguous()?, &weight.contiguous()?, eps as f32, dy, carried)
 }
 
 fn gradients(
+    isa: Isa,
     x: &Tensor,
     weight: &Tensor,
     eps: f32,
@@ -116,7 +119,7 @@ fn gradients(
                         let tasks = dx.par_chunks_mut(n).zip(x.par_chunks(n)).zip(dy.par_chunks(n));
                         tasks.zip(partial.par_chunks_mut(h)).enumerate().for_each(
                             |(task, (((dx, x), dy), d_weight))| {
-                                differentiate(x, weight, eps, dy, dx, d_weight);
+                                differentiate(isa, x, weight, eps, dy, dx, d_weight);
                                 if let Some(carried) = carried {
                                     let carried = &carried[task * n..];
                                     dx.iter_mut().zip(carried).for_each(|(dx, c)| *dx += c);
@@ -145,16 +148,22 @@ fn gradients(
 ///
 /// # Errors
 /// If shapes disagree.
-pub fn add_rms_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+pub fn add_rms_norm(
+    backend: Backend,
+    x: &Tensor,
+    y: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor)> {
     let h = weight.dims1()?;
     if x.dims().last() != Some(&h) || x.dims() != y.dims() {
         bail!("rms norm: x is {:?}, y {:?}, weight [{h}]", x.dims(), y.dims())
     }
-    if ![x, y, weight].into_iter().all(is_f32) || x.elem_count() == 0 {
+    let Backend::Cpu(isa) = backend.serving_filled(&[x, y, weight]) else {
         let sum = (x + y)?.detach();
         let normed = reference::rms_norm(&sum, &weight.detach(), eps)?;
         return Ok((sum, normed));
-    }
+    };
     let n = ROWS * h;
     let mut normed = Vec::new();
     let sum = with(&x.contiguous()?, |x| {
@@ -167,7 +176,7 @@ pub fn add_rms_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f64) -> Result
                         tasks.for_each(|(((sum, normed), x), y)| {
                             let terms = x.iter().zip(y);
                             sum.iter_mut().zip(terms).for_each(|(sum, (x, y))| *sum = x + y);
-                            normalise(sum, weight, eps as f32, normed);
+                            normalise(isa, sum, weight, eps as f32, normed);
                         });
                     };
                     // SAFETY: whole rows, each of which `normalise` writes.

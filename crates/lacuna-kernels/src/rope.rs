@@ -8,7 +8,8 @@ use candle_core::{
 use rayon::prelude::*;
 
 use crate::attention::Axes;
-use crate::cpu::{SERIAL, is_f32, shaped, with, written};
+use crate::backend::{Backend, Isa};
+use crate::cpu::{SERIAL, shaped, with, written};
 use crate::reference;
 use crate::simd::{madd, simd};
 
@@ -127,10 +128,6 @@ impl Rope {
         Ok((gather(&tables.cos)?, gather(&tables.sin)?))
     }
 
-    fn is_fast(&self, x: &Tensor) -> bool {
-        is_f32(x) && self.dtype == DType::F32 && self.device.is_cpu() && x.elem_count() > 0
-    }
-
     /// Tables that cover the positions, of which none is beyond the last there is.
     fn tables(&self, positions: &Positions, b: usize, l: usize, d: usize) -> Result<Tables> {
         let (max, half) = (self.max_positions, self.inverse_frequencies.len());
@@ -197,11 +194,11 @@ impl Tables {
 ///
 /// # Errors
 /// If a position is beyond the table or shapes disagree.
-pub fn rope(x: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
+pub fn rope(backend: Backend, x: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
     let (b, _, l, d) = x.dims4()?;
     let tables = rope.tables(positions, b, l, d)?;
-    if rope.is_fast(x) {
-        return fused(x, tables, positions, Axes::HeadsFirst);
+    if let Backend::Cpu(isa) = backend.serving_filled(&[x, &tables.cos]) {
+        return fused(isa, x, tables, positions, Axes::HeadsFirst);
     }
     reference::rope(x, rope, positions)
 }
@@ -210,22 +207,34 @@ pub fn rope(x: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
 ///
 /// # Errors
 /// As [`rope`].
-pub fn rope_by_token(x: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
+pub fn rope_by_token(
+    backend: Backend,
+    x: &Tensor,
+    rope: &Rope,
+    positions: &Positions,
+) -> Result<Tensor> {
     let (b, l, _, d) = x.dims4()?;
     let tables = rope.tables(positions, b, l, d)?;
-    if rope.is_fast(x) {
-        return fused(x, tables, positions, Axes::TokensFirst);
+    if let Backend::Cpu(isa) = backend.serving_filled(&[x, &tables.cos]) {
+        return fused(isa, x, tables, positions, Axes::TokensFirst);
     }
     reference::rope(&x.transpose(1, 2)?, rope, positions)?.transpose(1, 2)
 }
 
-fn fused(x: &Tensor, tables: Tables, positions: &Positions, axes: Axes) -> Result<Tensor> {
+fn fused(
+    isa: Isa,
+    x: &Tensor,
+    tables: Tables,
+    positions: &Positions,
+    axes: Axes,
+) -> Result<Tensor> {
     let x = if x.stride()[3] == 1 { x.clone() } else { x.contiguous()? };
-    x.apply_op1(Rotate { tables, positions: positions.clone(), axes, sign: 1. })
+    x.apply_op1(Rotate { isa, tables, positions: positions.clone(), axes, sign: 1. })
 }
 
 /// Rotation by `sign` times the angle; its gradient is the rotation back.
 struct Rotate {
+    isa: Isa,
     tables: Tables,
     positions: Positions,
     axes: Axes,
@@ -250,7 +259,7 @@ impl Rotate {
                         let row = if self.axes == Axes::HeadsFirst { i } else { middle };
                         let angles = self.positions.at(b, row) * (d / 2);
                         let (cos, sin) = (&cos[angles..][..d / 2], &sin[angles..][..d / 2]);
-                        rotate(&x[at..][..d], cos, sin, self.sign, out);
+                        rotate(self.isa, &x[at..][..d], cos, sin, self.sign, out);
                     }
                 };
                 let write = |out: &mut [f32]| match out.len() < SERIAL {
@@ -276,7 +285,7 @@ impl CustomOp1 for Rotate {
 
     fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
-        back(&dy, self.tables.clone(), &self.positions, self.axes, -self.sign).map(Some)
+        back(self.isa, &dy, self.tables.clone(), &self.positions, self.axes, -self.sign).map(Some)
     }
 }
 
@@ -285,24 +294,30 @@ impl CustomOp1 for Rotate {
 ///
 /// # Errors
 /// As [`rope`].
-pub fn rope_by_token_backward(dy: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
+pub fn rope_by_token_backward(
+    backend: Backend,
+    dy: &Tensor,
+    rope: &Rope,
+    positions: &Positions,
+) -> Result<Tensor> {
     let (b, l, _, d) = dy.dims4()?;
     let tables = rope.tables(positions, b, l, d)?;
-    if !rope.is_fast(dy) {
+    let Backend::Cpu(isa) = backend.serving_filled(&[dy, &tables.cos]) else {
         return reference::rope_by_token_backward(dy, rope, positions);
-    }
+    };
     let dy = if dy.stride()[3] == 1 { dy.clone() } else { dy.contiguous()? };
-    back(&dy, tables, positions, Axes::TokensFirst, -1.)
+    back(isa, &dy, tables, positions, Axes::TokensFirst, -1.)
 }
 
 fn back(
+    isa: Isa,
     dy: &Tensor,
     tables: Tables,
     positions: &Positions,
     axes: Axes,
     sign: f32,
 ) -> Result<Tensor> {
-    let rotation = Rotate { tables, positions: positions.clone(), axes, sign };
+    let rotation = Rotate { isa, tables, positions: positions.clone(), axes, sign };
     let (storage, layout) = dy.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { bail!("rope: a gradient is not on the CPU") };
     shaped(rotation.apply(storage.as_slice::<f32>()?, layout)?, dy)

@@ -2,46 +2,6 @@
 //! at run time, and portably. The bodies are generic over `FMA` and written so that the compiler
 //! vectorises them.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-
-use crate::gemv::Simd;
-
-/// The widest instructions that may run, as a number of [`Simd`].
-static WIDEST: AtomicU8 = AtomicU8::new(Simd::Best as u8);
-
-/// Limits the machine-specific loops of attention, norms, activations, losses and the optimizer for
-/// the whole process, so that tests can compare them on one machine.
-#[doc(hidden)]
-pub fn force_simd(widest: Simd) {
-    WIDEST.store(widest as u8, Ordering::Relaxed);
-}
-
-/// [`force_simd`] to portable loops, or back to the best.
-#[doc(hidden)]
-pub fn force_portable(portable: bool) {
-    force_simd(if portable { Simd::Portable } else { Simd::Best });
-}
-
-/// Whether loops compiled for AVX2 and FMA may run.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn has_fma() -> bool {
-    WIDEST.load(Ordering::Relaxed) >= Simd::Avx2 as u8
-        && std::is_x86_feature_detected!("avx2")
-        && std::is_x86_feature_detected!("fma")
-}
-
-/// Whether loops compiled for AVX-512 may run.
-pub(crate) fn has_avx512() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return WIDEST.load(Ordering::Relaxed) >= Simd::Best as u8
-        && has_fma()
-        && std::is_x86_feature_detected!("avx512f")
-        && std::is_x86_feature_detected!("avx512dq")
-        && std::is_x86_feature_detected!("avx512vl");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
 /// How many vector registers a loop may count on: for bodies that ask, see [`simd`].
 pub(crate) struct Registers;
 
@@ -54,8 +14,8 @@ impl Registers {
     pub(crate) const PORTABLE: usize = 16;
 }
 
-/// Defines a function that runs `body::<true>` compiled with AVX-512, or with AVX2 and FMA, where
-/// the machine has them and `body::<false>` elsewhere. After `body, Registers` the body is told
+/// Defines a function that takes an [`Isa`](crate::Isa) first, and runs `body::<true>` compiled with AVX-512,
+/// or with AVX2 and FMA, as far as that and the machine allow, and `body::<false>` elsewhere. After `body, Registers` the body is told
 /// as a second parameter how many registers there are.
 macro_rules! simd {
     ($(#[$meta:meta])* $vis:vis fn $name:ident$(<const $n:ident: usize>)?(
@@ -63,27 +23,29 @@ macro_rules! simd {
     ) $(-> $ret:ty)? = $body:ident $(, $registers:ident)?) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments, reason = "an inner loop takes what it touches")]
-        $vis fn $name$(<const $n: usize>)?($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name$(<const $n: usize>)?(isa: crate::Isa, $($arg: $ty),*) $(-> $ret)? {
+            let isa = isa.runnable();
             #[cfg(target_arch = "x86_64")]
-            if crate::simd::has_avx512() {
+            if isa == crate::Isa::Avx512 {
                 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma")]
                 #[allow(clippy::too_many_arguments, reason = "as above")]
                 fn widest$(<const $n: usize>)?($($arg: $ty),*) $(-> $ret)? {
                     $body::<true $(, { $registers::AVX512 })? $(, $n)?>($($arg),*)
                 }
-                // SAFETY: all five were detected just above.
+                // SAFETY: `runnable` has detected all five.
                 return unsafe { widest$(::<$n>)?($($arg),*) };
             }
             #[cfg(target_arch = "x86_64")]
-            if crate::simd::has_fma() {
+            if isa == crate::Isa::Avx2 {
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments, reason = "as above")]
                 fn fast$(<const $n: usize>)?($($arg: $ty),*) $(-> $ret)? {
                     $body::<true $(, { $registers::AVX2 })? $(, $n)?>($($arg),*)
                 }
-                // SAFETY: AVX2 and FMA were detected just above.
+                // SAFETY: `runnable` has detected both.
                 return unsafe { fast$(::<$n>)?($($arg),*) };
             }
+            let _ = isa;
             $body::<false $(, { $registers::PORTABLE })? $(, $n)?>($($arg),*)
         }
     };
@@ -178,6 +140,7 @@ pub(crate) fn dot_body<const FMA: bool>(x: &[f32], y: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
 
     #[inline(always)]
     fn exp_all_body<const FMA: bool>(values: &mut [f32]) {
@@ -191,41 +154,41 @@ mod tests {
     }
     simd!(fn below_zero(values: &mut [f32]) = below_zero_body);
 
-    /// Checks e^x from `first` up, in steps of 9.6e-5, with the best loop and the portable one.
-    fn is_within_two_ulp(first: f32, steps: usize, loops: [fn(&mut [f32]); 2]) {
+    /// Checks e^x from `first` up, in steps of 9.6e-5.
+    fn is_within_two_ulp(first: f32, steps: usize, exp: impl Fn(&mut [f32])) {
         let inputs = (0..steps).map(|i| first + i as f32 * 9.6e-5).collect::<Vec<_>>();
-        for exp in loops {
-            let mut outputs = inputs.clone();
-            exp(&mut outputs);
-            for (x, y) in inputs.iter().zip(&outputs) {
-                let exact = f64::from(*x).exp();
-                let rounded = exact as f32;
-                if rounded.is_infinite() {
-                    // The last half ulp before overflow may round either way.
-                    assert!(*y >= f32::MAX * 0.999_999, "exp({x}) = {y}");
-                    continue;
-                }
-                let ulp = f64::from(f32::from_bits(rounded.to_bits() + 1)) - f64::from(rounded);
-                let error = (f64::from(*y) - exact).abs() / ulp;
-                assert!(error <= 2., "exp({x}) = {y}, {error} ulp off");
+        let mut outputs = inputs.clone();
+        exp(&mut outputs);
+        for (x, y) in inputs.iter().zip(&outputs) {
+            let exact = f64::from(*x).exp();
+            let rounded = exact as f32;
+            if rounded.is_infinite() {
+                // The last half ulp before overflow may round either way.
+                assert!(*y >= f32::MAX * 0.999_999, "exp({x}) = {y}");
+                continue;
             }
+            let ulp = f64::from(f32::from_bits(rounded.to_bits() + 1)) - f64::from(rounded);
+            let error = (f64::from(*y) - exact).abs() / ulp;
+            assert!(error <= 2., "exp({x}) = {y}, {error} ulp off");
         }
     }
 
     #[test]
     fn exp_is_within_two_ulp_of_the_double() {
-        is_within_two_ulp(-103.9, 2_000_000, [exp_all, exp_all_body::<false>]);
-        is_within_two_ulp(-87., 906_250, [below_zero, below_zero_body::<false>]);
+        for isa in Isa::here() {
+            is_within_two_ulp(-103.9, 2_000_000, |values| exp_all(isa, values));
+            is_within_two_ulp(-87., 906_250, |values| below_zero(isa, values));
+        }
     }
 
     #[test]
     fn exp_keeps_the_special_values() {
         let mut values = [0., f32::NEG_INFINITY, -1e30, f32::INFINITY, 1e30, f32::NAN];
-        exp_all(&mut values);
+        exp_all(Isa::best(), &mut values);
         assert_eq!(values[..5], [1., 0., 0., f32::INFINITY, f32::INFINITY]);
         assert!(values[5].is_nan());
         let mut values = [0., f32::NEG_INFINITY, -1e30, -87.1, f32::NAN];
-        below_zero(&mut values);
+        below_zero(Isa::best(), &mut values);
         assert_eq!(values[..4], [1., 0., 0., 0.]);
         assert!(values[4].is_nan());
     }

@@ -3,7 +3,8 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{SERIAL, is_f32, shaped, slice, with, written};
+use crate::backend::{Backend, Isa};
+use crate::cpu::{SERIAL, shaped, slice, with, written};
 use crate::reference;
 use crate::simd::{exp, madd, simd};
 
@@ -11,18 +12,20 @@ use crate::simd::{exp, madd, simd};
 ///
 /// # Errors
 /// If shapes or dtypes differ.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+pub fn swiglu(backend: Backend, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if gate.dims() != up.dims() {
         bail!("swiglu: up is {:?}, expected {:?} as gate", up.dims(), gate.dims())
     }
-    if !is_f32(gate) || !is_f32(up) {
-        return reference::swiglu(gate, up);
+    match backend.serving(&[gate, up]) {
+        Backend::Reference => reference::swiglu(gate, up),
+        Backend::Cpu(isa) => gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu { isa }),
     }
-    gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
 }
 
 /// d gate = dy · up · σ · (1 + gate · (1 − σ)), d up = dy · gate · σ.
-struct SwiGlu;
+struct SwiGlu {
+    isa: Isa,
+}
 
 /// Elements per task: both inputs, the output and two gradients stay in the second-level cache.
 const CHUNK: usize = 16 << 10;
@@ -40,13 +43,14 @@ impl CustomOp2 for SwiGlu {
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (slice(gate, gate_layout)?, slice(up, up_layout)?);
+        let isa = self.isa;
         let write = |y: &mut [f32]| match y.len() < SERIAL {
-            true => activate(gate, up, y),
+            true => activate(isa, gate, up, y),
             false => y
                 .par_chunks_mut(CHUNK)
                 .zip(gate.par_chunks(CHUNK))
                 .zip(up.par_chunks(CHUNK))
-                .for_each(|((y, gate), up)| activate(gate, up, y)),
+                .for_each(|((y, gate), up)| activate(isa, gate, up, y)),
         };
         // SAFETY: `activate` assigns every element.
         let y = unsafe { written(gate.len(), write) };
@@ -60,7 +64,7 @@ impl CustomOp2 for SwiGlu {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [_, d_gate, d_up] = swiglu_backward(gate, up, dy)?;
+        let [_, d_gate, d_up] = swiglu_backward(Backend::Cpu(self.isa), gate, up, dy)?;
         Ok((Some(d_gate), Some(d_up)))
     }
 }
@@ -70,13 +74,18 @@ impl CustomOp2 for SwiGlu {
 ///
 /// # Errors
 /// If shapes differ.
-pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<[Tensor; 3]> {
+pub fn swiglu_backward(
+    backend: Backend,
+    gate: &Tensor,
+    up: &Tensor,
+    dy: &Tensor,
+) -> Result<[Tensor; 3]> {
     if gate.dims() != up.dims() || gate.dims() != dy.dims() {
         bail!("swiglu: gate is {:?}, up {:?}, dy {:?}", gate.dims(), up.dims(), dy.dims())
     }
-    if ![gate, up, dy].into_iter().all(is_f32) {
+    let Backend::Cpu(isa) = backend.serving(&[gate, up, dy]) else {
         return reference::swiglu_backward(gate, up, dy);
-    }
+    };
     let outputs = with(&gate.contiguous()?, |gate| {
         with(&up.contiguous()?, |up| {
             with(&dy.contiguous()?, |dy| {
@@ -91,7 +100,7 @@ pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<[Tenso
                                 .zip(to_up.par_chunks_mut(CHUNK))
                                 .zip(inputs())
                                 .for_each(|(((y, d_gate), d_up), ((gate, up), dy))| {
-                                    differentiate(gate, up, dy, y, d_gate, d_up);
+                                    differentiate(isa, gate, up, dy, y, d_gate, d_up);
                                 });
                         };
                         // SAFETY: `differentiate` assigns every element of all three.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 
+use crate::backend::{Backend, Isa};
 use crate::dtype::StorageDtype;
-use crate::gemv::{self, Simd, Stored};
-use crate::quant;
+use crate::gemv::{self, Stored};
+use crate::{quant, reference};
 
 /// A range of bytes that someone keeps alive: a mapped file, a buffer. Clones share it.
 #[derive(Clone)]
@@ -65,11 +66,11 @@ impl fmt::Debug for Bytes {
 /// # Example: four rows against an 8-bit matrix
 /// ```
 /// use candle_core::{Device, Tensor};
-/// use lacuna_kernels::{StorageDtype, WeightMatrix};
+/// use lacuna_kernels::{Backend, StorageDtype, WeightMatrix};
 ///
 /// let weights: Vec<f32> = (0..64 * 96).map(|i| (i % 7) as f32 - 3.0).collect();
 /// let matrix = WeightMatrix::quantize(&weights, 64, 96, StorageDtype::Q8_0)?;
-/// let y = matrix.matmul(&Tensor::ones((4, 96), candle_core::DType::F32, &Device::Cpu)?)?;
+/// let y = matrix.matmul(Backend::cpu(), &Tensor::ones((4, 96), candle_core::DType::F32, &Device::Cpu)?)?;
 /// assert_eq!(y.dims(), [4, 64]);
 /// # Ok::<(), candle_core::Error>(())
 /// ```
@@ -142,8 +143,8 @@ impl WeightMatrix {
     ///
     /// # Errors
     /// If x is not f32 on the CPU, ends in another number of columns, or is tracked for gradients.
-    pub fn matmul(&self, x: &Tensor) -> Result<Tensor> {
-        let mut outputs = Self::matmul_many(&[self], x)?;
+    pub fn matmul(&self, backend: Backend, x: &Tensor) -> Result<Tensor> {
+        let mut outputs = Self::matmul_many(backend, &[self], x)?;
         Ok(outputs.pop().expect("one matrix, one product"))
     }
 
@@ -152,13 +153,7 @@ impl WeightMatrix {
     ///
     /// # Errors
     /// As [`Self::matmul`], for each matrix.
-    pub fn matmul_many(matrices: &[&Self], x: &Tensor) -> Result<Vec<Tensor>> {
-        Self::matmul_many_with(matrices, x, Simd::Best)
-    }
-
-    /// [`Self::matmul_many`] with a choice of instructions, for tests.
-    #[doc(hidden)]
-    pub fn matmul_many_with(matrices: &[&Self], x: &Tensor, simd: Simd) -> Result<Vec<Tensor>> {
+    pub fn matmul_many(backend: Backend, matrices: &[&Self], x: &Tensor) -> Result<Vec<Tensor>> {
         let Some(&cols) = x.dims().last() else { bail!("x is a scalar, expected [.., cols]") };
         if let Some(matrix) = matrices.iter().find(|matrix| matrix.cols != cols) {
             bail!("x {:?} against weights [{}, {}]", x.shape(), matrix.rows, matrix.cols);
@@ -168,6 +163,10 @@ impl WeightMatrix {
         }
         if x.track_op() {
             bail!("no gradient flows through stored weights; detach x, or use `linear`");
+        }
+        if backend == Backend::Reference && x.elem_count() > 0 {
+            let product = |matrix: &&Self| reference::linear(x, &matrix.to_tensor(backend)?);
+            return matrices.iter().map(product).collect();
         }
         let x = x.contiguous()?;
         let outputs = {
@@ -179,7 +178,7 @@ impl WeightMatrix {
             if values.is_empty() {
                 vec![Vec::new(); matrices.len()]
             } else {
-                gemv::products(&stored, values, cols, simd)
+                gemv::products(&stored, values, cols, loops(backend))
             }
         };
         let mut shape = x.dims().to_vec();
@@ -195,38 +194,45 @@ impl WeightMatrix {
     ///
     /// # Errors
     /// If an id is not below the number of rows, or the result would not fit in memory's range.
-    pub fn rows_f32(&self, ids: &[u32]) -> Result<Tensor> {
+    pub fn rows_f32(&self, backend: Backend, ids: &[u32]) -> Result<Tensor> {
         if let Some(at) = ids.iter().position(|&id| id as usize >= self.rows) {
             bail!("id {} at {at} is beyond the {} rows", ids[at], self.rows);
         }
-        self.unpack(ids.iter().map(|&id| id as usize), ids.len(), Simd::Best)
+        self.unpack(backend, ids.iter().map(|&id| id as usize), ids.len())
     }
 
     /// All weights as f32 `[rows, cols]`.
     ///
     /// # Errors
     /// If they would not fit in memory's range.
-    pub fn to_tensor(&self) -> Result<Tensor> {
-        self.to_tensor_with(Simd::Best)
+    pub fn to_tensor(&self, backend: Backend) -> Result<Tensor> {
+        self.unpack(backend, 0..self.rows, self.rows)
     }
 
-    /// [`Self::to_tensor`] with a choice of instructions, for tests.
-    #[doc(hidden)]
-    pub fn to_tensor_with(&self, simd: Simd) -> Result<Tensor> {
-        self.unpack(0..self.rows, self.rows, simd)
-    }
-
-    fn unpack(&self, ids: impl Iterator<Item = usize>, count: usize, simd: Simd) -> Result<Tensor> {
+    fn unpack(
+        &self,
+        backend: Backend,
+        ids: impl Iterator<Item = usize>,
+        count: usize,
+    ) -> Result<Tensor> {
         let values = count.checked_mul(self.cols).filter(|&n| n <= isize::MAX as usize / 4);
         let Some(values) = values else { bail!("{count} rows of {} weights overflow", self.cols) };
         let mut out = vec![0.0; values];
-        gemv::unpack_rows(self.stored(), ids, &mut out, simd);
+        gemv::unpack_rows(self.stored(), ids, &mut out, loops(backend));
         Tensor::from_vec(out, (count, self.cols), &Device::Cpu)
     }
 
     fn stored(&self) -> Stored<'_> {
         let Self { dtype, rows, cols, .. } = *self;
         Stored { dtype, rows, cols, bytes: self.as_bytes() }
+    }
+}
+
+/// The instructions that unpack and multiply: stored weights are on the CPU, whatever computes with them.
+fn loops(backend: Backend) -> Isa {
+    match backend {
+        Backend::Reference => Isa::Portable,
+        Backend::Cpu(isa) => isa.runnable(),
     }
 }
 

@@ -4,11 +4,14 @@
 
 use candle_core::{DType, Device, Tensor};
 use lacuna_kernels::{
-    AttentionMask, Positions, Rope, Spans, add_rms_norm, attention_by_token_backward,
+    AttentionMask, Backend, Isa, Positions, Rope, Spans, add_rms_norm, attention_by_token_backward,
     attention_by_token_kept, embedding_backward, linear, linear_cross_entropy_gradients,
     linear_input_gradient, linear_weight_gradient, reference, rms_norm_backward,
     rope_by_token_backward, swiglu_backward,
 };
+
+/// The best that this machine has.
+const CPU: Backend = Backend::Cpu(Isa::Avx512);
 
 fn tensor(shape: &[usize], salt: u64) -> Tensor {
     let n = shape.iter().product::<usize>() as u64;
@@ -46,15 +49,15 @@ fn the_gradients_of_dense_layers_are_their_products() {
         let wide_terms: Vec<_> = wide_dy.iter().zip(&wide_weights).take(n).collect();
         let expected = reference::linear_input_gradient(&wide_terms).unwrap();
         let expected = expected.reshape((2, rows / 2, inner)).unwrap();
-        assert_near(&linear_input_gradient(&terms).unwrap(), &expected, "input");
+        assert_near(&linear_input_gradient(CPU, &terms).unwrap(), &expected, "input");
     }
     for (dy, wide_dy) in dy.iter().zip(&wide_dy) {
         let expected = reference::linear_weight_gradient(wide_dy, &wide(&x)).unwrap();
-        assert_near(&linear_weight_gradient(dy, &x).unwrap(), &expected, "weight");
+        assert_near(&linear_weight_gradient(CPU, dy, &x).unwrap(), &expected, "weight");
     }
-    assert!(linear_input_gradient(&[]).is_err());
-    assert!(linear_input_gradient(&[(&dy[0], &weights[1])]).is_err());
-    assert!(linear_weight_gradient(&dy[0], &tensor(&[3, inner], 1)).is_err());
+    assert!(linear_input_gradient(CPU, &[]).is_err());
+    assert!(linear_input_gradient(CPU, &[(&dy[0], &weights[1])]).is_err());
+    assert!(linear_weight_gradient(CPU, &dy[0], &tensor(&[3, inner], 1)).is_err());
 }
 
 /// As many rows as a sum is formed in parts from, or as a product is split into tasks from.
@@ -65,9 +68,9 @@ fn products_of_many_rows_are_the_same_for_any_number_of_threads() {
         (tensor(&[rows, inner], 1), tensor(&[rows, out], 2), tensor(&[out, inner], 3));
     let products = || {
         [
-            linear(&x, &weight).unwrap(),
-            linear_input_gradient(&[(&dy, &weight), (&dy, &weight)]).unwrap(),
-            linear_weight_gradient(&dy, &x).unwrap(),
+            linear(CPU, &x, &weight).unwrap(),
+            linear_input_gradient(CPU, &[(&dy, &weight), (&dy, &weight)]).unwrap(),
+            linear_weight_gradient(CPU, &dy, &x).unwrap(),
         ]
     };
     let expected = [
@@ -98,7 +101,8 @@ fn the_gradients_of_the_loss_come_with_it() {
         let (hidden, head) = (tensor(&[rows, 16], 1), tensor(&[vocab, 16], 2));
         let targets: Vec<u32> = (0..rows).map(|i| (i * 7 % vocab) as u32).collect();
         let weights: Vec<f32> = (0..rows).map(|i| [0.5, 2., 0., 1.][i % 4]).collect();
-        let found = linear_cross_entropy_gradients(&hidden, &head, &targets, &weights).unwrap();
+        let found =
+            linear_cross_entropy_gradients(CPU, &hidden, &head, &targets, &weights).unwrap();
         let (hidden, head) = (wide(&hidden), wide(&head));
         let expected =
             reference::linear_cross_entropy_gradients(&hidden, &head, &targets, &weights).unwrap();
@@ -116,7 +120,7 @@ fn the_gradients_of_norms_take_what_is_carried_along() {
     let (x, dy, carried) = (tensor(&[150, 40], 1), tensor(&[150, 40], 2), tensor(&[150, 40], 3));
     let weight = tensor(&[40], 4);
     for carried in [None, Some(&carried)] {
-        let (dx, dw) = rms_norm_backward(&x, &weight, 1e-5, &dy, carried).unwrap();
+        let (dx, dw) = rms_norm_backward(CPU, &x, &weight, 1e-5, &dy, carried).unwrap();
         let wide_carried = carried.map(wide);
         let (ex, ew) = reference::rms_norm_backward(
             &wide(&x),
@@ -129,18 +133,18 @@ fn the_gradients_of_norms_take_what_is_carried_along() {
         assert_near(&dx, &ex, "input");
         assert_near(&dw, &ew, "weight");
     }
-    let (sum, normed) = add_rms_norm(&x, &carried, &weight, 1e-5).unwrap();
+    let (sum, normed) = add_rms_norm(CPU, &x, &carried, &weight, 1e-5).unwrap();
     let exact = (wide(&x) + wide(&carried)).unwrap();
     assert_near(&sum, &exact, "sum");
     assert_near(&normed, &reference::rms_norm(&exact, &wide(&weight), 1e-5).unwrap(), "normed");
-    assert!(rms_norm_backward(&x, &weight, 1e-5, &tensor(&[150, 41], 1), None).is_err());
-    assert!(add_rms_norm(&x, &tensor(&[149, 40], 1), &weight, 1e-5).is_err());
+    assert!(rms_norm_backward(CPU, &x, &weight, 1e-5, &tensor(&[150, 41], 1), None).is_err());
+    assert!(add_rms_norm(CPU, &x, &tensor(&[149, 40], 1), &weight, 1e-5).is_err());
 }
 
 #[test]
 fn the_gradients_of_elementwise_operations() {
     let (gate, up, dy) = (tensor(&[9, 4000], 1), tensor(&[9, 4000], 2), tensor(&[9, 4000], 3));
-    let found = swiglu_backward(&gate, &up, &dy).unwrap();
+    let found = swiglu_backward(CPU, &gate, &up, &dy).unwrap();
     let expected = reference::swiglu_backward(&wide(&gate), &wide(&up), &wide(&dy)).unwrap();
     for (found, expected) in found.iter().zip(&expected) {
         assert_near(found, expected, "swiglu");
@@ -149,17 +153,17 @@ fn the_gradients_of_elementwise_operations() {
     let frequencies = Rope::frequencies(1e4, 8);
     let table = |dtype| Rope::new(&frequencies, 16, dtype, &Device::Cpu).unwrap();
     let dy = tensor(&[2, 10, 3, 8], 4);
-    let found = rope_by_token_backward(&dy, &table(DType::F32), &positions).unwrap();
+    let found = rope_by_token_backward(CPU, &dy, &table(DType::F32), &positions).unwrap();
     let exact = table(DType::F64);
     let expected = reference::rope_by_token_backward(&wide(&dy), &exact, &positions).unwrap();
     assert_near(&found, &expected, "rope");
     let ids = Tensor::new(&[[3u32, 0, 3], [99, 3, 7]], &Device::Cpu).unwrap();
     let (dy, onto) = (tensor(&[2, 3, 6], 5), tensor(&[100, 6], 6));
-    let found = embedding_backward(&ids, &dy, &onto).unwrap();
+    let found = embedding_backward(CPU, &ids, &dy, &onto).unwrap();
     let flat = [3, 0, 3, 99, 3, 7];
     let expected = reference::embedding_backward(&flat, &wide(&dy), &wide(&onto)).unwrap();
     assert_near(&found, &expected, "embedding");
-    assert!(embedding_backward(&ids, &dy, &tensor(&[99, 6], 6)).is_err(), "id 99 of 99 rows");
+    assert!(embedding_backward(CPU, &ids, &dy, &tensor(&[99, 6], 6)).is_err(), "id 99 of 99 rows");
 }
 
 #[test]
@@ -172,11 +176,12 @@ fn the_gradients_of_attention_from_what_was_kept() {
     let exact = qkv.each_ref().map(wide);
     let expected =
         reference::attention_by_token_backward(exact.each_ref(), &wide(&d_out), &spans, 0.35);
-    let kept = attention_by_token_kept(qkv.each_ref(), &spans, 0.35).unwrap();
-    let found = attention_by_token_backward(qkv.each_ref(), &kept, &d_out, &spans, 0.35).unwrap();
+    let kept = attention_by_token_kept(CPU, qkv.each_ref(), &spans, 0.35).unwrap();
+    let found =
+        attention_by_token_backward(CPU, qkv.each_ref(), &kept, &d_out, &spans, 0.35).unwrap();
     for (found, expected) in found.iter().zip(&expected.unwrap()) {
         assert_near(found, expected, "attention");
     }
     let wrong = tensor(&[2, 51, 6, 8], 4);
-    assert!(attention_by_token_backward(qkv.each_ref(), &kept, &wrong, &spans, 0.35).is_err());
+    assert!(attention_by_token_backward(CPU, qkv.each_ref(), &kept, &wrong, &spans, 0.35).is_err());
 }

@@ -1,120 +1,68 @@
-//! All cases with the fastest implementation that this machine has.
+//! Every case on every backend: the reference and each instruction set that this machine has.
 
 mod cases;
 
-mod attention {
-    use super::cases::attention as cases;
+use lacuna_kernels::{Backend, Isa};
 
-    #[test]
-    fn every_case_agrees_with_the_reference() {
-        cases::every_case_agrees_with_the_reference();
-    }
-
-    #[test]
-    fn order_of_dimensions_does_not_matter() {
-        cases::order_of_dimensions_does_not_matter();
-    }
-
-    #[test]
-    fn narrowed_caches_are_read_in_place() {
-        cases::narrowed_caches_are_read_in_place();
-    }
-
-    #[test]
-    fn extreme_scores_stay_finite() {
-        cases::extreme_scores_stay_finite();
-    }
-
-    #[test]
-    fn blind_queries_yield_zeros() {
-        cases::blind_queries_yield_zeros();
-    }
-
-    #[test]
-    fn nan_comes_through() {
-        cases::nan_comes_through();
-    }
-
-    #[test]
-    fn gradients_of_the_reference_are_slopes() {
-        cases::gradients_of_the_reference_are_slopes();
-    }
-
-    #[test]
-    fn thread_count_does_not_matter() {
-        cases::thread_count_does_not_matter();
-    }
+/// A test for each backend and case; what this machine does not have is said and passed over.
+macro_rules! on_every_backend {
+    ($($backend:ident = $which:expr;)* => $module:ident $cases:tt) => {
+        mod $module {
+            use super::*;
+            $(mod $backend {
+                use super::*;
+                on_every_backend!(@cases $module $which, $cases);
+            })*
+        }
+    };
+    (@cases $module:ident $which:expr, { $($case:ident)* }) => {
+        $(#[test]
+        fn $case() {
+            let backend = $which;
+            match Backend::here().contains(&backend) {
+                true => cases::$module::$case(backend),
+                false => eprintln!("{backend:?} does not run on this machine"),
+            }
+        })*
+    };
+    ($($module:ident $cases:tt)*) => {
+        $(on_every_backend! {
+            reference = Backend::Reference;
+            portable = Backend::Cpu(Isa::Portable);
+            neon = Backend::Cpu(Isa::Neon);
+            avx2 = Backend::Cpu(Isa::Avx2);
+            avx512 = Backend::Cpu(Isa::Avx512);
+            => $module $cases
+        })*
+    };
 }
 
-mod parts {
-    use super::cases::parts as cases;
-
-    #[test]
-    fn every_case_agrees_with_the_reference() {
-        cases::every_case_agrees_with_the_reference();
+on_every_backend! {
+    attention {
+        every_case_agrees_with_the_reference
+        order_of_dimensions_does_not_matter
+        narrowed_caches_are_read_in_place
+        extreme_scores_stay_finite
+        blind_queries_yield_zeros
+        nan_comes_through
+        gradients_of_the_reference_are_slopes
+        thread_count_does_not_matter
     }
-
-    #[test]
-    fn gradients_of_the_reference_are_slopes() {
-        cases::gradients_of_the_reference_are_slopes();
+    parts {
+        every_case_agrees_with_the_reference
+        gradients_of_the_reference_are_slopes
+        thread_count_does_not_matter
+        nll_of_every_row_agrees_with_the_reference
+        an_upstream_gradient_scales_both_gradients
+        half_precision_is_computed_in_single
+        wrong_shapes_are_refused_in_words
     }
-
-    #[test]
-    fn thread_count_does_not_matter() {
-        cases::thread_count_does_not_matter();
-    }
-
-    #[test]
-    fn nll_of_every_row_agrees_with_the_reference() {
-        cases::nll_of_every_row_agrees_with_the_reference();
-    }
-
-    #[test]
-    fn an_upstream_gradient_scales_both_gradients() {
-        cases::an_upstream_gradient_scales_both_gradients();
-    }
-
-    #[test]
-    fn half_precision_is_computed_in_single() {
-        cases::half_precision_is_computed_in_single();
-    }
-
-    #[test]
-    fn wrong_shapes_are_refused_in_words() {
-        cases::wrong_shapes_are_refused_in_words();
-    }
-}
-
-mod optimizer {
-    use super::cases::optimizer as cases;
-
-    #[test]
-    fn ten_steps_follow_the_formula() {
-        cases::ten_steps_follow_the_formula();
-    }
-
-    #[test]
-    fn fused_steps_agree_with_composed_ones() {
-        cases::fused_steps_agree_with_composed_ones();
-    }
-
-    #[test]
-    fn small_steps_are_not_lost_in_half_precision() {
-        cases::small_steps_are_not_lost_in_half_precision();
-    }
-
-    #[test]
-    fn a_restored_state_continues_bit_for_bit() {
-        cases::a_restored_state_continues_bit_for_bit();
-    }
-
-    #[test]
-    fn a_parameter_without_gradient_is_an_error() {
-        cases::a_parameter_without_gradient_is_an_error();
-    }
-
-    #[test]
-    fn thread_count_does_not_matter() {
-        cases::thread_count_does_not_matter();
+    optimizer {
+        ten_steps_follow_the_formula
+        fused_steps_agree_with_composed_ones
+        small_steps_are_not_lost_in_half_precision
+        a_restored_state_continues_bit_for_bit
+        a_parameter_without_gradient_is_an_error
+        thread_count_does_not_matter
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor, Var};
-use lacuna_kernels::{Bytes, Simd, StorageDtype, WeightMatrix};
+use lacuna_kernels::{Backend, Bytes, Isa, StorageDtype, WeightMatrix};
 use proptest::prelude::*;
 
 const CPU: Device = Device::Cpu;
@@ -64,14 +64,14 @@ fn bits(tensor: &Tensor) -> Vec<u32> {
     flat(tensor).into_iter().map(f32::to_bits).collect()
 }
 
-fn times(matrix: &WeightMatrix, x: &Tensor, simd: Simd) -> Tensor {
-    WeightMatrix::matmul_many_with(&[matrix], x, simd).unwrap().remove(0)
+fn times(matrix: &WeightMatrix, x: &Tensor, isa: Isa) -> Tensor {
+    matrix.matmul(Backend::Cpu(isa), x).unwrap()
 }
 
 /// Against f64 products of the unpacked weights. n products summed in eight lanes: each term meets
 /// at most n/8 + 4 roundings of 2^-24, twice that where multiplication rounds too.
 fn assert_product(matrix: &WeightMatrix, x: &[f32], y: &[f32], context: &str) {
-    let weights = flat(&matrix.to_tensor().unwrap());
+    let weights = flat(&matrix.to_tensor(Backend::cpu()).unwrap());
     let cols = matrix.cols();
     let roundings = 2.0 * (cols as f64 / 8.0 + 4.0) * 2f64.powi(-24);
     for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact(matrix.rows())) {
@@ -101,11 +101,11 @@ fn every_format_unpacks_to_the_bits_that_candle_unpacks() {
                 .and_then(|doubles| doubles.to_dtype(DType::F32))
                 .unwrap(),
         };
-        for simd in [Simd::Portable, Simd::Avx2, Simd::Best] {
-            let ours = flat(&matrix.to_tensor_with(simd).unwrap());
+        for isa in Isa::here() {
+            let ours = flat(&matrix.to_tensor(Backend::Cpu(isa)).unwrap());
             for (at, (ours, theirs)) in ours.iter().zip(flat(&theirs)).enumerate() {
                 let same = ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan();
-                assert!(same || *ours == theirs, "{dtype:?} {simd:?} {at}: {ours}, not {theirs}");
+                assert!(same || *ours == theirs, "{dtype:?} {isa:?} {at}: {ours}, not {theirs}");
             }
         }
     }
@@ -121,7 +121,7 @@ fn what_we_pack_is_as_near_as_what_candle_packs() {
             continue;
         };
         let error = |matrix: &WeightMatrix| -> f64 {
-            let unpacked = flat(&matrix.to_tensor().unwrap());
+            let unpacked = flat(&matrix.to_tensor(Backend::cpu()).unwrap());
             unpacked.iter().zip(&plain).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
         };
         let (ours, theirs) = (error(&ours), error(&packed(dtype, rows, cols, 11)));
@@ -135,7 +135,7 @@ fn zeros_and_constants_survive_packing() {
     for dtype in StorageDtype::ALL {
         for value in [0.0, 1.0, -1.0, 1e-30] {
             let Ok(matrix) = WeightMatrix::quantize(&[value; 512], 2, 256, dtype) else { continue };
-            for got in flat(&matrix.to_tensor().unwrap()) {
+            for got in flat(&matrix.to_tensor(Backend::cpu()).unwrap()) {
                 let near = (got - value).abs() <= value.abs() / 100.0 || value.abs() < 1e-7;
                 assert!(
                     near && got.is_finite() && got.abs() <= 2.0,
@@ -153,13 +153,13 @@ fn a_row_has_the_same_bits_alone_and_in_any_batch() {
         let (rows, cols) = (37, 1280);
         let matrix = packed(dtype, rows, cols, 3);
         let x = Tensor::from_vec(values(70 * cols, 4), (70, cols), &CPU).unwrap();
-        for simd in [Simd::Portable, Simd::Avx2, Simd::Best] {
+        for isa in Isa::here() {
             let alone: Vec<u32> = (0..70)
-                .flat_map(|row| bits(&times(&matrix, &x.narrow(0, row, 1).unwrap(), simd)))
+                .flat_map(|row| bits(&times(&matrix, &x.narrow(0, row, 1).unwrap(), isa)))
                 .collect();
             for batch in [2, 3, 4, 5, 7, 8, 11, 16, 17, 70] {
-                let y = times(&matrix, &x.narrow(0, 0, batch).unwrap(), simd);
-                assert_eq!(bits(&y), alone[..batch * rows], "{dtype:?} {simd:?}, batch of {batch}");
+                let y = times(&matrix, &x.narrow(0, 0, batch).unwrap(), isa);
+                assert_eq!(bits(&y), alone[..batch * rows], "{dtype:?} {isa:?}, batch of {batch}");
             }
         }
     }
@@ -169,10 +169,10 @@ fn a_row_has_the_same_bits_alone_and_in_any_batch() {
 fn the_number_of_threads_changes_no_bit() {
     let matrix = packed(StorageDtype::Q4_1, 1536, 576, 3);
     let x = Tensor::from_vec(values(4 * 576, 4), (4, 576), &CPU).unwrap();
-    let outside = bits(&matrix.matmul(&x).unwrap());
+    let outside = bits(&matrix.matmul(Backend::cpu(), &x).unwrap());
     for threads in [1, 2, 3, 8] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let inside = pool.install(|| bits(&matrix.matmul(&x).unwrap()));
+        let inside = pool.install(|| bits(&matrix.matmul(Backend::cpu(), &x).unwrap()));
         assert_eq!(inside, outside, "{threads} threads");
     }
 }
@@ -182,10 +182,10 @@ fn several_matrices_at_once_give_what_each_gives() {
     let (q, k) = (packed(StorageDtype::Q8_0, 576, 512, 1), packed(StorageDtype::Q6K, 192, 512, 2));
     let v = packed(StorageDtype::BF16, 191, 512, 2);
     let x = Tensor::from_vec(values(5 * 512, 4), (1, 5, 512), &CPU).unwrap();
-    let many = WeightMatrix::matmul_many(&[&q, &k, &v], &x).unwrap();
+    let many = WeightMatrix::matmul_many(Backend::cpu(), &[&q, &k, &v], &x).unwrap();
     for (matrix, y) in [&q, &k, &v].into_iter().zip(&many) {
         assert_eq!(y.dims(), [1, 5, matrix.rows()]);
-        assert_eq!(bits(y), bits(&matrix.matmul(&x).unwrap()));
+        assert_eq!(bits(y), bits(&matrix.matmul(Backend::cpu(), &x).unwrap()));
     }
 }
 
@@ -200,8 +200,8 @@ fn unaligned_bytes_and_strided_rows_give_the_same_product() {
         let bytes = Bytes::new(Arc::new(shifted), range).unwrap();
         let unaligned = WeightMatrix::new(dtype, 7, 256, bytes).unwrap();
         let x = Tensor::from_vec(values(256 * 4, 8), (256, 4), &CPU).unwrap().t().unwrap();
-        let expected = bits(&matrix.matmul(&x.contiguous().unwrap()).unwrap());
-        assert_eq!(bits(&unaligned.matmul(&x).unwrap()), expected, "{dtype:?}");
+        let expected = bits(&matrix.matmul(Backend::cpu(), &x.contiguous().unwrap()).unwrap());
+        assert_eq!(bits(&unaligned.matmul(Backend::cpu(), &x).unwrap()), expected, "{dtype:?}");
     }
 }
 
@@ -210,10 +210,10 @@ fn rows_are_the_tensors_rows_and_an_id_beyond_them_is_refused() {
     for dtype in StorageDtype::ALL {
         let matrix = packed(dtype, 6, 256, 2);
         let ids = Tensor::new(&[5u32, 0, 5, 2], &CPU).unwrap();
-        let expected = matrix.to_tensor().unwrap().index_select(&ids, 0).unwrap();
-        assert_eq!(bits(&matrix.rows_f32(&[5, 0, 5, 2]).unwrap()), bits(&expected));
+        let expected = matrix.to_tensor(Backend::cpu()).unwrap().index_select(&ids, 0).unwrap();
+        assert_eq!(bits(&matrix.rows_f32(Backend::cpu(), &[5, 0, 5, 2]).unwrap()), bits(&expected));
         for id in [6, u32::MAX] {
-            let error = matrix.rows_f32(&[0, id]).unwrap_err().to_string();
+            let error = matrix.rows_f32(Backend::cpu(), &[0, id]).unwrap_err().to_string();
             assert!(error.contains(&format!("id {id} at 1 is beyond the 6 rows")), "{error}");
         }
     }
@@ -270,10 +270,10 @@ fn wrong_inputs_are_errors() {
     let wrong_dtype = Tensor::zeros((2, 32), DType::F64, &CPU).unwrap();
     let tracked = Var::zeros((2, 32), DType::F32, &CPU).unwrap();
     for x in [&scalar, &wrong_cols, &wrong_dtype, tracked.as_tensor()] {
-        assert!(matrix.matmul(x).is_err());
+        assert!(matrix.matmul(Backend::cpu(), x).is_err());
     }
     let empty = Tensor::zeros((0, 32), DType::F32, &CPU).unwrap();
-    assert_eq!(matrix.matmul(&empty).unwrap().dims(), [0, 4]);
+    assert_eq!(matrix.matmul(Backend::cpu(), &empty).unwrap().dims(), [0, 4]);
 }
 
 proptest! {
@@ -289,9 +289,9 @@ proptest! {
         let matrix = packed(dtype, rows, cols, seed);
         let plain = values(batch * cols, seed + 1);
         let x = Tensor::from_vec(plain.clone(), (batch, cols), &CPU).unwrap();
-        for simd in [Simd::Portable, Simd::Avx2, Simd::Best] {
-            let y = flat(&times(&matrix, &x, simd));
-            assert_product(&matrix, &plain, &y, &format!("{dtype:?} {simd:?} [{rows}, {cols}]"));
+        for isa in Isa::here() {
+            let y = flat(&times(&matrix, &x, isa));
+            assert_product(&matrix, &plain, &y, &format!("{dtype:?} {isa:?} [{rows}, {cols}]"));
         }
     }
 }

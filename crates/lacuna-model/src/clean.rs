@@ -43,7 +43,10 @@ impl Transformer {
         self.run(&clean.flatten_all()?, select, |layer_idx, qkv, last| {
             let (q, k, v) = self.rotated(layer_idx, qkv, (batch, window, window), &positions)?;
             layers.push((k.clone(), v.clone()));
-            let out = if last { q } else { attention_by_token(&q, &k, &v, &causal, self.scale())? };
+            let out = match last {
+                true => q,
+                false => attention_by_token(self.backend, &q, &k, &v, &causal, self.scale())?,
+            };
             self.rows_first(&out)
         })?;
         Ok(CleanWindow { layers, noisy_half, positions, batch, window })
@@ -78,7 +81,8 @@ impl Transformer {
                 Ok(Tensor::cat(&[noisy, &clean.contiguous()?], 1)?)
             };
             let (k, v) = (joined(&k, clean_k)?, joined(&v, clean_v)?);
-            self.rows_first(&attention_by_token(&q, &k, &v, &clean.noisy_half, self.scale())?)
+            let spans = &clean.noisy_half;
+            self.rows_first(&attention_by_token(self.backend, &q, &k, &v, spans, self.scale())?)
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_checkpoint::{Config, SaveOptions, StorageDtype, Weights, save_safetensors};
-use lacuna_kernels::Rope;
+use lacuna_kernels::{Backend, Rope};
 use std::sync::Arc;
 
 use crate::error::{ModelError, Result};
@@ -179,6 +179,7 @@ impl Transformer {
             rope,
             parameters: Vec::new(),
             device: device.clone(),
+            backend: Backend::of(device),
             files: Vec::new(),
             layers_done: Arc::default(),
             config,

@@ -104,7 +104,7 @@ impl Transformer {
                 outputs.push(if unread {
                     lane_q
                 } else {
-                    attention_by_token(&lane_q, &k, &v, spans, self.scale())?
+                    attention_by_token(self.backend, &lane_q, &k, &v, spans, self.scale())?
                 });
                 start += n;
             }

@@ -53,12 +53,12 @@ impl Transformer {
         let eps = self.config.rms_norm_eps;
         let table = tensor(&self.embed)?;
         let (tokens, rows) = Rows::of_layers(windows, self.layers.len())?;
-        let mut x = embedding(&table, &tokens)?;
+        let mut x = embedding(self.backend, &table, &tokens)?;
         // What the last layer adds to the residual stream: summed where the next norm reads it.
         let mut delta: Option<Tensor> = None;
         let add_norm = |x: Tensor, delta: Option<Tensor>, weight: &Tensor| match delta {
-            None => rms_norm(&x, weight, eps).map(|normed| (x, normed)),
-            Some(delta) => add_rms_norm(&x, &delta, weight, eps),
+            None => rms_norm(self.backend, &x, weight, eps).map(|normed| (x, normed)),
+            Some(delta) => add_rms_norm(self.backend, &x, &delta, weight, eps),
         };
         let mut kept = Vec::with_capacity(self.layers.len());
         for (layer, rows) in self.layers.iter().zip(rows) {
@@ -92,7 +92,8 @@ impl Transformer {
         let Record { windows, tokens, mut layers, last } = record;
         let eps = self.config.rms_norm_eps;
         let mut gradients = Gradients::new();
-        let (mut d_x, d_norm) = rms_norm_backward(&last, &self.norm.detach(), eps, d_hidden, None)?;
+        let norm = self.norm.detach();
+        let (mut d_x, d_norm) = rms_norm_backward(self.backend, &last, &norm, eps, d_hidden, None)?;
         gradients.push(("model.norm.weight".into(), d_norm));
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let layer = layer.detached()?;
@@ -102,11 +103,12 @@ impl Transformer {
             let activations = match kept {
                 Kept::Activations(activations) => *activations,
                 Kept::Input(x) => {
-                    let normed = rms_norm(&x, &layer.input_norm, eps)?;
+                    let normed = rms_norm(self.backend, &x, &layer.input_norm, eps)?;
                     self.layer_forward(&layer, x, &normed, &windows, &rows)?.0
                 }
             };
-            let mut named = LayerGradients { layer: i, gradients: &mut gradients };
+            let mut named =
+                LayerGradients { layer: i, backend: self.backend, gradients: &mut gradients };
             d_x = self.layer_backward(&layer, activations, &windows, &rows, &d_x, &mut named)?;
         }
         let onto = match self.head {
@@ -116,7 +118,7 @@ impl Transformer {
                 d_head.zeros_like()?
             }
         };
-        let d_table = embedding_backward(&tokens, &d_x, &onto)?;
+        let d_table = embedding_backward(self.backend, &tokens, &d_x, &onto)?;
         gradients.push(("model.embed_tokens.weight".into(), d_table));
         self.in_order(gradients)
     }

@@ -7,7 +7,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_checkpoint::{Config, MappedFile, Mode};
 use lacuna_kernels::{
-    AttentionMask, Positions, Rope, Spans, WeightMatrix, add_rms_norm, attention_by_token,
+    AttentionMask, Backend, Positions, Rope, Spans, WeightMatrix, add_rms_norm, attention_by_token,
     embedding, linear, rms_norm, rope_by_token, swiglu,
 };
 use std::num::NonZeroUsize;
@@ -31,10 +31,10 @@ pub(crate) struct Linear {
 
 impl Linear {
     /// x: [rows, in] to [rows, out].
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, backend: Backend, x: &Tensor) -> Result<Tensor> {
         let y = match &self.weight {
-            Weight::Tensor(weight) => linear(x, weight)?,
-            Weight::Stored(weight) => weight.matmul(x)?,
+            Weight::Tensor(weight) => linear(backend, x, weight)?,
+            Weight::Stored(weight) => weight.matmul(backend, x)?,
         };
         self.biased(y)
     }
@@ -47,7 +47,11 @@ impl Linear {
     }
 
     /// Several layers over the same input; stored weights share one parallel region.
-    fn forward_many<const N: usize>(layers: [&Linear; N], x: &Tensor) -> Result<[Tensor; N]> {
+    fn forward_many<const N: usize>(
+        backend: Backend,
+        layers: [&Linear; N],
+        x: &Tensor,
+    ) -> Result<[Tensor; N]> {
         let mut stored = Vec::with_capacity(N);
         for layer in layers {
             if let Weight::Stored(weight) = &layer.weight {
@@ -55,10 +59,10 @@ impl Linear {
             }
         }
         let outputs = if stored.len() == N {
-            let products = WeightMatrix::matmul_many(&stored, x)?;
+            let products = WeightMatrix::matmul_many(backend, &stored, x)?;
             layers.iter().zip(products).map(|(l, y)| l.biased(y)).collect::<Result<Vec<_>>>()?
         } else {
-            layers.iter().map(|l| l.forward(x)).collect::<Result<Vec<_>>>()?
+            layers.iter().map(|l| l.forward(backend, x)).collect::<Result<Vec<_>>>()?
         };
         Ok(outputs.try_into().expect("one output for each layer"))
     }
@@ -91,6 +95,8 @@ pub struct Transformer {
     pub(crate) rope: Rope,
     pub(crate) parameters: Vec<(String, Var)>,
     pub(crate) device: Device,
+    /// What computes its operations.
+    pub(crate) backend: Backend,
     /// Files that weights are read from while it runs.
     pub(crate) files: Vec<Arc<MappedFile>>,
     /// Layers computed so far, by all passes.
@@ -139,6 +145,18 @@ impl Transformer {
         &self.device
     }
 
+    /// What computes the model's operations: the best for its device, unless
+    /// [`with_backend`](Self::with_backend) has said otherwise.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The same model on another backend, sharing weights and parameters.
+    #[must_use]
+    pub fn with_backend(self, backend: Backend) -> Self {
+        Self { backend, ..self }
+    }
+
     /// The trainable parameters in a fixed order; empty for a model opened for inference.
     pub fn parameters(&self) -> &[(String, Var)] {
         &self.parameters
@@ -151,7 +169,7 @@ impl Transformer {
     pub fn head(&self) -> Result<Tensor> {
         match self.head.as_ref().unwrap_or(&self.embed) {
             Weight::Tensor(head) => Ok(head.clone()),
-            Weight::Stored(head) => Ok(head.to_tensor()?),
+            Weight::Stored(head) => Ok(head.to_tensor(self.backend)?),
         }
     }
 
@@ -161,8 +179,8 @@ impl Transformer {
     /// Errors on a shape that is not the model's.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let logits = match self.head.as_ref().unwrap_or(&self.embed) {
-            Weight::Tensor(head) => linear(hidden, head)?,
-            Weight::Stored(head) => head.matmul(hidden)?,
+            Weight::Tensor(head) => linear(self.backend, hidden, head)?,
+            Weight::Stored(head) => head.matmul(self.backend, hidden)?,
         };
         Ok(logits)
     }
@@ -175,7 +193,7 @@ impl Transformer {
         const ROWS_AT_ONCE: usize = 256;
         let hidden = hidden.detach();
         if let Weight::Tensor(head) = self.head.as_ref().unwrap_or(&self.embed) {
-            return Ok(lacuna_kernels::token_nll(&hidden, &head.detach(), targets)?);
+            return Ok(lacuna_kernels::token_nll(self.backend, &hidden, &head.detach(), targets)?);
         }
         let mut nll = Vec::with_capacity(targets.len());
         for (i, targets) in targets.chunks(ROWS_AT_ONCE).enumerate() {
@@ -292,9 +310,14 @@ impl Transformer {
         for (i, layer) in self.layers.iter().enumerate() {
             let last = i + 1 == self.layers.len();
             // What is not needed any more goes at once: of a long prompt it is much.
-            let (stream, normed) = add_norm(&x, delta.take().as_ref(), &layer.input_norm, eps)?;
+            let (stream, normed) =
+                self.add_norm(&x, delta.take().as_ref(), &layer.input_norm, eps)?;
             x = stream;
-            let qkv = Linear::forward_many([&layer.q_proj, &layer.k_proj, &layer.v_proj], &normed)?;
+            let qkv = Linear::forward_many(
+                self.backend,
+                [&layer.q_proj, &layer.k_proj, &layer.v_proj],
+                &normed,
+            )?;
             drop(normed);
             let mut attended = attend(i, qkv, last)?;
             if last && let Some((in_x, in_attended)) = &select {
@@ -305,27 +328,28 @@ impl Transformer {
                 x = x.index_select(in_x, 0)?;
                 attended = attended.index_select(in_attended, 0)?;
             }
-            let projected = layer.o_proj.forward(&attended)?;
+            let projected = layer.o_proj.forward(self.backend, &attended)?;
             drop(attended);
             let norm = &layer.post_attention_norm;
-            let (stream, normed) = add_norm(&x, Some(&projected), norm, eps)?;
+            let (stream, normed) = self.add_norm(&x, Some(&projected), norm, eps)?;
             x = stream;
             drop(projected);
-            let [gate, up] = Linear::forward_many([&layer.gate_proj, &layer.up_proj], &normed)?;
+            let [gate, up] =
+                Linear::forward_many(self.backend, [&layer.gate_proj, &layer.up_proj], &normed)?;
             drop(normed);
-            let gated = swiglu(&gate, &up)?;
+            let gated = swiglu(self.backend, &gate, &up)?;
             drop((gate, up));
-            delta = Some(layer.down_proj.forward(&gated)?);
+            delta = Some(layer.down_proj.forward(self.backend, &gated)?);
             self.layers_done.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(add_norm(&x, delta.as_ref(), &self.norm, eps)?.1)
+        Ok(self.add_norm(&x, delta.as_ref(), &self.norm, eps)?.1)
     }
 
     /// ids: [rows] to [rows, hidden].
     fn embed_rows(&self, ids: &Tensor) -> Result<Tensor> {
         match &self.embed {
-            Weight::Tensor(table) => Ok(embedding(table, ids)?),
-            Weight::Stored(table) => Ok(table.rows_f32(&ids.to_vec1::<u32>()?)?),
+            Weight::Tensor(table) => Ok(embedding(self.backend, table, ids)?),
+            Weight::Stored(table) => Ok(table.rows_f32(self.backend, &ids.to_vec1::<u32>()?)?),
         }
     }
 
@@ -339,7 +363,7 @@ impl Transformer {
         spans: &Spans,
     ) -> Result<Tensor> {
         let (q, k, v) = self.rotated(layer_idx, qkv, dims, positions)?;
-        self.rows_first(&attention_by_token(&q, &k, &v, spans, self.scale())?)
+        self.rows_first(&attention_by_token(self.backend, &q, &k, &v, spans, self.scale())?)
     }
 
     /// [rows, heads · head_dim] each to [batch, len, heads, head_dim], queries and keys normed (if the model
@@ -357,11 +381,11 @@ impl Transformer {
         let mut k = k.reshape((batch, n_key, num_kv_heads, head_dim))?;
         let v = v.reshape((batch, n_key, num_kv_heads, head_dim))?;
         if let Some((q_norm, k_norm)) = &self.layers[layer_idx].qk_norm {
-            q = rms_norm(&q.contiguous()?, q_norm, rms_norm_eps)?;
-            k = rms_norm(&k, k_norm, rms_norm_eps)?;
+            q = rms_norm(self.backend, &q.contiguous()?, q_norm, rms_norm_eps)?;
+            k = rms_norm(self.backend, &k, k_norm, rms_norm_eps)?;
         }
-        let q = rope_by_token(&q, &self.rope, &of_queries)?;
-        let k = rope_by_token(&k, &self.rope, positions)?;
+        let q = rope_by_token(self.backend, &q, &self.rope, &of_queries)?;
+        let k = rope_by_token(self.backend, &k, &self.rope, positions)?;
         Ok((q, k, v))
     }
 
@@ -369,6 +393,25 @@ impl Transformer {
     pub(crate) fn rows_first(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, len, heads, head_dim) = x.dims4()?;
         Ok(x.reshape((batch * len, heads * head_dim))?)
+    }
+
+    /// x + delta and its norm, with a graph where a gradient is wanted.
+    fn add_norm(
+        &self,
+        x: &Tensor,
+        delta: Option<&Tensor>,
+        weight: &Tensor,
+        eps: f64,
+    ) -> Result<(Tensor, Tensor)> {
+        let tracked = weight.track_op() || x.track_op() || delta.is_some_and(Tensor::track_op);
+        match delta {
+            Some(delta) if !tracked => Ok(add_rms_norm(self.backend, x, delta, weight, eps)?),
+            _ => {
+                let sum = delta.map_or(Ok(x.clone()), |delta| x + delta)?;
+                let normed = rms_norm(self.backend, &sum, weight, eps)?;
+                Ok((sum, normed))
+            }
+        }
     }
 
     pub(crate) fn scale(&self) -> f64 {
@@ -397,24 +440,6 @@ pub(crate) fn first_positions(positions: &Positions, n_query: usize, len: usize)
             Positions::Explicit(rows.iter().map(|row| row[..n_query].to_vec()).collect())
         }
         all => all.clone(),
-    }
-}
-
-/// x + delta and its norm, with a graph where a gradient is wanted.
-fn add_norm(
-    x: &Tensor,
-    delta: Option<&Tensor>,
-    weight: &Tensor,
-    eps: f64,
-) -> Result<(Tensor, Tensor)> {
-    let tracked = weight.track_op() || x.track_op() || delta.is_some_and(Tensor::track_op);
-    match delta {
-        Some(delta) if !tracked => Ok(add_rms_norm(x, delta, weight, eps)?),
-        _ => {
-            let sum = delta.map_or(Ok(x.clone()), |delta| x + delta)?;
-            let normed = rms_norm(&sum, weight, eps)?;
-            Ok((sum, normed))
-        }
     }
 }
 

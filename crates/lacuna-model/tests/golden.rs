@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use candle_core::{DType, Device, Tensor};
-use lacuna_kernels::AttentionMask;
+use lacuna_kernels::{AttentionMask, Backend};
 use lacuna_model::{StorageDtype, Transformer, Weights};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -107,7 +107,9 @@ fn packed_weights_compute_what_their_values_do_in_f32() {
             let unpacked = |(name, shape): (String, Vec<usize>)| {
                 let values = match shape.as_slice() {
                     [_] => weights.tensor(&name, DType::F32, &Device::Cpu).unwrap(),
-                    _ => weights.matrix_in(&name, dtype).unwrap().to_tensor().unwrap(),
+                    _ => {
+                        weights.matrix_in(&name, dtype).unwrap().to_tensor(Backend::cpu()).unwrap()
+                    }
                 };
                 (name, candle_core::Var::from_tensor(&values).unwrap())
             };

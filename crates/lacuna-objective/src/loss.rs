@@ -2,7 +2,8 @@
 
 use candle_core::Tensor;
 use lacuna_kernels::{
-    CrossEntropy, CrossEntropyGradients, linear_cross_entropy, linear_cross_entropy_gradients,
+    Backend, CrossEntropy, CrossEntropyGradients, linear_cross_entropy,
+    linear_cross_entropy_gradients,
 };
 
 use crate::{Error, Result};
@@ -90,6 +91,7 @@ impl Targets {
 /// # Errors
 /// The denominator is not above 0; a target lies outside the tensors; shapes disagree.
 pub fn weighted_loss(
+    backend: Backend,
     hidden: &Tensor,
     head: &Tensor,
     targets: &Targets,
@@ -104,7 +106,7 @@ pub fn weighted_loss(
         return Ok(CrossEntropy { loss, nll: Vec::new() });
     }
     let rows = Tensor::new(targets.rows.as_slice(), hidden.device())?;
-    weighted_loss_of_rows(&hidden.index_select(&rows, 0)?, head, targets, denominator)
+    weighted_loss_of_rows(backend, &hidden.index_select(&rows, 0)?, head, targets, denominator)
 }
 
 /// [`weighted_loss`] of hidden states that hold the targets' rows alone, `[targets, h]`: for a model that
@@ -113,13 +115,14 @@ pub fn weighted_loss(
 /// # Errors
 /// The denominator is not above 0; a target lies outside the vocabulary; shapes disagree.
 pub fn weighted_loss_of_rows(
+    backend: Backend,
     hidden: &Tensor,
     head: &Tensor,
     targets: &Targets,
     denominator: f64,
 ) -> Result<CrossEntropy> {
     let weights = targets.weights_over(denominator)?;
-    Ok(linear_cross_entropy(hidden, head, &targets.ids, &weights)?)
+    Ok(linear_cross_entropy(backend, hidden, head, &targets.ids, &weights)?)
 }
 
 /// [`weighted_loss_of_rows`] and its gradients at once, without a graph.
@@ -127,13 +130,14 @@ pub fn weighted_loss_of_rows(
 /// # Errors
 /// As [`weighted_loss_of_rows`].
 pub fn weighted_loss_gradients(
+    backend: Backend,
     hidden: &Tensor,
     head: &Tensor,
     targets: &Targets,
     denominator: f64,
 ) -> Result<CrossEntropyGradients> {
     let weights = targets.weights_over(denominator)?;
-    Ok(linear_cross_entropy_gradients(hidden, head, &targets.ids, &weights)?)
+    Ok(linear_cross_entropy_gradients(backend, hidden, head, &targets.ids, &weights)?)
 }
 
 fn check_denominator(denominator: f64) -> Result<()> {

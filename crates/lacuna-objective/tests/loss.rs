@@ -1,6 +1,7 @@
 //! The loss: what is counted, what it is divided by, where gradients go.
 
 use candle_core::{Device, Tensor, Var};
+use lacuna_kernels::Backend;
 use lacuna_objective::{
     Error, Predicts, Targets, weighted_loss, weighted_loss_gradients, weighted_loss_of_rows,
 };
@@ -50,7 +51,7 @@ fn autoregression_reads_each_eligible_token_off_the_one_before() {
 fn the_loss_is_the_weighted_sum_over_eligible_tokens() {
     let (hidden, head) = model();
     let targets = Targets::masked(&CLEAN, &WEIGHTS, 3, Predicts::Own).unwrap();
-    let loss = weighted_loss(&hidden, &head, &targets, 6.0).unwrap();
+    let loss = weighted_loss(Backend::cpu(), &hidden, &head, &targets, 6.0).unwrap();
     let mut expected = 0.0;
     for i in 0..4 {
         let (row, id) = (targets.rows[i] as usize, targets.ids[i]);
@@ -66,7 +67,7 @@ fn the_loss_is_the_weighted_sum_over_eligible_tokens() {
 fn rows_without_a_mask_get_no_gradient_and_masked_ones_do() {
     let (hidden, head) = model();
     let targets = Targets::masked(&CLEAN, &WEIGHTS, 3, Predicts::Own).unwrap();
-    let loss = weighted_loss(&hidden, &head, &targets, 6.0).unwrap().loss;
+    let loss = weighted_loss(Backend::cpu(), &hidden, &head, &targets, 6.0).unwrap().loss;
     let gradients = loss.backward().unwrap();
     let gradient = gradients.get(hidden.as_tensor()).unwrap().flatten_to(1).unwrap();
     let rows: Vec<Vec<f32>> = gradient.to_vec2().unwrap();
@@ -84,16 +85,16 @@ fn gradients_without_a_graph_are_those_of_the_graph() {
     let hidden =
         Var::from_tensor(&hidden.flatten_to(1).unwrap().index_select(&rows, 0).unwrap().detach());
     let hidden = hidden.unwrap();
-    let graph = weighted_loss_of_rows(&hidden, &head, &targets, 6.0).unwrap();
+    let graph = weighted_loss_of_rows(Backend::cpu(), &hidden, &head, &targets, 6.0).unwrap();
     let store = graph.loss.backward().unwrap();
-    let found = weighted_loss_gradients(&hidden, &head, &targets, 6.0).unwrap();
+    let found = weighted_loss_gradients(Backend::cpu(), &hidden, &head, &targets, 6.0).unwrap();
     assert_eq!(found.loss as f32, graph.loss.to_scalar::<f32>().unwrap());
     assert_eq!(found.nll, graph.nll);
     for (found, leaf) in [(&found.hidden, &hidden), (&found.head, &head)] {
         let values = |t: &Tensor| t.to_vec2::<f32>().unwrap();
         assert_eq!(values(found), values(store.get(leaf.as_tensor()).unwrap()));
     }
-    assert!(weighted_loss_gradients(&hidden, &head, &targets, 0.0).is_err());
+    assert!(weighted_loss_gradients(Backend::cpu(), &hidden, &head, &targets, 0.0).is_err());
 }
 
 /// Loss and gradients of the parts add up to those of the whole, to 1e-6 relative.
@@ -101,7 +102,7 @@ fn gradients_without_a_graph_are_those_of_the_graph() {
 fn the_loss_does_not_depend_on_the_split_into_micro_batches() {
     let (hidden, head) = model();
     let whole = Targets::masked(&CLEAN, &WEIGHTS, 3, Predicts::Own).unwrap();
-    let whole = weighted_loss(&hidden, &head, &whole, 6.0).unwrap().loss;
+    let whole = weighted_loss(Backend::cpu(), &hidden, &head, &whole, 6.0).unwrap().loss;
     let whole_gradient = whole.backward().unwrap();
     let whole_gradient = whole_gradient.get(head.as_tensor()).unwrap();
     let (mut sum, mut gradient) = (0.0, head.zeros_like().unwrap());
@@ -110,7 +111,7 @@ fn the_loss_does_not_depend_on_the_split_into_micro_batches() {
         let targets =
             Targets::masked(&CLEAN[tokens.clone()], &WEIGHTS[tokens], 3, Predicts::Own).unwrap();
         let hidden = hidden.narrow(0, part, 1).unwrap();
-        let loss = weighted_loss(&hidden, &head, &targets, 6.0).unwrap().loss;
+        let loss = weighted_loss(Backend::cpu(), &hidden, &head, &targets, 6.0).unwrap().loss;
         sum += loss.to_scalar::<f32>().unwrap();
         let gradients = loss.backward().unwrap();
         gradient = (gradient + gradients.get(head.as_tensor()).unwrap()).unwrap();
@@ -126,7 +127,7 @@ fn the_loss_does_not_depend_on_the_split_into_micro_batches() {
 fn a_batch_without_masks_costs_nothing_and_still_reaches_the_model() {
     let (hidden, head) = model();
     let targets = Targets::masked(&CLEAN, &[0.0; 6], 3, Predicts::Own).unwrap();
-    let loss = weighted_loss(&hidden, &head, &targets, 6.0).unwrap();
+    let loss = weighted_loss(Backend::cpu(), &hidden, &head, &targets, 6.0).unwrap();
     assert_eq!(loss.loss.to_scalar::<f32>().unwrap(), 0.0);
     assert!(loss.nll.is_empty());
     let gradients = loss.loss.backward().unwrap();
@@ -139,7 +140,7 @@ fn nonsense_is_refused() {
     let (hidden, head) = model();
     let targets = Targets::masked(&CLEAN, &WEIGHTS, 3, Predicts::Own).unwrap();
     for denominator in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        let refused = weighted_loss(&hidden, &head, &targets, denominator);
+        let refused = weighted_loss(Backend::cpu(), &hidden, &head, &targets, denominator);
         assert!(matches!(refused, Err(Error::Denominator(_))));
     }
     let short = Targets::masked(&CLEAN, &WEIGHTS[..5], 3, Predicts::Own);

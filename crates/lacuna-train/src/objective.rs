@@ -184,7 +184,13 @@ impl StageObjective {
             return Ok(None);
         }
         let hidden = model.forward(&self.windows(model, examples, &targets.rows)?)?;
-        Ok(Some(weighted_loss_of_rows(&hidden, &model.head()?, &targets, eligible as f64)?))
+        Ok(Some(weighted_loss_of_rows(
+            model.backend(),
+            &hidden,
+            &model.head()?,
+            &targets,
+            eligible as f64,
+        )?))
     }
 
     /// [`loss`](Self::loss) and what it asks of every parameter.
@@ -203,8 +209,13 @@ impl StageObjective {
         }
         let windows = self.windows(model, examples, &targets.rows)?;
         let (hidden, record) = model.record(&windows, self.recompute)?;
-        let loss =
-            weighted_loss_gradients(&hidden, &model.head()?.detach(), &targets, eligible as f64)?;
+        let loss = weighted_loss_gradients(
+            model.backend(),
+            &hidden,
+            &model.head()?.detach(),
+            &targets,
+            eligible as f64,
+        )?;
         let gradients = model.backward(record, &loss.hidden, &loss.head)?;
         Ok(Some(Descent { loss: loss.loss, nll: loss.nll, gradients }))
     }

@@ -61,11 +61,11 @@ pub fn step(
     let Some(gradients) = gradients else {
         return Ok(StepOutcome { loss, grad_norm: 0.0, nll });
     };
-    let grad_norm = lacuna_kernels::global_norm(&gradients)?;
+    let grad_norm = lacuna_kernels::global_norm(model.backend(), &gradients)?;
     if !grad_norm.is_finite() {
         return Err(diverged("gradient norm", grad_norm));
     }
-    optimizer.step_with_norm(&gradients, grad_norm, learning_rate)?;
+    optimizer.step_with_norm(model.backend(), &gradients, grad_norm, learning_rate)?;
     Ok(StepOutcome { loss, grad_norm, nll })
 }
 

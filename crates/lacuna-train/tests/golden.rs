@@ -105,7 +105,8 @@ fn losses_logits_and_gradients_equal_the_recorded_ones() {
                 assert!(off < tolerance, "{key} {dtype:?} logits: {off:e}");
             }
             let head = model.head().unwrap();
-            let out = weighted_loss_of_rows(&hidden, &head, &targets, denominator).unwrap();
+            let out = weighted_loss_of_rows(model.backend(), &hidden, &head, &targets, denominator)
+                .unwrap();
             let loss = values(&out.loss)[0];
             let off = (loss / case["loss"].as_f64().unwrap() - 1.0).abs();
             assert!(off < tolerance, "{key} {dtype:?} loss: {off:e}");
@@ -169,8 +170,10 @@ fn ten_optimizer_steps_follow_the_recorded_trajectory() {
         let (noisy, clean) = (matrix(&noisy, 2), matrix(&x0, 2));
         let block_size = 4.try_into().unwrap();
         let hidden = model.denoise(&noisy, &clean, block_size, None, Some(&targets.rows)).unwrap();
-        let out = weighted_loss_of_rows(&hidden, &model.head().unwrap(), &targets, 32.0).unwrap();
-        let norm = optimizer.step(&out.loss.backward().unwrap(), 1e-3).unwrap();
+        let out =
+            weighted_loss_of_rows(model.backend(), &hidden, &model.head().unwrap(), &targets, 32.0)
+                .unwrap();
+        let norm = optimizer.step(model.backend(), &out.loss.backward().unwrap(), 1e-3).unwrap();
         let squares =
             model.parameters().iter().map(|(_, v)| values(v).iter().map(|x| x * x).sum::<f64>());
         let parameter_norm = squares.sum::<f64>().sqrt();

@@ -1,7 +1,7 @@
 //! Packed formats to floats and back, one tensor at a time.
 
 use candle_core::Tensor;
-use lacuna_kernels::{Bytes, StorageDtype, WeightMatrix};
+use lacuna_kernels::{Backend, Bytes, StorageDtype, WeightMatrix};
 
 use crate::error::Result;
 
@@ -9,7 +9,7 @@ use crate::error::Result;
 pub(crate) fn unpack(bytes: Vec<u8>, dtype: StorageDtype, shape: &[usize]) -> Result<Tensor> {
     let (rows, cols) = as_matrix(shape);
     let matrix = WeightMatrix::new(dtype, rows, cols, Bytes::from(bytes))?;
-    Ok(matrix.to_tensor()?.reshape(shape)?)
+    Ok(matrix.to_tensor(Backend::cpu())?.reshape(shape)?)
 }
 
 /// Values, in rows of `cols`, in `dtype`; the error says which value does not fit.

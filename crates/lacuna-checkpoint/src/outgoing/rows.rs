@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use lacuna_kernels::{Bytes, StorageDtype, WeightMatrix};
+use lacuna_kernels::{Backend, Bytes, StorageDtype, WeightMatrix};
 use rayon::prelude::*;
 
 use super::packed;
@@ -94,7 +94,7 @@ impl Rows<'_> {
         let stored = self.entry.dtype;
         let rows = bytes.len() / stored.row_bytes(cols).expect("validated: whole blocks");
         let matrix = WeightMatrix::new(stored, rows, cols, Bytes::from(bytes.to_vec()))?;
-        Ok(matrix.to_tensor()?.flatten_all()?.to_vec1()?)
+        Ok(matrix.to_tensor(Backend::cpu())?.flatten_all()?.to_vec1()?)
     }
 
     fn encoded(&self, values: &[f32], cols: usize, dtype: StorageDtype) -> Result<Vec<u8>> {

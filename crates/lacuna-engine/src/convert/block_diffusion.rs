@@ -2,6 +2,7 @@
 //! MASK, and how its row begins.
 
 use lacuna_checkpoint::{Config, Mode, Outgoing, Weights, mean_row};
+use lacuna_kernels::Backend;
 use lacuna_random::{Purpose, stream, uniform_f32};
 use std::num::NonZeroUsize;
 use std::str::FromStr;
@@ -151,7 +152,8 @@ fn mask_id(config: &Config, side: &mut CarriedFiles, token: Option<&MaskToken>) 
 fn started(weights: &Weights, name: &str, seed: u64, row: u64) -> Result<Vec<f32>> {
     let matrix = weights.matrix(name)?;
     let ids: Vec<u32> = (0..matrix.rows() as u32).collect();
-    let chunks = ids.chunks(4096).map(|ids| Ok(matrix.rows_f32(ids)?.flatten_all()?.to_vec1()?));
+    let rows = |ids: &[u32]| Ok(matrix.rows_f32(Backend::cpu(), ids)?.flatten_all()?.to_vec1()?);
+    let chunks = ids.chunks(4096).map(rows);
     let mut rng = stream(seed, Purpose::MaskEmbedding, 0, row);
     Ok(mean_row(matrix.cols(), chunks, || uniform_f32(&mut rng) - 0.5)?)
 }

@@ -9,6 +9,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::Update;
+use crate::Isa;
 use crate::cpu::with;
 use crate::simd::{dot_body, madd, simd};
 
@@ -35,16 +36,23 @@ impl Moments {
         Ok((tensor(&self.m)?, tensor(&self.v)?, master))
     }
 
-    pub(super) fn update(&mut self, var: &Var, grad: &Tensor, update: Update) -> Result<()> {
+    pub(super) fn update(
+        &mut self,
+        isa: Isa,
+        var: &Var,
+        grad: &Tensor,
+        update: Update,
+    ) -> Result<()> {
         let grad = grad.to_dtype(DType::F32)?.contiguous()?;
         with(&grad, |grad| {
-            var.inplace_op1(&Step { moments: Mutex::new(self), grad, update: update.into() })
+            var.inplace_op1(&Step { isa, moments: Mutex::new(self), grad, update: update.into() })
         })
     }
 }
 
 /// candle hands out an operation's target only; everything else rides in the operation.
 struct Step<'a> {
+    isa: Isa,
     moments: Mutex<&'a mut Moments>,
     grad: &'a [f32],
     update: Scalars,
@@ -61,15 +69,15 @@ impl InplaceOp1 for Step<'_> {
         };
         let mut moments = self.moments.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Moments { m, v, master } = &mut **moments;
-        let (grad, update) = (self.grad, self.update);
+        let (isa, grad, update) = (self.isa, self.grad, self.update);
         match (storage, master) {
-            (CpuStorage::F32(p), _) => step_all(&mut p[start..end], grad, m, v, update),
+            (CpuStorage::F32(p), _) => step_all(isa, &mut p[start..end], grad, m, v, update),
             (CpuStorage::BF16(p), Some(master)) => {
-                step_all(master, grad, m, v, update);
+                step_all(isa, master, grad, m, v, update);
                 round_all(master, &mut p[start..end], bf16::from_f32);
             }
             (CpuStorage::F16(p), Some(master)) => {
-                step_all(master, grad, m, v, update);
+                step_all(isa, master, grad, m, v, update);
                 round_all(master, &mut p[start..end], f16::from_f32);
             }
             _ => bail!("adamw: a parameter changed its type, expected the one it began with"),
@@ -84,11 +92,11 @@ fn round_all<T: Send>(from: &[f32], to: &mut [T], round: fn(f32) -> T) {
     });
 }
 
-fn step_all(p: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], update: Scalars) {
+fn step_all(isa: Isa, p: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], update: Scalars) {
     p.par_chunks_mut(CHUNK)
         .zip(grad.par_chunks(CHUNK))
         .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
-        .for_each(|((p, grad), (m, v))| step(p, grad, m, v, update));
+        .for_each(|((p, grad), (m, v))| step(isa, p, grad, m, v, update));
 }
 
 /// [`Update`] in f32, the parts multiplied out.
@@ -143,8 +151,8 @@ fn step_body<const FMA: bool>(
 }
 
 /// Σ x², blocks of 4096 in f32, everything above in f64.
-pub(super) fn sum_of_squares(x: &[f32]) -> f64 {
-    let parts = x.par_chunks(CHUNK).map(squares).collect::<Vec<_>>();
+pub(super) fn sum_of_squares(isa: Isa, x: &[f32]) -> f64 {
+    let parts = x.par_chunks(CHUNK).map(|x| squares(isa, x)).collect::<Vec<_>>();
     parts.iter().sum()
 }
 

@@ -194,6 +194,6 @@ impl<const N: usize> Work<N> {
             width: self.sums.width,
         };
         let sight = sight(inputs.spans, &inputs.sizes, b, panel);
-        panel::backward(keys, plan.tiles(b, panel), &sight, &mut io);
+        panel::backward(inputs.isa, keys, plan.tiles(b, panel), &sight, &mut io);
     }
 }

@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use super::layout::{Axes, Head, Rows, Sizes, View, read_lanes, sight, write_lanes};
 use super::panel::{self, Keys, State};
 use super::plan::{Plan, Tile};
+use crate::backend::Isa;
 use crate::cpu::Disjoint;
-use crate::simd::has_avx512;
 use crate::{Spans, team};
 
 /// Panels of a head below which its keys are split instead: few queries, many keys.
@@ -28,6 +28,7 @@ const TASKS: usize = 16;
 /// Inputs of both passes.
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
+    pub(super) isa: Isa,
     pub(super) axes: Axes,
     pub(super) sizes: Sizes,
     pub(super) q: View<'a>,
@@ -46,10 +47,10 @@ pub(super) struct LogSums {
 
 /// Vector lanes of a panel: as few as the queries of a key head fit into, and no more than the
 /// registers serve well: 2 of 8 lanes or 2 of 16.
-fn panel_width(sizes: &Sizes) -> usize {
+fn panel_width(isa: Isa, sizes: &Sizes) -> usize {
     match sizes.lanes() {
         0..=8 => 8,
-        17.. if has_avx512() => 32,
+        17.. if isa == Isa::Avx512 => 32,
         _ => 16,
     }
 }
@@ -63,7 +64,7 @@ pub(super) fn share(sizes: &Sizes, panels: usize) -> usize {
 
 /// The output, contiguous in the order of the axes.
 pub(super) fn forward(inputs: &Inputs<'_>) -> (Vec<f32>, LogSums) {
-    match panel_width(&inputs.sizes) {
+    match panel_width(inputs.isa, &inputs.sizes) {
         8 => forward_panels::<8>(inputs),
         16 => forward_panels::<16>(inputs),
         _ => forward_panels::<32>(inputs),
@@ -165,10 +166,10 @@ impl<const N: usize> Forward<'_, N> {
         qt: &mut [f32],
         state: &mut State<N>,
     ) {
-        let Inputs { sizes, q, spans, scale, .. } = *self.inputs;
+        let Inputs { isa, sizes, q, spans, scale, .. } = *self.inputs;
         let (rows, lanes) = panel_rows::<N>(q, &sizes, (b, head, panel));
         read_lanes::<N>(&rows[..lanes], scale, qt);
-        panel::attend(keys, tiles, &sight(spans, &sizes, b, panel), qt, state);
+        panel::attend(isa, keys, tiles, &sight(spans, &sizes, b, panel), qt, state);
     }
 
     fn finish(&self, (b, head, panel): (usize, usize, usize), state: &State<N>) {

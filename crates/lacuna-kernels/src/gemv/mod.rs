@@ -23,6 +23,7 @@ use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::sync::LazyLock;
 
+use crate::Isa;
 use crate::cpu::Disjoint;
 use crate::dtype::StorageDtype;
 use crate::quant;
@@ -51,18 +52,6 @@ const TASK_WEIGHTS: usize = 32 * 1024;
 /// Multiplications below which the calling thread works alone: a few microseconds.
 const SERIAL_WORK: usize = 32 * 1024;
 
-/// Which instructions to use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[doc(hidden)]
-pub enum Simd {
-    /// Plain Rust: what the compiler makes of it.
-    Portable,
-    /// AVX2, FMA and F16C on x86-64; elsewhere and on older processors the same as portable.
-    Avx2,
-    /// The widest that this processor has: AVX-512, or as above.
-    Best,
-}
-
 /// One weight matrix: `bytes` holds `rows` rows of `cols` weights, checked by the caller.
 #[derive(Clone, Copy)]
 pub(crate) struct Stored<'a> {
@@ -74,10 +63,10 @@ pub(crate) struct Stored<'a> {
 
 /// The products of x `[x_rows, cols]` with each matrix, each `[x_rows, rows]`, in one parallel
 /// region. Every matrix has `cols` columns.
-pub(crate) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, simd: Simd) -> Vec<Vec<f32>> {
+pub(crate) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, isa: Isa) -> Vec<Vec<f32>> {
     assert!(stored.iter().all(|matrix| matrix.cols == cols), "one x, one number of columns");
     let x_rows = x.len() / cols;
-    let leaves = Leaves::choose(simd);
+    let leaves = Leaves::choose(isa);
     let x = packed(x, cols);
     let mut outputs: Vec<Vec<f32>> =
         stored.iter().map(|matrix| Vec::with_capacity(x_rows * matrix.rows)).collect();
@@ -119,9 +108,9 @@ pub(crate) fn unpack_rows(
     stored: Stored<'_>,
     ids: impl Iterator<Item = usize>,
     out: &mut [f32],
-    simd: Simd,
+    isa: Isa,
 ) {
-    let leaves = Leaves::choose(simd);
+    let leaves = Leaves::choose(isa);
     let row_bytes = stored.bytes.len() / stored.rows;
     for (id, row) in ids.zip(out.chunks_exact_mut(stored.cols)) {
         (leaves.unpack)(stored.dtype, &stored.bytes[id * row_bytes..][..row_bytes], row);
@@ -146,16 +135,16 @@ struct Leaves {
 type Multiply = unsafe fn(&Panel);
 
 impl Leaves {
-    fn choose(simd: Simd) -> Self {
+    fn choose(isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            let wide = (simd == Simd::Best).then(avx512::leaves).flatten();
-            let leaves = wide.or_else(|| (simd != Simd::Portable).then(avx2::leaves).flatten());
+            let wide = (isa >= Isa::Avx512).then(avx512::leaves).flatten();
+            let leaves = wide.or_else(|| (isa >= Isa::Avx2).then(avx2::leaves).flatten());
             if let Some(leaves) = leaves {
                 return leaves;
             }
         }
-        let _ = simd;
+        let _ = isa;
         portable::LEAVES
     }
 }

@@ -2,8 +2,8 @@
 
 use candle_core::Tensor;
 use lacuna_kernels::{
-    Attended, add_rms_norm, attention_by_token_backward, attention_by_token_kept, embedding,
-    embedding_backward, linear, linear_input_gradient, linear_weight_gradient, rms_norm,
+    Attended, Backend, add_rms_norm, attention_by_token_backward, attention_by_token_kept,
+    embedding, embedding_backward, linear, linear_input_gradient, linear_weight_gradient, rms_norm,
     rms_norm_backward, rope_by_token, rope_by_token_backward, swiglu, swiglu_backward,
 };
 
@@ -39,13 +39,15 @@ impl Transformer {
         windows: &Windows,
         rows: &Rows,
     ) -> Result<(Activations, [Tensor; 2])> {
-        let eps = self.config.rms_norm_eps;
+        let (backend, eps) = (self.backend, self.config.rms_norm_eps);
         let heads = |x: Tensor, len: usize, n: usize| -> Result<Tensor> {
             Ok(x.reshape((windows.batch, len, n, self.config.head_dim))?)
         };
-        let of_inputs = |linear: &Linear| gather(&affine(linear, normed)?, rows.inputs.as_ref());
+        let of_inputs = |linear: &Linear| {
+            gather(backend, &affine(backend, linear, normed)?, rows.inputs.as_ref())
+        };
         let q = match &rows.queries {
-            Some(queries) => affine(&layer.q_proj, &embedding(normed, queries)?)?,
+            Some(queries) => affine(backend, &layer.q_proj, &embedding(backend, normed, queries)?)?,
             None => of_inputs(&layer.q_proj)?,
         };
         let mut q = heads(q, rows.n_query, self.config.num_heads)?;
@@ -54,20 +56,23 @@ impl Transformer {
         let mut unnormed = None;
         if let Some((q_norm, k_norm)) = &layer.qk_norm {
             let before = (q, k);
-            q = rms_norm(&before.0, q_norm, eps)?;
-            k = rms_norm(&before.1, k_norm, eps)?;
+            q = rms_norm(backend, &before.0, q_norm, eps)?;
+            k = rms_norm(backend, &before.1, k_norm, eps)?;
             unnormed = Some(before);
         }
-        q = rope_by_token(&q, &self.rope, &rows.positions)?;
-        k = rope_by_token(&k, &self.rope, &windows.positions)?;
-        let attended = attention_by_token_kept([&q, &k, &v], &rows.spans, self.scale())?;
-        let out = gather(&self.rows_first(&attended.out)?, rows.attended.as_ref())?;
-        let residual = gather(&x, rows.residual.as_ref())?;
-        let projected = affine(&layer.o_proj, &out)?;
+        q = rope_by_token(backend, &q, &self.rope, &rows.positions)?;
+        k = rope_by_token(backend, &k, &self.rope, &windows.positions)?;
+        let attended = attention_by_token_kept(backend, [&q, &k, &v], &rows.spans, self.scale())?;
+        let out = gather(backend, &self.rows_first(&attended.out)?, rows.attended.as_ref())?;
+        let residual = gather(backend, &x, rows.residual.as_ref())?;
+        let projected = affine(backend, &layer.o_proj, &out)?;
         let (middle, normed) =
-            add_rms_norm(&residual, &projected, &layer.post_attention_norm, eps)?;
-        let (gate, up) = (affine(&layer.gate_proj, &normed)?, affine(&layer.up_proj, &normed)?);
-        let fed = affine(&layer.down_proj, &swiglu(&gate, &up)?)?;
+            add_rms_norm(backend, &residual, &projected, &layer.post_attention_norm, eps)?;
+        let (gate, up) = (
+            affine(backend, &layer.gate_proj, &normed)?,
+            affine(backend, &layer.up_proj, &normed)?,
+        );
+        let fed = affine(backend, &layer.down_proj, &swiglu(backend, &gate, &up)?)?;
         let left = [middle.clone(), fed];
         let qkv = [q, k, v];
         Ok((Activations { x, unnormed, qkv, attended, middle, gate, up }, left))
@@ -83,71 +88,85 @@ impl Transformer {
         d_y: &Tensor,
         named: &mut LayerGradients<'_>,
     ) -> Result<Tensor> {
-        let eps = self.config.rms_norm_eps;
+        let (backend, eps) = (self.backend, self.config.rms_norm_eps);
         let Activations { x, unnormed, qkv, attended, middle, gate, up } = kept;
 
         // Feed-forward.
-        let d_act = linear_input_gradient(&[(d_y, &weight(&layer.down_proj)?)])?;
-        let [act, d_gate, d_up] = swiglu_backward(&gate, &up, &d_act)?;
+        let d_act = linear_input_gradient(backend, &[(d_y, &weight(&layer.down_proj)?)])?;
+        let [act, d_gate, d_up] = swiglu_backward(backend, &gate, &up, &d_act)?;
         named.linear("mlp.down_proj", &layer.down_proj, d_y, &act)?;
         drop((d_act, act, gate, up));
-        let normed = rms_norm(&middle, &layer.post_attention_norm, eps)?;
+        let normed = rms_norm(backend, &middle, &layer.post_attention_norm, eps)?;
         named.linear("mlp.gate_proj", &layer.gate_proj, &d_gate, &normed)?;
         named.linear("mlp.up_proj", &layer.up_proj, &d_up, &normed)?;
         let terms = [(&d_gate, &weight(&layer.gate_proj)?), (&d_up, &weight(&layer.up_proj)?)];
-        let d_normed = linear_input_gradient(&terms)?;
+        let d_normed = linear_input_gradient(backend, &terms)?;
         let norm = &layer.post_attention_norm;
-        let (d_middle, d_norm) = rms_norm_backward(&middle, norm, eps, &d_normed, Some(d_y))?;
+        let (d_middle, d_norm) =
+            rms_norm_backward(backend, &middle, norm, eps, &d_normed, Some(d_y))?;
         named.push("post_attention_layernorm.weight", d_norm);
         drop((d_gate, d_up, d_normed, normed, middle));
 
         // Attention.
         let out = self.rows_first(&attended.out)?;
-        let wanted = gather(&out, rows.attended.as_ref())?;
+        let wanted = gather(backend, &out, rows.attended.as_ref())?;
         named.linear("self_attn.o_proj", &layer.o_proj, &d_middle, &wanted)?;
-        let d_out = linear_input_gradient(&[(&d_middle, &weight(&layer.o_proj)?)])?;
-        let d_out = gather_backward(d_out, rows.attended.as_ref(), out.dim(0)?)?;
+        let d_out = linear_input_gradient(backend, &[(&d_middle, &weight(&layer.o_proj)?)])?;
+        let d_out = gather_backward(backend, d_out, rows.attended.as_ref(), out.dim(0)?)?;
         let d_out = d_out.reshape(attended.out.shape())?;
         let [q, k, v] = &qkv;
-        let [d_q, d_k, d_v] =
-            attention_by_token_backward([q, k, v], &attended, &d_out, &rows.spans, self.scale())?;
-        let mut d_q = rope_by_token_backward(&d_q, &self.rope, &rows.positions)?;
-        let mut d_k = rope_by_token_backward(&d_k, &self.rope, &windows.positions)?;
+        let [d_q, d_k, d_v] = attention_by_token_backward(
+            backend,
+            [q, k, v],
+            &attended,
+            &d_out,
+            &rows.spans,
+            self.scale(),
+        )?;
+        let mut d_q = rope_by_token_backward(backend, &d_q, &self.rope, &rows.positions)?;
+        let mut d_k = rope_by_token_backward(backend, &d_k, &self.rope, &windows.positions)?;
         if let (Some((q_norm, k_norm)), Some((q, k))) = (&layer.qk_norm, &unnormed) {
             let (d_q_norm, d_k_norm);
-            (d_q, d_q_norm) = rms_norm_backward(q, q_norm, eps, &d_q, None)?;
-            (d_k, d_k_norm) = rms_norm_backward(k, k_norm, eps, &d_k, None)?;
+            (d_q, d_q_norm) = rms_norm_backward(backend, q, q_norm, eps, &d_q, None)?;
+            (d_k, d_k_norm) = rms_norm_backward(backend, k, k_norm, eps, &d_k, None)?;
             named.push("self_attn.q_norm.weight", d_q_norm);
             named.push("self_attn.k_norm.weight", d_k_norm);
         }
 
         // Projections and the first norm.
-        let of_inputs =
-            |d: &Tensor| gather_backward(self.rows_first(d)?, rows.inputs.as_ref(), x.dim(0)?);
+        let of_inputs = |d: &Tensor| {
+            gather_backward(backend, self.rows_first(d)?, rows.inputs.as_ref(), x.dim(0)?)
+        };
         let (d_k, d_v) = (of_inputs(&d_k)?, of_inputs(&d_v)?);
-        let normed = rms_norm(&x, &layer.input_norm, eps)?;
+        let normed = rms_norm(backend, &x, &layer.input_norm, eps)?;
         named.linear("self_attn.k_proj", &layer.k_proj, &d_k, &normed)?;
         named.linear("self_attn.v_proj", &layer.v_proj, &d_v, &normed)?;
         let (q, k, v) = (weight(&layer.q_proj)?, weight(&layer.k_proj)?, weight(&layer.v_proj)?);
         let d_normed = match &rows.queries {
             Some(queries) => {
                 let d_q = self.rows_first(&d_q)?;
-                let of_queries = embedding(&normed, queries)?;
+                let of_queries = embedding(backend, &normed, queries)?;
                 named.linear("self_attn.q_proj", &layer.q_proj, &d_q, &of_queries)?;
-                let onto = linear_input_gradient(&[(&d_k, &k), (&d_v, &v)])?;
-                embedding_backward(queries, &linear_input_gradient(&[(&d_q, &q)])?, &onto)?
+                let onto = linear_input_gradient(backend, &[(&d_k, &k), (&d_v, &v)])?;
+                embedding_backward(
+                    backend,
+                    queries,
+                    &linear_input_gradient(backend, &[(&d_q, &q)])?,
+                    &onto,
+                )?
             }
             None => {
                 let d_q = of_inputs(&d_q)?;
                 named.linear("self_attn.q_proj", &layer.q_proj, &d_q, &normed)?;
-                linear_input_gradient(&[(&d_q, &q), (&d_k, &k), (&d_v, &v)])?
+                linear_input_gradient(backend, &[(&d_q, &q), (&d_k, &k), (&d_v, &v)])?
             }
         };
         let carried = rows.residual.is_none().then_some(&d_middle);
-        let (mut d_x, d_norm) = rms_norm_backward(&x, &layer.input_norm, eps, &d_normed, carried)?;
+        let (mut d_x, d_norm) =
+            rms_norm_backward(backend, &x, &layer.input_norm, eps, &d_normed, carried)?;
         named.push("input_layernorm.weight", d_norm);
         if let Some(residual) = &rows.residual {
-            d_x = embedding_backward(residual, &d_middle, &d_x)?;
+            d_x = embedding_backward(backend, residual, &d_middle, &d_x)?;
         }
         Ok(d_x)
     }
@@ -156,6 +175,7 @@ impl Transformer {
 /// Where a layer's gradients go.
 pub(super) struct LayerGradients<'a> {
     pub(super) layer: usize,
+    pub(super) backend: Backend,
     pub(super) gradients: &'a mut Gradients,
 }
 
@@ -166,7 +186,7 @@ impl LayerGradients<'_> {
 
     /// Those of a dense layer: its weight's, and its bias's if it has one.
     fn linear(&mut self, name: &str, linear: &Linear, d_y: &Tensor, x: &Tensor) -> Result<()> {
-        self.push(&format!("{name}.weight"), linear_weight_gradient(d_y, x)?);
+        self.push(&format!("{name}.weight"), linear_weight_gradient(self.backend, d_y, x)?);
         if linear.bias.is_some() {
             self.push(&format!("{name}.bias"), d_y.sum(0)?);
         }
@@ -201,6 +221,6 @@ fn weight(linear: &Linear) -> Result<Tensor> {
 }
 
 /// x · weightᵀ + bias.
-fn affine(layer: &Linear, x: &Tensor) -> Result<Tensor> {
-    layer.biased(linear(x, &weight(layer)?)?)
+fn affine(backend: Backend, layer: &Linear, x: &Tensor) -> Result<Tensor> {
+    layer.biased(linear(backend, x, &weight(layer)?)?)
 }

@@ -1,7 +1,7 @@
 //! Which rows of a pass each layer computes: what is the same in many rows once, what nobody reads not at all.
 
 use candle_core::Tensor;
-use lacuna_kernels::{Positions, Spans, embedding, embedding_backward};
+use lacuna_kernels::{Backend, Positions, Spans, embedding, embedding_backward};
 
 use crate::error::Result;
 use crate::windows::Windows;
@@ -100,20 +100,25 @@ impl Rows {
 }
 
 /// The rows of x at `at`, or all of them.
-pub(super) fn gather(x: &Tensor, at: Option<&Tensor>) -> Result<Tensor> {
+pub(super) fn gather(backend: Backend, x: &Tensor, at: Option<&Tensor>) -> Result<Tensor> {
     match at {
         None => Ok(x.clone()),
-        Some(at) => Ok(embedding(x, at)?),
+        Some(at) => Ok(embedding(backend, x, at)?),
     }
 }
 
 /// The gradient of the `rows` rows that [`gather`] read.
-pub(super) fn gather_backward(d: Tensor, at: Option<&Tensor>, rows: usize) -> Result<Tensor> {
+pub(super) fn gather_backward(
+    backend: Backend,
+    d: Tensor,
+    at: Option<&Tensor>,
+    rows: usize,
+) -> Result<Tensor> {
     match at {
         None => Ok(d),
         Some(at) => {
             let zeros = Tensor::zeros((rows, d.dim(1)?), d.dtype(), d.device())?;
-            Ok(embedding_backward(at, &d, &zeros)?)
+            Ok(embedding_backward(backend, at, &d, &zeros)?)
         }
     }
 }
