@@ -2,6 +2,34 @@
 //! at run time, and portably. The bodies are generic over `FMA` and written so that the compiler
 //! vectorises them.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod half;
+mod portable;
+mod rows;
+mod vector;
+
+use crate::backend::Isa;
+
+pub(crate) use half::{Halves, f16_to_f32};
+pub(crate) use rows::{BlockOf, Rows};
+pub(crate) use vector::{Kernel, Vector};
+
+/// Runs a loop with the widest vectors up to `isa` that this machine has.
+pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa.runnable() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `runnable` has detected what `enter` needs.
+        Isa::Avx512 => unsafe { avx512::enter(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { avx2::enter(kernel) },
+        _ => portable::enter(kernel),
+    }
+}
+
 /// How many vector registers a loop may count on: for bodies that ask, see [`simd`].
 pub(crate) struct Registers;
 

@@ -9,24 +9,19 @@
 //! Each output is a fixed number of running sums (lane l of n takes k ≡ l mod n, in order), folded in
 //! a fixed order at the end; neither the rows beside it nor the threads change it.
 
-#[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
-#[cfg(target_arch = "x86_64")]
-mod format;
-mod portable;
-#[cfg(target_arch = "x86_64")]
-mod unpack_avx2;
+mod block;
+mod formats;
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
-use std::sync::LazyLock;
+use std::ops::Range;
 
-use crate::Isa;
+use block::{Multiply, Panel, Sums};
+
+use crate::backend::Isa;
 use crate::cpu::Disjoint;
 use crate::dtype::StorageDtype;
-use crate::quant;
+use crate::simd::{Halves, Kernel, Vector, run};
 use crate::team;
 
 /// Running sums of one output, of which AVX2 and portable loops use the first eight.
@@ -66,7 +61,6 @@ pub(crate) struct Stored<'a> {
 pub(crate) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, isa: Isa) -> Vec<Vec<f32>> {
     assert!(stored.iter().all(|matrix| matrix.cols == cols), "one x, one number of columns");
     let x_rows = x.len() / cols;
-    let leaves = Leaves::choose(isa);
     let x = packed(x, cols);
     let mut outputs: Vec<Vec<f32>> =
         stored.iter().map(|matrix| Vec::with_capacity(x_rows * matrix.rows)).collect();
@@ -78,17 +72,22 @@ pub(crate) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, isa: Isa) 
             (0..matrix.rows).step_by(task_rows).map(move |first| (index, first))
         })
         .collect();
-    let columns: Vec<Columns> = outputs
+    let parts: Vec<Disjoint<'_, MaybeUninit<f32>>> = outputs
         .iter_mut()
         .zip(stored)
-        .map(|(out, matrix)| Columns { start: out.as_mut_ptr(), rows: matrix.rows })
+        .map(|(out, matrix)| Disjoint::new(&mut out.spare_capacity_mut()[..x_rows * matrix.rows]))
         .collect();
     let run = |task: usize| {
         let (index, first) = tasks[task];
         let last = (first + task_rows).min(stored[index].rows);
-        // SAFETY: each task owns the output columns first..last of its matrix, every task is taken
-        // once, and the outputs outlive the parallel region and are not touched during it.
-        unsafe { multiply_rows(&leaves, stored[index], first..last, &x, x_rows, columns[index]) };
+        let product = Product { isa, stored: stored[index], x: &x, x_rows };
+        product.columns(first..last, |x_row, results| {
+            // SAFETY: each task owns the output columns first..last of its matrix, and every task is
+            // taken once.
+            let out =
+                unsafe { parts[index].part(x_row * stored[index].rows + first, results.len()) };
+            out.write_copy_of_slice(results);
+        });
     };
     let weights: usize = stored.iter().map(|matrix| matrix.rows * matrix.cols).sum();
     if weights.saturating_mul(x_rows) < SERIAL_WORK {
@@ -96,6 +95,7 @@ pub(crate) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, isa: Isa) 
     } else {
         team::run(tasks.len(), run);
     }
+    drop(parts);
     for (out, matrix) in outputs.iter_mut().zip(stored) {
         // SAFETY: the tasks together wrote every column for every row of x.
         unsafe { out.set_len(x_rows * matrix.rows) };
@@ -110,177 +110,122 @@ pub(crate) fn unpack_rows(
     out: &mut [f32],
     isa: Isa,
 ) {
-    let leaves = Leaves::choose(isa);
     let row_bytes = stored.bytes.len() / stored.rows;
     for (id, row) in ids.zip(out.chunks_exact_mut(stored.cols)) {
-        (leaves.unpack)(stored.dtype, &stored.bytes[id * row_bytes..][..row_bytes], row);
+        block::unpack(isa, stored.dtype, &stored.bytes[id * row_bytes..][..row_bytes], row);
     }
 }
 
-/// The innermost loops, chosen once per product.
-struct Leaves {
-    /// (dtype, bytes of whole blocks, their weights)
-    unpack: fn(StorageDtype, &[u8], &mut [f32]),
-    /// Multiplies a panel of f32 weights.
-    multiply: Multiply,
-    /// Multiplies a panel of weights as they are stored, if there is a loop for the format.
-    direct: fn(StorageDtype) -> Option<Multiply>,
-    /// Asks for bytes that the next panel will need.
-    prefetch: fn(&[u8]),
-}
-
-/// Adds a panel's products over some columns to the running sums.
-///
-/// Safety: see [`Panel`].
-type Multiply = unsafe fn(&Panel);
-
-impl Leaves {
-    fn choose(isa: Isa) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let wide = (isa >= Isa::Avx512).then(avx512::leaves).flatten();
-            let leaves = wide.or_else(|| (isa >= Isa::Avx2).then(avx2::leaves).flatten());
-            if let Some(leaves) = leaves {
-                return leaves;
-            }
-        }
-        let _ = isa;
-        portable::LEAVES
-    }
-}
-
-/// `w_rows` rows of `len` weights against up to [`GROUP`] rows of x; `len` is a multiple of [`PART`]
-/// and of the format's block.
-///
-/// `w` points to the bytes of rows `w_stride` bytes apart,
-/// at any alignment; what lies `ahead` bytes after a weight will be wanted next (it need not exist).
-/// `x` points to `[len / 16][x_rows][16]` floats that begin at a cache line.
-struct Panel {
-    halves: &'static Halves,
-    w: *const u8,
-    ahead: usize,
-    w_stride: usize,
-    w_rows: usize,
-    x: *const f32,
-    x_rows: usize,
-    len: usize,
-    sums: Sums,
-}
-
-/// Running sums `[x_rows, w_rows]` between one part of the columns and the next.
-#[derive(Clone, Copy)]
-struct Sums {
-    carried: *mut Lanes,
-    /// Whether these are the first columns: the sums begin at zero.
-    first: bool,
-    /// After the last columns the sums are folded to the outputs here, `stride` from row to row.
-    out: Option<*mut f32>,
-    stride: usize,
-}
-
-/// Every half as f32, looked up by its bits: blocks are small, so their scales must come cheaply.
-struct Halves([f32; 1 << 16]);
-
-static HALVES: LazyLock<Box<Halves>> = LazyLock::new(|| {
-    let mut halves = Box::new(Halves([0.0; 1 << 16]));
-    halves.0.iter_mut().zip(0..=u16::MAX).for_each(|(half, bits)| *half = quant::f16_to_f32(bits));
-    halves
-});
-
-impl Halves {
-    /// The half stored in two bytes.
-    ///
-    /// # Safety
-    /// They can be read at `from`.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    unsafe fn at(&self, from: *const u8) -> f32 {
-        // SAFETY: the caller's promise.
-        let bytes = unsafe { from.cast::<[u8; 2]>().read() };
-        self.0[usize::from(u16::from_le_bytes(bytes))]
-    }
-}
-
-/// Where the columns of an output `[x_rows, rows]` begin.
-#[derive(Clone, Copy)]
-struct Columns {
-    start: *mut f32,
-    rows: usize,
-}
-
-// SAFETY: a plain pointer and a length; `products` hands disjoint columns to the threads.
-unsafe impl Send for Columns {}
-// SAFETY: as above; nothing is read or written through a shared reference.
-unsafe impl Sync for Columns {}
-
-/// Per thread and kept: an unpacked panel and its running sums.
+/// Per thread and kept: an unpacked panel, its running sums and their results.
 #[derive(Default)]
 struct Scratch {
     panel: Vec<f32>,
     sums: Vec<Lanes>,
+    results: Vec<f32>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Writes the output columns `rows` for all rows of x.
-///
-/// # Safety
-/// `out` is `[x_rows, stored.rows]`, and no one else reads or writes its columns `rows` meanwhile.
-unsafe fn multiply_rows(
-    leaves: &Leaves,
-    stored: Stored<'_>,
-    rows: std::ops::Range<usize>,
-    x: &[Line],
+/// One matrix against all rows of x.
+struct Product<'a> {
+    isa: Isa,
+    stored: Stored<'a>,
+    x: &'a [Line],
     x_rows: usize,
-    out: Columns,
-) {
-    let lines = stored.cols.next_multiple_of(PART) / 16;
-    let ready = x_rows <= DIRECT_ROWS || stored.dtype == StorageDtype::F32;
-    let in_place = ready && stored.cols.is_multiple_of(PART);
-    let direct = in_place.then(|| (leaves.direct)(stored.dtype)).flatten();
-    let halves = &*HALVES;
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.panel.resize(PANEL_ROWS * COLS, 0.0);
-        scratch.sums.resize(PANEL_ROWS * X_ROWS, [0.0; 16]);
-        for x_first in (0..x_rows).step_by(X_ROWS) {
-            let x_count = X_ROWS.min(x_rows - x_first);
-            let x = &x[x_first * lines..][..x_count * lines];
-            for first in rows.clone().step_by(PANEL_ROWS) {
-                let count = PANEL_ROWS.min(rows.end - first);
-                for col in (0..stored.cols).step_by(COLS) {
-                    let cols = COLS.min(stored.cols - col);
-                    let last = col + cols == stored.cols;
-                    let weights = Tile { first, count, col, cols };
-                    let (w, w_stride, ahead) = match direct {
-                        Some(_) => weights.in_place(stored),
-                        None => weights.unpacked(leaves, stored, &mut scratch.panel),
-                    };
-                    let len = cols.next_multiple_of(PART);
-                    for (group, x) in x.chunks(GROUP * lines).enumerate() {
-                        let x_rows = x.len() / lines;
-                        let x = x[col / 16 * x_rows..][..len / 16 * x_rows].as_ptr().cast();
-                        let carried = &mut scratch.sums[GROUP * group * count..][..x_rows * count];
-                        let to = (x_first + GROUP * group) * out.rows + first;
-                        let sums = Sums {
-                            carried: carried.as_mut_ptr(),
-                            first: col == 0,
-                            out: last.then(|| out.start.wrapping_add(to)),
-                            stride: out.rows,
+}
+
+impl Product<'_> {
+    /// Hands out the results of the output columns `rows`, for each row of x.
+    fn columns(&self, rows: Range<usize>, mut out: impl FnMut(usize, &[f32])) {
+        let stored = self.stored;
+        let few = self.x_rows <= DIRECT_ROWS || stored.dtype == StorageDtype::F32;
+        let in_place = few && stored.cols.is_multiple_of(PART);
+        let direct = in_place.then(|| block::of_stored(self.isa, stored.dtype)).flatten();
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { panel, sums, results } = scratch;
+            panel.resize(PANEL_ROWS * COLS, 0.0);
+            sums.resize(PANEL_ROWS * X_ROWS, [0.0; 16]);
+            results.resize(rows.len() * X_ROWS, 0.0);
+            for x_first in (0..self.x_rows).step_by(X_ROWS) {
+                for first in rows.clone().step_by(PANEL_ROWS) {
+                    let count = PANEL_ROWS.min(rows.end - first);
+                    for col in (0..stored.cols).step_by(COLS) {
+                        let cols = COLS.min(stored.cols - col);
+                        let tile = Tile { first, count, col, cols };
+                        let to = Carried {
+                            sums,
+                            results: &mut results[first - rows.start..],
+                            stride: rows.len(),
                         };
-                        let w_rows = count;
-                        let panel =
-                            Panel { halves, w, ahead, w_stride, w_rows, x, x_rows, len, sums };
-                        // SAFETY: the tile and the lines above checked that the panel's weights, x
-                        // and carried sums lie within their slices; rows from x_first + 8 · group
-                        // and columns from `first` are this call's own part of the output.
-                        unsafe { direct.unwrap_or(leaves.multiply)(&panel) };
+                        match direct {
+                            Some(multiply) => {
+                                let weights = tile.in_place(stored);
+                                self.groups(&tile, multiply, weights, x_first, to);
+                            }
+                            None => {
+                                let weights = tile.unpacked(self.isa, stored, panel);
+                                self.groups(&tile, block::of_unpacked, weights, x_first, to);
+                            }
+                        }
                     }
                 }
+                let x_rows = x_first..self.x_rows.min(x_first + X_ROWS);
+                for (x_row, results) in x_rows.zip(results.chunks_exact(rows.len())) {
+                    out(x_row, results);
+                }
             }
+        });
+    }
+
+    /// A tile's products with each group of the rows of x from `x_first` on, at most [`X_ROWS`].
+    fn groups<T>(
+        &self,
+        tile: &Tile,
+        multiply: Multiply<T>,
+        weights: Weights<'_, T>,
+        x_first: usize,
+        to: Carried<'_>,
+    ) {
+        let lines = self.stored.cols.next_multiple_of(PART) / 16;
+        let last = tile.col + tile.cols == self.stored.cols;
+        let len = tile.cols.next_multiple_of(PART);
+        let x_last = self.x_rows.min(x_first + X_ROWS);
+        let x = &self.x[x_first * lines..x_last * lines];
+        for (group, x) in x.chunks(GROUP * lines).enumerate() {
+            let x_rows = x.len() / lines;
+            let own = GROUP * group * tile.count..(GROUP * group + x_rows) * tile.count;
+            multiply(
+                self.isa,
+                Panel {
+                    halves: Halves::table(),
+                    w: weights.from,
+                    w_stride: weights.stride,
+                    w_rows: tile.count,
+                    ahead: weights.ahead,
+                    x: &x[tile.col / 16 * x_rows..][..len / 16 * x_rows],
+                    x_rows,
+                    len,
+                    sums: Sums {
+                        carried: &mut to.sums[own],
+                        first: tile.col == 0,
+                        results: last
+                            .then(|| (&mut to.results[GROUP * group * to.stride..], to.stride)),
+                    },
+                },
+            );
         }
-    });
+    }
+}
+
+/// Where a tile's sums go on to the next columns, and in the end their results.
+struct Carried<'a> {
+    sums: &'a mut [Lanes],
+    /// From the tile's first column on.
+    results: &'a mut [f32],
+    /// From row to row of x.
+    stride: usize,
 }
 
 /// The weights [first..first + count, col..col + cols] of a matrix; `col` begins a block.
@@ -291,46 +236,65 @@ struct Tile {
     cols: usize,
 }
 
+/// A tile's weights, from the first one on.
+struct Weights<'a, T> {
+    from: &'a [T],
+    /// Units from row to row.
+    stride: usize,
+    /// Bytes to what is wanted soon.
+    ahead: usize,
+}
+
 impl Tile {
-    /// Where the stored weights begin, and how many bytes lie from row to row and from here to what
-    /// is wanted soon: the next columns of the same rows, or else the first ones of the next panel's,
-    /// or, of rows that are read in one go, those a little further on.
-    fn in_place(&self, stored: Stored<'_>) -> (*const u8, usize, usize) {
+    /// The stored weights. Wanted soon are the next columns of the same rows, or else the first ones
+    /// of the next panel's, or, of rows that are read in one go, those a little further on.
+    fn in_place<'a>(&self, stored: Stored<'a>) -> Weights<'a, u8> {
         let bytes_of = |cols: usize| cols / stored.dtype.block_len() * stored.dtype.block_bytes();
-        let row_bytes = bytes_of(stored.cols);
-        let rows = &stored.bytes[self.first * row_bytes..][..self.count * row_bytes];
+        let stride = bytes_of(stored.cols);
+        let rows = &stored.bytes[self.first * stride..][..self.count * stride];
         let from = bytes_of(self.col);
         let ahead = match self.col + self.cols < stored.cols {
             true => bytes_of(self.cols),
-            false if self.col == 0 => ROWS_AHEAD * row_bytes,
-            false => PANEL_ROWS * row_bytes - from,
+            false if self.col == 0 => ROWS_AHEAD * stride,
+            false => PANEL_ROWS * stride - from,
         };
-        (rows[from..].as_ptr(), row_bytes, ahead)
+        Weights { from: &rows[from..], stride, ahead }
     }
 
-    /// The tile's weights as f32, each row padded with zeros to whole parts; otherwise as
-    /// [`Self::in_place`].
-    fn unpacked(
+    /// The weights as f32, each row padded with zeros to whole parts.
+    fn unpacked<'a>(
         &self,
-        leaves: &Leaves,
+        isa: Isa,
         stored: Stored<'_>,
-        scratch: &mut [f32],
-    ) -> (*const u8, usize, usize) {
+        scratch: &'a mut [f32],
+    ) -> Weights<'a, f32> {
         let bytes_of = |cols: usize| cols / stored.dtype.block_len() * stored.dtype.block_bytes();
         let (row_bytes, from, len) =
             (bytes_of(stored.cols), bytes_of(self.col), bytes_of(self.cols));
         let stride = self.cols.next_multiple_of(PART);
-        let (_, _, ahead) = self.in_place(stored);
+        let ahead = self.in_place(stored).ahead;
         for (row, out) in scratch.chunks_exact_mut(stride).take(self.count).enumerate() {
             let at = (self.first + row) * row_bytes + from;
             if let Some(next) = stored.bytes.get(at + ahead..at + ahead + len) {
-                (leaves.prefetch)(next);
+                run(isa, Prefetch(next));
             }
             let (weights, padding) = out.split_at_mut(self.cols);
-            (leaves.unpack)(stored.dtype, &stored.bytes[at..][..len], weights);
+            block::unpack(isa, stored.dtype, &stored.bytes[at..][..len], weights);
             padding.fill(0.0);
         }
-        (scratch.as_ptr().cast(), 4 * stride, 0)
+        Weights { from: scratch, stride, ahead: 0 }
+    }
+}
+
+/// Asks for bytes that the next panel will need.
+struct Prefetch<'a>(&'a [u8]);
+
+impl Kernel for Prefetch<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        self.0.chunks(64).for_each(|line| V::prefetch(line.as_ptr()));
     }
 }
 

@@ -23,12 +23,10 @@ pub(super) fn dequantize_q2k(block: &[u8; 84], weights: &mut [f32; 256]) {
 /// w = d·(scale − 32)·(q − 4), parts of 16.
 #[inline(always)]
 pub(super) fn dequantize_q3k(block: &[u8; 110], weights: &mut [f32; 256]) {
-    let (thirds, quants, scales) = (&block[..32], &block[32..96], &block[96..108]);
+    let (thirds, quants, scales) = (&block[..32], &block[32..96], three_bit_scales(block));
     let d = half_at(block, 108);
     for (part, out) in weights.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let low = if part < 8 { scales[part] & 15 } else { scales[part - 8] >> 4 };
-        let high = (scales[8 + part % 4] >> (part / 4 * 2)) & 3;
-        let scale = d * f32::from((low | high << 4) as i8 - 32);
+        let scale = d * f32::from(scales[part]);
         let side = part % 2 * 16;
         let (bytes, shift) = (&quants[part / 8 * 32 + side..][..16], part % 8 / 2 * 2);
         let (thirds, third) = (&thirds[side..][..16], part / 2);
@@ -37,6 +35,17 @@ pub(super) fn dequantize_q3k(block: &[u8; 110], weights: &mut [f32; 256]) {
             *w = scale * f32::from(q as i8 - 4);
         }
     }
+}
+
+/// The sixteen scales of Q3_K, from the twelve bytes at 96.
+#[inline(always)]
+pub(crate) fn three_bit_scales(block: &[u8; 110]) -> [i8; 16] {
+    let scales = &block[96..108];
+    std::array::from_fn(|part| {
+        let low = if part < 8 { scales[part] & 15 } else { scales[part - 8] >> 4 };
+        let high = (scales[8 + part % 4] >> (part / 4 * 2)) & 3;
+        (low | high << 4) as i8 - 32
+    })
 }
 
 /// d, dmin, 12 bytes of scales and minima, 128 of nibbles.

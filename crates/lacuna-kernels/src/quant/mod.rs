@@ -1,15 +1,15 @@
 //! How weights are stored: the GGML block formats, byte for byte, as plain scalar code.
 //!
-//! This is the definition. The fast unpackers in `gemv` give the same bits.
+//! This is the definition. The unpackers in `gemv/formats.rs` give the same bits.
 
 mod k_dequantize;
 mod k_quantize;
 mod small;
 
 use crate::dtype::StorageDtype;
+use crate::simd::f16_to_f32;
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) use k_dequantize::six_bits;
+pub(crate) use k_dequantize::{six_bits, three_bit_scales};
 
 /// Unpacks whole blocks: `src` holds the bytes of `dst.len()` weights.
 #[inline(always)]
@@ -90,17 +90,6 @@ fn each_back<const LEN: usize, const BYTES: usize>(
     }
 }
 
-/// The value of an IEEE half, exactly, without a branch: shift the exponent into place, then
-/// multiply by 2^112 for the difference of the two biases (which makes subnormals right too).
-#[inline(always)]
-pub(crate) fn f16_to_f32(half: u16) -> f32 {
-    let bits = u32::from(half);
-    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
-    // Exponent 31 came out as 2^16 and more: infinity or NaN, whose exponent is all ones.
-    let special = if magnitude >= 65536.0 { 0x7f80_0000 } else { 0 };
-    f32::from_bits(magnitude.to_bits() | special | (bits & 0x8000) << 16)
-}
-
 /// A half stored at `at`.
 #[inline(always)]
 fn half_at<const N: usize>(block: &[u8; N], at: usize) -> f32 {
@@ -111,21 +100,4 @@ fn half_at<const N: usize>(block: &[u8; N], at: usize) -> f32 {
 fn to_half(value: f32) -> ([u8; 2], f32) {
     let half = half::f16::from_f32(value);
     (half.to_le_bytes(), half.to_f32())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_half_becomes_its_own_value() {
-        for bits in 0..=u16::MAX {
-            let expected = half::f16::from_bits(bits).to_f32();
-            let got = f16_to_f32(bits);
-            assert!(
-                got.to_bits() == expected.to_bits() || (got.is_nan() && expected.is_nan()),
-                "{bits:#x}: {got} instead of {expected}"
-            );
-        }
-    }
 }

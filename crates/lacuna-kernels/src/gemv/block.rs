@@ -1,0 +1,263 @@
+//! The register block: running sums of some weight rows against some rows of x.
+
+use super::formats::{self, Format};
+use super::{GROUP, Lanes, Line, PART};
+use crate::backend::Isa;
+use crate::dtype::StorageDtype;
+use crate::quant;
+use crate::simd::{Halves, Kernel, Rows, Vector, run};
+
+/// `w_rows` rows of `len` weights against `x_rows` rows of x, at most [`GROUP`].
+pub(super) struct Panel<'a, T> {
+    pub(super) halves: &'static Halves,
+    /// Rows of weights, `w_stride` units apart; `len` is a multiple of [`PART`] and of the block.
+    pub(super) w: &'a [T],
+    pub(super) w_stride: usize,
+    pub(super) w_rows: usize,
+    /// Bytes from a weight to what will be wanted next, which need not exist.
+    pub(super) ahead: usize,
+    /// `[len / 16][x_rows]` lines.
+    pub(super) x: &'a [Line],
+    pub(super) x_rows: usize,
+    pub(super) len: usize,
+    pub(super) sums: Sums<'a>,
+}
+
+/// Running sums `[x_rows, w_rows]` between one part of the columns and the next.
+pub(super) struct Sums<'a> {
+    pub(super) carried: &'a mut [Lanes],
+    /// Whether these are the first columns: the sums begin at zero.
+    pub(super) first: bool,
+    /// After the last columns the sums are folded to results, this many from row to row of x.
+    pub(super) results: Option<(&'a mut [f32], usize)>,
+}
+
+/// Adds a panel's products over some columns to the running sums.
+pub(super) type Multiply<T> = for<'a> fn(Isa, Panel<'a, T>);
+
+/// The product of unpacked weights.
+pub(super) fn of_unpacked(isa: Isa, panel: Panel<'_, f32>) {
+    multiply::<formats::Unpacked>(isa, panel);
+}
+
+/// The product of weights as they are stored, if there is a loop for the format with these
+/// instructions; each costs time to compile, so rare formats and portable loops have none.
+pub(super) fn of_stored(isa: Isa, dtype: StorageDtype) -> Option<Multiply<u8>> {
+    if !run(isa, ReadsStored) {
+        return None;
+    }
+    Some(match dtype {
+        StorageDtype::F32 => multiply::<formats::F32>,
+        StorageDtype::F16 => multiply::<formats::F16>,
+        StorageDtype::BF16 => multiply::<formats::BF16>,
+        StorageDtype::Q4_0 => multiply::<formats::Q4_0>,
+        StorageDtype::Q4_1 => multiply::<formats::Q4_1>,
+        StorageDtype::Q8_0 => multiply::<formats::Q8_0>,
+        StorageDtype::Q4K => multiply::<formats::Q4K>,
+        StorageDtype::Q6K => multiply::<formats::Q6K>,
+        _ => return None,
+    })
+}
+
+struct ReadsStored;
+
+impl Kernel for ReadsStored {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> bool {
+        V::READS_STORED
+    }
+}
+
+/// Unpacks whole blocks: `src` holds the bytes of `dst.len()` weights.
+pub(super) fn unpack(isa: Isa, dtype: StorageDtype, src: &[u8], dst: &mut [f32]) {
+    match dtype {
+        StorageDtype::F64 => quant::dequantize(dtype, src, dst),
+        StorageDtype::F32 => unpack_as::<formats::F32>(isa, dtype, src, dst),
+        StorageDtype::F16 => unpack_as::<formats::F16>(isa, dtype, src, dst),
+        StorageDtype::BF16 => unpack_as::<formats::BF16>(isa, dtype, src, dst),
+        StorageDtype::Q4_0 => unpack_as::<formats::Q4_0>(isa, dtype, src, dst),
+        StorageDtype::Q4_1 => unpack_as::<formats::Q4_1>(isa, dtype, src, dst),
+        StorageDtype::Q5_0 => unpack_as::<formats::Q5_0>(isa, dtype, src, dst),
+        StorageDtype::Q5_1 => unpack_as::<formats::Q5_1>(isa, dtype, src, dst),
+        StorageDtype::Q8_0 => unpack_as::<formats::Q8_0>(isa, dtype, src, dst),
+        StorageDtype::Q2K => unpack_as::<formats::Q2K>(isa, dtype, src, dst),
+        StorageDtype::Q3K => unpack_as::<formats::Q3K>(isa, dtype, src, dst),
+        StorageDtype::Q4K => unpack_as::<formats::Q4K>(isa, dtype, src, dst),
+        StorageDtype::Q5K => unpack_as::<formats::Q5K>(isa, dtype, src, dst),
+        StorageDtype::Q6K => unpack_as::<formats::Q6K>(isa, dtype, src, dst),
+    }
+}
+
+fn unpack_as<F: Format<Unit = u8>>(isa: Isa, dtype: StorageDtype, src: &[u8], dst: &mut [f32]) {
+    let done = dst.len() / (PART * F::PARTS) * F::PARTS;
+    let bytes = done / F::PARTS * size_of::<F::Block>();
+    let (whole, rest) = dst.split_at_mut(done * PART);
+    let (blocks, weights) = (F::blocks(&src[..bytes]), whole.as_chunks_mut().0);
+    run(isa, Unpack::<F> { blocks, weights });
+    quant::dequantize(dtype, &src[bytes..], rest);
+}
+
+struct Unpack<'a, F: Format> {
+    blocks: &'a [F::Block],
+    weights: &'a mut [[f32; PART]],
+}
+
+impl<F: Format> Kernel for Unpack<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let halves = Halves::table();
+        for (block, weights) in self.blocks.iter().zip(self.weights.chunks_exact_mut(F::PARTS)) {
+            let scales = F::scales::<V>(block, halves);
+            for (part, weights) in weights.iter_mut().enumerate() {
+                for step in 0..PART / V::LANES {
+                    let at = step * V::LANES;
+                    F::weights::<V>(block, &scales, part, at).store(&mut weights[at..]);
+                }
+            }
+        }
+    }
+}
+
+fn multiply<F: Format>(isa: Isa, panel: Panel<'_, F::Unit>) {
+    run(isa, Product::<F> { panel });
+}
+
+struct Product<'a, F: Format> {
+    panel: Panel<'a, F::Unit>,
+}
+
+impl<F: Format> Kernel for Product<'_, F> {
+    type Output = ();
+
+    /// As many weight rows at a time as the registers hold beside what unpacking needs.
+    #[inline(always)]
+    fn run<V: Vector>(mut self) {
+        if !V::READS_STORED && !F::UNPACKED {
+            unreachable!("`of_stored` gives no product of stored weights");
+        }
+        let panel = &mut self.panel;
+        let many = V::REGISTERS >= 32;
+        match panel.x_rows {
+            1 => rows::<V, F, 4, 1>(panel),
+            2 if many => rows::<V, F, 4, 2>(panel),
+            2 => rows::<V, F, 3, 2>(panel),
+            3 if many => rows::<V, F, 4, 3>(panel),
+            3 => rows::<V, F, 2, 3>(panel),
+            4 if many => rows::<V, F, 4, 4>(panel),
+            4 => rows::<V, F, 2, 4>(panel),
+            5 if many => rows::<V, F, 3, 5>(panel),
+            5 => rows::<V, F, 1, 5>(panel),
+            6 if many => rows::<V, F, 3, 6>(panel),
+            6 => rows::<V, F, 1, 6>(panel),
+            7 if many && F::SCALED => rows::<V, F, 2, 7>(panel),
+            7 if many => rows::<V, F, 3, 7>(panel),
+            7 => rows::<V, F, 1, 7>(panel),
+            GROUP if many && F::SCALED => rows::<V, F, 2, 8>(panel),
+            GROUP if many => rows::<V, F, 3, 8>(panel),
+            GROUP => rows::<V, F, 1, 8>(panel),
+            rows => unreachable!("a group of {rows} rows"),
+        }
+    }
+}
+
+/// All weight rows against the X rows of x, W weight rows at a time.
+#[inline(always)]
+fn rows<V: Vector, F: Format, const W: usize, const X: usize>(panel: &mut Panel<'_, F::Unit>) {
+    let mut row = 0;
+    while row + W <= panel.w_rows {
+        block::<V, F, W, X>(panel, row);
+        row += W;
+    }
+    while row < panel.w_rows {
+        block::<V, F, 1, X>(panel, row);
+        row += 1;
+    }
+}
+
+/// W × X running sums in registers; each weight is unpacked once for X rows of x.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "rows and what belongs to them share their number")]
+fn block<V: Vector, F: Format, const W: usize, const X: usize>(
+    panel: &mut Panel<'_, F::Unit>,
+    w_row: usize,
+) {
+    let blocks = panel.len / (PART * F::PARTS);
+    let rows = Rows::<F::Block, W>::new(&panel.w[w_row * panel.w_stride..], panel.w_stride, blocks);
+    let mut lanes = [[V::splat(0.); W]; X];
+    let Sums { carried, first, results } = &mut panel.sums;
+    if !*first {
+        for i in 0..X {
+            for j in 0..W {
+                lanes[i][j] = V::load(&carried[i * panel.w_rows + w_row + j]);
+            }
+        }
+    }
+    let parts: &[[[Line; X]; 2]] = panel.x.as_chunks().0.as_chunks().0;
+    for (b, x) in parts.chunks_exact(F::PARTS).enumerate().take(blocks) {
+        // Not `from_fn`: what a closure calls might not be inlined.
+        let mut scales = [F::scales::<V>(rows.at(0, b), panel.halves); W];
+        for j in 1..W {
+            scales[j] = F::scales(rows.at(j, b), panel.halves);
+        }
+        for part in 0..F::PARTS {
+            for step in 0..PART / V::LANES {
+                let at = step * V::LANES;
+                let mut weights = [V::splat(0.); W];
+                for j in 0..W {
+                    weights[j] = F::weights(rows.at(j, b), &scales[j], part, at);
+                }
+                if at % 16 == 0 && (at == 0 || size_of::<F::Block>() == 4 * PART) {
+                    let line = size_of::<F::Block>() * part / F::PARTS + 4 * at;
+                    for j in 0..W {
+                        prefetch::<V, X>((&raw const *rows.at(j, b)).cast(), panel.ahead + line);
+                    }
+                }
+                for i in 0..X {
+                    let x = V::load(&x[part][at / 16][i].0[at % 16..]);
+                    for j in 0..W {
+                        lanes[i][j] = weights[j].mul_add(x, lanes[i][j]);
+                    }
+                }
+            }
+        }
+    }
+    match results {
+        Some((results, stride)) => write(&lanes, &mut results[w_row..], *stride),
+        None => {
+            for i in 0..X {
+                for j in 0..W {
+                    lanes[i][j].store(&mut carried[i * panel.w_rows + w_row + j]);
+                }
+            }
+        }
+    }
+}
+
+/// Many products hide the second-level cache, not the memory.
+#[inline(always)]
+fn prefetch<V: Vector, const X: usize>(block: *const u8, ahead: usize) {
+    let next = block.wrapping_add(ahead);
+    if X > 4 && V::LANES == 16 { V::prefetch_second(next) } else { V::prefetch(next) }
+}
+
+/// Folds running sums to results `[X, W]`, `stride` from row to row.
+#[inline(always)]
+fn write<V: Vector, const W: usize, const X: usize>(
+    lanes: &[[V; W]; X],
+    results: &mut [f32],
+    stride: usize,
+) {
+    for four in 0..(X * W).div_ceil(4) {
+        let mut sums = [V::splat(0.); 4];
+        for (at, sums) in (4 * four..X * W).zip(&mut sums) {
+            *sums = lanes[at / W][at % W];
+        }
+        for (at, sum) in (4 * four..X * W).zip(V::sums(sums)) {
+            results[at / W * stride + at % W] = sum;
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! How the register block reads each format: a vector of weights at a time, with the same bits as
+//! [`crate::quant`] defines.
+
+mod k;
+
+pub(super) use k::{Q2K, Q3K, Q4K, Q5K, Q6K};
+
+use super::PART;
+use crate::simd::{BlockOf, Halves, Vector};
+
+/// A format of stored weights. What is generic over V is `#[inline(always)]`.
+pub(super) trait Format {
+    /// What a row is a slice of: bytes, or floats that have been unpacked.
+    type Unit;
+    /// A block as an array of units.
+    type Block: BlockOf<Self::Unit>;
+    /// What a block's small integers are multiplied with.
+    type Scales<V: Vector>: Copy;
+    /// Parts of [`PART`] weights in a block.
+    const PARTS: usize;
+    /// Whether vectors of scales take registers from the running sums.
+    const SCALED: bool = true;
+    /// Whether the weights are floats already.
+    const UNPACKED: bool = false;
+
+    /// The whole blocks that begin a row.
+    fn blocks(row: &[Self::Unit]) -> &[Self::Block];
+
+    fn scales<V: Vector>(block: &Self::Block, halves: &Halves) -> Self::Scales<V>;
+
+    /// The weights `at`.. of a block's `part`; `at` is a multiple of the lanes, below [`PART`].
+    fn weights<V: Vector>(
+        block: &Self::Block,
+        scales: &Self::Scales<V>,
+        part: usize,
+        at: usize,
+    ) -> V;
+}
+
+/// What an implementation says of blocks of so many parts and bytes.
+macro_rules! blocks {
+    ($parts:expr, $bytes:expr) => {
+        type Unit = u8;
+        type Block = [u8; $bytes];
+        const PARTS: usize = $parts;
+
+        #[inline(always)]
+        fn blocks(row: &[u8]) -> &[[u8; $bytes]] {
+            row.as_chunks().0
+        }
+    };
+}
+use blocks;
+
+/// A float's format, read by one method of the vector.
+macro_rules! floats {
+    ($(#[$meta:meta])* $name:ident, $bytes:literal, $load:ident) => {
+        $(#[$meta])*
+        pub(super) struct $name;
+
+        impl Format for $name {
+            type Scales<V: Vector> = ();
+            const SCALED: bool = false;
+            blocks!(1, $bytes * PART);
+
+            #[inline(always)]
+            fn scales<V: Vector>(_: &Self::Block, _: &Halves) {}
+
+            #[inline(always)]
+            fn weights<V: Vector>(block: &Self::Block, (): &(), _: usize, at: usize) -> V {
+                V::$load(&block[$bytes * at..])
+            }
+        }
+    };
+}
+
+floats!(F32, 4, load_f32);
+floats!(F16, 2, load_f16);
+floats!(BF16, 2, load_bf16);
+
+/// Floats that have been unpacked.
+pub(super) struct Unpacked;
+
+impl Format for Unpacked {
+    type Unit = f32;
+    type Block = [f32; PART];
+    type Scales<V: Vector> = ();
+    const PARTS: usize = 1;
+    const SCALED: bool = false;
+    const UNPACKED: bool = true;
+
+    #[inline(always)]
+    fn blocks(row: &[f32]) -> &[[f32; PART]] {
+        row.as_chunks().0
+    }
+
+    #[inline(always)]
+    fn scales<V: Vector>(_: &Self::Block, _: &Halves) {}
+
+    #[inline(always)]
+    fn weights<V: Vector>(block: &Self::Block, (): &(), _: usize, at: usize) -> V {
+        V::load(&block[at..])
+    }
+}
+
+/// w = d·q.
+pub(super) struct Q8_0;
+
+impl Format for Q8_0 {
+    type Scales<V: Vector> = V;
+    blocks!(1, 34);
+
+    #[inline(always)]
+    fn scales<V: Vector>(block: &[u8; 34], halves: &Halves) -> V {
+        V::splat(halves.at(block[0], block[1]))
+    }
+
+    #[inline(always)]
+    fn weights<V: Vector>(block: &[u8; 34], d: &V, _: usize, at: usize) -> V {
+        V::to_f32(V::load_i8(&block[2 + at..])).mul(*d)
+    }
+}
+
+/// w = d·(q − 8). Small integers times halves are exact, so d·q − 8·d has the same bits.
+pub(super) struct Q4_0;
+
+impl Format for Q4_0 {
+    type Scales<V: Vector> = V::Nibbles;
+    blocks!(1, 18);
+
+    #[inline(always)]
+    fn scales<V: Vector>(block: &[u8; 18], halves: &Halves) -> V::Nibbles {
+        let d = halves.at(block[0], block[1]);
+        V::nibbles(d, -8. * d)
+    }
+
+    #[inline(always)]
+    fn weights<V: Vector>(block: &[u8; 18], values: &V::Nibbles, _: usize, at: usize) -> V {
+        V::look_up(V::load_u8(&block[2 + at % 16..]), at / 16, *values)
+    }
+}
+
+/// w = d·q + m.
+pub(super) struct Q4_1;
+
+impl Format for Q4_1 {
+    type Scales<V: Vector> = V::Nibbles;
+    blocks!(1, 20);
+
+    #[inline(always)]
+    fn scales<V: Vector>(block: &[u8; 20], halves: &Halves) -> V::Nibbles {
+        V::nibbles(halves.at(block[0], block[1]), halves.at(block[2], block[3]))
+    }
+
+    #[inline(always)]
+    fn weights<V: Vector>(block: &[u8; 20], values: &V::Nibbles, _: usize, at: usize) -> V {
+        V::look_up(V::load_u8(&block[4 + at % 16..]), at / 16, *values)
+    }
+}
+
+/// w = d·(q − 16).
+pub(super) struct Q5_0;
+
+impl Format for Q5_0 {
+    type Scales<V: Vector> = V;
+    blocks!(1, 22);
+
+    #[inline(always)]
+    fn scales<V: Vector>(block: &[u8; 22], halves: &Halves) -> V {
+        V::splat(halves.at(block[0], block[1]))
+    }
+
+    #[inline(always)]
+    fn weights<V: Vector>(block: &[u8; 22], d: &V, _: usize, at: usize) -> V {
+        let fifths = [block[2], block[3], block[4], block[5]];
+        five_bits::<V>(&block[6..], fifths, at).sub(V::splat(16.)).mul(*d)
+    }
+}
+
+/// w = d·q + m.
+pub(super) struct Q5_1;
+
+impl Format for Q5_1 {
+    type Scales<V: Vector> = (V, V);
+    blocks!(1, 24);
+
+    #[inline(always)]
+    fn scales<V: Vector>(block: &[u8; 24], halves: &Halves) -> (V, V) {
+        (V::splat(halves.at(block[0], block[1])), V::splat(halves.at(block[2], block[3])))
+    }
+
+    #[inline(always)]
+    fn weights<V: Vector>(block: &[u8; 24], (d, m): &(V, V), _: usize, at: usize) -> V {
+        let fifths = [block[4], block[5], block[6], block[7]];
+        five_bits::<V>(&block[8..], fifths, at).mul_add(*d, *m)
+    }
+}
+
+/// Sixteen low nibbles, then the sixteen high ones, each with its fifth bit from a word.
+#[inline(always)]
+fn five_bits<V: Vector>(nibbles: &[u8], fifths: [u8; 4], at: usize) -> V {
+    let nibbles = V::and(V::shr(V::load_u8(&nibbles[at % 16..]), at / 16 * 4), 15);
+    let fifths = V::shl(V::bits_of(u32::from_le_bytes(fifths), at), 4);
+    V::to_f32(V::or(nibbles, fifths))
+}

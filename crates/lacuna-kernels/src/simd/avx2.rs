@@ -1,0 +1,181 @@
+//! Vectors of AVX2, FMA and F16C: eight lanes.
+
+use std::arch::x86_64::*;
+
+use super::vector::{Kernel, Vector};
+
+/// Eight floats.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(__m256);
+
+/// # Safety
+/// The processor has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx2>()
+}
+
+/// The address of `N` elements.
+#[inline(always)]
+pub(super) fn read<const N: usize, T>(from: &[T]) -> *const T {
+    assert!(from.len() >= N, "a vector's elements");
+    from.as_ptr()
+}
+
+/// The address of room for `N` floats.
+#[inline(always)]
+pub(super) fn write<const N: usize>(to: &mut [f32]) -> *mut f32 {
+    assert!(to.len() >= N, "room for a vector's floats");
+    to.as_mut_ptr()
+}
+
+// SAFETY, of every block below: code with this type runs within `enter` alone, whose caller has seen
+// that the instructions exist (see `vector`); addresses are those of slices just checked to be long
+// enough.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "the one comment above holds for them all")]
+impl Vector for Avx2 {
+    const LANES: usize = 8;
+    const REGISTERS: usize = 16;
+    const READS_STORED: bool = true;
+    type Bits = __m256i;
+    type Nibbles = (__m256, __m256);
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Self(unsafe { _mm256_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    fn load(from: &[f32]) -> Self {
+        Self(unsafe { _mm256_loadu_ps(read::<8, _>(from)) })
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32]) {
+        unsafe { _mm256_storeu_ps(write::<8>(to), self.0) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, by: Self, plus: Self) -> Self {
+        Self(unsafe { _mm256_fmadd_ps(self.0, by.0, plus.0) })
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(unsafe { _mm256_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self(unsafe { _mm256_sub_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self(unsafe { _mm256_mul_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        Self(unsafe { _mm256_max_ps(self.0, other.0) })
+    }
+
+    /// ((0+1)+(2+3)) + ((4+5)+(6+7)) of each.
+    #[inline(always)]
+    fn sums([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        let mut folded = [0.0; 4];
+        unsafe {
+            let pairs = _mm256_hadd_ps(_mm256_hadd_ps(a.0, b.0), _mm256_hadd_ps(c.0, d.0));
+            let low = _mm256_castps256_ps128(pairs);
+            let four = _mm_add_ps(low, _mm256_extractf128_ps::<1>(pairs));
+            _mm_storeu_ps(folded.as_mut_ptr(), four);
+        }
+        folded
+    }
+
+    #[inline(always)]
+    fn load_f32(from: &[u8]) -> Self {
+        Self(unsafe { _mm256_loadu_ps(read::<32, _>(from).cast()) })
+    }
+
+    #[inline(always)]
+    fn load_f16(from: &[u8]) -> Self {
+        Self(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(read::<16, _>(from).cast())) })
+    }
+
+    #[inline(always)]
+    fn load_u8(from: &[u8]) -> __m256i {
+        unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(read::<8, _>(from).cast())) }
+    }
+
+    #[inline(always)]
+    fn load_i8(from: &[u8]) -> __m256i {
+        unsafe { _mm256_cvtepi8_epi32(_mm_loadl_epi64(read::<8, _>(from).cast())) }
+    }
+
+    #[inline(always)]
+    fn load_u16(from: &[u8]) -> __m256i {
+        unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(read::<16, _>(from).cast())) }
+    }
+
+    #[inline(always)]
+    fn bits_of(word: u32, first: usize) -> __m256i {
+        unsafe {
+            let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let by = _mm256_add_epi32(lanes, _mm256_set1_epi32(first as i32));
+            let shifted = _mm256_srlv_epi32(_mm256_set1_epi32(word as i32), by);
+            _mm256_and_si256(shifted, _mm256_set1_epi32(1))
+        }
+    }
+
+    #[inline(always)]
+    fn and(bits: __m256i, mask: u32) -> __m256i {
+        unsafe { _mm256_and_si256(bits, _mm256_set1_epi32(mask as i32)) }
+    }
+
+    #[inline(always)]
+    fn or(bits: __m256i, other: __m256i) -> __m256i {
+        unsafe { _mm256_or_si256(bits, other) }
+    }
+
+    #[inline(always)]
+    fn shl(bits: __m256i, by: usize) -> __m256i {
+        unsafe { _mm256_sllv_epi32(bits, _mm256_set1_epi32(by as i32)) }
+    }
+
+    #[inline(always)]
+    fn shr(bits: __m256i, by: usize) -> __m256i {
+        unsafe { _mm256_srlv_epi32(bits, _mm256_set1_epi32(by as i32)) }
+    }
+
+    #[inline(always)]
+    fn to_f32(bits: __m256i) -> Self {
+        Self(unsafe { _mm256_cvtepi32_ps(bits) })
+    }
+
+    #[inline(always)]
+    fn from_bits(bits: __m256i) -> Self {
+        Self(unsafe { _mm256_castsi256_ps(bits) })
+    }
+
+    #[inline(always)]
+    fn nibbles(scale: f32, offset: f32) -> (__m256, __m256) {
+        unsafe { (_mm256_set1_ps(scale), _mm256_set1_ps(offset)) }
+    }
+
+    #[inline(always)]
+    fn look_up(bytes: __m256i, which: usize, (scale, offset): (__m256, __m256)) -> Self {
+        let q = if which == 0 { Self::and(bytes, 15) } else { Self::shr(bytes, 4) };
+        Self(unsafe { _mm256_fmadd_ps(_mm256_cvtepi32_ps(q), scale, offset) })
+    }
+
+    #[inline(always)]
+    fn prefetch(at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_second(at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+}

@@ -1,0 +1,175 @@
+//! Vectors of AVX-512: sixteen lanes.
+
+use std::arch::x86_64::*;
+
+use super::avx2::{read, write};
+use super::vector::{Kernel, Vector};
+
+/// Sixteen floats.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(__m512);
+
+/// # Safety
+/// The processor has AVX-512 F, DQ and VL beside what AVX2's vectors need. (VL, because without it the
+/// compiler keeps out of half of the registers.)
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx512>()
+}
+
+// SAFETY, of every block below: code with this type runs within `enter` alone, whose caller has seen
+// that the instructions exist (see `vector`); addresses are those of slices just checked to be long
+// enough.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "the one comment above holds for them all")]
+impl Vector for Avx512 {
+    const LANES: usize = 16;
+    const REGISTERS: usize = 32;
+    const READS_STORED: bool = true;
+    type Bits = __m512i;
+    type Nibbles = __m512;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Self(unsafe { _mm512_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    fn load(from: &[f32]) -> Self {
+        Self(unsafe { _mm512_loadu_ps(read::<16, _>(from)) })
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32]) {
+        unsafe { _mm512_storeu_ps(write::<16>(to), self.0) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, by: Self, plus: Self) -> Self {
+        Self(unsafe { _mm512_fmadd_ps(self.0, by.0, plus.0) })
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self(unsafe { _mm512_sub_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self(unsafe { _mm512_mul_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        Self(unsafe { _mm512_max_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn sums([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        let mut folded = [0.0; 4];
+        unsafe {
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(a.0, b.0), _mm512_unpackhi_ps(a.0, b.0));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(c.0, d.0), _mm512_unpackhi_ps(c.0, d.0));
+            let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+            let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+            let all = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+            let half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all));
+            let low = _mm256_castps256_ps128(half);
+            let four = _mm_add_ps(low, _mm256_extractf128_ps::<1>(half));
+            _mm_storeu_ps(folded.as_mut_ptr(), four);
+        }
+        folded
+    }
+
+    #[inline(always)]
+    fn load_f32(from: &[u8]) -> Self {
+        Self(unsafe { _mm512_loadu_ps(read::<64, _>(from).cast()) })
+    }
+
+    #[inline(always)]
+    fn load_f16(from: &[u8]) -> Self {
+        Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(read::<32, _>(from).cast())) })
+    }
+
+    #[inline(always)]
+    fn load_u8(from: &[u8]) -> __m512i {
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(read::<16, _>(from).cast())) }
+    }
+
+    #[inline(always)]
+    fn load_i8(from: &[u8]) -> __m512i {
+        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(read::<16, _>(from).cast())) }
+    }
+
+    #[inline(always)]
+    fn load_u16(from: &[u8]) -> __m512i {
+        unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(read::<32, _>(from).cast())) }
+    }
+
+    #[inline(always)]
+    fn bits_of(word: u32, first: usize) -> __m512i {
+        unsafe {
+            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let by = _mm512_add_epi32(lanes, _mm512_set1_epi32(first as i32));
+            let shifted = _mm512_srlv_epi32(_mm512_set1_epi32(word as i32), by);
+            _mm512_and_si512(shifted, _mm512_set1_epi32(1))
+        }
+    }
+
+    #[inline(always)]
+    fn and(bits: __m512i, mask: u32) -> __m512i {
+        unsafe { _mm512_and_si512(bits, _mm512_set1_epi32(mask as i32)) }
+    }
+
+    #[inline(always)]
+    fn or(bits: __m512i, other: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(bits, other) }
+    }
+
+    #[inline(always)]
+    fn shl(bits: __m512i, by: usize) -> __m512i {
+        unsafe { _mm512_sllv_epi32(bits, _mm512_set1_epi32(by as i32)) }
+    }
+
+    #[inline(always)]
+    fn shr(bits: __m512i, by: usize) -> __m512i {
+        unsafe { _mm512_srlv_epi32(bits, _mm512_set1_epi32(by as i32)) }
+    }
+
+    #[inline(always)]
+    fn to_f32(bits: __m512i) -> Self {
+        Self(unsafe { _mm512_cvtepi32_ps(bits) })
+    }
+
+    #[inline(always)]
+    fn from_bits(bits: __m512i) -> Self {
+        Self(unsafe { _mm512_castsi512_ps(bits) })
+    }
+
+    #[inline(always)]
+    fn nibbles(scale: f32, offset: f32) -> __m512 {
+        let q = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+        Self::load(&q).mul_add(Self::splat(scale), Self::splat(offset)).0
+    }
+
+    /// The permutation reads four bits of an index, so low nibbles need no masking.
+    #[inline(always)]
+    fn look_up(bytes: __m512i, which: usize, values: __m512) -> Self {
+        let index = if which == 0 { bytes } else { Self::shr(bytes, 4) };
+        Self(unsafe { _mm512_permutexvar_ps(index, values) })
+    }
+
+    #[inline(always)]
+    fn prefetch(at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_second(at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+}

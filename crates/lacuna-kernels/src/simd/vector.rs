@@ -1,0 +1,90 @@
+//! The vector that every hand-written loop is generic over.
+//!
+//! A loop is written once, as a [`Kernel`] whose body is generic over [`Vector`] and marked
+//! `#[inline(always)]`. [`run`](super::run) compiles it once for each instruction set, in that set's
+//! one `#[target_feature]` entry point, and calls the widest that was asked for and runs here.
+//!
+//! **Why the methods are safe.** A vector's instructions must exist on the machine that runs them.
+//! The types that implement [`Vector`] are private to `simd`, so the only way to one is the type
+//! parameter of a kernel's body, which only an entry point fills in, after the features were detected.
+
+/// Some lanes of f32, and integers of 32 bits beside them.
+///
+/// Slices may begin at any address; each must hold at least as many elements as a method reads or
+/// writes, which is checked, and costs nothing where the compiler knows the length.
+pub(crate) trait Vector: Copy {
+    /// Floats in a vector: 8 or 16.
+    const LANES: usize;
+    /// Vectors that a loop may keep in registers.
+    const REGISTERS: usize;
+    /// Whether packed weights are read so fast that few rows are multiplied with them as they lie.
+    const READS_STORED: bool;
+    /// `LANES` integers of 32 bits.
+    type Bits: Copy;
+    /// Sixteen values q · scale + offset, one for each nibble.
+    type Nibbles: Copy;
+
+    /// Every lane `value`.
+    fn splat(value: f32) -> Self;
+    /// The first `LANES` floats.
+    fn load(from: &[f32]) -> Self;
+    /// Writes the first `LANES` floats.
+    fn store(self, to: &mut [f32]);
+    /// self · by + plus, with one rounding wherever the machine can.
+    fn mul_add(self, by: Self, plus: Self) -> Self;
+    #[allow(dead_code, reason = "a part of the vocabulary that the products have no use for")]
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    /// The larger of each lane; `other` where one of the two is NaN.
+    #[allow(dead_code, reason = "as `add`")]
+    fn max(self, other: Self) -> Self;
+    /// The sum of each vector's lanes, in an order that does not depend on its place among the four.
+    fn sums(four: [Self; 4]) -> [f32; 4];
+
+    /// `LANES` f32, as they are stored: little endian.
+    fn load_f32(from: &[u8]) -> Self;
+    /// `LANES` IEEE halves, as they are stored.
+    fn load_f16(from: &[u8]) -> Self;
+    /// `LANES` bf16, as they are stored.
+    #[inline(always)]
+    fn load_bf16(from: &[u8]) -> Self {
+        Self::from_bits(Self::shl(Self::load_u16(from), 16))
+    }
+
+    /// `LANES` bytes.
+    fn load_u8(from: &[u8]) -> Self::Bits;
+    /// `LANES` signed bytes.
+    fn load_i8(from: &[u8]) -> Self::Bits;
+    /// `LANES` integers of two bytes, as they are stored.
+    fn load_u16(from: &[u8]) -> Self::Bits;
+    /// Bit `first` + i of the word in lane i, all other bits zero.
+    fn bits_of(word: u32, first: usize) -> Self::Bits;
+    fn and(bits: Self::Bits, mask: u32) -> Self::Bits;
+    fn or(bits: Self::Bits, other: Self::Bits) -> Self::Bits;
+    fn shl(bits: Self::Bits, by: usize) -> Self::Bits;
+    /// Zeros come in from the left.
+    fn shr(bits: Self::Bits, by: usize) -> Self::Bits;
+    /// Signed integers as floats of that value.
+    fn to_f32(bits: Self::Bits) -> Self;
+    /// The floats that have these bits.
+    fn from_bits(bits: Self::Bits) -> Self;
+
+    /// The sixteen values that nibbles stand for. Exact where q · scale and the sum are.
+    fn nibbles(scale: f32, offset: f32) -> Self::Nibbles;
+    /// The values of the low (0) or the high (1) nibbles of integers below 256.
+    fn look_up(bytes: Self::Bits, which: usize, values: Self::Nibbles) -> Self;
+
+    /// Asks for the cache line at an address, which need not exist, into the first-level cache.
+    fn prefetch(at: *const u8);
+    /// The same into the second-level cache.
+    fn prefetch_second(at: *const u8);
+}
+
+/// A loop that [`run`](super::run) compiles for each instruction set.
+pub(crate) trait Kernel {
+    type Output;
+
+    /// The loop; `#[inline(always)]`, as is everything generic over V that it calls.
+    fn run<V: Vector>(self) -> Self::Output;
+}
