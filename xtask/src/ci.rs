@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo::{self, cargo, run};
-use crate::{cuda, fixtures, tidy};
+use crate::{arm, cuda, fixtures, tidy};
 
 /// The part of the checks that is asked for.
 #[derive(clap::Args)]
@@ -33,7 +33,7 @@ struct Step {
 enum Outcome {
     Passed,
     Tests(Tests),
-    Skipped(&'static str),
+    Skipped(String),
 }
 
 /// `-j2` throughout: a step may need 2 GB a job, and the machines that run this have two cores.
@@ -44,6 +44,7 @@ const STEPS: &[Step] = &[
     Step { name: "tidy", about: "the rules of the house", check: tidy_step },
     Step { name: "clippy", about: "no warning in any target", check: clippy },
     Step { name: "test", about: "unit, integration and documentation tests", check: test },
+    Step { name: "arm", about: "the kernels' tests on an emulated ARM processor", check: arm_step },
     Step { name: "doc", about: "the documentation builds without a warning", check: doc },
     Step { name: "no-std", about: "lacuna-schedules stands on core alone", check: no_std },
     Step { name: "example", about: "the examples outside the workspace run", check: example },
@@ -88,7 +89,7 @@ pub(crate) fn ci(args: &Args) -> Result<()> {
     };
     let start = Instant::now();
     let mut summary = String::new();
-    let mut tests = None;
+    let mut tests: Option<Tests> = None;
     for step in STEPS.iter().filter(wanted) {
         println!("\n=== {}: {} ===", step.name, step.about);
         let step_start = Instant::now();
@@ -97,7 +98,10 @@ pub(crate) fn ci(args: &Args) -> Result<()> {
         let word = match outcome {
             Ok(Outcome::Passed) => "ok".to_owned(),
             Ok(Outcome::Skipped(why)) => format!("skipped: {why}"),
-            Ok(Outcome::Tests(counts)) => tests.insert(counts).to_string(),
+            Ok(Outcome::Tests(counts)) => {
+                tests.get_or_insert_default().add(counts);
+                counts.to_string()
+            }
             Err(error) => {
                 println!("{summary}{:<12}{took:>8}  FAILED", step.name);
                 return Err(error.context(format!("step `{}` failed", step.name)));
@@ -138,12 +142,22 @@ fn clippy() -> Result<Outcome> {
     passed(run(&mut cargo(args)))
 }
 
-/// Plain `cargo test`, so that nothing need be installed; its lines go through as they come.
+/// Plain `cargo test`, so that nothing need be installed.
 fn test() -> Result<Outcome> {
-    let mut child = cargo(["test", "--locked", "--workspace", "--no-fail-fast", JOBS])
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("can't run cargo test")?;
+    count_tests(&mut cargo(["test", "--locked", "--workspace", "--no-fail-fast", JOBS]))
+}
+
+/// The kernels alone: with an emulator every second counts, and what is above them has no code for a processor.
+fn arm_step() -> Result<Outcome> {
+    if let Some(why) = arm::obstacle() {
+        return Ok(Outcome::Skipped(why));
+    }
+    count_tests(arm::call("test")?.args(["--package", "lacuna-kernels", "--no-fail-fast", JOBS]))
+}
+
+/// Runs tests and counts them; their lines go through as they come.
+fn count_tests(command: &mut Command) -> Result<Outcome> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("can't run cargo test")?;
     let mut tests = Tests::default();
     let mut screen = std::io::stdout().lock();
     for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines() {
@@ -184,6 +198,12 @@ impl Tests {
             };
             *total += number.parse::<usize>().unwrap_or(0);
         }
+    }
+
+    fn add(&mut self, other: Tests) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
     }
 }
 
@@ -319,10 +339,12 @@ fn fixtures_step() -> Result<Outcome> {
 
 fn cuda_emulate() -> Result<Outcome> {
     if cfg!(not(target_os = "linux")) {
-        return Ok(Outcome::Skipped("the emulation's threads are Linux's ucontext"));
+        return Ok(Outcome::Skipped("the emulation's threads are Linux's ucontext".into()));
     }
     if cuda::compiler().is_err() {
-        return Ok(Outcome::Skipped("no C++ compiler; g++ or clang++ (CXX names it) runs it"));
+        return Ok(Outcome::Skipped(
+            "no C++ compiler; g++ or clang++ (CXX names it) runs it".into(),
+        ));
     }
     passed(cuda::cuda(&cuda::Task::Emulate { no_faults: false }))
 }
@@ -331,7 +353,7 @@ fn cuda_emulate() -> Result<Outcome> {
 /// what the stand-in "compiles" must never meet a real build.
 fn cuda_check() -> Result<Outcome> {
     if cfg!(not(unix)) {
-        return Ok(Outcome::Skipped("the stand-in for nvcc is a shell script"));
+        return Ok(Outcome::Skipped("the stand-in for nvcc is a shell script".into()));
     }
     let target = cargo::target_dir()?.join("cuda-check");
     let args = ["clippy", "--locked", "--package", "lacuna-cli", "--features", "cuda"];
@@ -346,7 +368,7 @@ fn cuda_check() -> Result<Outcome> {
 fn deny() -> Result<Outcome> {
     let installed = cargo(["deny", "--version"]).output().is_ok_and(|out| out.status.success());
     if !installed {
-        return Ok(Outcome::Skipped("cargo-deny is not installed"));
+        return Ok(Outcome::Skipped("cargo-deny is not installed".into()));
     }
     passed(run(&mut cargo(["deny", "check"])))
 }

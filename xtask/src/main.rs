@@ -3,6 +3,7 @@
 //! Builds in seconds: it links no candle and no crate of the workspace, and runs the `lacuna` binary instead.
 #![forbid(unsafe_code)]
 
+mod arm;
 mod bench;
 mod cargo;
 mod ci;
