@@ -73,7 +73,7 @@ pub(crate) fn run(machine: &Machine, effort: Effort, name: &'static str) -> Resu
     let (recompute, plain) = (name.ends_with("recompute"), name.ends_with("plain"));
     let backend = if plain { Backend::Reference } else { Backend::cpu() };
     let model = Transformer::init(config(), 1, DType::F32, &Device::Cpu)?.with_backend(backend);
-    let parameters = model.parameters().iter().map(|(_, var)| Parameter::new(var.clone()));
+    let parameters = model.parameters()?.iter().map(|(_, var)| Parameter::new(var.clone()));
     let mut optimizer = AdamW::new(parameters.collect(), AdamWConfig::default())?;
     let batch = batch(config().vocab_size)?;
     let mut losses = Vec::new();
@@ -107,6 +107,7 @@ fn step(model: &Transformer, optimizer: &mut AdamW, batch: &Batch, recompute: bo
     let out =
         linear_cross_entropy_gradients(backend, &hidden, &head, &batch.targets, &batch.weights)?;
     let gradients = model.backward(record, &out.hidden, &out.head)?;
+    let gradients: Vec<Tensor> = gradients.iter().map(|(_, gradient)| gradient.clone()).collect();
     update(model.backend(), optimizer, &gradients, out.loss as f32)
 }
 
@@ -118,7 +119,7 @@ fn plain_step(model: &Transformer, optimizer: &mut AdamW, batch: &Batch) -> Resu
     let store = out.loss.backward()?;
     let gradient = |var: &Var| store.get(var.as_tensor()).cloned();
     let gradients: Option<Vec<Tensor>> =
-        model.parameters().iter().map(|(_, var)| gradient(var)).collect();
+        model.parameters()?.iter().map(|(_, var)| gradient(var)).collect();
     let gradients = gradients.context("a parameter has no gradient")?;
     update(model.backend(), optimizer, &gradients, out.loss.to_scalar()?)
 }
@@ -132,7 +133,8 @@ fn update(backend: Backend, optimizer: &mut AdamW, gradients: &[Tensor], loss: f
 
 /// Parameters and both moments in and out, gradients in: what the optimizer alone must move.
 fn bytes(model: &Transformer) -> f64 {
-    let count: usize = model.parameters().iter().map(|(_, var)| var.elem_count()).sum();
+    let parameters = model.parameters().into_iter().flat_map(|all| all.iter());
+    let count: usize = parameters.map(|(_, var)| var.elem_count()).sum();
     7.0 * 4.0 * count as f64
 }
 

@@ -7,18 +7,12 @@ use lacuna_kernels::StorageDtype;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::families::Family;
+use crate::parameters::{Name, Parts};
 
 mod announced;
-pub(crate) mod family;
 mod fields;
 mod json;
-
-pub use family::Family;
-
-/// The matrix that makes the logits, where it is not the embedding.
-pub(crate) const HEAD: &str = "lm_head.weight";
-/// A row for each token.
-pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// How a checkpoint was trained, and so how it may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,14 +89,8 @@ pub struct Config {
     pub rms_norm_eps: f64,
     /// The head is the embedding.
     pub tie_word_embeddings: bool,
-    /// Query, key and value projections carry a bias (Llama's option, Qwen2).
-    pub attention_bias: bool,
-    /// The attention's output projection carries a bias (Llama's option).
-    pub attention_output_bias: bool,
-    /// The three feed-forward projections carry a bias.
-    pub mlp_bias: bool,
-    /// Queries and keys are normed per head before the rotation (Qwen3, SDAR).
-    pub qk_norm: bool,
+    /// Biases and norms that not every model has.
+    pub parts: Parts,
     /// Begins a text.
     pub bos_token_id: Option<u32>,
     /// Fills a batch.
@@ -137,10 +125,7 @@ impl Default for Config {
             rope_scaling: RopeScaling::None,
             rms_norm_eps: 1e-6,
             tie_word_embeddings: false,
-            attention_bias: false,
-            attention_output_bias: false,
-            mlp_bias: false,
-            qk_norm: false,
+            parts: Parts::NONE,
             bos_token_id: Some(0),
             pad_token_id: Some(1),
             eos_token_ids: vec![2],
@@ -177,7 +162,7 @@ impl Config {
 
     /// The name under which `config.json` announces this model.
     pub fn architecture(&self) -> &'static str {
-        json::architecture(self).0
+        json::architecture(self).0.0
     }
 
     /// The first of the ids that end a text.
@@ -308,74 +293,23 @@ impl Config {
         Ok(())
     }
 
-    /// Every tensor that the checkpoint must hold, by Hugging Face name, with its shape
-    /// `[out, in]` or `[len]`. No `lm_head.weight` where the embedding is tied.
-    pub fn expected_tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> + '_ {
-        let (vocab, hidden) = (self.vocab_size, self.hidden_size);
-        let first = ("model.embed_tokens.weight".to_owned(), vec![vocab, hidden]);
-        let norm = ("model.norm.weight".to_owned(), vec![hidden]);
-        let head = ("lm_head.weight".to_owned(), vec![vocab, hidden]);
-        let layers = (0..self.num_layers).flat_map(|layer| self.layer_tensors(layer));
-        std::iter::once(first)
-            .chain(layers)
-            .chain(std::iter::once(norm))
-            .chain((!self.tie_word_embeddings).then_some(head))
-    }
-
-    fn layer_tensors(&self, layer: usize) -> impl Iterator<Item = (String, Vec<usize>)> + use<> {
-        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
-        let (q, kv) = (self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim);
-        let (qkv_bias, o_bias, mlp_bias) =
-            (self.attention_bias, self.attention_output_bias, self.mlp_bias);
-        let (head_dim, qk_norm) = (self.head_dim, self.qk_norm);
-        let projections = [
-            ("self_attn.q_proj", q, hidden, qkv_bias),
-            ("self_attn.k_proj", kv, hidden, qkv_bias),
-            ("self_attn.v_proj", kv, hidden, qkv_bias),
-            ("self_attn.o_proj", hidden, q, o_bias),
-            ("mlp.gate_proj", inner, hidden, mlp_bias),
-            ("mlp.up_proj", inner, hidden, mlp_bias),
-            ("mlp.down_proj", hidden, inner, mlp_bias),
-        ];
-        let norms = [
-            ("input_layernorm", hidden, true),
-            ("post_attention_layernorm", hidden, true),
-            ("self_attn.q_norm", head_dim, qk_norm),
-            ("self_attn.k_norm", head_dim, qk_norm),
-        ];
-        let weights = projections
-            .into_iter()
-            .map(|(name, rows, cols, _)| (format!("{name}.weight"), vec![rows, cols]));
-        let biases = projections
-            .into_iter()
-            .filter(|&(.., bias)| bias)
-            .map(|(name, rows, ..)| (format!("{name}.bias"), vec![rows]));
-        let norms = norms
-            .into_iter()
-            .filter(|&(.., present)| present)
-            .map(|(name, len, _)| (format!("{name}.weight"), vec![len]));
-        weights
-            .chain(biases)
-            .chain(norms)
-            .map(move |(name, shape)| (format!("model.layers.{layer}.{name}"), shape))
-    }
-
-    /// Whether logits are made with a matrix: the head, or the embedding where both are one.
+    /// Whether logits are made with a tensor of a file: the head, or the embedding where both are one.
     pub(crate) fn makes_logits(&self, name: &str) -> bool {
-        name == HEAD || (name == EMBEDDING && self.tie_word_embeddings)
+        let is = |known: Name| name == known.to_string();
+        is(Name::HEAD) || (self.tie_word_embeddings && is(Name::EMBED))
     }
 
-    /// Values in all tensors of [`Config::expected_tensors`].
+    /// Values in all [`parameters`](Config::shapes).
     pub fn parameter_count(&self) -> u64 {
         self.checked_parameter_count().unwrap_or(u64::MAX)
     }
 
     /// `None` above 2^48: no such model exists, and byte sizes stay far from overflow below it.
     fn checked_parameter_count(&self) -> Option<u64> {
-        let count = |(_, shape): (String, Vec<usize>)| {
-            shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim as u64))
-        };
-        let layer: u64 = self.layer_tensors(0).map(count).sum::<Option<u64>>()?;
+        let count =
+            |shape: &Vec<usize>| shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim as u64));
+        let layer = self.layer_shapes();
+        let layer = layer.iter().map(|(.., shape)| count(shape)).sum::<Option<u64>>()?;
         let head = if self.tie_word_embeddings { 1u64 } else { 2 };
         let hidden = self.hidden_size as u64;
         let outside = head.checked_mul(self.vocab_size as u64)?.checked_mul(hidden)?;

@@ -14,9 +14,7 @@ mod vocabulary;
 mod write;
 
 pub use carried::CarriedMetadata;
-pub(crate) use config::{
-    CARRIED, ROPE_FACTORS, architecture, hugging_face_name, permuted_heads, read_config,
-};
+pub(crate) use config::{CARRIED, architecture, permuted_heads, read_config};
 pub(crate) use hash::whole;
 pub(crate) use parse::{Gguf, Header};
 pub(crate) use tokenizer::{token_ids, tokenizer_json};

@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
-//! use lacuna_checkpoint::{Config, SaveOptions, Weights, Workload, save_safetensors};
+//! use lacuna_checkpoint::{Config, Name, SaveOptions, Weights, Workload, save_safetensors};
 //!
 //! let config = Config { num_layers: 1, vocab_size: 96, ..Config::default() };
 //! let zeros = |shape: Vec<usize>| Tensor::zeros(shape, DType::BF16, &Device::Cpu);
@@ -12,13 +12,14 @@
 //! save_safetensors(&dir, &config, tensors, &SaveOptions::default())?;
 //!
 //! let weights = Weights::open(&dir)?;
-//! assert_eq!(weights.shape("model.embed_tokens.weight"), Some(&[96, 64][..]));
+//! assert_eq!(weights.shape(&Name::EMBED.to_string()), Some(&[96, 64][..]));
 //! assert!(weights.memory(None, Workload::decoding(128)).weights > 0);
 //! # std::fs::remove_dir_all(&dir)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! - [`Config`] and [`Mode`]: the shape of a model, and what it was trained for; [`Family`]: whose it is.
+//! - [`Parameters`]: shapes, weights or gradients as one typed tree; [`Name`]: a parameter's place in it.
 //! - [`Weights`]: an opened checkpoint, safetensors or GGUF. Its weights stay mapped where the file has them.
 //! - [`save_safetensors`] and [`save_gguf`]: checkpoints out, whole or not at all; [`Outgoing`]: a tensor on its way.
 //! - [`verify`]: whether the bytes are still those that were written.
@@ -34,6 +35,7 @@
 mod config;
 mod directory;
 mod error;
+mod families;
 mod gguf;
 mod header;
 mod index;
@@ -41,13 +43,15 @@ mod mask_row;
 mod memory;
 mod names;
 mod outgoing;
+mod parameters;
 mod permute;
 mod safetensors;
 mod weights;
 
-pub use config::{Config, Family, Mode, RopeScaling};
+pub use config::{Config, Mode, RopeScaling};
 pub use directory::{LONGEST_INDEX, MODEL_FILES};
 pub use error::{Error, Result};
+pub use families::Family;
 pub use gguf::{CarriedMetadata, GgufOptions, save_gguf};
 pub use index::Format;
 pub use lacuna_files::MappedFile;
@@ -55,5 +59,6 @@ pub use lacuna_kernels::StorageDtype;
 pub use mask_row::mean_row;
 pub use memory::{MemoryEstimate, Workload};
 pub use outgoing::Outgoing;
+pub use parameters::{Field, Kind, Layer, Linear, Name, Parameters, Parts};
 pub use safetensors::{SaveOptions, save_safetensors, save_tensors};
 pub use weights::{Report, Verified, Weights, check_gguf, check_safetensors, verify};

@@ -9,13 +9,15 @@ use lacuna_kernels::{Bytes, StorageDtype, WeightMatrix};
 
 use lacuna_files::MappedFile;
 
-use crate::config::{Config, EMBEDDING, HEAD};
+use crate::config::Config;
 use crate::directory::{self, Layout};
 use crate::error::{Error, Result, listed, printable};
+use crate::families::{ROPE_FACTORS, of_gguf_name};
 use crate::gguf::{self, CarriedMetadata, Gguf};
 use crate::header::HeaderEntry;
 use crate::index::{Entry, Format, Index};
 use crate::outgoing::{Outgoing, Rows, packed};
+use crate::parameters::Name;
 use crate::permute::unpermute_rows;
 use crate::safetensors;
 
@@ -71,7 +73,7 @@ impl Weights {
     ///
     /// # Errors
     /// If a file can't be read or is malformed, and if the tensors are not exactly those that the
-    /// configuration implies. A missing `lm_head.weight` means that the embedding is tied.
+    /// configuration implies. A missing head means that it is the embedding.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::inspect(path)?.complete()
     }
@@ -116,16 +118,17 @@ impl Weights {
         let mut header = parse_gguf(file.bytes(), path)?;
         let gguf = header.over(file.bytes());
         let config = gguf::read_config(gguf, path)?;
-        let architecture = gguf::architecture(gguf, path)?;
+        let (_, architecture) = gguf::architecture(gguf, path)?;
         let mut index = Index::default();
         for mut entry in std::mem::take(&mut header.tensors) {
-            if entry.name == gguf::ROPE_FACTORS {
+            if entry.name == ROPE_FACTORS {
                 index.ignored.push(entry.name);
                 continue;
             }
             // A name of no known tensor stays as it is and is reported as extra.
-            entry.name = gguf::hugging_face_name(&entry.name).unwrap_or(entry.name);
-            let permuted = gguf::permuted_heads(architecture, &entry.name, &config);
+            let known = of_gguf_name(&entry.name);
+            entry.name = known.map_or(entry.name, |name| name.to_string());
+            let permuted = gguf::permuted_heads(architecture, known, &config);
             index.insert(entry, 0, path, permuted)?;
         }
         let weights = Self::assemble(path, config, vec![Arc::new(file)], index)?;
@@ -174,10 +177,11 @@ impl Weights {
     ) -> Result<Self> {
         let Index { tensors: mut found, ignored } = found;
         let mut index = Index { tensors: BTreeMap::new(), ignored };
+        let head = Name::HEAD.to_string();
         if config.tie_word_embeddings {
             // Loaders take the embedding whatever the file holds; so does this one.
-            index.ignored.extend(found.remove(HEAD).map(|_| HEAD.to_owned()));
-        } else if !found.contains_key(HEAD) {
+            index.ignored.extend(found.remove(&head).map(|_| head));
+        } else if !found.contains_key(&head) {
             config.tie_word_embeddings = true;
         }
         let mut missing = Vec::new();
@@ -367,9 +371,12 @@ impl Weights {
     }
 
     fn entry(&self, name: &str) -> Result<&Entry> {
-        let tied = name == HEAD && self.config.tie_word_embeddings;
-        let stored = if tied { EMBEDDING } else { name };
-        self.index.tensors.get(stored).ok_or_else(|| {
+        let is_tied = self.config.tie_word_embeddings && name == Name::HEAD.to_string();
+        let stored = match is_tied {
+            true => self.index.tensors.get(&Name::EMBED.to_string()),
+            false => self.index.tensors.get(name),
+        };
+        stored.ok_or_else(|| {
             let file = self.files.first().map_or(Path::new(""), |file| file.path());
             Error::tensor(file, name, "no such tensor in the checkpoint")
         })

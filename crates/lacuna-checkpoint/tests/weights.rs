@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use lacuna_checkpoint::{
-    Config, Format, GgufOptions, Mode, Outgoing, Result, RopeScaling, SaveOptions, StorageDtype,
-    Weights, save_gguf, save_safetensors, save_tensors,
+    Config, Format, GgufOptions, Mode, Outgoing, Parts, Result, RopeScaling, SaveOptions,
+    StorageDtype, Weights, save_gguf, save_safetensors, save_tensors,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -323,6 +323,8 @@ fn gguf_keeps_every_variant_of_the_configuration() {
         original_max_position_embeddings: 8192,
     };
     let plain = Config { num_layers: 1, rope_theta: 500_000.0, ..Config::default() };
+    let biased = Parts { attention_bias: true, ..Parts::NONE };
+    let normed = Parts { qk_norm: true, ..Parts::NONE };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
     for config in [
@@ -330,8 +332,8 @@ fn gguf_keeps_every_variant_of_the_configuration() {
         Config { mode: block_diffusion, eos_token_ids: vec![2, 9], ..plain.clone() },
         Config { rope_scaling: llama3, head_dim: 128, ..plain.clone() },
         Config { rope_scaling: RopeScaling::Linear { factor: 2.0 }, ..plain.clone() },
-        Config { attention_bias: true, tie_word_embeddings: true, ..plain.clone() },
-        Config { qk_norm: true, head_dim: 16, ..plain.clone() },
+        Config { parts: biased, tie_word_embeddings: true, ..plain.clone() },
+        Config { parts: normed, head_dim: 16, ..plain.clone() },
     ] {
         // Every value differs, so that a permutation that is not undone shows.
         let tensors: Vec<(String, Tensor)> = config

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use candle_core::{DType, Device};
-use lacuna::checkpoint::{Config, Mode, StorageDtype, Weights};
+use lacuna::checkpoint::{Config, Mode, Name, StorageDtype, Weights};
 use lacuna::model::Transformer;
 use serde_json::Value;
 use std::fs;
@@ -121,7 +121,7 @@ fn every_format_is_written_and_is_what_quantizing_at_run_time_gives() {
         let weights = Weights::open(&to).unwrap();
         for name in stored.names().filter(|name| stored.shape(name).unwrap().len() == 2) {
             // The head is stored finer than 4 bits.
-            let wanted = if name == "lm_head.weight" { dtype.for_logits() } else { dtype };
+            let wanted = if name == Name::HEAD.to_string() { dtype.for_logits() } else { dtype };
             let fitting = wanted.fitting(stored.shape(name).unwrap());
             assert_eq!(weights.dtype(name), Some(fitting), "{name}");
             // Rows of 64 and 160 are no whole number of blocks of 256, and the report says what they became.
@@ -328,8 +328,6 @@ fn mask_of(path: &str) -> (usize, u32, usize) {
     (config.vocab_size, config.mask_token_id().unwrap(), block_size)
 }
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
-
 #[test]
 fn a_start_for_block_diffusion_names_its_mask_and_changes_that_row_alone() {
     let folder = Folder::new();
@@ -346,10 +344,11 @@ fn a_start_for_block_diffusion_names_its_mask_and_changes_that_row_alone() {
     let mean = folder.at("mean");
     convert(&mean, &["--mask-token", "5", "--mask-embedding", "mean", "--seed", "1"]);
     let (old, new) = (Weights::open(&from).unwrap(), Weights::open(&mean).unwrap());
-    for name in old.names().filter(|name| *name != EMBEDDING) {
+    let embedding = &Name::EMBED.to_string();
+    for name in old.names().filter(|name| name != embedding) {
         assert_eq!(values(&old, name), values(&new, name), "{name}");
     }
-    let (before, after) = (values(&old, EMBEDDING), values(&new, EMBEDDING));
+    let (before, after) = (values(&old, embedding), values(&new, embedding));
     is_mean_of(&before, &after[5 * 64..6 * 64]);
     for (row, (a, b)) in before.chunks(64).zip(after.chunks(64)).enumerate() {
         assert_eq!(a == b, row != 5, "row {row}");
@@ -358,7 +357,7 @@ fn a_start_for_block_diffusion_names_its_mask_and_changes_that_row_alone() {
     for (seed, equal) in [("1", true), ("2", false)] {
         let other = folder.at(&format!("seed{seed}"));
         convert(&other, &["--mask-token", "5", "--mask-embedding", "mean", "--seed", seed]);
-        assert_eq!(values(&Weights::open(&other).unwrap(), EMBEDDING) == after, equal);
+        assert_eq!(values(&Weights::open(&other).unwrap(), embedding) == after, equal);
     }
 }
 
@@ -388,11 +387,12 @@ fn an_appended_mask_gets_a_row_in_embedding_and_head_and_a_token() {
         done(&[&["convert", &from, &to], &flags[..]].concat());
         assert_eq!(mask_of(&to), (rows_then, id, 4), "{name}");
         let (old, new) = (Weights::open(&from).unwrap(), Weights::open(&to).unwrap());
-        for table in ["lm_head.weight", EMBEDDING] {
-            let (before, after) = (values(&old, table), values(&new, table));
+        for table in [Name::HEAD, Name::EMBED] {
+            let tables = [&old, &new].map(|weights| values(weights, &table.to_string()));
+            let [before, after] = tables;
             let row = &after[id as usize * 64..][..64];
             assert_eq!(before[..512 * 64], after[..512 * 64], "{name} {table}");
-            if table == EMBEDDING || rows == 512 {
+            if table == Name::EMBED || rows == 512 {
                 is_mean_of(&before, row);
             } else {
                 // A row that is there already keeps its place in the head: MASK is never predicted.

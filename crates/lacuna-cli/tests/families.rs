@@ -5,7 +5,7 @@
 
 use candle_core::{DType, Device};
 use lacuna::ConvertOptions;
-use lacuna::checkpoint::Config;
+use lacuna::checkpoint::{Config, Parts};
 use lacuna::model::Transformer;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -34,8 +34,7 @@ fn checkpoint(dir: &Path, shape: &str, mask: &str, said: Value) -> String {
         num_heads: 2,
         num_kv_heads: 1,
         head_dim: 8,
-        qk_norm: shape == "qwen3",
-        attention_bias: shape == "qwen2",
+        parts: Parts { qk_norm: shape == "qwen3", attention_bias: shape == "qwen2", ..Parts::NONE },
         ..Config::default()
     };
     Transformer::init(config, 7, DType::F32, &Device::Cpu).unwrap().save(dir).unwrap();

@@ -54,7 +54,7 @@ pub enum Error {
     Checkpoint(#[from] lacuna_checkpoint::Error),
     /// From the model.
     #[error(transparent)]
-    Model(#[from] lacuna_model::ModelError),
+    Model(#[from] lacuna_model::Error),
     /// From the tokenizer, the chat template or the files beside the weights.
     #[error(transparent)]
     Text(#[from] lacuna_text::Error),

@@ -20,7 +20,7 @@ pub enum Error {
     Objective(#[from] lacuna_objective::Error),
     /// From the model.
     #[error(transparent)]
-    Model(#[from] lacuna_model::ModelError),
+    Model(#[from] lacuna_model::Error),
     /// From a tensor operation.
     #[error("{}", lacuna_kernels::message(.0))]
     Tensor(#[from] candle_core::Error),

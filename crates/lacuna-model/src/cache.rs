@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use lacuna_checkpoint::Config;
 use std::ops::Range;
 
-use crate::error::{ModelError, Result};
+use crate::error::{Error, Result};
 
 /// The committed past of one sequence: keys and values, [1, capacity, kv_heads, head_dim] per layer.
 ///
@@ -56,7 +56,7 @@ impl KvCache {
     /// Errors if the last pass had fewer rows.
     pub fn keep(&mut self, range: Range<usize>) -> Result<()> {
         if range.end > self.uncommitted || range.start > range.end {
-            return Err(ModelError::Input(format!(
+            return Err(Error::Input(format!(
                 "rows {range:?} of a pass of {} can't be kept",
                 self.uncommitted
             )));
@@ -112,7 +112,7 @@ impl KvCache {
         v: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
         let Some((k_buffer, v_buffer)) = self.layers.get(layer_idx) else {
-            return Err(ModelError::Input("the cache belongs to a model with fewer layers".into()));
+            return Err(Error::Input("the cache belongs to a model with fewer layers".into()));
         };
         let n = k.dim(1)?;
         k_buffer.slice_set(&k.contiguous()?, 1, self.len)?;

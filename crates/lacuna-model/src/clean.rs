@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use lacuna_kernels::{AttentionMask, Positions, Spans, attention_by_token};
 use std::num::NonZeroUsize;
 
-use crate::error::{ModelError, Result};
+use crate::error::{Error, Result};
 use crate::transformer::{Transformer, spans, window_positions};
 
 /// Keys and values of clean windows, rotated: [`Transformer::read_clean`].
@@ -37,7 +37,7 @@ impl Transformer {
         let causal = spans(AttentionMask::BlockCausal { block_size }, window, documents)?;
         let mask = AttentionMask::BlockDiffusion { block_size, seq_len: window };
         let noisy_half = spans(mask, 2 * window, documents)?.first_queries(window);
-        let mut layers = Vec::with_capacity(self.layers.len());
+        let mut layers = Vec::with_capacity(self.weights.layers.len());
         // No row matters after the last layer's keys and values.
         let select = Some(self.select(&[], &[])?);
         self.run(&clean.flatten_all()?, select, |layer_idx, qkv, last| {
@@ -65,7 +65,7 @@ impl Transformer {
     ) -> Result<Tensor> {
         let (batch, window) = noisy.dims2()?;
         if window != clean.window || (clean.batch != 1 && clean.batch != batch) {
-            return Err(ModelError::Input(format!(
+            return Err(Error::Input(format!(
                 "noisy tokens are [{batch}, {window}], the clean ones [{}, {}]",
                 clean.batch, clean.window
             )));

@@ -1,12 +1,13 @@
 //! Ways to come by a [`Transformer`]: fresh, from parameters, from a checkpoint to train or to run.
 
 use candle_core::{DType, Device, Tensor, Var};
-use lacuna_checkpoint::{Config, SaveOptions, StorageDtype, Weights, save_safetensors};
-use lacuna_kernels::{Backend, Rope};
+use lacuna_checkpoint::{Config, Parameters, SaveOptions, StorageDtype, Weights, save_safetensors};
+use lacuna_kernels::{Backend, Rope, WeightMatrix};
 use std::sync::Arc;
 
-use crate::error::{ModelError, Result};
-use crate::transformer::{Layer, Linear, Transformer, Weight};
+use crate::error::{Error, Result};
+use crate::transformer::Transformer;
+use crate::weight::Weight;
 
 impl Transformer {
     /// A fresh model: weights ~ N(0, 0.02²), the two projections that write to the residual stream scaled by
@@ -16,57 +17,34 @@ impl Transformer {
     /// Errors if the configuration is impossible or memory runs out on the device.
     pub fn init(config: Config, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
         let residual_scale = 1.0 / (2.0 * config.num_layers as f64).sqrt();
-        let mut vars = Vec::new();
-        for (index, (name, shape)) in config.expected_tensors().enumerate() {
+        // A tensor's place in the order of names is part of its random stream.
+        let mut place = 0;
+        let parameters = config.shapes().try_map(|name, shape| {
             let n: usize = shape.iter().product();
-            let values = if name.ends_with("norm.weight") {
+            let values = if name.is_norm() {
                 vec![1f32; n]
-            } else if name.ends_with(".bias") {
+            } else if name.is_bias() {
                 vec![0f32; n]
             } else {
-                let writes_residual =
-                    name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-                let std = 0.02 * if writes_residual { residual_scale } else { 1.0 };
-                crate::init::normal(seed, index as u64, n, std)
+                let std = 0.02 * if name.writes_residual() { residual_scale } else { 1.0 };
+                crate::init::normal(seed, place, n, std)
             };
-            let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?
-                .to_dtype(dtype)?
-                .to_device(device)?;
-            vars.push((name, Var::from_tensor(&tensor)?));
-        }
-        Self::from_parameters(config, vars)
+            place += 1;
+            let values = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?;
+            Var::from_tensor(&values.to_dtype(dtype)?.to_device(device)?)
+        })?;
+        Self::from_parameters(config, parameters)
     }
 
-    /// A trainable model over given parameters, in Hugging Face names.
+    /// A trainable model over given parameters.
     ///
     /// # Errors
     /// Errors if a parameter is missing or misshapen.
-    pub fn from_parameters(config: Config, parameters: Vec<(String, Var)>) -> Result<Self> {
-        let device = parameters
-            .first()
-            .map(|(_, v)| v.device().clone())
-            .ok_or_else(|| ModelError::Input("a model needs parameters".into()))?;
-        let find = |name: &str| -> Result<Tensor> {
-            let var = parameters.iter().find(|(n, _)| n == name);
-            Ok(var
-                .ok_or_else(|| ModelError::Input(format!("parameter {name} is missing")))?
-                .1
-                .as_tensor()
-                .clone())
-        };
-        for (name, shape) in config.expected_tensors() {
-            let found = find(&name)?;
-            if found.dims() != shape {
-                return Err(ModelError::Input(format!(
-                    "parameter {name} has shape {:?}, the configuration implies {shape:?}",
-                    found.dims()
-                )));
-            }
-        }
-        let mut model =
-            Self::assemble(config, &device, find, |name| find(name).map(Weight::Tensor))?;
-        model.parameters = parameters;
-        Ok(model)
+    pub fn from_parameters(config: Config, parameters: Parameters<Var>) -> Result<Self> {
+        check(&config, &parameters)?;
+        let device = parameters.embed.device().clone();
+        let weights = parameters.map(|_, var| Weight::from(var));
+        Ok(Self { parameters: Some(parameters), ..Self::assemble(config, weights, &device)? })
     }
 
     /// Trainable parameters from a checkpoint, converted to `dtype`.
@@ -75,11 +53,10 @@ impl Transformer {
     /// Errors if a tensor is missing, misshapen or unreadable.
     pub fn trainable(weights: &Weights, dtype: DType, device: &Device) -> Result<Self> {
         let config = weights.config().clone();
-        let mut vars = Vec::new();
-        for (name, _) in config.expected_tensors() {
-            vars.push((name.clone(), Var::from_tensor(&weights.tensor(&name, dtype, device)?)?));
-        }
-        Self::from_parameters(config, vars)
+        let parameters = config.shapes().try_map(|name, _| {
+            Ok::<_, Error>(Var::from_tensor(&weights.tensor(&name.to_string(), dtype, device)?)?)
+        })?;
+        Self::from_parameters(config, parameters)
     }
 
     /// For inference on the CPU: weights stay as the file stores them, mapped, not copied.
@@ -87,14 +64,7 @@ impl Transformer {
     /// # Errors
     /// Errors if a tensor is missing, misshapen or unreadable.
     pub fn mapped(weights: &Weights) -> Result<Self> {
-        let mut model = Self::assemble(
-            weights.config().clone(),
-            &Device::Cpu,
-            |name| Ok(weights.tensor(name, DType::F32, &Device::Cpu)?),
-            |name| Ok(Weight::Stored(Arc::new(weights.matrix(name)?))),
-        )?;
-        model.files = weights.files().to_vec();
-        Ok(model)
+        Self::over_files(weights, |name| weights.matrix(name))
     }
 
     /// For inference on the CPU with matrices kept in `dtype`: mapped where the file stores them so, converted
@@ -103,18 +73,10 @@ impl Transformer {
     /// # Errors
     /// As [`mapped`](Self::mapped), and if `dtype` can't be written or a value does not fit it.
     pub fn mapped_in(weights: &Weights, dtype: StorageDtype) -> Result<Self> {
-        if !(dtype.is_packable()) {
-            let reason = format!("weights can't be kept in {dtype}; choose another --dtype");
-            return Err(ModelError::Input(reason));
+        if !dtype.is_packable() {
+            return Err(Error::Unsupported { dtype });
         }
-        let mut model = Self::assemble(
-            weights.config().clone(),
-            &Device::Cpu,
-            |name| Ok(weights.tensor(name, DType::F32, &Device::Cpu)?),
-            |name| Ok(Weight::Stored(Arc::new(weights.matrix_in(name, dtype)?))),
-        )?;
-        model.files = weights.files().to_vec();
-        Ok(model)
+        Self::over_files(weights, |name| weights.matrix_in(name, dtype))
     }
 
     /// For inference with every weight as a tensor of `dtype` on `device`.
@@ -122,67 +84,48 @@ impl Transformer {
     /// # Errors
     /// Errors if a tensor is missing, misshapen, unreadable, or does not fit the device.
     pub fn resident(weights: &Weights, dtype: DType, device: &Device) -> Result<Self> {
-        Self::assemble(
-            weights.config().clone(),
-            device,
-            |name| Ok(weights.tensor(name, dtype, device)?),
-            |name| Ok(Weight::Tensor(weights.tensor(name, dtype, device)?)),
-        )
+        let config = weights.config().clone();
+        let read = config.shapes().try_map(|name, _| {
+            Ok::<_, Error>(Weight::Tensor(weights.tensor(&name.to_string(), dtype, device)?))
+        })?;
+        Self::assemble(config, read, device)
     }
 
-    fn assemble(
-        config: Config,
-        device: &Device,
-        vector: impl Fn(&str) -> Result<Tensor>,
-        matrix: impl Fn(&str) -> Result<Weight>,
+    /// A model whose matrices `matrix` keeps as a file has them.
+    fn over_files(
+        weights: &Weights,
+        matrix: impl Fn(&str) -> lacuna_checkpoint::Result<WeightMatrix>,
     ) -> Result<Self> {
-        let linear = |name: String, bias: bool| -> Result<Linear> {
-            let weight = matrix(&format!("{name}.weight"))?;
-            let bias = bias.then(|| vector(&format!("{name}.bias"))).transpose()?;
-            Ok(Linear { weight, bias })
-        };
-        let mut layers = Vec::with_capacity(config.num_layers);
-        for i in 0..config.num_layers {
-            let attn =
-                |name: &str, bias| linear(format!("model.layers.{i}.self_attn.{name}"), bias);
-            let mlp = |name: &str| linear(format!("model.layers.{i}.mlp.{name}"), config.mlp_bias);
-            let norm = |name: &str| vector(&format!("model.layers.{i}.{name}.weight"));
-            let qk_norm = match config.qk_norm {
-                true => Some((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?)),
-                false => None,
-            };
-            layers.push(Layer {
-                input_norm: norm("input_layernorm")?,
-                q_proj: attn("q_proj", config.attention_bias)?,
-                k_proj: attn("k_proj", config.attention_bias)?,
-                v_proj: attn("v_proj", config.attention_bias)?,
-                o_proj: attn("o_proj", config.attention_output_bias)?,
-                qk_norm,
-                post_attention_norm: norm("post_attention_layernorm")?,
-                gate_proj: mlp("gate_proj")?,
-                up_proj: mlp("up_proj")?,
-                down_proj: mlp("down_proj")?,
-            });
-        }
-        let norm = vector("model.norm.weight")?;
+        let config = weights.config().clone();
+        let read = config.shapes().try_map(|name, shape| {
+            let text = name.to_string();
+            Ok::<_, Error>(match shape.len() {
+                1 => Weight::Tensor(weights.tensor(&text, DType::F32, &Device::Cpu)?),
+                _ => Weight::Stored(Arc::new(matrix(&text)?)),
+            })
+        })?;
+        let files = weights.files().to_vec();
+        Ok(Self { files, ..Self::assemble(config, read, &Device::Cpu)? })
+    }
+
+    fn assemble(config: Config, weights: Parameters<Weight>, device: &Device) -> Result<Self> {
+        let dtype = weights.norm.tensor()?.dtype();
         let rope = Rope::new(
             &config.inverse_frequencies(),
             config.max_position_embeddings,
-            norm.dtype(),
+            dtype,
             device,
         )?;
         Ok(Self {
-            embed: matrix("model.embed_tokens.weight")?,
-            head: (!config.tie_word_embeddings).then(|| matrix("lm_head.weight")).transpose()?,
-            layers,
-            norm,
-            rope,
-            parameters: Vec::new(),
-            device: device.clone(),
+            config,
+            weights,
+            parameters: None,
             backend: Backend::of(device),
+            dtype,
+            rope,
+            device: device.clone(),
             files: Vec::new(),
             layers_done: Arc::default(),
-            config,
         })
     }
 
@@ -191,14 +134,28 @@ impl Transformer {
     /// # Errors
     /// Errors if the model has no parameters (it was opened for inference) or the disk refuses.
     pub fn save(&self, dir: &std::path::Path) -> Result<()> {
-        if self.parameters.is_empty() {
-            return Err(ModelError::Input(
-                "a model opened for inference is converted, not saved".into(),
-            ));
-        }
-        let tensors =
-            self.parameters.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone()));
+        let tensors = self.parameters()?.iter();
+        let tensors = tensors.map(|(name, var)| (name.to_string(), var.as_tensor().clone()));
         save_safetensors(dir, &self.config, tensors, &SaveOptions::default())?;
         Ok(())
     }
+}
+
+/// Checks that the parameters are those of the configuration, in shape too.
+fn check(config: &Config, parameters: &Parameters<Var>) -> Result<()> {
+    let mut given = parameters.iter();
+    for (name, shape) in config.shapes().iter() {
+        let found = given.next().filter(|(found, _)| *found == name);
+        let (_, var) = found.ok_or(Error::Missing { name })?;
+        if var.dims() != shape {
+            return Err(Error::Input(format!(
+                "parameter {name} has shape {:?}, the configuration implies {shape:?}",
+                var.dims()
+            )));
+        }
+    }
+    if let Some((name, _)) = given.next() {
+        return Err(Error::Input(format!("the configuration implies no parameter {name}")));
+    }
+    Ok(())
 }

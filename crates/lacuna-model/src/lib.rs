@@ -10,7 +10,7 @@
 //! let block_size = 2.try_into().expect("not zero");
 //! let hidden = model.denoise(&noisy, &clean, block_size, None, Some(&[1, 3]))?;
 //! assert_eq!(model.logits(&hidden)?.dims(), [2, 512]);
-//! # Ok::<(), lacuna_model::ModelError>(())
+//! # Ok::<(), lacuna_model::Error>(())
 //! ```
 //!
 //! - [`Transformer`]: [`hidden`](Transformer::hidden) under any mask, [`denoise`](Transformer::denoise) for
@@ -33,12 +33,13 @@ mod init;
 mod pass;
 mod recorded;
 mod transformer;
+mod weight;
 mod windows;
 
 pub use cache::KvCache;
 pub use clean::CleanWindow;
-pub use error::{ModelError, Result};
-pub use lacuna_checkpoint::{Config, Mode, StorageDtype, Weights};
+pub use error::{Error, Result};
+pub use lacuna_checkpoint::{Config, Mode, Parameters, StorageDtype, Weights};
 pub use pass::{Lane, View};
 pub use recorded::Record;
 pub use transformer::Transformer;

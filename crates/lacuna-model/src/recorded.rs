@@ -9,12 +9,14 @@ mod layer;
 mod rows;
 
 use candle_core::Tensor;
+use lacuna_checkpoint::{Layer, Parameters};
 use lacuna_kernels::{add_rms_norm, embedding, embedding_backward, rms_norm, rms_norm_backward};
 
-use crate::error::{ModelError, Result};
-use crate::transformer::{Transformer, Weight};
+use crate::error::{Error, Result};
+use crate::transformer::Transformer;
+use crate::weight::Weight;
 use crate::windows::Windows;
-use layer::{Activations, LayerGradients};
+use layer::Activations;
 use rows::Rows;
 
 /// What a backward pass needs of the forward pass before it.
@@ -35,9 +37,6 @@ enum Kept {
     Input(Tensor),
 }
 
-/// Gradients by parameter name.
-type Gradients = Vec<(String, Tensor)>;
-
 impl Transformer {
     /// [`forward`](Self::forward) without a graph: hidden states after the final norm, and what
     /// [`backward`](Self::backward) needs. With `recompute`, of each layer only its input is kept.
@@ -46,13 +45,11 @@ impl Transformer {
     /// Errors if the model was opened for inference, no row is wanted, or a tensor operation fails.
     pub fn record(&self, windows: &Windows, recompute: bool) -> Result<(Tensor, Record)> {
         if windows.wants_nothing() {
-            return Err(ModelError::Input(
-                "a pass of which no row is wanted has no gradient".into(),
-            ));
+            return Err(Error::Input("a pass of which no row is wanted has no gradient".into()));
         }
         let eps = self.config.rms_norm_eps;
-        let table = tensor(&self.embed)?;
-        let (tokens, rows) = Rows::of_layers(windows, self.layers.len())?;
+        let table = self.weights.embed.tensor()?.detach();
+        let (tokens, rows) = Rows::of_layers(windows, self.weights.layers.len())?;
         let mut x = embedding(self.backend, &table, &tokens)?;
         // What the last layer adds to the residual stream: summed where the next norm reads it.
         let mut delta: Option<Tensor> = None;
@@ -60,9 +57,9 @@ impl Transformer {
             None => rms_norm(self.backend, &x, weight, eps).map(|normed| (x, normed)),
             Some(delta) => add_rms_norm(self.backend, &x, &delta, weight, eps),
         };
-        let mut kept = Vec::with_capacity(self.layers.len());
-        for (layer, rows) in self.layers.iter().zip(rows) {
-            let layer = layer.detached()?;
+        let mut kept = Vec::with_capacity(self.weights.layers.len());
+        for (layer, rows) in self.weights.layers.iter().zip(rows) {
+            let layer = detached(layer)?;
             let (input, normed) = add_norm(x, delta, &layer.input_norm)?;
             let (activations, left) =
                 self.layer_forward(&layer, input.clone(), &normed, windows, &rows)?;
@@ -74,12 +71,12 @@ impl Transformer {
             let [middle, fed] = left;
             (x, delta) = (middle, Some(fed));
         }
-        let (last, hidden) = add_norm(x, delta, &self.norm.detach())?;
+        let (last, hidden) = add_norm(x, delta, &self.weights.norm.tensor()?.detach())?;
         Ok((hidden, Record { windows: windows.clone(), tokens, layers: kept, last }))
     }
 
-    /// The gradient of every parameter, in the order of [`parameters`](Self::parameters), given that of the
-    /// hidden states, [rows, hidden], and that of [`head`](Self::head), [vocab, hidden].
+    /// The gradient of every parameter, given that of the hidden states, [rows, hidden], and that of
+    /// [`head`](Self::head), [vocab, hidden].
     ///
     /// # Errors
     /// Errors if a tensor operation fails.
@@ -88,17 +85,16 @@ impl Transformer {
         record: Record,
         d_hidden: &Tensor,
         d_head: &Tensor,
-    ) -> Result<Vec<Tensor>> {
+    ) -> Result<Parameters<Tensor>> {
         let Record { windows, tokens, mut layers, last } = record;
         let eps = self.config.rms_norm_eps;
-        let mut gradients = Gradients::new();
-        let norm = self.norm.detach();
-        let (mut d_x, d_norm) = rms_norm_backward(self.backend, &last, &norm, eps, d_hidden, None)?;
-        gradients.push(("model.norm.weight".into(), d_norm));
-        for (i, layer) in self.layers.iter().enumerate().rev() {
-            let layer = layer.detached()?;
+        let norm = self.weights.norm.tensor()?.detach();
+        let (mut d_x, norm) = rms_norm_backward(self.backend, &last, &norm, eps, d_hidden, None)?;
+        let mut d_layers = Vec::with_capacity(layers.len());
+        for layer in self.weights.layers.iter().rev() {
+            let layer = detached(layer)?;
             let (rows, kept) = layers.pop().ok_or_else(|| {
-                ModelError::Input("the record belongs to a model with fewer layers".into())
+                Error::Input("the record belongs to a model with fewer layers".into())
             })?;
             let activations = match kept {
                 Kept::Activations(activations) => *activations,
@@ -107,37 +103,22 @@ impl Transformer {
                     self.layer_forward(&layer, x, &normed, &windows, &rows)?.0
                 }
             };
-            let mut named =
-                LayerGradients { layer: i, backend: self.backend, gradients: &mut gradients };
-            d_x = self.layer_backward(&layer, activations, &windows, &rows, &d_x, &mut named)?;
+            let d_layer;
+            (d_x, d_layer) = self.layer_backward(&layer, activations, &windows, &rows, &d_x)?;
+            d_layers.push(d_layer);
         }
-        let onto = match self.head {
-            None => d_head.clone(),
-            Some(_) => {
-                gradients.push(("lm_head.weight".into(), d_head.clone()));
-                d_head.zeros_like()?
-            }
+        d_layers.reverse();
+        // A tied embedding has the head's gradient and its own.
+        let (onto, head) = match self.weights.head {
+            None => (d_head.clone(), None),
+            Some(_) => (d_head.zeros_like()?, Some(d_head.clone())),
         };
-        let d_table = embedding_backward(self.backend, &tokens, &d_x, &onto)?;
-        gradients.push(("model.embed_tokens.weight".into(), d_table));
-        self.in_order(gradients)
-    }
-
-    fn in_order(&self, mut gradients: Gradients) -> Result<Vec<Tensor>> {
-        let take = |(name, _): &(String, _)| {
-            let at = gradients.iter().position(|(found, _)| found == name);
-            let at = at.ok_or_else(|| ModelError::Input(format!("{name} got no gradient")))?;
-            Ok(gradients.swap_remove(at).1)
-        };
-        self.parameters.iter().map(take).collect()
+        let embed = embedding_backward(self.backend, &tokens, &d_x, &onto)?;
+        Ok(Parameters { embed, layers: d_layers, norm, head })
     }
 }
 
-fn tensor(weight: &Weight) -> Result<Tensor> {
-    match weight {
-        Weight::Tensor(weight) => Ok(weight.detach()),
-        Weight::Stored(_) => {
-            Err(ModelError::Input("a model opened for inference can't be trained".into()))
-        }
-    }
+/// The same weights without a graph.
+fn detached(layer: &Layer<Weight>) -> Result<Layer<Tensor>> {
+    layer.try_map(|_, _, weight| Ok(weight.tensor()?.detach()))
 }

@@ -5,98 +5,30 @@
 //! batch of ragged sequences alike, and a row's result never depends on its neighbours in the batch.
 
 use candle_core::{DType, Device, Tensor, Var};
-use lacuna_checkpoint::{Config, MappedFile, Mode};
+use lacuna_checkpoint::{Config, MappedFile, Mode, Parameters};
 use lacuna_kernels::{
-    AttentionMask, Backend, Positions, Rope, Spans, WeightMatrix, add_rms_norm, attention_by_token,
-    embedding, linear, rms_norm, rope_by_token, swiglu,
+    AttentionMask, Backend, Positions, Rope, Spans, add_rms_norm, attention_by_token, embedding,
+    rms_norm, rope_by_token, swiglu,
 };
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::{ModelError, Result};
-
-/// A weight: a tensor that gradients reach, or bytes kept as the checkpoint stores them.
-#[derive(Clone, Debug)]
-pub(crate) enum Weight {
-    Tensor(Tensor),
-    Stored(Arc<WeightMatrix>),
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Linear {
-    pub(crate) weight: Weight,
-    pub(crate) bias: Option<Tensor>,
-}
-
-impl Linear {
-    /// x: [rows, in] to [rows, out].
-    fn forward(&self, backend: Backend, x: &Tensor) -> Result<Tensor> {
-        let y = match &self.weight {
-            Weight::Tensor(weight) => linear(backend, x, weight)?,
-            Weight::Stored(weight) => weight.matmul(backend, x)?,
-        };
-        self.biased(y)
-    }
-
-    pub(crate) fn biased(&self, y: Tensor) -> Result<Tensor> {
-        match &self.bias {
-            Some(bias) => Ok(y.broadcast_add(bias)?),
-            None => Ok(y),
-        }
-    }
-
-    /// Several layers over the same input; stored weights share one parallel region.
-    fn forward_many<const N: usize>(
-        backend: Backend,
-        layers: [&Linear; N],
-        x: &Tensor,
-    ) -> Result<[Tensor; N]> {
-        let mut stored = Vec::with_capacity(N);
-        for layer in layers {
-            if let Weight::Stored(weight) = &layer.weight {
-                stored.push(weight.as_ref());
-            }
-        }
-        let outputs = if stored.len() == N {
-            let products = WeightMatrix::matmul_many(backend, &stored, x)?;
-            layers.iter().zip(products).map(|(l, y)| l.biased(y)).collect::<Result<Vec<_>>>()?
-        } else {
-            layers.iter().map(|l| l.forward(backend, x)).collect::<Result<Vec<_>>>()?
-        };
-        Ok(outputs.try_into().expect("one output for each layer"))
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Layer {
-    pub(crate) input_norm: Tensor,
-    pub(crate) q_proj: Linear,
-    pub(crate) k_proj: Linear,
-    pub(crate) v_proj: Linear,
-    pub(crate) o_proj: Linear,
-    /// Per-head RMS norms of queries and keys (Qwen3, SDAR).
-    pub(crate) qk_norm: Option<(Tensor, Tensor)>,
-    pub(crate) post_attention_norm: Tensor,
-    pub(crate) gate_proj: Linear,
-    pub(crate) up_proj: Linear,
-    pub(crate) down_proj: Linear,
-}
+use crate::error::{Error, Result};
+use crate::weight::{Weight, project, project_all};
 
 /// A Llama-shaped decoder with every attention mask that block diffusion needs.
 #[derive(Clone, Debug)]
 pub struct Transformer {
     pub(crate) config: Config,
-    pub(crate) embed: Weight,
-    pub(crate) layers: Vec<Layer>,
-    pub(crate) norm: Tensor,
-    /// `None`: tied to the embedding.
-    pub(crate) head: Option<Weight>,
-    pub(crate) rope: Rope,
-    pub(crate) parameters: Vec<(String, Var)>,
-    pub(crate) device: Device,
+    pub(crate) weights: Parameters<Weight>,
+    /// What is trained, and the weights are; `None` in a model opened for inference.
+    pub(crate) parameters: Option<Parameters<Var>>,
     /// What computes its operations.
     pub(crate) backend: Backend,
+    pub(crate) dtype: DType,
+    pub(crate) rope: Rope,
+    pub(crate) device: Device,
     /// Files that weights are read from while it runs.
     pub(crate) files: Vec<Arc<MappedFile>>,
     /// Layers computed so far, by all passes.
@@ -113,6 +45,18 @@ impl Transformer {
     /// how far a long pass is.
     pub fn layers_done(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.layers_done)
+    }
+
+    /// What computes the model's operations: the best for its device, unless
+    /// [`with_backend`](Self::with_backend) has said otherwise.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The same model on another backend, sharing weights and parameters.
+    #[must_use]
+    pub fn with_backend(self, backend: Backend) -> Self {
+        Self { backend, ..self }
     }
 
     /// Declares what the weights have been trained for; the next checkpoint will say so.
@@ -137,7 +81,7 @@ impl Transformer {
 
     /// The element type of activations.
     pub fn dtype(&self) -> DType {
-        self.norm.dtype()
+        self.dtype
     }
 
     /// Where the model lives.
@@ -145,21 +89,17 @@ impl Transformer {
         &self.device
     }
 
-    /// What computes the model's operations: the best for its device, unless
-    /// [`with_backend`](Self::with_backend) has said otherwise.
-    pub fn backend(&self) -> Backend {
-        self.backend
+    /// The trainable parameters.
+    ///
+    /// # Errors
+    /// Errors if the model was opened for inference.
+    pub fn parameters(&self) -> Result<&Parameters<Var>> {
+        self.parameters.as_ref().ok_or(Error::NotTrainable)
     }
 
-    /// The same model on another backend, sharing weights and parameters.
-    #[must_use]
-    pub fn with_backend(self, backend: Backend) -> Self {
-        Self { backend, ..self }
-    }
-
-    /// The trainable parameters in a fixed order; empty for a model opened for inference.
-    pub fn parameters(&self) -> &[(String, Var)] {
-        &self.parameters
+    /// The matrix that makes the logits, tied or not.
+    fn logit_weight(&self) -> &Weight {
+        self.weights.head.as_ref().unwrap_or(&self.weights.embed)
     }
 
     /// The output head as a tensor [vocab, hidden], tied or not.
@@ -167,7 +107,7 @@ impl Transformer {
     /// # Errors
     /// Errors if a stored head can't be dequantized.
     pub fn head(&self) -> Result<Tensor> {
-        match self.head.as_ref().unwrap_or(&self.embed) {
+        match self.logit_weight() {
             Weight::Tensor(head) => Ok(head.clone()),
             Weight::Stored(head) => Ok(head.to_tensor(self.backend)?),
         }
@@ -178,11 +118,7 @@ impl Transformer {
     /// # Errors
     /// Errors on a shape that is not the model's.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let logits = match self.head.as_ref().unwrap_or(&self.embed) {
-            Weight::Tensor(head) => linear(self.backend, hidden, head)?,
-            Weight::Stored(head) => head.matmul(self.backend, hidden)?,
-        };
-        Ok(logits)
+        self.logit_weight().product(self.backend, hidden)
     }
 
     /// −log p(target) of hidden rows [rows, hidden], in nats, without a gradient.
@@ -192,7 +128,7 @@ impl Transformer {
     pub fn token_nll(&self, hidden: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
         const ROWS_AT_ONCE: usize = 256;
         let hidden = hidden.detach();
-        if let Weight::Tensor(head) = self.head.as_ref().unwrap_or(&self.embed) {
+        if let Weight::Tensor(head) = self.logit_weight() {
             return Ok(lacuna_kernels::token_nll(self.backend, &hidden, &head.detach(), targets)?);
         }
         let mut nll = Vec::with_capacity(targets.len());
@@ -200,9 +136,7 @@ impl Transformer {
             let rows = hidden.narrow(0, i * ROWS_AT_ONCE, targets.len())?;
             for (row, target) in self.logits(&rows)?.to_vec2::<f32>()?.iter().zip(targets) {
                 let Some(own) = row.get(*target as usize) else {
-                    return Err(ModelError::Input(format!(
-                        "token {target} is outside the vocabulary"
-                    )));
+                    return Err(Error::Input(format!("token {target} is outside the vocabulary")));
                 };
                 let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let sum: f64 = row.iter().map(|l| f64::from(l - highest).exp()).sum();
@@ -307,17 +241,13 @@ impl Transformer {
         let mut x = self.embed_rows(tokens)?;
         // What the last sublayer adds to the residual stream: summed where the next norm reads it.
         let mut delta: Option<Tensor> = None;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let last = i + 1 == self.layers.len();
+        for (i, layer) in self.weights.layers.iter().enumerate() {
+            let last = i + 1 == self.weights.layers.len();
             // What is not needed any more goes at once: of a long prompt it is much.
             let (stream, normed) =
-                self.add_norm(&x, delta.take().as_ref(), &layer.input_norm, eps)?;
+                add_norm(self.backend, &x, delta.take().as_ref(), layer.input_norm.tensor()?, eps)?;
             x = stream;
-            let qkv = Linear::forward_many(
-                self.backend,
-                [&layer.q_proj, &layer.k_proj, &layer.v_proj],
-                &normed,
-            )?;
+            let qkv = project_all(self.backend, [&layer.q, &layer.k, &layer.v], &normed)?;
             drop(normed);
             let mut attended = attend(i, qkv, last)?;
             if last && let Some((in_x, in_attended)) = &select {
@@ -328,26 +258,25 @@ impl Transformer {
                 x = x.index_select(in_x, 0)?;
                 attended = attended.index_select(in_attended, 0)?;
             }
-            let projected = layer.o_proj.forward(self.backend, &attended)?;
+            let projected = project(self.backend, &layer.o, &attended)?;
             drop(attended);
-            let norm = &layer.post_attention_norm;
-            let (stream, normed) = self.add_norm(&x, Some(&projected), norm, eps)?;
+            let norm = layer.mlp_norm.tensor()?;
+            let (stream, normed) = add_norm(self.backend, &x, Some(&projected), norm, eps)?;
             x = stream;
             drop(projected);
-            let [gate, up] =
-                Linear::forward_many(self.backend, [&layer.gate_proj, &layer.up_proj], &normed)?;
+            let [gate, up] = project_all(self.backend, [&layer.gate, &layer.up], &normed)?;
             drop(normed);
             let gated = swiglu(self.backend, &gate, &up)?;
             drop((gate, up));
-            delta = Some(layer.down_proj.forward(self.backend, &gated)?);
+            delta = Some(project(self.backend, &layer.down, &gated)?);
             self.layers_done.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(self.add_norm(&x, delta.as_ref(), &self.norm, eps)?.1)
+        Ok(add_norm(self.backend, &x, delta.as_ref(), self.weights.norm.tensor()?, eps)?.1)
     }
 
     /// ids: [rows] to [rows, hidden].
     fn embed_rows(&self, ids: &Tensor) -> Result<Tensor> {
-        match &self.embed {
+        match &self.weights.embed {
             Weight::Tensor(table) => Ok(embedding(self.backend, table, ids)?),
             Weight::Stored(table) => Ok(table.rows_f32(self.backend, &ids.to_vec1::<u32>()?)?),
         }
@@ -380,9 +309,12 @@ impl Transformer {
         let mut q = q.reshape((batch, n_key, num_heads, head_dim))?.narrow(1, 0, n_query)?;
         let mut k = k.reshape((batch, n_key, num_kv_heads, head_dim))?;
         let v = v.reshape((batch, n_key, num_kv_heads, head_dim))?;
-        if let Some((q_norm, k_norm)) = &self.layers[layer_idx].qk_norm {
-            q = rms_norm(self.backend, &q.contiguous()?, q_norm, rms_norm_eps)?;
-            k = rms_norm(self.backend, &k, k_norm, rms_norm_eps)?;
+        let layer = &self.weights.layers[layer_idx];
+        if let Some(norm) = &layer.q_norm {
+            q = rms_norm(self.backend, &q.contiguous()?, norm.tensor()?, rms_norm_eps)?;
+        }
+        if let Some(norm) = &layer.k_norm {
+            k = rms_norm(self.backend, &k, norm.tensor()?, rms_norm_eps)?;
         }
         let q = rope_by_token(self.backend, &q, &self.rope, &of_queries)?;
         let k = rope_by_token(self.backend, &k, &self.rope, positions)?;
@@ -393,25 +325,6 @@ impl Transformer {
     pub(crate) fn rows_first(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, len, heads, head_dim) = x.dims4()?;
         Ok(x.reshape((batch * len, heads * head_dim))?)
-    }
-
-    /// x + delta and its norm, with a graph where a gradient is wanted.
-    fn add_norm(
-        &self,
-        x: &Tensor,
-        delta: Option<&Tensor>,
-        weight: &Tensor,
-        eps: f64,
-    ) -> Result<(Tensor, Tensor)> {
-        let tracked = weight.track_op() || x.track_op() || delta.is_some_and(Tensor::track_op);
-        match delta {
-            Some(delta) if !tracked => Ok(add_rms_norm(self.backend, x, delta, weight, eps)?),
-            _ => {
-                let sum = delta.map_or(Ok(x.clone()), |delta| x + delta)?;
-                let normed = rms_norm(self.backend, &sum, weight, eps)?;
-                Ok((sum, normed))
-            }
-        }
     }
 
     pub(crate) fn scale(&self) -> f64 {
@@ -425,9 +338,7 @@ impl Transformer {
     pub(crate) fn check_positions(&self, len: usize) -> Result<()> {
         let max = self.config.max_position_embeddings;
         if len > max {
-            return Err(ModelError::Input(format!(
-                "{len} positions, but the model has {max} (max_position_embeddings)"
-            )));
+            return Err(Error::TooLong { positions: len, most: max });
         }
         Ok(())
     }
@@ -440,6 +351,25 @@ pub(crate) fn first_positions(positions: &Positions, n_query: usize, len: usize)
             Positions::Explicit(rows.iter().map(|row| row[..n_query].to_vec()).collect())
         }
         all => all.clone(),
+    }
+}
+
+/// x + delta and its norm, with a graph where a gradient is wanted.
+fn add_norm(
+    backend: Backend,
+    x: &Tensor,
+    delta: Option<&Tensor>,
+    weight: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor)> {
+    let tracked = weight.track_op() || x.track_op() || delta.is_some_and(Tensor::track_op);
+    match delta {
+        Some(delta) if !tracked => Ok(add_rms_norm(backend, x, delta, weight, eps)?),
+        _ => {
+            let sum = delta.map_or(Ok(x.clone()), |delta| x + delta)?;
+            let normed = rms_norm(backend, &sum, weight, eps)?;
+            Ok((sum, normed))
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use lacuna_kernels::{AttentionMask, Positions, Spans};
 use std::num::NonZeroUsize;
 
-use crate::error::{ModelError, Result};
+use crate::error::{Error, Result};
 use crate::transformer::{Transformer, spans, window_positions};
 
 /// A batch of windows laid out for one pass, and the rows of it that are wanted.
@@ -86,7 +86,7 @@ impl Transformer {
     ) -> Result<Windows> {
         let (batch, window) = noisy.dims2()?;
         if clean.dims() != noisy.dims() {
-            return Err(ModelError::Input(format!(
+            return Err(Error::Input(format!(
                 "noisy tokens are {:?}, clean ones {:?}: they must agree",
                 noisy.dims(),
                 clean.dims()

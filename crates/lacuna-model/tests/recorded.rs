@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use candle_core::{DType, Device, Tensor, Var};
+use lacuna_checkpoint::Parts;
 use lacuna_kernels::AttentionMask;
-use lacuna_model::{Config, Transformer, Windows};
+use lacuna_model::{Config, Parameters, Transformer, Windows};
 use std::num::NonZeroUsize;
 
 const WINDOW: usize = 24;
@@ -26,9 +27,10 @@ fn config() -> Config {
 fn configs() -> Vec<(&'static str, Config)> {
     let untied = Config { tie_word_embeddings: false, ..config() };
     let tied = Config { tie_word_embeddings: true, ..config() };
-    let biased =
-        Config { attention_bias: true, attention_output_bias: true, mlp_bias: true, ..config() };
-    let normed = Config { qk_norm: true, head_dim: 12, ..config() };
+    let every_bias =
+        Parts { attention_bias: true, attention_output_bias: true, mlp_bias: true, qk_norm: false };
+    let biased = Config { parts: every_bias, ..config() };
+    let normed = Config { parts: Parts { qk_norm: true, ..Parts::NONE }, head_dim: 12, ..config() };
     // The first layer, which reads each token once, and the last, which reads wanted rows, in one.
     let single = Config { num_layers: 1, ..normed.clone() };
     vec![
@@ -43,14 +45,14 @@ fn configs() -> Vec<(&'static str, Config)> {
 /// Parameters that are nowhere special: norms not 1, biases not 0.
 fn model(config: &Config, dtype: DType) -> Transformer {
     let fresh = Transformer::init(config.clone(), 3, DType::F32, &Device::Cpu).unwrap();
-    let moved = |(name, var): &(String, Var)| {
+    let moved = |_, var: &Var| {
         let n = var.elem_count();
         let waves: Vec<f32> = (0..n).map(|i| 0.2 * ((i * 37 + n) as f32).sin()).collect();
         let waves = Tensor::from_vec(waves, var.shape(), &Device::Cpu).unwrap();
         let moved = (var.as_tensor().detach() + waves).unwrap().to_dtype(dtype).unwrap();
-        (name.clone(), Var::from_tensor(&moved).unwrap())
+        Var::from_tensor(&moved).unwrap()
     };
-    let parameters = fresh.parameters().iter().map(moved).collect();
+    let parameters = fresh.parameters().unwrap().map(moved);
     Transformer::from_parameters(config.clone(), parameters).unwrap()
 }
 
@@ -88,14 +90,18 @@ fn probe(hidden: &Tensor, head: &Tensor) -> Tensor {
 }
 
 /// Hidden states and the gradient of every parameter, by the graph.
-fn by_graph(model: &Transformer, windows: &Windows) -> (Tensor, Vec<Tensor>) {
+fn by_graph(model: &Transformer, windows: &Windows) -> (Tensor, Parameters<Tensor>) {
     let hidden = model.forward(windows).unwrap();
     let store = probe(&hidden, &model.head().unwrap()).backward().unwrap();
-    let gradient = |(_, var): &(String, Var)| store.get(var.as_tensor()).unwrap().clone();
-    (hidden.detach(), model.parameters().iter().map(gradient).collect())
+    let gradient = |_, var: &Var| store.get(var.as_tensor()).unwrap().clone();
+    (hidden.detach(), model.parameters().unwrap().map(gradient))
 }
 
-fn by_record(model: &Transformer, windows: &Windows, recompute: bool) -> (Tensor, Vec<Tensor>) {
+fn by_record(
+    model: &Transformer,
+    windows: &Windows,
+    recompute: bool,
+) -> (Tensor, Parameters<Tensor>) {
     let (hidden, record) = model.record(windows, recompute).unwrap();
     let leaf = Var::from_tensor(&hidden).unwrap();
     let head = Var::from_tensor(&model.head().unwrap().detach()).unwrap();
@@ -123,7 +129,7 @@ fn gradients_written_out_are_the_graphs() {
             let (found_hidden, found) = by_record(&model, &windows, false);
             let off = error(&found_hidden, &hidden);
             assert!(off <= 1e-12, "{name}, {pass}: hidden states are {off:.1e} off");
-            for (((parameter, _), a), b) in model.parameters().iter().zip(&found).zip(&expected) {
+            for (parameter, (a, b)) in found.zip(&expected).unwrap().iter() {
                 let off = error(a, b);
                 assert!(off <= 1e-12, "{name}, {pass}: {parameter} is {off:.1e} off");
             }
@@ -141,8 +147,8 @@ fn gradients_in_f32_are_as_exact_as_the_graphs() {
             let (_, expected) = by_graph(&exact, exact_windows);
             let (_, graph) = by_graph(&model, &windows);
             let (_, found) = by_record(&model, &windows, false);
-            let names = model.parameters().iter().map(|(name, _)| name);
-            for (((parameter, a), b), c) in names.zip(&found).zip(&graph).zip(&expected) {
+            let all = found.zip(&graph).unwrap();
+            for (parameter, ((a, b), c)) in all.zip(&expected).unwrap().iter() {
                 let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
                 let (off, graph_off) = (error(&wide(a), c), error(&wide(b), c));
                 let bound = 3.0 * graph_off + 1e-6;
@@ -157,9 +163,9 @@ fn activations_computed_again_give_the_same_bits() {
     for (name, config) in configs() {
         let model = model(&config, DType::F32);
         for (pass, windows) in passes(&model) {
-            let bits = |tensors: Vec<Tensor>| -> Vec<Vec<u32>> {
+            let bits = |tensors: Parameters<Tensor>| {
                 let of = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                tensors.iter().map(|t| of(t).into_iter().map(f32::to_bits).collect()).collect()
+                tensors.map(|_, t| of(t).into_iter().map(f32::to_bits).collect::<Vec<_>>())
             };
             let (kept, again) =
                 (by_record(&model, &windows, false).1, by_record(&model, &windows, true).1);

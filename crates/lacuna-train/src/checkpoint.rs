@@ -66,7 +66,7 @@ pub(crate) fn save(
     side.write(folder.path())?;
     let state = optimizer.state()?;
     let mut tensors = Vec::new();
-    for (i, ((name, _), (m, v))) in model.parameters().iter().zip(state.moments).enumerate() {
+    for (i, ((name, _), (m, v))) in model.parameters()?.iter().zip(state.moments).enumerate() {
         tensors.push((format!("{name}.first_moment"), m));
         tensors.push((format!("{name}.second_moment"), v));
         if let Some(master) = &state.masters[i] {
@@ -127,7 +127,7 @@ pub(crate) fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) ->
     let path = dir.join(OPTIMIZER);
     let broken = |reason: String| TrainError::Run { path: path.clone(), reason };
     // Two moments and perhaps a master copy of every parameter, in f32 at most, and the header.
-    let numbers: usize = model.parameters().iter().map(|(_, var)| var.elem_count()).sum();
+    let numbers: usize = model.parameters()?.iter().map(|(_, var)| var.elem_count()).sum();
     let bytes = lacuna_files::read_file(&path, 12 * numbers as u64 + HEADER_BYTES)
         .map_err(|e| broken(format!("not readable as optimizer state: {e}")))?;
     let mut tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| {
@@ -136,7 +136,7 @@ pub(crate) fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) ->
     drop(bytes);
     let mut state =
         AdamWState { step: progress.optimizer_step, moments: Vec::new(), masters: Vec::new() };
-    for (name, _) in model.parameters() {
+    for (name, _) in model.parameters()?.iter() {
         let mut take = |kind: &str| -> Option<Tensor> { tensors.remove(&format!("{name}.{kind}")) };
         match (take("first_moment"), take("second_moment")) {
             (Some(m), Some(v)) => state.moments.push((m, v)),

@@ -85,7 +85,7 @@ pub enum TrainError {
     Weights(#[from] lacuna_checkpoint::Error),
     /// From the model.
     #[error(transparent)]
-    Model(#[from] lacuna_model::ModelError),
+    Model(#[from] lacuna_model::Error),
     /// From the scores of held-out text.
     #[error(transparent)]
     Likelihood(#[from] lacuna_likelihood::Error),

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use lacuna_data::Window;
 use lacuna_kernels::{AttentionMask, CrossEntropy};
-use lacuna_model::{Transformer, Windows};
+use lacuna_model::{Parameters, Transformer, Windows};
 use lacuna_objective::{
     BlockStats, Corruption, CorruptionRule, MaskSampler, Row, Targets, document_block_ranges,
     draw_times, weighted_loss_gradients, weighted_loss_of_rows,
@@ -72,8 +72,8 @@ pub struct Descent {
     pub loss: f64,
     /// Cross-entropy of every supervised token, in the order of the examples.
     pub nll: Vec<f32>,
-    /// The loss's gradient in every parameter, in the model's order.
-    pub gradients: Vec<Tensor>,
+    /// The loss's gradient in every parameter.
+    pub gradients: Parameters<Tensor>,
 }
 
 /// What a stage learns, with its corruption resolved.

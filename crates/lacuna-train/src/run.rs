@@ -123,7 +123,7 @@ pub fn run(
 
     let model = build_model(recipe, &data, newest.as_deref(), &options.device)?;
     let parameters =
-        model.parameters().iter().map(|(_, var)| Parameter::new(var.clone())).collect();
+        model.parameters()?.iter().map(|(_, var)| Parameter::new(var.clone())).collect();
     let mut optimizer = AdamW::new(parameters, adamw_config(recipe))?;
     let mut progress = match &newest {
         Some(newest) => checkpoint::restore(newest, &model, &mut optimizer)?,

@@ -333,7 +333,7 @@ fn fresh_config(recipe: &Recipe, data: &RunData) -> Result<Config> {
 
 /// Choice 10's option: the MASK row starts as [`mean_row`].
 fn set_mask_embedding(model: &Transformer, mask: u32, seed: u64) -> Result<()> {
-    let (_, table) = &model.parameters()[0];
+    let table = &model.parameters()?.embed;
     let (_, width) = table.dims2()?;
     let mut values = table.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     let mut rng = stream(seed, Purpose::MaskEmbedding, 0, 0);

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use lacuna_kernels::AdamW;
-use lacuna_model::Transformer;
+use lacuna_model::{Parameters, Transformer};
 
 use crate::error::{Result, TrainError};
 use crate::objective::{Example, StageObjective};
@@ -34,7 +34,7 @@ pub fn step(
     learning_rate: f64,
 ) -> Result<StepOutcome> {
     let eligible: usize = examples.iter().map(|e| e.eligible).sum();
-    let mut gradients: Option<Vec<Tensor>> = None;
+    let mut gradients: Option<Parameters<Tensor>> = None;
     let (mut loss, mut nll) = (0.0, Vec::new());
     for micro_batch in examples.chunks(micro_batch_size) {
         let Some(part) = objective.loss_and_gradients(model, micro_batch, eligible)? else {
@@ -44,11 +44,10 @@ pub fn step(
         nll.extend(part.nll);
         gradients = Some(match gradients.take() {
             None => part.gradients,
-            Some(sum) => sum
-                .iter()
-                .zip(&part.gradients)
-                .map(|(a, b)| a + b)
-                .collect::<candle_core::Result<_>>()?,
+            Some(sum) => {
+                let pairs = sum.zip(&part.gradients).expect("two gradients of one model");
+                pairs.try_map(|_, (a, b)| *a + *b)?
+            }
         });
     }
     let diverged = |what, value| {
@@ -61,6 +60,7 @@ pub fn step(
     let Some(gradients) = gradients else {
         return Ok(StepOutcome { loss, grad_norm: 0.0, nll });
     };
+    let gradients: Vec<Tensor> = gradients.iter().map(|(_, gradient)| gradient.clone()).collect();
     let grad_norm = lacuna_kernels::global_norm(model.backend(), &gradients)?;
     if !grad_norm.is_finite() {
         return Err(diverged("gradient norm", grad_norm));

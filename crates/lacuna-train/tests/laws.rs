@@ -37,7 +37,7 @@ fn model(vocab_size: usize, dtype: DType) -> Transformer {
         ..Config::default()
     };
     let model = Transformer::init(config, 5, dtype, &Device::Cpu).unwrap();
-    for (name, var) in model.parameters() {
+    for (name, var) in model.parameters().unwrap().iter() {
         if !name.contains("norm") {
             var.set(&(var.as_tensor() * 8.0).unwrap()).unwrap();
         }
@@ -77,7 +77,8 @@ fn loss_and_update_do_not_depend_on_the_micro_batch_split() {
             .into_iter()
             .map(|micro| {
                 let model = model(vocab, DType::F32);
-                let parameters = model.parameters().iter().map(|(_, v)| Parameter::new(v.clone()));
+                let parameters = model.parameters().unwrap().iter();
+                let parameters = parameters.map(|(_, v)| Parameter::new(v.clone()));
                 let mut optimizer =
                     AdamW::new(parameters.collect(), AdamWConfig::default()).unwrap();
                 step(&model, &objective, &mut optimizer, &examples, micro, 1e-3).unwrap()
@@ -104,7 +105,7 @@ fn every_parameter_learns_in_every_kind_of_stage() {
             let eligible = examples.iter().map(|e| e.eligible).sum();
             let out = objective.loss(&model, &examples, eligible).unwrap().unwrap();
             let store = out.loss.backward().unwrap();
-            for (name, var) in model.parameters() {
+            for (name, var) in model.parameters().unwrap().iter() {
                 let gradient =
                     store.get(var).unwrap_or_else(|| panic!("{kind:?}: {name} gets none"));
                 let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();

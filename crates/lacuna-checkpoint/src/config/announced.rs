@@ -6,24 +6,13 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Mode;
-use super::family::{
-    Family, RELEASED_MASK, RELEASED_MASK_ID, is_diffcoder, refusal, refusal_by_name,
-};
 use super::fields::Fields;
 use crate::directory::token_ids_in;
 use crate::error::Result;
-
-pub(super) const BLOCK_DIFFUSION: &str = "StableDiffcoderForCausalLM";
-
-/// Architectures whose forward pass is this crate's, and what they imply where the file is silent; those of a
-/// [`Family`] come besides.
-const ARCHITECTURES: [(&str, &str); 5] = [
-    ("LlamaForCausalLM", "llama"),
-    (BLOCK_DIFFUSION, "llama"),
-    ("MistralForCausalLM", "mistral"),
-    ("Qwen2ForCausalLM", "qwen2"),
-    ("Qwen3ForCausalLM", "qwen3"),
-];
+use crate::families::{
+    ARCHITECTURES, Architecture, DIFFCODER, Family, LLAMA, RELEASED_MASK, RELEASED_MASK_ID,
+    is_diffcoder, refusal, refusal_by_name,
+};
 
 /// What stands beside a `config.json` and says what it does not.
 #[derive(Default)]
@@ -43,8 +32,8 @@ impl Beside<'_> {
 
 /// What the names in a configuration say.
 pub(super) struct Announced {
-    /// The model type whose defaults hold.
-    pub(super) shape: &'static str,
+    /// Whose layers it has, and whose defaults hold.
+    pub(super) layers: &'static Architecture,
     pub(super) family: Option<Family>,
     /// Under the name of the released block-diffusion model.
     pub(super) released: bool,
@@ -74,8 +63,8 @@ pub(super) fn announced(
     let listed = listed.chain(model_type.iter().map(|name| ("model_type", name.clone())));
     let said: Vec<_> = listed.chain(classes.map(|name| ("auto_map", name))).collect();
     let known = |name: &str| {
-        let ours = |(known, shape): &&(&str, &str)| *known == name || *shape == name;
-        is_diffcoder(name) || ARCHITECTURES.iter().any(|entry| ours(&entry))
+        let ours = |one: &Architecture| one.announced == name || one.model_type == name;
+        is_diffcoder(name) || ARCHITECTURES.into_iter().any(ours)
     };
     for (field, name) in said.iter().filter(|(_, name)| !known(name)) {
         if let Some(reason) = refusal(name) {
@@ -87,20 +76,20 @@ pub(super) fn announced(
     let (field, name) = match (names.first(), model_type) {
         (Some(name), _) => ("architectures", name.as_str().map_or(name.to_string(), str::to_owned)),
         (None, Some(model_type)) => ("model_type", model_type),
-        (None, None) => ("model_type", "llama".to_owned()),
+        (None, None) => ("model_type", LLAMA.model_type.to_owned()),
     };
-    let name = if released { BLOCK_DIFFUSION.to_owned() } else { name };
-    let mut shapes = ARCHITECTURES.iter().filter(|(known, shape)| match field {
-        "model_type" if !released => *shape == name,
-        _ => *known == name,
+    let name = if released { DIFFCODER.announced.to_owned() } else { name };
+    let found = ARCHITECTURES.into_iter().find(|one| match field {
+        "model_type" if !released => one.model_type == name,
+        _ => one.announced == name,
     });
-    let shape = match (family, shapes.next()) {
-        (Some(family), _) => family.shape(),
-        (None, Some((_, shape))) => shape,
+    let layers = match (family, found) {
+        (Some(family), _) => family.table().layers,
+        (None, Some(architecture)) => architecture,
         (None, None) => {
-            let families = Family::ALL.map(|family| family.announced().0);
+            let families = Family::all().map(|family| family.table().announced.0);
             let known: Vec<_> =
-                ARCHITECTURES.iter().map(|(name, _)| *name).chain(families).collect();
+                ARCHITECTURES.into_iter().map(|one| one.announced).chain(families).collect();
             let reason = format!("not supported; known architectures: {}", known.join(", "));
             return Err(fields.fault(field, name, reason));
         }
@@ -112,28 +101,30 @@ pub(super) fn announced(
         return Err(fields.fault(field, name, reason));
     }
     if family.is_none() && !released {
-        family = family_of_plain(fields, shape, called, beside);
+        family = family_of_plain(fields, layers, called, beside);
     }
     // Saved again by a library that knows the shape alone: the name is left, and the tokenizer.
     let released = released
-        || (shape == "llama"
+        || (layers.is_like(&LLAMA)
             && called.iter().any(|name| is_diffcoder(name))
             && beside.token_id(RELEASED_MASK) == Some(RELEASED_MASK_ID));
-    Ok(Announced { shape, family, released })
+    Ok(Announced { layers, family, released })
 }
 
 /// The family of a checkpoint whose architecture is a plain one, from what else gives it away.
 fn family_of_plain(
     fields: &Fields,
-    shape: &str,
+    layers: &Architecture,
     called: &[String],
     beside: &Beside<'_>,
 ) -> Option<Family> {
-    if shape == "qwen2" && fields.has("bd_size") {
-        return Some(Family::FastDllm);
+    // A field that no other family has says as much as a name.
+    if let Some(family) = Family::with_field(layers, |field| fields.has(field)) {
+        return Some(family);
     }
-    let family = Family::called(called, shape).filter(|family| family.shape() == shape)?;
-    beside.token_id(family.mask().0).map(|_| family)
+    let family = Family::called(called, layers)?.table();
+    let is_it = family.layers.is_like(layers) && beside.token_id(family.mask.0).is_some();
+    is_it.then_some(family.family)
 }
 
 /// Block diffusion by name or by both of its fields, else autoregressive.
@@ -149,14 +140,15 @@ pub(super) fn mode(
         return Ok(Mode::Autoregressive);
     }
     let mut block_size = None;
-    for field in family.map_or(&["block_size"][..], Family::block_fields) {
+    for field in family.map_or(&["block_size"][..], |family| family.table().block_fields) {
         block_size = block_size.or(fields.size(field)?);
     }
     let default = || family.map_or(4, |family| family.block_size(called));
     let Some(block_size) = NonZeroUsize::new(block_size.unwrap_or_else(default)) else {
         return Err(fields.fault("block_size", 0, "expected at least 1"));
     };
-    let (name, id) = family.map_or((RELEASED_MASK, Some(RELEASED_MASK_ID)), Family::mask);
+    let (name, id) =
+        family.map_or((RELEASED_MASK, Some(RELEASED_MASK_ID)), |family| family.table().mask);
     let has_tokenizer = beside.dir.is_some_and(|dir| dir.join("tokenizer.json").exists());
     // Another model's tokenizer may stand beside one that goes by the released name; its id is what was trained.
     let id = id.filter(|id| (*id as usize) < fields.vocab_size && (released || !has_tokenizer));

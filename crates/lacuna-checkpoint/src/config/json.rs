@@ -5,12 +5,13 @@ use std::path::Path;
 use lacuna_kernels::StorageDtype;
 use serde_json::{Map, Value, json};
 
-use super::announced::{Announced, BLOCK_DIFFUSION, Beside, announced, mode};
-use super::family::{Family, names_of};
+use super::announced::{Announced, Beside, announced, mode};
 use super::fields::Fields;
 use super::{Config, Mode, RopeScaling};
 use crate::directory::contained;
 use crate::error::Result;
+use crate::families::{Architecture, DIFFCODER, flags, names_of};
+use crate::parameters::Parts;
 
 /// No configuration comes near it; bounds what parsing can allocate.
 const LONGEST_CONFIG: u64 = 1 << 20;
@@ -40,8 +41,8 @@ pub(super) fn parse(
     let mut fields = Fields::parse(text, file)?;
     let mut names = beside.names.clone();
     names.extend(fields.map.get("_name_or_path").and_then(Value::as_str).map(str::to_owned));
-    let Announced { shape, family, released } = announced(&mut fields, &names, beside)?;
-    refuse_unsupported(&mut fields, shape)?;
+    let Announced { layers, family, released } = announced(&mut fields, &names, beside)?;
+    refuse_unsupported(&mut fields, layers)?;
 
     let hidden_size = fields.required("hidden_size")?;
     let num_heads = fields.required("num_attention_heads")?;
@@ -57,11 +58,11 @@ pub(super) fn parse(
         None => hidden_size / num_heads,
     };
     let (rope_theta, rope_scaling) = rope(&mut fields)?;
-    let is_qwen2 = shape == "qwen2";
-    let attention_bias = fields.flag("attention_bias")?.unwrap_or(is_qwen2);
-    let attention_output_bias =
-        fields.flag("attention_output_bias")?.unwrap_or(attention_bias && !is_qwen2);
-    let qk_norm = fields.flag("qk_norm")?.unwrap_or(shape == "qwen3");
+    let mut parts = Parts::NONE;
+    for flag in flags() {
+        let implied = (flag.implied)(layers.implied, parts);
+        *(flag.of)(&mut parts) = fields.flag(flag.key)?.unwrap_or(implied);
+    }
     let vocab_size = fields.required("vocab_size")?;
     fields.vocab_size = vocab_size;
     let (eos_token_ids, _) = fields.ids("eos_token_id");
@@ -78,10 +79,7 @@ pub(super) fn parse(
         rope_scaling,
         rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
         tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
-        attention_bias,
-        attention_output_bias,
-        mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
-        qk_norm,
+        parts,
         bos_token_id: fields.id("bos_token_id"),
         pad_token_id: fields.id("pad_token_id"),
         eos_token_ids,
@@ -91,7 +89,7 @@ pub(super) fn parse(
         ignored_ids: Vec::new(),
         extra: Map::new(),
     };
-    if family.is_some_and(Family::is_shifted) {
+    if family.is_some_and(|family| family.table().shifted) {
         fields.map.entry("logit_shift").or_insert(json!(true));
     }
     (config.extra, config.ignored_ids) = (fields.map, fields.ignored);
@@ -119,7 +117,7 @@ fn override_ids(config: &mut Config, text: &[u8], file: &Path) -> Result<()> {
 }
 
 /// Fields that change the forward pass in ways this crate does not compute.
-fn refuse_unsupported(fields: &mut Fields, family: &str) -> Result<()> {
+fn refuse_unsupported(fields: &mut Fields, layers: &Architecture) -> Result<()> {
     for name in ["hidden_act", "hidden_activation"] {
         match fields.map.remove(name) {
             None | Some(Value::Null) => {}
@@ -129,7 +127,7 @@ fn refuse_unsupported(fields: &mut Fields, family: &str) -> Result<()> {
     }
     let windowed = match fields.map.get("use_sliding_window") {
         Some(Value::Bool(used)) => *used,
-        _ => family == "mistral",
+        _ => layers.windowed,
     };
     if windowed && fields.map.get("sliding_window").is_some_and(|v| !v.is_null()) {
         let window = fields.map["sliding_window"].clone();
@@ -207,23 +205,27 @@ fn dtype(fields: &mut Fields) -> Option<StorageDtype> {
     new.or(old).and_then(|value| StorageDtype::from_name(value.as_str()?))
 }
 
-/// The architecture and the model type that announce `config` to other loaders.
-pub(super) fn architecture(config: &Config) -> (&'static str, &'static str) {
-    match config.mode {
-        Mode::BlockDiffusion { .. } => {
-            config.family.map_or((BLOCK_DIFFUSION, "llama"), Family::announced)
+/// The architecture and the model type that announce `config` to other loaders, and the layers that they imply.
+pub(super) fn architecture(
+    config: &Config,
+) -> ((&'static str, &'static str), &'static Architecture) {
+    match (config.mode, config.family) {
+        (Mode::BlockDiffusion { .. }, Some(family)) => {
+            let table = family.table();
+            (table.announced, table.layers)
         }
-        Mode::Autoregressive if config.qk_norm => ("Qwen3ForCausalLM", "qwen3"),
-        Mode::Autoregressive if config.attention_bias && !config.attention_output_bias => {
-            ("Qwen2ForCausalLM", "qwen2")
+        (mode, _) => {
+            let layers = match mode {
+                Mode::BlockDiffusion { .. } => &DIFFCODER,
+                Mode::Autoregressive => Architecture::announcing(config.parts),
+            };
+            ((layers.announced, layers.model_type), layers)
         }
-        Mode::Autoregressive => ("LlamaForCausalLM", "llama"),
     }
 }
 
 pub(super) fn write(config: &Config) -> String {
-    let (architecture, model_type) = architecture(config);
-    let shape = Family::named(model_type).map_or(model_type, Family::shape);
+    let ((architecture, model_type), layers) = architecture(config);
     let mut map = config.extra.clone();
     // It names Python files, which do not go along: loaders take the architecture that they know.
     map.remove("auto_map");
@@ -242,8 +244,6 @@ pub(super) fn write(config: &Config) -> String {
     set("rope_scaling", write_scaling(config.rope_scaling));
     set("rms_norm_eps", json!(config.rms_norm_eps));
     set("tie_word_embeddings", json!(config.tie_word_embeddings));
-    set("attention_bias", json!(config.attention_bias));
-    set("mlp_bias", json!(config.mlp_bias));
     set("hidden_act", json!("silu"));
     set("bos_token_id", json!(config.bos_token_id));
     set("pad_token_id", json!(config.pad_token_id));
@@ -252,12 +252,14 @@ pub(super) fn write(config: &Config) -> String {
         [one] => set("eos_token_id", json!(one)),
         many => set("eos_token_id", json!(many)),
     };
-    // Said only where the model type alone would imply something else.
-    if config.attention_output_bias != (config.attention_bias && shape != "qwen2") {
-        set("attention_output_bias", json!(config.attention_output_bias));
-    }
-    if config.qk_norm != (shape == "qwen3") {
-        set("qk_norm", json!(config.qk_norm));
+    let (mut parts, mut so_far) = (config.parts, Parts::NONE);
+    for flag in flags() {
+        let value = *(flag.of)(&mut parts);
+        let implied = (flag.implied)(layers.implied, so_far);
+        if flag.always_written || value != implied {
+            set(flag.key, json!(value));
+        }
+        *(flag.of)(&mut so_far) = value;
     }
     if let Mode::BlockDiffusion { block_size, mask_token_id } = config.mode {
         set("block_size", json!(block_size));

@@ -6,33 +6,10 @@ use super::fields::{Fields, shown};
 use super::mode::{Found, mode};
 use super::parse::Gguf;
 use super::reader::Value;
-use crate::config::family::refusal;
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, Result};
-
-/// GGUF's names within a layer, and Hugging Face's.
-const LAYER_NAMES: [(&str, &str); 11] = [
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("attn_q_norm", "self_attn.q_norm"),
-    ("attn_k_norm", "self_attn.k_norm"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
-
-const OUTER_NAMES: [(&str, &str); 3] = [
-    ("token_embd.weight", "model.embed_tokens.weight"),
-    ("output_norm.weight", "model.norm.weight"),
-    ("output.weight", "lm_head.weight"),
-];
-
-/// Rotary divisors that llama.cpp's converter stores for Llama 3.1 and later.
-pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
+use crate::families::{Architecture, ROPE_FACTORS, flags, gguf_name, refusal};
+use crate::parameters::{Field, Name, Parts};
 
 /// The field of `config.json` that says that logits predict the next position.
 pub(crate) const LOGIT_SHIFT: &str = "logit_shift";
@@ -40,62 +17,41 @@ pub(crate) const LOGIT_SHIFT: &str = "logit_shift";
 /// Begins the keys under which small files of a Hugging Face directory travel; the rest is the file's name.
 pub(crate) const CARRIED: &str = "lacuna.file.";
 
-/// The Hugging Face name of a GGUF tensor.
-pub(crate) fn hugging_face_name(name: &str) -> Option<String> {
-    if let Some((_, outer)) = OUTER_NAMES.iter().find(|(gguf, _)| *gguf == name) {
-        return Some((*outer).to_owned());
-    }
-    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-    // Written back the same, so that two spellings of a number never name one tensor.
-    let layer = layer.parse::<usize>().ok().filter(|n| n.to_string() == layer)?;
-    let (stem, kind) =
-        rest.rsplit_once('.').filter(|(_, kind)| ["weight", "bias"].contains(kind))?;
-    let (_, found) = LAYER_NAMES.iter().find(|(gguf, _)| *gguf == stem)?;
-    Some(format!("model.layers.{layer}.{found}.{kind}"))
-}
-
-/// The GGUF name of a Hugging Face tensor.
-pub(crate) fn gguf_name(name: &str) -> Option<String> {
-    if let Some((gguf, _)) = OUTER_NAMES.iter().find(|(_, outer)| *outer == name) {
-        return Some((*gguf).to_owned());
-    }
-    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let (stem, kind) = rest.rsplit_once('.')?;
-    let (gguf, _) = LAYER_NAMES.iter().find(|(_, found)| *found == stem)?;
-    Some(format!("blk.{layer}.{gguf}.{kind}"))
-}
-
-/// The number of heads whose rows are permuted in a tensor: files of architecture "llama" store
-/// queries and keys for interleaved rotary pairs, all others as Hugging Face does.
-pub(crate) fn permuted_heads(architecture: &str, name: &str, config: &Config) -> Option<usize> {
-    let is = |projection: &str| {
-        name.strip_suffix(".weight")
-            .or(name.strip_suffix(".bias"))
-            .is_some_and(|stem| stem.ends_with(projection))
-    };
-    match architecture {
-        "llama" if is("self_attn.q_proj") => Some(config.num_heads),
-        "llama" if is("self_attn.k_proj") => Some(config.num_kv_heads),
+/// The number of heads whose rows a file of this architecture holds for interleaved rotary pairs; others hold them as
+/// Hugging Face does.
+pub(crate) fn permuted_heads(
+    architecture: &Architecture,
+    name: Option<Name>,
+    config: &Config,
+) -> Option<usize> {
+    match name.filter(|_| architecture.interleaved)?.field {
+        Field::Q => Some(config.num_heads),
+        Field::K => Some(config.num_kv_heads),
         _ => None,
     }
 }
 
-/// The architecture's name, if this crate computes it.
-pub(crate) fn architecture(gguf: Gguf<'_>, file: &Path) -> Result<&'static str> {
+/// The architecture and its name in the file, if this crate computes it.
+pub(crate) fn architecture(
+    gguf: Gguf<'_>,
+    file: &Path,
+) -> Result<(&'static str, &'static Architecture)> {
     let fields = Fields::new(gguf, file, "general");
     let name = gguf.text("general.architecture").unwrap_or("");
-    if let Some(known) = ["llama", "qwen2", "qwen3"].into_iter().find(|known| *known == name) {
+    if let Some(known) = Architecture::in_gguf().find(|(known, _)| *known == name) {
         return Ok(known);
     }
-    let reason = refusal(name).unwrap_or_else(|| "known: llama, qwen2, qwen3".to_owned());
+    let known: Vec<_> = Architecture::in_gguf().map(|(known, _)| known).collect();
+    let reason = refusal(name).unwrap_or_else(|| format!("known: {}", known.join(", ")));
     Err(fields.fault("general.architecture", name, reason))
 }
 
 /// The configuration that the metadata and the tensors' names describe.
 pub(crate) fn read_config(gguf: Gguf<'_>, file: &Path) -> Result<Config> {
-    let architecture = architecture(gguf, file)?;
-    let mut fields = Fields::new(gguf, file, architecture);
-    let has = |name: &str| gguf.tensors().iter().any(|tensor| tensor.name == name);
+    let (prefix, layers) = architecture(gguf, file)?;
+    let mut fields = Fields::new(gguf, file, prefix);
+    let find = |name: &str| gguf.tensors().iter().find(|tensor| tensor.name == name);
+    let has = |name: Name| find(&gguf_name(name)).is_some();
 
     let hidden_size = fields.required("embedding_length")?;
     let num_heads = fields.required("attention.head_count")?;
@@ -113,15 +69,20 @@ pub(crate) fn read_config(gguf: Gguf<'_>, file: &Path) -> Result<Config> {
     fields.refuse_unless("attention.value_length", head_dim)?;
     fields.refuse_unless("rope.dimension_count", head_dim)?;
     fields.refuse_unless("expert_count", 0)?;
-    let embedding = gguf.tensors().iter().find(|tensor| tensor.name == "token_embd.weight");
-    let Some(&[vocab_size, _]) = embedding.map(|tensor| tensor.shape.as_slice()) else {
+    let embedding = gguf_name(Name::EMBED);
+    let Some(&[vocab_size, _]) = find(&embedding).map(|tensor| tensor.shape.as_slice()) else {
         let reason = "is missing or no matrix; the vocabulary is its rows";
-        return Err(Error::tensor(file, "token_embd.weight", reason));
+        return Err(Error::tensor(file, &embedding, reason));
     };
     fields.refuse_unless("vocab_size", vocab_size)?;
     fields.vocab_size = vocab_size;
-    let Found { mode, family, shifted } = mode(&fields)?;
+    let Found { mode, family, shifted } = mode(&fields, layers)?;
     let eos_token_ids = eos(&fields)?;
+    let mut parts = Parts::NONE;
+    for flag in flags() {
+        let (field, kind) = flag.shown_by;
+        *(flag.of)(&mut parts) = has(Name { layer: Some(0), field, kind });
+    }
 
     let mut config = Config {
         vocab_size,
@@ -135,11 +96,8 @@ pub(crate) fn read_config(gguf: Gguf<'_>, file: &Path) -> Result<Config> {
         rope_theta: fields.number("rope.freq_base")?.unwrap_or(10_000.0),
         rope_scaling: scaling(&fields)?,
         rms_norm_eps: fields.number("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
-        tie_word_embeddings: !has("output.weight"),
-        attention_bias: has("blk.0.attn_q.bias"),
-        attention_output_bias: has("blk.0.attn_output.bias"),
-        mlp_bias: has("blk.0.ffn_gate.bias"),
-        qk_norm: has("blk.0.attn_q_norm.weight"),
+        tie_word_embeddings: !has(Name::HEAD),
+        parts,
         bos_token_id: fields.id("tokenizer.ggml.bos_token_id"),
         pad_token_id: fields.id("tokenizer.ggml.padding_token_id"),
         eos_token_ids,
@@ -180,7 +138,7 @@ fn eos(fields: &Fields<'_>) -> Result<Vec<u32>> {
 
 #[cfg(test)]
 pub(super) fn scaling_of(gguf: Gguf<'_>, file: &Path) -> Result<RopeScaling> {
-    scaling(&Fields::new(gguf, file, architecture(gguf, file)?))
+    scaling(&Fields::new(gguf, file, architecture(gguf, file)?.0))
 }
 
 /// As llama.cpp reads it: a factor alone is a linear one, in either spelling, and 0 is none.

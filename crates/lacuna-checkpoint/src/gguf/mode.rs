@@ -6,8 +6,10 @@ use super::fields::Fields;
 use super::reader::Value;
 use super::tokenizer::token_ids;
 use crate::config::Mode;
-use crate::config::family::{Family, RELEASED_MASK, is_diffcoder, names_of, refusal_by_name};
 use crate::error::Result;
+use crate::families::{
+    Architecture, Family, LLAMA, RELEASED_MASK, is_diffcoder, names_of, refusal_by_name,
+};
 
 /// What the files of others lack, and so what a file must say that is autoregressive although its tokenizer has MASK.
 pub(super) const MODE: &str = "lacuna.mode";
@@ -28,17 +30,17 @@ pub(super) struct Found {
     pub(super) shifted: bool,
 }
 
-pub(super) fn mode(fields: &Fields<'_>) -> Result<Found> {
+pub(super) fn mode(fields: &Fields<'_>, layers: &Architecture) -> Result<Found> {
     let shifted = fields.gguf.get("lacuna.logit_shift") == Some(Value::Bool(true));
-    let family = family(fields);
+    let family = family(fields, layers);
     if let Some(block_size) = fields.size("lacuna.block_size")? {
         let Some(block_size) = NonZeroUsize::new(block_size) else {
             return Err(fields.fault("lacuna.block_size", 0, "expected at least 1"));
         };
-        let mask_token_id = [MASK, KEYED_MASK]
-            .iter()
-            .find_map(|key| fields.id(key))
-            .or_else(|| family.and_then(|family| token_ids(fields.gguf, &[family.mask().0])[0]));
+        let mask_token_id =
+            [MASK, KEYED_MASK].iter().find_map(|key| fields.id(key)).or_else(|| {
+                family.and_then(|family| token_ids(fields.gguf, &[family.table().mask.0])[0])
+            });
         let named_none = fields.get(MASK).is_some_and(|(_, value)| value.is_no_id());
         if mask_token_id.is_none() && !named_none {
             let rows = fields.vocab_size;
@@ -54,29 +56,29 @@ pub(super) fn mode(fields: &Fields<'_>) -> Result<Found> {
     if fields.gguf.text(MODE) == Some(AUTOREGRESSIVE) {
         return Ok(autoregressive);
     }
-    refuse(fields, family)?;
+    refuse(fields, layers, family)?;
     let named = |name: &str| token_ids(fields.gguf, &[name])[0];
     let four = const { NonZeroUsize::new(4).expect("not zero") };
     let names = names(fields);
     let released = named(RELEASED_MASK);
-    if fields.architecture == "llama" && released.is_some()
-        || names.iter().any(|name| is_diffcoder(name))
-    {
+    if layers.is_like(&LLAMA) && released.is_some() || names.iter().any(|name| is_diffcoder(name)) {
         let mode = Mode::BlockDiffusion {
             block_size: four,
             mask_token_id: released.or_else(|| keyed(fields)),
         };
         return Ok(Found { mode, family: None, shifted });
     }
-    let called = Family::called(&names, fields.architecture);
-    let of_shape = called.filter(|family| family.shape() == fields.architecture);
-    let Some(family) = of_shape.or(family).or(called) else { return Ok(autoregressive) };
+    let called = Family::called(&names, layers);
+    let has_these = |family: &Family| family.table().layers.is_like(layers);
+    let Some(family) = called.filter(has_these).or(family).or(called) else {
+        return Ok(autoregressive);
+    };
     let block_size = NonZeroUsize::new(family.block_size(&names)).unwrap_or(four);
-    let mask_token_id = named(family.mask().0).or_else(|| keyed(fields));
+    let mask_token_id = named(family.table().mask.0).or_else(|| keyed(fields));
     let mode = Mode::BlockDiffusion { block_size, mask_token_id };
-    let shifted = shifted || family.is_shifted();
-    // Of another shape than the family's it is block diffusion as its name says, and written as what it is.
-    let family = Some(family).filter(|family| family.shape() == fields.architecture);
+    let shifted = shifted || family.table().shifted;
+    // With other layers than the family's it is block diffusion as its name says, and written as what it is.
+    let family = Some(family).filter(has_these);
     Ok(Found { mode, family, shifted })
 }
 
@@ -85,20 +87,17 @@ fn keyed(fields: &Fields<'_>) -> Option<u32> {
     fields.get(KEYED_MASK).and_then(|_| fields.id(KEYED_MASK))
 }
 
-/// The family whose MASK the tokenizer has: no autoregressive model of these shapes has it.
-fn family(fields: &Fields<'_>) -> Option<Family> {
-    let families: &[Family] = match fields.architecture {
-        "qwen2" => &[Family::FastDllm, Family::A2dQwen2],
-        "qwen3" => &[Family::Sdar, Family::A2dQwen3],
-        _ => return None,
-    };
-    let masks: Vec<&str> = families.iter().map(|family| family.mask().0).collect();
+/// The family whose MASK the tokenizer has: no autoregressive model with these layers has it.
+fn family(fields: &Fields<'_>, layers: &Architecture) -> Option<Family> {
+    let mut alike = Family::with_layers_of(layers);
+    alike.retain(|table| table.known_by_mask);
+    let masks: Vec<&str> = alike.iter().map(|table| table.mask.0).collect();
     let ids = token_ids(fields.gguf, &masks);
-    families.iter().zip(ids).find_map(|(family, id)| id.map(|_| *family))
+    alike.iter().zip(ids).find_map(|(table, id)| id.map(|_| table.family))
 }
 
 /// Refuses what is a diffusion model and not computed.
-fn refuse(fields: &Fields<'_>, family: Option<Family>) -> Result<()> {
+fn refuse(fields: &Fields<'_>, layers: &Architecture, family: Option<Family>) -> Result<()> {
     let causal = format!("{}.attention.causal", fields.architecture);
     let full = fields.gguf.get(&causal) == Some(Value::Bool(false));
     let mut keys = fields.gguf.metadata().map(|(key, _)| key);
@@ -109,7 +108,7 @@ fn refuse(fields: &Fields<'_>, family: Option<Family>) -> Result<()> {
                       causal between blocks, is computed here";
         return Err(fields.whole_fault(key, reason));
     }
-    if fields.architecture == "llama" && token_ids(fields.gguf, &[LLADA_MASK])[0].is_some() {
+    if layers.is_like(&LLAMA) && token_ids(fields.gguf, &[LLADA_MASK])[0].is_some() {
         let reason = "LLaDA's MASK is among the tokens: a masked diffusion model with attention over the whole text in \
                       both directions, which is not computed here";
         return Err(fields.whole_fault("tokenizer.ggml.tokens", reason));

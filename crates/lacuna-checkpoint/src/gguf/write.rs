@@ -7,13 +7,14 @@ use lacuna_kernels::StorageDtype;
 use serde_json::Value as Json;
 
 use super::carried::CarriedMetadata;
-use super::config::{CARRIED, LOGIT_SHIFT, ROPE_FACTORS, gguf_name, permuted_heads};
+use super::config::{CARRIED, LOGIT_SHIFT, permuted_heads};
 use super::metadata::{Metadata, put_text};
 use super::mode;
 use super::parse::ggml_id;
 use super::{ALIGNMENT_BYTES, hash, vocabulary};
 use crate::config::{Config, Mode, RopeScaling};
 use crate::error::{Error, Result};
+use crate::families::{Architecture, ROPE_FACTORS, gguf_name, of_hugging_face_name};
 use crate::index::Format;
 use crate::outgoing::{Outgoing, checked};
 
@@ -54,7 +55,7 @@ pub fn save_gguf<'a, T: Into<Outgoing<'a>>>(
     tensors: impl IntoIterator<Item = T>,
     options: &GgufOptions<'_>,
 ) -> Result<()> {
-    let architecture = architecture(config, path)?;
+    let (announced, architecture) = architecture(config, path)?;
     let tensors = checked(path, config, tensors)?;
     if let Some(dtype) = options.dtype.filter(|dtype| !dtype.is_packable()) {
         let known = StorageDtype::ALL.into_iter().filter(|dtype| dtype.is_packable());
@@ -63,7 +64,7 @@ pub fn save_gguf<'a, T: Into<Outgoing<'a>>>(
     }
     let mut metadata = Metadata::default();
     let mostly = options.dtype.or_else(|| largest_dtype(&tensors)).unwrap_or(StorageDtype::F32);
-    describe(&mut metadata, config, architecture, (options, mostly));
+    describe(&mut metadata, config, announced, (options, mostly));
     if let Some(text) = options.tokenizer_json {
         vocabulary::describe(&mut metadata, config, text)
             .map_err(|reason| Error::file(path, format!("tokenizer: {reason}")))?;
@@ -86,7 +87,8 @@ pub fn save_gguf<'a, T: Into<Outgoing<'a>>>(
         info(ROPE_FACTORS, &[factors.len()], StorageDtype::F32);
     }
     for tensor in &tensors {
-        let name = gguf_name(tensor.name()).expect("every tensor of a configuration has a name");
+        let name = of_hugging_face_name(tensor.name());
+        let name = gguf_name(name.expect("every tensor of a configuration has a name"));
         info(&name, tensor.shape(), tensor.stored_as(Format::Gguf, options.dtype));
     }
     let count = tensors.len() as u64 + u64::from(factors.is_some());
@@ -107,7 +109,7 @@ pub fn save_gguf<'a, T: Into<Outgoing<'a>>>(
     }
     for tensor in tensors {
         let dtype = tensor.stored_as(Format::Gguf, options.dtype);
-        let heads = permuted_heads(architecture, tensor.name(), config);
+        let heads = permuted_heads(architecture, of_hugging_face_name(tensor.name()), config);
         tensor.write(path, dtype, heads, |bytes| file.write(bytes))?;
         file.align()?;
     }
@@ -127,17 +129,12 @@ fn largest_dtype(tensors: &[Outgoing<'_>]) -> Option<StorageDtype> {
     values.into_iter().max_by_key(|&(_, count)| count).map(|(dtype, _)| dtype)
 }
 
-fn architecture(config: &Config, path: &Path) -> Result<&'static str> {
-    let biased = config.attention_bias || config.attention_output_bias || config.mlp_bias;
-    match (config.qk_norm, biased) {
-        (false, false) => Ok("llama"),
-        (true, false) => Ok("qwen3"),
-        (false, true) if !config.attention_output_bias && !config.mlp_bias => Ok("qwen2"),
-        _ => {
-            let reason = "no GGUF architecture has this combination of biases and normed heads";
-            Err(Error::file(path, reason))
-        }
-    }
+fn architecture(config: &Config, path: &Path) -> Result<(&'static str, &'static Architecture)> {
+    let found = Architecture::in_gguf().find(|(_, one)| one.implied == config.parts);
+    found.ok_or_else(|| {
+        let reason = "no GGUF architecture has this combination of biases and normed heads";
+        Error::file(path, reason)
+    })
 }
 
 /// The divisors of Llama 3's scaling, as llama.cpp's converter stores them.

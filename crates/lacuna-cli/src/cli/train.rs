@@ -178,8 +178,12 @@ impl Progress {
     fn show(&mut self, event: &Event<'_>) {
         match event {
             Event::Ready { data, model, step } => {
-                let parameters: usize =
-                    model.parameters().iter().map(|(_, v)| v.elem_count()).sum();
+                let parameters: usize = model
+                    .parameters()
+                    .iter()
+                    .flat_map(|all| all.iter())
+                    .map(|(_, v)| v.elem_count())
+                    .sum();
                 let windows = data.train.dataset().windows();
                 let window = data.train.dataset().window_len();
                 self.say(&format!(

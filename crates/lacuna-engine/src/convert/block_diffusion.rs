@@ -1,7 +1,7 @@
 //! Makes an autoregressive checkpoint the start of block-diffusion training: it chooses which id is
 //! MASK, and how its row begins.
 
-use lacuna_checkpoint::{Config, Mode, Outgoing, Weights, mean_row};
+use lacuna_checkpoint::{Config, Mode, Name, Outgoing, Weights, mean_row};
 use lacuna_kernels::Backend;
 use lacuna_random::{Purpose, stream, uniform_f32};
 use std::num::NonZeroUsize;
@@ -10,8 +10,6 @@ use std::str::FromStr;
 use super::files::CarriedFiles;
 use crate::error::{Error, Result};
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
 /// The spelling of an appended token if no name is given: as the released tokenizers spell theirs.
 const MASK: &str = "<[MASK_TOKEN]>";
 
@@ -70,7 +68,7 @@ pub enum MaskStart {
 }
 
 /// Rows to be written in place of a tensor's own: tensor, row, values.
-pub(super) type NewRow = (&'static str, usize, Vec<f32>);
+pub(super) type NewRow = (Name, usize, Vec<f32>);
 
 /// Changes configuration and tokenizer, and gives the rows that change with them.
 pub(super) fn apply(
@@ -102,11 +100,11 @@ pub(super) fn apply(
     config.validate()?;
     let mut rows = Vec::new();
     if start == MaskStart::Mean {
-        rows.push((EMBEDDING, row, started(weights, EMBEDDING, to.seed, 0)?));
+        rows.push((Name::EMBED, row, started(weights, Name::EMBED, to.seed, 0)?));
     }
     if new_row && !config.tie_word_embeddings {
         // The head never has to predict MASK; a mean logit neither helps nor hurts the other tokens.
-        rows.push((HEAD, row, started(weights, HEAD, to.seed, 1)?));
+        rows.push((Name::HEAD, row, started(weights, Name::HEAD, to.seed, 1)?));
     }
     Ok(rows)
 }
@@ -149,8 +147,8 @@ fn mask_id(config: &Config, side: &mut CarriedFiles, token: Option<&MaskToken>) 
 }
 
 /// The mean row of a table, read a few thousand rows at a time.
-fn started(weights: &Weights, name: &str, seed: u64, row: u64) -> Result<Vec<f32>> {
-    let matrix = weights.matrix(name)?;
+fn started(weights: &Weights, name: Name, seed: u64, row: u64) -> Result<Vec<f32>> {
+    let matrix = weights.matrix(&name.to_string())?;
     let ids: Vec<u32> = (0..matrix.rows() as u32).collect();
     let rows = |ids: &[u32]| Ok(matrix.rows_f32(Backend::cpu(), ids)?.flatten_all()?.to_vec1()?);
     let chunks = ids.chunks(4096).map(rows);
@@ -161,7 +159,7 @@ fn started(weights: &Weights, name: &str, seed: u64, row: u64) -> Result<Vec<f32
 /// A tensor with those of the rows that are its own.
 pub(super) fn with_rows<'a>(mut tensor: Outgoing<'a>, rows: &[NewRow]) -> Result<Outgoing<'a>> {
     for (name, row, values) in rows {
-        if tensor.name() == *name {
+        if tensor.name() == name.to_string() {
             tensor = tensor.with_row(*row, values.clone())?;
         }
     }

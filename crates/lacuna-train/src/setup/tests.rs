@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use super::*;
-use lacuna_checkpoint::save_gguf;
+use lacuna_checkpoint::{Name, save_gguf};
 use lacuna_model::Transformer;
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ fn diffusion(mask: u32) -> Mode {
 }
 
 fn table(model: &Transformer) -> Vec<Vec<f32>> {
-    model.parameters()[0].1.to_vec2().unwrap()
+    model.parameters().unwrap().embed.to_vec2().unwrap()
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn the_mask_row_starts_as_the_recipe_says_and_no_other_changes() {
     };
     let (as_is, mask) = build(&[]);
     let weights = Weights::open(dir.path()).unwrap();
-    let stored = weights.tensor("model.embed_tokens.weight", DType::F32, &Device::Cpu).unwrap();
+    let stored = weights.tensor(&Name::EMBED.to_string(), DType::F32, &Device::Cpu).unwrap();
     assert_eq!(as_is, stored.to_vec2::<f32>().unwrap());
 
     let (mean, _) = build(&["model.mask_embedding=mean"]);
