@@ -8,7 +8,7 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_kernels::{
-    AdamW, AdamWConfig, AttentionMask, Backend, Parameter, Positions, Rope, Spans, reference,
+    AdamW, AdamWConfig, AttentionMask, Backend, KeyRanges, Parameter, Rope, Segments, reference,
 };
 
 use crate::machine::Machine;
@@ -149,19 +149,23 @@ fn bytes_of(floats: usize) -> f64 {
     4.0 * floats as f64
 }
 
+fn windows(mask: AttentionMask) -> Segments {
+    Segments::end_to_end(vec![KeyRanges::new(mask, 2 * SEQ, 2 * SEQ, 0); BATCH])
+}
+
 fn attention_train(mask: AttentionMask) -> Result<Case> {
-    let shape = [BATCH, HEADS, 2 * SEQ, HEAD_DIM];
-    let spans = Spans::new(mask, 2 * SEQ, 2 * SEQ, 0);
-    let pairs = (BATCH * HEADS * spans.pairs()) as f64;
+    let shape = [ROWS, HEADS, HEAD_DIM];
+    let segments = windows(mask);
+    let pairs = (HEADS * segments.pairs()) as f64;
     let inputs: Rc<[Var]> = [var(&shape, 1)?, var(&shape, 2)?, var(&shape, 3)?].into();
     let scale = (HEAD_DIM as f64).powf(-0.5);
-    let slow_spans = spans.clone();
+    let slow_segments = segments.clone();
     Ok(Case {
         fast: train(&inputs, move |x| {
-            Ok(lacuna_kernels::attention(Backend::cpu(), &x[0], &x[1], &x[2], &spans, scale)?)
+            Ok(lacuna_kernels::attention(Backend::cpu(), &x[0], &x[1], &x[2], &segments, scale)?)
         }),
         reference: train(&inputs, move |x| {
-            Ok(reference::attention(&x[0], &x[1], &x[2], &slow_spans, scale)?)
+            Ok(reference::attention(&x[0], &x[1], &x[2], &slow_segments, scale)?)
         }),
         // q, k, v, output and their gradients.
         bytes: bytes_of(8 * ROWS * HIDDEN),
@@ -171,35 +175,35 @@ fn attention_train(mask: AttentionMask) -> Result<Case> {
 }
 
 fn attention_forward() -> Result<Case> {
-    let shape = [BATCH, HEADS, 2 * SEQ, HEAD_DIM];
-    let spans = Spans::new(block_diffusion(), 2 * SEQ, 2 * SEQ, 0);
-    attention_case([values(&shape, 1)?, values(&shape, 2)?, values(&shape, 3)?], spans)
+    let shape = [ROWS, HEADS, HEAD_DIM];
+    let qkv = [values(&shape, 1)?, values(&shape, 2)?, values(&shape, 3)?];
+    attention_case(qkv, windows(block_diffusion()))
 }
 
 /// SmolLM2-135M's heads (9 over 3) and a cache of 512 tokens.
 fn attention_decode(rows: usize) -> Result<Case> {
     let (heads, kv_heads, prefix) = (9, 3, 512);
-    let kv = [1, kv_heads, prefix + rows, HEAD_DIM];
-    let spans = Spans::new(AttentionMask::Full, rows, prefix + rows, prefix);
-    let q = values(&[1, heads, rows, HEAD_DIM], 1)?;
-    attention_case([q, values(&kv, 2)?, values(&kv, 3)?], spans)
+    let kv = [prefix + rows, kv_heads, HEAD_DIM];
+    let ranges = KeyRanges::new(AttentionMask::Full, rows, prefix + rows, prefix);
+    let q = values(&[rows, heads, HEAD_DIM], 1)?;
+    attention_case([q, values(&kv, 2)?, values(&kv, 3)?], Segments::end_to_end([ranges]))
 }
 
-fn attention_case([q, k, v]: [Tensor; 3], spans: Spans) -> Result<Case> {
+fn attention_case([q, k, v]: [Tensor; 3], segments: Segments) -> Result<Case> {
     let scale = (HEAD_DIM as f64).powf(-0.5);
     let floats = 2 * q.elem_count() + k.elem_count() + v.elem_count();
-    let (batch, heads, ..) = q.dims4()?;
-    let pairs = (batch * heads * spans.pairs()) as f64;
-    let inputs = Rc::new((q, k, v, spans));
+    let (_, heads, _) = q.dims3()?;
+    let pairs = (heads * segments.pairs()) as f64;
+    let inputs = Rc::new((q, k, v, segments));
     let slow = inputs.clone();
     Ok(Case {
         fast: Box::new(move || {
-            let (q, k, v, spans) = &*inputs;
-            Ok(vec![lacuna_kernels::attention(Backend::cpu(), q, k, v, spans, scale)?])
+            let (q, k, v, segments) = &*inputs;
+            Ok(vec![lacuna_kernels::attention(Backend::cpu(), q, k, v, segments, scale)?])
         }),
         reference: Box::new(move || {
-            let (q, k, v, spans) = &*slow;
-            Ok(vec![reference::attention(q, k, v, spans, scale)?])
+            let (q, k, v, segments) = &*slow;
+            Ok(vec![reference::attention(q, k, v, segments, scale)?])
         }),
         bytes: bytes_of(floats),
         flop: 2.0 * 2.0 * HEAD_DIM as f64 * pairs,
@@ -219,8 +223,8 @@ fn rms_norm() -> Result<Case> {
 fn rope() -> Result<Case> {
     let frequencies = Rope::frequencies(1e4, HEAD_DIM);
     let table = Rope::new(&frequencies, SEQ, DType::F32, &Device::Cpu)?;
-    let positions = Positions::both_halves(SEQ);
-    let inputs: Rc<[Var]> = [var(&[BATCH, HEADS, 2 * SEQ, HEAD_DIM], 1)?].into();
+    let positions: Vec<u32> = (0..ROWS).map(|row| (row % SEQ) as u32).collect();
+    let inputs: Rc<[Var]> = [var(&[ROWS, HEADS, HEAD_DIM], 1)?].into();
     let (slow_table, slow_positions) = (table.clone(), positions.clone());
     Ok(Case {
         fast: train(&inputs, move |x| {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_checkpoint::{Config, Mode};
 use lacuna_kernels::{
-    AdamW, AdamWConfig, AttentionMask, Backend, Parameter, Spans, global_norm,
+    AdamW, AdamWConfig, AttentionMask, Backend, KeyRanges, Parameter, global_norm,
     linear_cross_entropy, linear_cross_entropy_gradients,
 };
 use lacuna_model::Transformer;
@@ -154,8 +154,8 @@ fn flop() -> f64 {
         + masked * (2 * square + feed_forward)
         + masked * hidden * config.vocab_size;
     let mask = AttentionMask::BlockDiffusion { block_size: BLOCK_SIZE, seq_len: SEQ };
-    let every = Spans::new(mask, 2 * SEQ, 2 * SEQ, 0);
-    let last = every.select_queries(&[(0..SEQ).step_by(2).collect()]);
+    let every = KeyRanges::new(mask, 2 * SEQ, 2 * SEQ, 0);
+    let last = every.select_queries(&(0..SEQ).step_by(2).collect::<Vec<_>>());
     let pairs = BATCH * ((layers - 1) * every.pairs() + last.pairs());
     6.0 * weights as f64 + 14.0 * (pairs * hidden) as f64
 }

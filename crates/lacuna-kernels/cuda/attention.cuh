@@ -1,6 +1,6 @@
 // Block attention: what the forward and the backward kernels share.
 //
-// A query sees a prefix of the keys and at most two ranges more, as `lacuna_kernels::Spans` lays
+// A query sees a prefix of the keys and at most two ranges more, as `lacuna_kernels::KeyRanges` lays
 // out every mask. Tiles of keys that no query of a tile sees are never touched, and only tiles that
 // some see in part are masked.
 #pragma once

@@ -10,9 +10,8 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use lacuna_kernels::{
-    AdamW, AdamWConfig, AttentionMask, Backend, Parameter, Positions, Rope, Spans,
-    attention_by_token, embedding, keep_freed_memory, linear, linear_cross_entropy, reference,
-    rms_norm, rope_by_token, swiglu,
+    AdamW, AdamWConfig, AttentionMask, Backend, KeyRanges, Parameter, Rope, Segments, attention,
+    embedding, keep_freed_memory, linear, linear_cross_entropy, reference, rms_norm, rope, swiglu,
 };
 
 const BATCH: usize = 4;
@@ -39,19 +38,17 @@ fn main() -> Result<()> {
 /// One block of queries against a cache, 9 heads on 3 key heads: no gradient.
 fn decode(q_len: usize, cached: usize) -> Result<()> {
     let backend = Backend::cpu();
-    let q = var(&[1, q_len, 9, HEAD])?.as_detached_tensor();
-    let kv = || var(&[1, cached + q_len, 3, HEAD]).map(|kv| kv.as_detached_tensor());
+    let q = var(&[q_len, 9, HEAD])?.as_detached_tensor();
+    let kv = || var(&[cached + q_len, 3, HEAD]).map(|kv| kv.as_detached_tensor());
     let (k, v) = (kv()?, kv()?);
-    let spans = Spans::new(AttentionMask::Full, q_len, cached + q_len, cached);
-    let pairs = (spans.pairs() * 9 * HEAD) as f64;
+    let ranges = KeyRanges::new(AttentionMask::Full, q_len, cached + q_len, cached);
+    let segments = Segments::end_to_end([ranges]);
+    let pairs = (segments.pairs() * 9 * HEAD) as f64;
     compare(
         &format!("decode {q_len} x {cached}"),
         (4. * pairs, 4. * pairs),
-        || attention_by_token(backend, &q, &k, &v, &spans, 0.125),
-        || {
-            let t = |x: &Tensor| x.transpose(1, 2)?.contiguous();
-            reference::attention(&t(&q)?, &t(&k)?, &t(&v)?, &spans, 0.125)
-        },
+        || attention(backend, &q, &k, &v, &segments, 0.125),
+        || reference::attention(&q, &k, &v, &segments, 0.125),
     )
 }
 
@@ -81,15 +78,10 @@ fn parts() -> Result<()> {
     )?;
     let (gate, up) = (var(&[ROWS, INNER])?, var(&[ROWS, INNER])?);
     compare("swiglu", none, || swiglu(backend, &gate, &up), || reference::swiglu(&gate, &up))?;
-    let q = var(&[BATCH, 2 * LEN, HEADS, HEAD])?;
+    let q = var(&[ROWS, HEADS, HEAD])?;
     let table = Rope::new(&Rope::frequencies(1e4, HEAD), LEN, DType::F32, &Device::Cpu)?;
-    let at = Positions::both_halves(LEN);
-    compare(
-        "rope",
-        none,
-        || rope_by_token(backend, &q, &table, &at),
-        || reference::rope(&q.transpose(1, 2)?.contiguous()?, &table, &at),
-    )?;
+    let at: Vec<u32> = (0..ROWS).map(|row| (row % LEN) as u32).collect();
+    compare("rope", none, || rope(backend, &q, &table, &at), || reference::rope(&q, &table, &at))?;
     for (inner, out) in [(HIDDEN, HIDDEN), (HIDDEN, INNER), (INNER, HIDDEN)] {
         let (x, w) = (var(&[ROWS, inner])?, var(&[out, inner])?);
         let product = 2. * (ROWS * inner * out) as f64;
@@ -147,18 +139,16 @@ fn attention() -> Result<()> {
     let backend = Backend::cpu();
     let block_size = NonZeroUsize::new(4).expect("4 is not 0");
     let mask = AttentionMask::BlockDiffusion { block_size, seq_len: LEN };
-    let spans = Spans::new(mask, 2 * LEN, 2 * LEN, 0);
-    let x = || var(&[BATCH, 2 * LEN, HEADS, HEAD]);
+    let ranges = KeyRanges::new(mask, 2 * LEN, 2 * LEN, 0);
+    let segments = Segments::end_to_end(vec![ranges; BATCH]);
+    let x = || var(&[ROWS, HEADS, HEAD]);
     let (q, k, v) = (x()?, x()?, x()?);
-    let pairs = (spans.pairs() * BATCH * HEADS * HEAD) as f64;
+    let pairs = (segments.pairs() * HEADS * HEAD) as f64;
     compare(
         "attention",
         (4. * pairs, 14. * pairs),
-        || attention_by_token(backend, &q, &k, &v, &spans, 0.125),
-        || {
-            let t = |x: &Tensor| x.transpose(1, 2)?.contiguous();
-            reference::attention(&t(&q)?, &t(&k)?, &t(&v)?, &spans, 0.125)
-        },
+        || attention(backend, &q, &k, &v, &segments, 0.125),
+        || reference::attention(&q, &k, &v, &segments, 0.125),
     )
 }
 

@@ -1,4 +1,4 @@
-//! Attention over [`Spans`]: tiled, the softmax streamed, scores never stored beyond a tile,
+//! Attention over [`Segments`]: tiled, the softmax streamed, scores never stored beyond a tile,
 //! grouped queries without repeating keys, the backward pass recomputing from log Σ exp.
 
 use std::sync::{Arc, OnceLock};
@@ -8,163 +8,198 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor,
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod backward;
+mod by_token;
 mod cpu;
 mod layout;
 mod panel;
 pub(crate) mod plan;
 
-pub(crate) use layout::Axes;
+pub use by_token::{attention_by_token, attention_by_token_backward, attention_by_token_kept};
 
 use crate::backend::{Backend, Isa};
 use crate::cpu::shaped;
-use crate::{Spans, reference};
-use cpu::{Inputs, LogSums};
-use layout::{Sizes, View};
+use crate::{Segments, reference};
+use backward::{Gradients, Outer};
+use cpu::{Lse, Part};
+use layout::{Rows, Sizes, View};
 
-/// softmax(q · kᵀ · scale, over visible keys) · v; differentiable in q, k and v. A query that
-/// sees nothing yields zeros.
+/// softmax(q · kᵀ · scale, over visible keys) · v for every segment; differentiable in q, k and v. A query
+/// that sees nothing yields zeros.
 ///
-/// q: `[b, heads, q_len, d]`, k and v: `[b, kv_heads, kv_len, d]` → `[b, heads, q_len, d]`. Rows
-/// may lie anywhere (a narrowed cache, a transposed view) as long as each is contiguous.
+/// q: `[rows, heads, d]`, k and v: `[keys, kv_heads, d]` → `[rows, heads, d]`: the order in which projections
+/// leave their result. Rows may lie anywhere (a narrowed view) as long as each is contiguous.
 ///
 /// # Errors
-/// If shapes disagree with each other or with `spans`.
+/// If shapes disagree with each other or with the segments; on the way back if segments share keys.
 pub fn attention(
     backend: Backend,
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    spans: &Spans,
+    segments: &Segments,
     scale: f64,
 ) -> Result<Tensor> {
-    reference::check_attention(q, k, v)?;
-    spans.check(q.dims()[0], q.dims()[2], k.dims()[2])?;
-    if let Backend::Cpu(isa) = backend.serving_filled(&[q, k, v]) {
-        return fused(isa, [q, k, v], spans, scale, Axes::HeadsFirst);
+    segments.check(q, k, v)?;
+    match backend.serving_filled(&[q, k, v]) {
+        Backend::Reference => reference::attention(q, k, v, segments, scale),
+        Backend::Cpu(isa) => {
+            let op = Attention::new(isa, segments, scale);
+            by_rows(q)?.apply_op3(&by_rows(k)?, &by_rows(v)?, op)
+        }
     }
-    reference::attention(q, k, v, spans, scale)
-}
-
-/// [`attention`] on `[b, l, heads, d]`, the order in which projections leave their result: a model
-/// that stays in it needs no transposes, in neither direction.
-///
-/// # Errors
-/// As [`attention`].
-pub fn attention_by_token(
-    backend: Backend,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    spans: &Spans,
-    scale: f64,
-) -> Result<Tensor> {
-    let by_head = |x: &Tensor| x.transpose(1, 2);
-    let heads_first = (by_head(q)?, by_head(k)?, by_head(v)?);
-    reference::check_attention(&heads_first.0, &heads_first.1, &heads_first.2)?;
-    spans.check(q.dims()[0], q.dims()[1], k.dims()[1])?;
-    if let Backend::Cpu(isa) = backend.serving_filled(&[q, k, v]) {
-        return fused(isa, [q, k, v], spans, scale, Axes::TokensFirst);
-    }
-    let (q, k, v) = heads_first;
-    reference::attention(&q, &k, &v, spans, scale)?.transpose(1, 2)
 }
 
 /// What the backward pass of attention needs besides its inputs.
 #[derive(Clone, Debug)]
-pub struct Attended {
-    /// The output, `[b, l, heads, d]`.
+pub struct AttentionOutput {
+    /// The output, `[rows, heads, d]`.
     pub out: Tensor,
     /// log Σ exp of every query, as the fused pass leaves it; the reference computes it anew.
-    log_sums: Option<Arc<LogSums>>,
+    lse: Option<Arc<Lse>>,
 }
 
-/// [`attention_by_token`] for a caller who will ask for its gradients by
-/// [`attention_by_token_backward`]. Records nothing.
+/// [`attention`] for a caller who will ask for its gradients by [`attention_backward`]. Records nothing.
 ///
 /// # Errors
 /// As [`attention`].
-pub fn attention_by_token_kept(
+pub fn attention_kept(
     backend: Backend,
     [q, k, v]: [&Tensor; 3],
-    spans: &Spans,
+    segments: &Segments,
     scale: f64,
-) -> Result<Attended> {
+) -> Result<AttentionOutput> {
+    segments.check(q, k, v)?;
     let Backend::Cpu(isa) = backend.serving_filled(&[q, k, v]) else {
-        let qkv = (&q.detach(), &k.detach(), &v.detach());
-        let out = attention_by_token(Backend::Reference, qkv.0, qkv.1, qkv.2, spans, scale)?;
-        return Ok(Attended { out, log_sums: None });
+        let out = reference::attention(&q.detach(), &k.detach(), &v.detach(), segments, scale)?;
+        return Ok(AttentionOutput { out, lse: None });
     };
-    let (b, l, heads, d) = q.dims4()?;
-    let op = Attention::new(isa, spans, scale, Axes::TokensFirst);
-    spans.check(b, l, k.dim(1)?)?;
-    let (q, k, v) = (by_rows(q)?, by_rows(k)?, by_rows(v)?);
-    let (out, log_sums) = op.on_cpu([&q, &k, &v], |inputs| Ok(cpu::forward(&inputs)))?;
-    let out = Tensor::from_vec(out, (b, l, heads, d), q.device())?;
-    Ok(Attended { out, log_sums: Some(Arc::new(log_sums)) })
+    let qkv = [&by_rows(q)?, &by_rows(k)?, &by_rows(v)?];
+    let (out, lse) = Attention::new(isa, segments, scale).output(qkv)?;
+    Ok(AttentionOutput { out: shaped(out, q)?, lse: Some(Arc::new(lse)) })
 }
 
 /// The gradients of q, k and v. Records nothing.
 ///
 /// # Errors
-/// If shapes are not those of the forward pass.
-pub fn attention_by_token_backward(
+/// If shapes are not those of the forward pass, or segments share keys.
+pub fn attention_backward(
     backend: Backend,
     [q, k, v]: [&Tensor; 3],
-    attended: &Attended,
+    output: &AttentionOutput,
     d_out: &Tensor,
-    spans: &Spans,
+    segments: &Segments,
     scale: f64,
 ) -> Result<[Tensor; 3]> {
-    let (Some(log_sums), Backend::Cpu(isa)) =
-        (&attended.log_sums, backend.serving_filled(&[q, k, v, d_out]))
-    else {
-        return reference::attention_by_token_backward([q, k, v], d_out, spans, scale);
-    };
+    segments.check(q, k, v)?;
     if d_out.dims() != q.dims() {
         bail!("attention: the gradient is {:?}, expected {:?}", d_out.dims(), q.dims())
     }
-    let op = Attention::new(isa, spans, scale, Axes::TokensFirst);
+    let (Some(lse), Backend::Cpu(isa)) = (&output.lse, backend.serving_filled(&[q, k, v, d_out]))
+    else {
+        return reference::attention_backward([q, k, v], d_out, segments, scale);
+    };
     let qkv = [&by_rows(q)?, &by_rows(k)?, &by_rows(v)?];
-    op.gradients(qkv, &attended.out, d_out, log_sums)
+    Attention::new(isa, segments, scale).gradients(qkv, &output.out, d_out, lse)
+}
+
+/// [`attention`] of segments whose keys and values lie apart, as in one cache for each sequence. A
+/// segment's result has the same bits whatever stands beside it. Records nothing.
+///
+/// q: `[rows, heads, d]`, each cache: keys and values `[capacity, kv_heads, d]`, of which a segment reads its
+/// `keys`.
+///
+/// # Errors
+/// If shapes disagree with each other or with the segments, or there is not one cache for each segment.
+pub fn attention_over(
+    backend: Backend,
+    q: &Tensor,
+    caches: &[(Tensor, Tensor)],
+    segments: &Segments,
+    scale: f64,
+) -> Result<Tensor> {
+    segments.check_over(q, caches)?;
+    let tensors: Vec<_> = [q].into_iter().chain(caches.iter().flat_map(|(k, v)| [k, v])).collect();
+    let Backend::Cpu(isa) = backend.serving_filled(&tensors) else {
+        return reference::attention_over(q, caches, segments, scale);
+    };
+    let q = by_rows(q)?;
+    let rows = |(k, v): &(Tensor, Tensor)| Ok((by_rows(k)?, by_rows(v)?));
+    let caches = caches.iter().map(rows).collect::<Result<Vec<_>>>()?;
+    let (q_storage, q_layout) = q.storage_and_layout();
+    let storages: Vec<_> =
+        caches.iter().map(|(k, v)| (k.storage_and_layout(), v.storage_and_layout())).collect();
+    let q_view = view(&q_storage, q_layout)?;
+    let mut parts = Vec::with_capacity(segments.len());
+    for ((segment, (k, v)), (_, kv_heads)) in
+        segments.iter().zip(&storages).zip(caches.iter().map(|(k, _)| (k, k.dims()[1])))
+    {
+        let kv = (view(&k.0, k.1)?, view(&v.0, v.1)?);
+        let sizes = Sizes::new(q.dims(), kv_heads, segment);
+        parts.push(Part::new(sizes, q_view, kv, segment));
+    }
+    let mut out = Vec::new();
+    let rows = Rows::reserve(&mut out, q.dims3()?.into());
+    cpu::forward_apart(isa, scale as f32, &parts, &rows);
+    // SAFETY: the segments' queries are all rows of q, and every row of each has been written.
+    unsafe { out.set_len(q.elem_count()) };
+    shaped(out, &q)
 }
 
 /// Rows may lie anywhere, but each is contiguous.
 fn by_rows(x: &Tensor) -> Result<Tensor> {
-    if x.stride()[3] == 1 { Ok(x.clone()) } else { x.contiguous() }
+    if x.stride()[2] == 1 { Ok(x.clone()) } else { x.contiguous() }
 }
 
-fn fused(
-    isa: Isa,
-    [q, k, v]: [&Tensor; 3],
-    spans: &Spans,
-    scale: f64,
-    axes: Axes,
-) -> Result<Tensor> {
-    by_rows(q)?.apply_op3(&by_rows(k)?, &by_rows(v)?, Attention::new(isa, spans, scale, axes))
+fn view<'a>(storage: &'a Storage, layout: &Layout) -> Result<View<'a>> {
+    match storage {
+        Storage::Cpu(storage) => View::new(storage.as_slice::<f32>()?, layout),
+        _ => bail!("attention: an input is on another device, expected the CPU"),
+    }
 }
 
 struct Attention {
     isa: Isa,
-    spans: Spans,
+    segments: Segments,
     scale: f32,
-    axes: Axes,
     /// log Σ exp of every query, kept from the forward pass.
-    log_sums: OnceLock<LogSums>,
+    lse: OnceLock<Lse>,
 }
 
 impl Attention {
-    fn new(isa: Isa, spans: &Spans, scale: f64, axes: Axes) -> Self {
-        let log_sums = OnceLock::new();
-        Self { isa, spans: spans.clone(), scale: scale as f32, axes, log_sums }
+    fn new(isa: Isa, segments: &Segments, scale: f64) -> Self {
+        Self { isa, segments: segments.clone(), scale: scale as f32, lse: OnceLock::new() }
     }
 
-    /// Runs `f` on the elements of q, k and v.
-    fn on_cpu<R>(&self, qkv: [&Tensor; 3], f: impl FnOnce(Inputs<'_>) -> Result<R>) -> Result<R> {
+    fn parts<'a>(
+        &'a self,
+        [q, k, v]: [View<'a>; 3],
+        q_dims: &[usize],
+        kv_heads: usize,
+    ) -> Vec<Part<'a>> {
+        let part = |segment| Part::new(Sizes::new(q_dims, kv_heads, segment), q, (k, v), segment);
+        self.segments.iter().map(part).collect()
+    }
+
+    fn output(&self, qkv: [&Tensor; 3]) -> Result<(Vec<f32>, Lse)> {
+        let dims = (qkv[0].dims3()?, qkv[1].dims()[1]);
         let [(q, q_layout), (k, k_layout), (v, v_layout)] = qkv.map(Tensor::storage_and_layout);
-        let (Storage::Cpu(q), Storage::Cpu(k), Storage::Cpu(v)) = (&*q, &*k, &*v) else {
-            bail!("attention: an input is on another device, expected the CPU")
-        };
-        f(self.inputs([(q, q_layout), (k, k_layout), (v, v_layout)])?)
+        let views = [view(&q, q_layout)?, view(&k, k_layout)?, view(&v, v_layout)?];
+        Ok(self.forward(views, dims))
+    }
+
+    fn forward(
+        &self,
+        views: [View<'_>; 3],
+        (q, kv_heads): ((usize, usize, usize), usize),
+    ) -> (Vec<f32>, Lse) {
+        let q: [usize; 3] = q.into();
+        let parts = self.parts(views, &q, kv_heads);
+        let mut out = Vec::new();
+        let rows = Rows::reserve(&mut out, q);
+        let lse = cpu::forward(self.isa, self.scale, &parts, &rows);
+        // SAFETY: the segments' queries are all rows of q, and every row of each has been written.
+        unsafe { out.set_len(q.iter().product()) };
+        (out, lse)
     }
 
     fn gradients(
@@ -172,28 +207,34 @@ impl Attention {
         [q, k, v]: [&Tensor; 3],
         out: &Tensor,
         d_out: &Tensor,
-        log_sums: &LogSums,
+        lse: &Lse,
     ) -> Result<[Tensor; 3]> {
+        let (q_dims, k_dims): ([usize; 3], [usize; 3]) = (q.dims3()?.into(), k.dims3()?.into());
+        let unread = self.segments.unread_keys(k_dims[0])?;
         let d_out = d_out.contiguous()?;
-        let ((out, out_layout), (d_out, d_out_layout)) =
-            (out.storage_and_layout(), d_out.storage_and_layout());
-        let (Storage::Cpu(out), Storage::Cpu(d_out)) = (&*out, &*d_out) else {
-            bail!("attention: a gradient is on another device, expected the CPU")
+        let tensors = [q, k, v, out, &d_out].map(Tensor::storage_and_layout);
+        let [q_view, k_view, v_view, out, d_out] = tensors.each_ref().map(|t| view(&t.0, t.1));
+        let parts = self.parts([q_view?, k_view?, v_view?], &q_dims, k_dims[1]);
+        let outer = Outer { out: out?, d_out: d_out?, lse };
+        let (mut d_q, mut d_k, mut d_v) = (Vec::new(), Vec::new(), Vec::new());
+        let to = Gradients {
+            q: Rows::reserve(&mut d_q, q_dims),
+            k: Rows::reserve(&mut d_k, k_dims),
+            v: Rows::reserve(&mut d_v, k_dims),
         };
-        let out = View::new(out.as_slice::<f32>()?, out_layout, self.axes)?;
-        let d_out = View::new(d_out.as_slice::<f32>()?, d_out_layout, self.axes)?;
-        let run = |inputs: Inputs<'_>| Ok(backward::backward(&inputs, out, d_out, log_sums));
-        let gradients = self.on_cpu([q, k, v], run)?;
-        Ok([shaped(gradients.q, q)?, shaped(gradients.k, k)?, shaped(gradients.v, v)?])
-    }
-
-    fn inputs<'a>(&'a self, views: [(&'a CpuStorage, &'a Layout); 3]) -> Result<Inputs<'a>> {
-        let [q, k, v] = views;
-        let axes = self.axes;
-        let sizes = Sizes::new(axes, q.1.dims(), k.1.dims())?;
-        let view = |(s, l): (&'a CpuStorage, &'a Layout)| View::new(s.as_slice::<f32>()?, l, axes);
-        let (q, k, v) = (view(q)?, view(k)?, view(v)?);
-        Ok(Inputs { isa: self.isa, axes, sizes, q, k, v, spans: &self.spans, scale: self.scale })
+        for rows in unread {
+            // SAFETY: no segment writes these rows.
+            unsafe { (to.k.zero(rows.clone()), to.v.zero(rows)) };
+        }
+        backward::backward(self.isa, self.scale, &parts, outer, &to);
+        // SAFETY: the segments' queries are all rows of q, and each has been written; rows of keys and values
+        // have been by their segment, or just above.
+        unsafe {
+            d_q.set_len(q.elem_count());
+            d_k.set_len(k.elem_count());
+            d_v.set_len(v.elem_count());
+        }
+        Ok([shaped(d_q, q)?, shaped(d_k, k)?, shaped(d_v, v)?])
     }
 }
 
@@ -211,10 +252,14 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let inputs = self.inputs([(q, q_layout), (k, k_layout), (v, v_layout)])?;
-        let (out, log_sums) = cpu::forward(&inputs);
+        let views = [
+            View::new(q.as_slice::<f32>()?, q_layout)?,
+            View::new(k.as_slice::<f32>()?, k_layout)?,
+            View::new(v.as_slice::<f32>()?, v_layout)?,
+        ];
+        let (out, lse) = self.forward(views, (q_layout.shape().dims3()?, k_layout.dims()[1]));
         // A second forward pass of one op would only compute the same again.
-        let _ = self.log_sums.set(log_sums);
+        let _ = self.lse.set(lse);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
 
@@ -226,10 +271,8 @@ impl CustomOp3 for Attention {
         out: &Tensor,
         d_out: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(log_sums) = self.log_sums.get() else {
-            bail!("attention: backward came before forward")
-        };
-        let [d_q, d_k, d_v] = self.gradients([q, k, v], out, d_out, log_sums)?;
+        let Some(lse) = self.lse.get() else { bail!("attention: backward came before forward") };
+        let [d_q, d_k, d_v] = self.gradients([q, k, v], out, d_out, lse)?;
         Ok((Some(d_q), Some(d_k), Some(d_v)))
     }
 }

@@ -3,19 +3,20 @@
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
-//! use lacuna_kernels::{AttentionMask, Backend, Spans, attention};
+//! use lacuna_kernels::{AttentionMask, Backend, KeyRanges, Segments, attention};
 //!
 //! // Two noisy and two clean positions, blocks of one token, one head of size 2.
 //! let mask = AttentionMask::BlockDiffusion { block_size: 1.try_into().unwrap(), seq_len: 2 };
-//! let spans = Spans::new(mask, 4, 4, 0);
-//! let x = Tensor::arange(0f32, 8., &Device::Cpu)?.reshape((1, 1, 4, 2))?;
-//! let y = attention(Backend::cpu(), &x, &x, &x, &spans, 1.0)?;
+//! let segments = Segments::end_to_end([KeyRanges::new(mask, 4, 4, 0)]);
+//! let x = Tensor::arange(0f32, 8., &Device::Cpu)?.reshape((4, 1, 2))?;
+//! let y = attention(Backend::cpu(), &x, &x, &x, &segments, 1.0)?;
 //! // The first noisy block sees nothing but itself.
-//! assert_eq!(y.get(0)?.get(0)?.get(0)?.to_vec1::<f32>()?, [0., 1.]);
+//! assert_eq!(y.get(0)?.get(0)?.to_vec1::<f32>()?, [0., 1.]);
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 //!
-//! - [`AttentionMask`] says which key a query sees; [`Spans`] lays that out for one pass.
+//! - [`AttentionMask`] says which key a query sees; [`KeyRanges`] lays that out for the queries of one sequence,
+//!   and [`Segments`] lay the sequences of a pass end to end.
 //! - [`attention`], [`rms_norm`], [`rope`], [`swiglu`], [`embedding`], [`linear`] and
 //!   [`linear_cross_entropy`] are a transformer's parts, all differentiable.
 //! - Their gradients are functions too ([`rms_norm_backward`], [`linear_cross_entropy_gradients`], …), for a
@@ -38,6 +39,7 @@ mod dtype;
 mod embedding;
 mod gemm;
 mod gemv;
+mod key_ranges;
 mod linear;
 mod mask;
 mod message;
@@ -45,6 +47,7 @@ mod quant;
 pub mod reference;
 mod rms_norm;
 mod rope;
+mod segments;
 mod simd;
 mod spans;
 mod swiglu;
@@ -54,7 +57,8 @@ mod weight_matrix;
 pub use adamw::{AdamW, AdamWConfig, AdamWState, Parameter, global_norm};
 pub use allocator::{give_back_freed_memory, keep_freed_memory};
 pub use attention::{
-    Attended, attention, attention_by_token, attention_by_token_backward, attention_by_token_kept,
+    AttentionOutput, attention, attention_backward, attention_by_token,
+    attention_by_token_backward, attention_by_token_kept, attention_kept, attention_over,
 };
 pub use backend::{Backend, Isa};
 pub use cross_entropy::{
@@ -63,11 +67,13 @@ pub use cross_entropy::{
 };
 pub use dtype::StorageDtype;
 pub use embedding::{embedding, embedding_backward};
+pub use key_ranges::KeyRanges;
 pub use linear::{linear, linear_input_gradient, linear_weight_gradient};
 pub use mask::AttentionMask;
 pub use message::message;
 pub use rms_norm::{add_rms_norm, rms_norm, rms_norm_backward};
-pub use rope::{Positions, Rope, rope, rope_by_token, rope_by_token_backward};
+pub use rope::{Positions, Rope, rope, rope_backward, rope_by_token, rope_by_token_backward};
+pub use segments::{Segment, Segments};
 pub use spans::Spans;
 pub use swiglu::{swiglu, swiglu_backward};
 pub use weight_matrix::{Bytes, WeightMatrix};

@@ -6,35 +6,77 @@
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
-use crate::{CrossEntropy, Positions, Rope, Spans};
+use crate::{CrossEntropy, KeyRanges, Rope, Segment, Segments};
 
 mod backward;
 
 pub use backward::{
-    attention_by_token_backward, embedding_backward, linear_cross_entropy_gradients,
-    linear_input_gradient, linear_weight_gradient, rms_norm_backward, rope_by_token_backward,
-    swiglu_backward,
+    attention_backward, embedding_backward, linear_cross_entropy_gradients, linear_input_gradient,
+    linear_weight_gradient, rms_norm_backward, rope_backward, swiglu_backward,
 };
 
-/// softmax(q · kᵀ · scale, over visible keys) · v; a query that sees nothing yields zeros.
+/// softmax(q · kᵀ · scale, over visible keys) · v for each segment; a query that sees nothing yields zeros.
 ///
-/// q: `[b, heads, q_len, d]`, k and v: `[b, kv_heads, kv_len, d]` → `[b, heads, q_len, d]`.
+/// q: `[rows, heads, d]`, k and v: `[keys, kv_heads, d]` → `[rows, heads, d]`.
 ///
 /// # Errors
-/// If shapes disagree with each other or with `spans`.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &Spans, scale: f64) -> Result<Tensor> {
-    let (b, heads, q_len, d) = q.dims4()?;
-    let (_, kv_heads, kv_len, _) = k.dims4()?;
-    check_attention(q, k, v)?;
-    spans.check(b, q_len, kv_len)?;
+/// If shapes disagree with each other or with the segments.
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: &Segments,
+    scale: f64,
+) -> Result<Tensor> {
+    segments.check(q, k, v)?;
+    let of_segment = |segment: &Segment| {
+        let keys = |x: &Tensor| x.narrow(0, segment.keys.start, segment.keys.len());
+        attend(&queries(q, segment)?, &keys(k)?, &keys(v)?, &segment.ranges, scale)
+    };
+    joined(q, segments.iter().map(of_segment).collect::<Result<_>>()?)
+}
+
+/// The same with keys and values of their own for each segment.
+///
+/// # Errors
+/// If shapes disagree with each other or with the segments.
+pub fn attention_over(
+    q: &Tensor,
+    caches: &[(Tensor, Tensor)],
+    segments: &Segments,
+    scale: f64,
+) -> Result<Tensor> {
+    segments.check_over(q, caches)?;
+    let of_segment = |(segment, (k, v)): (&Segment, &(Tensor, Tensor))| {
+        let keys = |x: &Tensor| x.detach().narrow(0, segment.keys.start, segment.keys.len());
+        attend(&queries(&q.detach(), segment)?, &keys(k)?, &keys(v)?, &segment.ranges, scale)
+    };
+    joined(q, segments.iter().zip(caches).map(of_segment).collect::<Result<_>>()?)
+}
+
+fn queries(q: &Tensor, segment: &Segment) -> Result<Tensor> {
+    q.narrow(0, segment.queries.start, segment.queries.len())
+}
+
+fn joined(q: &Tensor, parts: Vec<Tensor>) -> Result<Tensor> {
+    if parts.is_empty() { q.zeros_like() } else { Tensor::cat(&parts, 0) }
+}
+
+/// One segment.
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, ranges: &KeyRanges, scale: f64) -> Result<Tensor> {
+    let ((_, heads, d), (kv_len, kv_heads, _)) = (q.dims3()?, k.dims3()?);
+    if q.elem_count() == 0 || kv_len == 0 {
+        return q.zeros_like();
+    }
     let dtype = q.dtype();
     let group = heads / kv_heads;
+    let by_head = |x: &Tensor| widen(x)?.transpose(0, 1)?.contiguous();
     let repeat = |x: &Tensor| {
-        let x = widen(x)?.unsqueeze(2)?.expand((b, kv_heads, group, kv_len, d))?;
-        x.reshape((b, heads, kv_len, d))
+        let x = by_head(x)?.unsqueeze(1)?.expand((kv_heads, group, kv_len, d))?;
+        x.reshape((heads, kv_len, d))
     };
-    let (q, k, v) = (widen(q)?.contiguous()?, repeat(k)?, repeat(v)?);
-    let seen = spans.to_tensor(q.dtype(), q.device())?;
+    let (q, k, v) = (by_head(q)?, repeat(k)?, repeat(v)?);
+    let seen = ranges.to_tensor(q.dtype(), q.device())?;
     let hidden = seen.affine(1e30, -1e30)?; // 0 where visible, -1e30 elsewhere
     let scores = (q.matmul(&k.t()?)? * scale)?.broadcast_add(&hidden)?;
     // The maximum cancels out of the quotient, so it needs no gradient.
@@ -43,7 +85,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &Spans, scale: f64) 
     let sum = p.sum_keepdim(D::Minus1)?;
     let empty = seen.max_keepdim(D::Minus1)?.affine(-1., 1.)?;
     let p = p.broadcast_div(&sum.broadcast_add(&empty)?)?;
-    p.matmul(&v)?.to_dtype(dtype)
+    p.matmul(&v)?.transpose(0, 1)?.to_dtype(dtype)
 }
 
 /// x / sqrt(mean(x²) + eps) · weight, over the last dimension; statistics at least in f32.
@@ -59,20 +101,20 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 
 /// Rotates the pairs (x\[i\], x\[i + d/2\]) by the angles of each row's position.
 ///
-/// x: `[b, heads, l, d]`.
+/// x: `[rows, heads, d]`.
 ///
 /// # Errors
 /// If a position is beyond the table or shapes disagree.
-pub fn rope(x: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
-    let (b, _, l, d) = x.dims4()?;
-    let (cos, sin) = rope.rows(positions, b, l, d)?; // [b or 1, 1, l, d/2]
+pub fn rope(x: &Tensor, rope: &Rope, positions: &[u32]) -> Result<Tensor> {
+    let (_, _, d) = x.dims3()?;
+    let (cos, sin) = rope.rows(x, positions)?; // [rows, 1, d/2]
     let wide = widen(x)?;
     let (cos, sin) = (cos.to_dtype(wide.dtype())?, sin.to_dtype(wide.dtype())?);
-    let lo = wide.narrow(3, 0, d / 2)?;
-    let hi = wide.narrow(3, d / 2, d / 2)?;
+    let lo = wide.narrow(2, 0, d / 2)?;
+    let hi = wide.narrow(2, d / 2, d / 2)?;
     let first = (lo.broadcast_mul(&cos)? - hi.broadcast_mul(&sin)?)?;
     let second = (hi.broadcast_mul(&cos)? + lo.broadcast_mul(&sin)?)?;
-    Tensor::cat(&[first, second], 3)?.to_dtype(x.dtype())
+    Tensor::cat(&[first, second], 2)?.to_dtype(x.dtype())
 }
 
 /// silu(gate) · up = gate · σ(gate) · up.
@@ -152,23 +194,6 @@ pub(crate) fn widen(x: &Tensor) -> Result<Tensor> {
         DType::F16 | DType::BF16 => x.to_dtype(DType::F32),
         _ => Ok(x.clone()),
     }
-}
-
-pub(crate) fn check_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
-    let (b, heads, _, d) = q.dims4()?;
-    let (kb, kv_heads, _, kd) = k.dims4()?;
-    if k.dims() != v.dims() {
-        bail!("attention: v is {:?}, expected {:?} as k", v.dims(), k.dims())
-    }
-    if (kb, kd) != (b, d) || kv_heads == 0 || heads % kv_heads != 0 {
-        bail!(
-            "attention: k is {:?} and q {:?}, expected the same batch and head size, and heads a \
-             multiple of kv heads",
-            k.dims(),
-            q.dims()
-        )
-    }
-    Ok(())
 }
 
 /// Rows of x and the shape of x · weightᵀ.

@@ -7,7 +7,6 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
-use crate::attention::Axes;
 use crate::backend::{Backend, Isa};
 use crate::cpu::{SERIAL, shaped, with, written};
 use crate::reference;
@@ -36,7 +35,7 @@ struct Tables {
     sin: Tensor,
 }
 
-/// The position of every row of a `[b, heads, l, d]` tensor.
+/// The position of every row of a `[b, l, heads, d]` tensor.
 #[derive(Clone, Debug)]
 pub enum Positions {
     /// `start`, `start + 1`, … in every batch row.
@@ -64,12 +63,20 @@ impl Positions {
         }
     }
 
-    /// Number of different batch rows: 1 if all share one list.
-    pub(crate) fn rows(&self) -> usize {
-        match self {
-            Self::Range { .. } => 1,
-            Self::Explicit(rows) => rows.len(),
+    /// The rows of x `[b, l, heads, d]` end to end, and their positions.
+    fn rows(&self, x: &Tensor) -> Result<(Tensor, Vec<u32>)> {
+        let (b, l, ..) = x.dims4()?;
+        if let Self::Explicit(rows) = self {
+            if rows.len() != 1 && rows.len() != b {
+                bail!("rope: positions have {} rows, expected 1 or {b}", rows.len())
+            }
+            if let Some(row) = rows.iter().find(|row| row.len() != l) {
+                bail!("rope: a row has {} positions, expected {l}", row.len())
+            }
         }
+        let of_row = |b: usize| (0..l).map(move |i| self.at(b, i) as u32);
+        let rows = if b == 1 { x.squeeze(0)? } else { x.flatten(0, 1)? };
+        Ok((rows, (0..b).flat_map(of_row).collect()))
     }
 }
 
@@ -110,46 +117,30 @@ impl Rope {
         self.max_positions
     }
 
-    /// cos and sin gathered for `positions`: `[b or 1, 1, l, d/2]` each.
-    pub(crate) fn rows(
-        &self,
-        positions: &Positions,
-        b: usize,
-        l: usize,
-        d: usize,
-    ) -> Result<(Tensor, Tensor)> {
-        let tables = self.tables(positions, b, l, d)?;
-        let rows = positions.rows();
-        let ids = (0..rows)
-            .flat_map(|row| (0..l).map(move |i| positions.at(row, i) as u32))
-            .collect::<Vec<_>>();
-        let ids = Tensor::from_vec(ids, rows * l, &self.device)?;
-        let gather = |t: &Tensor| t.index_select(&ids, 0)?.reshape((rows, 1, l, d / 2));
+    /// cos and sin gathered for `positions`: `[rows, 1, d/2]` each. x: `[rows, heads, d]`.
+    pub(crate) fn rows(&self, x: &Tensor, positions: &[u32]) -> Result<(Tensor, Tensor)> {
+        let tables = self.tables(x, positions)?;
+        let ids = Tensor::new(positions, &self.device)?;
+        let half = self.inverse_frequencies.len();
+        let gather = |t: &Tensor| t.index_select(&ids, 0)?.reshape((positions.len(), 1, half));
         Ok((gather(&tables.cos)?, gather(&tables.sin)?))
     }
 
-    /// Tables that cover the positions, of which none is beyond the last there is.
-    fn tables(&self, positions: &Positions, b: usize, l: usize, d: usize) -> Result<Tables> {
-        let (max, half) = (self.max_positions, self.inverse_frequencies.len());
+    /// Tables that cover the positions, of which none is beyond the last there is. x: `[rows, heads, d]`.
+    fn tables(&self, x: &Tensor, positions: &[u32]) -> Result<Tables> {
+        let ((rows, _, d), half) = (x.dims3()?, self.inverse_frequencies.len());
         if d != 2 * half {
             bail!("rope: head size is {d}, expected {} as in the table", 2 * half)
         }
-        if let Positions::Explicit(rows) = positions {
-            if rows.len() != 1 && rows.len() != b {
-                bail!("rope: positions have {} rows, expected 1 or {b}", rows.len())
-            }
-            if let Some(row) = rows.iter().find(|row| row.len() != l) {
-                bail!("rope: a row has {} positions, expected {l}", row.len())
-            }
+        if rows != positions.len() {
+            bail!("rope: {} positions for {rows} rows", positions.len())
         }
-        let last = match positions {
-            Positions::Range { start } => (start + l).saturating_sub(1),
-            Positions::Explicit(rows) => rows.iter().flatten().max().map_or(0, |max| *max as usize),
-        };
-        if l > 0 && last >= max {
+        let Some(last) = positions.iter().max() else { return self.covering(0) };
+        let (last, max) = (*last as usize, self.max_positions);
+        if last >= max {
             bail!("rope: position {last}, expected one below {max}; raise max positions")
         }
-        self.covering(if l > 0 { last + 1 } else { 0 })
+        self.covering(last + 1)
     }
 
     fn covering(&self, len: usize) -> Result<Tables> {
@@ -190,20 +181,40 @@ impl Tables {
 
 /// Rotates the pairs (x\[i\], x\[i + d/2\]) by the angles of each row's position; differentiable.
 ///
-/// x: `[b, heads, l, d]`.
+/// x: `[rows, heads, d]`, one position for each row.
 ///
 /// # Errors
 /// If a position is beyond the table or shapes disagree.
-pub fn rope(backend: Backend, x: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
-    let (b, _, l, d) = x.dims4()?;
-    let tables = rope.tables(positions, b, l, d)?;
-    if let Backend::Cpu(isa) = backend.serving_filled(&[x, &tables.cos]) {
-        return fused(isa, x, tables, positions, Axes::HeadsFirst);
+pub fn rope(backend: Backend, x: &Tensor, rope: &Rope, positions: &[u32]) -> Result<Tensor> {
+    let tables = rope.tables(x, positions)?;
+    match backend.serving_filled(&[x, &tables.cos]) {
+        Backend::Reference => reference::rope(x, rope, positions),
+        Backend::Cpu(isa) => {
+            by_rows(x)?.apply_op1(Rotate { isa, tables, positions: positions.into(), sign: 1. })
+        }
     }
-    reference::rope(x, rope, positions)
 }
 
-/// [`rope`] on `[b, l, heads, d]`, as the projections leave it.
+/// The gradient of [`rope`]'s input: dy rotated back. dy: `[rows, heads, d]`. Records nothing.
+///
+/// # Errors
+/// As [`rope`].
+pub fn rope_backward(
+    backend: Backend,
+    dy: &Tensor,
+    rope: &Rope,
+    positions: &[u32],
+) -> Result<Tensor> {
+    let tables = rope.tables(dy, positions)?;
+    match backend.serving_filled(&[dy, &tables.cos]) {
+        Backend::Reference => reference::rope_backward(dy, rope, positions),
+        Backend::Cpu(isa) => {
+            Rotate { isa, tables, positions: positions.into(), sign: -1. }.of(&by_rows(dy)?)
+        }
+    }
+}
+
+/// [`rope`] on `[b, l, heads, d]`.
 ///
 /// # Errors
 /// As [`rope`].
@@ -213,63 +224,73 @@ pub fn rope_by_token(
     rope: &Rope,
     positions: &Positions,
 ) -> Result<Tensor> {
-    let (b, l, _, d) = x.dims4()?;
-    let tables = rope.tables(positions, b, l, d)?;
-    if let Backend::Cpu(isa) = backend.serving_filled(&[x, &tables.cos]) {
-        return fused(isa, x, tables, positions, Axes::TokensFirst);
-    }
-    reference::rope(&x.transpose(1, 2)?, rope, positions)?.transpose(1, 2)
+    let (rows, positions) = positions.rows(x)?;
+    self::rope(backend, &rows, rope, &positions)?.reshape(x.shape())
 }
 
-fn fused(
-    isa: Isa,
-    x: &Tensor,
-    tables: Tables,
+/// [`rope_backward`] on `[b, l, heads, d]`.
+///
+/// # Errors
+/// As [`rope`].
+pub fn rope_by_token_backward(
+    backend: Backend,
+    dy: &Tensor,
+    rope: &Rope,
     positions: &Positions,
-    axes: Axes,
 ) -> Result<Tensor> {
-    let x = if x.stride()[3] == 1 { x.clone() } else { x.contiguous()? };
-    x.apply_op1(Rotate { isa, tables, positions: positions.clone(), axes, sign: 1. })
+    let (rows, positions) = positions.rows(dy)?;
+    rope_backward(backend, &rows, rope, &positions)?.reshape(dy.shape())
+}
+
+/// Rows may lie anywhere, but each is contiguous.
+fn by_rows(x: &Tensor) -> Result<Tensor> {
+    if x.stride()[2] == 1 { Ok(x.clone()) } else { x.contiguous() }
 }
 
 /// Rotation by `sign` times the angle; its gradient is the rotation back.
 struct Rotate {
     isa: Isa,
     tables: Tables,
-    positions: Positions,
-    axes: Axes,
+    positions: Arc<[u32]>,
     sign: f32,
 }
 
+/// Rows of x per task.
+const ROWS: usize = 32;
+
 impl Rotate {
-    /// Rows may have any strides; the result is contiguous.
+    /// x: rows anywhere, each contiguous; the result is contiguous.
     fn apply(&self, x: &[f32], layout: &Layout) -> Result<Vec<f32>> {
-        let (dims, stride) = (layout.dims(), layout.stride());
-        let (_, heads, l, d) = self.axes.split(dims)?;
+        let (_, heads, d) = layout.shape().dims3()?;
         let x = &x[layout.start_offset()..];
-        debug_assert_eq!(layout.shape().elem_count(), dims[0] * heads * l * d);
+        let stride = layout.stride();
         with(&self.tables.cos, |cos| {
             with(&self.tables.sin, |sin| {
-                // One task for each pair of the two outer dimensions.
-                let inner = dims[2];
                 let rotate_all = |(task, out): (usize, &mut [f32])| {
-                    let (b, middle) = (task / dims[1], task % dims[1]);
-                    for (i, out) in out.chunks_exact_mut(d).enumerate() {
-                        let at = b * stride[0] + middle * stride[1] + i * stride[2];
-                        let row = if self.axes == Axes::HeadsFirst { i } else { middle };
-                        let angles = self.positions.at(b, row) * (d / 2);
+                    for (i, out) in out.chunks_exact_mut(heads * d).enumerate() {
+                        let row = task * ROWS + i;
+                        let angles = self.positions[row] as usize * (d / 2);
                         let (cos, sin) = (&cos[angles..][..d / 2], &sin[angles..][..d / 2]);
-                        rotate(self.isa, &x[at..][..d], cos, sin, self.sign, out);
+                        for (head, out) in out.chunks_exact_mut(d).enumerate() {
+                            let x = &x[row * stride[0] + head * stride[1]..][..d];
+                            rotate(self.isa, x, cos, sin, self.sign, out);
+                        }
                     }
                 };
                 let write = |out: &mut [f32]| match out.len() < SERIAL {
-                    true => out.chunks_mut(inner * d).enumerate().for_each(rotate_all),
-                    false => out.par_chunks_mut(inner * d).enumerate().for_each(rotate_all),
+                    true => out.chunks_mut(ROWS * heads * d).enumerate().for_each(rotate_all),
+                    false => out.par_chunks_mut(ROWS * heads * d).enumerate().for_each(rotate_all),
                 };
                 // SAFETY: `rotate` assigns both halves of every row.
                 Ok(unsafe { written(layout.shape().elem_count(), write) })
             })
         })
+    }
+
+    fn of(&self, x: &Tensor) -> Result<Tensor> {
+        let (storage, layout) = x.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { bail!("rope: a gradient is not on the CPU") };
+        shaped(self.apply(storage.as_slice::<f32>()?, layout)?, x)
     }
 }
 
@@ -284,43 +305,11 @@ impl CustomOp1 for Rotate {
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let dy = dy.contiguous()?;
-        back(self.isa, &dy, self.tables.clone(), &self.positions, self.axes, -self.sign).map(Some)
+        let Self { isa, tables, positions, sign } = self;
+        let back =
+            Self { isa: *isa, tables: tables.clone(), positions: positions.clone(), sign: -sign };
+        back.of(&dy.contiguous()?).map(Some)
     }
-}
-
-/// The gradient of [`rope_by_token`]'s input: dy rotated back. dy: `[b, l, heads, d]`. Records
-/// nothing.
-///
-/// # Errors
-/// As [`rope`].
-pub fn rope_by_token_backward(
-    backend: Backend,
-    dy: &Tensor,
-    rope: &Rope,
-    positions: &Positions,
-) -> Result<Tensor> {
-    let (b, l, _, d) = dy.dims4()?;
-    let tables = rope.tables(positions, b, l, d)?;
-    let Backend::Cpu(isa) = backend.serving_filled(&[dy, &tables.cos]) else {
-        return reference::rope_by_token_backward(dy, rope, positions);
-    };
-    let dy = if dy.stride()[3] == 1 { dy.clone() } else { dy.contiguous()? };
-    back(isa, &dy, tables, positions, Axes::TokensFirst, -1.)
-}
-
-fn back(
-    isa: Isa,
-    dy: &Tensor,
-    tables: Tables,
-    positions: &Positions,
-    axes: Axes,
-    sign: f32,
-) -> Result<Tensor> {
-    let rotation = Rotate { isa, tables, positions: positions.clone(), axes, sign };
-    let (storage, layout) = dy.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { bail!("rope: a gradient is not on the CPU") };
-    shaped(rotation.apply(storage.as_slice::<f32>()?, layout)?, dy)
 }
 
 simd!(fn rotate(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, out: &mut [f32]) = rotate_body);
@@ -347,17 +336,18 @@ mod tests {
     fn tables_that_grow_are_those_made_at_once() {
         let frequencies = Rope::frequencies(1e4, 6);
         let rope = Rope::new(&frequencies, 20_000, DType::F32, &Device::Cpu).unwrap();
+        let row = Tensor::zeros((1, 1, 6), DType::F32, &Device::Cpu).unwrap();
         let bits = |tables: &Tables| {
             let rows = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             [rows(&tables.cos), rows(&tables.sin)].concat()
         };
         for (last, covered) in [(0, 4096), (4095, 4096), (4096, 8192), (19_999, 20_000)] {
-            let tables = rope.tables(&Positions::Range { start: last }, 1, 1, 6).unwrap();
+            let tables = rope.tables(&row, &[last]).unwrap();
             assert_eq!(tables.cos.dims(), [covered, 3]);
             let whole = Tables::new(&frequencies, covered, DType::F32, &Device::Cpu).unwrap();
             assert_eq!(bits(&tables), bits(&whole));
         }
-        let beyond = rope.tables(&Positions::Range { start: 19_999 }, 1, 2, 6).unwrap_err();
+        let beyond = rope.tables(&row, &[20_000]).unwrap_err();
         assert!(
             beyond.to_string().contains("position 20000, expected one below 20000"),
             "{beyond}"

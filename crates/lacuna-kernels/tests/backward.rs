@@ -4,10 +4,10 @@
 
 use candle_core::{DType, Device, Tensor};
 use lacuna_kernels::{
-    AttentionMask, Backend, Isa, Positions, Rope, Spans, add_rms_norm, attention_by_token_backward,
-    attention_by_token_kept, embedding_backward, linear, linear_cross_entropy_gradients,
-    linear_input_gradient, linear_weight_gradient, reference, rms_norm_backward,
-    rope_by_token_backward, swiglu_backward,
+    AttentionMask, Backend, Isa, KeyRanges, Rope, Segments, add_rms_norm, attention_backward,
+    attention_kept, embedding_backward, linear, linear_cross_entropy_gradients,
+    linear_input_gradient, linear_weight_gradient, reference, rms_norm_backward, rope_backward,
+    swiglu_backward,
 };
 
 /// The best that this machine has.
@@ -149,13 +149,13 @@ fn the_gradients_of_elementwise_operations() {
     for (found, expected) in found.iter().zip(&expected) {
         assert_near(found, expected, "swiglu");
     }
-    let positions = Positions::both_halves(5);
+    let positions: Vec<u32> = (0..5).chain(0..5).collect();
     let frequencies = Rope::frequencies(1e4, 8);
     let table = |dtype| Rope::new(&frequencies, 16, dtype, &Device::Cpu).unwrap();
-    let dy = tensor(&[2, 10, 3, 8], 4);
-    let found = rope_by_token_backward(CPU, &dy, &table(DType::F32), &positions).unwrap();
+    let dy = tensor(&[10, 3, 8], 4);
+    let found = rope_backward(CPU, &dy, &table(DType::F32), &positions).unwrap();
     let exact = table(DType::F64);
-    let expected = reference::rope_by_token_backward(&wide(&dy), &exact, &positions).unwrap();
+    let expected = reference::rope_backward(&wide(&dy), &exact, &positions).unwrap();
     assert_near(&found, &expected, "rope");
     let ids = Tensor::new(&[[3u32, 0, 3], [99, 3, 7]], &Device::Cpu).unwrap();
     let (dy, onto) = (tensor(&[2, 3, 6], 5), tensor(&[100, 6], 6));
@@ -170,18 +170,17 @@ fn the_gradients_of_elementwise_operations() {
 fn the_gradients_of_attention_from_what_was_kept() {
     let block_size = 4.try_into().unwrap();
     let mask = AttentionMask::BlockDiffusion { block_size, seq_len: 26 };
-    let spans = Spans::new(mask, 52, 52, 0);
-    let qkv = [(6, 1), (2, 2), (2, 3)].map(|(heads, salt)| tensor(&[2, 52, heads, 8], salt));
-    let d_out = tensor(&[2, 52, 6, 8], 4);
+    let segments = Segments::end_to_end(vec![KeyRanges::new(mask, 52, 52, 0); 2]);
+    let qkv = [(6, 1), (2, 2), (2, 3)].map(|(heads, salt)| tensor(&[104, heads, 8], salt));
+    let d_out = tensor(&[104, 6, 8], 4);
     let exact = qkv.each_ref().map(wide);
     let expected =
-        reference::attention_by_token_backward(exact.each_ref(), &wide(&d_out), &spans, 0.35);
-    let kept = attention_by_token_kept(CPU, qkv.each_ref(), &spans, 0.35).unwrap();
-    let found =
-        attention_by_token_backward(CPU, qkv.each_ref(), &kept, &d_out, &spans, 0.35).unwrap();
-    for (found, expected) in found.iter().zip(&expected.unwrap()) {
+        reference::attention_backward(exact.each_ref(), &wide(&d_out), &segments, 0.35).unwrap();
+    let kept = attention_kept(CPU, qkv.each_ref(), &segments, 0.35).unwrap();
+    let found = attention_backward(CPU, qkv.each_ref(), &kept, &d_out, &segments, 0.35).unwrap();
+    for (found, expected) in found.iter().zip(&expected) {
         assert_near(found, expected, "attention");
     }
-    let wrong = tensor(&[2, 51, 6, 8], 4);
-    assert!(attention_by_token_backward(CPU, qkv.each_ref(), &kept, &wrong, &spans, 0.35).is_err());
+    let wrong = tensor(&[103, 6, 8], 4);
+    assert!(attention_backward(CPU, qkv.each_ref(), &kept, &wrong, &segments, 0.35).is_err());
 }

@@ -58,10 +58,11 @@ const OPERATIONS: &[&str] = &[
     "linear_input_gradient",
     "linear_weight_gradient",
     "rms_norm_backward",
-    "rope_by_token_backward",
+    "rope_backward",
     "swiglu_backward",
     "embedding_backward",
-    "attention_by_token_backward",
+    "attention_over",
+    "attention_backward",
 ];
 
 /// Files over `MOST_LINES`, each with its reason.

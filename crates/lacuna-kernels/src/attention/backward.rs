@@ -4,98 +4,89 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::cpu::{Inputs, LogSums, heads, keys, out_rows, panel_rows, share};
-use super::layout::{Rows, Sizes, View, read_lanes, sight, write_lanes};
+use super::cpu::{At, Lse, Part, Work, keys, out_rows, panel_rows};
+use super::layout::{Rows, View, read_lanes, sight, write_lanes};
 use super::panel::{self, Keys};
-use super::plan::Plan;
+use crate::backend::Isa;
 use crate::cpu::Scratch;
 use crate::simd::dot_body;
 
-/// Gradients of q, k and v, contiguous in the order of the axes.
-pub(super) struct Gradients {
-    pub(super) q: Vec<f32>,
-    pub(super) k: Vec<f32>,
-    pub(super) v: Vec<f32>,
+/// What the backward pass reads beside q, k and v.
+#[derive(Clone, Copy)]
+pub(super) struct Outer<'a> {
+    pub(super) out: View<'a>,
+    pub(super) d_out: View<'a>,
+    pub(super) lse: &'a Lse,
+}
+
+/// Where the gradients of q, k and v go. Rows of keys that no part has are not written.
+pub(super) struct Gradients<'a> {
+    pub(super) q: Rows<'a>,
+    pub(super) k: Rows<'a>,
+    pub(super) v: Rows<'a>,
 }
 
 pub(super) fn backward(
-    inputs: &Inputs<'_>,
-    out: View<'_>,
-    d_out: View<'_>,
-    log_sums: &LogSums,
-) -> Gradients {
-    let run = match log_sums.width {
-        8 => backward_panels::<8>,
-        16 => backward_panels::<16>,
-        _ => backward_panels::<32>,
-    };
-    run(inputs, out, d_out, &log_sums.values)
+    isa: Isa,
+    scale: f32,
+    parts: &[Part<'_>],
+    outer: Outer<'_>,
+    to: &Gradients<'_>,
+) {
+    match outer.lse.width {
+        8 => backward_panels(&Work::<8>::new(isa, scale, parts), outer, to),
+        16 => backward_panels(&Work::<16>::new(isa, scale, parts), outer, to),
+        _ => backward_panels(&Work::<32>::new(isa, scale, parts), outer, to),
+    }
 }
 
-fn backward_panels<const N: usize>(
-    inputs: &Inputs<'_>,
-    out: View<'_>,
-    d_out: View<'_>,
-    log_sums: &[f32],
-) -> Gradients {
-    let Inputs { axes, sizes, spans, scale, .. } = *inputs;
-    let Sizes { b, heads: q_heads, kv_heads, q_len, kv_len, d } = sizes;
-    let plan = spans.plan(sizes.group(), N);
-    let panels = plan.panels();
-    let mut gradients = Gradients { q: vec![], k: vec![], v: vec![] };
-    let d_q = Rows::reserve(&mut gradients.q, axes, (b, q_heads, q_len, d));
-    let d_k = Rows::reserve(&mut gradients.k, axes, (b, kv_heads, kv_len, d));
-    let d_v = Rows::reserve(&mut gradients.v, axes, (b, kv_heads, kv_len, d));
-
+fn backward_panels<const N: usize>(work: &Work<'_, N>, outer: Outer<'_>, to: &Gradients<'_>) {
     // Each task sums the keys' gradients over its share of a head's panels.
-    let share = share(&sizes, panels);
-    let shares = panels.div_ceil(share);
-    let partial = |task: usize| {
-        let (b, head) = (task / shares / kv_heads, task / shares % kv_heads);
-        let (k, v) = heads(inputs, b, head, panels >= 4);
-        let mut work = Work::<N>::new(d, kv_len);
-        let first = task % shares * share;
-        for panel in first..(first + share).min(panels) {
-            let at = (b, head, panel);
-            let item = (b * kv_heads + head) * panels + panel;
-            let lanes = work.load(inputs, out, d_out, at);
-            work.log_sum.copy_from_slice(&log_sums[item * N..][..N]);
-            work.run(inputs, keys(&k, &v, d), &plan, (b, panel));
+    let shares = work.shares();
+    let partial = |(first, count): &(At, usize)| {
+        let part = &work.parts[first.part];
+        let (k, v) = part.head(first.head, work.longest() >= 4);
+        let mut panel = Panel::<N>::new(part);
+        for number in first.panel..first.panel + count {
+            let at = At { panel: number, ..*first };
+            let lanes = panel.load(work, outer, at);
+            panel.run(work, keys(&k, &v, part.sizes.d), at);
             // SAFETY: every panel belongs to one task.
-            let mut rows = unsafe { out_rows::<N>(&d_q, &sizes, at) };
-            write_lanes::<N>(&work.d_qt, &[scale; N], &mut rows[..lanes]);
+            let mut rows = unsafe { out_rows::<N>(&to.q, part, at) };
+            write_lanes::<N>(&panel.d_qt, &[work.scale; N], &mut rows[..lanes]);
         }
-        work.sums
+        panel.sums
     };
-    let write = |head: usize, sums: &KeySums| {
-        let (b, head) = (head / kv_heads, head % kv_heads);
+    let write = |first: &At, sums: &KeySums| {
         let rows = sums.k.chunks_exact(sums.width).zip(sums.v.chunks_exact(sums.width));
         for (row, (k, v)) in rows.enumerate() {
-            // SAFETY: every head is written once.
-            let (d_k, d_v) = unsafe { (d_k.row(b, head, row), d_v.row(b, head, row)) };
+            let row = work.parts[first.part].first_key + row;
+            // SAFETY: every head of every part is written once, and parts share no key.
+            let (d_k, d_v) = unsafe { (to.k.row(first.head, row), to.v.row(first.head, row)) };
             d_k.iter_mut().zip(k).for_each(|(to, x)| *to = MaybeUninit::new(*x));
             d_v.iter_mut().zip(v).for_each(|(to, x)| *to = MaybeUninit::new(*x));
         }
     };
-    if shares == 1 {
+    let same_head = |a: &(At, usize), b: &(At, usize)| a.0.part == b.0.part && a.0.head == b.0.head;
+    let heads: Vec<_> = shares.chunk_by(same_head).collect();
+    if heads.len() == shares.len() {
         // At once, while the sums are in the cache.
-        (0..b * kv_heads).into_par_iter().for_each(|head| write(head, &partial(head)));
-    } else {
-        let tasks = (0..b * kv_heads * shares).into_par_iter();
-        let mut partials = tasks.map(partial).collect::<Vec<_>>();
-        partials.par_chunks_mut(shares).enumerate().for_each(|(head, partials)| {
-            let Some((sums, others)) = partials.split_first_mut() else { return };
-            others.iter().for_each(|other| sums.add(other));
-            write(head, sums);
-        });
+        shares.par_iter().for_each(|share| write(&share.0, &partial(share)));
+        return;
     }
-    // SAFETY: every panel's lanes and every head's rows have been written.
-    unsafe {
-        gradients.q.set_len(b * q_heads * q_len * d);
-        gradients.k.set_len(b * kv_heads * kv_len * d);
-        gradients.v.set_len(b * kv_heads * kv_len * d);
+    let mut partials = shares.par_iter().map(partial).collect::<Vec<_>>();
+    let mut rest = partials.as_mut_slice();
+    let mut tasks = Vec::with_capacity(heads.len());
+    for head in heads {
+        let (own, others) = rest.split_at_mut(head.len());
+        tasks.push((&head[0].0, own));
+        rest = others;
     }
-    gradients
+    tasks.into_par_iter().for_each(|(first, partials)| {
+        let Some((sums, others)) = partials.split_first_mut() else { return };
+        others.iter().for_each(|other| sums.add(other));
+        write(first, sums);
+    });
 }
 
 /// Gradients of one head's keys and values: `[kv_len][width]`, width a multiple of 16.
@@ -113,7 +104,7 @@ impl KeySums {
 }
 
 /// One panel's operands in the layouts that the inner loop wants.
-struct Work<const N: usize> {
+struct Panel<const N: usize> {
     qt: Vec<f32>,
     d_out_t: Vec<f32>,
     q: Vec<f32>,
@@ -124,8 +115,9 @@ struct Work<const N: usize> {
     sums: KeySums,
 }
 
-impl<const N: usize> Work<N> {
-    fn new(d: usize, kv_len: usize) -> Self {
+impl<const N: usize> Panel<N> {
+    fn new(part: &Part<'_>) -> Self {
+        let (d, kv_len) = (part.sizes.d, part.sizes.kv_len);
         let width = d.next_multiple_of(16);
         let panel = || vec![0.; d * N];
         let rows = || vec![0.; width * N];
@@ -143,18 +135,13 @@ impl<const N: usize> Work<N> {
     }
 
     /// Reads a panel's queries, outputs and their gradients; says how many lanes it has.
-    fn load(
-        &mut self,
-        inputs: &Inputs<'_>,
-        out: View<'_>,
-        d_out: View<'_>,
-        at: (usize, usize, usize),
-    ) -> usize {
-        let Inputs { sizes, scale, .. } = *inputs;
-        let (q, lanes) = panel_rows::<N>(inputs.q, &sizes, at);
-        let (out, _) = panel_rows::<N>(out, &sizes, at);
-        let (d_out, _) = panel_rows::<N>(d_out, &sizes, at);
-        read_lanes::<N>(&q[..lanes], scale, &mut self.qt);
+    fn load(&mut self, work: &Work<'_, N>, outer: Outer<'_>, at: At) -> usize {
+        let Part { sizes, q, first_query, .. } = work.parts[at.part];
+        let (q, lanes) = panel_rows::<N>(q, &sizes, at);
+        let (out, _) = panel_rows::<N>(outer.out.from_row(first_query), &sizes, at);
+        let (d_out, _) = panel_rows::<N>(outer.d_out.from_row(first_query), &sizes, at);
+        self.log_sum.copy_from_slice(&outer.lse.values[work.number(at) * N..][..N]);
+        read_lanes::<N>(&q[..lanes], work.scale, &mut self.qt);
         read_lanes::<N>(&d_out[..lanes], 1., &mut self.d_out_t);
         if lanes < N {
             // Lanes without a query: probabilities exp(0 − ∞) = 0, and nothing to multiply them
@@ -166,7 +153,7 @@ impl<const N: usize> Work<N> {
         let width = self.sums.width;
         for lane in 0..lanes {
             let row = &mut self.q[lane * width..][..sizes.d];
-            row.iter_mut().zip(q[lane]).for_each(|(x, q)| *x = q * scale);
+            row.iter_mut().zip(q[lane]).for_each(|(x, q)| *x = q * work.scale);
             self.d_out[lane * width..][..sizes.d].copy_from_slice(d_out[lane]);
             self.dot[lane] = dot_body::<false>(out[lane], d_out[lane]);
         }
@@ -174,13 +161,7 @@ impl<const N: usize> Work<N> {
         lanes
     }
 
-    fn run(
-        &mut self,
-        inputs: &Inputs<'_>,
-        keys: Keys<'_>,
-        plan: &Plan,
-        (b, panel): (usize, usize),
-    ) {
+    fn run(&mut self, work: &Work<'_, N>, keys: Keys<'_>, at: At) {
         let mut io = panel::Backward {
             qt: &self.qt,
             d_out_t: &self.d_out_t,
@@ -193,7 +174,8 @@ impl<const N: usize> Work<N> {
             d_v: &mut self.sums.v,
             width: self.sums.width,
         };
-        let sight = sight(inputs.spans, &inputs.sizes, b, panel);
-        panel::backward(inputs.isa, keys, plan.tiles(b, panel), &sight, &mut io);
+        let part = &work.parts[at.part];
+        let sight = sight(part.ranges, &part.sizes, at.panel);
+        panel::backward(work.isa, keys, work.tiles(at), &sight, &mut io);
     }
 }

@@ -6,93 +6,49 @@ use std::array;
 use std::mem::MaybeUninit;
 #[cfg(target_arch = "x86_64")]
 use std::mem::transmute;
+use std::ops::Range;
 
 use candle_core::{Layout, Result, bail};
 
 use super::panel::Sight;
-use crate::Spans;
 use crate::cpu::{Disjoint, Scratch};
+use crate::{KeyRanges, Segment};
 
-/// Order of the two middle dimensions.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Axes {
-    /// `[b, heads, l, d]`
-    HeadsFirst,
-    /// `[b, l, heads, d]`: as the projections leave it, no transposes needed.
-    TokensFirst,
-}
-
-impl Axes {
-    /// (b, heads, l, d) of a shape.
-    pub(crate) fn split(self, dims: &[usize]) -> Result<(usize, usize, usize, usize)> {
-        match (self, dims) {
-            (Self::HeadsFirst, &[b, h, l, d]) | (Self::TokensFirst, &[b, l, h, d]) => {
-                Ok((b, h, l, d))
-            }
-            _ => bail!("attention: a tensor is {dims:?}, expected four dimensions"),
-        }
-    }
-}
-
-/// Strides in elements; those within a row are 1.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Strides {
-    pub(super) b: usize,
-    pub(super) head: usize,
-    pub(super) row: usize,
-}
-
-impl Strides {
-    pub(super) fn contiguous(axes: Axes, heads: usize, len: usize, d: usize) -> Self {
-        match axes {
-            Axes::HeadsFirst => Self { b: heads * len * d, head: len * d, row: d },
-            Axes::TokensFirst => Self { b: heads * len * d, head: d, row: heads * d },
-        }
-    }
-
-    pub(super) fn at(self, b: usize, head: usize, row: usize) -> usize {
-        b * self.b + head * self.head + row * self.row
-    }
-}
-
-/// A `[b, heads, l, d]` tensor, rows contiguous.
+/// A `[len, heads, d]` tensor whose rows of d are contiguous; strides in elements.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
-    pub(super) data: &'a [f32],
-    pub(super) strides: Strides,
+    data: &'a [f32],
+    head: usize,
+    row: usize,
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(data: &'a [f32], layout: &Layout, axes: Axes) -> Result<Self> {
-        let (stride, dims) = (layout.stride(), layout.dims());
-        let (_, heads, len, d) = axes.split(dims)?;
-        if d != 1 && stride[3] != 1 {
-            bail!("attention: rows of stride {}, expected contiguous ones", stride[3])
-        }
-        let (mut head, mut row) = match axes {
-            Axes::HeadsFirst => (stride[1], stride[2]),
-            Axes::TokensFirst => (stride[2], stride[1]),
+    pub(super) fn new(data: &'a [f32], layout: &Layout) -> Result<Self> {
+        let (stride, &[len, heads, d]) = (layout.stride(), layout.dims()) else {
+            bail!("attention: a tensor is {:?}, expected [rows, heads, d]", layout.dims())
         };
+        if d != 1 && stride[2] != 1 {
+            bail!("attention: rows of stride {}, expected contiguous ones", stride[2])
+        }
         // The stride of a dimension of 1 means nothing; give it one that is never out of bounds.
-        if len == 1 {
-            row = d;
-        }
-        if heads == 1 {
-            head = 0;
-        }
-        let strides = Strides { b: stride[0], head, row };
-        Ok(Self { data: &data[layout.start_offset()..], strides })
+        let row = if len == 1 { d } else { stride[0] };
+        let head = if heads == 1 { 0 } else { stride[1] };
+        Ok(Self { data: &data[layout.start_offset()..], head, row })
     }
 
-    pub(super) fn row(&self, b: usize, head: usize, row: usize, d: usize) -> &'a [f32] {
-        &self.data[self.strides.at(b, head, row)..][..d]
+    /// The same from a later row on.
+    pub(super) fn from_row(self, row: usize) -> Self {
+        Self { data: self.data.get(row * self.row..).unwrap_or_default(), ..self }
+    }
+
+    pub(super) fn row(&self, head: usize, row: usize, d: usize) -> &'a [f32] {
+        &self.data[head * self.head + row * self.row..][..d]
     }
 }
 
-/// Sizes of one call.
+/// Sizes of one segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
-    pub(super) b: usize,
     pub(super) heads: usize,
     pub(super) kv_heads: usize,
     pub(super) q_len: usize,
@@ -101,10 +57,10 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    pub(super) fn new(axes: Axes, q: &[usize], k: &[usize]) -> Result<Self> {
-        let (b, heads, q_len, d) = axes.split(q)?;
-        let (_, kv_heads, kv_len, _) = axes.split(k)?;
-        Ok(Self { b, heads, kv_heads, q_len, kv_len, d })
+    /// q: `[rows, heads, d]`.
+    pub(super) fn new(q: &[usize], kv_heads: usize, segment: &Segment) -> Self {
+        let (q_len, kv_len) = (segment.queries.len(), segment.keys.len());
+        Self { heads: q[1], kv_heads, q_len, kv_len, d: q[2] }
     }
 
     pub(super) fn group(&self) -> usize {
@@ -131,15 +87,10 @@ impl Sizes {
 }
 
 /// What the lanes of a panel see; lanes beyond the last query see nothing.
-pub(super) fn sight<const N: usize>(
-    spans: &Spans,
-    sizes: &Sizes,
-    b: usize,
-    panel: usize,
-) -> Sight<N> {
-    let mut sight = Sight { prefix: spans.prefix(), from: [[0; N]; 2], to: [[0; N]; 2] };
+pub(super) fn sight<const N: usize>(ranges: &KeyRanges, sizes: &Sizes, panel: usize) -> Sight<N> {
+    let mut sight = Sight { prefix: ranges.prefix(), from: [[0; N]; 2], to: [[0; N]; 2] };
     for (lane, (_, q)) in sizes.panel(0, panel, N).enumerate() {
-        for (i, range) in spans.ranges(b, q).iter().enumerate() {
+        for (i, range) in ranges.ranges(q).iter().enumerate() {
             (sight.from[i][lane], sight.to[i][lane]) = (range.start as i32, range.end as i32);
         }
     }
@@ -155,14 +106,14 @@ pub(super) enum Head<'a> {
 impl<'a> Head<'a> {
     /// `often`: read so often that it pays to copy rows that are apart, so that a tile is one
     /// piece of memory.
-    pub(super) fn new(view: View<'a>, sizes: &Sizes, b: usize, head: usize, often: bool) -> Self {
-        let (d, first) = (sizes.d, view.strides.at(b, head, 0));
-        if !often || view.strides.row == d {
-            return Self::Borrowed(&view.data[first..], view.strides.row);
+    pub(super) fn new(view: View<'a>, sizes: &Sizes, head: usize, often: bool) -> Self {
+        let d = sizes.d;
+        if !often || view.row == d {
+            return Self::Borrowed(&view.data[head * view.head..], view.row);
         }
         let mut copy = Scratch::new(sizes.kv_len * d);
         for (j, row) in copy.chunks_exact_mut(d).enumerate() {
-            row.copy_from_slice(view.row(b, head, j, d));
+            row.copy_from_slice(view.row(head, j, d));
         }
         Self::Copied(copy, d)
     }
@@ -176,32 +127,38 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Rows of a result that several tasks write, each row once.
+/// Rows of a result `[len, heads, d]` that several tasks write, each row once.
 pub(super) struct Rows<'a> {
     data: Disjoint<'a, MaybeUninit<f32>>,
-    strides: Strides,
+    heads: usize,
     d: usize,
 }
 
 impl<'a> Rows<'a> {
-    /// Room for `[b, heads, len, d]` floats in `data`'s spare capacity.
-    pub(super) fn reserve(
-        data: &'a mut Vec<f32>,
-        axes: Axes,
-        (b, heads, len, d): (usize, usize, usize, usize),
-    ) -> Self {
-        let size = b * heads * len * d;
+    /// Room for `[len, heads, d]` floats in `data`'s spare capacity.
+    pub(super) fn reserve(data: &'a mut Vec<f32>, [len, heads, d]: [usize; 3]) -> Self {
+        let size = len * heads * d;
         data.reserve_exact(size);
-        let strides = Strides::contiguous(axes, heads, len, d);
-        Self { data: Disjoint::new(&mut data.spare_capacity_mut()[..size]), strides, d }
+        Self { data: Disjoint::new(&mut data.spare_capacity_mut()[..size]), heads, d }
     }
 
     /// # Safety
-    /// Each (b, head, row) is asked for once.
+    /// Each (head, row) is asked for once.
     #[allow(clippy::mut_from_ref, reason = "see Disjoint::part")]
-    pub(super) unsafe fn row(&self, b: usize, head: usize, row: usize) -> &mut [MaybeUninit<f32>] {
-        // SAFETY: rows of contiguous strides don't overlap; the caller asks for each once.
-        unsafe { self.data.part(self.strides.at(b, head, row), self.d) }
+    pub(super) unsafe fn row(&self, head: usize, row: usize) -> &mut [MaybeUninit<f32>] {
+        // SAFETY: rows of heads don't overlap; the caller asks for each once.
+        unsafe { self.data.part((row * self.heads + head) * self.d, self.d) }
+    }
+
+    /// Makes whole rows zero.
+    ///
+    /// # Safety
+    /// None of them is asked for.
+    pub(super) unsafe fn zero(&self, rows: Range<usize>) {
+        let width = self.heads * self.d;
+        // SAFETY: the caller's promise.
+        let rows = unsafe { self.data.part(rows.start * width, rows.len() * width) };
+        rows.fill(MaybeUninit::new(0.));
     }
 }
 

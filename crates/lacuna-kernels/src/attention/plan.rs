@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::Spans;
+use crate::KeyRanges;
 
 /// Keys of a tile: scores of a panel against it, and the tile itself, stay in the first-level
 /// cache.
@@ -16,42 +16,43 @@ pub(crate) struct Tile {
     pub(crate) full: bool,
 }
 
-/// For each listed batch row and each panel, the tiles to visit; empty tiles are not in it.
+/// For each panel, the tiles to visit; empty tiles are not in it.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    rows: Vec<Vec<Vec<Tile>>>,
+    panels: Vec<Vec<Tile>>,
 }
 
 impl Plan {
     /// Lane r of a key head's queries is query r / group of head r % group; a panel is `lanes` of
     /// them.
-    pub(crate) fn new(spans: &Spans, group: usize, lanes: usize) -> Self {
-        let n_lanes = spans.q_len() * group;
-        let panel = |row: usize, first: usize| {
+    pub(crate) fn new(ranges: &KeyRanges, group: usize, lanes: usize) -> Self {
+        let n_lanes = ranges.q_len() * group;
+        let panel = |first: usize| {
             let last = (first + lanes).min(n_lanes) - 1;
-            panel_tiles(spans, row, first / group..last / group + 1)
+            panel_tiles(ranges, first / group..last / group + 1)
         };
-        let rows = (0..spans.rows())
-            .map(|row| (0..n_lanes).step_by(lanes).map(|first| panel(row, first)).collect())
-            .collect();
-        Self { rows }
+        Self { panels: (0..n_lanes).step_by(lanes).map(panel).collect() }
     }
 
     pub(crate) fn panels(&self) -> usize {
-        self.rows[0].len()
+        self.panels.len()
     }
 
-    pub(crate) fn tiles(&self, row: usize, panel: usize) -> &[Tile] {
-        let row = if self.rows.len() == 1 { 0 } else { row };
-        &self.rows[row][panel]
+    pub(crate) fn tiles(&self, panel: usize) -> &[Tile] {
+        &self.panels[panel]
+    }
+
+    /// Tiles of all panels.
+    pub(crate) fn all_tiles(&self) -> usize {
+        self.panels.iter().map(Vec::len).sum()
     }
 }
 
-fn panel_tiles(spans: &Spans, row: usize, queries: Range<usize>) -> Vec<Tile> {
+fn panel_tiles(ranges: &KeyRanges, queries: Range<usize>) -> Vec<Tile> {
     let mut seen = queries
         .clone()
-        .flat_map(|q| spans.ranges(row, q).iter().cloned())
-        .chain(std::iter::once(0..spans.prefix()))
+        .flat_map(|q| ranges.ranges(q).iter().cloned())
+        .chain(std::iter::once(0..ranges.prefix()))
         .filter(|r| !r.is_empty())
         .collect::<Vec<_>>();
     seen.sort_unstable_by_key(|r| (r.start, r.end));
@@ -66,17 +67,17 @@ fn panel_tiles(spans: &Spans, row: usize, queries: Range<usize>) -> Vec<Tile> {
     for run in merged {
         for start in run.clone().step_by(TILE) {
             let keys = start..(start + TILE).min(run.end);
-            let full = queries.clone().all(|q| sees_all(spans, row, q, &keys));
+            let full = queries.clone().all(|q| sees_all(ranges, q, &keys));
             tiles.push(Tile { keys, full });
         }
     }
     tiles
 }
 
-fn sees_all(spans: &Spans, row: usize, q: usize, keys: &Range<usize>) -> bool {
+fn sees_all(ranges: &KeyRanges, q: usize, keys: &Range<usize>) -> bool {
     // Ranges ascend, so walking them once covers `keys` from the left or leaves a gap.
-    let mut from = keys.start.max(spans.prefix());
-    for range in spans.ranges(row, q) {
+    let mut from = keys.start.max(ranges.prefix());
+    for range in ranges.ranges(q) {
         if range.contains(&from) {
             from = range.end;
         }
@@ -95,14 +96,14 @@ mod tests {
         let block_size = NonZeroUsize::new(4).unwrap();
         let mask = AttentionMask::BlockDiffusion { block_size, seq_len: 150 };
         for (prefix, group) in [(0, 1), (70, 3)] {
-            let spans = Spans::new(mask, 300, 300 + prefix, prefix);
-            let plan = Plan::new(&spans, group, 16);
+            let ranges = KeyRanges::new(mask, 300, 300 + prefix, prefix);
+            let plan = Plan::new(&ranges, group, 16);
             assert_eq!(plan.panels(), (300 * group).div_ceil(16));
             for lane in 0..300 * group {
-                let tiles = plan.tiles(0, lane / 16);
+                let tiles = plan.tiles(lane / 16);
                 let tile_of = |kv| tiles.iter().find(|t| t.keys.contains(&kv));
                 for kv in 0..300 + prefix {
-                    match (spans.visible(0, lane / group, kv), tile_of(kv)) {
+                    match (ranges.visible(lane / group, kv), tile_of(kv)) {
                         (true, tile) => assert!(tile.is_some(), "{lane} {kv}"),
                         (false, tile) => assert!(!tile.is_some_and(|t| t.full), "{lane} {kv}"),
                     }
@@ -116,13 +117,13 @@ mod tests {
         let block_size = NonZeroUsize::new(4).unwrap();
         let seq_len = 1024;
         let mask = AttentionMask::BlockDiffusion { block_size, seq_len };
-        let spans = Spans::new(mask, 2 * seq_len, 2 * seq_len, 0);
-        let plan = Plan::new(&spans, 1, 16);
+        let ranges = KeyRanges::new(mask, 2 * seq_len, 2 * seq_len, 0);
+        let plan = Plan::new(&ranges, 1, 16);
         let visited = (0..plan.panels())
-            .flat_map(|p| plan.tiles(0, p))
+            .flat_map(|p| plan.tiles(p))
             .map(|t| 16 * t.keys.len())
             .sum::<usize>();
-        let pairs = spans.pairs();
+        let pairs = ranges.pairs();
         assert_eq!(pairs, seq_len * seq_len + 4 * seq_len);
         assert!(visited < pairs + pairs / 40, "{visited} of {pairs} visible pairs");
     }

@@ -4,7 +4,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor, Var};
 
-use crate::{CrossEntropy, CrossEntropyGradients, Positions, Rope, Spans, reference};
+use crate::{CrossEntropy, CrossEntropyGradients, Rope, Segments, reference};
 
 /// The gradients of Σ f(inputs) · dy in each input.
 fn gradients<const N: usize>(
@@ -99,15 +99,13 @@ pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<[Tenso
     Ok([y, d_gate, d_up])
 }
 
-/// See [`crate::rope_by_token_backward`].
+/// See [`crate::rope_backward`].
 ///
 /// # Errors
 /// If a position is beyond the table or shapes disagree.
-pub fn rope_by_token_backward(dy: &Tensor, rope: &Rope, positions: &Positions) -> Result<Tensor> {
+pub fn rope_backward(dy: &Tensor, rope: &Rope, positions: &[u32]) -> Result<Tensor> {
     // The operation is linear, so any point will do.
-    let [dx] = gradients([&dy.zeros_like()?], dy, |[x]| {
-        reference::rope(&x.transpose(1, 2)?, rope, positions)?.transpose(1, 2)
-    })?;
+    let [dx] = gradients([&dy.zeros_like()?], dy, |[x]| reference::rope(x, rope, positions))?;
     Ok(dx)
 }
 
@@ -120,18 +118,15 @@ pub fn embedding_backward(ids: &[u32], dy: &Tensor, onto: &Tensor) -> Result<Ten
     onto.detach().index_add(&ids, &dy.detach().flatten_to(dy.rank().saturating_sub(2))?, 0)
 }
 
-/// See [`crate::attention_by_token_backward`]; q, k and v: `[b, l, heads, d]`.
+/// See [`crate::attention_backward`].
 ///
 /// # Errors
-/// If shapes disagree with each other or with `spans`.
-pub fn attention_by_token_backward(
+/// If shapes disagree with each other or with the segments.
+pub fn attention_backward(
     qkv: [&Tensor; 3],
     d_out: &Tensor,
-    spans: &Spans,
+    segments: &Segments,
     scale: f64,
 ) -> Result<[Tensor; 3]> {
-    gradients(qkv, d_out, |qkv| {
-        let [q, k, v] = qkv.map(|x| x.transpose(1, 2));
-        reference::attention(&q?, &k?, &v?, spans, scale)?.transpose(1, 2)
-    })
+    gradients(qkv, d_out, |[q, k, v]| reference::attention(q, k, v, segments, scale))
 }

@@ -1,29 +1,39 @@
 use super::*;
-use lacuna_kernels::{AttentionMask, Backend, Spans, attention, attention_by_token, reference};
+use lacuna_kernels::{
+    AttentionMask, Backend, KeyRanges, Segment, Segments, attention, attention_over, reference,
+};
 use std::num::NonZeroUsize;
 
 pub(crate) struct Case {
     pub(crate) name: String,
-    pub(crate) spans: Spans,
-    /// batch, heads, kv heads, d
-    pub(crate) sizes: (usize, usize, usize, usize),
+    pub(crate) segments: Segments,
+    /// heads, kv heads, d
+    pub(crate) sizes: (usize, usize, usize),
 }
 
 impl Case {
-    fn new(name: &str, spans: Spans, sizes: (usize, usize, usize, usize)) -> Self {
-        Self { name: format!("{name} {sizes:?}"), spans, sizes }
+    fn new(name: &str, segments: Segments, sizes: (usize, usize, usize)) -> Self {
+        Self { name: format!("{name} {sizes:?}"), segments, sizes }
+    }
+
+    /// Windows of one pattern.
+    fn windows(name: &str, ranges: KeyRanges, n: usize, sizes: (usize, usize, usize)) -> Self {
+        Self::new(&format!("{name}, {n}"), Segments::end_to_end(vec![ranges; n]), sizes)
     }
 
     pub(crate) fn inputs(&self) -> [Tensor; 3] {
-        let (b, heads, kv_heads, d) = self.sizes;
+        let (heads, kv_heads, d) = self.sizes;
         let mut draw = Numbers::new(7);
-        let (q_len, kv_len) = (self.spans.q_len(), self.spans.kv_len());
-        let kv = [b, kv_heads, kv_len, d];
-        [draw.tensor(&[b, heads, q_len, d]), draw.tensor(&kv), draw.tensor(&kv)]
+        let kv = [self.keys(), kv_heads, d];
+        [draw.tensor(&[self.segments.query_rows(), heads, d]), draw.tensor(&kv), draw.tensor(&kv)]
+    }
+
+    pub(crate) fn keys(&self) -> usize {
+        self.segments.iter().map(|segment| segment.keys.end).max().unwrap_or(0)
     }
 
     pub(crate) fn scale(&self) -> f64 {
-        1. / (self.sizes.3 as f64).sqrt()
+        1. / (self.sizes.2 as f64).sqrt()
     }
 }
 
@@ -31,34 +41,39 @@ pub(crate) fn block(size: usize) -> NonZeroUsize {
     NonZeroUsize::new(size).unwrap()
 }
 
+fn one(mask: AttentionMask, q_len: usize, kv_len: usize, prefix: usize) -> Segments {
+    Segments::end_to_end([KeyRanges::new(mask, q_len, kv_len, prefix)])
+}
+
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = vec![];
     let l = 40;
-    for (b, heads, kv_heads, d) in [(2, 2, 2, 16), (1, 6, 2, 8), (2, 3, 1, 20)] {
-        let sizes = (b, heads, kv_heads, d);
-        cases.push(Case::new("causal", Spans::new(AttentionMask::Causal, l, l, 0), sizes));
-        cases.push(Case::new("full", Spans::new(AttentionMask::Full, l, l, 0), sizes));
+    for (n, heads, kv_heads, d) in [(2, 2, 2, 16), (1, 6, 2, 8), (2, 3, 1, 20)] {
+        let sizes = (heads, kv_heads, d);
+        let mut case = |name, ranges| cases.push(Case::windows(name, ranges, n, sizes));
+        case("causal", KeyRanges::new(AttentionMask::Causal, l, l, 0));
+        case("full", KeyRanges::new(AttentionMask::Full, l, l, 0));
         for size in [1, 2, 4, 8, l] {
             let block_size = block(size);
             let causal = AttentionMask::BlockCausal { block_size };
-            cases.push(Case::new("block causal", Spans::new(causal, l, l, 0), sizes));
+            case("block causal", KeyRanges::new(causal, l, l, 0));
             let diffusion = AttentionMask::BlockDiffusion { block_size, seq_len: l };
-            let spans = Spans::new(diffusion, 2 * l, 2 * l, 0);
-            cases.push(Case::new("noisy half", spans.first_queries(l), sizes));
-            cases.push(Case::new("block diffusion", spans, sizes));
+            let ranges = KeyRanges::new(diffusion, 2 * l, 2 * l, 0);
+            case("noisy half", ranges.first_queries(l));
+            case("block diffusion", ranges);
         }
     }
     // Decoding: few queries, a long cache, more keys than one piece of the split.
     for q_len in [1, 2, 3, 4, 5, 8, 16] {
         for (heads, kv_heads) in [(4, 4), (9, 3)] {
-            let spans = Spans::new(AttentionMask::Full, q_len, 700 + q_len, 700);
-            cases.push(Case::new(&format!("decode {q_len}"), spans, (1, heads, kv_heads, 16)));
+            let ranges = KeyRanges::new(AttentionMask::Full, q_len, 700 + q_len, 700);
+            cases.push(Case::windows(&format!("decode {q_len}"), ranges, 1, (heads, kv_heads, 16)));
         }
     }
     // The fused commit: the finished block and the next one.
     let mask = AttentionMask::BlockCausal { block_size: block(4) };
-    cases.push(Case::new("commit", Spans::new(mask, 8, 33, 25), (2, 6, 3, 24)));
-    // Ragged documents, a tail that ends in the middle of a block, a document of one token.
+    cases.push(Case::windows("commit", KeyRanges::new(mask, 8, 33, 25), 2, (6, 3, 24)));
+    // Uneven documents, a tail that ends in the middle of a block, a document of one token.
     let documents = [vec![7, 1, 18, 14], vec![40], vec![3, 37]];
     let diffusion = AttentionMask::BlockDiffusion { block_size: block(4), seq_len: 40 };
     for mask in [
@@ -67,65 +82,154 @@ pub(crate) fn cases() -> Vec<Case> {
         AttentionMask::BlockCausal { block_size: block(4) },
         diffusion,
     ] {
-        let spans = Spans::documents(mask, &documents).unwrap();
-        cases.push(Case::new("documents", spans, (3, 4, 2, 16)));
+        let of_window = |lengths: &Vec<usize>| KeyRanges::documents(mask, lengths).unwrap();
+        let segments = Segments::end_to_end(documents.iter().map(of_window));
+        cases.push(Case::new("documents", segments, (4, 2, 16)));
     }
     // Larger than a tile in both directions; 130 = 2 tiles and a bit.
     let diffusion = AttentionMask::BlockDiffusion { block_size: block(4), seq_len: 130 };
-    cases.push(Case::new("tiles", Spans::new(diffusion, 260, 260, 0), (1, 2, 1, 64)));
-    cases.push(Case::new("tiles", Spans::new(diffusion, 260, 260 + 70, 70), (1, 3, 1, 128)));
+    let tiles = KeyRanges::new(diffusion, 260, 260, 0);
+    cases.push(Case::windows("tiles", tiles, 1, (2, 1, 64)));
+    let tiles = KeyRanges::new(diffusion, 260, 260 + 70, 70);
+    cases.push(Case::windows("tiles", tiles, 1, (3, 1, 128)));
+    cases.extend(ragged());
     cases
+}
+
+/// Segments of all lengths and masks beside each other, some without a query, and keys in another order than
+/// the queries, with rows between them that nobody reads.
+fn ragged() -> Vec<Case> {
+    let diffusion = AttentionMask::BlockDiffusion { block_size: block(4), seq_len: 50 };
+    let ranges = [
+        KeyRanges::new(AttentionMask::Causal, 3, 3, 0),
+        KeyRanges::new(AttentionMask::Full, 1, 150, 149),
+        KeyRanges::new(diffusion, 100, 100, 0),
+        KeyRanges::new(diffusion, 100, 100, 0).select_queries(&[5, 99, 7]),
+        KeyRanges::new(diffusion, 100, 100, 0).select_queries(&[]),
+        KeyRanges::new(AttentionMask::BlockCausal { block_size: block(4) }, 17, 30, 13),
+        KeyRanges::speculative(block(4), 4, 8, 20),
+    ];
+    let few = Segments::end_to_end([&ranges[0], &ranges[1], &ranges[3]].map(Clone::clone));
+    let together = Segments::end_to_end(ranges.clone());
+    let mut next = 2;
+    let mut apart: Vec<Segment> = together.iter().cloned().collect();
+    for segment in apart.iter_mut().rev() {
+        segment.keys = next..next + segment.keys.len();
+        next = segment.keys.end + 3;
+    }
+    vec![
+        Case::new("ragged", together, (6, 2, 16)),
+        Case::new("ragged, few", few, (3, 3, 8)),
+        Case::new("ragged, keys apart", Segments::new(apart).unwrap(), (4, 1, 12)),
+    ]
 }
 
 pub(crate) fn every_case_agrees_with_the_reference(backend: Backend) {
     for case in cases() {
-        let f = |x: &[Tensor]| attention(backend, &x[0], &x[1], &x[2], &case.spans, case.scale());
+        let f =
+            |x: &[Tensor]| attention(backend, &x[0], &x[1], &x[2], &case.segments, case.scale());
         agrees_with_f64(&case.name, &case.inputs(), &f).unwrap();
     }
 }
 
-/// The token-major entry, on views with strides of their own.
+/// Views with strides of their own.
 pub(crate) fn order_of_dimensions_does_not_matter(backend: Backend) {
     for case in cases() {
-        let swap = |x: &Tensor| x.transpose(1, 2).unwrap();
+        let swap = |x: &Tensor| x.transpose(0, 1).unwrap();
+        let inputs = case.inputs().map(|x| swap(&x).contiguous().unwrap());
         let f = |x: &[Tensor]| {
             let (q, k, v) = (swap(&x[0]), swap(&x[1]), swap(&x[2]));
-            swap_result(attention_by_token(backend, &q, &k, &v, &case.spans, case.scale()))
+            attention(backend, &q, &k, &v, &case.segments, case.scale())
         };
-        agrees_with_f64(&case.name, &case.inputs(), &f).unwrap();
-        let g = |x: &[Tensor]| {
-            let (q, k, v) = (swap(&x[0]), swap(&x[1]), swap(&x[2]));
-            let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
-            swap_result(attention_by_token(backend, &q, &k, &v, &case.spans, case.scale()))
-        };
-        agrees_with_f64(&case.name, &case.inputs(), &g).unwrap();
-    }
-    fn swap_result(y: Result<Tensor>) -> Result<Tensor> {
-        y?.transpose(1, 2)
+        agrees_with_f64(&case.name, &inputs, &f).unwrap();
     }
 }
 
-/// A cache holds more rows than are filled: keys come as a narrowed, strided view.
+/// A cache holds more rows than are filled: keys come as a narrowed view.
 pub(crate) fn narrowed_caches_are_read_in_place(backend: Backend) {
     let mut draw = Numbers::new(3);
-    let q = draw.tensor(&[2, 4, 4, 16]);
-    let (k, v) = (draw.tensor(&[2, 2, 90, 16]), draw.tensor(&[2, 2, 90, 16]));
-    let spans = Spans::new(AttentionMask::Full, 4, 70, 66);
+    let q = draw.tensor(&[4, 4, 16]);
+    let (k, v) = (draw.tensor(&[2, 90, 16]), draw.tensor(&[2, 90, 16]));
+    let segments = one(AttentionMask::Full, 4, 70, 66);
     let f = |x: &[Tensor]| {
-        let (k, v) = (x[1].narrow(2, 0, 70)?, x[2].narrow(2, 0, 70)?);
-        attention(backend, &x[0], &k, &v, &spans, 0.25)
+        let narrowed = |x: &Tensor| x.transpose(0, 1)?.narrow(0, 5, 70);
+        attention(backend, &x[0], &narrowed(&x[1])?, &narrowed(&x[2])?, &segments, 0.25)
     };
     agrees_with_f64("narrowed", &[q, k, v], &f).unwrap();
+}
+
+/// Keys of a sequence for themselves, with room behind them.
+fn caches(case: &Case, [_, k, v]: &[Tensor; 3]) -> (Vec<(Tensor, Tensor)>, Segments) {
+    let cache = |x: &Tensor, segment: &Segment| {
+        let own = x.narrow(0, segment.keys.start, segment.keys.len()).unwrap();
+        let room = Numbers::new(8).tensor(&[9, x.dims()[1], x.dims()[2]]);
+        Tensor::cat(&[&own, &room.to_dtype(x.dtype()).unwrap()], 0).unwrap()
+    };
+    let pair = |segment: &Segment| (cache(k, segment), cache(v, segment));
+    let own = |segment: &Segment| Segment { keys: 0..segment.keys.len(), ..segment.clone() };
+    let segments = Segments::new(case.segments.iter().map(own).collect()).unwrap();
+    (case.segments.iter().map(pair).collect(), segments)
+}
+
+pub(crate) fn caches_that_lie_apart_are_read_as_if_they_were_one(backend: Backend) {
+    for case in cases() {
+        let inputs = case.inputs();
+        let (caches, segments) = caches(&case, &inputs);
+        let found = attention_over(backend, &inputs[0], &caches, &segments, case.scale()).unwrap();
+        let [q, k, v] = inputs.each_ref().map(|x| x.to_dtype(DType::F64).unwrap());
+        let want = reference::attention(&q, &k, &v, &case.segments, case.scale()).unwrap();
+        assert!(error(&found, &want) < TOLERANCE, "{}", case.name);
+    }
+    let case = &ragged()[0];
+    let (mut caches, segments) = caches(case, &case.inputs());
+    caches.pop();
+    let refused = attention_over(backend, &case.inputs()[0], &caches, &segments, 1.).unwrap_err();
+    assert!(refused.to_string().contains("6 pairs of keys and values for 7 segments"), "{refused}");
+}
+
+pub(crate) fn a_sequence_has_the_same_bits_alone_and_in_any_company(backend: Backend) {
+    for case in ragged() {
+        let inputs = case.inputs();
+        let (caches, segments) = caches(&case, &inputs);
+        let over = |q: &Tensor, caches: &[(Tensor, Tensor)], segments: &Segments| {
+            attention_over(backend, q, caches, segments, case.scale()).unwrap()
+        };
+        let together = over(&inputs[0], &caches, &segments);
+        for (segment, cache) in segments.iter().zip(&caches) {
+            let rows = segment.queries.clone();
+            let own = |x: &Tensor| x.narrow(0, rows.start, rows.len()).unwrap();
+            let alone = Segments::end_to_end([segment.ranges.clone()]);
+            let alone = over(&own(&inputs[0]), std::slice::from_ref(cache), &alone);
+            assert_eq!(numbers(&alone), numbers(&own(&together)), "{} {rows:?}", case.name);
+        }
+    }
+}
+
+pub(crate) fn keys_of_two_segments_have_no_gradient_and_the_error_says_so(backend: Backend) {
+    let ranges = KeyRanges::new(AttentionMask::Full, 2, 5, 0);
+    let segment = |queries, keys| Segment { queries, keys, ranges: ranges.clone() };
+    let segments = Segments::new(vec![segment(0..2, 0..5), segment(2..4, 4..9)]).unwrap();
+    let mut draw = Numbers::new(19);
+    let q = Var::from_tensor(&draw.tensor(&[4, 2, 8])).unwrap();
+    let kv = draw.tensor(&[9, 1, 8]);
+    let y = attention(backend, &q, &kv, &kv, &segments, 0.3).unwrap();
+    let [q, kv] = [q.as_tensor(), &kv].map(|x| x.to_dtype(DType::F64).unwrap());
+    let want = reference::attention(&q, &kv, &kv, &segments, 0.3).unwrap();
+    assert!(error(&y, &want) < TOLERANCE);
+    if backend != Backend::Reference {
+        let refused = y.backward().unwrap_err().to_string();
+        assert!(refused.contains("share key 4"), "{refused}");
+    }
 }
 
 /// softmax is taken of large scores without overflow, and of hidden rows without NaN.
 pub(crate) fn extreme_scores_stay_finite(backend: Backend) {
     let mut draw = Numbers::new(11);
-    let inputs = [(); 3].map(|()| draw.tensor(&[1, 2, 33, 8]));
-    let spans = Spans::new(AttentionMask::Causal, 33, 33, 0);
-    let y = attention(backend, &inputs[0], &inputs[1], &inputs[2], &spans, 1e3).unwrap();
+    let inputs = [(); 3].map(|()| draw.tensor(&[33, 2, 8]));
+    let segments = one(AttentionMask::Causal, 33, 33, 0);
+    let y = attention(backend, &inputs[0], &inputs[1], &inputs[2], &segments, 1e3).unwrap();
     let wide = inputs.map(|x| x.to_dtype(DType::F64).unwrap());
-    let want = reference::attention(&wide[0], &wide[1], &wide[2], &spans, 1e3).unwrap();
+    let want = reference::attention(&wide[0], &wide[1], &wide[2], &segments, 1e3).unwrap();
     // Scores of size 1e4 carry rounding of 1e-3 each.
     assert!(error(&y, &want) < 2e-2);
 }
@@ -134,13 +238,11 @@ pub(crate) fn extreme_scores_stay_finite(backend: Backend) {
 pub(crate) fn blind_queries_yield_zeros(backend: Backend) {
     // Only the first noisy key is there, and only the first noisy query may see it.
     let mask = AttentionMask::BlockDiffusion { block_size: block(1), seq_len: 3 };
-    let spans = Spans::new(mask, 3, 1, 0);
+    let segments = one(mask, 3, 1, 0);
     let mut draw = Numbers::new(13);
-    let (q, v) = (draw.tensor(&[1, 1, 3, 8]), draw.tensor(&[1, 1, 1, 8]));
-    let run = run(&[q, v.clone(), v], DType::F32, &|x| {
-        attention(backend, &x[0], &x[1], &x[2], &spans, 0.3)
-    })
-    .unwrap();
+    let (q, v) = (draw.tensor(&[3, 1, 8]), draw.tensor(&[1, 1, 8]));
+    let f = |x: &[Tensor]| attention(backend, &x[0], &x[1], &x[2], &segments, 0.3);
+    let run = run(&[q, v.clone(), v], DType::F32, &f).unwrap();
     let y = numbers(&run.value);
     assert!(y[8..].iter().all(|x| *x == 0.) && y[..8].iter().any(|x| *x != 0.));
     for gradient in &run.gradients {
@@ -156,14 +258,14 @@ pub(crate) fn nan_comes_through(backend: Backend) {
     }
     let mut draw = Numbers::new(17);
     for len in [6usize, 70] {
-        let spans = Spans::new(AttentionMask::Causal, len, len, 0);
-        let [q, k, v] = [(); 3].map(|()| draw.tensor(&[1, 1, len, 8]));
+        let segments = one(AttentionMask::Causal, len, len, 0);
+        let [q, k, v] = [(); 3].map(|()| draw.tensor(&[len, 1, 8]));
         let bad = numbers(&v).into_iter().enumerate();
         let bad =
             bad.map(|(i, x)| if i == 8 * 3 { f32::NAN } else { x as f32 }).collect::<Vec<_>>();
         let bad = Tensor::from_vec(bad, v.shape(), &Device::Cpu).unwrap();
         let is_nan = |k, v| {
-            let y = numbers(&attention(backend, &q, k, v, &spans, 0.3).unwrap());
+            let y = numbers(&attention(backend, &q, k, v, &segments, 0.3).unwrap());
             y.chunks(8).map(|row| row[0].is_nan()).collect::<Vec<_>>()
         };
         let sees = (0..len).map(|query| query >= 3).collect::<Vec<_>>();
@@ -173,8 +275,9 @@ pub(crate) fn nan_comes_through(backend: Backend) {
 }
 
 pub(crate) fn gradients_of_the_reference_are_slopes(backend: Backend) {
-    for case in cases().into_iter().filter(|c| c.spans.kv_len() < 100) {
-        let f = |x: &[Tensor]| attention(backend, &x[0], &x[1], &x[2], &case.spans, case.scale());
+    for case in cases().into_iter().filter(|case| case.keys() < 100) {
+        let f =
+            |x: &[Tensor]| attention(backend, &x[0], &x[1], &x[2], &case.segments, case.scale());
         gradients_are_slopes(&case.name, &case.inputs(), &f).unwrap();
     }
 }
@@ -182,8 +285,9 @@ pub(crate) fn gradients_of_the_reference_are_slopes(backend: Backend) {
 pub(crate) fn thread_count_does_not_matter(backend: Backend) {
     for case in cases() {
         let f = || {
-            let f =
-                |x: &[Tensor]| attention(backend, &x[0], &x[1], &x[2], &case.spans, case.scale());
+            let f = |x: &[Tensor]| {
+                attention(backend, &x[0], &x[1], &x[2], &case.segments, case.scale())
+            };
             let run = run(&case.inputs(), DType::F32, &f).unwrap();
             let all = std::iter::once(&run.value).chain(&run.gradients);
             all.flat_map(numbers).collect::<Vec<_>>()

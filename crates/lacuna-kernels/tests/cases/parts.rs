@@ -1,7 +1,7 @@
 use super::*;
 use lacuna_kernels::{
-    Backend, Positions, Rope, embedding, linear, linear_cross_entropy, reference, rms_norm, rope,
-    rope_by_token, swiglu, token_nll,
+    Backend, Rope, embedding, linear, linear_cross_entropy, reference, rms_norm, rope, swiglu,
+    token_nll,
 };
 
 /// Each elementwise or row-wise operation on odd sizes: one row, no multiple of any vector, more
@@ -49,27 +49,16 @@ fn each_case(backend: Backend, check: &dyn Fn(&str, &[Tensor], Operation<'_>)) {
     let (gate, up) = (draw.tensor(&[40, 500]), draw.tensor(&[500, 40]));
     check("strided swiglu", &[gate, up], &|x| swiglu(backend, &x[0], &x[1].t()?));
 
-    for (b, heads, l, d) in [(1, 1, 1, 2), (2, 3, 5, 8), (2, 2, 17, 20)] {
-        let x = draw.tensor(&[b, heads, l, d]);
-        let spread = (0..b).map(|b| (0..l).map(|i| ((7 * i + b) % 40) as u32).collect());
-        for positions in [
-            Positions::Range { start: 3 },
-            Positions::Explicit(spread.collect::<Vec<_>>().into()),
-            Positions::Explicit(vec![(0..l as u32).rev().collect()].into()),
-        ] {
-            let f = |x: &[Tensor]| rope(backend, &x[0], &table(x[0].dtype(), d)?, &positions);
-            check("rope", std::slice::from_ref(&x), &f);
-            let f = |x: &[Tensor]| {
-                let y = rope_by_token(
-                    backend,
-                    &x[0].transpose(1, 2)?,
-                    &table(x[0].dtype(), d)?,
-                    &positions,
-                );
-                y?.transpose(1, 2)?.contiguous()
-            };
-            check("rope by token", std::slice::from_ref(&x), &f);
-        }
+    for (rows, heads, d) in [(1, 1, 2), (5, 3, 8), (34, 2, 20), (200, 3, 8)] {
+        let positions: Vec<u32> = (0..rows as u32).map(|i| (7 * i + i / 17) % 40).collect();
+        let x = draw.tensor(&[rows, heads, d]);
+        let f = |x: &[Tensor]| rope(backend, &x[0], &table(x[0].dtype(), d)?, &positions);
+        check("rope", std::slice::from_ref(&x), &f);
+        let x = draw.tensor(&[heads, rows, d]);
+        let f = |x: &[Tensor]| {
+            rope(backend, &x[0].transpose(0, 1)?, &table(x[0].dtype(), d)?, &positions)
+        };
+        check("strided rope", &[x], &f);
     }
 
     let table = draw.tensor(&[150, 10]);
@@ -145,10 +134,8 @@ pub(crate) fn wrong_shapes_are_refused_in_words(backend: Backend) {
     says(swiglu(backend, &x, &draw.tensor(&[6, 2])), "expected [2, 6]");
     let ids = Tensor::new(&[1u32, 2], &Device::Cpu).unwrap();
     says(embedding(backend, &x, &ids), "expected one below 2");
-    let q = draw.tensor(&[1, 1, 4, 8]);
-    let late = Positions::Range { start: 61 };
-    says(
-        rope(backend, &q, &table(DType::F32, 8).unwrap(), &late),
-        "position 64, expected one below 64",
-    );
+    let q = draw.tensor(&[4, 1, 8]);
+    let table = table(DType::F32, 8).unwrap();
+    says(rope(backend, &q, &table, &[61, 62, 64, 63]), "position 64, expected one below 64");
+    says(rope(backend, &q, &table, &[1, 2]), "2 positions for 4 rows");
 }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use lacuna_checkpoint::{Layer, Linear};
 use lacuna_kernels::{
-    Attended, Backend, add_rms_norm, attention_by_token_backward, attention_by_token_kept,
+    AttentionOutput, Backend, add_rms_norm, attention_by_token_backward, attention_by_token_kept,
     embedding, embedding_backward, linear, linear_input_gradient, linear_weight_gradient, rms_norm,
     rms_norm_backward, rope_by_token, rope_by_token_backward, swiglu, swiglu_backward,
 };
@@ -21,7 +21,7 @@ pub(super) struct Activations {
     /// them: [batch, len, heads, head_dim].
     unnormed: Option<(Tensor, Tensor)>,
     qkv: [Tensor; 3],
-    attended: Attended,
+    attended: AttentionOutput,
     /// Behind the attention, wanted rows only in the last layer: the residual stream, gate and up.
     middle: Tensor,
     gate: Tensor,
