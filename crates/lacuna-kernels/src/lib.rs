@@ -35,24 +35,21 @@ mod attention;
 mod backend;
 mod cpu;
 mod cross_entropy;
-mod dtype;
 mod embedding;
 mod gemm;
-mod gemv;
 mod key_ranges;
 mod linear;
 mod mask;
 mod message;
-mod quant;
 pub mod reference;
 mod rms_norm;
 mod rope;
 mod segments;
 mod simd;
 mod spans;
+mod spin;
 mod swiglu;
-mod team;
-mod weight_matrix;
+mod weights;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState, Parameter, global_norm};
 pub use allocator::{give_back_freed_memory, keep_freed_memory};
@@ -65,7 +62,6 @@ pub use cross_entropy::{
     CrossEntropy, CrossEntropyGradients, linear_cross_entropy, linear_cross_entropy_gradients,
     token_nll,
 };
-pub use dtype::StorageDtype;
 pub use embedding::{embedding, embedding_backward};
 pub use key_ranges::KeyRanges;
 pub use linear::{linear, linear_input_gradient, linear_weight_gradient};
@@ -76,4 +72,4 @@ pub use rope::{Positions, Rope, rope, rope_backward, rope_by_token, rope_by_toke
 pub use segments::{Segment, Segments};
 pub use spans::Spans;
 pub use swiglu::{swiglu, swiglu_backward};
-pub use weight_matrix::{Bytes, WeightMatrix};
+pub use weights::{Bytes, StorageDtype, WeightMatrix};

@@ -17,11 +17,23 @@ pub(crate) use half::{Halves, f16_to_f32};
 pub(crate) use rows::{BlockOf, Rows};
 pub(crate) use vector::{Kernel, Vector};
 
+/// Instructions that were found on this machine, so that a loop over small pieces need not ask each time.
+#[derive(Clone, Copy)]
+pub(crate) struct Detected(Isa);
+
+impl From<Isa> for Detected {
+    /// The widest up to this one that the machine has.
+    fn from(isa: Isa) -> Self {
+        Self(isa.runnable())
+    }
+}
+
 /// Runs a loop with the widest vectors up to `isa` that this machine has.
-pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
-    match isa.runnable() {
+#[inline]
+pub(crate) fn run<K: Kernel>(isa: impl Into<Detected>, kernel: K) -> K::Output {
+    match isa.into().0 {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `runnable` has detected what `enter` needs.
+        // SAFETY: what `enter` needs was detected when the value was made.
         Isa::Avx512 => unsafe { avx512::enter(kernel) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.

@@ -13,7 +13,7 @@ use super::panel::{self, Keys, State};
 use super::plan::{Plan, Tile};
 use crate::backend::Isa;
 use crate::cpu::Disjoint;
-use crate::{KeyRanges, Segment, team};
+use crate::{KeyRanges, Segment, spin};
 
 /// Panels of a head below which its keys are split instead: few queries, many keys.
 const FEW: usize = 4;
@@ -271,7 +271,7 @@ impl<const N: usize> Forward<'_, N> {
         if products.sum::<usize>() < SERIAL_WORK {
             (0..pieces.len()).for_each(run);
         } else {
-            team::run(pieces.len(), run);
+            spin::run(pieces.len(), run);
         }
         let mut states = states.into_iter().filter_map(OnceLock::into_inner);
         for at in &panels {

@@ -9,32 +9,25 @@
 //! Each output is a fixed number of running sums (lane l of n takes k ≡ l mod n, in order), folded in
 //! a fixed order at the end; neither the rows beside it nor the threads change it.
 
-mod block;
-mod formats;
-
 use std::cell::RefCell;
-use std::mem::MaybeUninit;
-use std::ops::Range;
 
-use block::{Multiply, Panel, Sums};
-
+use super::block::{self, Multiply, Panel, Sums};
+use super::dtype::StorageDtype;
 use crate::backend::Isa;
-use crate::cpu::Disjoint;
-use crate::dtype::StorageDtype;
-use crate::simd::{Halves, Kernel, Vector, run};
-use crate::team;
+use crate::simd::{Detected, Halves, Kernel, Vector, run};
+use crate::spin::{self, Columns, Unfilled};
 
 /// Running sums of one output, of which AVX2 and portable loops use the first eight.
-type Lanes = [f32; 16];
+pub(super) type Lanes = [f32; 16];
 
 /// Columns multiplied at a time: with eight rows of x, 24 KiB of the first-level cache.
 const COLS: usize = 768;
 /// Rows of x that a weight is multiplied with while it is in a register.
-const GROUP: usize = 8;
+pub(super) const GROUP: usize = 8;
 /// Rows of x multiplied with one unpacked panel: they stay in the second-level cache.
 const X_ROWS: usize = 128;
 /// Columns are padded with zeros to a multiple of this: the step of the innermost loops.
-const PART: usize = 32;
+pub(super) const PART: usize = 32;
 /// Up to here packed weights are multiplied where they lie; with more rows of x an unpacked copy in
 /// the cache serves them better.
 const DIRECT_ROWS: usize = 16;
@@ -49,67 +42,60 @@ const SERIAL_WORK: usize = 32 * 1024;
 
 /// One weight matrix: `bytes` holds `rows` rows of `cols` weights, checked by the caller.
 #[derive(Clone, Copy)]
-pub(crate) struct Stored<'a> {
-    pub(crate) dtype: StorageDtype,
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
-    pub(crate) bytes: &'a [u8],
+pub(super) struct Stored<'a> {
+    pub(super) dtype: StorageDtype,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) bytes: &'a [u8],
 }
 
 /// The products of x `[x_rows, cols]` with each matrix, each `[x_rows, rows]`, in one parallel
 /// region. Every matrix has `cols` columns.
-pub(crate) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, isa: Isa) -> Vec<Vec<f32>> {
+pub(super) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, isa: Isa) -> Vec<Vec<f32>> {
     assert!(stored.iter().all(|matrix| matrix.cols == cols), "one x, one number of columns");
     let x_rows = x.len() / cols;
     let x = packed(x, cols);
-    let mut outputs: Vec<Vec<f32>> =
-        stored.iter().map(|matrix| Vec::with_capacity(x_rows * matrix.rows)).collect();
+    let isa = Detected::from(isa);
     let task_rows = (TASK_WEIGHTS / cols).max(1).next_multiple_of(PANEL_ROWS);
-    let tasks: Vec<(usize, usize)> = stored
-        .iter()
-        .enumerate()
-        .flat_map(|(index, matrix)| {
-            (0..matrix.rows).step_by(task_rows).map(move |first| (index, first))
-        })
-        .collect();
-    let parts: Vec<Disjoint<'_, MaybeUninit<f32>>> = outputs
-        .iter_mut()
-        .zip(stored)
-        .map(|(out, matrix)| Disjoint::new(&mut out.spare_capacity_mut()[..x_rows * matrix.rows]))
-        .collect();
-    let run = |task: usize| {
-        let (index, first) = tasks[task];
-        let last = (first + task_rows).min(stored[index].rows);
-        let product = Product { isa, stored: stored[index], x: &x, x_rows };
-        product.columns(first..last, |x_row, results| {
-            // SAFETY: each task owns the output columns first..last of its matrix, and every task is
-            // taken once.
-            let out =
-                unsafe { parts[index].part(x_row * stored[index].rows + first, results.len()) };
-            out.write_copy_of_slice(results);
-        });
+    in_tasks(stored, x_rows, task_rows, |stored, first, out| {
+        Product { isa, stored, x: &x, x_rows }.columns(first, out);
+    })
+}
+
+/// Results `[x_rows, rows]` of each matrix, of which every task writes `task_rows` columns, from the
+/// first one that it is told.
+pub(super) fn in_tasks<'a>(
+    stored: &[Stored<'a>],
+    x_rows: usize,
+    task_rows: usize,
+    work: impl Fn(Stored<'a>, usize, Columns<'_>) + Sync,
+) -> Vec<Vec<f32>> {
+    let mut outputs: Vec<_> =
+        stored.iter().map(|matrix| Unfilled::new(x_rows, matrix.rows)).collect();
+    let of_matrix = |(matrix, out): (&Stored<'a>, _)| {
+        let (matrix, out): (Stored<'a>, &mut Unfilled) = (*matrix, out);
+        let parts = out.parts(task_rows).enumerate();
+        parts.map(move |(part, columns)| (matrix, part * task_rows, columns)).collect::<Vec<_>>()
     };
+    let tasks: Vec<_> = stored.iter().zip(&mut outputs).flat_map(of_matrix).collect();
+    let run = |(matrix, first, columns)| work(matrix, first, columns);
     let weights: usize = stored.iter().map(|matrix| matrix.rows * matrix.cols).sum();
     if weights.saturating_mul(x_rows) < SERIAL_WORK {
-        (0..tasks.len()).for_each(run);
+        tasks.into_iter().for_each(run);
     } else {
-        team::run(tasks.len(), run);
+        spin::each(tasks, run);
     }
-    drop(parts);
-    for (out, matrix) in outputs.iter_mut().zip(stored) {
-        // SAFETY: the tasks together wrote every column for every row of x.
-        unsafe { out.set_len(x_rows * matrix.rows) };
-    }
-    outputs
+    outputs.into_iter().map(Unfilled::filled).collect()
 }
 
 /// Unpacks the rows starting at each of `ids` (in range) one after another.
-pub(crate) fn unpack_rows(
+pub(super) fn unpack_rows(
     stored: Stored<'_>,
     ids: impl Iterator<Item = usize>,
     out: &mut [f32],
     isa: Isa,
 ) {
+    let isa = Detected::from(isa);
     let row_bytes = stored.bytes.len() / stored.rows;
     for (id, row) in ids.zip(out.chunks_exact_mut(stored.cols)) {
         block::unpack(isa, stored.dtype, &stored.bytes[id * row_bytes..][..row_bytes], row);
@@ -130,15 +116,16 @@ thread_local! {
 
 /// One matrix against all rows of x.
 struct Product<'a> {
-    isa: Isa,
+    isa: Detected,
     stored: Stored<'a>,
     x: &'a [Line],
     x_rows: usize,
 }
 
 impl Product<'_> {
-    /// Hands out the results of the output columns `rows`, for each row of x.
-    fn columns(&self, rows: Range<usize>, mut out: impl FnMut(usize, &[f32])) {
+    /// Writes the output columns that begin with row `first` of the weights.
+    fn columns(&self, first: usize, mut out: Columns<'_>) {
+        let rows = first..first + out.width();
         let stored = self.stored;
         let few = self.x_rows <= DIRECT_ROWS || stored.dtype == StorageDtype::F32;
         let in_place = few && stored.cols.is_multiple_of(PART);
@@ -147,7 +134,8 @@ impl Product<'_> {
             let Scratch { panel, sums, results } = scratch;
             panel.resize(PANEL_ROWS * COLS, 0.0);
             sums.resize(PANEL_ROWS * X_ROWS, [0.0; 16]);
-            results.resize(rows.len() * X_ROWS, 0.0);
+            // Only ever longer: what is there need not be zero.
+            results.resize(results.len().max(rows.len() * X_ROWS), 0.0);
             for x_first in (0..self.x_rows).step_by(X_ROWS) {
                 for first in rows.clone().step_by(PANEL_ROWS) {
                     let count = PANEL_ROWS.min(rows.end - first);
@@ -171,10 +159,8 @@ impl Product<'_> {
                         }
                     }
                 }
-                let x_rows = x_first..self.x_rows.min(x_first + X_ROWS);
-                for (x_row, results) in x_rows.zip(results.chunks_exact(rows.len())) {
-                    out(x_row, results);
-                }
+                let x_rows = X_ROWS.min(self.x_rows - x_first);
+                results.chunks_exact(rows.len()).take(x_rows).for_each(|row| out.push_row(row));
             }
         });
     }
@@ -264,7 +250,7 @@ impl Tile {
     /// The weights as f32, each row padded with zeros to whole parts.
     fn unpacked<'a>(
         &self,
-        isa: Isa,
+        isa: Detected,
         stored: Stored<'_>,
         scratch: &'a mut [f32],
     ) -> Weights<'a, f32> {
@@ -301,43 +287,33 @@ impl Kernel for Prefetch<'_> {
 /// A cache line of x: rows begin at one, so that no load straddles two.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+pub(super) struct Line(pub(super) [f32; 16]);
 
 /// x in groups of `GROUP` rows, each group column by column in steps of sixteen floats: the rows of
 /// a group lie a constant distance apart. Columns are padded with zeros to whole parts.
 fn packed(x: &[f32], cols: usize) -> Vec<Line> {
     let lines = cols.next_multiple_of(PART) / 16;
-    let len = x.len() / cols * lines;
-    let mut packed = Vec::with_capacity(len);
-    let parts = Disjoint::new(&mut packed.spare_capacity_mut()[..len]);
-    let groups: Vec<&[f32]> = x.chunks(GROUP * cols).collect();
-    let pack = |i: usize| {
-        // SAFETY: the lines of each group are its own.
-        let out = unsafe { parts.part(i * GROUP * lines, groups[i].len() / cols * lines) };
-        pack_group(groups[i], cols, out);
-    };
+    let mut packed = vec![Line([0.0; 16]); x.len() / cols * lines];
+    let groups: Vec<_> = x.chunks(GROUP * cols).zip(packed.chunks_mut(GROUP * lines)).collect();
+    let pack = |(group, out)| pack_group(group, cols, out);
     match groups.len() {
-        0..4 => (0..groups.len()).for_each(pack),
-        many => team::run(many, pack),
+        0..4 => groups.into_iter().for_each(pack),
+        _ => spin::each(groups, pack),
     }
-    // SAFETY: every group wrote all of its lines.
-    unsafe { packed.set_len(len) };
     packed
 }
 
-/// Writes every line of `out`.
-fn pack_group(group: &[f32], cols: usize, out: &mut [MaybeUninit<Line>]) {
+/// Writes a group's lines, which hold zeros.
+fn pack_group(group: &[f32], cols: usize, out: &mut [Line]) {
     let rows = group.len() / cols;
     for (i, row) in group.chunks_exact(cols).enumerate() {
         let (whole, rest) = row.as_chunks();
-        let mut steps = out[i..].iter_mut().step_by(rows);
-        for (values, step) in whole.iter().zip(steps.by_ref()) {
-            step.write(Line(*values));
+        let mut lines = out[i..].iter_mut().step_by(rows);
+        for (values, line) in whole.iter().zip(lines.by_ref()) {
+            line.0 = *values;
         }
-        let mut last = [0.0; 16];
-        last[..rest.len()].copy_from_slice(rest);
-        for step in steps {
-            step.write(Line(std::mem::take(&mut last)));
+        if let Some(last) = lines.next() {
+            last.0[..rest.len()].copy_from_slice(rest);
         }
     }
 }

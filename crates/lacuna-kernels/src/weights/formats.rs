@@ -1,11 +1,11 @@
 //! How the register block reads each format: a vector of weights at a time, with the same bits as
-//! [`crate::quant`] defines.
+//! [`super::quant`] defines.
 
 mod k;
 
 pub(super) use k::{Q2K, Q3K, Q4K, Q5K, Q6K};
 
-use super::PART;
+use super::matmul::PART;
 use crate::simd::{BlockOf, Halves, Vector};
 
 /// A format of stored weights. What is generic over V is `#[inline(always)]`.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 
+use super::dtype::StorageDtype;
+use super::matmul::{self, Stored};
+use super::quant;
 use crate::backend::{Backend, Isa};
-use crate::dtype::StorageDtype;
-use crate::gemv::{self, Stored};
-use crate::{quant, reference};
+use crate::reference;
 
 /// A range of bytes that someone keeps alive: a mapped file, a buffer. Clones share it.
 #[derive(Clone)]
@@ -178,7 +179,7 @@ impl WeightMatrix {
             if values.is_empty() {
                 vec![Vec::new(); matrices.len()]
             } else {
-                gemv::products(&stored, values, cols, loops(backend))
+                matmul::products(&stored, values, cols, loops(backend))
             }
         };
         let mut shape = x.dims().to_vec();
@@ -218,7 +219,7 @@ impl WeightMatrix {
         let values = count.checked_mul(self.cols).filter(|&n| n <= isize::MAX as usize / 4);
         let Some(values) = values else { bail!("{count} rows of {} weights overflow", self.cols) };
         let mut out = vec![0.0; values];
-        gemv::unpack_rows(self.stored(), ids, &mut out, loops(backend));
+        matmul::unpack_rows(self.stored(), ids, &mut out, loops(backend));
         Tensor::from_vec(out, (count, self.cols), &Device::Cpu)
     }
 

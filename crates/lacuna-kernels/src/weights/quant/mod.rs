@@ -1,12 +1,12 @@
 //! How weights are stored: the GGML block formats, byte for byte, as plain scalar code.
 //!
-//! This is the definition. The unpackers in `gemv/formats.rs` give the same bits.
+//! This is the definition. The unpackers in `weights/formats.rs` give the same bits.
 
 mod k_dequantize;
 mod k_quantize;
 mod small;
 
-use crate::dtype::StorageDtype;
+use super::dtype::StorageDtype;
 use crate::simd::f16_to_f32;
 
 pub(crate) use k_dequantize::{six_bits, three_bit_scales};

@@ -1,8 +1,12 @@
-//! A few threads that wait for short work without sleeping between one piece and the next.
+//! A spin pool: a few threads that wait for short work without sleeping between one piece and the next.
 //!
 //! A decoding pass is hundreds of products of some ten microseconds each. Waking a sleeping thread
-//! takes longer than that, so the helpers here watch for the next product for a while before they
-//! sleep, and a caller never waits for a helper that has not come: it does the work itself.
+//! takes longer than that, so the workers here spin for a while before they sleep, and a caller never
+//! waits for a worker that has not come: it does the work itself.
+
+mod columns;
+
+pub(crate) use columns::{Columns, Unfilled};
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -12,19 +16,29 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize};
 use std::sync::{Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-/// How long a helper watches for more work before it sleeps.
-const WATCH: Duration = Duration::from_micros(200);
+/// How long a worker spins without work before it sleeps.
+const SPIN: Duration = Duration::from_micros(200);
 
-/// Runs `task` once for each number below `tasks`, on this thread and as many helpers as the
-/// current rayon pool has further threads. If the helpers are busy for someone else, this thread
+/// Runs `task` once for each number below `tasks`, on this thread and as many workers as the
+/// current rayon pool has further threads. If the workers are busy for someone else, this thread
 /// does everything.
 pub(crate) fn run(tasks: usize, task: impl Fn(usize) + Sync) {
-    let helpers = (rayon::current_num_threads() - 1).min(tasks.saturating_sub(1));
-    let team = (helpers > 0).then(Team::get).flatten();
-    match team.and_then(|team| Some((team, team.caller.try_lock().ok()?))) {
-        Some((team, _only_caller)) => team.run(tasks, helpers, &task),
+    let workers = (rayon::current_num_threads() - 1).min(tasks.saturating_sub(1));
+    let pool = (workers > 0).then(Pool::get).flatten();
+    match pool.and_then(|pool| Some((pool, pool.caller.try_lock().ok()?))) {
+        Some((pool, _only_caller)) => pool.run(tasks, workers, &task),
         None => (0..tasks).for_each(task),
     }
+}
+
+/// [`run`] for tasks that own what they work on.
+pub(crate) fn each<T: Send>(tasks: Vec<T>, work: impl Fn(T) + Sync) {
+    let tasks: Vec<Mutex<Option<T>>> =
+        tasks.into_iter().map(|task| Mutex::new(Some(task))).collect();
+    run(tasks.len(), |number| {
+        let task = tasks[number].lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        work(task.expect("each number comes once"));
+    });
 }
 
 /// Work on its caller's stack.
@@ -34,8 +48,8 @@ pub(crate) fn run(tasks: usize, task: impl Fn(usize) + Sync) {
 struct Job<'a> {
     task: &'a (dyn Fn(usize) + Sync),
     runs: Vec<Run>,
-    /// Helpers that have come.
-    helpers: AtomicUsize,
+    /// Workers that have come.
+    workers: AtomicUsize,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -53,7 +67,7 @@ impl<'a> Job<'a> {
             Run { next, end: (i + 1) * tasks / workers }
         };
         let runs = (0..workers).map(run).collect();
-        Self { task, runs, helpers: AtomicUsize::new(0), panic: Mutex::new(None) }
+        Self { task, runs, workers: AtomicUsize::new(0), panic: Mutex::new(None) }
     }
 
     /// Begins with run `own`.
@@ -70,9 +84,9 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// [`Self::work`] as a helper: if there is a run left, and a panic is kept for the caller.
+    /// [`Self::work`] as a worker: if there is a run left, and a panic is kept for the caller.
     fn help(&self) {
-        let own = self.helpers.fetch_add(1, Relaxed) + 1;
+        let own = self.workers.fetch_add(1, Relaxed) + 1;
         if own >= self.runs.len() {
             return;
         }
@@ -83,54 +97,54 @@ impl<'a> Job<'a> {
     }
 }
 
-struct Team {
-    /// Held by the one caller who has the helpers.
+struct Pool {
+    /// Held by the one caller who has the workers.
     caller: Mutex<()>,
     /// The job under way, or null.
     job: AtomicPtr<Job<'static>>,
-    /// Jobs so far: what watching helpers watch.
+    /// Jobs so far: what spinning workers read.
     jobs: AtomicUsize,
-    /// Helpers that may hold the job's address.
+    /// Workers that may hold the job's address.
     inside: AtomicUsize,
     asleep: AtomicUsize,
-    bed: Mutex<()>,
-    bell: Condvar,
+    parked: Mutex<()>,
+    wake: Condvar,
 }
 
-impl Team {
-    /// The process's team; none if not a single helper could be started.
+impl Pool {
+    /// The process's pool; none if not a single worker could be started.
     fn get() -> Option<&'static Self> {
-        static TEAM: OnceLock<Option<&'static Team>> = OnceLock::new();
-        *TEAM.get_or_init(|| {
+        static POOL: OnceLock<Option<&'static Pool>> = OnceLock::new();
+        *POOL.get_or_init(|| {
             let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-            let helpers = cores.max(rayon::current_num_threads()) - 1;
-            let team: &'static Team = Box::leak(Box::new(Team {
+            let workers = cores.max(rayon::current_num_threads()) - 1;
+            let pool: &'static Pool = Box::leak(Box::new(Pool {
                 caller: Mutex::new(()),
                 job: AtomicPtr::new(ptr::null_mut()),
                 jobs: AtomicUsize::new(0),
                 inside: AtomicUsize::new(0),
                 asleep: AtomicUsize::new(0),
-                bed: Mutex::new(()),
-                bell: Condvar::new(),
+                parked: Mutex::new(()),
+                wake: Condvar::new(),
             }));
             let start = |number: usize| {
                 let thread = std::thread::Builder::new().name(format!("lacuna-{number}"));
-                thread.spawn(move || team.serve()).is_ok()
+                thread.spawn(move || pool.serve()).is_ok()
             };
-            (0..helpers).filter(|number| start(*number)).count().gt(&0).then_some(team)
+            (0..workers).filter(|number| start(*number)).count().gt(&0).then_some(pool)
         })
     }
 
-    fn run(&self, tasks: usize, helpers: usize, task: &(dyn Fn(usize) + Sync)) {
-        let job = Job::new(tasks, helpers + 1, task);
+    fn run(&self, tasks: usize, workers: usize, task: &(dyn Fn(usize) + Sync)) {
+        let job = Job::new(tasks, workers + 1, task);
         {
-            // However this block is left, no helper is with the job afterwards.
+            // However this block is left, no worker is with the job afterwards.
             let _closed = Closed(self);
             self.job.store((&raw const job).cast_mut().cast(), SeqCst);
             self.jobs.fetch_add(1, SeqCst);
             if self.asleep.load(SeqCst) > 0 {
-                let _bed = self.bed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                self.bell.notify_all();
+                let _parked = self.parked.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                self.wake.notify_all();
             }
             job.work(0);
         }
@@ -140,7 +154,7 @@ impl Team {
         }
     }
 
-    /// A helper's life.
+    /// A worker's life.
     fn serve(&self) {
         let mut seen = 0;
         loop {
@@ -156,7 +170,7 @@ impl Team {
         }
     }
 
-    /// Waits until there has been a job after number `seen`: watching first, then asleep.
+    /// Waits until there has been a job after number `seen`: spinning first, then asleep.
     fn next_job(&self, seen: usize) -> usize {
         let start = Instant::now();
         loop {
@@ -167,24 +181,24 @@ impl Team {
                 }
                 std::hint::spin_loop();
             }
-            if start.elapsed() > WATCH {
+            if start.elapsed() > SPIN {
                 break;
             }
         }
-        let mut bed = self.bed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut parked = self.parked.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         self.asleep.fetch_add(1, SeqCst);
-        // Either this sees the new job, or its caller sees someone asleep and rings.
+        // Either this sees the new job, or its caller sees someone asleep and wakes it.
         while self.jobs.load(SeqCst) == seen {
-            bed = self.bell.wait(bed).unwrap_or_else(|poisoned| poisoned.into_inner());
+            parked = self.wake.wait(parked).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
         self.asleep.fetch_sub(1, SeqCst);
-        drop(bed);
+        drop(parked);
         self.jobs.load(SeqCst)
     }
 }
 
-/// Takes the job's address away when dropped, and waits for the helpers that have it.
-struct Closed<'a>(&'a Team);
+/// Takes the job's address away when dropped, and waits for the workers that have it.
+struct Closed<'a>(&'a Pool);
 
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
@@ -193,7 +207,7 @@ impl Drop for Closed<'_> {
         while self.0.inside.load(SeqCst) > 0 {
             turns += 1;
             if turns.is_multiple_of(1 << 12) {
-                // A helper was interrupted in its work: let it have this core.
+                // A worker was interrupted in its work: let it have this core.
                 std::thread::yield_now();
             }
             std::hint::spin_loop();
@@ -225,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_reaches_the_caller_and_the_team_goes_on() {
+    fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
         for round in 0..50 {
             let failed = catch_unwind(|| {
                 run(64, |i| assert!(i != 40, "the task fails"));
@@ -240,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_of_one_thread_gets_no_helper() {
+    fn a_pool_of_one_thread_gets_no_worker() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         pool.install(|| {
             let me = std::thread::current().id();

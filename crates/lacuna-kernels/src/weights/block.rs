@@ -1,11 +1,10 @@
 //! The register block: running sums of some weight rows against some rows of x.
 
+use super::dtype::StorageDtype;
 use super::formats::{self, Format};
-use super::{GROUP, Lanes, Line, PART};
-use crate::backend::Isa;
-use crate::dtype::StorageDtype;
-use crate::quant;
-use crate::simd::{Halves, Kernel, Rows, Vector, run};
+use super::matmul::{GROUP, Lanes, Line, PART};
+use super::quant;
+use crate::simd::{Detected, Halves, Kernel, Rows, Vector, run};
 
 /// `w_rows` rows of `len` weights against `x_rows` rows of x, at most [`GROUP`].
 pub(super) struct Panel<'a, T> {
@@ -33,16 +32,16 @@ pub(super) struct Sums<'a> {
 }
 
 /// Adds a panel's products over some columns to the running sums.
-pub(super) type Multiply<T> = for<'a> fn(Isa, Panel<'a, T>);
+pub(super) type Multiply<T> = for<'a> fn(Detected, Panel<'a, T>);
 
 /// The product of unpacked weights.
-pub(super) fn of_unpacked(isa: Isa, panel: Panel<'_, f32>) {
+pub(super) fn of_unpacked(isa: Detected, panel: Panel<'_, f32>) {
     multiply::<formats::Unpacked>(isa, panel);
 }
 
 /// The product of weights as they are stored, if there is a loop for the format with these
 /// instructions; each costs time to compile, so rare formats and portable loops have none.
-pub(super) fn of_stored(isa: Isa, dtype: StorageDtype) -> Option<Multiply<u8>> {
+pub(super) fn of_stored(isa: Detected, dtype: StorageDtype) -> Option<Multiply<u8>> {
     if !run(isa, ReadsStored) {
         return None;
     }
@@ -71,7 +70,7 @@ impl Kernel for ReadsStored {
 }
 
 /// Unpacks whole blocks: `src` holds the bytes of `dst.len()` weights.
-pub(super) fn unpack(isa: Isa, dtype: StorageDtype, src: &[u8], dst: &mut [f32]) {
+pub(super) fn unpack(isa: Detected, dtype: StorageDtype, src: &[u8], dst: &mut [f32]) {
     match dtype {
         StorageDtype::F64 => quant::dequantize(dtype, src, dst),
         StorageDtype::F32 => unpack_as::<formats::F32>(isa, dtype, src, dst),
@@ -90,7 +89,12 @@ pub(super) fn unpack(isa: Isa, dtype: StorageDtype, src: &[u8], dst: &mut [f32])
     }
 }
 
-fn unpack_as<F: Format<Unit = u8>>(isa: Isa, dtype: StorageDtype, src: &[u8], dst: &mut [f32]) {
+fn unpack_as<F: Format<Unit = u8>>(
+    isa: Detected,
+    dtype: StorageDtype,
+    src: &[u8],
+    dst: &mut [f32],
+) {
     let done = dst.len() / (PART * F::PARTS) * F::PARTS;
     let bytes = done / F::PARTS * size_of::<F::Block>();
     let (whole, rest) = dst.split_at_mut(done * PART);
@@ -122,7 +126,7 @@ impl<F: Format> Kernel for Unpack<'_, F> {
     }
 }
 
-fn multiply<F: Format>(isa: Isa, panel: Panel<'_, F::Unit>) {
+fn multiply<F: Format>(isa: Detected, panel: Panel<'_, F::Unit>) {
     run(isa, Product::<F> { panel });
 }
 
@@ -197,23 +201,23 @@ fn block<V: Vector, F: Format, const W: usize, const X: usize>(
         }
     }
     let parts: &[[[Line; X]; 2]] = panel.x.as_chunks().0.as_chunks().0;
-    for (b, x) in parts.chunks_exact(F::PARTS).enumerate().take(blocks) {
+    for (column, x) in rows.beside(parts, F::PARTS) {
         // Not `from_fn`: what a closure calls might not be inlined.
-        let mut scales = [F::scales::<V>(rows.at(0, b), panel.halves); W];
+        let mut scales = [F::scales::<V>(column.row(0), panel.halves); W];
         for j in 1..W {
-            scales[j] = F::scales(rows.at(j, b), panel.halves);
+            scales[j] = F::scales(column.row(j), panel.halves);
         }
         for part in 0..F::PARTS {
             for step in 0..PART / V::LANES {
                 let at = step * V::LANES;
                 let mut weights = [V::splat(0.); W];
                 for j in 0..W {
-                    weights[j] = F::weights(rows.at(j, b), &scales[j], part, at);
+                    weights[j] = F::weights(column.row(j), &scales[j], part, at);
                 }
                 if at % 16 == 0 && (at == 0 || size_of::<F::Block>() == 4 * PART) {
                     let line = size_of::<F::Block>() * part / F::PARTS + 4 * at;
                     for j in 0..W {
-                        prefetch::<V, X>((&raw const *rows.at(j, b)).cast(), panel.ahead + line);
+                        prefetch::<V, X>((&raw const *column.row(j)).cast(), panel.ahead + line);
                     }
                 }
                 for i in 0..X {

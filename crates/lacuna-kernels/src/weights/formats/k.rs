@@ -1,12 +1,12 @@
 //! Blocks of 256 weights in parts of 16 or 32, each with a small integer scale.
 
 use super::{Format, blocks};
-use crate::quant::{six_bits, three_bit_scales};
 use crate::simd::{Halves, Vector};
+use crate::weights::quant::{six_bits, three_bit_scales};
 
 /// What a block multiplies its small integers with.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Scales {
+pub(in crate::weights) struct Scales {
     /// Of each part of 16 or 32.
     scale: [f32; 16],
     /// Added to each part; for eight parts of 32 in the second half.
@@ -46,7 +46,7 @@ impl Scales {
 
 /// w = (d·scale)·q − dmin·min, parts of 16: four on top of each other in each half of the bytes.
 /// Sixteen bytes of scales and minima, 64 of quants, d, dmin.
-pub(in super::super) struct Q2K;
+pub(in crate::weights) struct Q2K;
 
 impl Format for Q2K {
     type Scales<V: Vector> = Scales;
@@ -70,7 +70,7 @@ impl Format for Q2K {
 
 /// w = d·(scale − 32)·(q − 4), parts of 16: 32 bytes of third bits, 64 of two low bits, 12 of
 /// scales, d.
-pub(in super::super) struct Q3K;
+pub(in crate::weights) struct Q3K;
 
 impl Format for Q3K {
     type Scales<V: Vector> = Scales;
@@ -93,7 +93,7 @@ impl Format for Q3K {
 
 /// w = (d·scale)·q − dmin·min, parts of 32: two lie in the low and the high halves of the same
 /// bytes.
-pub(in super::super) struct Q4K;
+pub(in crate::weights) struct Q4K;
 
 impl Format for Q4K {
     type Scales<V: Vector> = Scales;
@@ -113,7 +113,7 @@ impl Format for Q4K {
 }
 
 /// As [`Q4K`], with 32 bytes of fifth bits before the nibbles.
-pub(in super::super) struct Q5K;
+pub(in crate::weights) struct Q5K;
 
 impl Format for Q5K {
     type Scales<V: Vector> = Scales;
@@ -136,7 +136,7 @@ impl Format for Q5K {
 
 /// w = (d·scale)·(q − 32), parts of 16: four parts of 32 on top of each other in each side of the
 /// block, two scales to a part.
-pub(in super::super) struct Q6K;
+pub(in crate::weights) struct Q6K;
 
 impl Format for Q6K {
     type Scales<V: Vector> = Scales;

@@ -1,0 +1,11 @@
+//! Weights kept as they are stored, and their products.
+
+mod block;
+mod dtype;
+mod formats;
+mod matmul;
+mod matrix;
+mod quant;
+
+pub use dtype::StorageDtype;
+pub use matrix::{Bytes, WeightMatrix};
