@@ -72,4 +72,4 @@ pub use rope::{Positions, Rope, rope, rope_backward, rope_by_token, rope_by_toke
 pub use segments::{Segment, Segments};
 pub use spans::Spans;
 pub use swiglu::{swiglu, swiglu_backward};
-pub use weights::{Bytes, StorageDtype, WeightMatrix};
+pub use weights::{Activations, Bytes, StorageDtype, WeightMatrix};

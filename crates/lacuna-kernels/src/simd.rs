@@ -6,6 +6,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod dot;
 mod half;
 mod portable;
 mod rows;
@@ -13,6 +14,7 @@ mod vector;
 
 use crate::backend::Isa;
 
+pub(crate) use dot::{ByteKernel, Dot};
 pub(crate) use half::{Halves, f16_to_f32};
 pub(crate) use rows::{BlockOf, Rows};
 pub(crate) use vector::{Kernel, Vector};
@@ -39,6 +41,19 @@ pub(crate) fn run<K: Kernel>(isa: impl Into<Detected>, kernel: K) -> K::Output {
         // SAFETY: as above.
         Isa::Avx2 => unsafe { avx2::enter(kernel) },
         _ => portable::enter(kernel),
+    }
+}
+
+/// [`run`] for loops that multiply bytes. AVX-512 without VNNI has nothing that AVX2 lacks here.
+pub(crate) fn run_bytes<K: ByteKernel>(isa: impl Into<Detected>, kernel: K) -> K::Output {
+    match isa.into().0 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: what `enter` needs was detected when the value was made, and the rest just now.
+        Isa::Avx512 if avx512::multiplies_bytes() => unsafe { avx512::enter_bytes(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: what AVX2's vectors need was detected when the value was made, alone or with AVX-512's.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::enter_bytes(kernel) },
+        _ => portable::enter_bytes(kernel),
     }
 }
 

@@ -3,9 +3,10 @@
 mod block;
 mod dtype;
 mod formats;
+mod int8;
 mod matmul;
 mod matrix;
 mod quant;
 
 pub use dtype::StorageDtype;
-pub use matrix::{Bytes, WeightMatrix};
+pub use matrix::{Activations, Bytes, WeightMatrix};

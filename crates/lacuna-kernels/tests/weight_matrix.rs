@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor, Var};
-use lacuna_kernels::{Backend, Bytes, Isa, StorageDtype, WeightMatrix};
+use lacuna_kernels::{Activations, Backend, Bytes, Isa, StorageDtype, WeightMatrix};
 use proptest::prelude::*;
 
 const CPU: Device = Device::Cpu;
@@ -161,6 +161,105 @@ fn a_row_has_the_same_bits_alone_and_in_any_batch() {
                 let y = times(&matrix, &x.narrow(0, 0, batch).unwrap(), isa);
                 assert_eq!(bits(&y), alone[..batch * rows], "{dtype:?} {isa:?}, batch of {batch}");
             }
+        }
+    }
+}
+
+/// The formats whose weights are multiplied as integers where activations are rounded.
+const WITH_CODES: [StorageDtype; 5] = [
+    StorageDtype::Q4_0,
+    StorageDtype::Q4_1,
+    StorageDtype::Q8_0,
+    StorageDtype::Q4K,
+    StorageDtype::Q6K,
+];
+
+fn times_rounded(backend: Backend, matrix: &WeightMatrix, x: &Tensor) -> Tensor {
+    WeightMatrix::matmul_many_with(backend, &[matrix], x, Activations::Int8).unwrap().remove(0)
+}
+
+#[test]
+fn rounding_activations_errs_by_no_more_than_is_stated() {
+    for dtype in WITH_CODES {
+        // Rows that fill no vector, columns beyond one panel, rows of x beyond a group.
+        let (rows, cols, batch) = (37, 1280, 23);
+        let matrix = packed(dtype, rows, cols, 3);
+        let plain = values(batch * cols, 4);
+        let x = Tensor::from_vec(plain.clone(), (batch, cols), &CPU).unwrap();
+        let weights = flat(&matrix.to_tensor(Backend::cpu()).unwrap());
+        let defined = flat(&times_rounded(Backend::Reference, &matrix, &x));
+        for backend in Backend::here() {
+            let y = flat(&times_rounded(backend, &matrix, &x));
+            for (at, &y) in y.iter().enumerate() {
+                let (x, w) =
+                    (&plain[at / rows * cols..][..cols], &weights[at % rows * cols..][..cols]);
+                let (mut exact, mut allowed, mut roundings) = (0., 0., 0.);
+                for (x, w) in x.chunks(32).zip(w.chunks(32)) {
+                    let largest = |of: &[f32]| of.iter().fold(0f32, |a, v| a.max(v.abs()));
+                    let a = f64::from(largest(x));
+                    for (&x, &w) in x.iter().zip(w) {
+                        exact += f64::from(x) * f64::from(w);
+                        allowed += f64::from(w.abs()) * a / 254.;
+                    }
+                    // A code's offset is up to 128 times the step of weights.
+                    roundings += 32. * f64::from(largest(x)) * f64::from(largest(w)) * 200.;
+                }
+                let roundings = roundings * 2f64.powi(-24);
+                let context = format!("{dtype:?} {backend:?} {at}");
+                assert!(
+                    (f64::from(y) - exact).abs() <= allowed + roundings,
+                    "{context}: {y}, {exact}"
+                );
+                let off = (f64::from(y) - f64::from(defined[at])).abs();
+                assert!(off <= roundings, "{context}: {y}, by definition {}", defined[at]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rounded_row_has_the_same_bits_alone_and_in_any_batch() {
+    for dtype in WITH_CODES {
+        let (rows, cols) = (37, 1280);
+        let matrix = packed(dtype, rows, cols, 3);
+        let x = Tensor::from_vec(values(530 * cols, 4), (530, cols), &CPU).unwrap();
+        for backend in Isa::here().into_iter().map(Backend::Cpu) {
+            let all = bits(&times_rounded(backend, &matrix, &x));
+            for (first, batch) in [(0, 1), (17, 1), (0, 5), (515, 15), (100, 70)] {
+                let y = times_rounded(backend, &matrix, &x.narrow(0, first, batch).unwrap());
+                assert_eq!(bits(&y), all[first * rows..][..batch * rows], "{dtype:?} {backend:?}");
+            }
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+            assert_eq!(pool.install(|| bits(&times_rounded(backend, &matrix, &x))), all);
+        }
+    }
+}
+
+#[test]
+fn rounding_keeps_a_row_that_is_no_number_to_itself() {
+    let matrix = packed(StorageDtype::Q4K, 5, 256, 3);
+    let mut plain = values(3 * 256, 4);
+    (plain[256 + 40], plain[7]) = (f32::NAN, 1e30);
+    let x = Tensor::from_vec(plain, (3, 256), &CPU).unwrap();
+    for backend in Backend::here() {
+        let y = flat(&times_rounded(backend, &matrix, &x));
+        assert!(y[..5].iter().chain(&y[10..]).all(|y| y.is_finite()), "{backend:?} {y:?}");
+        assert!(y[5..10].iter().all(|y| y.is_nan()), "{backend:?} {y:?}");
+    }
+}
+
+#[test]
+fn formats_without_codes_are_multiplied_exactly_beside_rounded_ones() {
+    let dtypes = [StorageDtype::BF16, StorageDtype::Q4K, StorageDtype::Q5K, StorageDtype::Q8_0];
+    let matrices: Vec<_> = (0..).zip(dtypes).map(|(i, dtype)| packed(dtype, 9, 256, i)).collect();
+    let x = Tensor::from_vec(values(3 * 256, 4), (3, 256), &CPU).unwrap();
+    let all: Vec<_> = matrices.iter().collect();
+    for backend in Backend::here() {
+        let many = WeightMatrix::matmul_many_with(backend, &all, &x, Activations::Int8).unwrap();
+        for (matrix, y) in matrices.iter().zip(&many) {
+            let exact = bits(&matrix.matmul(backend, &x).unwrap());
+            assert_eq!(bits(y), bits(&times_rounded(backend, matrix, &x)));
+            assert_eq!(bits(y) == exact, !WITH_CODES.contains(&matrix.dtype()), "{backend:?}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::dot::{ByteKernel, Dot};
 use super::vector::{Kernel, Vector};
 
 /// Eight floats.
@@ -12,6 +13,13 @@ pub(super) struct Avx2(__m256);
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx2>()
+}
+
+/// # Safety
+/// As [`enter`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn enter_bytes<K: ByteKernel>(kernel: K) -> K::Output {
     kernel.run::<Avx2>()
 }
 
@@ -177,5 +185,42 @@ impl Vector for Avx2 {
     #[inline(always)]
     fn prefetch_second(at: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+}
+
+// SAFETY, of every block below: as above.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "the one comment above holds for them all")]
+impl Dot for Avx2 {
+    type Bytes = __m256i;
+
+    #[inline(always)]
+    fn none() -> __m256i {
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    fn load_bytes(from: &[u32]) -> __m256i {
+        unsafe { _mm256_loadu_si256(read::<8, _>(from).cast()) }
+    }
+
+    /// Two products of less than 2¹⁴ are summed in sixteen bits, which hold them.
+    #[inline(always)]
+    fn dot(sum: __m256i, codes: __m256i, x: [i8; 4]) -> __m256i {
+        unsafe {
+            let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)));
+            let pairs = _mm256_maddubs_epi16(codes, x);
+            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+
+    /// The low seven bits, and the eighth apart.
+    #[inline(always)]
+    fn dot_wide(sum: __m256i, codes: __m256i, x: [i8; 4]) -> __m256i {
+        unsafe {
+            let low = _mm256_and_si256(codes, _mm256_set1_epi8(127));
+            let high = _mm256_and_si256(_mm256_srli_epi16::<7>(codes), _mm256_set1_epi8(1));
+            let eighth = Self::dot(Self::none(), high, x);
+            Self::dot(_mm256_add_epi32(sum, _mm256_slli_epi32::<7>(eighth)), low, x)
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{read, write};
+use super::dot::{ByteKernel, Dot};
 use super::vector::{Kernel, Vector};
 
 /// Sixteen floats.
@@ -14,6 +15,18 @@ pub(super) struct Avx512(__m512);
 /// compiler keeps out of half of the registers.)
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx512>()
+}
+
+/// Whether this processor, which has what [`enter`] needs, multiplies bytes.
+pub(super) fn multiplies_bytes() -> bool {
+    is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni")
+}
+
+/// # Safety
+/// As [`enter`], and [`multiplies_bytes`].
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn enter_bytes<K: ByteKernel>(kernel: K) -> K::Output {
     kernel.run::<Avx512>()
 }
 
@@ -171,5 +184,34 @@ impl Vector for Avx512 {
     #[inline(always)]
     fn prefetch_second(at: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+}
+
+// SAFETY, of every block below: as above, within `enter_bytes`.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "the one comment above holds for them all")]
+impl Dot for Avx512 {
+    type Bytes = __m512i;
+
+    #[inline(always)]
+    fn none() -> __m512i {
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    fn load_bytes(from: &[u32]) -> __m512i {
+        unsafe { _mm512_loadu_si512(read::<16, _>(from).cast()) }
+    }
+
+    #[inline(always)]
+    fn dot(sum: __m512i, codes: __m512i, x: [i8; 4]) -> __m512i {
+        unsafe {
+            let x = _mm512_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)));
+            _mm512_dpbusd_epi32(sum, codes, x)
+        }
+    }
+
+    #[inline(always)]
+    fn dot_wide(sum: __m512i, codes: __m512i, x: [i8; 4]) -> __m512i {
+        Self::dot(sum, codes, x)
     }
 }

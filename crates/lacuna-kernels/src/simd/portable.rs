@@ -1,5 +1,6 @@
 //! Vectors as plain Rust over arrays of eight, which compilers turn into whatever the target has.
 
+use super::dot::{ByteKernel, Dot};
 use super::vector::{Kernel, Vector};
 
 /// Eight floats.
@@ -7,6 +8,10 @@ use super::vector::{Kernel, Vector};
 pub(super) struct Portable([f32; 8]);
 
 pub(super) fn enter<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Portable>()
+}
+
+pub(super) fn enter_bytes<K: ByteKernel>(kernel: K) -> K::Output {
     kernel.run::<Portable>()
 }
 
@@ -158,4 +163,33 @@ impl Vector for Portable {
 
     #[inline(always)]
     fn prefetch_second(_at: *const u8) {}
+}
+
+impl Dot for Portable {
+    type Bytes = [[u8; 4]; 8];
+
+    #[inline(always)]
+    fn none() -> [u32; 8] {
+        [0; 8]
+    }
+
+    #[inline(always)]
+    fn load_bytes(from: &[u32]) -> [[u8; 4]; 8] {
+        let words: &[u32; 8] = from.first_chunk().expect("eight lanes of bytes");
+        words.map(u32::to_le_bytes)
+    }
+
+    #[inline(always)]
+    fn dot(mut sum: [u32; 8], codes: [[u8; 4]; 8], x: [i8; 4]) -> [u32; 8] {
+        for lane in 0..8 {
+            let terms = (0..4).map(|i| i32::from(codes[lane][i]) * i32::from(x[i]));
+            sum[lane] = sum[lane].wrapping_add_signed(terms.sum());
+        }
+        sum
+    }
+
+    #[inline(always)]
+    fn dot_wide(sum: [u32; 8], codes: [[u8; 4]; 8], x: [i8; 4]) -> [u32; 8] {
+        Self::dot(sum, codes, x)
+    }
 }
