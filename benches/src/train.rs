@@ -10,7 +10,7 @@ use lacuna_kernels::{
     AdamW, AdamWConfig, AttentionMask, Backend, KeyRanges, Parameter, global_norm,
     linear_cross_entropy, linear_cross_entropy_gradients,
 };
-use lacuna_model::Transformer;
+use lacuna_model::{Batch, Sequence, Transformer};
 
 use crate::machine::Machine;
 use crate::measure::{Effort, forget_peak, peak_memory_bytes, timing};
@@ -44,26 +44,28 @@ fn config() -> Config {
     }
 }
 
-/// Clean and noisy tokens and the masked rows: every second token is masked, so each block has one.
-struct Batch {
-    noisy: Tensor,
-    clean: Tensor,
-    rows: Vec<u32>,
+/// Windows whose every second token is masked, so that each block has one, and what the masked ones are.
+struct Step {
+    batch: Batch,
     targets: Vec<u32>,
     weights: Vec<f32>,
 }
 
-fn batch(vocab_size: usize) -> Result<Batch> {
+fn windows(vocab_size: usize) -> Result<Step> {
     let clean: Vec<u32> = (0..(BATCH * SEQ) as u32)
         .map(|i| 6 + i.wrapping_mul(2_654_435_761) % (vocab_size as u32 - 6))
         .collect();
-    let rows: Vec<u32> = (0..(BATCH * SEQ) as u32).step_by(2).collect();
-    let mut noisy = clean.clone();
-    rows.iter().for_each(|row| noisy[*row as usize] = MASK_ID);
-    let targets = rows.iter().map(|row| clean[*row as usize]).collect();
-    let weights = vec![2.0 / (BATCH * SEQ) as f32; rows.len()]; // 1/u over the eligible tokens
-    let tensor = |ids: Vec<u32>| Tensor::from_vec(ids, (BATCH, SEQ), &Device::Cpu);
-    Ok(Batch { noisy: tensor(noisy)?, clean: tensor(clean)?, rows, targets, weights })
+    let rows: Vec<u32> = (0..SEQ as u32).step_by(2).collect();
+    let (mut batch, mut targets) = (Batch::default(), Vec::new());
+    for clean in clean.chunks_exact(SEQ) {
+        let mut noisy = clean.to_vec();
+        rows.iter().for_each(|row| noisy[*row as usize] = MASK_ID);
+        targets.extend(rows.iter().map(|row| clean[*row as usize]));
+        let window = Sequence { tokens: &noisy, wanted: Some(&rows), ..Sequence::default() };
+        batch.push_noisy_and_clean(window, clean, BLOCK_SIZE)?;
+    }
+    let weights = vec![2.0 / (BATCH * SEQ) as f32; targets.len()]; // 1/u over the eligible tokens
+    Ok(Step { batch, targets, weights })
 }
 
 /// A step as the trainer makes it; `recompute`: each layer's activations anew in the backward pass;
@@ -75,12 +77,12 @@ pub(crate) fn run(machine: &Machine, effort: Effort, name: &'static str) -> Resu
     let model = Transformer::init(config(), 1, DType::F32, &Device::Cpu)?.with_backend(backend);
     let parameters = model.parameters()?.iter().map(|(_, var)| Parameter::new(var.clone()));
     let mut optimizer = AdamW::new(parameters.collect(), AdamWConfig::default())?;
-    let batch = batch(config().vocab_size)?;
+    let windows = windows(config().vocab_size)?;
     let mut losses = Vec::new();
     let timing = timing(effort, || {
         losses.push(match plain {
-            true => plain_step(&model, &mut optimizer, &batch)?,
-            false => step(&model, &mut optimizer, &batch, recompute)?,
+            true => plain_step(&model, &mut optimizer, &windows)?,
+            false => step(&model, &mut optimizer, &windows, recompute)?,
         });
         Ok(())
     })?;
@@ -97,25 +99,21 @@ pub(crate) fn run(machine: &Machine, effort: Effort, name: &'static str) -> Resu
     })
 }
 
-fn step(model: &Transformer, optimizer: &mut AdamW, batch: &Batch, recompute: bool) -> Result<f32> {
-    // The batch's rows count noisy tokens; a pass counts those of both halves.
-    let rows: Vec<u32> = batch.rows.iter().map(|r| r + r / SEQ as u32 * SEQ as u32).collect();
-    let windows = model.noisy_and_clean(&batch.noisy, &batch.clean, BLOCK_SIZE, None, &rows)?;
-    let (hidden, record) = model.record(&windows, recompute)?;
+fn step(model: &Transformer, optimizer: &mut AdamW, step: &Step, recompute: bool) -> Result<f32> {
+    let (hidden, saved) = model.forward_train(&step.batch, recompute)?;
     let head = model.head()?.detach();
     let backend = model.backend();
     let out =
-        linear_cross_entropy_gradients(backend, &hidden, &head, &batch.targets, &batch.weights)?;
-    let gradients = model.backward(record, &out.hidden, &out.head)?;
+        linear_cross_entropy_gradients(backend, &hidden, &head, &step.targets, &step.weights)?;
+    let gradients = model.backward(saved, &out.hidden, &out.head)?;
     let gradients: Vec<Tensor> = gradients.iter().map(|(_, gradient)| gradient.clone()).collect();
     update(model.backend(), optimizer, &gradients, out.loss as f32)
 }
 
-fn plain_step(model: &Transformer, optimizer: &mut AdamW, batch: &Batch) -> Result<f32> {
-    let hidden = model.denoise(&batch.noisy, &batch.clean, BLOCK_SIZE, None, Some(&batch.rows))?;
+fn plain_step(model: &Transformer, optimizer: &mut AdamW, step: &Step) -> Result<f32> {
+    let hidden = model.forward(&step.batch)?;
     let head = model.head()?;
-    let out =
-        linear_cross_entropy(model.backend(), &hidden, &head, &batch.targets, &batch.weights)?;
+    let out = linear_cross_entropy(model.backend(), &hidden, &head, &step.targets, &step.weights)?;
     let store = out.loss.backward()?;
     let gradient = |var: &Var| store.get(var.as_tensor()).cloned();
     let gradients: Option<Vec<Tensor>> =

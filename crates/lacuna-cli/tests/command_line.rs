@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
+use lacuna::model::{AttentionMask, Batch, Sequence};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -120,10 +121,10 @@ fn an_autoregressive_checkpoint_is_decoded_token_by_token_and_refuses_to_fill_in
     let model = lacuna::Model::open(Path::new(&path), &lacuna::OpenOptions::default()).unwrap();
     let mut tokens = vec![40u32, 41, 42];
     for _ in 0..12 {
-        let ids = candle_core::Tensor::new(tokens.as_slice(), &candle_core::Device::Cpu).unwrap();
         let last = [tokens.len() as u32 - 1];
-        let ids = ids.unsqueeze(0).unwrap();
-        let hidden = model.transformer.causal(&ids, None, Some(&last)).unwrap();
+        let text = Sequence { tokens: &tokens, wanted: Some(&last), ..Sequence::default() };
+        let batch = Batch::of(text, AttentionMask::Causal).unwrap();
+        let hidden = model.transformer.forward(&batch).unwrap();
         let logits = model.transformer.logits(&hidden).unwrap().to_vec2::<f32>().unwrap().remove(0);
         let best = (0..logits.len())
             .filter(|t| *t != 5)

@@ -1,7 +1,8 @@
 //! Joins a model and a sampler: sequences with caches, and passes that carry queued commits along.
 
 use candle_core::{DType, Device, Storage, Tensor};
-use lacuna_model::{KvCache, Lane, Transformer, View as ModelView};
+use lacuna_kernels::AttentionMask;
+use lacuna_model::{Batch, KvCache, Sequence as Rows, Transformer};
 use lacuna_samplers::{Denoiser, Segment, Speculative, View};
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,7 +29,7 @@ pub struct Session {
 #[derive(Debug)]
 struct Sequence {
     number: usize,
-    view: ModelView,
+    view: View,
     /// Begun and not released. One that is not is only a memory, to be read on from.
     in_use: bool,
     cache: KvCache,
@@ -56,8 +57,29 @@ struct Share {
     /// Its place among the session's sequences.
     at: usize,
     tokens: Vec<u32>,
-    rows: Vec<usize>,
-    view: ModelView,
+    /// The tokens whose logits are wanted.
+    rows: Vec<u32>,
+    view: View,
+    /// Tokens of a draft that the pass verifies: as many masks come first, and the draft last.
+    draft: usize,
+}
+
+impl Share {
+    /// Lays its tokens down behind those of the others, given how many the sequence's cache holds.
+    fn push(&self, batch: &mut Batch, past: usize) -> Result<()> {
+        let Self { tokens, rows, view, draft, .. } = self;
+        let rows = Rows { tokens, past, wanted: Some(rows), ..Rows::default() };
+        match *view {
+            View::Blocks { block_size } if *draft > 0 => {
+                batch.push_draft(rows, block_size, *draft)?
+            }
+            View::Blocks { block_size } => {
+                batch.push(rows, AttentionMask::BlockCausal { block_size })?;
+            }
+            View::Causal => batch.push(rows, AttentionMask::Causal)?,
+        }
+        Ok(())
+    }
 }
 
 impl Session {
@@ -98,7 +120,7 @@ impl Session {
     ///
     /// # Errors
     /// Errors if the session has no sequence of that number.
-    pub fn rewind(&mut self, sequence: usize, tokens: &[u32], view: ModelView) -> Result<usize> {
+    pub fn rewind(&mut self, sequence: usize, tokens: &[u32], view: View) -> Result<usize> {
         let shift = self.model.logit_shift();
         match self.find(sequence) {
             Ok(at) => Ok(self.sequences[at].rewind(tokens, view, shift)),
@@ -136,18 +158,23 @@ impl Session {
     fn pass(&mut self, shares: &[Share]) -> Result<Option<Tensor>> {
         let mut caches: Vec<Option<&mut KvCache>> =
             self.sequences.iter_mut().map(|sequence| Some(&mut sequence.cache)).collect();
-        let mut lanes = Vec::with_capacity(shares.len());
-        for Share { at, tokens, rows, view } in shares.iter().filter(|one| !one.tokens.is_empty()) {
-            let Some(cache) = caches[*at].take() else {
+        let (mut batch, mut held) = (Batch::default(), Vec::with_capacity(shares.len()));
+        for share in shares.iter().filter(|one| !one.tokens.is_empty()) {
+            let Some(cache) = caches[share.at].take() else {
                 return Err(Error::Request("a pass lists a sequence twice".into()));
             };
-            lanes.push(Lane { cache, tokens, view: *view, rows });
+            share.push(&mut batch, cache.len())?;
+            held.push(cache);
         }
-        if lanes.is_empty() {
+        if held.is_empty() {
             return Ok(None);
         }
         self.passes += 1;
-        self.model.pass(&mut lanes)?.map(|logits| on_cpu(&logits)).transpose()
+        let hidden = self.model.forward_cached(&batch, &mut held)?;
+        match batch.wanted() {
+            [] => Ok(None),
+            _ => Ok(Some(on_cpu(&self.model.logits(&hidden)?)?)),
+        }
     }
 
     /// Puts queued blocks into the cache with a pass of their own.
@@ -156,8 +183,10 @@ impl Session {
         if tokens.is_empty() {
             return Ok(());
         }
-        let rows = if self.model.logit_shift() { vec![tokens.len() - 1] } else { Vec::new() };
-        let boundary = self.pass(&[Share { at, tokens: tokens.clone(), rows, view: *view }])?;
+        let rows =
+            if self.model.logit_shift() { vec![tokens.len() as u32 - 1] } else { Vec::new() };
+        let share = Share { at, tokens: tokens.clone(), rows, view: *view, draft: 0 };
+        let boundary = self.pass(&[share])?;
         self.sequences[at].keep_queued(boundary)
     }
 }
@@ -166,7 +195,7 @@ impl Session {
 pub(crate) const FIRST_CAPACITY: usize = 256;
 
 impl Sequence {
-    fn new(number: usize, model: &Transformer, view: ModelView) -> Result<Self> {
+    fn new(number: usize, model: &Transformer, view: View) -> Result<Self> {
         Ok(Self {
             number,
             view,
@@ -181,18 +210,17 @@ impl Sequence {
     }
 
     /// See [`Session::rewind`].
-    fn rewind(&mut self, tokens: &[u32], view: ModelView, shifted: bool) -> usize {
+    fn rewind(&mut self, tokens: &[u32], view: View, shifted: bool) -> usize {
         self.forget_unfinished();
         let shared = self.cached.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let kept = match view {
             _ if self.view != view => 0,
-            ModelView::BlockCausal { block_size } => {
+            View::Blocks { block_size } => {
                 // A shifted head reads the first token to write off the last finished one.
                 let reread = usize::from(shifted && shared == tokens.len());
                 shared.saturating_sub(reread) / block_size * block_size.get()
             }
-            ModelView::Causal => shared,
-            ModelView::Speculative { .. } => 0,
+            View::Causal => shared,
         };
         self.cached.truncate(kept);
         self.cache.truncate(kept);
@@ -220,18 +248,19 @@ impl Sequence {
 
     /// Rows by which the logits that predict a token stand before it.
     fn shift(&self, shifted_head: bool) -> usize {
-        usize::from(shifted_head || self.view == ModelView::Causal)
+        usize::from(shifted_head || self.view == View::Causal)
     }
 
     /// Its request to a pass over its queue and an open block. A row that stands before the queue is the boundary.
     fn share(&self, at: usize, segment: &Segment<'_>, shifted_head: bool) -> Result<Share> {
-        if self.view != model_view(segment.view) {
+        if self.view != segment.view {
             let reason = format!("sequence {} was begun under another view", self.number);
             return Err(Error::Request(reason));
         }
         let shift = self.shift(shifted_head);
         let rows = segment.rows.iter().map(|row| row + self.queued.len());
-        let rows: Vec<usize> = rows.filter(|row| *row >= shift).map(|row| row - shift).collect();
+        let rows: Vec<u32> =
+            rows.filter(|row| *row >= shift).map(|row| (row - shift) as u32).collect();
         if rows.len() < segment.rows.len() && self.boundary.is_none() {
             return Err(Error::Request(match segment.view {
                 View::Causal => {
@@ -244,19 +273,12 @@ impl Sequence {
             }));
         }
         let tokens = self.queued.iter().chain(segment.block).copied().collect();
-        Ok(Share { at, tokens, rows, view: self.view })
+        Ok(Share { at, tokens, rows, view: self.view, draft: 0 })
     }
 }
 
 fn unknown(sequence: usize) -> Error {
     Error::Request(format!("sequence {sequence} was not begun, or has been released"))
-}
-
-fn model_view(view: View) -> ModelView {
-    match view {
-        View::Blocks { block_size } => ModelView::BlockCausal { block_size },
-        View::Causal => ModelView::Causal,
-    }
 }
 
 /// Logits as they can be read in place: those of a model on the CPU are as they are.
@@ -280,7 +302,6 @@ impl Denoiser for Session {
 
     fn prefill(&mut self, sequence: usize, tokens: &[u32], view: View) -> Result<()> {
         let began = Instant::now();
-        let view = model_view(view);
         let at = match self.find(sequence) {
             Ok(at) if self.sequences[at].in_use => {
                 return Err(Error::Request(format!("sequence {sequence} was begun already")));
@@ -292,7 +313,7 @@ impl Denoiser for Session {
             }
         };
         // The last token is read again for the logits behind it.
-        let causal = view == ModelView::Causal;
+        let causal = view == View::Causal;
         let read = tokens.len().saturating_sub(usize::from(causal));
         let shifted = self.model.logit_shift();
         let state = &mut self.sequences[at];
@@ -350,7 +371,7 @@ impl Denoiser for Session {
         let at = self.place(sequence)?;
         let state = &mut self.sequences[at];
         state.queued.extend_from_slice(tokens);
-        if self.fused || state.view == ModelView::Causal { Ok(()) } else { self.flush(at) }
+        if self.fused || state.view == View::Causal { Ok(()) } else { self.flush(at) }
     }
 
     fn release(&mut self, sequence: usize) {
@@ -374,7 +395,7 @@ impl Speculative for Session {
     ) -> Result<()> {
         let at = self.place(sequence)?;
         let Sequence { queued, view, .. } = &self.sequences[at];
-        let ModelView::BlockCausal { block_size } = *view else {
+        let View::Blocks { block_size } = *view else {
             let reason = "drafts are verified under block-causal attention only";
             return Err(Error::Request(reason.into()));
         };
@@ -391,10 +412,8 @@ impl Speculative for Session {
         let masks = std::iter::repeat_n(mask_id, draft.len());
         let finished = [queued, draft].concat();
         let tokens = masks.chain(finished.iter().copied()).collect();
-        let (queued, draft) = (queued.len(), draft.len());
-        let view = ModelView::Speculative { block_size, queued, draft };
-        let rows = (0..draft).collect();
-        let logits = self.pass(&[Share { at, tokens, rows, view }])?;
+        let (draft, rows) = (draft.len(), (0..draft.len() as u32).collect());
+        let logits = self.pass(&[Share { at, tokens, rows, view: *view, draft }])?;
         let state = &mut self.sequences[at];
         state.queued.clear();
         state.pending = Some(Pending { draft, finished });

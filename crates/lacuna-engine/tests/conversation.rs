@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use lacuna_engine::{Algorithm, FinishReason, GenerateOptions, Model, OpenOptions, Session};
-use lacuna_model::View;
+use lacuna_samplers::View;
 use lacuna_samplers::{Event, FillRule};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -92,7 +92,7 @@ fn only_what_is_new_in_a_turn_is_read() {
         let size = options.block_size.unwrap_or(block(1));
         let view = match autoregressive {
             true => View::Causal,
-            false => View::BlockCausal { block_size: size },
+            false => View::Blocks { block_size: size },
         };
         let mut kept = remembering(&model);
         let written = answer(&mut kept, &model, &said, &options);

@@ -127,12 +127,10 @@ fn a_cached_fused_decode_equals_one_without_any_cache() {
         let mut open: Vec<bool> = canvas.iter().enumerate().map(|(i, _)| i >= len).collect();
         while let Some(first) = open.iter().position(|o| *o) {
             let end = ((first / 4 + 1) * 4).min(canvas.len());
-            let tokens =
-                candle_core::Tensor::new(&canvas[..end], &candle_core::Device::Cpu).unwrap();
             let mask = lacuna_kernels::AttentionMask::BlockCausal { block_size: four };
             let transformer = &model.transformer;
-            let hidden =
-                transformer.hidden(&tokens.unsqueeze(0).unwrap(), mask, None, None).unwrap();
+            let batch = lacuna_model::Batch::of(&canvas[..end], mask).unwrap();
+            let hidden = transformer.forward(&batch).unwrap();
             let logits = transformer.logits(&hidden).unwrap().to_vec2::<f32>().unwrap();
             let best = (first..end).filter(|i| open[*i]).map(|i| {
                 let allowed = logits[i].iter().enumerate().filter(|(t, _)| *t != MASK as usize);

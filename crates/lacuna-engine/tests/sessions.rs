@@ -4,7 +4,7 @@
 
 use candle_core::{DType, Device};
 use lacuna_engine::{Error, Session};
-use lacuna_model::{Config, Mode, Transformer, View as ModelView};
+use lacuna_model::{Config, Mode, Transformer};
 use lacuna_samplers::{Denoiser, Segment, Speculative, View};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -102,7 +102,7 @@ fn a_sequence_that_was_not_begun_is_an_error_and_not_an_empty_one() {
     assert_eq!(said(session.commit(7, &[9])), unknown);
     assert_eq!(said(session.speculate(7, &[9; 4], MASK, &mut |_| {})), unknown);
     assert_eq!(said(session.accept(7, 0)), unknown);
-    assert_eq!(said(session.rewind(7, &[9], ModelView::Causal).map(drop)), unknown);
+    assert_eq!(said(session.rewind(7, &[9], View::Causal).map(drop)), unknown);
     session.release(7);
     session.release(1);
     let released = said(logits(&mut session, &[causal(1)]).map(drop));

@@ -3,9 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-use candle_core::Tensor;
 use lacuna_engine::{GenerateOptions, Model, OpenOptions, generate};
-use lacuna_kernels::AttentionMask;
+use lacuna_model::{AttentionMask, Batch};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -33,9 +32,8 @@ fn continuation(model: &Model, prompt: Vec<u32>) -> Vec<u32> {
 /// The two likeliest tokens behind `ids`, with their logits.
 fn best_two(model: &Model, ids: &[u32]) -> [(usize, f32); 2] {
     let transformer = &model.transformer;
-    let tokens = Tensor::new(ids, transformer.device()).unwrap().unsqueeze(0).unwrap();
-    let hidden = transformer.hidden(&tokens, AttentionMask::Causal, None, None).unwrap();
-    let logits = transformer.logits(&hidden).unwrap().squeeze(0).unwrap();
+    let hidden = transformer.forward(&Batch::of(ids, AttentionMask::Causal).unwrap()).unwrap();
+    let logits = transformer.logits(&hidden).unwrap();
     let row: Vec<f32> = logits.get(ids.len() - 1).unwrap().to_vec1().unwrap();
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));

@@ -1,7 +1,6 @@
 //! Every method's passes over one text, and the sums of what they give.
 
-use candle_core::Tensor;
-use lacuna_model::{CleanWindow, Transformer};
+use lacuna_model::{AttentionMask, Batch, CleanKeys, Sequence, Transformer};
 use lacuna_objective::{
     BlockSums, MonteCarlo, Pass, Row, Scored, document_block_ranges, exact_passes,
     left_to_right_passes, monte_carlo_passes,
@@ -164,10 +163,9 @@ fn next_token(
     let positions: Vec<usize> = (0..scored.len()).filter(|i| scored[*i]).collect();
     let rows: Vec<u32> = positions.iter().map(|i| *i as u32 - 1).collect();
     let targets: Vec<u32> = positions.iter().map(|i| text.tokens[*i]).collect();
-    let tokens = Tensor::new(text.tokens, model.device())?.unsqueeze(0)?;
-    let documents = [text.documents.to_vec()];
-    let documents = scoring.document_mask.then_some(&documents[..]);
-    let hidden = model.causal(&tokens, documents, Some(&rows))?;
+    let documents = scoring.document_mask.then_some(text.documents);
+    let read = Sequence { tokens: text.tokens, documents, wanted: Some(&rows), past: 0 };
+    let hidden = model.forward(&Batch::of(read, AttentionMask::Causal)?)?;
     let nll = model.token_nll(&hidden, &targets)?;
     Ok(Likelihood {
         nats: nll.iter().map(|v| f64::from(*v)).sum(),
@@ -192,15 +190,15 @@ fn block_diffusion(
     };
     let row = Row::new(text.tokens, scored, &ranges)?;
     let tokens = scored.iter().filter(|s| **s).count();
-    let documents = scoring.document_mask.then(|| vec![text.documents.to_vec()]);
-    let clean = Tensor::new(text.tokens, model.device())?.unsqueeze(0)?;
+    let documents = scoring.document_mask.then_some(text.documents);
+    let clean = Sequence { tokens: text.tokens, documents, ..Sequence::default() };
     // The clean text is read once for all passes; a shifted head reads it in each.
     let read = match model.logit_shift() {
         true => None,
-        false => Some(model.read_clean(&clean, blocks.block_size, documents.as_deref())?),
+        false => Some(model.read_clean(&[clean], blocks.block_size)?),
     };
     let run = |passes: &[Pass]| match &read {
-        None => shifted_nll(model, text, &ranges, passes, blocks, documents.as_deref()),
+        None => shifted_nll(model, clean, &ranges, passes, blocks.block_size),
         Some(read) => nll_of(model, text, read, passes),
     };
     if let Method::MonteCarlo { samples, seed } = scoring.method {
@@ -243,43 +241,41 @@ fn block_diffusion(
 fn nll_of(
     model: &Transformer,
     text: &Text<'_>,
-    clean: &CleanWindow,
+    clean: &CleanKeys,
     passes: &[Pass],
 ) -> Result<Vec<Vec<f32>>> {
-    let (n, len) = (passes.len(), text.tokens.len());
-    let noisy: Vec<u32> = passes.iter().flat_map(|p| p.noisy.iter().copied()).collect();
-    let noisy = Tensor::from_vec(noisy, (n, len), model.device())?;
-    let (mut rows, mut targets) = (Vec::new(), Vec::new());
-    for (p, pass) in passes.iter().enumerate() {
-        rows.extend(pass.scored.iter().map(|s| (p * len + s.position) as u32));
+    let (mut batch, mut targets) = (Batch::default(), Vec::new());
+    for pass in passes {
+        let rows: Vec<u32> = pass.scored.iter().map(|s| s.position as u32).collect();
         targets.extend(pass.scored.iter().map(|s| text.tokens[s.position]));
+        let noisy = Sequence { tokens: &pass.noisy, wanted: Some(&rows), ..Sequence::default() };
+        batch.push_noisy_against(noisy, clean, 0)?;
     }
-    let hidden = model.denoise_against(&noisy, clean, Some(&rows))?;
+    let hidden = model.forward_against(&batch, clean)?;
     Ok(split(&model.token_nll(&hidden, &targets)?, passes))
 }
 
 /// [`nll_of`] for a shifted head: a token is read off the row before it, a block's first one off the clean row.
 fn shifted_nll(
     model: &Transformer,
-    text: &Text<'_>,
+    clean: Sequence<'_>,
     ranges: &[Range<usize>],
     passes: &[Pass],
-    blocks: Blocks,
-    documents: Option<&[Vec<usize>]>,
+    block_size: NonZeroUsize,
 ) -> Result<Vec<Vec<f32>>> {
-    let len = text.tokens.len();
-    let clean = Tensor::new(text.tokens, model.device())?.unsqueeze(0)?;
+    let len = clean.tokens.len();
     let mut all = Vec::with_capacity(passes.len());
     for pass in passes {
-        let noisy = Tensor::new(pass.noisy.as_slice(), model.device())?.unsqueeze(0)?;
         let row = |s: &Scored| match s.position == ranges[s.block].start {
             true => (len + s.position - 1) as u32,
             false => s.position as u32 - 1,
         };
         let rows: Vec<u32> = pass.scored.iter().map(row).collect();
-        let targets: Vec<u32> = pass.scored.iter().map(|s| text.tokens[s.position]).collect();
-        let hidden = model.denoise_halves(&noisy, &clean, blocks.block_size, documents, &rows)?;
-        all.push(model.token_nll(&hidden, &targets)?);
+        let targets: Vec<u32> = pass.scored.iter().map(|s| clean.tokens[s.position]).collect();
+        let noisy = Sequence { tokens: &pass.noisy, wanted: Some(&rows), ..clean };
+        let mut batch = Batch::default();
+        batch.push_noisy_and_clean(noisy, clean.tokens, block_size)?;
+        all.push(model.token_nll(&model.forward(&batch)?, &targets)?);
     }
     Ok(all)
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 
-/// The committed past of one sequence: keys and values, [1, capacity, kv_heads, head_dim] per layer.
+/// The committed past of one sequence: keys and values, [capacity, kv_heads, head_dim] per layer.
 ///
 /// A pass writes its keys and values behind the committed ones; [`keep`](Self::keep) commits them, the next
 /// pass overwrites them. Cropping is free, so a block can be tried and taken back.
@@ -26,7 +26,7 @@ impl KvCache {
     /// Errors if the device has no room.
     pub fn new(config: &Config, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
         let capacity = capacity.max(1);
-        let shape = (1, capacity, config.num_kv_heads, config.head_dim);
+        let shape = (capacity, config.num_kv_heads, config.head_dim);
         let buffer = || Tensor::zeros(shape, dtype, device);
         let layers = (0..config.num_layers)
             .map(|_| Ok((buffer()?, buffer()?)))
@@ -65,9 +65,9 @@ impl KvCache {
             for (k, v) in &self.layers {
                 for buffer in [k, v] {
                     let rows = buffer
-                        .narrow(1, self.len + range.start, range.len())?
+                        .narrow(0, self.len + range.start, range.len())?
                         .force_contiguous()?;
-                    buffer.slice_set(&rows, 1, self.len)?;
+                    buffer.slice_set(&rows, 0, self.len)?;
                 }
             }
         }
@@ -90,11 +90,10 @@ impl KvCache {
         let capacity = Self::capacity_for(n);
         for (k, v) in &mut self.layers {
             for buffer in [k, v] {
-                let (one, _, heads, dim) = buffer.dims4()?;
-                let grown =
-                    Tensor::zeros((one, capacity, heads, dim), buffer.dtype(), buffer.device())?;
+                let (_, heads, dim) = buffer.dims3()?;
+                let grown = Tensor::zeros((capacity, heads, dim), buffer.dtype(), buffer.device())?;
                 if self.len > 0 {
-                    grown.slice_set(&buffer.narrow(1, 0, self.len)?.contiguous()?, 1, 0)?;
+                    grown.slice_set(&buffer.narrow(0, 0, self.len)?.contiguous()?, 0, 0)?;
                 }
                 *buffer = grown;
             }
@@ -103,21 +102,24 @@ impl KvCache {
         Ok(())
     }
 
-    /// Writes a layer's new keys and values behind the committed ones and gives views of both together,
-    /// [1, len + n, kv_heads, head_dim].
-    pub(crate) fn extended(
-        &mut self,
-        layer_idx: usize,
-        k: &Tensor,
-        v: &Tensor,
-    ) -> Result<(Tensor, Tensor)> {
-        let Some((k_buffer, v_buffer)) = self.layers.get(layer_idx) else {
-            return Err(Error::Input("the cache belongs to a model with fewer layers".into()));
-        };
-        let n = k.dim(1)?;
-        k_buffer.slice_set(&k.contiguous()?, 1, self.len)?;
-        v_buffer.slice_set(&v.contiguous()?, 1, self.len)?;
-        self.uncommitted = n;
-        Ok((k_buffer.narrow(1, 0, self.len + n)?, v_buffer.narrow(1, 0, self.len + n)?))
+    /// Writes the new keys and values of layer `i` behind the committed ones: [n, kv_heads, head_dim] each.
+    pub(crate) fn write(&mut self, i: usize, k: &Tensor, v: &Tensor) -> Result<()> {
+        let (k_buffer, v_buffer) = self.layer(i)?;
+        k_buffer.slice_set(&k.contiguous()?, 0, self.len)?;
+        v_buffer.slice_set(&v.contiguous()?, 0, self.len)?;
+        self.uncommitted = k.dim(0)?;
+        Ok(())
+    }
+
+    /// The keys and values of layer `i`, committed ones and those that were just written.
+    pub(crate) fn written(&self, i: usize) -> Result<(Tensor, Tensor)> {
+        let (k, v) = self.layer(i)?;
+        let n = self.len + self.uncommitted;
+        Ok((k.narrow(0, 0, n)?, v.narrow(0, 0, n)?))
+    }
+
+    fn layer(&self, i: usize) -> Result<&(Tensor, Tensor)> {
+        let reason = "the cache belongs to a model with fewer layers";
+        self.layers.get(i).ok_or_else(|| Error::Input(reason.into()))
     }
 }

@@ -1,88 +1,98 @@
 //! The block-diffusion pass in two: clean windows once, noisy versions of them as often as needed.
 
 use candle_core::Tensor;
-use lacuna_kernels::{AttentionMask, Positions, Spans, attention_by_token};
+use lacuna_kernels::{AttentionMask, KeyRanges};
 use std::num::NonZeroUsize;
+use std::ops::Range;
 
+use crate::batch::{Batch, Sequence};
 use crate::error::{Error, Result};
-use crate::transformer::{Transformer, spans, window_positions};
+use crate::keys::Keys;
+use crate::rows::{Plan, Purpose};
+use crate::transformer::Transformer;
 
 /// Keys and values of clean windows, rotated: [`Transformer::read_clean`].
 #[derive(Clone, Debug)]
-pub struct CleanWindow {
+pub struct CleanKeys {
     layers: Vec<(Tensor, Tensor)>,
-    noisy_half: Spans,
-    positions: Positions,
-    batch: usize,
-    window: usize,
+    windows: Vec<CleanWindow>,
+}
+
+#[derive(Clone, Debug)]
+struct CleanWindow {
+    rows: Range<usize>,
+    positions: Vec<u32>,
+    /// What a noisy version sees of itself and, behind it, of the window.
+    noisy: KeyRanges,
+}
+
+impl CleanKeys {
+    fn window(&self, window: usize) -> Result<&CleanWindow> {
+        self.windows.get(window).ok_or_else(|| {
+            Error::Input(format!("clean window {window} of {}: no such window", self.windows.len()))
+        })
+    }
+
+    /// The rows of a window, their positions, and what a noisy version of it sees.
+    pub(crate) fn of_window(&self, window: usize) -> Result<(Range<usize>, &[u32], KeyRanges)> {
+        let CleanWindow { rows, positions, noisy } = self.window(window)?;
+        Ok((rows.clone(), positions, noisy.clone()))
+    }
+
+    /// The keys and values of layer `i` as a pass attends to them: those of each of its parts, then those of the part's
+    /// window.
+    pub(crate) fn behind(
+        &self,
+        i: usize,
+        plan: &Plan,
+        own: [&Tensor; 2],
+    ) -> Result<(Tensor, Tensor)> {
+        let Some((clean_k, clean_v)) = self.layers.get(i) else {
+            return Err(Error::Input("the clean keys are of a model with fewer layers".into()));
+        };
+        let joined = |own: &Tensor, clean: &Tensor| -> Result<Tensor> {
+            let mut pieces = Vec::with_capacity(2 * plan.parts.len());
+            for part in plan.parts.iter() {
+                pieces.push(own.narrow(0, part.rows.start, part.rows.len())?);
+                pieces.push(clean.narrow(0, part.clean.start, part.clean.len())?);
+            }
+            Ok(Tensor::cat(&pieces, 0)?)
+        };
+        Ok((joined(own[0], clean_k)?, joined(own[1], clean_v)?))
+    }
 }
 
 impl Transformer {
-    /// The clean half of the block-diffusion pass alone: its keys and values, *with* their gradient, for any
-    /// number of noisy versions ([`denoise_against`](Self::denoise_against)).
-    ///
-    /// clean: [batch, window] u32.
+    /// The clean half of the block-diffusion pass alone: the keys and values of whole windows, *with* their gradient,
+    /// for any number of noisy versions ([`Batch::push_noisy_against`]).
     ///
     /// # Errors
-    /// As [`denoise`](Self::denoise).
+    /// As [`Batch::push`], and if a window exceeds the model's positions.
     pub fn read_clean(
         &self,
-        clean: &Tensor,
+        windows: &[Sequence<'_>],
         block_size: NonZeroUsize,
-        documents: Option<&[Vec<usize>]>,
-    ) -> Result<CleanWindow> {
-        let (batch, window) = clean.dims2()?;
-        self.check_positions(window)?;
-        let positions = window_positions(batch, window, documents, 1);
-        let causal = spans(AttentionMask::BlockCausal { block_size }, window, documents)?;
-        let mask = AttentionMask::BlockDiffusion { block_size, seq_len: window };
-        let noisy_half = spans(mask, 2 * window, documents)?.first_queries(window);
-        let mut layers = Vec::with_capacity(self.weights.layers.len());
-        // No row matters after the last layer's keys and values.
-        let select = Some(self.select(&[], &[])?);
-        self.run(&clean.flatten_all()?, select, |layer_idx, qkv, last| {
-            let (q, k, v) = self.rotated(layer_idx, qkv, (batch, window, window), &positions)?;
-            layers.push((k.clone(), v.clone()));
-            let out = match last {
-                true => q,
-                false => attention_by_token(self.backend, &q, &k, &v, &causal, self.scale())?,
+    ) -> Result<CleanKeys> {
+        let mut batch = Batch::default();
+        let mut read = Vec::with_capacity(windows.len());
+        for window in windows {
+            let (first, n) = (batch.tokens().len(), window.tokens.len());
+            // No row matters after the last layer's keys and values.
+            let unread = Sequence { wanted: Some(&[]), ..*window };
+            batch.push(unread, AttentionMask::BlockCausal { block_size })?;
+            let mask = AttentionMask::BlockDiffusion { block_size, seq_len: n };
+            let both = match window.documents {
+                Some(documents) => KeyRanges::documents(mask, documents)?,
+                None => KeyRanges::new(mask, 2 * n, 2 * n, 0),
             };
-            self.rows_first(&out)
-        })?;
-        Ok(CleanWindow { layers, noisy_half, positions, batch, window })
-    }
-
-    /// The noisy half of the block-diffusion pass against clean keys and values that are there already. The
-    /// same as [`denoise`](Self::denoise); `noisy` may hold several versions of one clean window.
-    ///
-    /// # Errors
-    /// Errors if `noisy` is not [n, window], with n the clean batch or, for a clean batch of 1, any number.
-    pub fn denoise_against(
-        &self,
-        noisy: &Tensor,
-        clean: &CleanWindow,
-        rows: Option<&[u32]>,
-    ) -> Result<Tensor> {
-        let (batch, window) = noisy.dims2()?;
-        if window != clean.window || (clean.batch != 1 && clean.batch != batch) {
-            return Err(Error::Input(format!(
-                "noisy tokens are [{batch}, {window}], the clean ones [{}, {}]",
-                clean.batch, clean.window
-            )));
+            read.push(CleanWindow {
+                rows: first..first + n,
+                positions: batch.positions()[first..].to_vec(),
+                noisy: both.first_queries(n),
+            });
         }
-        let select = rows.map(|rows| self.select(rows, rows)).transpose()?;
-        let dims = (batch, window, window);
-        self.run(&noisy.flatten_all()?, select, |layer_idx, qkv, _| {
-            let (q, k, v) = self.rotated(layer_idx, qkv, dims, &clean.positions)?;
-            let (clean_k, clean_v) = &clean.layers[layer_idx];
-            let joined = |noisy: &Tensor, clean: &Tensor| -> Result<Tensor> {
-                let (_, len, heads, head_dim) = clean.dims4()?;
-                let clean = clean.broadcast_as((batch, len, heads, head_dim))?;
-                Ok(Tensor::cat(&[noisy, &clean.contiguous()?], 1)?)
-            };
-            let (k, v) = (joined(&k, clean_k)?, joined(&v, clean_v)?);
-            let spans = &clean.noisy_half;
-            self.rows_first(&attention_by_token(self.backend, &q, &k, &v, spans, self.scale())?)
-        })
+        let mut layers = Vec::with_capacity(self.config.num_layers);
+        self.walk(&batch, Purpose::Read, Keys::Collect(&mut layers))?;
+        Ok(CleanKeys { layers, windows: read })
     }
 }

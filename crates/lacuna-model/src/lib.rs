@@ -1,23 +1,27 @@
 //! A Llama-shaped transformer with causal, full and block-diffusion passes, and a KV cache that crops.
 //!
 //! ```
-//! use candle_core::{DType, Device, Tensor};
-//! use lacuna_model::{Config, Transformer};
+//! use candle_core::{DType, Device};
+//! use lacuna_model::{Batch, Config, Sequence, Transformer};
 //!
 //! let model = Transformer::init(Config::default(), 0, DType::F32, &Device::Cpu)?;
-//! let clean = Tensor::new(&[[7u32, 8, 9, 10]], &Device::Cpu)?;
-//! let noisy = Tensor::new(&[[7u32, 5, 9, 5]], &Device::Cpu)?; // 5 is MASK
-//! let block_size = 2.try_into().expect("not zero");
-//! let hidden = model.denoise(&noisy, &clean, block_size, None, Some(&[1, 3]))?;
+//! let (clean, noisy) = ([7, 8, 9, 10], [7, 5, 9, 5]); // 5 is MASK
+//! let window = Sequence { tokens: &noisy, wanted: Some(&[1, 3]), ..Sequence::default() };
+//! let mut batch = Batch::default();
+//! batch.push_noisy_and_clean(window, &clean, 2.try_into().expect("not zero"))?;
+//! let hidden = model.forward(&batch)?;
 //! assert_eq!(model.logits(&hidden)?.dims(), [2, 512]);
 //! # Ok::<(), lacuna_model::Error>(())
 //! ```
 //!
-//! - [`Transformer`]: [`hidden`](Transformer::hidden) under any mask, [`denoise`](Transformer::denoise) for
-//!   training, [`pass`](Transformer::pass) over a [`KvCache`] for decoding.
+//! - [`Batch`]: what a pass reads. Training windows, their noisy and clean halves, prompts and the blocks that are
+//!   decoded are all pushed to one, as [`Sequence`]s.
+//! - [`Transformer::forward`]: hidden states of a batch; [`forward_cached`](Transformer::forward_cached) behind
+//!   [`KvCache`]s, [`forward_against`](Transformer::forward_against) [`CleanKeys`] that were read before.
+//! - [`Transformer::forward_train`] and [`SavedActivations`]: the same pass for [`backward`](Transformer::backward), which
+//!   is written out and gives [`Parameters`] of gradients.
 //! - [`Transformer::init`], [`trainable`](Transformer::trainable), [`mapped`](Transformer::mapped) and
 //!   [`resident`](Transformer::resident): ways to come by one, fresh or from the [`Weights`] of a checkpoint.
-//! - [`Transformer::record`] and [`Record`]: a training pass whose backward pass is written out.
 //!
 //! [`Config`], [`Mode`], [`Weights`] and [`StorageDtype`] are `lacuna-checkpoint`'s, which reads and writes files.
 //!
@@ -25,22 +29,25 @@
 
 #![forbid(unsafe_code)]
 
+mod batch;
+mod block;
 mod cache;
 mod clean;
 mod construct;
 mod error;
+mod forward;
 mod init;
-mod pass;
-mod recorded;
+mod keys;
+mod rows;
+mod train;
 mod transformer;
 mod weight;
-mod windows;
 
+pub use batch::{Batch, Sequence};
 pub use cache::KvCache;
-pub use clean::CleanWindow;
+pub use clean::CleanKeys;
 pub use error::{Error, Result};
 pub use lacuna_checkpoint::{Config, Mode, Parameters, StorageDtype, Weights};
-pub use pass::{Lane, View};
-pub use recorded::Record;
+pub use lacuna_kernels::AttentionMask;
+pub use train::SavedActivations;
 pub use transformer::Transformer;
-pub use windows::Windows;

@@ -2,8 +2,8 @@
 
 use candle_core::Tensor;
 use lacuna_data::Window;
-use lacuna_kernels::{AttentionMask, CrossEntropy};
-use lacuna_model::{Parameters, Transformer, Windows};
+use lacuna_kernels::CrossEntropy;
+use lacuna_model::{AttentionMask, Batch, Parameters, Sequence, Transformer};
 use lacuna_objective::{
     BlockStats, Corruption, CorruptionRule, MaskSampler, Row, Targets, document_block_ranges,
     draw_times, weighted_loss_gradients, weighted_loss_of_rows,
@@ -51,13 +51,12 @@ pub struct Target {
     pub offset: u32,
 }
 
-/// The targets of a micro-batch, their rows counted in the flattened batch.
-fn gather(examples: &[Example], rows_per_example: usize) -> Targets {
+/// The targets of a micro-batch. Their rows are the batch's to count.
+fn gather(examples: &[Example]) -> Targets {
     let mut all = Targets::default();
-    for (i, example) in examples.iter().enumerate() {
-        let first = (i * rows_per_example) as u32;
+    for example in examples {
         for target in &example.targets {
-            all.rows.push(first + target.row);
+            all.rows.push(target.row);
             all.ids.push(target.token);
             all.weights.push(target.weight);
         }
@@ -179,11 +178,11 @@ impl StageObjective {
         examples: &[Example],
         eligible: usize,
     ) -> Result<Option<CrossEntropy>> {
-        let targets = self.targets(examples);
+        let targets = gather(examples);
         if targets.ids.is_empty() {
             return Ok(None);
         }
-        let hidden = model.forward(&self.windows(model, examples, &targets.rows)?)?;
+        let hidden = model.forward(&self.batch(examples)?)?;
         Ok(Some(weighted_loss_of_rows(
             model.backend(),
             &hidden,
@@ -203,12 +202,11 @@ impl StageObjective {
         examples: &[Example],
         eligible: usize,
     ) -> Result<Option<Descent>> {
-        let targets = self.targets(examples);
+        let targets = gather(examples);
         if targets.ids.is_empty() {
             return Ok(None);
         }
-        let windows = self.windows(model, examples, &targets.rows)?;
-        let (hidden, record) = model.record(&windows, self.recompute)?;
+        let (hidden, saved) = model.forward_train(&self.batch(examples)?, self.recompute)?;
         let loss = weighted_loss_gradients(
             model.backend(),
             &hidden,
@@ -216,32 +214,32 @@ impl StageObjective {
             &targets,
             eligible as f64,
         )?;
-        let gradients = model.backward(record, &loss.hidden, &loss.head)?;
+        let gradients = model.backward(saved, &loss.hidden, &loss.head)?;
         Ok(Some(Descent { loss: loss.loss, nll: loss.nll, gradients }))
     }
 
-    fn targets(&self, examples: &[Example]) -> Targets {
-        let halves = if self.kind == ObjectiveKind::BlockDiffusion { 2 } else { 1 };
-        gather(examples, halves * examples[0].input.len())
-    }
-
-    fn windows(&self, model: &Transformer, examples: &[Example], rows: &[u32]) -> Result<Windows> {
-        let documents: Vec<Vec<usize>> = examples.iter().map(|e| e.documents.clone()).collect();
-        let documents = self.document_mask.then_some(documents.as_slice());
-        let input = matrix(model, examples.iter().map(|e| e.input.as_slice()))?;
-        let windows = match self.kind {
-            ObjectiveKind::Autoregressive | ObjectiveKind::CausalDiffusion => {
-                model.windows(&input, AttentionMask::Causal, documents, Some(rows))?
+    /// The pass over a micro-batch.
+    fn batch(&self, examples: &[Example]) -> Result<Batch> {
+        let mut batch = Batch::default();
+        for example in examples {
+            let rows: Vec<u32> = example.targets.iter().map(|target| target.row).collect();
+            let sequence = Sequence {
+                tokens: &example.input,
+                documents: self.document_mask.then_some(&example.documents),
+                wanted: Some(&rows),
+                past: 0,
+            };
+            match self.kind {
+                ObjectiveKind::Autoregressive | ObjectiveKind::CausalDiffusion => {
+                    batch.push(sequence, AttentionMask::Causal)?;
+                }
+                ObjectiveKind::FullDiffusion => batch.push(sequence, AttentionMask::Full)?,
+                ObjectiveKind::BlockDiffusion => {
+                    batch.push_noisy_and_clean(sequence, &example.clean, self.block_size)?;
+                }
             }
-            ObjectiveKind::FullDiffusion => {
-                model.windows(&input, AttentionMask::Full, documents, Some(rows))?
-            }
-            ObjectiveKind::BlockDiffusion => {
-                let clean = matrix(model, examples.iter().map(|e| e.clean.as_slice()))?;
-                model.noisy_and_clean(&input, &clean, self.block_size, documents, rows)?
-            }
-        };
-        Ok(windows)
+        }
+        Ok(batch)
     }
 
     fn blocks(&self, window: &Window) -> Vec<Range<usize>> {
@@ -365,18 +363,22 @@ pub(crate) fn next_token_loss(
     windows: &[Window],
     document_mask: bool,
 ) -> Result<f64> {
-    let tokens = matrix(model, windows.iter().map(|w| w.tokens.as_slice()))?;
-    let documents: Vec<Vec<usize>> = windows.iter().map(|w| w.documents.clone()).collect();
-    let (mut rows, mut targets) = (Vec::new(), Vec::new());
-    for (r, window) in windows.iter().enumerate() {
+    let (mut batch, mut targets) = (Batch::default(), Vec::new());
+    for window in windows {
         let begins = document_starts(window, document_mask);
-        for i in (1..window.tokens.len()).filter(|i| window.eligible[*i] && !begins[*i]) {
-            rows.push((r * window.tokens.len() + i - 1) as u32);
-            targets.push(window.tokens[i]);
-        }
+        let scored = (1..window.tokens.len()).filter(|i| window.eligible[*i] && !begins[*i]);
+        let scored: Vec<usize> = scored.collect();
+        let rows: Vec<u32> = scored.iter().map(|i| *i as u32 - 1).collect();
+        targets.extend(scored.iter().map(|i| window.tokens[*i]));
+        let sequence = Sequence {
+            tokens: &window.tokens,
+            documents: document_mask.then_some(&window.documents),
+            wanted: Some(&rows),
+            past: 0,
+        };
+        batch.push(sequence, AttentionMask::Causal)?;
     }
-    let hidden =
-        model.causal(&tokens, document_mask.then_some(documents.as_slice()), Some(&rows))?;
+    let hidden = model.forward(&batch)?;
     let nll = model.token_nll(&hidden, &targets)?;
     Ok(nll.iter().map(|v| f64::from(*v)).sum::<f64>() / nll.len().max(1) as f64)
 }
@@ -394,14 +396,4 @@ fn document_starts(window: &Window, document_mask: bool) -> Vec<bool> {
         });
     }
     begins
-}
-
-fn matrix<'a>(
-    model: &Transformer,
-    rows: impl ExactSizeIterator<Item = &'a [u32]>,
-) -> Result<Tensor> {
-    let n = rows.len();
-    let flat: Vec<u32> = rows.flatten().copied().collect();
-    let width = flat.len() / n.max(1);
-    Ok(Tensor::from_vec(flat, (n, width), model.device())?)
 }

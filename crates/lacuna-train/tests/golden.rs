@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 use lacuna_checkpoint::Weights;
 use lacuna_kernels::{AdamW, AdamWConfig, AttentionMask, Parameter};
-use lacuna_model::Transformer;
+use lacuna_model::{Batch, Sequence, Transformer};
 use lacuna_objective::{Predicts, Targets, weighted_loss_of_rows};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -46,8 +46,22 @@ fn model(name: &str, dtype: DType) -> Transformer {
     Transformer::trainable(&weights, dtype, &Device::Cpu).unwrap()
 }
 
-fn matrix(ids: &[u32], rows: usize) -> Tensor {
-    Tensor::new(ids, &Device::Cpu).unwrap().reshape((rows, ids.len() / rows)).unwrap()
+/// Windows of `len` tokens, noisy and clean, of which the noisy tokens at `rows` are wanted, counted over all windows.
+fn noisy_and_clean(
+    [noisy, clean]: [&[u32]; 2],
+    rows: &[u32],
+    len: usize,
+    block_size: usize,
+) -> Batch {
+    let mut batch = Batch::default();
+    for (i, (noisy, clean)) in noisy.chunks(len).zip(clean.chunks(len)).enumerate() {
+        let own = (i * len) as u32..((i + 1) * len) as u32;
+        let wanted = rows.iter().filter(|row| own.contains(row)).map(|row| row - own.start);
+        let wanted: Vec<u32> = wanted.collect();
+        let window = Sequence { tokens: noisy, wanted: Some(&wanted), ..Sequence::default() };
+        batch.push_noisy_and_clean(window, clean, block_size.try_into().unwrap()).unwrap();
+    }
+    batch
 }
 
 fn values(t: &Tensor) -> Vec<f64> {
@@ -66,14 +80,15 @@ fn forward(golden: &Golden, case: &Value, model: &Transformer) -> (Tensor, Targe
     let key = case["key"].as_str().unwrap();
     let x0 = golden.ids(&format!("{key}.x0"));
     let len = x0.len();
-    let clean = matrix(&x0, 1);
     if case["kind"] == "ar" {
         let targets = Targets::next_token(&x0, &vec![true; len], len).unwrap();
-        let hidden = model.causal(&clean, None, Some(&targets.rows)).unwrap();
+        let text = Sequence { tokens: &x0, wanted: Some(&targets.rows), ..Sequence::default() };
+        let batch = Batch::of(text, AttentionMask::Causal).unwrap();
+        let hidden = model.forward(&batch).unwrap();
         return (hidden, targets, (len - 1) as f64);
     }
     let mask = golden.ids(&format!("{key}.mask"));
-    let noisy = matrix(&golden.ids(&format!("{key}.xt")), 1);
+    let noisy = golden.ids(&format!("{key}.xt"));
     let weights: Vec<f32> = if let Some(t) = case["t"].as_f64() {
         mask.iter().map(|m| *m as f32 / t as f32).collect()
     } else {
@@ -81,12 +96,12 @@ fn forward(golden: &Golden, case: &Value, model: &Transformer) -> (Tensor, Targe
         mask.iter().zip(&rates).map(|(m, u)| (f64::from(*m) / u) as f32).collect()
     };
     let targets = Targets::masked(&x0, &weights, len, Predicts::Own).unwrap();
-    let rows = Some(targets.rows.as_slice());
-    let hidden = match case["block"].as_u64() {
-        Some(b) => model.denoise(&noisy, &clean, (b as usize).try_into().unwrap(), None, rows),
-        None => model.hidden(&noisy, AttentionMask::Full, None, rows),
+    let window = Sequence { tokens: &noisy, wanted: Some(&targets.rows), ..Sequence::default() };
+    let batch = match case["block"].as_u64() {
+        Some(b) => noisy_and_clean([&noisy, &x0], &targets.rows, len, b as usize),
+        None => Batch::of(window, AttentionMask::Full).unwrap(),
     };
-    (hidden.unwrap(), targets, len as f64)
+    (model.forward(&batch).unwrap(), targets, len as f64)
 }
 
 #[test]
@@ -168,9 +183,7 @@ fn ten_optimizer_steps_follow_the_recorded_trajectory() {
         let weights: Vec<f32> =
             mask.iter().zip(&rates).map(|(m, u)| (f64::from(*m) / u) as f32).collect();
         let targets = Targets::masked(&x0, &weights, 16, Predicts::Own).unwrap();
-        let (noisy, clean) = (matrix(&noisy, 2), matrix(&x0, 2));
-        let block_size = 4.try_into().unwrap();
-        let hidden = model.denoise(&noisy, &clean, block_size, None, Some(&targets.rows)).unwrap();
+        let hidden = model.forward(&noisy_and_clean([&noisy, &x0], &targets.rows, 16, 4)).unwrap();
         let out =
             weighted_loss_of_rows(model.backend(), &hidden, &model.head().unwrap(), &targets, 32.0)
                 .unwrap();

@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use lacuna_checkpoint::Config;
 use lacuna_data::Window;
 use lacuna_kernels::{AdamW, AdamWConfig, AttentionMask, Parameter};
 use lacuna_likelihood::{Blocks, Method, Scoring, Text, likelihood};
-use lacuna_model::Transformer;
+use lacuna_model::{Batch, Sequence, Transformer};
 use lacuna_train::{ObjectiveKind, Recipe, RunData, StageObjective, step};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ fn model(vocab_size: usize, dtype: DType) -> Transformer {
     };
     let model = Transformer::init(config, 5, dtype, &Device::Cpu).unwrap();
     for (name, var) in model.parameters().unwrap().iter() {
-        if !name.contains("norm") {
+        if !name.is_norm() {
             var.set(&(var.as_tensor() * 8.0).unwrap()).unwrap();
         }
     }
@@ -173,8 +173,10 @@ fn blocks_of_one_masked_token_are_next_token_prediction_without_shift() {
     for i in 1..window.tokens.len() {
         let mut tokens = window.tokens[..i].to_vec();
         tokens.push(MASK);
-        let tokens = Tensor::new(tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-        let hidden = model.hidden(&tokens, AttentionMask::Causal, None, Some(&[i as u32])).unwrap();
+        let last = [i as u32];
+        let text = Sequence { tokens: &tokens, wanted: Some(&last), ..Sequence::default() };
+        let batch = Batch::of(text, AttentionMask::Causal).unwrap();
+        let hidden = model.forward(&batch).unwrap();
         by_hand += f64::from(model.token_nll(&hidden, &[window.tokens[i]]).unwrap()[0]);
     }
     for method in [Method::Exact, Method::LeftToRight] {
@@ -210,7 +212,6 @@ fn the_exact_nelbo_is_the_mean_over_all_orders_and_monte_carlo_agrees() {
         orders = orders.iter().flat_map(longer).collect();
     }
     assert_eq!(orders.len(), 24);
-    let clean = Tensor::new(window.tokens.as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
     let four = NonZeroUsize::new(4).unwrap();
     let mut mean = 0.0;
     for order in &orders {
@@ -223,8 +224,10 @@ fn the_exact_nelbo_is_the_mean_over_all_orders_and_monte_carlo_agrees() {
             if rows.is_empty() {
                 continue;
             }
-            let noisy = Tensor::new(noisy, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-            let hidden = model.denoise(&noisy, &clean, four, None, Some(&rows)).unwrap();
+            let noisy = Sequence { tokens: &noisy, wanted: Some(&rows), ..Sequence::default() };
+            let mut batch = Batch::default();
+            batch.push_noisy_and_clean(noisy, &window.tokens, four).unwrap();
+            let hidden = model.forward(&batch).unwrap();
             let targets: Vec<u32> = rows.iter().map(|i| window.tokens[*i as usize]).collect();
             let nll = model.token_nll(&hidden, &targets).unwrap();
             mean += nll.iter().map(|v| f64::from(*v)).sum::<f64>() / 24.0;

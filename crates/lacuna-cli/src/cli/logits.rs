@@ -1,9 +1,10 @@
 //! `lacuna logits` writes a model's logits to a file, for comparison with other implementations.
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use lacuna::checkpoint::{Workload, save_tensors};
 use lacuna::kernels::AttentionMask;
+use lacuna::model::Batch;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -62,10 +63,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         },
     };
     let transformer = &model.transformer;
-    let tokens = Tensor::new(ids.as_slice(), transformer.device())?.unsqueeze(0)?;
     let what = format!("computing the logits of {} tokens", count(ids.len()));
     let progress = Progress::passes(what, &model, 1);
-    let hidden = transformer.hidden(&tokens, mask, None, None)?;
+    let hidden = transformer.forward(&Batch::of(ids.as_slice(), mask)?)?;
     let logits = transformer.logits(&hidden)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
     drop(progress);
     // Under another name until it is whole: a full disk leaves nothing half written.

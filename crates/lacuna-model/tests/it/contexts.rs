@@ -2,11 +2,8 @@
 //! (invariant 11). The 2L pass, the two-pass form, one block at a time and the cached decoder agree, in
 //! logits and in gradients; and nothing leaks.
 
-#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
-
 use candle_core::{DType, Device, Tensor};
-use lacuna_kernels::AttentionMask;
-use lacuna_model::{Config, KvCache, Lane, Transformer, View};
+use lacuna_model::{AttentionMask, Batch, Config, KvCache, Sequence, Transformer};
 use std::num::NonZeroUsize;
 
 const MASK: u32 = 5;
@@ -43,23 +40,46 @@ fn window(salt: u32) -> (Vec<u32>, Vec<u32>) {
     (clean, noisy)
 }
 
-fn row(tokens: &[u32]) -> Tensor {
-    Tensor::new(tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap()
-}
-
 fn size(b: usize) -> NonZeroUsize {
     NonZeroUsize::new(b).unwrap()
 }
 
 fn training_pass(model: &Transformer, noisy: &[u32], clean: &[u32], b: usize) -> Tensor {
-    let hidden = model.denoise(&row(noisy), &row(clean), size(b), None, None).unwrap();
-    model.logits(&hidden).unwrap()
+    training_passes(model, &[(noisy, clean, None)], b)
+}
+
+/// Logits of the noisy halves of windows, each with the lengths of its documents.
+fn training_passes(
+    model: &Transformer,
+    windows: &[(&[u32], &[u32], Option<&[usize]>)],
+    b: usize,
+) -> Tensor {
+    let mut batch = Batch::default();
+    for (noisy, clean, documents) in windows {
+        let noisy = Sequence { tokens: noisy, documents: *documents, ..Sequence::default() };
+        batch.push_noisy_and_clean(noisy, clean, size(b)).unwrap();
+    }
+    model.logits(&model.forward(&batch).unwrap()).unwrap()
 }
 
 fn two_passes(model: &Transformer, noisy: &[u32], clean: &[u32], b: usize) -> Tensor {
-    let clean = model.read_clean(&row(clean), size(b), None).unwrap();
-    let hidden = model.denoise_against(&row(noisy), &clean, None).unwrap();
-    model.logits(&hidden).unwrap()
+    let clean = model.read_clean(&[clean.into()], size(b)).unwrap();
+    let mut batch = Batch::default();
+    batch.push_noisy_against(noisy.into(), &clean, 0).unwrap();
+    model.logits(&model.forward_against(&batch, &clean).unwrap()).unwrap()
+}
+
+/// One sequence behind its cache; the logits of the listed tokens.
+fn pass(
+    model: &Transformer,
+    cache: &mut KvCache,
+    tokens: &[u32],
+    (mask, rows): (AttentionMask, &[u32]),
+) -> Tensor {
+    let sequence = Sequence { tokens, past: cache.len(), wanted: Some(rows), documents: None };
+    let batch = Batch::of(sequence, mask).unwrap();
+    let hidden = model.forward_cached(&batch, &mut [cache]).unwrap();
+    if rows.is_empty() { hidden } else { model.logits(&hidden).unwrap() }
 }
 
 /// Each noisy block behind its clean prefix, in a pass of its own.
@@ -70,7 +90,8 @@ fn block_by_block(model: &Transformer, noisy: &[u32], clean: &[u32], b: usize) -
         let tokens = [&clean[..start], &noisy[start..end]].concat();
         let rows: Vec<u32> = (start as u32..end as u32).collect();
         let mask = AttentionMask::BlockCausal { block_size: size(b) };
-        let hidden = model.hidden(&row(&tokens), mask, None, Some(&rows)).unwrap();
+        let text = Sequence { tokens: &tokens, wanted: Some(&rows), ..Sequence::default() };
+        let hidden = model.forward(&Batch::of(text, mask).unwrap()).unwrap();
         logits.push(model.logits(&hidden).unwrap());
     }
     Tensor::cat(&logits, 0).unwrap()
@@ -79,20 +100,18 @@ fn block_by_block(model: &Transformer, noisy: &[u32], clean: &[u32], b: usize) -
 /// The cached decoder; `fused`: the commit of a block rides in the next block's pass.
 fn cached(model: &Transformer, noisy: &[u32], clean: &[u32], b: usize, fused: bool) -> Tensor {
     let mut cache = KvCache::new(model.config(), 1, model.dtype(), &Device::Cpu).unwrap();
-    let view = View::BlockCausal { block_size: size(b) };
+    let mask = AttentionMask::BlockCausal { block_size: size(b) };
     let mut queued: &[u32] = &[];
     let mut logits = Vec::new();
     for start in (0..WINDOW).step_by(b) {
         let end = (start + b).min(WINDOW);
         let tokens = [queued, &noisy[start..end]].concat();
-        let rows: Vec<usize> = (queued.len()..tokens.len()).collect();
-        let mut lanes = [Lane { cache: &mut cache, tokens: &tokens, view, rows: &rows }];
-        logits.push(model.pass(&mut lanes).unwrap().unwrap());
+        let rows: Vec<u32> = (queued.len() as u32..tokens.len() as u32).collect();
+        logits.push(pass(model, &mut cache, &tokens, (mask, &rows)));
         cache.keep(0..queued.len()).unwrap();
         queued = &clean[start..end];
         if !fused {
-            let mut lanes = [Lane { cache: &mut cache, tokens: queued, view, rows: &[] }];
-            assert!(model.pass(&mut lanes).unwrap().is_none());
+            assert_eq!(pass(model, &mut cache, queued, (mask, &[])).dim(0).unwrap(), 0);
             cache.keep(0..queued.len()).unwrap();
             queued = &[];
         }
@@ -208,15 +227,12 @@ fn documents_of_a_window_are_as_if_alone() {
     let model = model(DType::F64);
     let b = 4;
     let (clean, noisy) = window(5);
-    let documents = [vec![6, 9, 6]];
-    let packed =
-        model.denoise(&row(&noisy), &row(&clean), size(b), Some(&documents), None).unwrap();
-    let packed = model.logits(&packed).unwrap();
+    let documents = [6, 9, 6];
+    let packed = training_passes(&model, &[(&noisy, &clean, Some(&documents))], b);
     let mut start = 0;
-    for len in &documents[0] {
+    for len in &documents {
         let (n, c) = (&noisy[start..start + len], &clean[start..start + len]);
-        let alone = model.denoise(&row(n), &row(c), size(b), None, None).unwrap();
-        let alone = model.logits(&alone).unwrap();
+        let alone = training_pass(&model, n, c, b);
         let off = largest_difference(&packed.narrow(0, start, *len).unwrap(), &alone);
         assert!(off < 1e-11, "document at {start}: {off:e}");
         start += len;
@@ -233,25 +249,24 @@ fn a_draft_is_verified_as_the_blocks_would_be_denoised_one_by_one() {
     for queued in [0, 4, 8] {
         let (prefix, draft) = (4, 8);
         let mut cache = KvCache::new(model.config(), 1, DType::F64, &Device::Cpu).unwrap();
-        let view = View::BlockCausal { block_size: size(b) };
-        let mut lanes = [Lane { cache: &mut cache, tokens: &clean[..prefix], view, rows: &[] }];
-        model.pass(&mut lanes).unwrap();
+        let mask = AttentionMask::BlockCausal { block_size: size(b) };
+        pass(&model, &mut cache, &clean[..prefix], (mask, &[]));
         cache.keep(0..prefix).unwrap();
         let from = prefix + queued;
         let tokens = [&masks[..draft], &clean[prefix..from + draft]].concat();
-        let rows: Vec<usize> = (0..draft).collect();
-        let view = View::Speculative { block_size: size(b), queued, draft };
-        let mut lanes = [Lane { cache: &mut cache, tokens: &tokens, view, rows: &rows }];
-        let logits = model.pass(&mut lanes).unwrap().unwrap();
+        let rows: Vec<u32> = (0..draft as u32).collect();
+        let drafted =
+            Sequence { tokens: &tokens, past: prefix, wanted: Some(&rows), documents: None };
+        let mut batch = Batch::default();
+        batch.push_draft(drafted, size(b), draft).unwrap();
+        let hidden = model.forward_cached(&batch, &mut [&mut cache]).unwrap();
+        let logits = model.logits(&hidden).unwrap();
         let off = largest_difference(&logits, &expected.narrow(0, from, draft).unwrap());
         assert!(off < 1e-11, "{queued} queued: {off:e}");
         // What is kept of the draft is what a commit would have written.
         cache.keep(draft..draft + queued + b).unwrap();
         assert_eq!(cache.len(), from + b);
-        let view = View::BlockCausal { block_size: size(b) };
-        let rows = [0, 1, 2, 3];
-        let mut lanes = [Lane { cache: &mut cache, tokens: &masks[..b], view, rows: &rows }];
-        let next = model.pass(&mut lanes).unwrap().unwrap();
+        let next = pass(&model, &mut cache, &masks[..b], (mask, &[0, 1, 2, 3]));
         let off = largest_difference(&next, &expected.narrow(0, from + b, b).unwrap());
         assert!(off < 1e-11, "after {queued} queued: {off:e}");
     }
@@ -260,25 +275,20 @@ fn a_draft_is_verified_as_the_blocks_would_be_denoised_one_by_one() {
 #[test]
 fn a_sequence_in_a_batch_is_as_if_alone() {
     let model = model(DType::F32);
-    let view = View::BlockCausal { block_size: size(4) };
+    let mask = AttentionMask::BlockCausal { block_size: size(4) };
     let texts: Vec<Vec<u32>> =
         (0..3).map(|i| window(20 + i).0[..4 * (i as usize + 1)].to_vec()).collect();
     let cache = || KvCache::new(model.config(), 1, DType::F32, &Device::Cpu).unwrap();
     let mut alone = Vec::new();
     for text in &texts {
-        let rows: Vec<usize> = (0..text.len()).collect();
-        let mut cache = cache();
-        let mut lanes = [Lane { cache: &mut cache, tokens: text, view, rows: &rows }];
-        alone.push(model.pass(&mut lanes).unwrap().unwrap());
+        let rows: Vec<u32> = (0..text.len() as u32).collect();
+        alone.push(pass(&model, &mut cache(), text, (mask, &rows)));
     }
-    let rows: Vec<Vec<usize>> = texts.iter().map(|t| (0..t.len()).collect()).collect();
     let mut caches: Vec<KvCache> = texts.iter().map(|_| cache()).collect();
-    let mut lanes: Vec<Lane<'_>> = caches
-        .iter_mut()
-        .zip(texts.iter().zip(&rows))
-        .map(|(cache, (tokens, rows))| Lane { cache, tokens, view, rows })
-        .collect();
-    let together = model.pass(&mut lanes).unwrap().unwrap();
+    let mut batch = Batch::default();
+    texts.iter().for_each(|text| batch.push(text.as_slice().into(), mask).unwrap());
+    let hidden = model.forward_cached(&batch, &mut caches.iter_mut().collect::<Vec<_>>()).unwrap();
+    let together = model.logits(&hidden).unwrap();
     let off = largest_difference(&together, &Tensor::cat(&alone, 0).unwrap());
     assert!(off < 1e-3, "{off:e}");
 }
@@ -287,37 +297,38 @@ fn a_sequence_in_a_batch_is_as_if_alone() {
 fn block_size_one_is_causal_attention() {
     let model = model(DType::F64);
     let (clean, _) = window(9);
-    let ids = row(&clean);
     let one = AttentionMask::BlockCausal { block_size: size(1) };
-    let a = model.hidden(&ids, one, None, None).unwrap();
-    let b = model.causal(&ids, None, None).unwrap();
+    let under = |mask| model.forward(&Batch::of(clean.as_slice(), mask).unwrap()).unwrap();
+    let (a, b) = (under(one), under(AttentionMask::Causal));
     assert_eq!(largest_difference(&a, &b), 0.0);
 }
 
 /// Clean and noisy tokens of a window.
 type TwoForms = (Vec<u32>, Vec<u32>);
 
-/// The clean and the noisy tokens of two windows, [2, window] each.
-fn two_windows() -> ([TwoForms; 2], Tensor, Tensor) {
-    let windows = [window(7), window(8)];
-    let clean = Tensor::cat(&[row(&windows[0].0), row(&windows[1].0)], 0).unwrap();
-    let noisy = Tensor::cat(&[row(&windows[0].1), row(&windows[1].1)], 0).unwrap();
-    (windows, clean, noisy)
+/// The logits of two windows, given the lengths of each one's documents.
+fn two_windows(
+    model: &Transformer,
+    windows: &[TwoForms; 2],
+    documents: [Option<&[usize]>; 2],
+) -> Tensor {
+    let [one, other] = windows;
+    let [of_one, of_other] = documents;
+    training_passes(model, &[(&one.1, &one.0, of_one), (&other.1, &other.0, of_other)], 4)
 }
 
 #[test]
 fn documents_of_a_batch_are_as_if_alone_in_every_window() {
     for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, 2e-3)] {
         let model = model(dtype);
-        let (b, documents) = (4, [vec![WINDOW], vec![6, 9, 6]]);
-        let (windows, clean, noisy) = two_windows();
-        let packed = model.denoise(&noisy, &clean, size(b), Some(&documents), None).unwrap();
-        let packed = model.logits(&packed).unwrap();
+        let documents: [&[usize]; 2] = [&[WINDOW], &[6, 9, 6]];
+        let windows = [window(7), window(8)];
+        let packed = two_windows(&model, &windows, documents.map(Some));
         for (w, (clean, noisy)) in windows.iter().enumerate() {
             let mut start = 0;
-            for len in &documents[w] {
+            for len in documents[w] {
                 let (n, c) = (&noisy[start..start + len], &clean[start..start + len]);
-                let alone = training_pass(&model, n, c, b);
+                let alone = training_pass(&model, n, c, 4);
                 let found = packed.narrow(0, w * WINDOW + start, *len).unwrap();
                 let off = largest_difference(&found, &alone);
                 assert!(off < tolerance, "{dtype:?}, window {w}, document at {start}: {off:e}");
@@ -330,15 +341,15 @@ fn documents_of_a_batch_are_as_if_alone_in_every_window() {
 #[test]
 fn one_document_a_window_gives_the_gradients_of_no_documents() {
     let model = model(DType::F32);
-    let (_, clean, noisy) = two_windows();
-    let gradients = |documents: Option<&[Vec<usize>]>| -> Vec<Tensor> {
-        let hidden = model.denoise(&noisy, &clean, size(4), documents, None).unwrap();
-        let loss = model.logits(&hidden).unwrap().cos().unwrap().sum_all().unwrap();
+    let windows = [window(7), window(8)];
+    let gradients = |documents: Option<&[usize]>| -> Vec<Tensor> {
+        let logits = two_windows(&model, &windows, [documents; 2]);
+        let loss = logits.cos().unwrap().sum_all().unwrap();
         let store = loss.backward().unwrap();
         let parameters = model.parameters().unwrap().iter();
         parameters.map(|(_, var)| store.get(var).unwrap().clone()).collect()
     };
-    let (apart, plain) = (gradients(Some(&[vec![WINDOW], vec![WINDOW]])), gradients(None));
+    let (apart, plain) = (gradients(Some(&[WINDOW])), gradients(None));
     for (((name, _), a), e) in model.parameters().unwrap().iter().zip(&apart).zip(&plain) {
         let scale = largest_difference(e, &e.zeros_like().unwrap());
         let off = largest_difference(a, e) / scale;

@@ -54,7 +54,7 @@ fn its_tokenizer_cuts_text_as_published() {
     let ids = |text: &str| tokenizer.encode(text, false).expect("encodes").get_ids().to_vec();
     assert_eq!(ids("<|im_start|>")[..], [1], "special tokens are found in text");
     assert_eq!(ids("1234").len(), 4, "digits one by one");
-    let golden = include_str!("../../../fixtures/golden/ar_smollm2.json");
+    let golden = include_str!("../../../../fixtures/golden/ar_smollm2.json");
     let golden: serde_json::Value = serde_json::from_str(golden).expect("a golden record");
     let mut cases = 0;
     for case in golden.as_array().expect("a list") {

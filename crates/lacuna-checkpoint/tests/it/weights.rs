@@ -1,7 +1,5 @@
 //! Checkpoints in and out.
 
-#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 

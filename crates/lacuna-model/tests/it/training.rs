@@ -1,11 +1,8 @@
 //! The backward pass that is written out, against the graph that candle walks back.
 
-#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
-
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_checkpoint::Parts;
-use lacuna_kernels::AttentionMask;
-use lacuna_model::{Config, Parameters, Transformer, Windows};
+use lacuna_model::{AttentionMask, Batch, Config, Parameters, Sequence, Transformer};
 use std::num::NonZeroUsize;
 
 const WINDOW: usize = 24;
@@ -56,27 +53,42 @@ fn model(config: &Config, dtype: DType) -> Transformer {
     Transformer::from_parameters(config.clone(), parameters).unwrap()
 }
 
-fn ids(salt: u32, rows: usize) -> Tensor {
-    let ids: Vec<u32> = (0..(rows * WINDOW) as u32).map(|i| (i * 29 + salt * 17) % 96).collect();
-    Tensor::from_vec(ids, (rows, WINDOW), &Device::Cpu).unwrap()
+fn ids(salt: u32, rows: usize) -> Vec<u32> {
+    (0..(rows * WINDOW) as u32).map(|i| (i * 29 + salt * 17) % 96).collect()
 }
 
-fn passes(model: &Transformer) -> Vec<(&'static str, Windows)> {
-    let (noisy, clean) = (ids(1, 2), ids(2, 2));
-    let block = NonZeroUsize::new(4).unwrap();
-    let documents = [vec![10, 14], vec![3, 20, 1]];
-    let windows = |mask, rows: Option<&[u32]>| model.windows(&clean, mask, None, rows).unwrap();
-    let both = |documents: Option<&[Vec<usize>]>, rows: &[u32]| {
-        model.noisy_and_clean(&noisy, &clean, block, documents, rows).unwrap()
-    };
+/// Two windows under a mask; the rows that are wanted of each.
+fn windows(mask: AttentionMask, wanted: Option<[&[u32]; 2]>) -> Batch {
+    let mut batch = Batch::default();
+    for (i, tokens) in ids(2, 2).chunks(WINDOW).enumerate() {
+        let wanted = wanted.map(|wanted| wanted[i]);
+        batch.push(Sequence { tokens, wanted, ..Sequence::default() }, mask).unwrap();
+    }
+    batch
+}
+
+/// Two windows, noisy and clean; the rows of [noisy ; clean] that are wanted of each.
+fn both(documents: [Option<&[usize]>; 2], wanted: [&[u32]; 2]) -> Batch {
+    let (noisy, clean, mut batch) = (ids(1, 2), ids(2, 2), Batch::default());
+    for (i, (tokens, clean)) in noisy.chunks(WINDOW).zip(clean.chunks(WINDOW)).enumerate() {
+        let (documents, wanted) = (documents[i], Some(wanted[i]));
+        let noisy = Sequence { tokens, documents, wanted, past: 0 };
+        batch.push_noisy_and_clean(noisy, clean, NonZeroUsize::new(4).unwrap()).unwrap();
+    }
+    batch
+}
+
+fn passes() -> Vec<(&'static str, Batch)> {
+    let documents: [&[usize]; 2] = [&[10, 14], &[3, 20, 1]];
     let w = WINDOW as u32;
     vec![
         ("causal, all rows", windows(AttentionMask::Causal, None)),
-        ("full, some rows", windows(AttentionMask::Full, Some(&[0, 5, 5, 30]))),
-        ("block diffusion", both(None, &[1, 2, 9, 2 * w, 2 * w + 7])),
-        ("as many rows of each window", both(None, &[1, 2, 2 * w + 7, 2 * w])),
-        ("apart", both(Some(&documents), &[0, 11, 2 * w + 5])),
-        ("rows of the clean half", both(None, &[3, w + 3, 3 * w + 1])),
+        ("full, some rows", windows(AttentionMask::Full, Some([&[0, 5, 5], &[6]]))),
+        ("block diffusion", both([None; 2], [&[1, 2, 9], &[0, 7]])),
+        ("as many rows of each window", both([None; 2], [&[1, 2], &[7, 0]])),
+        ("one window alone", both([None; 2], [&[], &[3, 4]])),
+        ("apart", both(documents.map(Some), [&[0, 11], &[5]])),
+        ("rows of the clean half", both([None; 2], [&[3, w + 3], &[w + 1]])),
     ]
 }
 
@@ -90,24 +102,20 @@ fn probe(hidden: &Tensor, head: &Tensor) -> Tensor {
 }
 
 /// Hidden states and the gradient of every parameter, by the graph.
-fn by_graph(model: &Transformer, windows: &Windows) -> (Tensor, Parameters<Tensor>) {
-    let hidden = model.forward(windows).unwrap();
+fn by_graph(model: &Transformer, batch: &Batch) -> (Tensor, Parameters<Tensor>) {
+    let hidden = model.forward(batch).unwrap();
     let store = probe(&hidden, &model.head().unwrap()).backward().unwrap();
     let gradient = |_, var: &Var| store.get(var.as_tensor()).unwrap().clone();
     (hidden.detach(), model.parameters().unwrap().map(gradient))
 }
 
-fn by_record(
-    model: &Transformer,
-    windows: &Windows,
-    recompute: bool,
-) -> (Tensor, Parameters<Tensor>) {
-    let (hidden, record) = model.record(windows, recompute).unwrap();
+fn by_hand(model: &Transformer, batch: &Batch, recompute: bool) -> (Tensor, Parameters<Tensor>) {
+    let (hidden, saved) = model.forward_train(batch, recompute).unwrap();
     let leaf = Var::from_tensor(&hidden).unwrap();
     let head = Var::from_tensor(&model.head().unwrap().detach()).unwrap();
     let store = probe(leaf.as_tensor(), head.as_tensor()).backward().unwrap();
     let (d_hidden, d_head) = (store.get(&leaf).unwrap(), store.get(&head).unwrap());
-    (hidden, model.backward(record, d_hidden, d_head).unwrap())
+    (hidden, model.backward(saved, d_hidden, d_head).unwrap())
 }
 
 /// max |a − b| / max |b|.
@@ -124,9 +132,9 @@ fn error(a: &Tensor, b: &Tensor) -> f64 {
 fn gradients_written_out_are_the_graphs() {
     for (name, config) in configs() {
         let model = model(&config, DType::F64);
-        for (pass, windows) in passes(&model) {
-            let (hidden, expected) = by_graph(&model, &windows);
-            let (found_hidden, found) = by_record(&model, &windows, false);
+        for (pass, batch) in passes() {
+            let (hidden, expected) = by_graph(&model, &batch);
+            let (found_hidden, found) = by_hand(&model, &batch, false);
             let off = error(&found_hidden, &hidden);
             assert!(off <= 1e-12, "{name}, {pass}: hidden states are {off:.1e} off");
             for (parameter, (a, b)) in found.zip(&expected).unwrap().iter() {
@@ -143,10 +151,10 @@ fn gradients_written_out_are_the_graphs() {
 fn gradients_in_f32_are_as_exact_as_the_graphs() {
     for (name, config) in configs() {
         let (exact, model) = (model(&config, DType::F64), model(&config, DType::F32));
-        for ((pass, exact_windows), (_, windows)) in passes(&exact).iter().zip(passes(&model)) {
-            let (_, expected) = by_graph(&exact, exact_windows);
-            let (_, graph) = by_graph(&model, &windows);
-            let (_, found) = by_record(&model, &windows, false);
+        for (pass, batch) in passes() {
+            let (_, expected) = by_graph(&exact, &batch);
+            let (_, graph) = by_graph(&model, &batch);
+            let (_, found) = by_hand(&model, &batch, false);
             let all = found.zip(&graph).unwrap();
             for (parameter, ((a, b), c)) in all.zip(&expected).unwrap().iter() {
                 let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
@@ -162,13 +170,12 @@ fn gradients_in_f32_are_as_exact_as_the_graphs() {
 fn activations_computed_again_give_the_same_bits() {
     for (name, config) in configs() {
         let model = model(&config, DType::F32);
-        for (pass, windows) in passes(&model) {
+        for (pass, batch) in passes() {
             let bits = |tensors: Parameters<Tensor>| {
                 let of = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 tensors.map(|_, t| of(t).into_iter().map(f32::to_bits).collect::<Vec<_>>())
             };
-            let (kept, again) =
-                (by_record(&model, &windows, false).1, by_record(&model, &windows, true).1);
+            let (kept, again) = (by_hand(&model, &batch, false).1, by_hand(&model, &batch, true).1);
             assert!(bits(kept) == bits(again), "{name}, {pass}");
         }
     }
@@ -177,7 +184,7 @@ fn activations_computed_again_give_the_same_bits() {
 #[test]
 fn a_pass_without_a_wanted_row_has_no_gradient() {
     let model = model(&config(), DType::F32);
-    let windows = model.windows(&ids(1, 1), AttentionMask::Causal, None, Some(&[])).unwrap();
-    let error = model.record(&windows, false).unwrap_err().to_string();
+    let batch = windows(AttentionMask::Causal, Some([&[]; 2]));
+    let error = model.forward_train(&batch, false).unwrap_err().to_string();
     assert!(error.contains("no row is wanted"), "{error}");
 }

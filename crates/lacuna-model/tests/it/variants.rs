@@ -1,16 +1,13 @@
 //! Every variant of the configuration, in both formats, against a plain calculation of its own: loops over f64,
 //! from the text of `config.json`, sharing nothing with the crate but the numbers of the weights.
 
-#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
-
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use lacuna_checkpoint::{GgufOptions, SaveOptions, save_gguf, save_safetensors};
-use lacuna_kernels::AttentionMask;
-use lacuna_model::{Config, Transformer, Weights};
+use lacuna_model::{AttentionMask, Batch, Config, Transformer, Weights};
 use serde_json::{Value, json};
 
 const VOCAB: usize = 48;
@@ -254,8 +251,7 @@ fn checkpoint(dir: &Path, config: &Value) -> Plain {
 }
 
 fn off(model: &Transformer, ids: &[u32], expected: &Rows) -> f64 {
-    let tokens = Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-    let hidden = model.hidden(&tokens, AttentionMask::Causal, None, None).unwrap();
+    let hidden = model.forward(&Batch::of(ids, AttentionMask::Causal).unwrap()).unwrap();
     let logits =
         model.logits(&hidden).unwrap().to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap();
     let largest = expected.iter().flatten().fold(0f64, |most, x| most.max(x.abs()));

@@ -1,10 +1,8 @@
 //! Logits against those recorded from independent implementations (fixtures/README.md).
 
-#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
-
 use candle_core::{DType, Device, Tensor};
-use lacuna_kernels::{AttentionMask, Backend};
-use lacuna_model::{StorageDtype, Transformer, Weights};
+use lacuna_kernels::Backend;
+use lacuna_model::{AttentionMask, Batch, StorageDtype, Transformer, Weights};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -32,11 +30,13 @@ fn worst(model: impl Fn(&Weights) -> Transformer) -> (f64, usize) {
         let model = model(&Weights::open(fixtures().join("models").join(name)).unwrap());
         for len in [1, 5, 16] {
             let ids = &golden[&format!("{name}.L{len}.ids")];
-            let ids = ids.to_dtype(DType::U32).unwrap().reshape((1, len)).unwrap();
+            let ids = ids.to_dtype(DType::U32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let ids: Vec<u32> = ids;
             for case in ["causal", "full", "block2", "block4", "block8", "block32"] {
                 let expected = &golden[&format!("{name}.L{len}.{case}.f64")];
                 let expected = expected.to_vec2::<f64>().unwrap().concat();
-                let hidden = model.hidden(&ids, mask(case), None, None).unwrap();
+                let batch = Batch::of(ids.as_slice(), mask(case)).unwrap();
+                let hidden = model.forward(&batch).unwrap();
                 let logits = model.logits(&hidden).unwrap().to_dtype(DType::F64).unwrap();
                 let logits = logits.to_vec2::<f64>().unwrap().concat();
                 let largest = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
@@ -115,9 +115,10 @@ fn packed_weights_compute_what_their_values_do_in_f32() {
                 candle_core::Var::from_tensor(&values).unwrap()
             });
             let plain = Transformer::from_parameters(weights.config().clone(), parameters).unwrap();
-            let ids = Tensor::arange(7u32, 23, &Device::Cpu).unwrap().reshape((1, 16)).unwrap();
+            let ids: Vec<u32> = (7..23).collect();
             let logits = |model: &Transformer| {
-                let hidden = model.hidden(&ids, mask("block4"), None, None).unwrap();
+                let batch = Batch::of(ids.as_slice(), mask("block4")).unwrap();
+                let hidden = model.forward(&batch).unwrap();
                 model.logits(&hidden).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
             };
             let (packed, plain) = (logits(&packed), logits(&plain));

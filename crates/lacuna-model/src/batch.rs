@@ -1,0 +1,269 @@
+//! What one pass reads, on the host: tokens, where they stand, who sees whom, and whose hidden states are wanted.
+
+use lacuna_kernels::{AttentionMask, KeyRanges};
+use std::num::NonZeroUsize;
+use std::ops::Range;
+
+use crate::clean::CleanKeys;
+use crate::error::{Error, Result};
+
+/// The tokens of one sequence, and what a pass is to know of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sequence<'a> {
+    /// The tokens that the pass reads.
+    pub tokens: &'a [u32],
+    /// Tokens before them whose keys and values a cache holds. All of the pass's tokens see them.
+    pub past: usize,
+    /// The lengths of its documents, whose positions begin at 0 and which see nothing of each other; `None`: it is one.
+    pub documents: Option<&'a [usize]>,
+    /// The tokens whose hidden states are wanted, counted from the first of `tokens`; `None`: all.
+    pub wanted: Option<&'a [u32]>,
+}
+
+impl<'a> From<&'a [u32]> for Sequence<'a> {
+    fn from(tokens: &'a [u32]) -> Self {
+        Self { tokens, ..Self::default() }
+    }
+}
+
+/// The rows of one pass: the tokens of any number of sequences, laid end to end.
+///
+/// Training windows, their noisy and clean halves, prompts and blocks that are decoded differ in what is pushed, and in
+/// nothing behind that. A row's result never depends on which other sequences are in the batch.
+///
+/// ```
+/// use lacuna_kernels::AttentionMask;
+/// use lacuna_model::{Batch, Sequence};
+///
+/// let mut batch = Batch::default();
+/// batch.push([7u32, 8, 9].as_slice().into(), AttentionMask::Causal)?;
+/// let last = Sequence { tokens: &[7, 8], wanted: Some(&[1]), ..Sequence::default() };
+/// batch.push(last, AttentionMask::Full)?;
+/// assert_eq!((batch.tokens(), batch.positions()), (&[7, 8, 9, 7, 8][..], &[0, 1, 2, 0, 1][..]));
+/// assert_eq!(batch.wanted(), [0, 1, 2, 4]);
+/// # Ok::<(), lacuna_model::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    parts: Vec<Part>,
+    wanted: Vec<u32>,
+    /// The mask and length that were laid out last: windows of one length share it, and what attention plans by it.
+    laid_out: Option<((AttentionMask, usize), KeyRanges)>,
+}
+
+/// The rows of one sequence, which see nothing of the others.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) rows: Range<usize>,
+    pub(crate) past: usize,
+    /// Which keys each row sees: those of the past, then of the rows, then those of `clean`.
+    pub(crate) ranges: KeyRanges,
+    /// Rows of a clean read whose keys stand behind its own.
+    pub(crate) clean: Range<usize>,
+    /// Its wanted rows among those of the batch.
+    pub(crate) wanted: Range<usize>,
+}
+
+impl Batch {
+    /// A batch of one sequence under any mask on one copy of its tokens.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn of<'a>(sequence: impl Into<Sequence<'a>>, mask: AttentionMask) -> Result<Self> {
+        let mut batch = Self::default();
+        batch.push(sequence.into(), mask)?;
+        Ok(batch)
+    }
+
+    /// Adds a sequence under any mask on one copy of its tokens: a window, a prompt, a block behind what is cached.
+    ///
+    /// # Errors
+    /// Errors if documents do not fill the sequence, or a wanted token is beyond its end.
+    pub fn push(&mut self, sequence: Sequence<'_>, mask: AttentionMask) -> Result<()> {
+        let (n, past) = (sequence.tokens.len(), sequence.past);
+        sequence.check_wanted(n)?;
+        let ranges = match sequence.documents {
+            Some(documents) => of_documents(mask, documents, &sequence)?,
+            None if past > 0 => KeyRanges::new(mask, n, past + n, past),
+            None => self.laid_out(mask, n),
+        };
+        self.tokens.extend_from_slice(sequence.tokens);
+        self.extend_positions(&sequence);
+        self.finish(n, &sequence, ranges, 0..0);
+        Ok(())
+    }
+
+    /// Adds a window of block-diffusion training, [noisy ; clean]: each noisy block sees itself and the clean blocks
+    /// before it, and positions count from 0 in both halves (paper §2). `noisy.wanted` counts in [noisy ; clean]: a
+    /// shifted head reads a block's first token off the clean row before it. `None`: the noisy half.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push), and if the halves differ in length.
+    pub fn push_noisy_and_clean(
+        &mut self,
+        noisy: Sequence<'_>,
+        clean: &[u32],
+        block_size: NonZeroUsize,
+    ) -> Result<()> {
+        let n = noisy.tokens.len();
+        noisy.check_wanted(2 * n)?;
+        if clean.len() != n {
+            let found = clean.len();
+            return Err(Error::Input(format!(
+                "{n} noisy tokens and {found} clean ones: they must agree"
+            )));
+        }
+        let mask = AttentionMask::BlockDiffusion { block_size, seq_len: n };
+        let ranges = match noisy.documents {
+            Some(documents) => of_documents(mask, documents, &noisy)?,
+            None => self.laid_out(mask, 2 * n),
+        };
+        for half in [noisy.tokens, clean] {
+            self.tokens.extend_from_slice(half);
+            self.extend_positions(&noisy);
+        }
+        self.finish(2 * n, &noisy, ranges, 0..0);
+        Ok(())
+    }
+
+    /// Adds a noisy version of a window whose clean half was read before: window `window` of `clean`.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push), and if the halves differ in length.
+    pub fn push_noisy_against(
+        &mut self,
+        noisy: Sequence<'_>,
+        clean: &CleanKeys,
+        window: usize,
+    ) -> Result<()> {
+        let (rows, positions, ranges) = clean.of_window(window)?;
+        noisy.check_wanted(noisy.tokens.len())?;
+        if rows.len() != noisy.tokens.len() {
+            let (found, expected) = (noisy.tokens.len(), rows.len());
+            return Err(Error::Input(format!(
+                "{found} noisy tokens and {expected} clean ones: they must agree"
+            )));
+        }
+        self.tokens.extend_from_slice(noisy.tokens);
+        self.positions.extend_from_slice(positions);
+        self.finish(rows.len(), &noisy, ranges, rows);
+        Ok(())
+    }
+
+    /// Adds a draft to be verified, \[`draft` masks | `queued` finished tokens | `draft` drafted tokens\]: the training
+    /// mask at inference. `queued` and `draft` are whole blocks.
+    ///
+    /// # Errors
+    /// Errors if the sequence is not `queued` and twice `draft` long, or a wanted token is beyond its end.
+    pub fn push_draft(
+        &mut self,
+        sequence: Sequence<'_>,
+        block_size: NonZeroUsize,
+        draft: usize,
+    ) -> Result<()> {
+        let (n, past) = (sequence.tokens.len(), sequence.past);
+        sequence.check_wanted(n)?;
+        let Some(queued) = n.checked_sub(2 * draft) else {
+            return Err(Error::Input(format!("{n} tokens hold no draft of {draft} and its masks")));
+        };
+        let ranges = KeyRanges::speculative(block_size, queued, draft, past);
+        self.tokens.extend_from_slice(sequence.tokens);
+        let finished = past..past + queued + draft;
+        let masked = past + queued..finished.end;
+        self.positions.extend(masked.chain(finished).map(|position| position as u32));
+        self.finish(n, &sequence, ranges, 0..0);
+        Ok(())
+    }
+
+    /// The token of each row.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The position of each row in its sequence or document.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
+    }
+
+    /// The rows whose hidden states are wanted, in the order in which a pass gives them.
+    pub fn wanted(&self) -> &[u32] {
+        &self.wanted
+    }
+
+    pub(crate) fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Whether every row is wanted, in order.
+    pub(crate) fn wants_all(&self) -> bool {
+        self.wanted.len() == self.tokens.len()
+            && self.wanted.iter().enumerate().all(|(i, row)| i == *row as usize)
+    }
+
+    fn laid_out(&mut self, mask: AttentionMask, len: usize) -> KeyRanges {
+        match &self.laid_out {
+            Some((key, ranges)) if *key == (mask, len) => ranges.clone(),
+            _ => {
+                let ranges = KeyRanges::new(mask, len, len, 0);
+                self.laid_out = Some(((mask, len), ranges.clone()));
+                ranges
+            }
+        }
+    }
+
+    fn extend_positions(&mut self, sequence: &Sequence<'_>) {
+        let positions = |len: usize, first: usize| (first..first + len).map(|at| at as u32);
+        match sequence.documents {
+            Some(documents) => {
+                self.positions.extend(documents.iter().flat_map(|len| positions(*len, 0)))
+            }
+            None => self.positions.extend(positions(sequence.tokens.len(), sequence.past)),
+        }
+    }
+
+    /// Books the `n` rows that were just laid down.
+    fn finish(
+        &mut self,
+        n: usize,
+        sequence: &Sequence<'_>,
+        ranges: KeyRanges,
+        clean: Range<usize>,
+    ) {
+        let rows = self.tokens.len() - n..self.tokens.len();
+        let first = self.wanted.len();
+        match sequence.wanted {
+            None => self
+                .wanted
+                .extend((rows.start..rows.start + sequence.tokens.len()).map(|row| row as u32)),
+            Some(wanted) => self.wanted.extend(wanted.iter().map(|row| rows.start as u32 + row)),
+        }
+        let wanted = first..self.wanted.len();
+        self.parts.push(Part { rows, past: sequence.past, ranges, clean, wanted });
+    }
+}
+
+impl Sequence<'_> {
+    /// Checks what is wanted of the `n` rows that it takes.
+    fn check_wanted(&self, n: usize) -> Result<()> {
+        match self.wanted.unwrap_or_default().iter().find(|row| **row as usize >= n) {
+            Some(beyond) => {
+                Err(Error::Input(format!("row {beyond} is wanted of a sequence of {n}")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn of_documents(
+    mask: AttentionMask,
+    documents: &[usize],
+    sequence: &Sequence<'_>,
+) -> Result<KeyRanges> {
+    let (covered, n) = (documents.iter().sum::<usize>(), sequence.tokens.len());
+    if covered != n || sequence.past > 0 {
+        return Err(Error::Input(format!("documents of {covered} tokens in a window of {n}")));
+    }
+    Ok(KeyRanges::documents(mask, documents)?)
+}

@@ -1,0 +1,218 @@
+//! Which rows of a pass each layer computes: what is the same in many rows once, what nobody reads not at all.
+
+use candle_core::{Device, Tensor};
+use lacuna_kernels::{KeyRanges, Segment, Segments, embedding, embedding_backward};
+use std::sync::Arc;
+
+use crate::batch::{Batch, Part};
+use crate::error::Result;
+use crate::transformer::Transformer;
+
+/// What a pass is for, and so what may be left out of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// Hidden states. Behind the last attention only wanted rows are computed.
+    Read,
+    /// The same behind the keys and values of caches.
+    Decode,
+    /// Gradients. Rows that are not wanted have no queries in the last layer, and equal inputs of the first layer are
+    /// computed once. That rounds otherwise: a query's sums depend on which others it is attended with.
+    Train,
+}
+
+/// The rows of a whole pass.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// What the first layer reads, a row each.
+    pub(crate) tokens: Vec<u32>,
+    /// Where the rows of the batch stand; each has a key in every layer.
+    pub(crate) positions: Arc<[u32]>,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) layers: Vec<Rows>,
+}
+
+/// The rows of one layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Rows {
+    /// The layer's input that each row of the pass stands for; `None`: each its own. Before the first attention
+    /// a row is its token alone, so the first layer may have one input for each distinct token.
+    pub(crate) inputs: Option<Tensor>,
+    /// The inputs that queries are formed from; `None`: all rows of the pass.
+    pub(crate) queries: Option<Tensor>,
+    /// The rows among the queries that are read on; `None`: all.
+    pub(crate) attended: Option<Tensor>,
+    /// The inputs that what was attended is added to; `None`: all.
+    pub(crate) residual: Option<Tensor>,
+    /// Where the queries stand, and which keys they see.
+    pub(crate) positions: Arc<[u32]>,
+    pub(crate) segments: Segments,
+    /// The parts of the batch that the segments are of.
+    pub(crate) parts: Arc<[usize]>,
+}
+
+impl Plan {
+    pub(crate) fn new(batch: &Batch, purpose: Purpose, model: &Transformer) -> Result<Self> {
+        let device = model.device();
+        let in_caches = purpose == Purpose::Decode;
+        let positions: Arc<[u32]> = batch.positions().into();
+        let all: Vec<usize> = (0..batch.parts().len()).collect();
+        let every = Rows {
+            inputs: None,
+            queries: None,
+            attended: None,
+            residual: None,
+            positions: positions.clone(),
+            segments: segments(batch, &all, in_caches, whole)?,
+            parts: all.into(),
+        };
+        let mut layers = vec![every; model.config().num_layers];
+        if !batch.wants_all()
+            && let Some(last) = layers.last_mut()
+        {
+            *last = match purpose {
+                Purpose::Train => Rows::wanted(batch, device)?,
+                Purpose::Read | Purpose::Decode => last.read_on(batch, in_caches, device)?,
+            };
+        }
+        let (tokens, parts) = (batch.tokens().to_vec(), batch.parts().to_vec());
+        let mut plan = Self { tokens, positions, parts, layers };
+        if purpose == Purpose::Train {
+            plan.share(device)?;
+        }
+        Ok(plan)
+    }
+
+    /// Whether nothing is read of the last layer but its keys and values.
+    pub(crate) fn ends_with_keys(&self) -> bool {
+        self.layers.last().is_some_and(|last| last.parts.is_empty())
+    }
+
+    /// Lets the first layer read each distinct token once.
+    fn share(&mut self, device: &Device) -> Result<()> {
+        let mut distinct = self.tokens.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        // Every token is in the list, so its place there is the number of those below it.
+        let place = |token: &u32| distinct.partition_point(|other| other < token) as u32;
+        let places: Vec<u32> = self.tokens.iter().map(place).collect();
+        let places = Tensor::new(places, device)?;
+        if let Some(first) = self.layers.first_mut() {
+            let placed = |rows: &Tensor| places.index_select(rows, 0);
+            first.queries = first.queries.as_ref().map(placed).transpose()?;
+            first.residual = Some(first.residual.as_ref().map_or(Ok(places.clone()), placed)?);
+            first.inputs = Some(places.clone());
+        }
+        self.tokens = distinct;
+        Ok(())
+    }
+}
+
+impl Rows {
+    /// Of the last layer: every query of a sequence of which anything is wanted, and behind the attention the wanted rows
+    /// alone.
+    fn read_on(&self, batch: &Batch, in_caches: bool, device: &Device) -> Result<Self> {
+        let all = batch.parts();
+        let parts: Vec<usize> = (0..all.len()).filter(|i| !all[*i].wanted.is_empty()).collect();
+        let queries: Vec<u32> =
+            parts.iter().flat_map(|i| all[*i].rows.clone()).map(|row| row as u32).collect();
+        let mut attended = Vec::with_capacity(batch.wanted().len());
+        let mut first = 0;
+        for part in parts.iter().map(|i| &all[*i]) {
+            let wanted = &batch.wanted()[part.wanted.clone()];
+            attended.extend(wanted.iter().map(|row| row - part.rows.start as u32 + first));
+            first += part.rows.len() as u32;
+        }
+        let attended = Some(Tensor::new(attended, device)?);
+        let residual = Some(Tensor::new(batch.wanted(), device)?);
+        if parts.len() == all.len() {
+            return Ok(Self { attended, residual, ..self.clone() });
+        }
+        Ok(Self {
+            inputs: None,
+            positions: queries.iter().map(|row| batch.positions()[*row as usize]).collect(),
+            queries: Some(Tensor::new(queries, device)?),
+            attended,
+            residual,
+            segments: segments(batch, &parts, in_caches, whole)?,
+            parts: parts.into(),
+        })
+    }
+
+    /// Of the last layer: the queries of the wanted rows alone.
+    fn wanted(batch: &Batch, device: &Device) -> Result<Self> {
+        let (all, wanted) = (batch.parts(), batch.wanted());
+        let parts: Vec<usize> = (0..all.len()).filter(|i| !all[*i].wanted.is_empty()).collect();
+        let selected = |part: &Part| {
+            let own = &wanted[part.wanted.clone()];
+            let queries: Vec<usize> =
+                own.iter().map(|row| *row as usize - part.rows.start).collect();
+            (queries.len(), part.ranges.select_queries(&queries))
+        };
+        let rows = Tensor::new(wanted, device)?;
+        Ok(Self {
+            inputs: None,
+            queries: Some(rows.clone()),
+            attended: None,
+            residual: Some(rows),
+            positions: wanted.iter().map(|row| batch.positions()[*row as usize]).collect(),
+            segments: segments(batch, &parts, false, selected)?,
+            parts: parts.into(),
+        })
+    }
+}
+
+/// What the listed parts attend to: `queries` gives how many queries one has and what they see. Keys are those of the
+/// pass, each part's own followed by those of its clean read; behind a cache they are the cache's.
+fn segments(
+    batch: &Batch,
+    listed: &[usize],
+    in_caches: bool,
+    queries: impl Fn(&Part) -> (usize, KeyRanges),
+) -> Result<Segments> {
+    let mut first_key = Vec::with_capacity(batch.parts().len());
+    let mut keys = 0;
+    for part in batch.parts() {
+        first_key.push(keys);
+        keys += part.rows.len() + part.clean.len();
+    }
+    let mut segments = Vec::with_capacity(listed.len());
+    let mut query = 0;
+    for i in listed {
+        let part = &batch.parts()[*i];
+        let (n, ranges) = queries(part);
+        let own = part.past + part.rows.len() + part.clean.len();
+        let from = if in_caches { 0 } else { first_key[*i] };
+        segments.push(Segment { queries: query..query + n, keys: from..from + own, ranges });
+        query += n;
+    }
+    Ok(Segments::new(segments)?)
+}
+
+/// Every query of a part.
+fn whole(part: &Part) -> (usize, KeyRanges) {
+    (part.rows.len(), part.ranges.clone())
+}
+
+/// The rows of x at `at`, or all of them.
+pub(crate) fn gather(model: &Transformer, x: Tensor, at: Option<&Tensor>) -> Result<Tensor> {
+    match at {
+        None => Ok(x),
+        Some(at) => Ok(embedding(model.backend(), &x, at)?),
+    }
+}
+
+/// The gradient of the `rows` rows that [`gather`] read.
+pub(crate) fn gather_backward(
+    model: &Transformer,
+    d: Tensor,
+    at: Option<&Tensor>,
+    rows: usize,
+) -> Result<Tensor> {
+    match at {
+        None => Ok(d),
+        Some(at) => {
+            let zeros = Tensor::zeros((rows, d.dim(1)?), d.dtype(), d.device())?;
+            Ok(embedding_backward(model.backend(), at, &d, &zeros)?)
+        }
+    }
+}
