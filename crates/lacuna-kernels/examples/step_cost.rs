@@ -28,7 +28,7 @@ const MASKED: usize = BATCH * LEN / 2;
 fn main() -> Result<()> {
     keep_freed_memory();
     println!("{} threads; ms forward, forward + backward", rayon::current_num_threads());
-    attention()?;
+    training_attention()?;
     decode(4, 2048)?;
     head_loss()?;
     parts()?;
@@ -135,7 +135,7 @@ fn optimizer() -> Result<()> {
     Ok(())
 }
 
-fn attention() -> Result<()> {
+fn training_attention() -> Result<()> {
     let backend = Backend::cpu();
     let block_size = NonZeroUsize::new(4).expect("4 is not 0");
     let mask = AttentionMask::BlockDiffusion { block_size, seq_len: LEN };

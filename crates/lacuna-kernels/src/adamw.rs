@@ -3,10 +3,8 @@
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor, Var, bail};
 
-mod fused;
-
-use crate::backend::{Backend, Isa};
-use crate::cpu::with;
+use crate::backend::Backend;
+use crate::{AdamWUpdate, Moments, adamw, global_norm};
 
 /// Hyper-parameters that stay the same over a run; the learning rate comes with each step.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -74,22 +72,15 @@ struct Slot {
     moments: Moments,
 }
 
-/// Where the moments live decides how a step is made.
-#[derive(Debug)]
-enum Moments {
-    /// CPU, f32 moments: one fused pass.
-    Fused(fused::Moments),
-    /// Anything else: the reference.
-    Composed { m: Tensor, v: Tensor, master: Option<Tensor> },
-}
-
 impl AdamW {
     /// Zero moments, step 0.
     ///
     /// # Errors
     /// If a parameter is not a float tensor.
     pub fn new(parameters: Vec<Parameter>, config: AdamWConfig) -> Result<Self> {
-        let slots = parameters.into_iter().map(Slot::new).collect::<Result<_>>()?;
+        let slot =
+            |parameter: Parameter| Ok(Slot { moments: Moments::zeros(&parameter.var)?, parameter });
+        let slots = parameters.into_iter().map(slot).collect::<Result<_>>()?;
         Ok(Self { config, step: 0, slots })
     }
 
@@ -144,9 +135,11 @@ impl AdamW {
             }
         }
         self.step += 1;
-        let update = Update::new(&self.config, self.step, norm, learning_rate);
-        for (slot, grad) in self.slots.iter_mut().zip(gradients) {
-            slot.update(backend, grad, &update)?;
+        let update = update_of(&self.config, self.step, norm, learning_rate);
+        for (Slot { parameter, moments }, gradient) in self.slots.iter_mut().zip(gradients) {
+            let shrink = if parameter.decay { update.shrink } else { 1. };
+            let update = AdamWUpdate { shrink, ..update };
+            adamw(backend, &parameter.var, gradient, moments, &update)?;
         }
         Ok(())
     }
@@ -168,8 +161,8 @@ impl AdamW {
     pub fn state(&self) -> Result<AdamWState> {
         let (mut moments, mut masters) = (vec![], vec![]);
         for slot in &self.slots {
-            let (m, v, master) = slot.state()?;
-            moments.push((m, v));
+            let Moments { first, second, master } = slot.moments.copied()?;
+            moments.push((first, second));
             masters.push(master);
         }
         Ok(AdamWState { step: self.step, moments, masters })
@@ -197,7 +190,11 @@ impl AdamW {
         self.step = state.step;
         for ((slot, (m, v)), master) in self.slots.iter_mut().zip(state.moments).zip(state.masters)
         {
-            slot.load(&m, &v, master.as_ref())?;
+            let var = &slot.parameter.var;
+            let dtype = slot.moments.first.dtype();
+            let place = |x: Tensor| x.to_dtype(dtype)?.to_device(var.device());
+            let master = master.map(place).transpose()?;
+            slot.moments = Moments { first: place(m)?, second: place(v)?, master }.copied()?;
         }
         Ok(())
     }
@@ -215,136 +212,19 @@ impl AdamW {
     }
 }
 
-/// sqrt(Σ g²) over all tensors: the norm that clipping uses. Chunks are fixed, so it does not
-/// depend on the number of threads.
-///
-/// # Errors
-/// If a tensor is not of a float dtype.
-pub fn global_norm(backend: Backend, gradients: &[Tensor]) -> Result<f64> {
-    let mut sum = 0.;
-    for grad in gradients {
-        sum += match backend.serving(&[grad]) {
-            Backend::Cpu(isa) => {
-                with(&grad.contiguous()?, |grad| Ok(fused::sum_of_squares(isa, grad)))?
-            }
-            Backend::Reference => {
-                grad.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?
-            }
-        };
-    }
-    Ok(sum.sqrt())
-}
-
-/// The scalars of one step.
-#[derive(Clone, Copy, Debug)]
-struct Update {
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
-    grad_scale: f64,
-    /// lr / (1 − β₁ᵗ)
-    step_size: f64,
-    /// 1 / sqrt(1 − β₂ᵗ)
-    root_scale: f64,
-    /// 1 − lr · weight_decay
-    shrink: f64,
-}
-
-impl Update {
-    fn new(config: &AdamWConfig, step: u64, norm: f64, learning_rate: f64) -> Self {
-        let t = step as f64;
-        Self {
-            beta1: config.beta1,
-            beta2: config.beta2,
-            eps: config.eps,
-            grad_scale: config.clip_norm.map_or(1., |clip| (clip / (norm + 1e-6)).min(1.)),
-            step_size: learning_rate / (1. - config.beta1.powf(t)),
-            root_scale: 1. / (1. - config.beta2.powf(t)).sqrt(),
-            shrink: 1. - learning_rate * config.weight_decay,
-        }
+fn update_of(config: &AdamWConfig, step: u64, norm: f64, learning_rate: f64) -> AdamWUpdate {
+    let t = step as f64;
+    AdamWUpdate {
+        beta1: config.beta1,
+        beta2: config.beta2,
+        eps: config.eps,
+        grad_scale: config.clip_norm.map_or(1., |clip| (clip / (norm + 1e-6)).min(1.)),
+        step_size: learning_rate / (1. - config.beta1.powf(t)),
+        root_scale: 1. / (1. - config.beta2.powf(t)).sqrt(),
+        shrink: 1. - learning_rate * config.weight_decay,
     }
 }
 
 fn is_half(x: &Tensor) -> bool {
     matches!(x.dtype(), DType::BF16 | DType::F16)
-}
-
-impl Slot {
-    fn new(parameter: Parameter) -> Result<Self> {
-        let var = &parameter.var;
-        let dtype = match var.dtype() {
-            DType::F64 => DType::F64,
-            DType::F32 | DType::BF16 | DType::F16 => DType::F32,
-            other => bail!("adamw: parameter is {other:?}, expected a float type"),
-        };
-        let zeros = || Tensor::zeros(var.shape(), dtype, var.device());
-        let master = is_half(var).then(|| var.to_dtype(DType::F32)).transpose()?;
-        let moments = Moments::new(var, &zeros()?, &zeros()?, master.as_ref())?;
-        Ok(Self { parameter, moments })
-    }
-
-    fn load(&mut self, m: &Tensor, v: &Tensor, master: Option<&Tensor>) -> Result<()> {
-        self.moments = Moments::new(&self.parameter.var, m, v, master)?;
-        Ok(())
-    }
-
-    fn state(&self) -> Result<(Tensor, Tensor, Option<Tensor>)> {
-        match &self.moments {
-            Moments::Fused(moments) => moments.state(self.parameter.var.shape()),
-            Moments::Composed { m, v, master } => {
-                Ok((m.copy()?, v.copy()?, master.as_ref().map(Tensor::copy).transpose()?))
-            }
-        }
-    }
-
-    fn update(&mut self, backend: Backend, grad: &Tensor, update: &Update) -> Result<()> {
-        let var = &self.parameter.var;
-        let shrink = if self.parameter.decay { update.shrink } else { 1. };
-        let update = Update { shrink, ..*update };
-        match &mut self.moments {
-            Moments::Fused(moments) => {
-                let isa = match backend {
-                    Backend::Reference => Isa::Portable,
-                    Backend::Cpu(isa) => isa,
-                };
-                moments.update(isa, var, grad, update)
-            }
-            Moments::Composed { m, v, master } => composed(var, m, v, master, grad, &update),
-        }
-    }
-}
-
-impl Moments {
-    /// Copies of the given tensors, in the dtype and on the device that `var` asks for.
-    fn new(var: &Var, m: &Tensor, v: &Tensor, master: Option<&Tensor>) -> Result<Self> {
-        let fused = var.device().is_cpu() && var.dtype() != DType::F64 && var.is_contiguous();
-        if fused {
-            return fused::Moments::new(m, v, master).map(Self::Fused);
-        }
-        let dtype = if var.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-        let place = |t: &Tensor| t.to_dtype(dtype)?.to_device(var.device())?.copy();
-        Ok(Self::Composed { m: place(m)?, v: place(v)?, master: master.map(place).transpose()? })
-    }
-}
-
-/// The reference: plain candle operations, any float dtype, any device.
-fn composed(
-    var: &Var,
-    m: &mut Tensor,
-    v: &mut Tensor,
-    master: &mut Option<Tensor>,
-    grad: &Tensor,
-    update: &Update,
-) -> Result<()> {
-    let p = master.as_ref().unwrap_or(var.as_tensor()).detach();
-    let g = (grad.detach().to_dtype(p.dtype())? * update.grad_scale)?;
-    *m = ((&*m * update.beta1)? + (&g * (1. - update.beta1))?)?;
-    *v = ((&*v * update.beta2)? + (g.sqr()? * (1. - update.beta2))?)?;
-    let root = ((v.sqrt()? * update.root_scale)? + update.eps)?;
-    let p = ((p * update.shrink)? - (m.div(&root)? * update.step_size)?)?;
-    var.set(&p.to_dtype(var.dtype())?)?;
-    if master.is_some() {
-        *master = Some(p);
-    }
-    Ok(())
 }

@@ -3,9 +3,11 @@
 
 use std::ops::Range;
 
+use gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::cpu::{SERIAL, Scratch};
+use crate::ffi;
+use crate::raw::{SERIAL, Scratch, Slots, write_chunks};
 
 /// A matrix in a slice: element (i, j) lies at i · `row` + j · `col`.
 #[derive(Clone, Copy)]
@@ -30,6 +32,11 @@ impl<'a> Matrix<'a> {
 
     pub(crate) fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// The elements, and how far rows and columns are apart in them.
+    pub(crate) fn strides(&self) -> (&'a [f32], usize, usize) {
+        (self.data, self.row, self.col)
     }
 
     /// The rows of `range`; only of a matrix that is not transposed.
@@ -61,77 +68,93 @@ const ROWS: usize = 512;
 /// The inner size from which a sum is formed in two halves.
 const LONG: usize = 1024;
 
-/// c = a · b, or c += a · b if `add`; c has its rows one after the other.
+/// How a product is shared among threads.
 ///
 /// Each task is a product of its own on one thread: threads that share one wait for each other
 /// whenever operands are packed. Where sums are cut depends on the shape alone, so they come out
 /// the same whatever the number of threads.
-pub(crate) fn product(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], add: bool) {
-    let (m, k, n) = (a.rows, a.cols, b.cols);
-    assert_eq!(b.rows, k, "inner sizes of a product");
-    assert_eq!(c.len(), m * n, "{m} × {n}");
-    if c.is_empty() {
-        return;
-    }
-    let threads = rayon::current_num_threads();
-    if a.row == 1 && b.col == 1 && k >= LONG && k >= m.max(n) {
-        // A weight's gradient: rows of both operands are read once, by one thread each.
-        let mut half = Scratch::new(c.len());
-        let blocks = m.div_ceil((threads / 2).max(1));
-        let tasks = c.par_chunks_mut(blocks * n).zip(half.par_chunks_mut(blocks * n));
-        tasks.enumerate().for_each(|(i, (c, half))| {
-            let a = a.rows_from(i * blocks, c.len() / n);
-            let (left, right) = (a.columns(0..k / 2), a.columns(k / 2..k));
-            let (above, below) = (b.rows_from(0, k / 2), b.rows_from(k / 2, k - k / 2));
-            let one = gemm::Parallelism::None;
-            rayon::join(|| run(left, above, c, add, one), || run(right, below, half, false, one));
-        });
-        let sums = c.par_chunks_mut(SERIAL).zip(half.par_chunks(SERIAL));
-        sums.for_each(|(c, half)| c.iter_mut().zip(half).for_each(|(c, half)| *c += half));
-        return;
-    }
-    let rows = m.div_ceil(threads);
-    if a.col == 1 && threads > 1 && rows >= ROWS {
-        c.par_chunks_mut(rows * n).enumerate().for_each(|(i, c)| {
-            run(a.rows_from(i * rows, c.len() / n), b, c, add, gemm::Parallelism::None);
-        });
-        return;
-    }
-    // `Rayon(0)` is the current pool, whatever its size: blocking is then the same for all sizes.
-    run(a, b, c, add, gemm::Parallelism::Rayon(0));
+enum Split {
+    /// Tasks of so many rows, whose sums are formed in two halves.
+    Halves(usize),
+    /// Tasks of so many rows.
+    Rows(usize),
+    /// One product.
+    Whole,
 }
 
-fn run(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], add: bool, threads: gemm::Parallelism) {
+fn split(a: Matrix<'_>, b: Matrix<'_>) -> Split {
     let (m, k, n) = (a.rows, a.cols, b.cols);
-    if k == 0 {
-        if !add {
-            c.fill(0.);
-        }
-        return;
+    let threads = rayon::current_num_threads();
+    if m == 0 || n == 0 {
+        return Split::Whole;
     }
-    // SAFETY: `Matrix` sees to it that every (i, j) lies within its slice, c holds m · n elements and is
-    // borrowed mutably, so it overlaps neither operand.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.as_mut_ptr(),
-            1,
-            n as isize,
-            add,
-            a.data.as_ptr(),
-            a.col as isize,
-            a.row as isize,
-            b.data.as_ptr(),
-            b.col as isize,
-            b.row as isize,
-            1.,
-            1.,
-            false,
-            false,
-            false,
-            threads,
-        );
+    if a.row == 1 && b.col == 1 && k >= LONG && k >= m.max(n) {
+        // A weight's gradient: rows of both operands are read once, by one thread each.
+        return Split::Halves(m.div_ceil((threads / 2).max(1)));
     }
+    let rows = m.div_ceil(threads);
+    if a.col == 1 && threads > 1 && rows >= ROWS { Split::Rows(rows) } else { Split::Whole }
+}
+
+/// The current pool, whatever its size: blocking is then the same for all sizes.
+const POOL: Parallelism = Parallelism::Rayon(0);
+
+/// a · b, its rows one after the other.
+pub(crate) fn product<'c>(a: Matrix<'_>, b: Matrix<'_>, c: &'c mut Slots) -> &'c mut [f32] {
+    let n = b.cols;
+    match split(a, b) {
+        Split::Halves(rows) => write_chunks(c, rows * n, |i, c| {
+            let a = a.rows_from(i * rows, c.len() / n);
+            in_halves(a, b, |left, above| ffi::product(left, above, c, Parallelism::None))
+        }),
+        Split::Rows(rows) => write_chunks(c, rows * n, |i, c| {
+            ffi::product(a.rows_from(i * rows, c.len() / n), b, c, Parallelism::None)
+        }),
+        Split::Whole => ffi::product(a, b, c, POOL),
+    }
+}
+
+/// c = a · b over what is there.
+pub(crate) fn product_again(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) {
+    product_over(a, b, c, false);
+}
+
+/// c += a · b.
+pub(crate) fn product_added(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) {
+    product_over(a, b, c, true);
+}
+
+fn product_over(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], add: bool) {
+    let n = b.cols;
+    let one = Parallelism::None;
+    match split(a, b) {
+        Split::Halves(rows) => c.par_chunks_mut(rows * n).enumerate().for_each(|(i, c)| {
+            let a = a.rows_from(i * rows, c.len() / n);
+            in_halves(a, b, |left, above| {
+                ffi::product_over(left, above, c, add, one);
+                c
+            });
+        }),
+        Split::Rows(rows) => c.par_chunks_mut(rows * n).enumerate().for_each(|(i, c)| {
+            ffi::product_over(a.rows_from(i * rows, c.len() / n), b, c, add, one);
+        }),
+        Split::Whole => ffi::product_over(a, b, c, add, POOL),
+    }
+}
+
+/// Adds the second half of all sums to the first, which `first` forms meanwhile.
+fn in_halves<'c>(
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    first: impl FnOnce(Matrix<'_>, Matrix<'_>) -> &'c mut [f32] + Send,
+) -> &'c mut [f32] {
+    let k = a.cols;
+    let mut half = Scratch::new(a.rows * b.cols);
+    let (left, right) = (a.columns(0..k / 2), a.columns(k / 2..k));
+    let (above, below) = (b.rows_from(0, k / 2), b.rows_from(k / 2, k - k / 2));
+    let second = || ffi::product_over(right, below, &mut half, false, Parallelism::None);
+    let (c, ()) = rayon::join(|| first(left, above), second);
+    let sums = c.par_chunks_mut(SERIAL).zip(half.par_chunks(SERIAL));
+    sums.for_each(|(c, half)| c.iter_mut().zip(half).for_each(|(c, half)| *c += half));
+    c
 }

@@ -1,6 +1,7 @@
 //! One source for each inner loop, compiled three times: for AVX-512 and for AVX2 with FMA, chosen
 //! at run time, and portably. The bodies are generic over `FMA` and written so that the compiler
 //! vectorises them.
+#![allow(unsafe_code, reason = "code compiled for instructions that were detected")]
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -69,40 +70,73 @@ impl Registers {
     pub(crate) const PORTABLE: usize = 16;
 }
 
+/// A loop that is compiled for each instruction set: what [`simd`] makes of a body.
+pub(crate) trait Body {
+    type Output;
+
+    /// Marked `#[inline(always)]`, as is all that it calls, so that it is compiled for its caller's instructions.
+    fn run<const FMA: bool, const REGISTERS: usize>(self) -> Self::Output;
+}
+
+/// Runs the body compiled for the widest instructions up to `isa` that this machine has.
+pub(crate) fn dispatch<B: Body>(isa: Isa, body: B) -> B::Output {
+    match isa.runnable() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => {
+            #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma")]
+            fn widest<B: Body>(body: B) -> B::Output {
+                body.run::<true, { Registers::AVX512 }>()
+            }
+            // SAFETY: `runnable` has detected all five.
+            unsafe { widest(body) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => {
+            #[target_feature(enable = "avx2,fma")]
+            fn fast<B: Body>(body: B) -> B::Output {
+                body.run::<true, { Registers::AVX2 }>()
+            }
+            // SAFETY: `runnable` has detected both.
+            unsafe { fast(body) }
+        }
+        _ => body.run::<false, { Registers::PORTABLE }>(),
+    }
+}
+
 /// Defines a function that takes an [`Isa`](crate::Isa) first, and runs `body::<true>` compiled with AVX-512,
-/// or with AVX2 and FMA, as far as that and the machine allow, and `body::<false>` elsewhere. After `body, Registers` the body is told
-/// as a second parameter how many registers there are.
+/// or with AVX2 and FMA, as far as that and the machine allow, and `body::<false>` elsewhere. After
+/// `body, Registers` the body is told as a second parameter how many registers there are.
 macro_rules! simd {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident$(<const $n:ident: usize>)?(
+    ($(#[$meta:meta])* $vis:vis fn $name:ident$(<const $n:ident: usize>)?$(<$life:lifetime>)?(
         $($arg:ident: $ty:ty),* $(,)?
     ) $(-> $ret:ty)? = $body:ident $(, $registers:ident)?) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments, reason = "an inner loop takes what it touches")]
-        $vis fn $name$(<const $n: usize>)?(isa: crate::Isa, $($arg: $ty),*) $(-> $ret)? {
-            let isa = isa.runnable();
-            #[cfg(target_arch = "x86_64")]
-            if isa == crate::Isa::Avx512 {
-                #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma")]
-                #[allow(clippy::too_many_arguments, reason = "as above")]
-                fn widest$(<const $n: usize>)?($($arg: $ty),*) $(-> $ret)? {
-                    $body::<true $(, { $registers::AVX512 })? $(, $n)?>($($arg),*)
+        $vis fn $name$(<const $n: usize>)?$(<$life>)?(
+            isa: crate::Isa,
+            $($arg: $ty),*
+        ) $(-> $ret)? {
+            struct Arguments<T>(T);
+            impl$(<const $n: usize>)?$(<$life>)? crate::simd::Body for Arguments<($($ty,)*)> {
+                type Output = crate::simd::simd!(@output $($ret)?);
+
+                #[inline(always)]
+                fn run<const FMA: bool, const REGISTERS: usize>(self) -> Self::Output {
+                    let ($($arg,)*) = self.0;
+                    crate::simd::simd!(@call FMA REGISTERS $body ($($registers)?) ($($n)?) ($($arg),*))
                 }
-                // SAFETY: `runnable` has detected all five.
-                return unsafe { widest$(::<$n>)?($($arg),*) };
             }
-            #[cfg(target_arch = "x86_64")]
-            if isa == crate::Isa::Avx2 {
-                #[target_feature(enable = "avx2,fma")]
-                #[allow(clippy::too_many_arguments, reason = "as above")]
-                fn fast$(<const $n: usize>)?($($arg: $ty),*) $(-> $ret)? {
-                    $body::<true $(, { $registers::AVX2 })? $(, $n)?>($($arg),*)
-                }
-                // SAFETY: `runnable` has detected both.
-                return unsafe { fast$(::<$n>)?($($arg),*) };
-            }
-            let _ = isa;
-            $body::<false $(, { $registers::PORTABLE })? $(, $n)?>($($arg),*)
+            crate::simd::dispatch(isa, Arguments(($($arg,)*)))
         }
+    };
+    (@output) => { () };
+    (@output $ret:ty) => { $ret };
+    (@call $fma:ident $all:ident $body:ident () () $args:tt) => { $body::<$fma> $args };
+    (@call $fma:ident $all:ident $body:ident ($registers:ident) () $args:tt) => {
+        $body::<$fma, $all> $args
+    };
+    (@call $fma:ident $all:ident $body:ident ($registers:ident) ($n:ident) $args:tt) => {
+        $body::<$fma, $all, $n> $args
     };
 }
 pub(crate) use simd;

@@ -3,6 +3,10 @@
 //! A decoding pass is hundreds of products of some ten microseconds each. Waking a sleeping thread
 //! takes longer than that, so the workers here spin for a while before they sleep, and a caller never
 //! waits for a worker that has not come: it does the work itself.
+#![allow(
+    unsafe_code,
+    reason = "jobs on the stack of a caller who waits, columns that tasks write each once"
+)]
 
 mod columns;
 

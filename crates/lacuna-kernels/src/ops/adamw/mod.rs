@@ -1,0 +1,111 @@
+//! One parameter's share of a step of AdamW, and the norm that all gradients are clipped by.
+
+use candle_core::{DType, Result, Tensor, Var, bail};
+
+use crate::backend::Backend;
+
+mod cpu;
+pub(crate) mod reference;
+
+/// What AdamW keeps of a parameter from step to step, each in the parameter's shape.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// Of the gradient.
+    pub first: Tensor,
+    /// Of its square.
+    pub second: Tensor,
+    /// The f32 copy of a half-precision parameter, which small steps add up in.
+    pub master: Option<Tensor>,
+}
+
+impl Moments {
+    /// Zeros, in f32 or for f64 parameters in f64, and a half-precision parameter's copy.
+    ///
+    /// # Errors
+    /// If the parameter is not a float tensor.
+    pub fn zeros(parameter: &Tensor) -> Result<Self> {
+        let dtype = match parameter.dtype() {
+            DType::F64 => DType::F64,
+            DType::F32 | DType::BF16 | DType::F16 => DType::F32,
+            other => bail!("adamw: parameter is {other:?}, expected a float type"),
+        };
+        let zeros = || Tensor::zeros(parameter.shape(), dtype, parameter.device());
+        let half = matches!(parameter.dtype(), DType::BF16 | DType::F16);
+        let master = half.then(|| parameter.to_dtype(DType::F32)?.copy()).transpose()?;
+        Ok(Self { first: zeros()?, second: zeros()?, master })
+    }
+
+    /// Contiguous copies that share no memory with these.
+    ///
+    /// # Errors
+    /// If a copy fails on the device.
+    pub fn copied(&self) -> Result<Self> {
+        let copy = |x: &Tensor| x.force_contiguous();
+        let master = self.master.as_ref().map(copy).transpose()?;
+        Ok(Self { first: copy(&self.first)?, second: copy(&self.second)?, master })
+    }
+}
+
+/// The scalars of one step, the same for all parameters but `shrink`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct AdamWUpdate {
+    /// Decay of the first moment, β₁.
+    pub beta1: f64,
+    /// Decay of the second moment, β₂.
+    pub beta2: f64,
+    /// Added to the root of the second moment, outside of it.
+    pub eps: f64,
+    /// What the gradient is multiplied with first: clipping.
+    pub grad_scale: f64,
+    /// lr / (1 − β₁ᵗ)
+    pub step_size: f64,
+    /// 1 / sqrt(1 − β₂ᵗ)
+    pub root_scale: f64,
+    /// 1 − lr · weight_decay, or 1 for a parameter without decay.
+    pub shrink: f64,
+}
+
+/// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p · shrink − step_size · m / (√v · root_scale + eps), for a
+/// gradient g that has been scaled. Moments are overwritten where they are, so they must share no memory with
+/// others ([`Moments::copied`]).
+///
+/// # Errors
+/// If shapes or dtypes disagree.
+pub fn adamw(
+    backend: Backend,
+    parameter: &Var,
+    gradient: &Tensor,
+    moments: &mut Moments,
+    update: &AdamWUpdate,
+) -> Result<()> {
+    let Moments { first, second, master } = &*moments;
+    let stepped = master.as_ref().unwrap_or(parameter);
+    for (what, x) in
+        [("gradient", gradient), ("moment", first), ("moment", second), ("master", stepped)]
+    {
+        if x.dims() != parameter.dims() {
+            bail!("adamw: a {what} is {:?}, expected {:?}", x.dims(), parameter.dims())
+        }
+    }
+    let in_place = [parameter, first, second, stepped].into_iter().all(Tensor::is_contiguous);
+    match backend.serving(&[first, second, stepped]) {
+        Backend::Cpu(isa) if in_place => cpu::adamw(isa, parameter, gradient, moments, update),
+        _ => reference::adamw(parameter, gradient, moments, update),
+    }
+}
+
+/// sqrt(Σ g²) over all tensors: the norm that clipping uses. Chunks are fixed, so it does not
+/// depend on the number of threads.
+///
+/// # Errors
+/// If a tensor is not of a float dtype.
+pub fn global_norm(backend: Backend, gradients: &[Tensor]) -> Result<f64> {
+    let mut sum = 0.;
+    for gradient in gradients {
+        sum += match backend.serving(&[gradient]) {
+            Backend::Reference => reference::sum_of_squares(gradient)?,
+            Backend::Cpu(isa) => cpu::sum_of_squares(isa, gradient)?,
+        };
+    }
+    Ok(sum.sqrt())
+}

@@ -1,0 +1,244 @@
+//! Where the rows of q, k, v and the output lie.
+
+#![allow(clippy::needless_range_loop, reason = "lanes run over several arrays in step")]
+
+use std::array;
+use std::mem::MaybeUninit;
+#[cfg(target_arch = "x86_64")]
+use std::mem::transmute;
+use std::ops::Range;
+
+use candle_core::{Layout, Result, bail};
+
+use super::panel::Sight;
+use super::{KeyRanges, Segment};
+use crate::raw::{Disjoint, Scratch};
+
+/// A `[len, heads, d]` tensor whose rows of d are contiguous; strides in elements.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    data: &'a [f32],
+    head: usize,
+    row: usize,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(data: &'a [f32], layout: &Layout) -> Result<Self> {
+        let (stride, &[len, heads, d]) = (layout.stride(), layout.dims()) else {
+            bail!("attention: a tensor is {:?}, expected [rows, heads, d]", layout.dims())
+        };
+        if d != 1 && stride[2] != 1 {
+            bail!("attention: rows of stride {}, expected contiguous ones", stride[2])
+        }
+        // The stride of a dimension of 1 means nothing; give it one that is never out of bounds.
+        let row = if len == 1 { d } else { stride[0] };
+        let head = if heads == 1 { 0 } else { stride[1] };
+        Ok(Self { data: &data[layout.start_offset()..], head, row })
+    }
+
+    /// The same from a later row on.
+    pub(super) fn skip(self, row: usize) -> Self {
+        Self { data: self.data.get(row * self.row..).unwrap_or_default(), ..self }
+    }
+
+    pub(super) fn row(&self, head: usize, row: usize, d: usize) -> &'a [f32] {
+        &self.data[head * self.head + row * self.row..][..d]
+    }
+}
+
+/// Sizes of one segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) q_len: usize,
+    pub(super) kv_len: usize,
+    pub(super) d: usize,
+}
+
+impl Sizes {
+    /// q: `[rows, heads, d]`.
+    pub(super) fn new(q: &[usize], kv_heads: usize, segment: &Segment) -> Self {
+        let (q_len, kv_len) = (segment.queries.len(), segment.keys.len());
+        Self { heads: q[1], kv_heads, q_len, kv_len, d: q[2] }
+    }
+
+    pub(super) fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Query lanes of one key head.
+    pub(super) fn lanes(&self) -> usize {
+        self.q_len * self.group()
+    }
+
+    /// (head, query) of each real lane of a panel.
+    pub(super) fn panel(
+        &self,
+        kv_head: usize,
+        panel: usize,
+        width: usize,
+    ) -> impl Iterator<Item = (usize, usize)> {
+        let group = self.group();
+        let first = panel * width;
+        let last = (first + width).min(self.lanes());
+        (first..last).map(move |lane| (kv_head * group + lane % group, lane / group))
+    }
+}
+
+/// What the lanes of a panel see; lanes beyond the last query see nothing.
+pub(super) fn sight<const N: usize>(ranges: &KeyRanges, sizes: &Sizes, panel: usize) -> Sight<N> {
+    let mut sight = Sight { prefix: ranges.prefix(), from: [[0; N]; 2], to: [[0; N]; 2] };
+    for (lane, (_, q)) in sizes.panel(0, panel, N).enumerate() {
+        for (i, range) in ranges.ranges(q).iter().enumerate() {
+            (sight.from[i][lane], sight.to[i][lane]) = (range.start as i32, range.end as i32);
+        }
+    }
+    sight
+}
+
+/// One head's keys or values, and how far apart their rows are.
+pub(super) enum Head<'a> {
+    Borrowed(&'a [f32], usize),
+    Copied(Scratch, usize),
+}
+
+impl<'a> Head<'a> {
+    /// `often`: read so often that it pays to copy rows that are apart, so that a tile is one
+    /// piece of memory.
+    pub(super) fn new(view: View<'a>, sizes: &Sizes, head: usize, often: bool) -> Self {
+        let d = sizes.d;
+        if !often || view.row == d {
+            return Self::Borrowed(&view.data[head * view.head..], view.row);
+        }
+        let mut copy = Scratch::new(sizes.kv_len * d);
+        for (j, row) in copy.chunks_exact_mut(d).enumerate() {
+            row.copy_from_slice(view.row(head, j, d));
+        }
+        Self::Copied(copy, d)
+    }
+
+    /// The rows from the first on, and the distance between them.
+    pub(super) fn rows(&self) -> (&[f32], usize) {
+        match self {
+            Self::Borrowed(rows, distance) => (rows, *distance),
+            Self::Copied(rows, distance) => (rows, *distance),
+        }
+    }
+}
+
+/// Rows of a result `[len, heads, d]` that several tasks write, each row once.
+pub(super) struct Rows<'a> {
+    data: Disjoint<'a, MaybeUninit<f32>>,
+    heads: usize,
+    d: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Room for `[len, heads, d]` floats in `data`'s spare capacity.
+    pub(super) fn reserve(data: &'a mut Vec<f32>, [len, heads, d]: [usize; 3]) -> Self {
+        let size = len * heads * d;
+        data.reserve_exact(size);
+        Self { data: Disjoint::new(&mut data.spare_capacity_mut()[..size]), heads, d }
+    }
+
+    /// # Safety
+    /// Each (head, row) is asked for once.
+    #[allow(clippy::mut_from_ref, reason = "see Disjoint::part")]
+    pub(super) unsafe fn row(&self, head: usize, row: usize) -> &mut [MaybeUninit<f32>] {
+        // SAFETY: rows of heads don't overlap; the caller asks for each once.
+        unsafe { self.data.part((row * self.heads + head) * self.d, self.d) }
+    }
+
+    /// Makes whole rows zero.
+    ///
+    /// # Safety
+    /// None of them is asked for.
+    pub(super) unsafe fn zero(&self, rows: Range<usize>) {
+        let width = self.heads * self.d;
+        // SAFETY: the caller's promise.
+        let rows = unsafe { self.data.part(rows.start * width, rows.len() * width) };
+        rows.fill(MaybeUninit::new(0.));
+    }
+}
+
+/// Columns become rows. Written out for x86-64, where the compiler would go through memory.
+#[inline(always)]
+fn transpose(block: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::*;
+        // SAFETY: four floats and a vector of four are the same bits.
+        let [a, b, c, d] = unsafe { transmute::<[[f32; 4]; 4], [__m128; 4]>(block) };
+        // SAFETY: SSE is part of x86-64.
+        let rows = unsafe {
+            let (ab, cd) = (_mm_unpacklo_ps(a, b), _mm_unpacklo_ps(c, d));
+            let (ab_high, cd_high) = (_mm_unpackhi_ps(a, b), _mm_unpackhi_ps(c, d));
+            let low = [_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab)];
+            [low[0], low[1], _mm_movelh_ps(ab_high, cd_high), _mm_movehl_ps(cd_high, ab_high)]
+        };
+        // SAFETY: as above.
+        unsafe { transmute::<[__m128; 4], [[f32; 4]; 4]>(rows) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    array::from_fn(|i| block.map(|row| row[i]))
+}
+
+/// Reads rows into the first lanes of a `[d][N]` panel, each value times `scale`; the other lanes
+/// become 0.
+pub(super) fn read_lanes<const N: usize>(rows: &[&[f32]], scale: f32, panel: &mut [f32]) {
+    if rows.len() < N {
+        panel.fill(0.);
+    }
+    let (fours, rest) = rows.as_chunks::<4>();
+    for (i, rows) in fours.iter().enumerate() {
+        // Four by four: whole vectors are loaded and stored.
+        let columns = rows.map(|row| row.as_chunks::<4>().0);
+        for (j, panel) in panel.chunks_exact_mut(4 * N).enumerate() {
+            let block = transpose(columns.map(|column| column[j].map(|x| x * scale)));
+            for (lanes, block) in panel.as_chunks_mut::<N>().0.iter_mut().zip(block) {
+                lanes[4 * i..4 * i + 4].copy_from_slice(&block);
+            }
+        }
+        let done = rows[0].len() / 4 * 4;
+        for (j, lanes) in panel.chunks_exact_mut(N).enumerate().skip(done) {
+            (0..4).for_each(|r| lanes[4 * i + r] = rows[r][j] * scale);
+        }
+    }
+    for (i, row) in rest.iter().enumerate() {
+        for (x, lanes) in row.iter().zip(panel.chunks_exact_mut(N)) {
+            lanes[4 * fours.len() + i] = x * scale;
+        }
+    }
+}
+
+/// Writes the first lanes of a `[d][N]` panel as rows, each value times its lane's `scale`.
+pub(super) fn write_lanes<const N: usize>(
+    panel: &[f32],
+    scale: &[f32; N],
+    rows: &mut [&mut [MaybeUninit<f32>]],
+) {
+    let (fours, rest) = rows.as_chunks_mut::<4>();
+    for (i, rows) in fours.iter_mut().enumerate() {
+        let at = 4 * i;
+        let scale: [f32; 4] = array::from_fn(|r| scale[at + r]);
+        for (j, panel) in panel.chunks_exact(4 * N).enumerate() {
+            let lanes = panel.as_chunks::<N>().0;
+            let lane = |t: usize, r: usize| lanes[t][at + r] * scale[r];
+            let block = transpose(array::from_fn(|t| array::from_fn(|r| lane(t, r))));
+            for (row, block) in rows.iter_mut().zip(block) {
+                row.as_chunks_mut::<4>().0[j] = block.map(MaybeUninit::new);
+            }
+        }
+        let done = rows[0].len() / 4 * 4;
+        for (j, lanes) in panel.chunks_exact(N).enumerate().skip(done) {
+            (0..4).for_each(|r| rows[r][j] = MaybeUninit::new(lanes[at + r] * scale[r]));
+        }
+    }
+    for (i, row) in rest.iter_mut().enumerate() {
+        let lane = 4 * fours.len() + i;
+        for (x, lanes) in row.iter_mut().zip(panel.chunks_exact(N)) {
+            *x = MaybeUninit::new(lanes[lane] * scale[lane]);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Attention over [`Segments`]: tiled, the softmax streamed, scores never stored beyond a tile,
+//! grouped queries without repeating keys, the backward pass recomputing from log Σ exp.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::backend::Backend;
+
+mod cpu;
+mod key_ranges;
+mod mask;
+pub(crate) mod reference;
+mod segments;
+
+pub use key_ranges::KeyRanges;
+pub use mask::AttentionMask;
+pub use segments::{Segment, Segments};
+
+/// softmax(q · kᵀ · scale, over visible keys) · v for every segment; differentiable in q, k and v. A query
+/// that sees nothing yields zeros.
+///
+/// q: `[rows, heads, d]`, k and v: `[keys, kv_heads, d]` → `[rows, heads, d]`: the order in which projections
+/// leave their result. Rows may lie anywhere (a narrowed view) as long as each is contiguous.
+///
+/// # Errors
+/// If shapes disagree with each other or with the segments; on the way back if segments share keys.
+pub fn attention(
+    backend: Backend,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: &Segments,
+    scale: f64,
+) -> Result<Tensor> {
+    segments.check(q, k, v)?;
+    match backend.serving_filled(&[q, k, v]) {
+        Backend::Reference => reference::attention(q, k, v, segments, scale),
+        Backend::Cpu(isa) => cpu::attention(isa, [q, k, v], segments, scale),
+    }
+}
+
+/// What the backward pass of attention needs besides its inputs.
+#[derive(Clone, Debug)]
+pub struct AttentionOutput {
+    /// The output, `[rows, heads, d]`.
+    pub out: Tensor,
+    /// log Σ exp of every query, as the fused pass leaves it; the reference computes it anew.
+    lse: Option<Arc<cpu::Lse>>,
+}
+
+/// [`attention`] for a caller who will ask for its gradients by [`attention_backward`]. Records nothing.
+///
+/// # Errors
+/// As [`attention`].
+pub fn attention_kept(
+    backend: Backend,
+    [q, k, v]: [&Tensor; 3],
+    segments: &Segments,
+    scale: f64,
+) -> Result<AttentionOutput> {
+    segments.check(q, k, v)?;
+    match backend.serving_filled(&[q, k, v]) {
+        Backend::Reference => {
+            let out = reference::attention(&q.detach(), &k.detach(), &v.detach(), segments, scale)?;
+            Ok(AttentionOutput { out, lse: None })
+        }
+        Backend::Cpu(isa) => {
+            let (out, lse) = cpu::attention_kept(isa, [q, k, v], segments, scale)?;
+            Ok(AttentionOutput { out, lse: Some(Arc::new(lse)) })
+        }
+    }
+}
+
+/// The gradients of q, k and v. Records nothing.
+///
+/// # Errors
+/// If shapes are not those of the forward pass, or segments share keys.
+pub fn attention_backward(
+    backend: Backend,
+    [q, k, v]: [&Tensor; 3],
+    output: &AttentionOutput,
+    d_out: &Tensor,
+    segments: &Segments,
+    scale: f64,
+) -> Result<[Tensor; 3]> {
+    segments.check(q, k, v)?;
+    if d_out.dims() != q.dims() {
+        bail!("attention: the gradient is {:?}, expected {:?}", d_out.dims(), q.dims())
+    }
+    match (backend.serving_filled(&[q, k, v, d_out]), &output.lse) {
+        (Backend::Cpu(isa), Some(lse)) => {
+            let outer = (&output.out, d_out, &**lse);
+            cpu::attention_backward(isa, [q, k, v], outer, segments, scale)
+        }
+        _ => reference::attention_backward([q, k, v], d_out, segments, scale),
+    }
+}
+
+/// [`attention`] of segments whose keys and values lie apart, as in one cache for each sequence. A
+/// segment's result has the same bits whatever stands beside it. Records nothing.
+///
+/// q: `[rows, heads, d]`, each cache: keys and values `[capacity, kv_heads, d]`, of which a segment reads its
+/// `keys`.
+///
+/// # Errors
+/// If shapes disagree with each other or with the segments, or there is not one cache for each segment.
+pub fn attention_over(
+    backend: Backend,
+    q: &Tensor,
+    caches: &[(Tensor, Tensor)],
+    segments: &Segments,
+    scale: f64,
+) -> Result<Tensor> {
+    segments.check_over(q, caches)?;
+    let tensors: Vec<_> = [q].into_iter().chain(caches.iter().flat_map(|(k, v)| [k, v])).collect();
+    match backend.serving_filled(&tensors) {
+        Backend::Reference => reference::attention_over(q, caches, segments, scale),
+        Backend::Cpu(isa) => cpu::attention_over(isa, q, caches, segments, scale),
+    }
+}

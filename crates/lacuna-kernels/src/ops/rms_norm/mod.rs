@@ -1,0 +1,68 @@
+//! Root-mean-square normalisation.
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::backend::Backend;
+
+mod cpu;
+pub(crate) mod reference;
+
+/// x / sqrt(mean(x²) + eps) · weight over the last dimension; differentiable in both.
+///
+/// # Errors
+/// If `weight` is not `[h]`.
+pub fn rms_norm(backend: Backend, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let h = weight.dims1()?;
+    if x.dims().last() != Some(&h) {
+        bail!("rms norm: x is {:?}, expected [.., {h}] as the weight", x.dims())
+    }
+    match backend.serving_filled(&[x, weight]) {
+        Backend::Reference => reference::rms_norm(x, weight, eps),
+        Backend::Cpu(isa) => cpu::rms_norm(isa, x, weight, eps),
+    }
+}
+
+/// The gradients of x and weight. `carried`, if any, is added to that of x: what reaches x by another
+/// way. Records nothing.
+///
+/// # Errors
+/// If shapes disagree.
+pub fn rms_norm_backward(
+    backend: Backend,
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    dy: &Tensor,
+    carried: Option<&Tensor>,
+) -> Result<(Tensor, Tensor)> {
+    let h = weight.dims1()?;
+    let same = dy.dims() == x.dims() && carried.is_none_or(|c| c.dims() == x.dims());
+    if x.dims().last() != Some(&h) || !same {
+        bail!("rms norm: x is {:?}, dy {:?}, weight [{h}]", x.dims(), dy.dims())
+    }
+    match backend.serving_filled(&[x, weight, dy, carried.unwrap_or(x)]) {
+        Backend::Reference => reference::rms_norm_backward(x, weight, eps, dy, carried),
+        Backend::Cpu(isa) => cpu::rms_norm_backward(isa, x, weight, eps as f32, dy, carried),
+    }
+}
+
+/// x + y and its [`rms_norm`] in one sweep. Records nothing.
+///
+/// # Errors
+/// If shapes disagree.
+pub fn add_rms_norm(
+    backend: Backend,
+    x: &Tensor,
+    y: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor)> {
+    let h = weight.dims1()?;
+    if x.dims().last() != Some(&h) || x.dims() != y.dims() {
+        bail!("rms norm: x is {:?}, y {:?}, weight [{h}]", x.dims(), y.dims())
+    }
+    match backend.serving_filled(&[x, y, weight]) {
+        Backend::Reference => reference::add_rms_norm(x, y, weight, eps),
+        Backend::Cpu(isa) => cpu::add_rms_norm(isa, x, y, weight, eps as f32),
+    }
+}

@@ -1,0 +1,42 @@
+//! The gated activation of Llama's feed-forward layer.
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::backend::Backend;
+
+mod cpu;
+pub(crate) mod reference;
+
+/// silu(gate) · up = gate · σ(gate) · up; differentiable in both.
+///
+/// # Errors
+/// If shapes or dtypes differ.
+pub fn swiglu(backend: Backend, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if gate.dims() != up.dims() {
+        bail!("swiglu: up is {:?}, expected {:?} as gate", up.dims(), gate.dims())
+    }
+    match backend.serving(&[gate, up]) {
+        Backend::Reference => reference::swiglu(gate, up),
+        Backend::Cpu(isa) => cpu::swiglu(isa, gate, up),
+    }
+}
+
+/// The output once more and the gradients of gate and up, in one sweep: keeping the output of a
+/// forward pass would cost more than computing it again. Records nothing.
+///
+/// # Errors
+/// If shapes differ.
+pub fn swiglu_backward(
+    backend: Backend,
+    gate: &Tensor,
+    up: &Tensor,
+    dy: &Tensor,
+) -> Result<[Tensor; 3]> {
+    if gate.dims() != up.dims() || gate.dims() != dy.dims() {
+        bail!("swiglu: gate is {:?}, up {:?}, dy {:?}", gate.dims(), up.dims(), dy.dims())
+    }
+    match backend.serving(&[gate, up, dy]) {
+        Backend::Reference => reference::swiglu_backward(gate, up, dy),
+        Backend::Cpu(isa) => cpu::swiglu_backward(isa, gate, up, dy),
+    }
+}
