@@ -93,8 +93,8 @@ pub enum Backend {
     /// The definitions in [`reference`](mod@crate::reference), from candle's own operations: any float dtype,
     /// any device.
     Reference,
-    /// Fused loops for f32 tensors on the CPU, with instructions up to those named. Tensors of other dtypes or
-    /// devices go to the reference.
+    /// Fused loops for f32 tensors on the CPU, with instructions up to those named; products of f32 matrices are
+    /// the gemm crate's, which takes the widest there are. Tensors of other dtypes or devices go to the reference.
     Cpu(Isa),
 }
 

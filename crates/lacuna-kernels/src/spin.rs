@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicPtr, AtomicUsize};
-use std::sync::{Condvar, Mutex, OnceLock};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::{Duration, Instant};
 
 /// How long a worker spins without work before it sleeps.
@@ -29,7 +29,7 @@ const SPIN: Duration = Duration::from_micros(200);
 pub(crate) fn run(tasks: usize, task: impl Fn(usize) + Sync) {
     let workers = (rayon::current_num_threads() - 1).min(tasks.saturating_sub(1));
     let pool = (workers > 0).then(Pool::get).flatten();
-    match pool.and_then(|pool| Some((pool, pool.caller.try_lock().ok()?))) {
+    match pool.and_then(|pool| Some((pool, pool.free()?))) {
         Some((pool, _only_caller)) => pool.run(tasks, workers, &task),
         None => (0..tasks).for_each(task),
     }
@@ -116,6 +116,16 @@ struct Pool {
 }
 
 impl Pool {
+    /// The right to be the caller, if nobody has it. A pool whose caller panicked is as good as new: [`Closed`] has
+    /// ended that job.
+    fn free(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.caller.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     /// The process's pool; none if not a single worker could be started.
     fn get() -> Option<&'static Self> {
         static POOL: OnceLock<Option<&'static Pool>> = OnceLock::new();
@@ -255,6 +265,27 @@ mod tests {
             });
             assert_eq!(sum.into_inner(), 2016);
         }
+    }
+
+    #[test]
+    fn a_panic_does_not_leave_later_callers_alone() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        pool.install(|| {
+            assert!(catch_unwind(|| run(8, |_| panic!("every task fails"))).is_err());
+            // Another test may have the workers for a while.
+            let deadline = Instant::now() + Duration::from_secs(60);
+            loop {
+                let threads = Mutex::new(std::collections::HashSet::new());
+                run(64, |_| {
+                    threads.lock().unwrap().insert(std::thread::current().id());
+                    std::thread::sleep(Duration::from_micros(100));
+                });
+                if threads.into_inner().unwrap().len() > 1 {
+                    break;
+                }
+                assert!(Instant::now() < deadline, "no worker came within a minute");
+            }
+        });
     }
 
     #[test]

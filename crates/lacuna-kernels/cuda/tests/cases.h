@@ -1,4 +1,4 @@
-// Every kind of mask in small: who sees what, as `lacuna_kernels::Spans` lays it out. Shared by the
+// Every kind of mask in small: who sees what, as `lacuna_kernels::KeyRanges` lays it out. Shared by the
 // emulation and by a card.
 #pragma once
 #include <algorithm>
@@ -56,7 +56,7 @@ inline Seen pattern(Pattern mask, int block, int n, int query) {
     return {};
 }
 
-/// `Spans::new` behind a prefix.
+/// `KeyRanges::new` behind a prefix.
 inline std::vector<Seen> pass(Pattern mask, int block, int n, int prefix) {
     std::vector<Seen> seen;
     for (int i = 0; i < (mask == Pattern::BlockDiffusion ? 2 * n : n); i++) {
@@ -68,7 +68,7 @@ inline std::vector<Seen> pass(Pattern mask, int block, int n, int prefix) {
     return seen;
 }
 
-/// `Spans::documents`: positions and blocks begin anew in each document.
+/// `KeyRanges::documents`: positions and blocks begin anew in each document.
 inline std::vector<Seen> documents(Pattern mask, int block, const std::vector<int> &lengths) {
     int window = 0;
     for (int n : lengths) window += n;
@@ -90,7 +90,7 @@ inline std::vector<Seen> documents(Pattern mask, int block, const std::vector<in
     return seen;
 }
 
-/// `Spans::speculative`: [draft masked | queued | draft tokens] behind a prefix.
+/// `KeyRanges::speculative`: [draft masked | queued | draft tokens] behind a prefix.
 inline std::vector<Seen> speculative(int block, int queued, int draft, int prefix) {
     std::vector<Seen> seen;
     const int clean = prefix + draft;
@@ -105,7 +105,7 @@ inline std::vector<Seen> speculative(int block, int queued, int draft, int prefi
     return seen;
 }
 
-/// `Spans::select_queries`.
+/// `KeyRanges::select_queries`.
 inline std::vector<Seen> select(const std::vector<Seen> &row, const std::vector<int> &queries,
                                 size_t length) {
     std::vector<Seen> seen;

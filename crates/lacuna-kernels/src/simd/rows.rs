@@ -19,8 +19,8 @@ impl<'a, B, const W: usize> Rows<'a, B, W> {
     where
         B: BlockOf<T>,
     {
-        let len = size_of::<B>() / size_of::<T>() * blocks;
-        let last = stride.checked_mul(W - 1).and_then(|at| at.checked_add(len));
+        let len = blocks.checked_mul(size_of::<B>() / size_of::<T>());
+        let last = stride.checked_mul(W - 1).zip(len).and_then(|(at, len)| at.checked_add(len));
         assert!(last.is_some_and(|end| end <= units.len()), "{W} rows of {blocks} blocks");
         let start = units.as_ptr().cast();
         Self { start, stride: stride * size_of::<T>(), blocks, owner: PhantomData }

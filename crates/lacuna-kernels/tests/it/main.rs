@@ -26,6 +26,15 @@ macro_rules! on_every_backend {
             }
         })*
     };
+    (fused $module:ident $cases:tt) => {
+        on_every_backend! {
+            portable = Backend::Cpu(Isa::Portable);
+            neon = Backend::Cpu(Isa::Neon);
+            avx2 = Backend::Cpu(Isa::Avx2);
+            avx512 = Backend::Cpu(Isa::Avx512);
+            => $module $cases
+        }
+    };
     ($($module:ident $cases:tt)*) => {
         $(on_every_backend! {
             reference = Backend::Reference;
@@ -48,13 +57,10 @@ on_every_backend! {
         keys_of_two_segments_have_no_gradient_and_the_error_says_so
         extreme_scores_stay_finite
         blind_queries_yield_zeros
-        nan_comes_through
-        gradients_of_the_reference_are_slopes
         thread_count_does_not_matter
     }
     parts {
         every_case_agrees_with_the_reference
-        gradients_of_the_reference_are_slopes
         thread_count_does_not_matter
         nll_of_every_row_agrees_with_the_reference
         an_upstream_gradient_scales_both_gradients
@@ -76,5 +82,35 @@ on_every_backend! {
         a_restored_state_continues_bit_for_bit
         a_parameter_without_gradient_is_an_error
         thread_count_does_not_matter
+    }
+}
+
+/// Cases that say nothing of the reference.
+mod fused {
+    use super::*;
+
+    on_every_backend! { fused attention { nan_comes_through } }
+}
+
+/// Cases of the reference alone, in f64.
+mod reference {
+    use super::*;
+
+    mod attention {
+        use super::*;
+
+        #[test]
+        fn gradients_of_the_reference_are_slopes() {
+            cases::attention::gradients_of_the_reference_are_slopes(Backend::Reference);
+        }
+    }
+
+    mod parts {
+        use super::*;
+
+        #[test]
+        fn gradients_of_the_reference_are_slopes() {
+            cases::parts::gradients_of_the_reference_are_slopes(Backend::Reference);
+        }
     }
 }

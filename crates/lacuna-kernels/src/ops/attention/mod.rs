@@ -88,6 +88,9 @@ pub fn attention_backward(
     if d_out.dims() != q.dims() {
         bail!("attention: the gradient is {:?}, expected {:?}", d_out.dims(), q.dims())
     }
+    if output.out.dims() != q.dims() {
+        bail!("attention: the output is {:?}, expected {:?}", output.out.dims(), q.dims())
+    }
     match (backend.serving_filled(&[q, k, v, d_out]), &output.lse) {
         (Backend::Cpu(isa), Some(lse)) => {
             let outer = (&output.out, d_out, &**lse);

@@ -38,12 +38,16 @@ impl Segments {
     /// The given segments.
     ///
     /// # Errors
-    /// If a segment's ranges count other queries or keys than it has, or its queries do not begin where
-    /// those of the segment before end.
+    /// If a segment's ranges count other queries or keys than it has, its rows do not ascend, or its queries do
+    /// not begin where those of the segment before end.
     pub fn new(segments: Vec<Segment>) -> Result<Self> {
         let mut next = 0;
         for (i, segment) in segments.iter().enumerate() {
             let Segment { queries, keys, ranges } = segment;
+            // A range that runs backwards is as long as an empty one, and rows would get two owners behind it.
+            if queries.start > queries.end || keys.start > keys.end {
+                bail!("segment {i}: rows {queries:?} and keys {keys:?}, expected ascending ranges")
+            }
             if (queries.len(), keys.len()) != (ranges.q_len(), ranges.kv_len()) {
                 let (q, kv) = (ranges.q_len(), ranges.kv_len());
                 bail!(
@@ -183,6 +187,16 @@ mod tests {
         assert!(gap.contains("segment 1: rows 4..5, expected them to begin at 3"), "{gap}");
         let short = Segment { keys: 0..2, ..segment(0..3, 0..3) };
         assert!(error(vec![short]).contains("expected 3 and 3 of them"));
+    }
+
+    #[test]
+    fn ranges_that_run_backwards_are_refused() {
+        let backwards = Range { start: 3, end: 1 };
+        let error = |segments| Segments::new(segments).unwrap_err().to_string();
+        let rows = vec![segment(0..3, 0..3), segment(backwards.clone(), 0..0), segment(1..4, 0..3)];
+        assert!(error(rows).contains("segment 1: rows 3..1"));
+        let keys = vec![segment(0..2, 0..2), segment(2..2, backwards)];
+        assert!(error(keys).contains("keys 3..1, expected ascending ranges"));
     }
 
     #[test]

@@ -110,6 +110,9 @@ fn ragged() -> Vec<Case> {
         KeyRanges::speculative(block(4), 4, 8, 20),
     ];
     let few = Segments::end_to_end([&ranges[0], &ranges[1], &ranges[3]].map(Clone::clone));
+    // Queries without keys, where k and v end.
+    let blind = KeyRanges::new(AttentionMask::Full, 2, 0, 0);
+    let ends_blind = Segments::end_to_end([ranges[0].clone(), blind]);
     let together = Segments::end_to_end(ranges.clone());
     let mut next = 2;
     let mut apart: Vec<Segment> = together.iter().cloned().collect();
@@ -120,6 +123,7 @@ fn ragged() -> Vec<Case> {
     vec![
         Case::new("ragged", together, (6, 2, 16)),
         Case::new("ragged, few", few, (3, 3, 8)),
+        Case::new("ragged, ends blind", ends_blind, (4, 2, 8)),
         Case::new("ragged, keys apart", Segments::new(apart).unwrap(), (4, 1, 12)),
     ]
 }
@@ -253,9 +257,6 @@ pub(crate) fn blind_queries_yield_zeros(backend: Backend) {
 /// A NaN reaches every query that sees it; in a key, no other. (Hidden values count 0 times.) The
 /// definition adds hidden keys times 0, so that there it reaches all.
 pub(crate) fn nan_comes_through(backend: Backend) {
-    if backend == Backend::Reference {
-        return;
-    }
     let mut draw = Numbers::new(17);
     for len in [6usize, 70] {
         let segments = one(AttentionMask::Causal, len, len, 0);

@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 
+use candle_core::{Result, bail};
 use rayon::prelude::*;
 
 use super::forward::{At, Lse, Part, Work, keys, out_rows, panel_rows};
@@ -32,7 +33,7 @@ pub(super) fn backward(
     parts: &[Part<'_>],
     outer: Outer<'_>,
     to: &Gradients<'_>,
-) {
+) -> Result<()> {
     match outer.lse.width {
         8 => backward_panels(&Work::<8>::new(isa, scale, parts), outer, to),
         16 => backward_panels(&Work::<16>::new(isa, scale, parts), outer, to),
@@ -40,7 +41,15 @@ pub(super) fn backward(
     }
 }
 
-fn backward_panels<const N: usize>(work: &Work<'_, N>, outer: Outer<'_>, to: &Gradients<'_>) {
+fn backward_panels<const N: usize>(
+    work: &Work<'_, N>,
+    outer: Outer<'_>,
+    to: &Gradients<'_>,
+) -> Result<()> {
+    let (kept, expected) = (outer.lse.values.len(), work.len() * N);
+    if kept != expected {
+        bail!("attention: {kept} log sums were kept, expected {expected}: of other segments?")
+    }
     // Each task sums the keys' gradients over its share of a head's panels.
     let shares = work.shares();
     let partial = |(first, count): &(At, usize)| {
@@ -72,7 +81,7 @@ fn backward_panels<const N: usize>(work: &Work<'_, N>, outer: Outer<'_>, to: &Gr
     if heads.len() == shares.len() {
         // At once, while the sums are in the cache.
         shares.par_iter().for_each(|share| write(&share.0, &partial(share)));
-        return;
+        return Ok(());
     }
     let mut partials = shares.par_iter().map(partial).collect::<Vec<_>>();
     let mut rest = partials.as_mut_slice();
@@ -87,6 +96,7 @@ fn backward_panels<const N: usize>(work: &Work<'_, N>, outer: Outer<'_>, to: &Gr
         others.iter().for_each(|other| sums.add(other));
         write(first, sums);
     });
+    Ok(())
 }
 
 /// Gradients of one head's keys and values: `[kv_len][width]`, width a multiple of 16.

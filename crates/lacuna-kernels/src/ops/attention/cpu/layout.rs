@@ -109,7 +109,8 @@ impl<'a> Head<'a> {
     pub(super) fn new(view: View<'a>, sizes: &Sizes, head: usize, often: bool) -> Self {
         let d = sizes.d;
         if !often || view.row == d {
-            return Self::Borrowed(&view.data[head * view.head..], view.row);
+            // A segment without keys may end where the tensor does, before its later heads would begin.
+            return Self::Borrowed(view.data.get(head * view.head..).unwrap_or_default(), view.row);
         }
         let mut copy = Scratch::new(sizes.kv_len * d);
         for (j, row) in copy.chunks_exact_mut(d).enumerate() {

@@ -165,7 +165,7 @@ impl Attention {
             // SAFETY: no segment writes these rows.
             unsafe { (to.k.zero(rows.clone()), to.v.zero(rows)) };
         }
-        backward::backward(self.isa, self.scale, &parts, outer, &to);
+        backward::backward(self.isa, self.scale, &parts, outer, &to)?;
         // SAFETY: the segments' queries are all rows of q, and each has been written; rows of keys and values
         // have been by their segment, or just above.
         unsafe {
