@@ -169,9 +169,12 @@ mod tests {
 
     #[test]
     fn every_block_of_the_batch_has_a_masked_token() {
-        let batch = batch(8192).unwrap();
-        let noisy: Vec<u32> = batch.noisy.flatten_all().unwrap().to_vec1().unwrap();
-        assert!(noisy.chunks(BLOCK_SIZE.get()).all(|block| block.contains(&MASK_ID)));
-        assert_eq!(batch.rows.len(), BATCH * SEQ / 2);
+        let step = windows(8192).unwrap();
+        for window in step.batch.tokens().chunks(2 * SEQ) {
+            let (noisy, clean) = window.split_at(SEQ);
+            assert!(noisy.chunks(BLOCK_SIZE.get()).all(|block| block.contains(&MASK_ID)));
+            assert!(!clean.contains(&MASK_ID));
+        }
+        assert_eq!(step.batch.wanted().len(), BATCH * SEQ / 2);
     }
 }

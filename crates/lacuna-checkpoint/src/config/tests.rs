@@ -282,13 +282,9 @@ fn the_parameter_count_is_the_sum_over_the_tensor_list() {
         max_position_embeddings: 8192,
         ..Config::default()
     };
-    let biased = Config {
-        attention_bias: true,
-        attention_output_bias: true,
-        mlp_bias: true,
-        qk_norm: true,
-        ..Config::default()
-    };
+    let parts = Parts { attention_bias: true, attention_output_bias: true, ..Parts::NONE };
+    let parts = Parts { mlp_bias: true, qk_norm: true, ..parts };
+    let biased = Config { parts, ..Config::default() };
     let tied = Config { tie_word_embeddings: true, ..Config::default() };
     for config in [&eight_b, &biased, &tied] {
         let sum: usize =

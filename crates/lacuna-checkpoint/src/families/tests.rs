@@ -1,11 +1,16 @@
 use super::*;
 use crate::config::Config;
 
+/// A model with the listed parts.
+fn with(keys: &[&str]) -> Config {
+    let mut parts = Parts::NONE;
+    flags().filter(|flag| keys.contains(&flag.key)).for_each(|flag| *(flag.of)(&mut parts) = true);
+    Config { num_layers: 2, parts, ..Config::default() }
+}
+
 /// A model with every part.
 fn everywhere() -> Config {
-    let parts =
-        Parts { attention_bias: true, attention_output_bias: true, mlp_bias: true, qk_norm: true };
-    Config { num_layers: 2, parts, ..Config::default() }
+    with(&flags().map(|flag| flag.key).collect::<Vec<_>>())
 }
 
 #[test]
@@ -24,7 +29,8 @@ fn the_order_of_names_is_the_one_that_seeds_were_given_by() {
     let outer = |name: &str| vec![format!("{name}.weight")];
     let expected =
         [outer("model.embed_tokens"), layer(0), layer(1), outer("model.norm"), outer("lm_head")];
-    let shapes = everywhere().shapes();
+    let keys = ["attention_bias", "attention_output_bias", "mlp_bias", "qk_norm"];
+    let shapes = with(&keys).shapes();
     let names: Vec<String> = shapes.iter().map(|(name, _)| name.to_string()).collect();
     assert_eq!(names, expected.concat());
     let mut mapped = Vec::new();
@@ -70,9 +76,12 @@ fn families_and_flags_are_told_apart() {
         assert_eq!(Family::named(model_type), Some(*family));
         assert!(!ARCHITECTURES.iter().any(|one| one.announced == architecture));
     }
-    let mut keys: Vec<&str> = flags().map(|flag| flag.key).collect();
-    keys.sort_unstable();
-    assert_eq!(keys, ["attention_bias", "attention_output_bias", "mlp_bias", "qk_norm"]);
+    for flag in flags() {
+        let mut parts = with(&[flag.key]).parts;
+        let set: Vec<&str> =
+            flags().filter(|one| *(one.of)(&mut parts)).map(|one| one.key).collect();
+        assert_eq!(set, [flag.key]);
+    }
     for (name, one) in Architecture::in_gguf() {
         let alike = Architecture::in_gguf().filter(|(_, other)| other.implied == one.implied);
         assert_eq!(alike.count(), 1, "{name}");

@@ -48,12 +48,11 @@ fn training_pass(model: &Transformer, noisy: &[u32], clean: &[u32], b: usize) ->
     training_passes(model, &[(noisy, clean, None)], b)
 }
 
-/// Logits of the noisy halves of windows, each with the lengths of its documents.
-fn training_passes(
-    model: &Transformer,
-    windows: &[(&[u32], &[u32], Option<&[usize]>)],
-    b: usize,
-) -> Tensor {
+/// Noisy and clean tokens of a window, and the lengths of its documents.
+type Halves<'a> = (&'a [u32], &'a [u32], Option<&'a [usize]>);
+
+/// Logits of the noisy halves of windows.
+fn training_passes(model: &Transformer, windows: &[Halves<'_>], b: usize) -> Tensor {
     let mut batch = Batch::default();
     for (noisy, clean, documents) in windows {
         let noisy = Sequence { tokens: noisy, documents: *documents, ..Sequence::default() };

@@ -24,9 +24,8 @@ fn config() -> Config {
 fn configs() -> Vec<(&'static str, Config)> {
     let untied = Config { tie_word_embeddings: false, ..config() };
     let tied = Config { tie_word_embeddings: true, ..config() };
-    let every_bias =
-        Parts { attention_bias: true, attention_output_bias: true, mlp_bias: true, qk_norm: false };
-    let biased = Config { parts: every_bias, ..config() };
+    let attention = Parts { attention_bias: true, attention_output_bias: true, ..Parts::NONE };
+    let biased = Config { parts: Parts { mlp_bias: true, ..attention }, ..config() };
     let normed = Config { parts: Parts { qk_norm: true, ..Parts::NONE }, head_dim: 12, ..config() };
     // The first layer, which reads each token once, and the last, which reads wanted rows, in one.
     let single = Config { num_layers: 1, ..normed.clone() };
