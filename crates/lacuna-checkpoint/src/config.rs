@@ -13,6 +13,9 @@ use crate::parameters::{Name, Parts};
 mod announced;
 mod fields;
 mod json;
+pub(crate) mod predicts;
+
+pub use predicts::Predicts;
 
 /// How a checkpoint was trained, and so how it may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,6 +104,8 @@ pub struct Config {
     pub mode: Mode,
     /// The family of a block-diffusion model, where it is another than the released one's.
     pub family: Option<Family>,
+    /// What the logits at a masked position are of: with [`Predicts::Next`], the head is shifted.
+    pub predicts: Predicts,
     /// The dtype that the checkpoint declares, if it does.
     pub dtype: Option<StorageDtype>,
     /// Ids in the files that name no token and are gone without, as `eos_token_id = 70000`.
@@ -131,6 +136,7 @@ impl Default for Config {
             eos_token_ids: vec![2],
             mode: Mode::Autoregressive,
             family: None,
+            predicts: Predicts::Same,
             dtype: None,
             ignored_ids: Vec::new(),
             extra: Map::new(),

@@ -18,7 +18,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! - [`Config`] and [`Mode`]: the shape of a model, and what it was trained for; [`Family`]: whose it is.
+//! - [`Config`] and [`Mode`]: the shape of a model, and what it was trained for; [`Family`]: whose it is;
+//!   [`Predicts`]: which token its logits are of.
 //! - [`Parameters`]: shapes, weights or gradients as one typed tree; [`Name`]: a parameter's place in it.
 //! - [`Weights`]: an opened checkpoint, safetensors or GGUF. Its weights stay mapped where the file has them.
 //! - [`save_safetensors`] and [`save_gguf`]: checkpoints out, whole or not at all; [`Outgoing`]: a tensor on its way.
@@ -48,7 +49,7 @@ mod permute;
 mod safetensors;
 mod weights;
 
-pub use config::{Config, Mode, RopeScaling};
+pub use config::{Config, Mode, Predicts, RopeScaling};
 pub use directory::{LONGEST_INDEX, MODEL_FILES};
 pub use error::{Error, Result};
 pub use families::Family;

@@ -1,7 +1,7 @@
 //! Makes options and a model one exact request. It is the only place that knows what is taken where
 //! nothing is said.
 
-use lacuna_checkpoint::Mode;
+use lacuna_checkpoint::{Mode, Predicts};
 use lacuna_samplers::reference::{Remasking, Settings};
 use lacuna_samplers::trace::Line;
 use lacuna_samplers::{FillRule, Request};
@@ -157,7 +157,7 @@ fn fill(model: &Model, algorithm: Algorithm, options: &GenerateOptions) -> FillR
     let is_shared_out = algorithm == Algorithm::Reference || options.steps.is_some();
     // A shifted head reads a token off the position before it. Where that is masked too, what it says of the token is
     // of nothing in particular, however sure: one position a pass.
-    let is_alone = model.transformer.logit_shift();
+    let is_alone = model.config().predicts == Predicts::Next;
     options.fill.unwrap_or(match is_shared_out || is_alone {
         true => FillRule::LowConfidence,
         false => FillRule::Threshold { tau: TAU },

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Storage, Tensor};
 use lacuna_kernels::AttentionMask;
-use lacuna_model::{Batch, KvCache, Sequence as Rows, Transformer};
+use lacuna_model::{Batch, KvCache, Predicts, Sequence as Rows, Transformer};
 use lacuna_samplers::{Denoiser, Segment, Speculative, View};
 use std::sync::Arc;
 use std::time::Instant;
@@ -121,9 +121,9 @@ impl Session {
     /// # Errors
     /// Errors if the session has no sequence of that number.
     pub fn rewind(&mut self, sequence: usize, tokens: &[u32], view: View) -> Result<usize> {
-        let shift = self.model.logit_shift();
+        let predicts = self.model.config().predicts;
         match self.find(sequence) {
-            Ok(at) => Ok(self.sequences[at].rewind(tokens, view, shift)),
+            Ok(at) => Ok(self.sequences[at].rewind(tokens, view, predicts)),
             Err(_) => Err(unknown(sequence)),
         }
     }
@@ -183,8 +183,10 @@ impl Session {
         if tokens.is_empty() {
             return Ok(());
         }
-        let rows =
-            if self.model.logit_shift() { vec![tokens.len() as u32 - 1] } else { Vec::new() };
+        let rows = match self.model.config().predicts {
+            Predicts::Same => Vec::new(),
+            Predicts::Next => vec![tokens.len() as u32 - 1],
+        };
         let share = Share { at, tokens: tokens.clone(), rows, view: *view, draft: 0 };
         let boundary = self.pass(&[share])?;
         self.sequences[at].keep_queued(boundary)
@@ -210,14 +212,14 @@ impl Sequence {
     }
 
     /// See [`Session::rewind`].
-    fn rewind(&mut self, tokens: &[u32], view: View, shifted: bool) -> usize {
+    fn rewind(&mut self, tokens: &[u32], view: View, head: Predicts) -> usize {
         self.forget_unfinished();
         let shared = self.cached.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let kept = match view {
             _ if self.view != view => 0,
             View::Blocks { block_size } => {
                 // A shifted head reads the first token to write off the last finished one.
-                let reread = usize::from(shifted && shared == tokens.len());
+                let reread = usize::from(head == Predicts::Next && shared == tokens.len());
                 shared.saturating_sub(reread) / block_size * block_size.get()
             }
             View::Causal => shared,
@@ -246,21 +248,21 @@ impl Sequence {
         self.boundary = None;
     }
 
-    /// Rows by which the logits that predict a token stand before it.
-    fn shift(&self, shifted_head: bool) -> usize {
-        usize::from(shifted_head || self.view == View::Causal)
+    /// Gives the token that its logits are of, from what the head predicts at a masked position.
+    fn predicts(&self, head: Predicts) -> Predicts {
+        if self.view == View::Causal { Predicts::Next } else { head }
     }
 
     /// Its request to a pass over its queue and an open block. A row that stands before the queue is the boundary.
-    fn share(&self, at: usize, segment: &Segment<'_>, shifted_head: bool) -> Result<Share> {
+    fn share(&self, at: usize, segment: &Segment<'_>, head: Predicts) -> Result<Share> {
         if self.view != segment.view {
             let reason = format!("sequence {} was begun under another view", self.number);
             return Err(Error::Request(reason));
         }
-        let shift = self.shift(shifted_head);
-        let rows = segment.rows.iter().map(|row| row + self.queued.len());
-        let rows: Vec<u32> =
-            rows.filter(|row| *row >= shift).map(|row| (row - shift) as u32).collect();
+        let predicts = self.predicts(head);
+        let positions = segment.rows.iter().map(|row| row + self.queued.len());
+        let rows = positions.filter_map(|at| predicts.row_of(at));
+        let rows: Vec<u32> = rows.map(|row| row as u32).collect();
         if rows.len() < segment.rows.len() && self.boundary.is_none() {
             return Err(Error::Request(match segment.view {
                 View::Causal => {
@@ -315,9 +317,9 @@ impl Denoiser for Session {
         // The last token is read again for the logits behind it.
         let causal = view == View::Causal;
         let read = tokens.len().saturating_sub(usize::from(causal));
-        let shifted = self.model.logit_shift();
+        let head = self.model.config().predicts;
         let state = &mut self.sequences[at];
-        let held = state.rewind(&tokens[..read], view, shifted);
+        let held = state.rewind(&tokens[..read], view, head);
         (state.in_use, state.begun) = (true, !causal);
         state.queued.extend_from_slice(&tokens[held..]);
         if !causal && let Err(error) = self.flush(at) {
@@ -330,11 +332,11 @@ impl Denoiser for Session {
 
     fn denoise(&mut self, segments: &[Segment<'_>], read: &mut dyn FnMut(&[f32])) -> Result<()> {
         let began = Instant::now();
-        let shifted = self.model.logit_shift();
+        let head = self.model.config().predicts;
         let mut shares = Vec::with_capacity(segments.len());
         for segment in segments {
             let at = self.place(segment.sequence)?;
-            shares.push(self.sequences[at].share(at, segment, shifted)?);
+            shares.push(self.sequences[at].share(at, segment, head)?);
         }
         let only_prompts = shares.iter().all(|share| !self.sequences[share.at].begun);
         let logits = self.pass(&shares)?;
@@ -360,7 +362,8 @@ impl Denoiser for Session {
                 each_row(rows, read)?;
             }
             // The row at the last finished token is the first that was read, if its successor was asked for.
-            let is_read = state.shift(shifted) == 1 && segment.rows.first() == Some(&0);
+            let is_read =
+                state.predicts(head) == Predicts::Next && segment.rows.first() == Some(&0);
             let boundary = rows.filter(|_| is_read).map(|rows| rows.narrow(0, 0, 1)).transpose()?;
             state.keep_queued(boundary)?;
         }
@@ -405,7 +408,7 @@ impl Speculative for Session {
                 format!("a draft of {tokens} tokens is no whole number of blocks of {size}");
             return Err(Error::Request(reason));
         }
-        if self.model.logit_shift() {
+        if self.model.config().predicts == Predicts::Next {
             let reason = "drafts are not verified under a shifted head; decode without a draft";
             return Err(Error::Request(reason.into()));
         }

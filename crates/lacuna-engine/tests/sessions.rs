@@ -4,7 +4,7 @@
 
 use candle_core::{DType, Device};
 use lacuna_engine::{Error, Session};
-use lacuna_model::{Config, Mode, Transformer};
+use lacuna_model::{Config, Mode, Predicts, Transformer};
 use lacuna_samplers::{Denoiser, Segment, Speculative, View};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn model(shifted: bool) -> Arc<Transformer> {
         ..Config::default()
     };
     let mut model = Transformer::init(config, 3, DType::F32, &Device::Cpu).unwrap();
-    model.set_logit_shift(shifted);
+    model.set_predicts(if shifted { Predicts::Next } else { Predicts::Same });
     Arc::new(model)
 }
 

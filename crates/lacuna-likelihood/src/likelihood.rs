@@ -2,12 +2,12 @@
 
 use lacuna_model::{AttentionMask, Batch, CleanKeys, Sequence, Transformer};
 use lacuna_objective::{
-    BlockSums, MonteCarlo, Pass, Row, Scored, document_block_ranges, exact_passes,
-    left_to_right_passes, monte_carlo_passes,
+    BlockSums, MonteCarlo, Pass, PassRows, Predicts, Row, Targets, document_block_ranges,
+    exact_passes, left_to_right_passes, monte_carlo_passes, next_token_targets, predictable,
+    rows_of,
 };
 use lacuna_random::{Purpose, stream};
 use std::num::NonZeroUsize;
-use std::ops::Range;
 
 use crate::error::{Error, Result};
 
@@ -75,6 +75,11 @@ pub struct Text<'a> {
 }
 
 impl Text<'_> {
+    /// The lengths of what is read apart: its documents, or the text as a whole.
+    fn read_apart(&self, document_mask: bool) -> Vec<usize> {
+        if document_mask { self.documents.to_vec() } else { vec![self.tokens.len()] }
+    }
+
     fn check(&self) -> Result<()> {
         let (tokens, flags) = (self.tokens.len(), self.eligible.len());
         let in_documents = self.documents.iter().sum();
@@ -138,20 +143,7 @@ pub fn likelihood(
 
 /// Which tokens of a text are scored: the eligible ones that have something before them. One flag a token.
 pub fn scored_positions(text: &Text<'_>, document_mask: bool) -> Vec<bool> {
-    let mut scored = text.eligible.to_vec();
-    if let Some(first) = scored.first_mut() {
-        *first = false;
-    }
-    if document_mask {
-        let mut at = 0;
-        for len in text.documents {
-            if let Some(first) = scored.get_mut(at) {
-                *first = false;
-            }
-            at += len;
-        }
-    }
-    scored
+    predictable(text.eligible, &text.read_apart(document_mask))
 }
 
 fn next_token(
@@ -160,16 +152,15 @@ fn next_token(
     scored: &[bool],
     scoring: &Scoring,
 ) -> Result<Likelihood> {
-    let positions: Vec<usize> = (0..scored.len()).filter(|i| scored[*i]).collect();
-    let rows: Vec<u32> = positions.iter().map(|i| *i as u32 - 1).collect();
-    let targets: Vec<u32> = positions.iter().map(|i| text.tokens[*i]).collect();
+    let targets = next_token_targets(text.tokens, scored);
+    let (rows, Targets { ids, .. }) = (rows_of(&targets), Targets::of(&targets));
     let documents = scoring.document_mask.then_some(text.documents);
     let read = Sequence { tokens: text.tokens, documents, wanted: Some(&rows), past: 0 };
     let hidden = model.forward(&Batch::of(read, AttentionMask::Causal)?)?;
-    let nll = model.token_nll(&hidden, &targets)?;
+    let nll = model.token_nll(&hidden, &ids)?;
     Ok(Likelihood {
         nats: nll.iter().map(|v| f64::from(*v)).sum(),
-        tokens: targets.len(),
+        tokens: ids.len(),
         passes: 1,
         standard_error: None,
     })
@@ -183,23 +174,20 @@ fn block_diffusion(
     scoring: &Scoring,
     number: u64,
 ) -> Result<Likelihood> {
-    let ranges = if scoring.document_mask {
-        document_block_ranges(text.documents, blocks.block_size)
-    } else {
-        document_block_ranges(&[text.tokens.len()], blocks.block_size)
-    };
+    let apart = text.read_apart(scoring.document_mask);
+    let ranges = document_block_ranges(&apart, blocks.block_size);
     let row = Row::new(text.tokens, scored, &ranges)?;
     let tokens = scored.iter().filter(|s| **s).count();
     let documents = scoring.document_mask.then_some(text.documents);
     let clean = Sequence { tokens: text.tokens, documents, ..Sequence::default() };
     // The clean text is read once for all passes; a shifted head reads it in each.
-    let read = match model.logit_shift() {
-        true => None,
-        false => Some(model.read_clean(&[clean], blocks.block_size)?),
+    let read = match model.config().predicts {
+        Predicts::Next => None,
+        Predicts::Same => Some(model.read_clean(&[clean], blocks.block_size)?),
     };
     let run = |passes: &[Pass]| match &read {
-        None => shifted_nll(model, clean, &ranges, passes, blocks.block_size),
-        Some(read) => nll_of(model, text, read, passes),
+        None => shifted_nll(model, row, clean, passes, blocks.block_size),
+        Some(read) => nll_of(model, row, read, passes),
     };
     if let Method::MonteCarlo { samples, seed } = scoring.method {
         let mut rng = stream(seed, Purpose::Likelihood, 0, number);
@@ -240,42 +228,40 @@ fn block_diffusion(
 /// −log p of every scored position of every pass: the passes are the rows of one batch.
 fn nll_of(
     model: &Transformer,
-    text: &Text<'_>,
+    row: Row<'_>,
     clean: &CleanKeys,
     passes: &[Pass],
 ) -> Result<Vec<Vec<f32>>> {
+    let rows = PassRows { window: row.clean().len(), predicts: Predicts::Same, clean_half: false };
     let (mut batch, mut targets) = (Batch::default(), Vec::new());
     for pass in passes {
-        let rows: Vec<u32> = pass.scored.iter().map(|s| s.position as u32).collect();
-        targets.extend(pass.scored.iter().map(|s| text.tokens[s.position]));
-        let noisy = Sequence { tokens: &pass.noisy, wanted: Some(&rows), ..Sequence::default() };
+        let own = pass.targets(row, rows);
+        let wanted = rows_of(&own);
+        let noisy = Sequence { tokens: &pass.noisy, wanted: Some(&wanted), ..Sequence::default() };
         batch.push_noisy_against(noisy, clean, 0)?;
+        targets.extend(own);
     }
     let hidden = model.forward_against(&batch, clean)?;
-    Ok(split(&model.token_nll(&hidden, &targets)?, passes))
+    Ok(split(&model.token_nll(&hidden, &Targets::of(&targets).ids)?, passes))
 }
 
-/// [`nll_of`] for a shifted head: a token is read off the row before it, a block's first one off the clean row.
+/// [`nll_of`] for a shifted head, which reads the clean text in every pass.
 fn shifted_nll(
     model: &Transformer,
+    row: Row<'_>,
     clean: Sequence<'_>,
-    ranges: &[Range<usize>],
     passes: &[Pass],
     block_size: NonZeroUsize,
 ) -> Result<Vec<Vec<f32>>> {
-    let len = clean.tokens.len();
+    let rows = PassRows { window: row.clean().len(), predicts: Predicts::Next, clean_half: true };
     let mut all = Vec::with_capacity(passes.len());
     for pass in passes {
-        let row = |s: &Scored| match s.position == ranges[s.block].start {
-            true => (len + s.position - 1) as u32,
-            false => s.position as u32 - 1,
-        };
-        let rows: Vec<u32> = pass.scored.iter().map(row).collect();
-        let targets: Vec<u32> = pass.scored.iter().map(|s| clean.tokens[s.position]).collect();
-        let noisy = Sequence { tokens: &pass.noisy, wanted: Some(&rows), ..clean };
+        let targets = pass.targets(row, rows);
+        let wanted = rows_of(&targets);
+        let noisy = Sequence { tokens: &pass.noisy, wanted: Some(&wanted), ..clean };
         let mut batch = Batch::default();
         batch.push_noisy_and_clean(noisy, clean.tokens, block_size)?;
-        all.push(model.token_nll(&model.forward(&batch)?, &targets)?);
+        all.push(model.token_nll(&model.forward(&batch)?, &Targets::of(&targets).ids)?);
     }
     Ok(all)
 }

@@ -23,7 +23,7 @@
 //! - [`Transformer::init`], [`trainable`](Transformer::trainable), [`mapped`](Transformer::mapped) and
 //!   [`resident`](Transformer::resident): ways to come by one, fresh or from the [`Weights`] of a checkpoint.
 //!
-//! [`Config`], [`Mode`], [`Weights`] and [`StorageDtype`] are `lacuna-checkpoint`'s, which reads and writes files.
+//! [`Config`], [`Mode`], [`Predicts`], [`Weights`] and [`StorageDtype`] are `lacuna-checkpoint`'s, which reads and writes files.
 //!
 //! Not here: files, noise schedules, samplers, tokenizers.
 
@@ -47,7 +47,7 @@ pub use batch::{Batch, Sequence};
 pub use cache::KvCache;
 pub use clean::CleanKeys;
 pub use error::{Error, Result};
-pub use lacuna_checkpoint::{Config, Mode, Parameters, StorageDtype, Weights};
+pub use lacuna_checkpoint::{Config, Mode, Parameters, Predicts, StorageDtype, Weights};
 pub use lacuna_kernels::AttentionMask;
 pub use train::SavedActivations;
 pub use transformer::Transformer;

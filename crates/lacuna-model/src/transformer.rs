@@ -1,7 +1,7 @@
 //! The model: its configuration, its weights, and what makes logits of hidden states.
 
 use candle_core::{DType, Device, Tensor, Var};
-use lacuna_checkpoint::{Config, MappedFile, Mode, Parameters};
+use lacuna_checkpoint::{Config, MappedFile, Mode, Parameters, Predicts};
 use lacuna_kernels::{Backend, Rope};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -56,19 +56,9 @@ impl Transformer {
         self.config.mode = mode;
     }
 
-    /// Whether the logits at a position predict the next position's token even when it is masked, as an AR
-    /// head's do: `logit_shift` in `config.json`, off in the released models.
-    pub fn logit_shift(&self) -> bool {
-        self.config.extra.get("logit_shift").and_then(|v| v.as_bool()).unwrap_or(false)
-    }
-
-    /// Declares the head shifted or not.
-    pub fn set_logit_shift(&mut self, shifted: bool) {
-        if shifted {
-            self.config.extra.insert("logit_shift".into(), true.into());
-        } else {
-            self.config.extra.remove("logit_shift");
-        }
+    /// Declares what the logits at a masked position predict; the next checkpoint will say so.
+    pub fn set_predicts(&mut self, predicts: Predicts) {
+        self.config.predicts = predicts;
     }
 
     /// The element type of activations.

@@ -154,22 +154,6 @@ impl StepRule {
         Ok(corruption)
     }
 
-    /// Corrupts a single block at time `time`: [`corrupt_row`](Self::corrupt_row) for a row of one block.
-    ///
-    /// # Errors
-    /// `clean` and `eligible` differ in length.
-    pub fn corrupt_block(
-        &self,
-        clean: &[u32],
-        eligible: &[bool],
-        time: f64,
-        rng: &mut impl RngCore,
-    ) -> Result<Corruption> {
-        let block = 0..clean.len();
-        let row = Row::new(clean, eligible, core::slice::from_ref(&block))?;
-        self.corrupt_row(row, &[time], rng)
-    }
-
     /// The other half of a complementary pair: masks exactly the eligible tokens of the row's blocks
     /// that `half` shows. It draws nothing.
     ///

@@ -20,7 +20,8 @@
 //! - [`Row`]: a window's clean tokens, which are eligible, and its blocks ([`block_ranges`],
 //!   [`document_block_ranges`]). Full bidirectional diffusion is one block as long as the window.
 //! - [`Corruption`]: what the model is shown, and what each position counts for.
-//! - [`Targets`], [`weighted_loss`]: cross-entropy on the supervised rows, over all eligible tokens.
+//! - [`PassRows`], [`Target`], [`Targets`]: which row of a pass predicts which token, and what that counts for;
+//!   [`next_token_targets`], [`masked_targets`], [`Pass::targets`] make them, [`weighted_loss`] takes them.
 //! - [`exact_passes`], [`left_to_right_passes`], [`monte_carlo_passes`]: block likelihood.
 //!
 //! It never calls a model and knows no tokenizer. Randomness is an argument; where it must not
@@ -34,13 +35,18 @@ mod loss;
 mod nelbo;
 mod row;
 mod rule;
+mod targets;
 
 pub use corruption::{BlockStats, Corruption, NoiseOf, StepRule, draw_times};
 pub use error::{Error, Result};
-pub use loss::{Predicts, Targets, weighted_loss, weighted_loss_gradients, weighted_loss_of_rows};
+pub use lacuna_checkpoint::Predicts;
+pub use loss::weighted_loss;
 pub use nelbo::{
     BlockSums, EXACT_ELIGIBLE_MAX, Estimate, MonteCarlo, Pass, Scored, exact_passes,
     left_to_right_passes, monte_carlo_passes,
 };
 pub use row::{Row, block_ranges, document_block_ranges};
 pub use rule::{CorruptionRule, MaskSampler, RateTransform, Weighting};
+pub use targets::{
+    PassRows, Target, Targets, masked_targets, next_token_targets, predictable, rows_of,
+};

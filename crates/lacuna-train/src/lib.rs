@@ -32,6 +32,8 @@
 mod checkpoint;
 mod error;
 mod evaluation;
+mod example;
+mod learning_rate;
 mod metrics;
 mod objective;
 mod plot;
@@ -41,12 +43,15 @@ mod run;
 mod run_folder;
 mod setup;
 mod step;
+mod telemetry;
 
 pub use checkpoint::{Progress, newest as newest_checkpoint};
 pub use error::{Result, TrainError};
 pub use evaluation::{Evaluation, ScoreName, evaluate};
+pub use example::Example;
+pub use learning_rate::LearningRate;
 pub use metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, MetricsWriter, StepMetrics, read_metrics};
-pub use objective::{Example, StageObjective, Target};
+pub use objective::{LossAndGradients, StageObjective};
 pub use plot::draw as draw_plots;
 pub use recipe::{
     CorruptionRecipe, DataRecipe, EvaluationRecipe, MaskEmbedding, ModelRecipe, ObjectiveKind,
@@ -55,4 +60,4 @@ pub use recipe::{
 pub use record::{Machine, Surroundings};
 pub use run::{Event, Outcome, RunOptions, run};
 pub use setup::{RunData, SpecialIds, open_tokenizer};
-pub use step::{StepOutcome, learning_rate, step};
+pub use step::{StepOutcome, step};

@@ -3,17 +3,19 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-use lacuna_objective::CorruptionRule;
-use lacuna_schedules::{TimeSampling, Warmup};
+use lacuna_checkpoint::Predicts;
 
-use crate::error::Result;
+use crate::learning_rate::LearningRate;
 
 mod bounds;
+mod corruption;
 mod data;
 pub(crate) mod keys;
 mod load;
 mod overrides;
 mod words;
+
+pub use corruption::CorruptionRecipe;
 
 /// A whole run: model, data, optimizer, stages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -256,83 +258,20 @@ pub struct Stage {
     pub checkpoint_minutes: f64,
 }
 
-/// Corruption: times → mask rate → transform → mask sampler → weight, one key each (paper §3).
-///
-/// The values are the names of `lacuna-objective` and `lacuna-schedules`, which say what each does.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CorruptionRecipe {
-    /// `permuted-stratified` (default), `stratified`, `independent`.
-    pub times: String,
-    /// `linear` (default), `cosine-mask-heavy`, `cosine-mask-light`, `polynomial-P`, `log`,
-    /// `geometric-MIN-MAX`.
-    pub schedule: String,
-    /// `block-clip` (the paper's, the default), `identity`, `band-MIN-MAX`.
-    pub transform: String,
-    /// `bernoulli-forced` (the paper's, the default), `bernoulli`, `exact-count`, `complementary-pairs`.
-    pub mask: String,
-    /// `paper` (default), `unbiased`, `exact-count`, `none`.
-    pub weight: String,
-    /// Steps in which the largest mask rate grows from `warmup_start` to 1 and the weight is dropped.
-    pub warmup_steps: u64,
-    /// Largest mask rate of the first step.
-    pub warmup_start: f64,
-    /// Keep transform and mask sampler during warmup (choice 5's option).
-    pub transform_during_warmup: bool,
-}
+impl Stage {
+    /// What the logits at a masked position predict.
+    pub fn predicts(&self) -> Predicts {
+        if self.logit_shift { Predicts::Next } else { Predicts::Same }
+    }
 
-impl Default for CorruptionRecipe {
-    fn default() -> Self {
-        Self {
-            times: "permuted-stratified".into(),
-            schedule: "linear".into(),
-            transform: "block-clip".into(),
-            mask: "bernoulli-forced".into(),
-            weight: "paper".into(),
-            warmup_steps: 0,
-            warmup_start: 1e-3,
-            transform_during_warmup: false,
+    /// Its learning rate, step by step.
+    pub fn learning_rate(&self) -> LearningRate {
+        LearningRate {
+            peak: self.learning_rate,
+            warmup: self.learning_rate_warmup,
+            decay: self.learning_rate_decay,
+            last: self.learning_rate_final,
         }
-    }
-}
-
-impl CorruptionRecipe {
-    /// How times are drawn.
-    ///
-    /// # Errors
-    /// Errors on an unknown name.
-    pub fn time_sampling(&self) -> Result<TimeSampling, String> {
-        self.times.parse().map_err(|_| {
-            let known = TimeSampling::ALL.map(TimeSampling::name);
-            format!("corruption.times is `{}`, expected one of {}", self.times, known.join(", "))
-        })
-    }
-
-    /// The rule, its parts checked against each other.
-    ///
-    /// # Errors
-    /// Errors name the key.
-    pub fn rule(&self, mask_id: u32) -> Result<CorruptionRule, String> {
-        let schedule = self.schedule.parse().map_err(|_| {
-            format!(
-                "corruption.schedule is `{}`, expected linear, cosine-mask-heavy, cosine-mask-light, \
-                 polynomial-P, log or geometric-MIN-MAX",
-                self.schedule
-            )
-        })?;
-        let rule = CorruptionRule {
-            schedule,
-            transform: self.transform.parse().map_err(|e| format!("corruption.transform: {e}"))?,
-            mask_sampler: self.mask.parse().map_err(|e| format!("corruption.mask: {e}"))?,
-            weighting: self.weight.parse().map_err(|e| format!("corruption.weight: {e}"))?,
-            warmup: Warmup::new(self.warmup_steps)
-                .with_rate_init(self.warmup_start)
-                .map_err(|e| format!("corruption.warmup_start: {e}"))?,
-            transform_during_warmup: self.transform_during_warmup,
-            mask_id,
-        };
-        rule.validate().map_err(|e| format!("corruption: {e}"))?;
-        Ok(rule)
     }
 }
 

@@ -22,7 +22,8 @@ use crate::record::results::Results;
 use crate::record::{self, Record, Surroundings};
 use crate::run_folder::RunFolder;
 use crate::setup::{RunData, build_model};
-use crate::step::{learning_rate, step};
+use crate::step::step;
+use crate::telemetry::next_token_loss;
 
 mod start;
 
@@ -219,7 +220,7 @@ impl Run<'_> {
             self.progress.stage = i;
             self.enter(stage)?;
             let mut stopped = self.stopped();
-            let objective = StageObjective::new(stage, self.recipe, &self.data)?;
+            let objective = self.data.objective(self.recipe, stage)?;
             while self.progress.stage_step < stage.steps && !stopped {
                 let metrics = self.step(stage, &objective, observe)?;
                 observe(Event::Step { metrics: &metrics, total_steps: self.recipe.total_steps() });
@@ -256,7 +257,7 @@ impl Run<'_> {
     /// The model is what the stage makes of it.
     fn enter(&mut self, stage: &Stage) -> Result<()> {
         self.model.set_mode(self.data.mode(stage)?);
-        self.model.set_logit_shift(stage.logit_shift);
+        self.model.set_predicts(stage.predicts());
         Ok(())
     }
 
@@ -310,14 +311,7 @@ impl Run<'_> {
         let windows = self.take_windows(stage, objective.rows_per_window())?;
         let examples =
             objective.examples(&windows, seed, self.progress.step, self.progress.stage_step)?;
-        let lr = learning_rate(
-            self.progress.stage_step,
-            stage.steps,
-            stage.learning_rate,
-            stage.learning_rate_warmup,
-            stage.learning_rate_decay,
-            stage.learning_rate_final,
-        );
+        let lr = stage.learning_rate().at(self.progress.stage_step, stage.steps);
         let micro = stage.micro_batch_size.unwrap_or(stage.batch_size);
         let outcome = step(&self.model, objective, &mut self.optimizer, &examples, micro, lr)
             .map_err(|error| self.diverged(error))?;
@@ -326,13 +320,9 @@ impl Run<'_> {
         self.progress.stage_step += 1;
         self.progress.tokens += window_tokens;
         let every = stage.autoregressive_loss_every;
-        let autoregressive_loss = match objective.is_diffusion() && every > 0 {
+        let autoregressive_loss = match objective.corruption.is_some() && every > 0 {
             true if self.progress.stage_step.is_multiple_of(every) => {
-                Some(crate::objective::next_token_loss(
-                    &self.model,
-                    &windows,
-                    self.recipe.data.document_mask,
-                )?)
+                Some(next_token_loss(&self.model, &windows, self.recipe.data.document_mask)?)
             }
             _ => None,
         };

@@ -11,6 +11,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Result, TrainError};
+use crate::objective::StageObjective;
 use crate::recipe::{MaskEmbedding, ObjectiveKind, Recipe, Stage};
 
 mod side;
@@ -143,6 +144,32 @@ impl RunData {
         };
         let block_size = NonZeroUsize::new(block_size).expect("validated: at least 1");
         Ok(Mode::BlockDiffusion { block_size, mask_token_id: Some(self.mask_id()?) })
+    }
+
+    /// What a stage learns.
+    ///
+    /// # Errors
+    /// Errors if the corruption is no valid rule or the tokenizer has no MASK.
+    pub fn objective(&self, recipe: &Recipe, stage: &Stage) -> Result<StageObjective> {
+        let corruption = match stage.objective {
+            ObjectiveKind::Autoregressive => None,
+            _ => {
+                let rule = stage.corruption.rule(self.mask_id()?);
+                Some((rule.map_err(|reason| recipe.fault(reason))?, stage.corruption.times))
+            }
+        };
+        let block_size = match stage.objective {
+            ObjectiveKind::BlockDiffusion => stage.block_size.unwrap_or(self.window),
+            _ => self.window,
+        };
+        Ok(StageObjective {
+            kind: stage.objective,
+            block_size: NonZeroUsize::new(block_size).expect("validated: at least 1"),
+            corruption,
+            predicts: stage.predicts(),
+            document_mask: recipe.data.document_mask,
+            recompute: stage.recompute_activations,
+        })
     }
 
     /// The MASK id.

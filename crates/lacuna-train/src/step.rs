@@ -5,7 +5,8 @@ use lacuna_kernels::AdamW;
 use lacuna_model::{Parameters, Transformer};
 
 use crate::error::{Result, TrainError};
-use crate::objective::{Example, StageObjective};
+use crate::example::Example;
+use crate::objective::StageObjective;
 
 /// What came out of a step.
 #[derive(Clone, Debug)]
@@ -67,34 +68,4 @@ pub fn step(
     }
     optimizer.step_with_norm(model.backend(), &gradients, grad_norm, learning_rate)?;
     Ok(StepOutcome { loss, grad_norm, nll })
-}
-
-/// Warmup, stable, decay: linear up over `warmup` steps, then the peak, then linear down to `last`·peak.
-/// `step` counts from 0.
-pub fn learning_rate(step: u64, steps: u64, peak: f64, warmup: u64, decay: u64, last: f64) -> f64 {
-    if step < warmup {
-        return peak * (step + 1) as f64 / warmup as f64;
-    }
-    let left = steps.saturating_sub(step + 1);
-    if left < decay {
-        return peak * (last + (1.0 - last) * left as f64 / decay as f64);
-    }
-    peak
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_learning_rate_rises_holds_and_falls_to_its_last_value() {
-        let at = |s| learning_rate(s, 100, 2.0, 10, 20, 0.1);
-        assert_eq!(at(0), 0.2);
-        assert_eq!(at(9), 2.0);
-        assert_eq!(at(50), 2.0);
-        assert_eq!(at(79), 2.0);
-        assert!((at(99) - 0.2).abs() < 1e-12);
-        assert!((10..99).all(|s| at(s + 1) <= at(s)));
-        assert_eq!(learning_rate(3, 10, 1.0, 0, 0, 0.0), 1.0);
-    }
 }

@@ -17,7 +17,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("lacuna-checkpoint", &["lacuna-files", "lacuna-kernels"]),
     // Level 1: they do not know each other.
     ("lacuna-data", &["lacuna-files", "lacuna-random", "lacuna-text"]),
-    ("lacuna-objective", &["lacuna-schedules", "lacuna-kernels", "lacuna-random"]),
+    (
+        "lacuna-objective",
+        &["lacuna-checkpoint", "lacuna-kernels", "lacuna-random", "lacuna-schedules"],
+    ),
     ("lacuna-model", &["lacuna-checkpoint", "lacuna-kernels", "lacuna-random"]),
     ("lacuna-samplers", &["lacuna-random"]),
     // Level 1b: they join two of level 1.

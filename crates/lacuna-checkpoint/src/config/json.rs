@@ -7,10 +7,11 @@ use serde_json::{Map, Value, json};
 
 use super::announced::{Announced, Beside, announced, mode};
 use super::fields::Fields;
+use super::predicts::{LOGIT_SHIFT, Predicts};
 use super::{Config, Mode, RopeScaling};
 use crate::directory::contained;
 use crate::error::Result;
-use crate::families::{Architecture, DIFFCODER, flags, names_of};
+use crate::families::{Architecture, DIFFCODER, Family, flags, names_of};
 use crate::parameters::Parts;
 
 /// No configuration comes near it; bounds what parsing can allocate.
@@ -85,19 +86,27 @@ pub(super) fn parse(
         eos_token_ids,
         mode: mode(&mut fields, family, released, &names, beside)?,
         family,
+        predicts: predicts(&mut fields, family),
         dtype: dtype(&mut fields),
         ignored_ids: Vec::new(),
         extra: Map::new(),
     };
-    if family.is_some_and(|family| family.table().shifted) {
-        fields.map.entry("logit_shift").or_insert(json!(true));
-    }
     (config.extra, config.ignored_ids) = (fields.map, fields.ignored);
     config.validate_in(file)?;
     if let Some((text, generation_file)) = generation {
         override_ids(&mut config, text, generation_file)?;
     }
     Ok(config)
+}
+
+/// What the file says, else what the family is known for. Words that say nothing new are written back as they came.
+fn predicts(fields: &mut Fields, family: Option<Family>) -> Predicts {
+    let is_shifted = family.is_some_and(|family| family.table().shifted);
+    let said = fields.map.get(LOGIT_SHIFT).map(|value| value == &json!(true));
+    if said == Some(true) || is_shifted {
+        fields.map.remove(LOGIT_SHIFT);
+    }
+    if said.unwrap_or(is_shifted) { Predicts::Next } else { Predicts::Same }
 }
 
 /// What generation uses wins over what the model was configured with.
@@ -267,6 +276,15 @@ pub(super) fn write(config: &Config) -> String {
             set("mask_token_id", json!(id));
         }
     }
+    let in_blocks = config.family.filter(|_| config.block_size().is_some());
+    match config.predicts {
+        Predicts::Next => set(LOGIT_SHIFT, json!(true)),
+        // Where nothing is said, the family's head is taken to be shifted.
+        Predicts::Same if in_blocks.is_some_and(|family| family.table().shifted) => {
+            set(LOGIT_SHIFT, json!(false))
+        }
+        Predicts::Same => None,
+    };
     if let Some(name) = config.dtype.and_then(torch_name) {
         set("torch_dtype", json!(name));
     }

@@ -165,6 +165,34 @@ fn mask_is_missed_only_where_it_is_needed() {
 }
 
 #[test]
+fn a_shifted_head_is_read_and_written_by_its_key_and_by_its_family() {
+    let plain: Map<String, Value> = serde_json::from_str(&Config::default().to_json()).unwrap();
+    let read = |family: bool, said: Option<Value>| {
+        let mut map = plain.clone();
+        map.extend(said.map(|said| ("logit_shift".to_owned(), said)));
+        if family {
+            map.insert("architectures".into(), serde_json::json!(["Fast_dLLM_QwenForCausalLM"]));
+        }
+        Config::from_json(&serde_json::to_string(&map).unwrap()).unwrap()
+    };
+    for (family, said, predicts) in [
+        (false, None, Predicts::Same),
+        (false, Some(Value::Bool(true)), Predicts::Next),
+        (false, Some(Value::Bool(false)), Predicts::Same),
+        (true, None, Predicts::Next),
+        (true, Some(Value::Bool(true)), Predicts::Next),
+        (true, Some(Value::Bool(false)), Predicts::Same),
+    ] {
+        let config = read(family, said.clone());
+        assert_eq!(config.predicts, predicts, "{family} {said:?}");
+        assert_eq!(Config::from_json(&config.to_json()).unwrap(), config, "{family} {said:?}");
+        let written: Map<String, Value> = serde_json::from_str(&config.to_json()).unwrap();
+        let expected = said.or(family.then_some(Value::Bool(true)));
+        assert_eq!(written.get("logit_shift"), expected.as_ref());
+    }
+}
+
+#[test]
 fn a_family_s_name_counts_wherever_it_stands() {
     let plain: Map<String, Value> = serde_json::from_str(&Config::default().to_json()).unwrap();
     let read = |changes: Value| {
@@ -214,7 +242,7 @@ fn a_family_s_name_counts_wherever_it_stands() {
         let is_normed = matches!(family, Family::Sdar | Family::A2dQwen3);
         let is_biased = matches!(family, Family::A2dQwen2 | Family::FastDllm);
         assert_eq!((config.parts.qk_norm, config.parts.attention_bias), (is_normed, is_biased));
-        assert_eq!(config.extra.get("logit_shift").is_some(), family == Family::FastDllm);
+        assert_eq!(config.predicts == Predicts::Next, family == Family::FastDllm);
         assert_eq!(config.architecture(), family.table().announced.0);
         // All but the code of others, which no checkpoint of ours asks anyone to run.
         let mut kept = config.clone();

@@ -11,9 +11,6 @@ use crate::error::{Error, Result};
 use crate::families::{Architecture, ROPE_FACTORS, flags, gguf_name, refusal};
 use crate::parameters::{Field, Name, Parts};
 
-/// The field of `config.json` that says that logits predict the next position.
-pub(crate) const LOGIT_SHIFT: &str = "logit_shift";
-
 /// Begins the keys under which small files of a Hugging Face directory travel; the rest is the file's name.
 pub(crate) const CARRIED: &str = "lacuna.file.";
 
@@ -76,7 +73,7 @@ pub(crate) fn read_config(gguf: Gguf<'_>, file: &Path) -> Result<Config> {
     };
     fields.refuse_unless("vocab_size", vocab_size)?;
     fields.vocab_size = vocab_size;
-    let Found { mode, family, shifted } = mode(&fields, layers)?;
+    let Found { mode, family, predicts } = mode(&fields, layers)?;
     let eos_token_ids = eos(&fields)?;
     let mut parts = Parts::NONE;
     for flag in flags() {
@@ -103,13 +100,11 @@ pub(crate) fn read_config(gguf: Gguf<'_>, file: &Path) -> Result<Config> {
         eos_token_ids,
         mode,
         family,
+        predicts,
         dtype: None,
         ignored_ids: fields.ignored.take(),
         extra: serde_json::Map::new(),
     };
-    if shifted {
-        config.extra.insert(LOGIT_SHIFT.to_owned(), true.into());
-    }
     config.validate_in(file)?;
     if let Some(factors) = rope_factors(gguf, file)? {
         config.rope_scaling = llama3_of(&fields, &config, &factors)?.ok_or_else(|| {

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use super::fields::Fields;
 use super::reader::Value;
 use super::tokenizer::token_ids;
-use crate::config::Mode;
+use crate::config::{Mode, Predicts};
 use crate::error::Result;
 use crate::families::{
     Architecture, Family, LLAMA, RELEASED_MASK, is_diffcoder, names_of, refusal_by_name,
@@ -26,12 +26,14 @@ const LLADA_MASK: &str = "<|mdm_mask|>";
 pub(super) struct Found {
     pub(super) mode: Mode,
     pub(super) family: Option<Family>,
-    /// Logits predict the position after their own.
-    pub(super) shifted: bool,
+    pub(super) predicts: Predicts,
 }
 
 pub(super) fn mode(fields: &Fields<'_>, layers: &Architecture) -> Result<Found> {
-    let shifted = fields.gguf.get("lacuna.logit_shift") == Some(Value::Bool(true));
+    let predicts = match fields.gguf.get("lacuna.logit_shift") {
+        Some(Value::Bool(true)) => Predicts::Next,
+        _ => Predicts::Same,
+    };
     let family = family(fields, layers);
     if let Some(block_size) = fields.size("lacuna.block_size")? {
         let Some(block_size) = NonZeroUsize::new(block_size) else {
@@ -49,10 +51,10 @@ pub(super) fn mode(fields: &Fields<'_>, layers: &Architecture) -> Result<Found> 
         return Ok(Found {
             mode: Mode::BlockDiffusion { block_size, mask_token_id },
             family,
-            shifted,
+            predicts,
         });
     }
-    let autoregressive = Found { mode: Mode::Autoregressive, family: None, shifted };
+    let autoregressive = Found { mode: Mode::Autoregressive, family: None, predicts };
     if fields.gguf.text(MODE) == Some(AUTOREGRESSIVE) {
         return Ok(autoregressive);
     }
@@ -66,7 +68,7 @@ pub(super) fn mode(fields: &Fields<'_>, layers: &Architecture) -> Result<Found> 
             block_size: four,
             mask_token_id: released.or_else(|| keyed(fields)),
         };
-        return Ok(Found { mode, family: None, shifted });
+        return Ok(Found { mode, family: None, predicts });
     }
     let called = Family::called(&names, layers);
     let has_these = |family: &Family| family.table().layers.is_like(layers);
@@ -76,10 +78,10 @@ pub(super) fn mode(fields: &Fields<'_>, layers: &Architecture) -> Result<Found> 
     let block_size = NonZeroUsize::new(family.block_size(&names)).unwrap_or(four);
     let mask_token_id = named(family.table().mask.0).or_else(|| keyed(fields));
     let mode = Mode::BlockDiffusion { block_size, mask_token_id };
-    let shifted = shifted || family.table().shifted;
+    let predicts = if family.table().shifted { Predicts::Next } else { predicts };
     // With other layers than the family's it is block diffusion as its name says, and written as what it is.
     let family = Some(family).filter(has_these);
-    Ok(Found { mode, family, shifted })
+    Ok(Found { mode, family, predicts })
 }
 
 /// MASK by the key that llama.cpp's converter writes.

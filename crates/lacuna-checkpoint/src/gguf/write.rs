@@ -4,15 +4,14 @@ use std::path::Path;
 
 use lacuna_files::WholeFile;
 use lacuna_kernels::StorageDtype;
-use serde_json::Value as Json;
 
 use super::carried::CarriedMetadata;
-use super::config::{CARRIED, LOGIT_SHIFT, permuted_heads};
+use super::config::{CARRIED, permuted_heads};
 use super::metadata::{Metadata, put_text};
 use super::mode;
 use super::parse::ggml_id;
 use super::{ALIGNMENT_BYTES, hash, vocabulary};
-use crate::config::{Config, Mode, RopeScaling};
+use crate::config::{Config, Mode, Predicts, RopeScaling};
 use crate::error::{Error, Result};
 use crate::families::{Architecture, ROPE_FACTORS, gguf_name, of_hugging_face_name};
 use crate::index::Format;
@@ -162,7 +161,7 @@ fn describe(
     if let Some(template) = options.chat_template {
         metadata.text("tokenizer.chat_template", template);
     }
-    if config.extra.get(LOGIT_SHIFT) == Some(&Json::Bool(true)) {
+    if config.predicts == Predicts::Next {
         metadata.truth("lacuna.logit_shift", true);
     }
     for (name, text) in options.files {

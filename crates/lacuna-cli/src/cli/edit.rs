@@ -1,6 +1,7 @@
 //! `lacuna edit` has a model change a file, or some of its lines, with the old text as draft.
 
 use anyhow::Result;
+use lacuna::checkpoint::Predicts;
 use lacuna::text::{Message, RenderOptions, Tokenizer};
 use lacuna::{
     Algorithm, Completion, DraftCounts, FinishReason, GenerateOptions, Model, Prompt, algorithm,
@@ -112,7 +113,7 @@ fn takes_drafts(args: &Args, model: &Model, options: &GenerateOptions) -> bool {
     let reason = match algorithm(model, options) {
         // Next-token decoding knows no drafts.
         Algorithm::Autoregressive => return false,
-        _ if model.transformer.logit_shift() => {
+        _ if model.config().predicts == Predicts::Next => {
             "the model reads each token off the position before it (a shifted head)"
         }
         Algorithm::Reference => "--mode reference runs the released algorithm, which has none",

@@ -161,7 +161,6 @@ impl Recipe {
             return Err("data = \"sft\" needs an [sft] section with samples".into());
         }
         if stage.objective != ObjectiveKind::Autoregressive {
-            stage.corruption.time_sampling()?;
             let rule = stage.corruption.rule(0)?;
             let paired = rule.mask_sampler == MaskSampler::ComplementaryPairs;
             if paired && !(stage.batch_size.is_multiple_of(2) && micro.is_multiple_of(2)) {

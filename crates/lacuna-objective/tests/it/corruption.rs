@@ -17,6 +17,8 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::corrupt_block;
+
 const MASK: u32 = 5;
 const BLOCK_SIZES: [usize; 5] = [2, 4, 8, 16, 32];
 const BLOCKS: usize = 40_000;
@@ -40,7 +42,7 @@ fn simulate(rule: CorruptionRule, n: usize, seed: u64) -> Vec<Corruption> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let times = draw_times(TimeSampling::Independent, BLOCKS, &mut rng);
     let (clean, eligible) = (vec![9; n], vec![true; n]);
-    let corrupt = |&t: &f64| rule.corrupt_block(&clean, &eligible, t, &mut rng).expect("one block");
+    let corrupt = |&t: &f64| corrupt_block(&rule, &clean, &eligible, (t, &mut rng));
     times.iter().map(corrupt).collect()
 }
 
@@ -174,7 +176,7 @@ fn closed_forms_hold_with_the_eligible_tokens_of_a_block() {
     }
     let mut losses = Vec::new();
     for t in draw_times(TimeSampling::Independent, BLOCKS, &mut rng) {
-        let corruption = at_step.corrupt_block(&[9; 8], &eligible, t, &mut rng).unwrap();
+        let corruption = corrupt_block(&at_step, &[9; 8], &eligible, (t, &mut rng));
         let BlockStats { weight, eligible, masked, .. } = corruption.blocks[0];
         assert!(eligible == 3 && weight <= 3.0 + 1e-12);
         losses.push(weight * masked as f64 / 3.0);
@@ -231,7 +233,7 @@ fn a_lone_eligible_token_is_always_masked_and_weighs_one() {
     let mut rng = ChaCha8Rng::seed_from_u64(9);
     for t in draw_times(TimeSampling::Independent, 1000, &mut rng) {
         let eligible = [false, false, true, false];
-        let corruption = at_step.corrupt_block(&[1, 2, 3, 4], &eligible, t, &mut rng).unwrap();
+        let corruption = corrupt_block(&at_step, &[1, 2, 3, 4], &eligible, (t, &mut rng));
         assert_eq!(corruption.noisy, [1, 2, MASK, 4]);
         assert_eq!(corruption.weights, [0.0, 0.0, 1.0, 0.0]);
     }
@@ -360,7 +362,7 @@ proptest! {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         for (block, stats) in blocks.iter().cloned().zip(&whole.blocks) {
             let (clean, eligible) = (&clean[block.clone()], &eligible[block.clone()]);
-            let part = at_step.corrupt_block(clean, eligible, 0.7, &mut rng).unwrap();
+            let part = corrupt_block(&at_step, clean, eligible, (0.7, &mut rng));
             prop_assert_eq!(&part.noisy, &whole.noisy[block.clone()]);
             prop_assert_eq!(&part.weights, &whole.weights[block]);
             prop_assert_eq!(&part.blocks[0], stats);

@@ -1,13 +1,13 @@
 //! Losses, logits, gradients and ten optimizer steps against those recorded from independent implementations
 //! (fixtures/README.md).
 
-#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
-
 use candle_core::{DType, Device, Tensor};
 use lacuna_checkpoint::Weights;
+use lacuna_data::Window;
 use lacuna_kernels::{AdamW, AdamWConfig, AttentionMask, Parameter};
 use lacuna_model::{Batch, Sequence, Transformer};
-use lacuna_objective::{Predicts, Targets, weighted_loss_of_rows};
+use lacuna_objective::{PassRows, Predicts, Row, block_ranges, masked_targets, rows_of};
+use lacuna_train::{Example, ObjectiveKind, StageObjective};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -46,24 +46,6 @@ fn model(name: &str, dtype: DType) -> Transformer {
     Transformer::trainable(&weights, dtype, &Device::Cpu).unwrap()
 }
 
-/// Windows of `len` tokens, noisy and clean, of which the noisy tokens at `rows` are wanted, counted over all windows.
-fn noisy_and_clean(
-    [noisy, clean]: [&[u32]; 2],
-    rows: &[u32],
-    len: usize,
-    block_size: usize,
-) -> Batch {
-    let mut batch = Batch::default();
-    for (i, (noisy, clean)) in noisy.chunks(len).zip(clean.chunks(len)).enumerate() {
-        let own = (i * len) as u32..((i + 1) * len) as u32;
-        let wanted = rows.iter().filter(|row| own.contains(row)).map(|row| row - own.start);
-        let wanted: Vec<u32> = wanted.collect();
-        let window = Sequence { tokens: noisy, wanted: Some(&wanted), ..Sequence::default() };
-        batch.push_noisy_and_clean(window, clean, block_size.try_into().unwrap()).unwrap();
-    }
-    batch
-}
-
 fn values(t: &Tensor) -> Vec<f64> {
     t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
@@ -75,17 +57,40 @@ fn relative(found: &[f64], expected: &[f64]) -> f64 {
     found.iter().zip(expected).fold(0f64, |a, (x, y)| a.max((x - y).abs())) / largest
 }
 
-/// One recorded case: hidden rows, what they must predict, and over how many tokens the loss is a mean.
-fn forward(golden: &Golden, case: &Value, model: &Transformer) -> (Tensor, Targets, f64) {
+/// An objective that masks nothing by itself: the record says what is masked.
+fn objective(kind: ObjectiveKind, block_size: usize) -> StageObjective {
+    StageObjective {
+        kind,
+        block_size: block_size.try_into().unwrap(),
+        corruption: None,
+        predicts: Predicts::Same,
+        document_mask: false,
+        recompute: false,
+    }
+}
+
+/// A window as it was recorded: what was masked, and with which weights.
+fn masked(clean: Vec<u32>, noisy: Vec<u32>, weights: &[f32], block_size: usize) -> Example {
+    let eligible = vec![true; clean.len()];
+    let blocks = block_ranges(clean.len(), block_size.try_into().unwrap());
+    let row = Row::new(&clean, &eligible, &blocks).unwrap();
+    let rows = PassRows { window: clean.len(), predicts: Predicts::Same, clean_half: false };
+    let documents = vec![clean.len()];
+    let targets = masked_targets(row, weights, rows, &documents);
+    let (eligible, blocks) = (clean.len(), Vec::new());
+    Example { input: noisy, clean, documents, targets, eligible, blocks }
+}
+
+/// One recorded case.
+fn case_of(golden: &Golden, case: &Value) -> (StageObjective, Example) {
     let key = case["key"].as_str().unwrap();
-    let x0 = golden.ids(&format!("{key}.x0"));
-    let len = x0.len();
+    let clean = golden.ids(&format!("{key}.x0"));
+    let len = clean.len();
     if case["kind"] == "ar" {
-        let targets = Targets::next_token(&x0, &vec![true; len], len).unwrap();
-        let text = Sequence { tokens: &x0, wanted: Some(&targets.rows), ..Sequence::default() };
-        let batch = Batch::of(text, AttentionMask::Causal).unwrap();
-        let hidden = model.forward(&batch).unwrap();
-        return (hidden, targets, (len - 1) as f64);
+        let objective = objective(ObjectiveKind::Autoregressive, len);
+        let window = Window { tokens: clean, eligible: vec![true; len], documents: vec![len] };
+        let example = objective.examples(&[window], 0, 0, 0).unwrap().remove(0);
+        return (objective, example);
     }
     let mask = golden.ids(&format!("{key}.mask"));
     let noisy = golden.ids(&format!("{key}.xt"));
@@ -95,13 +100,27 @@ fn forward(golden: &Golden, case: &Value, model: &Transformer) -> (Tensor, Targe
         let rates = golden.f64s(&format!("{key}.u_blk"));
         mask.iter().zip(&rates).map(|(m, u)| (f64::from(*m) / u) as f32).collect()
     };
-    let targets = Targets::masked(&x0, &weights, len, Predicts::Own).unwrap();
-    let window = Sequence { tokens: &noisy, wanted: Some(&targets.rows), ..Sequence::default() };
-    let batch = match case["block"].as_u64() {
-        Some(b) => noisy_and_clean([&noisy, &x0], &targets.rows, len, b as usize),
-        None => Batch::of(window, AttentionMask::Full).unwrap(),
+    let (kind, block_size) = match case["block"].as_u64() {
+        Some(block_size) => (ObjectiveKind::BlockDiffusion, block_size as usize),
+        None => (ObjectiveKind::FullDiffusion, len),
     };
-    (model.forward(&batch).unwrap(), targets, len as f64)
+    (objective(kind, block_size), masked(clean, noisy, &weights, block_size))
+}
+
+/// The hidden states that a case's targets are read off.
+fn hidden(model: &Transformer, objective: &StageObjective, example: &Example) -> Tensor {
+    let rows = rows_of(&example.targets);
+    let window = Sequence { tokens: &example.input, wanted: Some(&rows), ..Sequence::default() };
+    let mut batch = Batch::default();
+    match objective.kind {
+        ObjectiveKind::BlockDiffusion => {
+            batch.push_noisy_and_clean(window, &example.clean, objective.block_size)
+        }
+        ObjectiveKind::FullDiffusion => batch.push(window, AttentionMask::Full),
+        _ => batch.push(window, AttentionMask::Causal),
+    }
+    .unwrap();
+    model.forward(&batch).unwrap()
 }
 
 #[test]
@@ -114,16 +133,15 @@ fn losses_logits_and_gradients_equal_the_recorded_ones() {
         for case in golden.meta.iter().filter(|c| c["kind"] != "adamw_trajectory") {
             let key = case["key"].as_str().unwrap();
             let model = model(case["model"].as_str().unwrap(), dtype);
-            let (hidden, targets, denominator) = forward(&golden, case, &model);
+            let (objective, example) = case_of(&golden, case);
             if let Some(expected) = golden.tensors.get(&format!("{key}.logits_masked")) {
+                let hidden = hidden(&model, &objective, &example);
                 let off = relative(&values(&model.logits(&hidden).unwrap()), &values(expected));
                 assert!(off < tolerance, "{key} {dtype:?} logits: {off:e}");
             }
-            let head = model.head().unwrap();
-            let out = weighted_loss_of_rows(model.backend(), &hidden, &head, &targets, denominator)
-                .unwrap();
-            let loss = values(&out.loss)[0];
-            let off = (loss / case["loss"].as_f64().unwrap() - 1.0).abs();
+            let eligible = example.eligible;
+            let out = objective.loss_and_gradients(&model, &[example], eligible).unwrap().unwrap();
+            let off = (out.loss / case["loss"].as_f64().unwrap() - 1.0).abs();
             assert!(off < tolerance, "{key} {dtype:?} loss: {off:e}");
             let ce = golden
                 .tensors
@@ -133,13 +151,10 @@ fn losses_logits_and_gradients_equal_the_recorded_ones() {
             let off = relative(&nll, &values(ce.unwrap()));
             assert!(off < 1e-5, "{key} {dtype:?} cross-entropies: {off:e}");
 
-            let store = out.loss.backward().unwrap();
             let total = case["grad_total_norm"].as_f64().unwrap();
             let mut squares = 0.0;
-            for (name, var) in model.parameters().unwrap().iter() {
+            for (name, gradient) in out.gradients.iter() {
                 let name = name.to_string();
-                let gradient =
-                    store.get(var).unwrap_or_else(|| panic!("{key}: no gradient for {name}"));
                 let gradient = values(gradient);
                 let norm = gradient.iter().map(|v| v * v).sum::<f64>().sqrt();
                 squares += norm * norm;
@@ -173,27 +188,25 @@ fn ten_optimizer_steps_follow_the_recorded_trajectory() {
     let parameters = parameters.map(|(_, var)| Parameter { var: var.clone(), decay: true });
     let config = AdamWConfig { weight_decay: 0.1, clip_norm: Some(1.0), ..AdamWConfig::default() };
     let mut optimizer = AdamW::new(parameters.collect(), config).unwrap();
+    let objective = objective(ObjectiveKind::BlockDiffusion, 4);
     for (s, step) in case["steps"].as_array().unwrap().iter().enumerate() {
-        let row = |b: usize, what: &str| format!("tiny_untied.traj.s{s}.b{b}.{what}");
-        let both_ids = |what| [golden.ids(&row(0, what)), golden.ids(&row(1, what))].concat();
-        let (x0, mask) = (both_ids("x0"), both_ids("mask"));
-        let rates = [golden.f64s(&row(0, "u_blk")), golden.f64s(&row(1, "u_blk"))].concat();
-        let noisy: Vec<u32> =
-            x0.iter().zip(&mask).map(|(t, m)| if *m == 1 { 5 } else { *t }).collect();
-        let weights: Vec<f32> =
-            mask.iter().zip(&rates).map(|(m, u)| (f64::from(*m) / u) as f32).collect();
-        let targets = Targets::masked(&x0, &weights, 16, Predicts::Own).unwrap();
-        let hidden = model.forward(&noisy_and_clean([&noisy, &x0], &targets.rows, 16, 4)).unwrap();
-        let out =
-            weighted_loss_of_rows(model.backend(), &hidden, &model.head().unwrap(), &targets, 32.0)
-                .unwrap();
-        let norm = optimizer.step(model.backend(), &out.loss.backward().unwrap(), 1e-3).unwrap();
+        let example = |b: usize| {
+            let key = |what: &str| format!("tiny_untied.traj.s{s}.b{b}.{what}");
+            let (clean, mask) = (golden.ids(&key("x0")), golden.ids(&key("mask")));
+            let rates = golden.f64s(&key("u_blk"));
+            let noisy = clean.iter().zip(&mask).map(|(t, m)| if *m == 1 { 5 } else { *t });
+            let weights = mask.iter().zip(&rates).map(|(m, u)| (f64::from(*m) / u) as f32);
+            masked(clean.clone(), noisy.collect(), &weights.collect::<Vec<_>>(), 4)
+        };
+        let examples = [example(0), example(1)];
+        let out = lacuna_train::step(&model, &objective, &mut optimizer, &examples, 2, 1e-3);
+        let out = out.unwrap();
         let parameters = model.parameters().unwrap().iter();
         let squares = parameters.map(|(_, v)| values(v).iter().map(|x| x * x).sum::<f64>());
         let parameter_norm = squares.sum::<f64>().sqrt();
         for (what, found, expected) in [
-            ("loss", values(&out.loss)[0], &step["loss"]),
-            ("gradient norm", norm, &step["grad_norm_before_clip"]),
+            ("loss", out.loss, &step["loss"]),
+            ("gradient norm", out.grad_norm, &step["grad_norm_before_clip"]),
             ("parameter norm", parameter_norm, &step["param_norm"]),
         ] {
             let off = (found / expected.as_f64().unwrap() - 1.0).abs();

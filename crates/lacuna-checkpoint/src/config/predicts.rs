@@ -1,0 +1,34 @@
+//! Which token the logits at a position are of.
+
+/// The position that a row of logits predicts, where a model reads under a mask of blocks.
+///
+/// Under the causal view the logits at a position are always of the token after it, whatever the head learnt: there,
+/// ask [`Predicts::Next`].
+///
+/// ```
+/// use lacuna_checkpoint::Predicts;
+/// assert_eq!(Predicts::Same.row_of(3), Some(3));
+/// assert_eq!(Predicts::Next.row_of(3), Some(2));
+/// assert_eq!(Predicts::Next.row_of(0), None, "nothing stands before a text's first token");
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Predicts {
+    /// The token at the position itself: the released models, and the default.
+    #[default]
+    Same,
+    /// The token after it, as the head of an autoregressive model does: a shifted head, `logit_shift` in `config.json`.
+    Next,
+}
+
+impl Predicts {
+    /// The row whose logits are of the token at `position`; none where it would stand before the first.
+    pub fn row_of(self, position: usize) -> Option<usize> {
+        match self {
+            Self::Same => Some(position),
+            Self::Next => position.checked_sub(1),
+        }
+    }
+}
+
+/// The key of a shifted head.
+pub(crate) const LOGIT_SHIFT: &str = "logit_shift";

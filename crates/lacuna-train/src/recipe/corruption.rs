@@ -1,0 +1,164 @@
+//! How tokens are masked and weighted, as `[stage.corruption]` says it.
+
+use lacuna_objective::{CorruptionRule, MaskSampler, RateTransform, Weighting};
+use lacuna_schedules::{Schedule, ScheduleError, TimeSampling, Warmup};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt::Display;
+use std::str::FromStr;
+
+/// Corruption: times → mask rate → transform → mask sampler → weight, one key each (paper §3).
+///
+/// The values are the names of `lacuna-objective` and `lacuna-schedules`, which say what each does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorruptionRecipe {
+    /// `permuted-stratified` (default), `stratified`, `independent`.
+    #[serde(serialize_with = "name", deserialize_with = "times")]
+    pub times: TimeSampling,
+    /// `linear` (default), `cosine-mask-heavy`, `cosine-mask-light`, `polynomial-P`, `log`,
+    /// `geometric-MIN-MAX`.
+    #[serde(serialize_with = "name", deserialize_with = "schedule")]
+    pub schedule: Schedule,
+    /// `block-clip` (the paper's, the default), `identity`, `band-MIN-MAX`.
+    #[serde(serialize_with = "name", deserialize_with = "transform")]
+    pub transform: RateTransform,
+    /// `bernoulli-forced` (the paper's, the default), `bernoulli`, `exact-count`, `complementary-pairs`.
+    #[serde(serialize_with = "name", deserialize_with = "mask")]
+    pub mask: MaskSampler,
+    /// `paper` (default), `unbiased`, `exact-count`, `none`.
+    #[serde(serialize_with = "name", deserialize_with = "weight")]
+    pub weight: Weighting,
+    /// Steps in which the largest mask rate grows from `warmup_start` to 1 and the weight is dropped.
+    pub warmup_steps: u64,
+    /// Largest mask rate of the first step.
+    pub warmup_start: f64,
+    /// Keep transform and mask sampler during warmup (choice 5's option).
+    pub transform_during_warmup: bool,
+}
+
+impl Default for CorruptionRecipe {
+    fn default() -> Self {
+        Self {
+            times: TimeSampling::PermutedStratified,
+            schedule: Schedule::default(),
+            transform: RateTransform::BlockClip,
+            mask: MaskSampler::BernoulliForced,
+            weight: Weighting::Paper,
+            warmup_steps: 0,
+            warmup_start: 1e-3,
+            transform_during_warmup: false,
+        }
+    }
+}
+
+impl CorruptionRecipe {
+    /// The rule, its parts checked against each other.
+    ///
+    /// # Errors
+    /// Errors name the key.
+    pub fn rule(&self, mask_id: u32) -> Result<CorruptionRule, String> {
+        let rule = CorruptionRule {
+            schedule: self.schedule,
+            transform: self.transform,
+            mask_sampler: self.mask,
+            weighting: self.weight,
+            warmup: Warmup::new(self.warmup_steps)
+                .with_rate_init(self.warmup_start)
+                .map_err(|e| format!("corruption.warmup_start: {e}"))?,
+            transform_during_warmup: self.transform_during_warmup,
+            mask_id,
+        };
+        rule.validate().map_err(|e| format!("corruption: {e}"))?;
+        Ok(rule)
+    }
+}
+
+const TIMES: &[&str] = &["permuted-stratified", "stratified", "independent"];
+const SCHEDULES: &[&str] = &[
+    "linear",
+    "cosine-mask-heavy",
+    "cosine-mask-light",
+    "polynomial-P",
+    "log",
+    "geometric-MIN-MAX",
+];
+const TRANSFORMS: &[&str] = &["block-clip", "identity", "band-MIN-MAX"];
+const MASKS: &[&str] = &["bernoulli-forced", "bernoulli", "exact-count", "complementary-pairs"];
+const WEIGHTS: &[&str] = &["paper", "unbiased", "exact-count", "none"];
+
+fn name<T: Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
+
+/// A value by its name, in the words of serde where no value has that name.
+fn named<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+    from: D,
+    known: &'static [&'static str],
+    is_unknown: fn(&T::Err) -> bool,
+) -> Result<T, D::Error> {
+    let name = String::deserialize(from)?;
+    name.parse().map_err(|error| match is_unknown(&error) {
+        true => D::Error::unknown_variant(&name, known),
+        false => D::Error::custom(error),
+    })
+}
+
+fn times<'de, D: Deserializer<'de>>(from: D) -> Result<TimeSampling, D::Error> {
+    named(from, TIMES, |_| true)
+}
+
+fn schedule<'de, D: Deserializer<'de>>(from: D) -> Result<Schedule, D::Error> {
+    named(from, SCHEDULES, |error| *error == ScheduleError::UnknownName)
+}
+
+fn transform<'de, D: Deserializer<'de>>(from: D) -> Result<RateTransform, D::Error> {
+    named(from, TRANSFORMS, is_unknown)
+}
+
+fn mask<'de, D: Deserializer<'de>>(from: D) -> Result<MaskSampler, D::Error> {
+    named(from, MASKS, is_unknown)
+}
+
+fn weight<'de, D: Deserializer<'de>>(from: D) -> Result<Weighting, D::Error> {
+    named(from, WEIGHTS, is_unknown)
+}
+
+fn is_unknown(error: &lacuna_objective::Error) -> bool {
+    matches!(error, lacuna_objective::Error::UnknownName { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<CorruptionRecipe, String> {
+        toml::from_str(line).map_err(|error| error.message().to_owned())
+    }
+
+    #[test]
+    fn every_known_name_is_read_and_written_back() {
+        let numbers =
+            |name: &str| name.replace("MIN-MAX", "0.1-0.9").replace("-P", "-2").to_owned();
+        for (key, known) in [
+            ("times", TIMES),
+            ("schedule", SCHEDULES),
+            ("transform", TRANSFORMS),
+            ("mask", MASKS),
+            ("weight", WEIGHTS),
+        ] {
+            for name in known {
+                let line = format!("{key} = \"{}\"", numbers(name));
+                let written = toml::to_string(&read(&line).unwrap()).unwrap();
+                assert!(written.lines().any(|written| written == line), "{line}: {written}");
+            }
+            let error = read(&format!("{key} = \"nope\"")).unwrap_err();
+            assert!(error.starts_with("unknown variant `nope`"), "{error}");
+            assert!(known.iter().all(|name| error.contains(&format!("`{name}`"))), "{error}");
+        }
+        let error = read("schedule = \"polynomial-0\"").unwrap_err();
+        assert!(error.contains("exponent is 0"), "{error}");
+        let error = read("transform = \"band-0.9-0.1\"").unwrap_err();
+        assert!(error.contains("[0.9, 0.1]"), "{error}");
+    }
+}

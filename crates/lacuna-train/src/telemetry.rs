@@ -1,0 +1,79 @@
+//! What a step did, in numbers: the line of `metrics.jsonl` that is made of it.
+
+use lacuna_data::Window;
+use lacuna_model::{Predicts, Transformer};
+use lacuna_objective::{BlockStats, Targets};
+use std::num::NonZeroUsize;
+
+use crate::error::Result;
+use crate::example::Example;
+use crate::metrics::{BucketMeans, DiffusionMetrics, MASK_RATE_BUCKETS};
+use crate::objective::StageObjective;
+use crate::recipe::ObjectiveKind;
+
+impl StageObjective {
+    /// The realised mask rate and what the corruption did; nothing where tokens are not masked.
+    pub fn telemetry(
+        &self,
+        examples: &[Example],
+        nll: &[f32],
+        stage_step: u64,
+    ) -> (Option<f64>, Option<DiffusionMetrics>) {
+        let Some((rule, _)) = &self.corruption else { return (None, None) };
+        let mut by_rate = BucketMeans::new(MASK_RATE_BUCKETS);
+        // Large blocks are shown in 64 equal parts.
+        let block_size = self.block_size.get();
+        let n_offsets = block_size.min(64);
+        let mut by_offset = BucketMeans::new(n_offsets);
+        let mut weight_sum = 0.0;
+        let targets = examples.iter().flat_map(|e| e.targets.iter().map(move |t| (e, t)));
+        for ((example, target), nll) in targets.zip(nll) {
+            let rate = example.blocks[target.block as usize].rate as f32;
+            let bucket = (f64::from(rate) * MASK_RATE_BUCKETS as f64).ceil() as usize;
+            by_rate.add(bucket.saturating_sub(1), f64::from(*nll));
+            by_offset.add(target.offset as usize * n_offsets / block_size, f64::from(*nll));
+            weight_sum += f64::from(target.weight);
+        }
+        let blocks: Vec<&BlockStats> =
+            examples.iter().flat_map(|e| &e.blocks).filter(|b| b.eligible > 0).collect();
+        let n_blocks = blocks.len().max(1) as f64;
+        let part = |f: &dyn Fn(&BlockStats) -> bool| {
+            blocks.iter().filter(|b| f(b)).count() as f64 / n_blocks
+        };
+        let masked: usize = blocks.iter().map(|b| b.masked).sum();
+        let eligible: usize = examples.iter().map(|e| e.eligible).sum();
+        let diffusion = DiffusionMetrics {
+            mask_rate_cap: rule.warmup.rate_max(stage_step),
+            mask_rate_drawn: blocks.iter().map(|b| b.rate).sum::<f64>() / n_blocks,
+            mean_weight: weight_sum / nll.len().max(1) as f64,
+            zero_mask_fraction: part(&|b| b.masked_before_fallback() == 0),
+            forced_fraction: part(&|b| b.forced),
+            loss_by_mask_rate: by_rate.means(),
+            loss_by_position: by_offset.means(),
+        };
+        (Some(masked as f64 / eligible.max(1) as f64), Some(diffusion))
+    }
+}
+
+/// Mean next-token loss of clean windows, without a gradient.
+///
+/// # Errors
+/// Errors if a tensor operation fails.
+pub(crate) fn next_token_loss(
+    model: &Transformer,
+    windows: &[Window],
+    document_mask: bool,
+) -> Result<f64> {
+    let objective = StageObjective {
+        kind: ObjectiveKind::Autoregressive,
+        block_size: NonZeroUsize::MIN,
+        corruption: None,
+        predicts: Predicts::Next,
+        document_mask,
+        recompute: false,
+    };
+    let examples: Vec<_> = windows.iter().map(|w| Example::next_token(&objective, w)).collect();
+    let targets = Targets::of(examples.iter().flat_map(|example| &example.targets));
+    let nll = model.token_nll(&model.forward(&objective.batch(&examples)?)?, &targets.ids)?;
+    Ok(nll.iter().map(|v| f64::from(*v)).sum::<f64>() / nll.len().max(1) as f64)
+}
