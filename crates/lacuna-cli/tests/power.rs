@@ -12,7 +12,7 @@ use lacuna::data::{Dataset, Remainder, ShardFolders, ShardOptions, ShardWriter};
 use lacuna::samplers::trace::{Line, Trace};
 use lacuna::text::Tokenizer;
 use lacuna::train::{
-    MetricsWriter, Recipe, RunOptions, StepMetrics, Surroundings, draw_plots, read_metrics, run,
+    Collective, MetricsWriter, Recipe, RunOptions, StepMetrics, Surroundings, read_metrics, run,
 };
 use lacuna::{ConvertOptions, GenerateOptions, Model, OpenOptions, Prompt, Resolved, TraceFile};
 use lacuna_files::testing::{End, Ends, every_end};
@@ -241,34 +241,6 @@ fn metrics_are_a_prefix_and_a_resumed_run_has_those_up_to_its_step() {
 }
 
 #[test]
-fn plots_are_the_old_or_the_new_ones() {
-    let place = tempfile::tempdir().unwrap();
-    let steps: Vec<_> = (1..=5).map(metrics).collect();
-    let write = |folder: &Path| drop(draw_plots(folder, &steps, &[]));
-    let old = template(&place, |folder| {
-        draw_plots(folder, &steps[..2], &[]).unwrap();
-    });
-    let new = place.path().join("played-reference");
-    fs::create_dir(&new).unwrap();
-    // A plot's title is its folder's name.
-    let named = new.join("t");
-    fs::create_dir(&named).unwrap();
-    every_end(&old, Ends::Turns, write, |end| {
-        for name in ["loss.svg", "loss.png"] {
-            let text = fs::read(end.folder.join(name)).unwrap();
-            let is_old = same(&end.folder.join(name), &old.join(name));
-            let is_whole = match name {
-                "loss.svg" => String::from_utf8(text).unwrap().trim_end().ends_with("</svg>"),
-                _ => text.ends_with(b"IEND\xaeB\x60\x82"),
-            };
-            assert!(is_whole && (!is_old || !end.finished), "{end}: {name}");
-        }
-        write(&end.folder);
-        assert_eq!(names(&end.folder), ["loss.png", "loss.svg"], "{end}");
-    });
-}
-
-#[test]
 fn a_trace_is_whole_lines_and_replays_as_far_as_it_goes() {
     let place = tempfile::tempdir().unwrap();
     let model = Model::open(&tiny(), &OpenOptions::default()).unwrap();
@@ -349,6 +321,7 @@ fn a_run_that_is_ended_anywhere_ends_as_one_that_was_not() {
             device: candle_core::Device::Cpu,
             stop: &AtomicBool::new(false),
             surroundings: Surroundings::default(),
+            collective: Collective::Alone,
         };
         run(&recipe, &options, &mut |_| {}).map(drop)
     };

@@ -77,7 +77,7 @@ pub(crate) fn save(
         let reason = format!(
             "the checkpoint could not be written ({error}); make room, then go on with --resume"
         );
-        TrainError::Run { path: target.clone(), reason }
+        TrainError::File { path: target.clone(), reason }
     })?;
     let progress = Progress { optimizer_step: optimizer.steps(), ..progress.clone() };
     let json = serde_json::to_string_pretty(&progress).expect("numbers serialize");
@@ -125,7 +125,7 @@ pub fn newest(dir: &Path) -> Result<Option<PathBuf>> {
 pub(crate) fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) -> Result<Progress> {
     let progress = read_progress(dir)?;
     let path = dir.join(OPTIMIZER);
-    let broken = |reason: String| TrainError::Run { path: path.clone(), reason };
+    let broken = |reason: String| TrainError::File { path: path.clone(), reason };
     // Two moments and perhaps a master copy of every parameter, in f32 at most, and the header.
     let numbers: usize = model.parameters()?.iter().map(|(_, var)| var.elem_count()).sum();
     let bytes = lacuna_files::read_file(&path, 12 * numbers as u64 + HEADER_BYTES)
@@ -156,5 +156,5 @@ pub(crate) fn read_progress(dir: &Path) -> Result<Progress> {
     let path = dir.join(PROGRESS);
     let text = lacuna_files::read_text(&path, 1 << 20)?;
     serde_json::from_str(&text)
-        .map_err(|e| TrainError::Run { path, reason: format!("not a place in a run: {e}") })
+        .map_err(|e| TrainError::File { path, reason: format!("not a place in a run: {e}") })
 }

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 /// Why a run could not start or go on.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TrainError {
     /// The recipe does not say something that can be run.
     #[error("recipe {file}: {reason}")]
@@ -55,6 +56,14 @@ pub enum TrainError {
         /// What to go on from.
         advice: String,
     },
+    /// Another rank of the run that can't be gone on with.
+    #[error("rank {rank} {reason}")]
+    Rank {
+        /// Its number.
+        rank: usize,
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// A checkpoint that is not needed any more can't be removed.
     #[error("the old checkpoint step-{step} can't be removed: {error}")]
     Old {
@@ -66,14 +75,6 @@ pub enum TrainError {
     /// From files that are whole or absent, and from the folder's lock.
     #[error(transparent)]
     Files(#[from] lacuna_files::Error),
-    /// A plot could not be drawn.
-    #[error("plot {path}: {reason}")]
-    Plot {
-        /// The image file.
-        path: PathBuf,
-        /// The plotting library's reason.
-        reason: String,
-    },
     /// From the corpus or the shards.
     #[error(transparent)]
     Data(#[from] lacuna_data::Error),

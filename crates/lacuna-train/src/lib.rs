@@ -1,7 +1,7 @@
 //! Recipes, stages, one legible training step, checkpoints and metrics.
 //!
 //! ```no_run
-//! use lacuna_train::{Recipe, RunOptions, Surroundings, run};
+//! use lacuna_train::{Collective, Recipe, RunOptions, Surroundings, run};
 //! use std::sync::atomic::AtomicBool;
 //!
 //! let recipe = Recipe::load("recipes/tiny.toml".as_ref(), &["stage.0.steps=10".into()])?;
@@ -13,6 +13,7 @@
 //!     device: candle_core::Device::Cpu,
 //!     stop: &AtomicBool::new(false),
 //!     surroundings: Surroundings::default(),
+//!     collective: Collective::Alone,
 //! };
 //! let outcome = run(&recipe, &options, &mut |event| println!("{event:?}"))?;
 //! println!("{}", outcome.model.display());
@@ -21,22 +22,22 @@
 //!
 //! - [`Recipe`]: everything a run depends on, as TOML.
 //! - [`run`]: its stages, one after the other, on the same weights; [`Event`] is what it tells meanwhile.
-//! - [`step()`]: forward, backward, clip, update.
+//! - [`step()`]: forward, backward, sum, clip, update; [`Collective`]: who takes it together.
 //! - [`StageObjective`], [`Example`]: from windows to supervised tokens.
 //! - [`evaluate`]: what a stage has learnt, on held-out text.
 //!
-//! It decodes nothing and prints nothing.
+//! It decodes nothing, draws nothing and prints nothing.
 
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod collective;
 mod error;
 mod evaluation;
 mod example;
 mod learning_rate;
 mod metrics;
 mod objective;
-mod plot;
 mod recipe;
 mod record;
 mod run;
@@ -46,18 +47,19 @@ mod step;
 mod telemetry;
 
 pub use checkpoint::{Progress, newest as newest_checkpoint};
+pub use collective::{Collective, Seat};
 pub use error::{Result, TrainError};
 pub use evaluation::{Evaluation, ScoreName, evaluate};
 pub use example::Example;
 pub use learning_rate::LearningRate;
 pub use metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, MetricsWriter, StepMetrics, read_metrics};
 pub use objective::{LossAndGradients, StageObjective};
-pub use plot::draw as draw_plots;
 pub use recipe::{
     CorruptionRecipe, DataRecipe, EvaluationRecipe, MaskEmbedding, ModelRecipe, ObjectiveKind,
     OptimizerRecipe, Recipe, SftRecipe, Stage, StageData,
 };
+pub use record::results::HeldOutPoint;
 pub use record::{Machine, Surroundings};
 pub use run::{Event, Outcome, RunOptions, run};
 pub use setup::{RunData, SpecialIds, open_tokenizer};
-pub use step::{StepOutcome, step};
+pub use step::{StepOutcome, StepSettings, step};

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 use lacuna_checkpoint::Predicts;
+use lacuna_kernels::{AdamW, AdamWConfig, Parameter};
+use lacuna_model::Transformer;
 
+use crate::error::Result;
 use crate::learning_rate::LearningRate;
 
 mod bounds;
@@ -172,6 +175,22 @@ pub struct OptimizerRecipe {
     pub weight_decay: f64,
     /// Largest norm of the whole gradient.
     pub clip: f64,
+}
+
+impl OptimizerRecipe {
+    /// The optimizer of a model's parameters.
+    pub(crate) fn of(&self, model: &Transformer) -> Result<AdamW> {
+        let config = AdamWConfig {
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.epsilon,
+            weight_decay: self.weight_decay,
+            clip_norm: Some(self.clip),
+        };
+        let parameters = model.parameters()?.iter();
+        let parameters = parameters.map(|(_, var)| Parameter::new(var.clone())).collect();
+        Ok(AdamW::new(parameters, config)?)
+    }
 }
 
 impl Default for OptimizerRecipe {

@@ -176,11 +176,19 @@ impl Record {
         self.finished = end == Some("finished");
     }
 
+    /// Records what the recipe's paths hold now.
+    ///
+    /// # Errors
     /// Refuses data that is not what the run began with.
-    pub(crate) fn check_hashes(&self, now: &BTreeMap<String, String>, dir: &Path) -> Result<()> {
-        if self.hashes.is_empty() {
-            return Ok(());
+    pub(crate) fn keep_hashes(&mut self, now: BTreeMap<String, String>, dir: &Path) -> Result<()> {
+        if !self.hashes.is_empty() {
+            self.check_hashes(&now, dir)?;
         }
+        self.hashes = now;
+        Ok(())
+    }
+
+    fn check_hashes(&self, now: &BTreeMap<String, String>, dir: &Path) -> Result<()> {
         // Samples for a stage to come may be named later.
         let added = |key: &str| key == "sft.samples" && !self.hashes.contains_key(key);
         let differs = |key: &&String| self.hashes.get(*key) != now.get(*key) && !added(key);

@@ -4,6 +4,7 @@ use lacuna_files::{FolderLock, MANIFEST, Manifest};
 use std::path::{Path, PathBuf};
 
 use crate::error::{IoContext, Result};
+use crate::run::Event;
 
 /// A run's folder, locked. Made if need be, and gone again if nothing came into it.
 pub(crate) struct RunFolder {
@@ -37,11 +38,15 @@ impl RunFolder {
         lacuna_files::remove_if_there(&path).at("removing", &path)
     }
 
-    /// Writes the hashes of the run's own files: recipe, metrics, results, plots. Checkpoints carry theirs.
-    ///
-    /// # Errors
-    /// Errors if a file can't be read or the disk refuses.
-    pub(crate) fn seal(&self) -> Result<()> {
+    /// Writes the hashes of the run's own files: recipe, metrics, results, plots. Checkpoints carry theirs. That they
+    /// can't be written is told and fails no run.
+    pub(crate) fn seal(&self, observe: &mut dyn FnMut(Event<'_>)) {
+        if let Err(reason) = self.write_hashes() {
+            observe(Event::Notice(format!("the run's files have no hashes: {reason}")));
+        }
+    }
+
+    fn write_hashes(&self) -> Result<()> {
         let is_ours = |name: &str| {
             let ends = [".toml", ".json", ".jsonl", ".svg", ".png"];
             ends.iter().any(|end| name.ends_with(end))

@@ -1,15 +1,15 @@
-//! One optimizer step: the lines that say what training is.
+//! Takes one optimizer step: the lines that say what training is.
 
-use candle_core::Tensor;
-use lacuna_kernels::AdamW;
-use lacuna_model::{Parameters, Transformer};
+use lacuna_kernels::{AdamW, global_norm};
+use lacuna_model::Transformer;
 
+use crate::collective::Collective;
 use crate::error::{Result, TrainError};
 use crate::example::Example;
-use crate::objective::StageObjective;
+use crate::objective::{LossAndGradients, StageObjective};
 
-/// What came out of a step.
-#[derive(Clone, Debug)]
+/// The outcome of a step. All of it is 0 and empty where no token was supervised: then nothing was updated.
+#[derive(Clone, Debug, Default)]
 pub struct StepOutcome {
     /// Σ w·ce over the step's supervised tokens, divided by its eligible tokens (choice 6).
     pub loss: f64,
@@ -19,10 +19,21 @@ pub struct StepOutcome {
     pub nll: Vec<f32>,
 }
 
-/// Forward, backward, clip, update.
+/// How a step is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct StepSettings<'a> {
+    /// Examples of one forward and backward pass.
+    pub micro_batch_size: usize,
+    /// The step's learning rate.
+    pub learning_rate: f64,
+    /// Those who take the step together.
+    pub collective: &'a Collective,
+}
+
+/// Forward, backward, sum, clip, update.
 ///
-/// The loss of each micro-batch is divided by the eligible tokens of the *whole* step, so gradients add up to
-/// the same sum for any split.
+/// The loss of each micro-batch is divided by the eligible tokens of the *whole* step, so gradients add up to the same
+/// sum for any split, over micro-batches and over ranks.
 ///
 /// # Errors
 /// Errors if a loss or gradient is no number (the weights are left as they were), or a tensor operation fails.
@@ -31,41 +42,47 @@ pub fn step(
     objective: &StageObjective,
     optimizer: &mut AdamW,
     examples: &[Example],
-    micro_batch_size: usize,
-    learning_rate: f64,
+    settings: StepSettings<'_>,
 ) -> Result<StepOutcome> {
-    let eligible: usize = examples.iter().map(|e| e.eligible).sum();
-    let mut gradients: Option<Parameters<Tensor>> = None;
-    let (mut loss, mut nll) = (0.0, Vec::new());
-    for micro_batch in examples.chunks(micro_batch_size) {
-        let Some(part) = objective.loss_and_gradients(model, micro_batch, eligible)? else {
-            continue;
-        };
-        loss += part.loss;
-        nll.extend(part.nll);
-        gradients = Some(match gradients.take() {
-            None => part.gradients,
-            Some(sum) => {
-                let pairs = sum.zip(&part.gradients).expect("two gradients of one model");
-                pairs.try_map(|_, (a, b)| *a + *b)?
-            }
-        });
+    let StepSettings { micro_batch_size, learning_rate, collective } = settings;
+    let eligible = examples.iter().map(|example| example.eligible).sum();
+    let micro_batches: Vec<_> = examples.chunks(micro_batch_size).collect();
+
+    let mut sum = None;
+    for examples in &micro_batches[collective.share(micro_batches.len())] {
+        sum = added(sum, objective.loss_and_gradients(model, examples, eligible)?)?;
     }
-    let diverged = |what, value| {
-        let advice = "lower the learning rate or clip harder".to_owned();
-        TrainError::Diverged { what, value, advice }
+    let sum = collective.joined(sum, |parts| parts.into_iter().try_fold(None, added))?;
+    let Some(LossAndGradients { loss, nll, gradients }) = sum else {
+        return Ok(StepOutcome::default());
     };
-    if !loss.is_finite() {
-        return Err(diverged("loss", loss));
-    }
-    let Some(gradients) = gradients else {
-        return Ok(StepOutcome { loss, grad_norm: 0.0, nll });
-    };
-    let gradients: Vec<Tensor> = gradients.iter().map(|(_, gradient)| gradient.clone()).collect();
-    let grad_norm = lacuna_kernels::global_norm(model.backend(), &gradients)?;
-    if !grad_norm.is_finite() {
-        return Err(diverged("gradient norm", grad_norm));
-    }
+    let gradients: Vec<_> = gradients.iter().map(|(_, gradient)| gradient.clone()).collect();
+    let loss = finite("loss", loss)?;
+    let grad_norm = finite("gradient norm", global_norm(model.backend(), &gradients)?)?;
     optimizer.step_with_norm(model.backend(), &gradients, grad_norm, learning_rate)?;
     Ok(StepOutcome { loss, grad_norm, nll })
+}
+
+/// The sum of two parts of a step, either of which may have no supervised token.
+fn added(
+    sum: Option<LossAndGradients>,
+    part: Option<LossAndGradients>,
+) -> Result<Option<LossAndGradients>> {
+    let (mut sum, part) = match (sum, part) {
+        (Some(sum), Some(part)) => (sum, part),
+        (sum, part) => return Ok(sum.or(part)),
+    };
+    sum.loss += part.loss;
+    sum.nll.extend(part.nll);
+    let pairs = sum.gradients.zip(&part.gradients).expect("two gradients of one model");
+    let gradients = pairs.try_map(|_, (sum, part)| *sum + *part)?;
+    Ok(Some(LossAndGradients { gradients, ..sum }))
+}
+
+fn finite(what: &'static str, value: f64) -> Result<f64> {
+    if value.is_finite() {
+        return Ok(value);
+    }
+    let advice = "lower the learning rate or clip harder".to_owned();
+    Err(TrainError::Diverged { what, value, advice })
 }

@@ -1,15 +1,66 @@
-//! What a step did, in numbers: the line of `metrics.jsonl` that is made of it.
+//! Says in numbers what a step did: the line of `metrics.jsonl` that is made of it.
 
 use lacuna_data::Window;
 use lacuna_model::{Predicts, Transformer};
 use lacuna_objective::{BlockStats, Targets};
 use std::num::NonZeroUsize;
+use std::time::Instant;
 
+use crate::checkpoint::Progress;
 use crate::error::Result;
 use crate::example::Example;
-use crate::metrics::{BucketMeans, DiffusionMetrics, MASK_RATE_BUCKETS};
+use crate::metrics::{BucketMeans, DiffusionMetrics, MASK_RATE_BUCKETS, StepMetrics};
 use crate::objective::StageObjective;
-use crate::recipe::ObjectiveKind;
+use crate::recipe::{ObjectiveKind, Stage};
+use crate::step::StepOutcome;
+
+/// A step that was taken.
+pub(crate) struct Taken<'a> {
+    pub(crate) began: Instant,
+    pub(crate) stage: &'a Stage,
+    pub(crate) objective: &'a StageObjective,
+    pub(crate) windows: Vec<Window>,
+    pub(crate) examples: Vec<Example>,
+    pub(crate) outcome: StepOutcome,
+}
+
+impl Taken<'_> {
+    /// Its metrics, at the place that the run has come to with it.
+    ///
+    /// # Errors
+    /// Errors if a tensor operation fails.
+    pub(crate) fn metrics(
+        &self,
+        model: &Transformer,
+        at: &Progress,
+        lr: f64,
+    ) -> Result<StepMetrics> {
+        let Self { stage, objective, windows, examples, outcome, began } = self;
+        let every = stage.autoregressive_loss_every;
+        let is_due = every > 0 && at.stage_step.is_multiple_of(every);
+        let autoregressive_loss = match objective.corruption.is_some() && is_due {
+            true => Some(next_token_loss(model, windows, objective.document_mask)?),
+            false => None,
+        };
+        let (mask_rate, diffusion) = objective.telemetry(examples, &outcome.nll, at.stage_step - 1);
+        let nll_sum = outcome.nll.iter().fold(0.0, |sum, v| sum + f64::from(*v));
+        let window_tokens: u64 = windows.iter().map(|w| w.tokens.len() as u64).sum();
+        Ok(StepMetrics {
+            step: at.step,
+            stage: stage.name.clone(),
+            loss: outcome.loss,
+            loss_unweighted: nll_sum / outcome.nll.len().max(1) as f64,
+            supervised: outcome.nll.len() as u64,
+            grad_norm: outcome.grad_norm,
+            lr,
+            mask_rate,
+            tokens: at.tokens,
+            tokens_per_second: window_tokens as f64 / began.elapsed().as_secs_f64().max(1e-9),
+            autoregressive_loss,
+            diffusion,
+        })
+    }
+}
 
 impl StageObjective {
     /// The realised mask rate and what the corruption did; nothing where tokens are not masked.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use lacuna::samplers::FillRule;
 use lacuna::train::{
-    Evaluation, Event, Outcome, Recipe, RunOptions, ScoreName, StageData, StepMetrics,
+    Collective, Evaluation, Event, Outcome, Recipe, RunOptions, ScoreName, StageData, StepMetrics,
     run as run_recipe,
 };
 use lacuna::{GenerateOptions, Model, OpenOptions, select_device};
@@ -13,6 +13,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod plot;
 mod stop;
 mod surroundings;
 use super::init::quoted;
@@ -79,6 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         device,
         stop: stop.flag(),
         surroundings: surroundings::of(&args.device),
+        collective: Collective::Alone,
     };
     let mut progress = Progress::new(args.quiet, recipe.total_steps());
     if args.quiet {
@@ -211,6 +213,12 @@ impl Progress {
             }
             Event::Evaluating(done, all) => {
                 self.bar.set_message(format!("scoring held-out text {done}/{all}"));
+            }
+            Event::Recorded { dir, held_out } => {
+                if let Err(reason) = plot::draw_run(dir, held_out) {
+                    let told = format!("no plots: {reason:#}");
+                    self.tell(&format!("warning: {}", lacuna_files::printable(&told)));
+                }
             }
             Event::StageEnd { stage, evaluation } => {
                 let mut text = format!("stage `{}` done", stage.name);

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Progress;
 use crate::evaluation::{Evaluation, ScoreName};
-use crate::plot::HeldOutPoint;
 use crate::run::Event;
 
 /// One score.
@@ -19,6 +18,17 @@ struct Score {
     tokens: usize,
     passes: usize,
     standard_error: Option<f64>,
+}
+
+/// A score of the model on held-out text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeldOutPoint {
+    /// Steps taken when it was measured.
+    pub step: u64,
+    /// The measure: `exact block NELBO`, …
+    pub label: &'static str,
+    /// Its value.
+    pub nats_per_token: f64,
 }
 
 /// What was measured at a stage's end.

@@ -1,8 +1,10 @@
 //! Where a run starts: anew, or from a checkpoint with the recipe that it began with.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
+use super::keeper::Entered;
 use super::{Event, Outcome, RunOptions};
 use crate::checkpoint::kept::Chosen;
 use crate::checkpoint::{self, Progress};
@@ -11,6 +13,7 @@ use crate::recipe::Recipe;
 use crate::recipe::keys::{self, Change, Ruling};
 use crate::record::results::Results;
 use crate::record::{AcceptedChange, Record};
+use crate::run_folder::RunFolder;
 
 /// Where a run starts, and what it was when it began.
 pub(super) struct Start {
@@ -24,8 +27,35 @@ pub(super) struct Start {
     pub(super) changed: bool,
 }
 
+/// Enters the run's folder and settles where the run starts: the checkpoint, if there is one, and the place in the
+/// stages. `entered` is what the first rank writes from then on. The outcome, if the run was finished before.
+pub(super) fn enter(
+    recipe: &Recipe,
+    options: &RunOptions<'_>,
+    entered: &mut Option<Entered>,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<ControlFlow<Outcome, (Option<PathBuf>, Progress)>> {
+    let began = Instant::now();
+    let folder = RunFolder::enter(&options.dir)?;
+    Ok(match begin(recipe, options, observe)? {
+        ControlFlow::Break(finished) => {
+            // A process that ended behind its last word had not come to the hashes.
+            if !options.dir.join(lacuna_files::MANIFEST).exists() {
+                folder.seal(observe);
+            }
+            ControlFlow::Break(finished)
+        }
+        ControlFlow::Continue(start) => {
+            let newest = start.chosen.as_ref().map(|chosen| chosen.path.clone());
+            let place = start.place.clone();
+            *entered = Some(Entered { began, folder, start });
+            ControlFlow::Continue((newest, place))
+        }
+    })
+}
+
 /// Settles what a resumed run goes on with; the outcome if it was finished before.
-pub(super) fn begin(
+fn begin(
     recipe: &Recipe,
     options: &RunOptions<'_>,
     observe: &mut dyn FnMut(Event<'_>),

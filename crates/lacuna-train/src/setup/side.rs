@@ -3,7 +3,7 @@
 use lacuna_checkpoint::Weights;
 use lacuna_text::chat::SEED_CODER_TEMPLATE;
 use lacuna_text::{ChatTemplate, Facts, ModelFiles, Settings, Tokenizer};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::SpecialIds;
 use crate::error::{Result, TrainError};
@@ -23,7 +23,7 @@ pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
     let weights = Weights::inspect(path)?;
     let Some(json) = weights.tokenizer_json()? else {
         let reason = "the file carries no tokenizer; name a tokenizer.json";
-        return Err(TrainError::Run { path: path.to_owned(), reason: reason.into() });
+        return Err(TrainError::File { path: path.to_owned(), reason: reason.into() });
     };
     let files = carried(&weights)?;
     let settings = Settings::read(&files, path)?;
@@ -85,11 +85,9 @@ pub(super) fn side_files(
             let (format, written) = match (sft.template.as_deref(), own) {
                 (None | Some("model"), Some(own)) => (own, None),
                 (Some("model"), None) => {
-                    let path =
-                        recipe.model.from.clone().unwrap_or_else(|| PathBuf::from("sft.template"));
                     let reason = "sft.template is `model`, but the run starts from no checkpoint with a chat template; \
                                   use `seed-coder` or a .jinja file";
-                    return Err(TrainError::Run { path, reason: reason.into() });
+                    return Err(recipe.fault(reason.into()));
                 }
                 (None | Some("seed-coder"), _) => {
                     (ChatTemplate::seed_coder(), Some(SEED_CODER_TEMPLATE.to_owned()))

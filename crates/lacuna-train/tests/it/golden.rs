@@ -7,7 +7,7 @@ use lacuna_data::Window;
 use lacuna_kernels::{AdamW, AdamWConfig, AttentionMask, Parameter};
 use lacuna_model::{Batch, Sequence, Transformer};
 use lacuna_objective::{PassRows, Predicts, Row, block_ranges, masked_targets, rows_of};
-use lacuna_train::{Example, ObjectiveKind, StageObjective};
+use lacuna_train::{Collective, Example, ObjectiveKind, StageObjective, StepSettings};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -199,7 +199,12 @@ fn ten_optimizer_steps_follow_the_recorded_trajectory() {
             masked(clean.clone(), noisy.collect(), &weights.collect::<Vec<_>>(), 4)
         };
         let examples = [example(0), example(1)];
-        let out = lacuna_train::step(&model, &objective, &mut optimizer, &examples, 2, 1e-3);
+        let settings = StepSettings {
+            micro_batch_size: 2,
+            learning_rate: 1e-3,
+            collective: &Collective::Alone,
+        };
+        let out = lacuna_train::step(&model, &objective, &mut optimizer, &examples, settings);
         let out = out.unwrap();
         let parameters = model.parameters().unwrap().iter();
         let squares = parameters.map(|(_, v)| values(v).iter().map(|x| x * x).sum::<f64>());

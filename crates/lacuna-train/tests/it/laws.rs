@@ -7,8 +7,8 @@ use lacuna_kernels::{AdamW, AdamWConfig, AttentionMask, Parameter};
 use lacuna_likelihood::{Blocks, Method, Scoring, Text, likelihood};
 use lacuna_model::{Batch, Sequence, Transformer};
 use lacuna_objective::{CorruptionRule, Predicts};
-use lacuna_schedules::TimeSampling;
-use lacuna_train::{ObjectiveKind, StageObjective, step};
+use lacuna_schedules::{TimeSampling, Warmup};
+use lacuna_train::{Collective, ObjectiveKind, StageObjective, StepSettings, step};
 use std::num::NonZeroUsize;
 
 const MASK: u32 = 5;
@@ -61,6 +61,10 @@ fn windows(n: u32) -> Vec<Window> {
     (0..n).map(window).collect()
 }
 
+fn settings(micro_batch_size: usize) -> StepSettings<'static> {
+    StepSettings { micro_batch_size, learning_rate: 1e-3, collective: &Collective::Alone }
+}
+
 const KINDS: [ObjectiveKind; 4] = [
     ObjectiveKind::Autoregressive,
     ObjectiveKind::BlockDiffusion,
@@ -81,7 +85,7 @@ fn loss_and_update_do_not_depend_on_the_micro_batch_split() {
                 let parameters = parameters.map(|(_, v)| Parameter::new(v.clone()));
                 let mut optimizer =
                     AdamW::new(parameters.collect(), AdamWConfig::default()).unwrap();
-                step(&model, &objective, &mut optimizer, &examples, micro, 1e-3).unwrap()
+                step(&model, &objective, &mut optimizer, &examples, settings(micro)).unwrap()
             })
             .collect();
         for other in &outcomes[1..] {
@@ -92,6 +96,27 @@ fn loss_and_update_do_not_depend_on_the_micro_batch_split() {
             assert!(norm < 1e-5, "{kind:?}: gradient norm off by {norm:e}");
         }
     }
+}
+
+#[test]
+fn a_step_without_a_masked_token_changes_nothing() {
+    let mut rule = CorruptionRule { warmup: Warmup::new(1000), ..CorruptionRule::paper(MASK) };
+    rule.warmup = rule.warmup.with_rate_init(1e-9).unwrap();
+    let corruption = Some((rule, TimeSampling::default()));
+    let objective = StageObjective { corruption, ..objective(ObjectiveKind::BlockDiffusion) };
+    let examples = objective.examples(&windows(2), 3, 0, 0).unwrap();
+    assert!(examples.iter().all(|example| example.targets.is_empty()));
+    let model = model(VOCAB, DType::F32);
+    let values = || -> Vec<Vec<f32>> {
+        let vars = model.parameters().unwrap().iter();
+        vars.map(|(_, var)| var.flatten_all().unwrap().to_vec1().unwrap()).collect()
+    };
+    let before = values();
+    let parameters = model.parameters().unwrap().iter().map(|(_, v)| Parameter::new(v.clone()));
+    let mut optimizer = AdamW::new(parameters.collect(), AdamWConfig::default()).unwrap();
+    let outcome = step(&model, &objective, &mut optimizer, &examples, settings(2)).unwrap();
+    assert_eq!((outcome.loss, outcome.grad_norm, outcome.nll.len()), (0.0, 0.0, 0));
+    assert_eq!((optimizer.steps(), values()), (0, before));
 }
 
 #[test]

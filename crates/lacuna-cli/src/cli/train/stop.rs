@@ -40,7 +40,7 @@ impl Stop {
                 UNSAVED.store(true, Ordering::SeqCst);
             }
             Event::Evaluating(..) => self.nothing_to_save(),
-            Event::Notice(_) | Event::Checkpoint(_) => {}
+            Event::Notice(_) | Event::Checkpoint(_) | Event::Recorded { .. } => {}
         }
     }
 

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use super::*;
-use crate::{Event, Outcome, RunOptions, Surroundings, TrainError, run};
+use crate::{Collective, Event, Outcome, RunOptions, Surroundings, TrainError, run};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -100,6 +100,7 @@ impl Place {
             device: candle_core::Device::Cpu,
             stop: &stop,
             surroundings: Surroundings::default(),
+            collective: Collective::Alone,
         };
         run(&recipe, &options, &mut |event| {
             let taken = match &event {

@@ -1,8 +1,10 @@
-//! The run's plots, as SVG and PNG: `loss` (losses, mask rate, gradient norm and learning rate over the steps) and
-//! `telemetry` (loss by mask rate and by position in the block, and what the corruption did).
+//! Draws a run's plots from its metrics, as SVG and PNG: `loss` (losses, mask rate, gradient norm and learning rate over
+//! the steps) and `telemetry` (loss by mask rate and by position in the block, and what the corruption did).
 
+use anyhow::{Context, Result, bail};
 use image::codecs::png::PngEncoder;
 use image::{ColorType, ImageEncoder};
+use lacuna::train::{DiffusionMetrics, HeldOutPoint, MASK_RATE_BUCKETS, StepMetrics, read_metrics};
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::prelude::*;
@@ -11,8 +13,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-use crate::error::{Result, TrainError};
-use crate::metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, StepMetrics};
 use points::{Points, highest, mean_columns, smoothed, thinned};
 
 mod points;
@@ -31,15 +31,12 @@ const FAINT: RGBColor = RGBColor(0xb0, 0xb0, 0xb0);
 const LEGEND: i32 = 235;
 type DrawResult<E> = std::result::Result<(), DrawingAreaErrorKind<E>>;
 
-/// A score on held-out text, for the plot of the losses.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HeldOutPoint {
-    /// Steps taken when it was measured.
-    pub step: u64,
-    /// The measure: `exact block NELBO`, …
-    pub label: &'static str,
-    /// Its value.
-    pub nats_per_token: f64,
+/// Draws what stands in a run's `metrics.jsonl`, as [`draw`] does.
+///
+/// # Errors
+/// Errors if the metrics can't be read or an image can't be written.
+pub(super) fn draw_run(dir: &Path, held_out: &[HeldOutPoint]) -> Result<()> {
+    draw(dir, &read_metrics(&dir.join("metrics.jsonl"))?, held_out)
 }
 
 /// Draws `loss.{svg,png}` and, after a diffusion stage, `telemetry.{svg,png}` into a run's folder, whose name is the
@@ -47,7 +44,7 @@ pub struct HeldOutPoint {
 ///
 /// # Errors
 /// Errors if an image can't be written.
-pub fn draw(dir: &Path, metrics: &[StepMetrics], held_out: &[HeldOutPoint]) -> Result<()> {
+fn draw(dir: &Path, metrics: &[StepMetrics], held_out: &[HeldOutPoint]) -> Result<()> {
     if metrics.is_empty() {
         return Ok(());
     }
@@ -62,7 +59,7 @@ pub fn draw(dir: &Path, metrics: &[StepMetrics], held_out: &[HeldOutPoint]) -> R
     Ok(())
 }
 
-/// What is on one of the pictures.
+/// One of the pictures.
 #[derive(Clone, Copy)]
 enum Page {
     Loss,
@@ -81,7 +78,7 @@ impl Page {
         let mut bytes = Vec::new();
         PngEncoder::new(&mut bytes)
             .write_image(&pixels, size.0, size.1, ColorType::Rgb8)
-            .map_err(|e| TrainError::Plot { path: png.clone(), reason: e.to_string() })?;
+            .with_context(|| named(&png))?;
         put(&png, &bytes)
     }
 
@@ -98,22 +95,26 @@ impl Page {
 fn free(path: PathBuf) -> Result<PathBuf> {
     match path.metadata() {
         Ok(there) if !there.is_file() => {
-            let reason = "there is something of this name that is no file".to_owned();
-            Err(TrainError::Plot { path, reason })
+            bail!("{}: there is something of this name that is no file", named(&path))
         }
         _ => Ok(path),
     }
 }
 
 fn put(path: &Path, bytes: &[u8]) -> Result<()> {
-    lacuna_files::write_file(path, bytes).map_err(|error| {
-        let reason = error.into_source().to_string();
-        TrainError::Plot { path: path.to_owned(), reason }
-    })
+    let written = lacuna_files::write_file(path, bytes);
+    written.map_err(lacuna_files::Error::into_source).with_context(|| named(path))
 }
 
-fn drawn<E: std::error::Error + Send + Sync>(path: &Path, outcome: DrawResult<E>) -> Result<()> {
-    outcome.map_err(|e| TrainError::Plot { path: path.to_owned(), reason: e.to_string() })
+fn drawn<E: std::error::Error + Send + Sync + 'static>(
+    path: &Path,
+    outcome: DrawResult<E>,
+) -> Result<()> {
+    outcome.with_context(|| named(path))
+}
+
+fn named(path: &Path) -> String {
+    format!("plot {}", path.display())
 }
 
 /// Plots look the same on a machine without fonts: DejaVu Sans travels in the binary.
@@ -128,7 +129,7 @@ fn register_font() {
     });
 }
 
-/// What is drawn.
+/// Everything that is drawn.
 struct Run<'a> {
     name: &'a str,
     metrics: &'a [StepMetrics],
@@ -239,7 +240,7 @@ fn held_out(run: &Run<'_>) -> Vec<Series> {
     series
 }
 
-/// What a panel says beside its own axis.
+/// The words of a panel beside those of its own axis.
 #[derive(Clone, Copy, PartialEq)]
 enum Labels {
     None,
@@ -364,7 +365,7 @@ where
     Ok(())
 }
 
-/// What the curves of a panel are, in an area of its own: a chart's own legend can't leave its chart.
+/// Names the curves of a panel in an area of its own: a chart's own legend can't leave its chart.
 fn legend<DB: DrawingBackend>(
     area: &DrawingArea<DB, Shift>,
     series: &[Series],

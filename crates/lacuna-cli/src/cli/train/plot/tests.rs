@@ -1,4 +1,6 @@
-//! That plots can be drawn of any run, and read.
+//! Tests that plots can be drawn of any run, and read.
+
+use lacuna_files::testing::{Ends, every_end};
 
 use super::*;
 
@@ -47,7 +49,7 @@ fn any_run_can_be_drawn_and_its_title_is_its_name() {
     assert!(std::fs::metadata(run.join("loss.png")).unwrap().len() > 1000);
 }
 
-/// Where an attribute of a line of SVG says that something is.
+/// The place that an attribute of a line of SVG names.
 fn number(line: &str, name: &str) -> f64 {
     let (_, rest) = line.split_once(&format!(" {name}=\"")).unwrap();
     rest.split('"').next().unwrap().parse().unwrap()
@@ -98,6 +100,34 @@ fn a_legend_is_beside_the_panel_with_a_sample_of_each_curve_and_marks_stay_insid
 fn what_has_a_plots_name_and_is_no_file_is_told_and_not_waited_for() {
     let run = tempfile::tempdir().unwrap();
     std::fs::create_dir(run.path().join("loss.png")).unwrap();
-    let told = draw(run.path(), &[metrics(1, "a", 1.0)], &[]).unwrap_err().to_string();
+    let told = format!("{:#}", draw(run.path(), &[metrics(1, "a", 1.0)], &[]).unwrap_err());
     assert!(told.contains("loss.png") && told.contains("no file"), "{told}");
+}
+
+#[test]
+fn plots_are_the_old_or_the_new_ones_wherever_drawing_is_ended() {
+    let place = tempfile::tempdir().unwrap();
+    let steps: Vec<_> = (1..=5).map(|step| metrics(step, "a", 1.0)).collect();
+    let write = |folder: &Path| drop(draw(folder, &steps, &[]));
+    let old = place.path().join("t");
+    std::fs::create_dir(&old).unwrap();
+    draw(&old, &steps[..2], &[]).unwrap();
+    every_end(&old, Ends::Turns, write, |end| {
+        for name in ["loss.svg", "loss.png"] {
+            let bytes = std::fs::read(end.folder.join(name)).unwrap();
+            let is_old = bytes == std::fs::read(old.join(name)).unwrap();
+            let is_whole = match name {
+                "loss.svg" => bytes.trim_ascii_end().ends_with(b"</svg>"),
+                _ => bytes.ends_with(b"IEND\xaeB\x60\x82"),
+            };
+            assert!(is_whole && (!is_old || !end.finished), "{end}: {name}");
+        }
+        write(&end.folder);
+        let mut names: Vec<_> = std::fs::read_dir(&end.folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["loss.png", "loss.svg"], "{end}");
+    });
 }

@@ -1,4 +1,4 @@
-//! Numbers on their way to a curve.
+//! Makes curves of numbers that are too many, or too restless, to be drawn as they are.
 
 /// Steps and values.
 pub(super) type Points = Vec<(f64, f64)>;

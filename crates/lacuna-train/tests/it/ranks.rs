@@ -1,0 +1,106 @@
+//! Ranks that share a run: their steps are those of one rank, to the byte, and the first alone writes.
+
+use lacuna_train::{Collective, Event, Outcome, Recipe, RunOptions, Surroundings, run};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+/// The smoke recipe: a stage of one micro-batch, then one of two.
+fn recipe() -> Recipe {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml");
+    Recipe::load(&path, &["evaluation.windows=1".into()]).unwrap()
+}
+
+/// Runs as one of some ranks, and stops when it has taken `steps`.
+fn run_as(recipe: &Recipe, dir: &Path, collective: Collective, steps: u64) -> Outcome {
+    let stop = AtomicBool::new(false);
+    let is_first = collective.is_first();
+    let options = RunOptions {
+        dir: dir.to_owned(),
+        resume: true,
+        resume_step: None,
+        accept_changes: false,
+        device: candle_core::Device::Cpu,
+        stop: &stop,
+        surroundings: Surroundings::default(),
+        collective,
+    };
+    run(recipe, &options, &mut |event| match event {
+        Event::Step { metrics, .. } => {
+            assert!(is_first, "the first rank alone tells of steps");
+            stop.store(metrics.step >= steps, Ordering::Relaxed);
+        }
+        Event::Checkpoint(_) | Event::StageEnd { .. } | Event::Recorded { .. } => {
+            assert!(is_first, "the first rank alone writes");
+        }
+        _ => {}
+    })
+    .unwrap()
+}
+
+fn two_ranks(recipe: &Recipe, dir: &Path, steps: u64) -> Vec<Outcome> {
+    thread::scope(|scope| {
+        let ranks = Collective::threads(2.try_into().unwrap()).into_iter();
+        let threads: Vec<_> =
+            ranks.map(|rank| scope.spawn(move || run_as(recipe, dir, rank, steps))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// Every file below a folder, but for those that hold a time or what depends on one.
+fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !["run.json", "manifest.json", "metrics.jsonl"].contains(&name) {
+                let bytes = std::fs::read(&path).unwrap();
+                found.push((path.strip_prefix(dir).unwrap().to_owned(), bytes));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The metrics without the one number that no run has twice.
+fn metrics(dir: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+    let timeless = |line: &str| {
+        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line.as_object_mut().unwrap().remove("tokens_per_second");
+        line.to_string()
+    };
+    text.lines().map(timeless).collect()
+}
+
+#[test]
+fn two_ranks_of_one_micro_batch_each_write_the_bytes_of_one_rank_of_two() {
+    let folder = tempfile::tempdir().unwrap();
+    let (alone, shared) = (folder.path().join("alone"), folder.path().join("shared"));
+    let recipe = recipe();
+    let outcome = run_as(&recipe, &alone, Collective::Alone, u64::MAX);
+    assert!(!outcome.interrupted);
+    // Once over, stopped in the second stage: both ranks end after the same step, and both go on.
+    let stopped = two_ranks(&recipe, &shared, 17);
+    assert!(stopped.iter().all(|outcome| outcome.interrupted));
+    let finished = two_ranks(&recipe, &shared, u64::MAX);
+    assert!(finished.iter().all(|outcome| !outcome.interrupted));
+    assert_eq!(metrics(&alone), metrics(&shared));
+    let extra = Path::new("checkpoints/step-17");
+    let (alone, mut shared) = (files(&alone), files(&shared));
+    shared.retain(|(path, _)| !path.starts_with(extra));
+    let names = |files: &[(PathBuf, Vec<u8>)]| -> Vec<PathBuf> {
+        files.iter().map(|(path, _)| path.clone()).collect()
+    };
+    assert_eq!(names(&alone), names(&shared));
+    for ((path, one), (_, other)) in alone.iter().zip(&shared) {
+        assert!(one == other, "{}", path.display());
+    }
+    let again = two_ranks(&recipe, &folder.path().join("shared"), u64::MAX);
+    assert!(again.iter().all(|outcome| outcome.finished_before));
+}
