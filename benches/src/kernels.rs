@@ -7,9 +7,9 @@ use std::rc::Rc;
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
-use lacuna_kernels::{
-    AdamW, AdamWConfig, AttentionMask, Backend, KeyRanges, Parameter, Rope, Segments, reference,
-};
+use lacuna_kernels::{AttentionMask, Backend, KeyRanges, Rope, Segments, reference};
+
+use lacuna_train::{AdamW, AdamWConfig, Parameter};
 
 use crate::machine::Machine;
 use crate::measure::{Effort, pairs};

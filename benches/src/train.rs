@@ -7,10 +7,11 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_checkpoint::{Config, Mode};
 use lacuna_kernels::{
-    AdamW, AdamWConfig, AttentionMask, Backend, KeyRanges, Parameter, global_norm,
-    linear_cross_entropy, linear_cross_entropy_gradients,
+    AttentionMask, Backend, KeyRanges, global_norm, linear_cross_entropy,
+    linear_cross_entropy_gradients,
 };
 use lacuna_model::{Batch, Sequence, Transformer};
+use lacuna_train::{AdamW, AdamWConfig, Parameter};
 
 use crate::machine::Machine;
 use crate::measure::{Effort, forget_peak, peak_memory_bytes, timing};

@@ -21,7 +21,7 @@
 //!   [`linear_cross_entropy`] are a transformer's parts, all differentiable.
 //! - Their gradients are functions too ([`rms_norm_backward`], [`linear_cross_entropy_gradients`], …), for a
 //!   caller who keeps what they need instead of recording a graph.
-//! - [`AdamW`] trains them.
+//! - [`adamw`] is one parameter's share of a training step.
 //! - [`mod@reference`] holds the definition of each; every fast form is tested against it.
 //!
 //! Every operation takes the [`Backend`] that computes it first: fused loops for f32 tensors on the CPU,
@@ -32,7 +32,6 @@
 // Allowed in five modules alone: `simd`, `raw`, `spin`, `ops::attention::cpu`, `ffi`.
 #![deny(unsafe_code)]
 
-mod adamw;
 mod backend;
 mod ffi;
 mod gemm;
@@ -44,7 +43,6 @@ mod simd;
 mod spin;
 mod weights;
 
-pub use adamw::{AdamW, AdamWConfig, AdamWState, Parameter};
 pub use backend::{Backend, Isa};
 pub use ffi::{give_back_freed_memory, keep_freed_memory};
 pub use message::message;

@@ -4,12 +4,12 @@ use candle_core::{Device, Tensor};
 use lacuna_checkpoint::save_tensors;
 use lacuna_data::Cursor;
 use lacuna_files::{Manifest, WholeFolder};
-use lacuna_kernels::{AdamW, AdamWState};
 use lacuna_model::Transformer;
 use lacuna_text::ModelFiles;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
+use crate::adamw::{AdamW, AdamWState};
 use crate::error::{Result, TrainError};
 
 pub(crate) mod kept;

@@ -30,6 +30,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adamw;
 mod checkpoint;
 mod collective;
 mod error;
@@ -46,6 +47,7 @@ mod setup;
 mod step;
 mod telemetry;
 
+pub use adamw::{AdamW, AdamWConfig, AdamWState, Parameter};
 pub use checkpoint::{Progress, newest as newest_checkpoint};
 pub use collective::{Collective, Seat};
 pub use error::{Result, TrainError};

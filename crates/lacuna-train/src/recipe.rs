@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 use lacuna_checkpoint::Predicts;
-use lacuna_kernels::{AdamW, AdamWConfig, Parameter};
 use lacuna_model::Transformer;
 
+use crate::adamw::{AdamW, AdamWConfig, Parameter};
 use crate::error::Result;
 use crate::learning_rate::LearningRate;
 

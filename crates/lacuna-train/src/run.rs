@@ -2,7 +2,6 @@
 
 use candle_core::Device;
 use lacuna_data::Window;
-use lacuna_kernels::AdamW;
 use lacuna_model::Transformer;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -10,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crate::adamw::AdamW;
 use crate::checkpoint::{self, Progress};
 use crate::collective::Collective;
 use crate::error::{Result, TrainError};

@@ -1,8 +1,9 @@
 //! Takes one optimizer step: the lines that say what training is.
 
-use lacuna_kernels::{AdamW, global_norm};
+use lacuna_kernels::global_norm;
 use lacuna_model::Transformer;
 
+use crate::adamw::AdamW;
 use crate::collective::Collective;
 use crate::error::{Result, TrainError};
 use crate::example::Example;

@@ -60,6 +60,8 @@ const OPERATIONS: &[&str] = &[
     "rms_norm_backward",
     "rope_backward",
     "swiglu_backward",
+    "adamw",
+    "global_norm",
     "embedding_backward",
     "attention_over",
     "attention_backward",

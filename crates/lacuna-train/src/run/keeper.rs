@@ -2,7 +2,6 @@
 //!
 //! The first rank alone has a keeper; to the others a run is steps and nothing else.
 
-use lacuna_kernels::AdamW;
 use lacuna_model::Transformer;
 use lacuna_text::ModelFiles;
 use std::path::{Path, PathBuf};
@@ -10,6 +9,7 @@ use std::time::Instant;
 
 use super::start::Start;
 use super::{Event, Outcome, RunOptions};
+use crate::adamw::AdamW;
 use crate::checkpoint::kept::{self, Divergence};
 use crate::checkpoint::{self, Progress};
 use crate::error::{Result, TrainError};

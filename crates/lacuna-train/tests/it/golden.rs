@@ -4,10 +4,12 @@
 use candle_core::{DType, Device, Tensor};
 use lacuna_checkpoint::Weights;
 use lacuna_data::Window;
-use lacuna_kernels::{AdamW, AdamWConfig, AttentionMask, Parameter};
+use lacuna_kernels::AttentionMask;
 use lacuna_model::{Batch, Sequence, Transformer};
 use lacuna_objective::{PassRows, Predicts, Row, block_ranges, masked_targets, rows_of};
-use lacuna_train::{Collective, Example, ObjectiveKind, StageObjective, StepSettings};
+use lacuna_train::{
+    AdamW, AdamWConfig, Collective, Example, ObjectiveKind, Parameter, StageObjective, StepSettings,
+};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::PathBuf;

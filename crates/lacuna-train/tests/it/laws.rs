@@ -3,12 +3,14 @@
 use candle_core::{DType, Device};
 use lacuna_checkpoint::Config;
 use lacuna_data::Window;
-use lacuna_kernels::{AdamW, AdamWConfig, AttentionMask, Parameter};
+use lacuna_kernels::AttentionMask;
 use lacuna_likelihood::{Blocks, Method, Scoring, Text, likelihood};
 use lacuna_model::{Batch, Sequence, Transformer};
 use lacuna_objective::{CorruptionRule, Predicts};
 use lacuna_schedules::{TimeSampling, Warmup};
-use lacuna_train::{Collective, ObjectiveKind, StageObjective, StepSettings, step};
+use lacuna_train::{
+    AdamW, AdamWConfig, Collective, ObjectiveKind, Parameter, StageObjective, StepSettings, step,
+};
 use std::num::NonZeroUsize;
 
 const MASK: u32 = 5;

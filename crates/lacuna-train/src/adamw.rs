@@ -1,10 +1,8 @@
-//! AdamW with decoupled weight decay and clipping by the global norm.
+//! The optimizer: AdamW with decoupled weight decay and clipping by the global norm, over a list of parameters.
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor, Var, bail};
-
-use crate::backend::Backend;
-use crate::{AdamWUpdate, Moments, adamw, global_norm};
+use lacuna_kernels::{AdamWUpdate, Backend, Moments, adamw, global_norm};
 
 /// Hyper-parameters that stay the same over a run; the learning rate comes with each step.
 #[derive(Clone, Copy, PartialEq, Debug)]
