@@ -28,4 +28,6 @@ if [ "${1:-}" = fetch ]; then
     echo "$file"
     exit
 fi
-LACUNA_SMOLLM2_GGUF=$PWD/$file cargo test --release --package lacuna-engine --package lacuna-checkpoint --test smollm2 -- --ignored --nocapture
+export LACUNA_SMOLLM2_GGUF=$PWD/$file
+cargo test --release --package lacuna-engine --test it smollm2 -- --ignored --nocapture
+cargo test --release --package lacuna-checkpoint --test smollm2 -- --ignored --nocapture

@@ -1,18 +1,19 @@
 //! Malformed checkpoints give an error that names file and reason: no panic, no abort, and no
 //! allocation beyond the file's size + 64 MiB.
 
-#[path = "../../lacuna-text/tests/counting/mod.rs"]
-mod counting;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use lacuna_checkpoint::{Config, GgufOptions, Weights, check_gguf, check_safetensors, save_gguf};
+use lacuna_test::counting::{Counting, measured};
 use proptest::prelude::*;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 /// Runs `read` and fails if it held more than `bytes` + 64 MiB at any moment.
 fn within<T>(bytes: u64, what: &str, read: impl FnOnce() -> T) -> T {
-    let (result, held) = counting::measured(read);
+    let (result, held) = measured(read);
     let allowed = bytes as isize + (64 << 20);
     assert!(held <= allowed, "{what}: held {held} bytes, {allowed} are allowed");
     result

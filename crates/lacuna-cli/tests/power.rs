@@ -17,14 +17,11 @@ use lacuna::train::{
 use lacuna::{ConvertOptions, GenerateOptions, Model, OpenOptions, Prompt, Resolved, TraceFile};
 use lacuna_files::testing::{End, Ends, every_end};
 use lacuna_files::{Manifest, WholeFile, replace_text_file};
+use lacuna_test::fixtures;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-
-fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
-}
 
 fn tiny() -> PathBuf {
     fixtures().join("golden/models/tiny_untied")
@@ -173,7 +170,7 @@ fn a_packing_is_there_with_both_parts_or_is_none() {
         }
         train.finish()?;
         held_out.finish()?;
-        folders.publish(true)
+        folders.publish(true).map(drop)
     };
     let old = template(&place, |_| {});
     let write = |folder: &Path| drop(pack(folder));

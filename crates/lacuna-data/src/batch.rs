@@ -113,7 +113,7 @@ impl Batches {
     }
 
     /// The number of the row that a cursor stands before.
-    pub fn row_number(&self, cursor: Cursor) -> u64 {
+    pub(crate) fn row_number(&self, cursor: Cursor) -> u64 {
         let seen = cursor.epoch.saturating_mul(self.dataset.windows() as u64);
         seen.saturating_add(cursor.index)
     }

@@ -114,7 +114,7 @@ impl Dataset {
     ///
     /// # Errors
     /// When a shard's contents are not what was written.
-    pub fn verify_with(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    pub(crate) fn verify_with(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
         let Store::Shards(shards, _) = &self.store else { return Ok(()) };
         let all = shards.iter().map(|(_, shard)| shard.body_bytes()).sum();
         let mut done = 0;

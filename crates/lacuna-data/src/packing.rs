@@ -75,7 +75,7 @@ impl Packer {
     }
 
     /// Takes out the first `windows` windows, or as many as are full.
-    pub fn take_full(&mut self, windows: usize) -> Packed {
+    pub(crate) fn take_full(&mut self, windows: usize) -> Packed {
         let full = (self.stream.tokens.len() / self.window_len).min(windows);
         let rest = self.stream.split_off(full * self.window_len.get());
         let stream = std::mem::replace(&mut self.stream, rest);
@@ -254,7 +254,7 @@ impl Sample {
     ///
     /// # Errors
     /// As [`from_chat`](Self::from_chat).
-    pub fn from_chat_where(
+    pub(crate) fn from_chat_where(
         template: &ChatTemplate,
         tokenizer: &Tokenizer,
         messages: &[Message],

@@ -54,6 +54,9 @@ pub struct Converted {
     pub bytes: u64,
     /// Matrices that could not take the format asked for, by the format that they took.
     pub fallbacks: BTreeMap<StorageDtype, Vec<String>>,
+    /// Files of others in a folder that was replaced, under the names that they have now; those that kept theirs are
+    /// not told.
+    pub renamed: Vec<PathBuf>,
 }
 
 /// Writes the checkpoint at `from` to `to`, complete or not at all.
@@ -104,6 +107,7 @@ pub fn convert(
         progress(written.get(), total);
     };
     let observed = tensors.into_iter().map(|tensor| tensor.observed(&observer));
+    let mut renamed = Vec::new();
     match format {
         Format::Gguf => {
             let name = place::name(from, to);
@@ -126,12 +130,12 @@ pub fn convert(
             save_safetensors(place.path(), &config, observed, &save)?;
             Manifest::of(place.path())?.write(place.path())?;
             match options.force {
-                true => drop(place.replace(place::is_of_a_checkpoint)?),
+                true => renamed = place.replace(place::is_of_a_checkpoint)?,
                 false => place.publish()?,
             }
         }
     }
-    Ok(Converted { path: to.to_owned(), format, config, bytes: total, fallbacks })
+    Ok(Converted { path: to.to_owned(), format, config, bytes: total, fallbacks, renamed })
 }
 
 fn format_of(to: &Path) -> Format {

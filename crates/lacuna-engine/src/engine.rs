@@ -2,8 +2,8 @@
 
 use lacuna_model::KvCache;
 use lacuna_samplers::{
-    BlockEvent, Decoder, DraftCounts, Event as SamplerEvent, FinishReason, Generation, Refinement,
-    Request, SamplerError, Step,
+    BlockEvent, Decoder, DraftCounts, Error as SamplerError, Event as SamplerEvent, FinishReason,
+    Generation, Refinement, Request, Step,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
+use crate::advice::{Advice, Knob};
+
 /// The reason why a model could not be opened or used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// There is no model at the path.
     #[error("no model at {path}: {reason}")]
-    NoModel {
+    NotFound {
         /// The path given.
         path: PathBuf,
         /// The thing that was looked for.
@@ -15,11 +18,15 @@ pub enum Error {
     },
     /// The model does not fit in memory.
     #[error("{}: {reason}", path.display())]
-    Memory {
+    TooLarge {
         /// The checkpoint.
         path: PathBuf,
-        /// The bytes that it needs and that there are, and what to do.
-        reason: String,
+        /// The bytes that it needs.
+        needed: u64,
+        /// The bytes that there are.
+        limit: u64,
+        /// Both in words, with what they are needed for, and what to do.
+        reason: Advice,
     },
     /// A model on the hub can't be had.
     #[error("{name}: {reason}")]
@@ -35,17 +42,23 @@ pub enum Error {
         /// The target.
         path: PathBuf,
         /// The reason, and what to do.
-        reason: String,
+        reason: Advice,
     },
     /// The model's mode is not the one asked for.
     #[error("{0}")]
-    Mode(String),
+    Mode(Advice),
+    /// This model, or this build, can't do it; the message names what can.
+    #[error("{what}")]
+    Unsupported {
+        /// The thing that was asked for, and a way out.
+        what: Advice,
+    },
     /// A request that this model can't serve.
     #[error("{0}")]
     Request(String),
     /// The device asked for is not there.
     #[error("{0}")]
-    Device(String),
+    Device(Advice),
     /// From files that are whole or absent.
     #[error(transparent)]
     Files(#[from] lacuna_files::Error),
@@ -60,7 +73,7 @@ pub enum Error {
     Text(#[from] lacuna_text::Error),
     /// From decoding.
     #[error(transparent)]
-    Sampler(#[from] lacuna_samplers::SamplerError),
+    Sampler(#[from] lacuna_samplers::Error),
     /// From a tensor operation.
     #[error("{}", lacuna_kernels::message(.0))]
     Tensor(#[from] candle_core::Error),
@@ -68,3 +81,23 @@ pub enum Error {
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The error with every option that it names spelt as its reader knows it: as a flag, or a key of a configuration.
+    pub fn spelled(&self, spell: impl Fn(Knob) -> String) -> String {
+        match self {
+            Self::TooLarge { path, reason, .. } | Self::Place { path, reason } => {
+                format!("{}: {}", path.display(), reason.spelled(spell))
+            }
+            Self::Mode(message) | Self::Device(message) | Self::Unsupported { what: message } => {
+                message.spelled(spell)
+            }
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Shorthand for [`Error::Unsupported`].
+pub(crate) fn unsupported(what: impl Into<Advice>) -> Error {
+    Error::Unsupported { what: what.into() }
+}

@@ -25,6 +25,7 @@
 
 #![forbid(unsafe_code)]
 
+mod advice;
 mod convert;
 mod edit;
 mod engine;
@@ -46,6 +47,7 @@ pub use lacuna_samplers::{
     DraftCounts, Event as DecodeEvent, FillRule, FinishReason, Refinement, Request, Sampling,
 };
 
+pub use advice::{Advice, Knob};
 pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffusion, convert};
 pub use edit::edit;
 pub use engine::{Engine, EngineOptions, Event, Id};

@@ -4,6 +4,7 @@ use lacuna_checkpoint::{MemoryEstimate, StorageDtype, Weights, Workload};
 use std::path::{Path, PathBuf};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
+use crate::advice::Knob;
 use crate::error::{Error, Result};
 
 /// The memory that a model may plan with.
@@ -46,12 +47,13 @@ pub(crate) fn check(
     let MemoryEstimate { weights: held, cache, activations, program } = needed;
     let smaller = [StorageDtype::Q8_0, StorageDtype::Q4K].into_iter().find_map(|dtype| {
         let total = weights.memory(Some(dtype), work).total();
-        (total <= limit_bytes).then(|| format!("--dtype {dtype} needs about {}; ", size(total)))
+        (total <= limit_bytes)
+            .then(|| format!("{} {dtype} needs about {}; ", Knob::Dtype, size(total)))
     });
     let reason = format!(
         "needs about {}: {} of weights, {} of keys and values for {} tokens, {} of activations, {} of program and \
          tokenizer; {} {}; \
-         {}--memory unlimited tries it all the same",
+         {}{} unlimited tries it all the same",
         size(needed.total()),
         size(held),
         size(cache),
@@ -61,8 +63,10 @@ pub(crate) fn check(
         size(limit_bytes),
         if limit == MemoryLimit::Available { "are available" } else { "are allowed" },
         smaller.unwrap_or_default(),
+        Knob::Memory,
     );
-    Err(Error::Memory { path: path.to_owned(), reason })
+    let (path, reason) = (path.to_owned(), reason.into());
+    Err(Error::TooLarge { path, needed: needed.total(), limit: limit_bytes, reason })
 }
 
 fn size(bytes: u64) -> String {

@@ -11,7 +11,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::advice::{Advice, Knob};
+use crate::error::{Error, Result, unsupported};
 use crate::memory::{self, MemoryLimit};
 
 /// Settings for opening a checkpoint.
@@ -69,7 +70,7 @@ pub struct Model {
     path: PathBuf,
     settings: Settings,
     fallbacks: BTreeMap<StorageDtype, Vec<String>>,
-    notes: Vec<String>,
+    notes: Vec<Advice>,
     /// Bytes of everything but keys and values, as planned.
     taken: u64,
 }
@@ -84,7 +85,7 @@ impl Model {
         if !path.exists() {
             let reason = "no such file or directory; a model is a folder with config.json, \
                           model.safetensors and tokenizer.json, or a .gguf file";
-            return Err(Error::NoModel { path: path.to_owned(), reason: reason.into() });
+            return Err(Error::NotFound { path: path.to_owned(), reason: reason.into() });
         }
         let weights = Weights::open(path)?;
         let device = options.device.clone().unwrap_or(Device::Cpu);
@@ -108,8 +109,9 @@ impl Model {
         } else {
             let wanted = options.dtype.unwrap_or(StorageDtype::BF16);
             let dtype = wanted.to_candle().ok_or_else(|| {
-                Error::Request(format!(
-                    "--dtype {wanted}: quantized weights run on the CPU; use bf16, f16 or f32 here"
+                unsupported(format!(
+                    "{} {wanted}: quantized weights run on the CPU; use bf16, f16 or f32 here",
+                    Knob::Dtype
                 ))
             })?;
             Transformer::resident(&weights, dtype, &device)?
@@ -119,8 +121,8 @@ impl Model {
         let (transformer, tokenizer) = (Arc::new(transformer), tokenizer.map(Arc::new));
         let wanted = options.dtype.filter(|_| device.is_cpu());
         let fallbacks = wanted.map(|dtype| weights.fallbacks(dtype)).unwrap_or_default();
-        let notes = tokenizer.as_ref().map(|tokenizer| tokenizer.notes().to_vec());
-        let mut notes = notes.unwrap_or_default();
+        let notes = tokenizer.iter().flat_map(|tokenizer| tokenizer.notes());
+        let mut notes: Vec<Advice> = notes.map(|note| note.as_str().into()).collect();
         notes.extend(half_named(transformer.config(), tokenizer.as_deref()));
         Ok(Self {
             transformer,
@@ -278,7 +280,7 @@ impl Model {
     }
 
     /// Things that the checkpoint's files say and that could not be followed, a sentence each.
-    pub fn notes(&self) -> &[String] {
+    pub fn notes(&self) -> &[Advice] {
         &self.notes
     }
 
@@ -296,9 +298,11 @@ impl Model {
         if self.is_block_diffusion() && named {
             return Ok(ChatTemplate::seed_coder());
         }
-        let message = "the checkpoint has no chat template (chat_template.jinja, or in \
-                       tokenizer_config.json); it is not made to converse: use `lacuna generate`";
-        Err(Error::Request(message.into()))
+        Err(unsupported(format!(
+            "the checkpoint has no chat template (chat_template.jinja, or in tokenizer_config.json); it is not made \
+             to converse: use {}",
+            Knob::Generate
+        )))
     }
 
     /// The tokenizer.
@@ -307,15 +311,16 @@ impl Model {
     /// Errors if the checkpoint has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_deref().ok_or_else(|| {
-            Error::Request(
-                "the checkpoint has no tokenizer.json; give token ids with --prompt-ids".into(),
-            )
+            unsupported(format!(
+                "the checkpoint has no tokenizer.json; give token ids with {}",
+                Knob::PromptIds
+            ))
         })
     }
 }
 
 /// The note about an autoregressive checkpoint that names MASK, as if it were made to fill it in.
-fn half_named(config: &Config, tokenizer: Option<&Tokenizer>) -> Option<String> {
+fn half_named(config: &Config, tokenizer: Option<&Tokenizer>) -> Option<Advice> {
     /// Names that only diffusion models have; those of a model trained here say what they are.
     const OF_DIFFUSION: [&str; 3] = ["<|MASK|>", "|<MASK>|", "<|mask|>"];
     let rows = config.vocab_size as u64;
@@ -329,8 +334,11 @@ fn half_named(config: &Config, tokenizer: Option<&Tokenizer>) -> Option<String> 
     (config.mode == Mode::Autoregressive).then(|| {
         format!(
             "the checkpoint names MASK ({id}) and no block size, and is decoded token by token; if it was trained on \
-             blocks of B, --block-size B --allow-mode-mismatch decodes it so"
+             blocks of B, {} B {} decodes it so",
+            Knob::BlockSize,
+            Knob::AllowModeMismatch
         )
+        .into()
     })
 }
 
@@ -372,13 +380,17 @@ pub(crate) fn tokenizer_file(checkpoint: &Path) -> PathBuf {
 /// # Errors
 /// Errors if this build has no CUDA or the machine no device, and says which.
 pub fn select_device(name: &str) -> Result<Device> {
+    let device = |message: String| Error::Device(message.into());
     match name {
         "cpu" => Ok(Device::Cpu),
-        "cuda" if cfg!(feature = "cuda") => Device::new_cuda(0)
-            .map_err(|e| Error::Device(format!("--device cuda: no CUDA device could be opened: {}", lacuna_kernels::message(&e)))),
-        "cuda" => Err(Error::Device(
-            "--device cuda: this build has no CUDA; build with --features cuda, or use --device cpu".into(),
-        )),
-        other => Err(Error::Device(format!("--device {other}: expected cpu or cuda"))),
+        "cuda" if cfg!(feature = "cuda") => Device::new_cuda(0).map_err(|e| {
+            let reason = lacuna_kernels::message(&e);
+            device(format!("{} cuda: no CUDA device could be opened: {reason}", Knob::Device))
+        }),
+        "cuda" => Err(device(format!(
+            "{0} cuda: this build has no CUDA; build with --features cuda, or use {0} cpu",
+            Knob::Device
+        ))),
+        other => Err(device(format!("{} {other}: expected cpu or cuda", Knob::Device))),
     }
 }

@@ -7,7 +7,8 @@ use lacuna_samplers::trace::Line;
 use lacuna_samplers::{FillRule, Request};
 use std::num::NonZeroUsize;
 
-use crate::error::{Error, Result};
+use crate::advice::{Advice, Knob};
+use crate::error::{Error, Result, unsupported};
 use crate::generate::{GenerateOptions, Prompt, prompt_ids};
 use crate::open::Model;
 
@@ -169,7 +170,7 @@ fn eos_ids(model: &Model, options: &GenerateOptions) -> Vec<u32> {
 }
 
 fn mask_id(model: &Model, options: &GenerateOptions) -> Result<u32> {
-    options.mask_id.or_else(|| model.mask_id()).ok_or_else(|| Error::Request(no_mask(model)))
+    options.mask_id.or_else(|| model.mask_id()).ok_or_else(|| unsupported(no_mask(model)))
 }
 
 /// No more new tokens than the model has positions for.
@@ -199,10 +200,11 @@ fn settings(model: &Model, options: &GenerateOptions, max_new_tokens: usize) -> 
         FillRule::Random => (Remasking::Random, None),
         other => {
             let message = format!(
-                "--mode reference knows low-confidence, random and --threshold, not {other}; \
-                 the default mode has it"
+                "{} reference knows low-confidence, random and {}, not {other}; the default mode has it",
+                Knob::Algorithm,
+                Knob::Threshold
             );
-            return Err(Error::Request(message));
+            return Err(unsupported(message));
         }
     };
     let block_size = model.block_size(options.block_size).get();
@@ -231,31 +233,38 @@ impl Model {
 }
 
 /// The words for a model that is to fill in masked blocks where nothing names MASK.
-pub fn no_mask(model: &Model) -> String {
+pub fn no_mask(model: &Model) -> Advice {
     let way_out = match model.is_block_diffusion() {
-        true => "",
-        false => {
-            "; without --allow-mode-mismatch it is decoded token by token, as it was trained, and \
-             `lacuna convert --to block-diffusion` makes it a start for training"
-        }
+        true => String::new(),
+        false => format!(
+            "; without {} it is decoded token by token, as it was trained, and {} makes it a start for training",
+            Knob::AllowModeMismatch,
+            Knob::ToBlockDiffusion
+        ),
     };
     format!(
         "the model is to fill in masked blocks, and neither its configuration nor its tokenizer names a MASK token: \
-         give the id of a special token with --mask-id N{way_out}"
+         give the id of a special token with {} N{way_out}",
+        Knob::MaskId
     )
+    .into()
 }
 
 /// The words for a checkpoint that is to be used as what it was not trained for.
-pub fn mismatch(autoregressive: bool) -> String {
+pub fn mismatch(autoregressive: bool) -> Advice {
     let (is, not) = if autoregressive {
         ("autoregressive: trained to predict the next token", "fill in masked blocks")
     } else {
         ("block diffusion: trained to fill in masked blocks", "predict the next token")
     };
-    let mask =
-        if autoregressive { " (with --mask-id N if nothing names a MASK token)" } else { "" };
+    let mask = match autoregressive {
+        true => format!(" (with {} N if nothing names a MASK token)", Knob::MaskId),
+        false => String::new(),
+    };
     format!(
         "this checkpoint is {is}, and would write nonsense if made to {not}; \
-         --allow-mode-mismatch does it all the same{mask}"
+         {} does it all the same{mask}",
+        Knob::AllowModeMismatch
     )
+    .into()
 }

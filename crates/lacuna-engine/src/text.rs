@@ -105,14 +105,15 @@ impl<'a> TokenText<'a> {
     /// Looks for a stop text that ends in what is new, and takes the one that comes first: the one
     /// that ends first, of those the longest.
     fn look_for_stop(&mut self, text: usize, spelled: usize) -> Result<()> {
-        if self.stop.is_empty() {
+        let longest = self.stop.iter().map(String::len).max().unwrap_or(0);
+        if longest == 0 {
             return Ok(());
         }
         let held = self.stream.held()?;
-        let (texts, spellings) =
-            ([self.text.as_str(), &held].concat(), [self.spelled.as_str(), &held].concat());
-        let seen = self.stop.iter().filter_map(|stop| find(&texts, stop, text));
-        let read = self.stop.iter().filter_map(|stop| find(&spellings, stop, spelled));
+        let texts = Tail::new(&self.text, &held, text, longest);
+        let spellings = Tail::new(&self.spelled, &held, spelled, longest);
+        let seen = self.stop.iter().filter_map(|stop| texts.find(stop));
+        let read = self.stop.iter().filter_map(|stop| spellings.find(stop));
         let read = read.map(|(end, start)| (self.shown_at(end), self.shown_at(start)));
         self.cut = seen.chain(read).min().map(|(_, start)| start);
         Ok(())
@@ -125,14 +126,38 @@ impl<'a> TokenText<'a> {
     }
 }
 
-/// End and start of the first `stop` that ends after the byte `known`, before which there is none.
-fn find(text: &str, stop: &str, known: usize) -> Option<(usize, usize)> {
-    let mut from = known.saturating_sub(stop.len());
-    while !text.is_char_boundary(from) {
-        from -= 1;
+/// The end of a text in which a stop text may have become whole, so that a token costs its own length and not that of
+/// all before it.
+struct Tail {
+    /// The byte of the whole text at which this part begins, and the bytes of the part that were searched before.
+    start: usize,
+    known: usize,
+    text: String,
+}
+
+impl Tail {
+    /// The part of a text, with what is held back behind it, in which a stop text of `longest` bytes may end after the
+    /// byte `known`.
+    fn new(text: &str, held: &str, known: usize, longest: usize) -> Self {
+        let start = floor(text, known.saturating_sub(longest));
+        Self { start, known: known - start, text: [&text[start..], held].concat() }
     }
-    let start = from + text[from..].find(stop)?;
-    Some((start + stop.len(), start))
+
+    /// End and start, in the whole text, of the first `stop` that ends after the byte `known`, before which there is
+    /// none.
+    fn find(&self, stop: &str) -> Option<(usize, usize)> {
+        let from = floor(&self.text, self.known.saturating_sub(stop.len()));
+        let start = self.start + from + self.text[from..].find(stop)?;
+        Some((start + stop.len(), start))
+    }
+}
+
+/// The nearest place at or before `at` that is between two characters.
+fn floor(text: &str, mut at: usize) -> usize {
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
 }
 
 /// The length of the longest end of a text with which a stop text begins.

@@ -121,7 +121,7 @@ impl<'a, 'de> Json<'a, 'de> {
     }
 
     /// The reason to stop here, in serde's words: `invalid type: null, expected a list`.
-    pub fn instead_of(&self, expected: &str) -> Stop {
+    pub(crate) fn instead_of(&self, expected: &str) -> Stop {
         let found = match self {
             Json::Null => Unexpected::Unit,
             Json::Truth(truth) => Unexpected::Bool(*truth),

@@ -20,7 +20,7 @@
 //!   the next one.
 //! - [`replace_text_file`]: the same for a file of a user: its permissions stay, and a link stays a link.
 //! - [`Log`]: a file of lines that grows; a torn last line is found and cut off.
-//! - [`create_folder`], [`rename`], [`remove_file`], [`copy_file`], [`list`]: names, with the folder synced where
+//! - [`create_folder`], [`rename`], [`remove_file`], [`list`]: names, with the folder synced where
 //!   that matters; [`free_bytes`] says how much room there is.
 //! - [`FolderLock`], [`FileLock`]: one process at a time; the lock ends with its process, however that ends.
 //! - [`open_regular`], [`read_file`]: files in, by a bound, where a pipe or a device would never end.
@@ -60,9 +60,7 @@ pub use lock::{FileLock, FolderLock};
 pub use log::Log;
 pub use manifest::{Damage, FileHash, MANIFEST, Manifest, hash};
 pub use mapped::MappedFile;
-pub use names::{
-    copy_file, list, point_to, remove_empty_folder, remove_file, remove_if_there, rename,
-};
+pub use names::{list, point_to, remove_empty_folder, remove_file, remove_if_there, rename};
 pub use partial::{remove_all_leftovers, remove_leftovers};
 pub use read::{Kind, kind, open_any, open_regular, read_any, read_file, read_text};
 pub use replace::replace_text_file;

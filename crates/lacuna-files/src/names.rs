@@ -90,7 +90,7 @@ pub fn point_to(from: &Path, to: &Path, at: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`WholeFile`](crate::WholeFile), and if the first file can't be read.
-pub fn copy_file(from: &Path, to: &Path) -> crate::Result<()> {
+pub(crate) fn copy_file(from: &Path, to: &Path) -> crate::Result<()> {
     let mut original = crate::open_regular(from)?;
     let mut copy = crate::WholeFile::beside(to)?;
     io::copy(&mut original, &mut copy).map_err(crate::error::io(from, "copy it"))?;

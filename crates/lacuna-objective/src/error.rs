@@ -1,4 +1,4 @@
-use lacuna_schedules::ScheduleError;
+use lacuna_schedules::Error as ScheduleError;
 
 use crate::{MaskSampler, Weighting};
 

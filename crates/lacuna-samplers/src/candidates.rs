@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, SamplerError, setting};
+use crate::error::{Error, Result, setting};
 use crate::fill::{Candidate, Needs};
 use crate::keyed::{Purpose, Words, ln_exponential, stream, uniform};
 use crate::rows;
@@ -110,12 +110,12 @@ impl CandidateSampler {
         site: Site<'_>,
     ) -> Result<Candidate> {
         let Site { request, position, refinement, forbidden, seen } = site;
-        let max = rows::max(row, &mut self.chunk_max).map_err(|value| SamplerError::NotFinite {
+        let max = rows::max(row, &mut self.chunk_max).map_err(|value| Error::NotFinite {
             request,
             position,
             value,
         })?;
-        let nothing = SamplerError::NothingAllowed { request, position };
+        let nothing = Error::NothingAllowed { request, position };
         if max.value == f32::NEG_INFINITY {
             return Err(nothing);
         }
@@ -131,14 +131,15 @@ impl CandidateSampler {
             max.index
         } else {
             let mut penalised = std::mem::take(&mut self.penalised);
-            let logits = if sampling.penalises() {
-                penalise(row, &mut penalised, sampling.repetition_penalty, seen);
-                rows::max(&penalised, &mut self.chunk_max)
-                    .map_err(|value| SamplerError::NotFinite { request, position, value })?;
-                &penalised
-            } else {
-                row
-            };
+            let logits =
+                if sampling.penalises() {
+                    penalise(row, &mut penalised, sampling.repetition_penalty, seen);
+                    rows::max(&penalised, &mut self.chunk_max)
+                        .map_err(|value| Error::NotFinite { request, position, value })?;
+                    &penalised
+                } else {
+                    row
+                };
             let token = self.draw(logits, sampling, site);
             self.penalised = penalised;
             token.ok_or(nothing)?

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::candidates::CandidateSampler;
-use crate::error::{Result, SamplerError, denoiser as failed};
+use crate::error::{Error, Result, denoiser as failed};
 use crate::fill::Candidate;
 use crate::request::{Event, Generation, Request};
 use crate::rows;
@@ -48,7 +48,7 @@ pub struct Failure {
     pub request: usize,
     /// The reason: its prefill or commit failed, a pass over it alone failed, its logits are no
     /// numbers, or no token is possible.
-    pub error: SamplerError,
+    pub error: Error,
 }
 
 impl Decoder {
@@ -127,7 +127,7 @@ impl Decoder {
     /// blocks hold is returned, as if an observer had stopped it.
     ///
     /// # Errors
-    /// [`SamplerError::NotUnderWay`] for a number that no request under way has.
+    /// [`Error::NotUnderWay`] for a number that no request under way has.
     pub fn cancel(&mut self, denoiser: &mut impl Denoiser, request: usize) -> Result<Generation> {
         let at = |list: &[Sequence]| list.iter().position(|sequence| sequence.id == request);
         let mut sequence = if let Some(at) = at(&self.active) {
@@ -136,7 +136,7 @@ impl Decoder {
         } else if let Some(at) = at(&self.joining) {
             self.joining.remove(at)
         } else {
-            return Err(SamplerError::NotUnderWay { request });
+            return Err(Error::NotUnderWay { request });
         };
         sequence.stop(usize::MAX);
         Ok(sequence.into_generation())

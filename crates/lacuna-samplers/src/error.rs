@@ -3,7 +3,7 @@
 /// Everything that can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum SamplerError {
+pub enum Error {
     /// The [`Denoiser`](crate::Denoiser) itself failed, for the reason that it gives.
     #[error("a pass through the model failed")]
     Denoiser(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -76,19 +76,19 @@ pub enum SamplerError {
     },
 }
 
-/// `Result` with [`SamplerError`].
-pub type Result<T, E = SamplerError> = std::result::Result<T, E>;
+/// `Result` with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// For `map_err`: the reason of a denoiser that failed.
-pub(crate) fn denoiser(error: impl std::error::Error + Send + Sync + 'static) -> SamplerError {
-    SamplerError::Denoiser(Box::new(error))
+pub(crate) fn denoiser(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Denoiser(Box::new(error))
 }
 
-/// Shorthand for [`SamplerError::Setting`].
+/// Shorthand for [`Error::Setting`].
 pub(crate) fn setting<T>(
     name: &'static str,
     value: impl std::fmt::Display,
     expected: impl Into<String>,
 ) -> Result<T> {
-    Err(SamplerError::Setting { name, value: value.to_string(), expected: expected.into() })
+    Err(Error::Setting { name, value: value.to_string(), expected: expected.into() })
 }

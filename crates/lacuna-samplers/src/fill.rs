@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, SamplerError, setting};
+use crate::error::{Error, Result, setting};
 
 /// The token proposed for one masked position, with what the fill rules rank by.
 ///
@@ -36,13 +36,13 @@ fn is_zero(value: &f64) -> bool {
 
 /// The statistics that a rule ranks by, beyond the confidence that every trace shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
+pub(crate) struct Needs {
     /// [`Candidate::margin`].
-    pub margin: bool,
+    pub(crate) margin: bool,
     /// [`Candidate::entropy`].
-    pub entropy: bool,
+    pub(crate) entropy: bool,
     /// [`Candidate::uniform`].
-    pub uniform: bool,
+    pub(crate) uniform: bool,
 }
 
 /// The rule that says which masked positions a refinement fills.
@@ -66,7 +66,7 @@ pub struct Needs {
 /// let rule: FillRule = "threshold=0.9".parse()?;
 /// assert_eq!(rule, FillRule::Threshold { tau: 0.9 });
 /// assert_eq!(rule.to_string(), "threshold=0.9");
-/// # Ok::<(), lacuna_samplers::SamplerError>(())
+/// # Ok::<(), lacuna_samplers::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -102,7 +102,7 @@ pub enum FillRule {
 impl FillRule {
     /// The statistics that [`select`](Self::select) reads of each candidate beyond confidence and
     /// position.
-    pub fn needs(self) -> Needs {
+    pub(crate) fn needs(self) -> Needs {
         Needs {
             margin: self == Self::Margin,
             entropy: matches!(self, Self::Entropy | Self::EntropyBounded { .. }),
@@ -204,7 +204,7 @@ const NAMES: &str = "low-confidence, threshold=TAU, factor=F, entropy-bounded=GA
                      entropy, left-to-right or random";
 
 impl FromStr for FillRule {
-    type Err = SamplerError;
+    type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
         let number = |value: &str| match value.parse::<f64>() {
@@ -231,7 +231,7 @@ impl FromStr for FillRule {
 }
 
 impl TryFrom<String> for FillRule {
-    type Error = SamplerError;
+    type Error = Error;
 
     fn try_from(text: String) -> Result<Self> {
         text.parse()

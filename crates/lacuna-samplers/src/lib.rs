@@ -34,7 +34,7 @@
 //! let generation = generate(&mut Counting(0), request, |_event| ControlFlow::Continue(()))?;
 //! assert_eq!(generation.tokens, [5, 6, 7, 8, 9, 10, 11, 12]);
 //! assert_eq!(generation.forwards, 8); // one token a refinement; commits ride along
-//! # Ok::<(), lacuna_samplers::SamplerError>(())
+//! # Ok::<(), lacuna_samplers::Error>(())
 //! ```
 //!
 //! A text is filled block by block, left to right. Each pass over a block proposes a
@@ -71,7 +71,12 @@ pub mod trace;
 pub use candidates::Sampling;
 pub use decoder::{Decoder, Failure, Step, generate, generate_batch};
 pub use denoiser::{Denoiser, Segment, Speculative, View};
-pub use error::{Result, SamplerError};
-pub use fill::{Candidate, FillRule, Needs, quota};
+pub use error::{Error, Result};
+pub use fill::{Candidate, FillRule, quota};
 pub use request::{BlockEvent, Event, FinishReason, Generation, Refinement, Request};
 pub use speculative::{DraftCounts, Drafting, Edit, edit};
+
+/// The guide, compiled and run as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guides/decode-with-your-own-model.md")]
+struct Guide;

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, SamplerError, denoiser as failed, setting};
+use crate::error::{Error, Result, denoiser as failed, setting};
 use crate::fill::{Candidate, FillRule, quota};
 use crate::keyed::{Purpose, Words, ln_exponential, stream, uniform};
 use crate::request::{BlockEvent, Event, FinishReason, Refinement};
@@ -122,7 +122,7 @@ impl Output {
 ///
 /// # Errors
 /// `gen_length` no multiple of `block_length`, `steps` no multiple of the number of blocks;
-/// [`SamplerError::MasksLeft`] where the released code stops with a shape mismatch; the denoiser's.
+/// [`Error::MasksLeft`] where the released code stops with a shape mismatch; the denoiser's.
 pub fn generate(
     denoiser: &mut impl Denoiser,
     prompt: &[u32],
@@ -215,7 +215,7 @@ fn run(
         let mut finish = last.then_some(FinishReason::Length);
         if left > 0 {
             if !last {
-                return Err(SamplerError::MasksLeft { block_start, left, refinements });
+                return Err(Error::MasksLeft { block_start, left, refinements });
             }
         } else if let Some((eos, at)) = find_eos(&canvas, first_new..block_end, settings.eos_id) {
             canvas.truncate(block_end);
@@ -277,7 +277,7 @@ fn candidate(
 ) -> Result<Candidate> {
     let request = SEQUENCE;
     if let Some(&value) = row.iter().find(|x| x.is_nan() || **x == f32::INFINITY) {
-        return Err(SamplerError::NotFinite { request, position, value });
+        return Err(Error::NotFinite { request, position, value });
     }
     let Settings { temperature, seed, .. } = *settings;
     let max = row.iter().fold(f64::NEG_INFINITY, |max, &x| max.max(f64::from(x)));
@@ -301,7 +301,7 @@ fn candidate(
             (best, best_score) = (Some(token), score);
         }
     }
-    let token = best.ok_or(SamplerError::NothingAllowed { request, position })?;
+    let token = best.ok_or(Error::NothingAllowed { request, position })?;
     let confidence = match settings.remasking {
         Remasking::LowConfidence => (f64::from(row[token as usize]) - max).exp() / sum,
         Remasking::Random => uniform(&mut stream(seed, Purpose::Order, position, refinement)),

@@ -5,7 +5,7 @@
 //! error of the normaliser is at most `EXP_ERROR` + 2⁻²² + 2⁻²⁴·E_p|ℓ − max|, under 1e-6 for
 //! any row whose expected gap is below 5 nats; tests hold it to that against plain f64.
 
-use crate::error::{Result, SamplerError, denoiser};
+use crate::error::{Error, Result, denoiser};
 
 /// Runs a pass whose rows are handed to `take` with their number. `pass` gets the function that a
 /// denoiser calls for each.
@@ -25,7 +25,7 @@ pub(crate) fn read<E: std::error::Error + Send + Sync + 'static>(
         }
     };
     pass(&mut next).map_err(denoiser)?;
-    if whole && found == expected { Ok(()) } else { Err(SamplerError::Rows { expected, found }) }
+    if whole && found == expected { Ok(()) } else { Err(Error::Rows { expected, found }) }
 }
 
 /// Relative error of [`exp_nonpositive`] for −87 ≤ x ≤ 0 (tested): two units in the last place.

@@ -14,14 +14,14 @@
 //! // … one line per event: `text += &(Line::from(event).to_json() + "\n")` …
 //! let trace = Trace::parse(&text)?;
 //! assert_eq!(trace.to_jsonl(), text);
-//! # Ok::<(), lacuna_samplers::SamplerError>(())
+//! # Ok::<(), lacuna_samplers::Error>(())
 //! ```
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, SamplerError};
+use crate::error::{Error, Result};
 use crate::fill::quota;
 use crate::reference::Settings;
 use crate::request::{Event, FinishReason, Generation, Refinement, Request};
@@ -187,7 +187,7 @@ impl Trace {
         let mut lines = Vec::new();
         let whole = text.rfind('\n').map_or(0, |end| text[..end].lines().count());
         for (index, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
-            let wrong = |reason: String| SamplerError::Trace { line: index + 1, reason };
+            let wrong = |reason: String| Error::Trace { line: index + 1, reason };
             let mut line: Line = match serde_json::from_str(text) {
                 Ok(line) => line,
                 Err(_) if index >= whole && !lines.is_empty() => break,
@@ -216,12 +216,12 @@ impl Trace {
     /// the recorded fills and blocks.
     ///
     /// # Errors
-    /// [`SamplerError::Trace`] at the first line that contradicts those before it (lines are
+    /// [`Error::Trace`] at the first line that contradicts those before it (lines are
     /// counted without empty ones).
     pub fn replay(&self) -> Result<Vec<Replayed>> {
         let mut replays: BTreeMap<usize, Replay> = BTreeMap::new();
         for (index, line) in self.lines.iter().enumerate() {
-            let wrong = |reason: String| SamplerError::Trace { line: index + 1, reason };
+            let wrong = |reason: String| Error::Trace { line: index + 1, reason };
             let request = line.request();
             if let Line::Header { mode, settings, .. } = line {
                 let replay = Replay::new(request, *mode, settings).map_err(wrong)?;

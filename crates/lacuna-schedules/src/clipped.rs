@@ -2,7 +2,7 @@
 
 use core::num::NonZeroUsize;
 
-use crate::{NoiseSchedule, ScheduleError};
+use crate::{Error, NoiseSchedule};
 
 /// Clips a schedule's mask rate so that a block of `block_size` tokens expects at least one mask.
 ///
@@ -60,7 +60,7 @@ impl<S: NoiseSchedule> NoiseSchedule for BlockClipped<S> {
 /// let schedule = Band::new(Linear, 0.25, 0.75)?;
 /// assert_eq!(schedule.mask_rate(0.0), 0.25);
 /// assert_eq!(schedule.loss_weight(0.5), 2.0);
-/// # Ok::<(), lacuna_schedules::ScheduleError>(())
+/// # Ok::<(), lacuna_schedules::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Band<S> {
@@ -74,11 +74,11 @@ impl<S: NoiseSchedule> Band<S> {
     ///
     /// # Errors
     /// Not 0 ≤ β < ω ≤ 1.
-    pub fn new(inner: S, time_min: f64, time_max: f64) -> Result<Self, ScheduleError> {
+    pub fn new(inner: S, time_min: f64, time_max: f64) -> Result<Self, Error> {
         if 0.0 <= time_min && time_min < time_max && time_max <= 1.0 {
             Ok(Self { inner, time_min, time_max })
         } else {
-            Err(ScheduleError::Band { time_min, time_max })
+            Err(Error::Band { time_min, time_max })
         }
     }
 

@@ -5,7 +5,7 @@ use core::fmt;
 /// A schedule, band or warmup that makes no sense, or a name that no schedule has.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum ScheduleError {
+pub enum Error {
     /// No schedule or way of drawing times has this name.
     UnknownName,
     /// The exponent of a polynomial schedule.
@@ -28,7 +28,7 @@ pub enum ScheduleError {
     RateInit(f64),
 }
 
-impl fmt::Display for ScheduleError {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownName => f.write_str(
@@ -52,4 +52,4 @@ impl fmt::Display for ScheduleError {
     }
 }
 
-impl core::error::Error for ScheduleError {}
+impl core::error::Error for Error {}

@@ -45,7 +45,7 @@ pub use clipped::{Band, BlockClipped};
 pub use closed_forms::{
     BlockMasking, Estimator, forced_mask_probability, mean_clipped_rate, mean_inverse_clipped_rate,
 };
-pub use error::ScheduleError;
+pub use error::Error;
 pub use schedule::{
     CosineMaskHeavy, CosineMaskLight, Geometric, Linear, Log, NoiseSchedule, Polynomial, Schedule,
 };

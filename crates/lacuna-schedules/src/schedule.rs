@@ -6,7 +6,7 @@ use core::f64::consts::{FRAC_PI_2, LN_2};
 use core::fmt;
 use core::str::FromStr;
 
-use crate::ScheduleError;
+use crate::Error;
 use crate::math::{cos_half_pi, exp_m1, ln, ln_1p, pow, sin_half_pi};
 
 /// The law of training's noise: the share that is masked at a time, and the loss weight that
@@ -106,11 +106,11 @@ impl Polynomial {
     ///
     /// # Errors
     /// The exponent is not a finite number above 0.
-    pub fn new(exponent: f64) -> Result<Self, ScheduleError> {
+    pub fn new(exponent: f64) -> Result<Self, Error> {
         if exponent.is_finite() && exponent > 0.0 {
             Ok(Self { exponent })
         } else {
-            Err(ScheduleError::Exponent(exponent))
+            Err(Error::Exponent(exponent))
         }
     }
 
@@ -158,11 +158,11 @@ impl Geometric {
     ///
     /// # Errors
     /// The levels are not finite, or not 0 < `sigma_min` < `sigma_max`.
-    pub fn new(sigma_min: f64, sigma_max: f64) -> Result<Self, ScheduleError> {
+    pub fn new(sigma_min: f64, sigma_max: f64) -> Result<Self, Error> {
         if sigma_max.is_finite() && 0.0 < sigma_min && sigma_min < sigma_max {
             Ok(Self { sigma_min, sigma_max })
         } else {
-            Err(ScheduleError::Sigma { sigma_min, sigma_max })
+            Err(Error::Sigma { sigma_min, sigma_max })
         }
     }
 
@@ -198,7 +198,7 @@ impl NoiseSchedule for Geometric {
 /// let schedule: Schedule = "polynomial-2".parse()?;
 /// assert_eq!(schedule.mask_rate(0.5), 0.25);
 /// assert_eq!(schedule.to_string(), "polynomial-2");
-/// # Ok::<(), lacuna_schedules::ScheduleError>(())
+/// # Ok::<(), lacuna_schedules::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Schedule {
@@ -274,10 +274,10 @@ impl fmt::Display for Schedule {
 }
 
 impl FromStr for Schedule {
-    type Err = ScheduleError;
+    type Err = Error;
 
-    fn from_str(name: &str) -> Result<Self, ScheduleError> {
-        let number = |text: &str| text.parse::<f64>().map_err(|_| ScheduleError::UnknownName);
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let number = |text: &str| text.parse::<f64>().map_err(|_| Error::UnknownName);
         match name {
             "linear" => return Ok(Self::Linear(Linear)),
             "cosine-mask-heavy" => return Ok(Self::CosineMaskHeavy(CosineMaskHeavy)),
@@ -290,7 +290,7 @@ impl FromStr for Schedule {
             return Polynomial::new(number(exponent)?).map(Self::Polynomial);
         }
         let sigmas = name.strip_prefix("geometric-").and_then(|rest| rest.split_once('-'));
-        let (sigma_min, sigma_max) = sigmas.ok_or(ScheduleError::UnknownName)?;
+        let (sigma_min, sigma_max) = sigmas.ok_or(Error::UnknownName)?;
         Geometric::new(number(sigma_min)?, number(sigma_max)?).map(Self::Geometric)
     }
 }

@@ -6,7 +6,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-use crate::ScheduleError;
+use crate::Error;
 
 /// A way to draw the times of one step's blocks. Each time alone is uniform; they differ in how
 /// they hang together.
@@ -73,10 +73,10 @@ impl fmt::Display for TimeSampling {
 }
 
 impl FromStr for TimeSampling {
-    type Err = ScheduleError;
+    type Err = Error;
 
-    fn from_str(name: &str) -> Result<Self, ScheduleError> {
-        Self::ALL.into_iter().find(|it| it.name() == name).ok_or(ScheduleError::UnknownName)
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|it| it.name() == name).ok_or(Error::UnknownName)
     }
 }
 

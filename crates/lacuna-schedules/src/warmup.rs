@@ -1,6 +1,6 @@
 //! Bounds the first steps of training, in which the mask rate grows from almost nothing.
 
-use crate::{NoiseSchedule, ScheduleError};
+use crate::{Error, NoiseSchedule};
 
 /// Lets the highest mask rate grow linearly over the first steps, and drops the loss weight meanwhile.
 ///
@@ -40,11 +40,11 @@ impl Warmup {
     ///
     /// # Errors
     /// The rate is not in (0, 1].
-    pub fn with_rate_init(self, rate_init: f64) -> Result<Self, ScheduleError> {
+    pub fn with_rate_init(self, rate_init: f64) -> Result<Self, Error> {
         if rate_init > 0.0 && rate_init <= 1.0 {
             Ok(Self { rate_init, ..self })
         } else {
-            Err(ScheduleError::RateInit(rate_init))
+            Err(Error::RateInit(rate_init))
         }
     }
 

@@ -269,7 +269,7 @@ impl Tokenizer {
     }
 
     /// The added token that a text begins with, if it begins with one.
-    pub fn leading_added_token(&self, text: &str) -> Option<u32> {
+    pub(crate) fn leading_added_token(&self, text: &str) -> Option<u32> {
         let added = self.inner.get_added_tokens_decoder();
         let found = added.iter().filter(|(_, token)| text.starts_with(&token.content));
         found.max_by_key(|(_, token)| token.content.len()).map(|(id, _)| *id)

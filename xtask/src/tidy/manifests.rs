@@ -66,6 +66,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("lacuna-serve", &["lacuna-engine", "lacuna-files", "lacuna-text"]),
+    // Beside the levels: what tests share. It may see what several crates' tests want, and only tests see it.
+    ("lacuna-test", &["lacuna-text"]),
     // Level 3: what people add and run.
     ("lacuna", &["*"]),
     ("lacuna-cli", &["*"]),
@@ -97,6 +99,9 @@ const PROGRAMS: &[&str] = &["lacuna-cli", "lacuna-benches", "xtask"];
 /// Nothing uses these.
 const OUTSIDE: &[&str] = &["xtask", "lacuna-benches", "lacuna-cli"];
 
+/// Only tests use this.
+const OF_TESTS: &str = "lacuna-test";
+
 /// Invariants 1, 2, 3 and 8: the arrows between crates point one way.
 pub(super) fn directions(tree: &Tree) -> Vec<String> {
     let mut complaints = Vec::new();
@@ -122,6 +127,8 @@ pub(super) fn directions(tree: &Tree) -> Vec<String> {
             let is_test_only = kind == "dev-dependencies";
             if OUTSIDE.contains(&dependency) {
                 complaints.push(format!("{path}: nothing may use `{dependency}`"));
+            } else if dependency == OF_TESTS && !is_test_only {
+                complaints.push(format!("{path}: only dev-dependencies may name `{dependency}`"));
             } else if is_ours && !allowed && !is_test_only {
                 complaints.push(format!("{path}: `{name}` may not use `{dependency}`"));
             } else if !is_test_only && never.iter().any(|start| dependency.starts_with(**start)) {
@@ -266,6 +273,10 @@ mod tests {
         let uses = told("crates/lacuna", "[dev-dependencies]\nxtask = { path = \"\" }", directions);
         assert!(uses[0].contains("nothing may use `xtask`"));
         assert!(told("crates/lacuna-extra", "", directions)[0].contains("not in the table"));
+        let shared = |table: &str| format!("[{table}]\nlacuna-test.workspace = true");
+        assert_eq!(told("crates/lacuna-text", &shared("dev-dependencies"), directions), [""; 0]);
+        let linked = told("crates/lacuna-cli", &shared("dependencies"), directions);
+        assert!(linked[0].contains("only dev-dependencies"), "{linked:?}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ const CLEAN: &[&str] = &[
     "crates/lacuna-random/",
     "crates/lacuna-samplers/",
     "crates/lacuna-schedules/",
+    "crates/lacuna-test/",
     "crates/lacuna-text/",
     "xtask/",
 ];
@@ -47,7 +48,7 @@ const VERBS: &str = "\
     publishes pulls puts quantizes quotes ranks read reads receives records refuses releases \
     remembers removes renames renders repairs repeats replaces replay replays reports resolves \
     rests returns rotates run runs samples saves say says scales scripts scores see sees selects sends \
-    serves sets shall share shares should shows sorts splits stand stands starts stay stays \
+    serves sets shall share shares should shows sorts spells splits stand stands starts stay stays \
     steps stops stores streams sums supports survives sweeps take takes talks tell tells tests \
     throws times touches tracks trains translates turns understands undoes updates uses \
     validates waits walks wants warns was watches weighs were will won't works would wraps write \

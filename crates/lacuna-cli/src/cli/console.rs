@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 
 use lacuna_files::printable;
 
@@ -128,6 +129,14 @@ impl Spelling {
 
     fn rest(&mut self) -> String {
         printable(&String::from_utf8_lossy(&std::mem::take(&mut self.pending))).into_owned()
+    }
+}
+
+/// Says of files of the user's that stood in a folder which was replaced that they have other names now.
+pub(crate) fn tell_renamed(files: &[PathBuf]) {
+    for file in files {
+        let file = printable(&file.display().to_string());
+        note!("note: {file} is a file that was there before; its name was needed");
     }
 }
 

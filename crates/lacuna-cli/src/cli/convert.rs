@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Usage;
+use super::console::tell_renamed;
 use super::progress::{At, Progress, downloads, shows_progress};
 use super::ranges;
 use super::sizes::{ByteSize, shown};
@@ -129,6 +130,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     });
     drop(progress);
     let converted = converted?;
+    tell_renamed(&converted.renamed);
     if args.quiet {
         return Ok(());
     }

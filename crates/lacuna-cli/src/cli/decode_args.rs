@@ -11,6 +11,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use super::Usage;
+use super::flags::flag;
 use super::progress::{Progress, downloads, shows_progress};
 use super::ranges::{self, Ids};
 use super::sizes::ByteSize;
@@ -52,7 +53,7 @@ impl ModelArgs {
             note!("note: {ignored} is no token of this model and is ignored");
         }
         for note in model.notes() {
-            note!("note: {}", lacuna_files::printable(note));
+            note!("note: {}", lacuna_files::printable(&note.spelled(flag)));
         }
         for (kept, names) in model.fallbacks() {
             let wanted = self.dtype.map_or("", StorageDtype::name);
@@ -336,8 +337,8 @@ pub(crate) fn used(sampling: &Sampling) -> serde_json::Value {
 
 /// A fill rule, or what the rules are.
 fn fill_rule(text: &str) -> Result<FillRule, String> {
-    text.parse().map_err(|error: lacuna::samplers::SamplerError| match error {
-        lacuna::samplers::SamplerError::Setting { expected, .. } => format!("expected {expected}"),
+    text.parse().map_err(|error: lacuna::samplers::Error| match error {
+        lacuna::samplers::Error::Setting { expected, .. } => format!("expected {expected}"),
         other => other.to_string(),
     })
 }

@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let model = lacuna::locate(&args.model, &downloads(std::io::stderr().is_terminal()))?;
     if !model.exists() {
         let reason = "no such file or directory".into();
-        return Err(Error::NoModel { path: model, reason }.into());
+        return Err(Error::NotFound { path: model, reason }.into());
     }
     if args.verify {
         return super::verify::run(&model, args.json);

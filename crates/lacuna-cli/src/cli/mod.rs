@@ -17,6 +17,7 @@ mod decode_args;
 mod diff;
 mod edit;
 mod fill;
+mod flags;
 mod generate;
 mod init;
 mod inspect;
@@ -222,9 +223,13 @@ fn report(error: &anyhow::Error) -> ExitCode {
 
 /// An error and its causes in one line.
 fn said(error: &anyhow::Error) -> String {
-    let one = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref() {
-        Some(tensor) => lacuna::kernels::message(tensor),
-        None => cause.to_string(),
+    let one = |cause: &(dyn std::error::Error + 'static)| match (
+        cause.downcast_ref(),
+        cause.downcast_ref::<lacuna::Error>(),
+    ) {
+        (Some(tensor), _) => lacuna::kernels::message(tensor),
+        (_, Some(error)) => error.spelled(flags::flag),
+        _ => cause.to_string(),
     };
     let mut text = String::new();
     for cause in error.chain().map(one) {

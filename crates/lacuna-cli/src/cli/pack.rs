@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use super::console::tell_renamed;
 use super::ranges;
 
 /// Turn text into memory-mapped shards of packed windows.
@@ -101,7 +102,7 @@ fn pack(args: &Args) -> Result<()> {
     }
     let train = train.finish().context("the training part")?;
     let held_out = if kept_out > 0 { Some(held_out.finish()?) } else { None };
-    folders.publish(held_out.is_some())?;
+    tell_renamed(&folders.publish(held_out.is_some())?);
     if !args.quiet {
         out!(
             "{documents} documents ({kept_out} held out), {tokens_total} tokens, {bytes} bytes \

@@ -92,7 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             mask_id: args
                 .mask_id
                 .or_else(|| model.mask_id())
-                .ok_or_else(|| Error::Request(lacuna::no_mask(&model)))?,
+                .ok_or_else(|| Error::Unsupported { what: lacuna::no_mask(&model) })?,
         }),
     };
     let max = model.config().max_position_embeddings;

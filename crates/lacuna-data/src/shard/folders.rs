@@ -38,22 +38,25 @@ impl ShardFolders {
         self.held_out.path()
     }
 
-    /// Names both, or training text alone; then a held-out part that a packing left which was cut off goes.
+    /// Names both, or training text alone; then a held-out part that a packing left which was cut off goes. Files that
+    /// others put into an old part stay; those whose names had to change for it are returned.
     ///
     /// # Errors
     /// When `train` is there already, or the disk refuses.
-    pub fn publish(self, with_held_out: bool) -> Result<()> {
+    pub fn publish(self, with_held_out: bool) -> Result<Vec<PathBuf>> {
         let is_ours = |name: &str| name == MANIFEST || name.starts_with("shard-");
         let old = &self.held_out_target;
+        let mut renamed = Vec::new();
         if with_held_out {
-            self.held_out.replace(is_ours)?;
+            renamed = self.held_out.replace(is_ours)?;
         } else if old.join(MANIFEST).exists() {
             // Files that others put there stay.
-            WholeFolder::beside(old)?.replace(is_ours)?;
+            renamed = WholeFolder::beside(old)?.replace(is_ours)?;
             if lacuna_files::list(old).is_ok_and(|left| left.is_empty()) {
                 lacuna_files::remove_empty_folder(old).map_err(io_error(old, "remove"))?;
             }
         }
-        Ok(self.train.publish()?)
+        self.train.publish()?;
+        Ok(renamed)
     }
 }

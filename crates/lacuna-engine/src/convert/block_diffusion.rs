@@ -8,7 +8,8 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use super::files::CarriedFiles;
-use crate::error::{Error, Result};
+use crate::advice::Knob;
+use crate::error::{Error, Result, unsupported};
 
 /// The spelling of an appended token if no name is given: as the released tokenizers spell theirs.
 const MASK: &str = "<[MASK_TOKEN]>";
@@ -89,8 +90,8 @@ pub(super) fn apply(
         to.mask_embedding.unwrap_or(if appends { MaskStart::Mean } else { MaskStart::AsIs });
     let new_row = row == config.vocab_size;
     if new_row && start == MaskStart::AsIs {
-        let reason = "an appended row has no values yet: --mask-embedding mean";
-        return Err(Error::Request(reason.into()));
+        let reason = format!("an appended row has no values yet: {} mean", Knob::MaskEmbedding);
+        return Err(unsupported(reason));
     }
     config.vocab_size = config.vocab_size.max(row + 1);
     let four = const { NonZeroUsize::new(4).expect("not zero") };
@@ -122,15 +123,17 @@ fn mask_id(config: &Config, side: &mut CarriedFiles, token: Option<&MaskToken>) 
             ))
         })?,
         None => config.mask_token_id().or_else(|| named(MASK)).ok_or_else(|| {
-            Error::Request(
-                "the checkpoint names no MASK token: --mask-token NAME, an id, or append".into(),
-            )
+            unsupported(format!(
+                "the checkpoint names no MASK token: {} NAME, an id, or append",
+                Knob::MaskToken
+            ))
         })?,
     };
     if id as usize >= config.vocab_size {
         let rows = config.vocab_size;
-        let reason = format!("--mask-token {id}: the embedding has {rows} rows; append adds one");
-        return Err(Error::Request(reason));
+        let reason =
+            format!("{} {id}: the embedding has {rows} rows; append adds one", Knob::MaskToken);
+        return Err(unsupported(reason));
     }
     if let Some(tokenizer) = &tokenizer
         && let Some(name) = tokenizer.id_to_token(id)

@@ -5,7 +5,8 @@ use lacuna_text::{ChatTemplate, Facts, Settings, Tokenizer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::advice::Knob;
+use crate::error::{Error, Result, unsupported};
 use crate::open::{open_settings, tokenizer_file};
 
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -117,8 +118,8 @@ impl CarriedFiles {
         let tokenizer = Tokenizer::of_model(text.as_bytes(), self.rows, &self.file)?;
         if let Some(id) = tokenizer.token_to_id(name) {
             let reason =
-                format!("the tokenizer has `{name}` already, as id {id}: --mask-token {id}");
-            return Err(Error::Request(reason));
+                format!("the tokenizer has `{name}` already, as id {id}: {} {id}", Knob::MaskToken);
+            return Err(unsupported(reason));
         }
         let id = u32::try_from(tokenizer.vocab_size()).expect("ids are u32");
         drop(tokenizer);
@@ -159,7 +160,10 @@ impl CarriedFiles {
                     "{name} has {} bytes; at most {LONGEST_EDITED} are expected where MASK is to be named in it",
                     text.len()
                 );
-                return Err(Error::Place { path: self.file.with_file_name(name), reason });
+                return Err(Error::Place {
+                    path: self.file.with_file_name(name),
+                    reason: reason.into(),
+                });
             }
             let Ok(Value::Object(mut map)) = serde_json::from_str::<Value>(text) else { continue };
             map.insert("mask_token".into(), mask.into());

@@ -3,11 +3,12 @@
 use lacuna_checkpoint::Format;
 use std::path::{Path, PathBuf};
 
+use crate::advice::{Advice, Knob};
 use crate::error::{Error, Result};
 
 /// Refuses what would be lost or could not be read back.
 pub(super) fn check(from: &Path, to: &Path, format: Format, force: bool) -> Result<()> {
-    let refuse = |reason: String| Err(Error::Place { path: to.to_owned(), reason });
+    let refuse = |reason: Advice| Err(Error::Place { path: to.to_owned(), reason });
     if to.file_name().is_none() {
         return refuse("is no name for a new file or directory".into());
     }
@@ -27,9 +28,13 @@ pub(super) fn check(from: &Path, to: &Path, format: Format, force: bool) -> Resu
         (false, Format::Safetensors) => refuse("is a file; safetensors go into a directory".into()),
         (false, Format::Gguf) if !to.is_file() => refuse("is no regular file".into()),
         (true, Format::Safetensors) if is_empty(to) => Ok(()),
-        (_, _) if !force => refuse("exists already; --force replaces it".into()),
+        (_, _) if !force => refuse(format!("exists already; {} replaces it", Knob::Force).into()),
         (true, Format::Safetensors) if !holds_only_a_checkpoint(to) => {
-            refuse("holds more than a checkpoint's files; not even --force deletes those".into())
+            let reason = format!(
+                "holds more than a checkpoint's files; not even {} deletes those",
+                Knob::Force
+            );
+            refuse(reason.into())
         }
         _ => Ok(()),
     }

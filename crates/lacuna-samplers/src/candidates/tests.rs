@@ -141,7 +141,7 @@ fn logits_that_are_no_numbers_are_an_error() {
             Needs::default(),
             site(&[])
         ),
-        Err(SamplerError::NothingAllowed { request: 3, position: 7 })
+        Err(Error::NothingAllowed { request: 3, position: 7 })
     ));
     for temperature in [0.0, 1.0] {
         let sampling = Sampling { temperature, ..Sampling::default() };
@@ -152,7 +152,7 @@ fn logits_that_are_no_numbers_are_an_error() {
                 Needs::default(),
                 site(&[0, 1])
             ),
-            Err(SamplerError::NothingAllowed { .. })
+            Err(Error::NothingAllowed { .. })
         ));
     }
 }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Talk, Turns};
 use crate::cli::progress::count;
-use crate::cli::{signals, watch};
+use crate::cli::{said, signals, watch};
 
 /// True if Ctrl-C was pressed since the answer began.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -82,7 +82,7 @@ pub(super) fn converse(turns: &mut Turns<'_>, talk: &mut Talk, no_history: bool)
             if closed {
                 return Err(error);
             }
-            note!("{error:#}");
+            note!("{}", said(&error));
         } else if STOP.load(Ordering::SeqCst) {
             note!("stopped");
         }

@@ -1,0 +1,26 @@
+//! Tests the program from outside, in one test program: a module is a subject.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod command_line;
+mod commands;
+mod convert;
+#[cfg(target_os = "linux")]
+mod eight_b;
+mod families;
+#[cfg(feature = "hub")]
+mod hostile_hub;
+#[cfg(feature = "hub")]
+mod hub;
+mod init;
+mod modes;
+mod packing;
+mod people;
+mod prompts;
+mod reliability;
+#[cfg(unix)]
+mod stopping;
+mod support;
+mod traces;
+mod user_files;
+mod whole_checkpoints;

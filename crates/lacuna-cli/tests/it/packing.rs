@@ -1,0 +1,149 @@
+//! Packs with `lacuna pack` and trains on it: both say what they passed over.
+
+use lacuna_test::fixtures;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn lacuna(folder: &Path, arguments: &[&str]) -> Output {
+    let binary = env!("CARGO_BIN_EXE_lacuna");
+    Command::new(binary).current_dir(folder).args(arguments).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text)).concat()
+}
+
+/// A folder with a tokenizer, a corpus of one file and a recipe of two steps.
+fn folder(data: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    fs::copy(fixtures().join("tokenizer/tokenizer.json"), root.join("tok.json")).unwrap();
+    fs::create_dir(root.join("src")).unwrap();
+    fs::write(root.join("src/a.py"), "def f(x):\n    return x + 1\n".repeat(40)).unwrap();
+    fs::write(root.join("src/.env"), "hidden").unwrap();
+    let recipe = format!(
+        "name = \"r\"\nseed = 1\n[model]\nhidden_size = 16\nintermediate_size = 16\nlayers = 1\nheads = 2\n\
+         [data]\ntokenizer = \"tok.json\"\nwindow = 16\n{data}\n\
+         [[stage]]\nname = \"a\"\nobjective = \"autoregressive\"\nsteps = 2\nbatch_size = 2\nlearning_rate = 1e-3\n"
+    );
+    fs::write(root.join("r.toml"), recipe).unwrap();
+    folder
+}
+
+const PACK: [&str; 7] = ["pack", "--tokenizer", "tok.json", "--window", "16", "--out", "shards"];
+
+fn pack(folder: &Path, more: &[&str]) -> Output {
+    lacuna(folder, &[&PACK, more].concat())
+}
+
+fn train(folder: &Path, out: &str, more: &[&str]) -> Output {
+    lacuna(folder, &[&["train", "r.toml", "--out", out], more].concat())
+}
+
+#[test]
+fn shards_with_nothing_held_out_train_as_the_corpus_does() {
+    let shards = folder("shards = \"shards\"");
+    let root = shards.path();
+    let packed = pack(root, &["--held-out", "0", "src"]);
+    assert!(packed.status.success(), "{}", said(&packed));
+    assert!(said(&packed).contains("passed over 1 hidden"), "{}", said(&packed));
+    assert!(!root.join("shards/held-out").exists());
+    let ran = train(root, "run", &[]);
+    assert!(ran.status.success(), "{}", said(&ran));
+    assert!(said(&ran).contains("nothing is held out"), "{}", said(&ran));
+    // As earlier versions left it.
+    fs::create_dir(root.join("shards/held-out")).unwrap();
+    assert!(train(root, "run-2", &["-q"]).status.success());
+
+    let corpus = folder("corpus = [\"src\"]\nheld_out = 0.0");
+    let ran = train(corpus.path(), "run", &[]);
+    assert!(said(&ran).contains("passed over 1 hidden"), "{}", said(&ran));
+    let weights = |root: &Path| fs::read(root.join("run/final/model.safetensors")).unwrap();
+    assert!(weights(root) == weights(corpus.path()), "other windows from shards than from text");
+}
+
+#[test]
+fn shards_that_do_not_fit_or_are_damaged_are_named_before_the_first_step() {
+    let folder = folder("shards = \"shards\"");
+    let root = folder.path();
+    assert!(pack(root, &["--held-out", "0", "src"]).status.success());
+    let ran = train(root, "run", &["--set", "data.window=8"]);
+    assert!(said(&ran).contains("windows hold 16 tokens, data.window says 8"), "{}", said(&ran));
+    let shard = root.join("shards/train/shard-00000.bin");
+    let mut bytes = fs::read(&shard).unwrap();
+    bytes[130] ^= 1;
+    fs::write(&shard, bytes).unwrap();
+    let ran = train(root, "run", &[]);
+    assert_eq!(ran.status.code(), Some(1));
+    assert!(said(&ran).contains("shard 0") && said(&ran).contains("hash"), "{}", said(&ran));
+    let ran = train(root, "run", &["-q", "--set", "data.verify_shards=false"]);
+    assert!(ran.status.success(), "{}", said(&ran));
+}
+
+#[test]
+fn a_packing_is_whole_or_absent_and_never_over_another() {
+    let folder = folder("");
+    let root = folder.path();
+    let failed = pack(root, &["nowhere"]);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(!root.join("shards").exists(), "nothing is left of a packing that failed");
+    assert!(pack(root, &["--held-out", "0", "src"]).status.success());
+    let before = fs::read(root.join("shards/train/manifest.json")).unwrap();
+    let again = pack(root, &["--held-out", "0", "src"]);
+    assert!(said(&again).contains("already holds shards"), "{}", said(&again));
+    assert_eq!(fs::read(root.join("shards/train/manifest.json")).unwrap(), before);
+    let names: Vec<_> =
+        fs::read_dir(root.join("shards")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["train"]);
+}
+
+#[test]
+fn numbers_that_no_recipe_can_say_are_wrong_usage() {
+    let folder = folder("");
+    for flags in [["--window", "1"], ["--held-out", "1"], ["--held-out", "NaN"]] {
+        let ran = lacuna(
+            folder.path(),
+            &[&["pack", "--tokenizer", "tok.json", "--out", "o"], &flags[..], &["src"]].concat(),
+        );
+        assert_eq!(ran.status.code(), Some(2), "{flags:?} {}", said(&ran));
+    }
+    let flags = ["tokenizer", "--vocab-size", "300", "--out", "t", "--held-out", "2", "src"];
+    assert_eq!(lacuna(folder.path(), &flags).status.code(), Some(2));
+    let all = pack(folder.path(), &["--held-out", "0.9999999", "src"]);
+    assert!(said(&all).contains("all 1 documents are held out"), "{}", said(&all));
+}
+
+#[test]
+fn a_model_gives_its_tokenizer_to_packing_as_it_does_to_a_run() {
+    let folder = folder("shards = \"shards\"");
+    let root = folder.path();
+    let model =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/models/tiny_untied");
+    let model = model.to_str().unwrap();
+    assert!(lacuna(root, &["convert", model, "model.gguf"]).status.success());
+    let packed = |tokenizer: &str, out: &str| {
+        let ran = lacuna(
+            root,
+            &["pack", "--tokenizer", tokenizer, "--window", "16", "--out", out, "src"],
+        );
+        assert!(ran.status.success(), "{}", said(&ran));
+        let manifest = files(&root.join(out));
+        assert!(!manifest.is_empty());
+        manifest
+    };
+    let expected = packed(&format!("{model}/tokenizer.json"), "of-file");
+    assert!(packed(model, "of-folder") == expected);
+    assert!(packed("model.gguf", "of-gguf").len() == expected.len());
+}
+
+/// The contents of a folder's files, in the order of their paths.
+fn files(folder: &Path) -> Vec<Vec<u8>> {
+    let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    entries.sort();
+    let content = |path: std::path::PathBuf| match path.is_dir() {
+        true => files(&path),
+        false => vec![fs::read(path).unwrap()],
+    };
+    entries.into_iter().flat_map(content).collect()
+}

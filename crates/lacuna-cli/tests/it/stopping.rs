@@ -1,0 +1,120 @@
+//! Stops a run in every way: each saves it, and the run goes on from there.
+
+use crate::support::said;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn recipe() -> String {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml").display().to_string()
+}
+
+fn train(out: &Path, more: &[&str]) -> Vec<String> {
+    let out = out.display().to_string();
+    let recipe = recipe();
+    let flat = ["stage.0.learning_rate_warmup=0", "stage.0.learning_rate_decay=0"];
+    let args = ["train", &recipe, "--out", &out, "--quiet", "--set", "evaluation.prompts=[]"];
+    let args = [&args[..], &["--set", flat[0], "--set", flat[1]]].concat();
+    args.iter().chain(more).map(|arg| (*arg).to_owned()).collect()
+}
+
+fn lacuna() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_lacuna"))
+}
+
+/// Waits until the run has taken some steps.
+fn wait_for_steps(out: &Path) {
+    let until = Instant::now() + Duration::from_secs(120);
+    let lines = || std::fs::read_to_string(out.join("metrics.jsonl")).unwrap_or_default();
+    while lines().lines().count() < 3 {
+        assert!(Instant::now() < until, "no step was taken");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn send(child: &Child, signal: &str) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
+/// Tells whether this process, and so its children, ignore a signal: a shell starts background jobs
+/// so.
+fn ignored(number: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (number - 1) & 1 == 1
+}
+
+#[test]
+fn every_signal_that_asks_to_end_saves_and_the_status_says_which() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = ["--set", "stage.0.steps=1000000", "--resume"];
+    for (signal, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("USR1", 10)] {
+        if ignored(number) {
+            continue;
+        }
+        let out = folder.path().join(signal);
+        let mut command = lacuna();
+        command.args(train(&out, &long)).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        wait_for_steps(&out);
+        send(&child, signal);
+        let status = child.wait().unwrap();
+        if cfg!(target_os = "linux") || signal != "USR1" {
+            assert_eq!(status.code(), Some(128 + number), "SIG{signal}");
+        }
+        assert_eq!(std::fs::read_dir(out.join("checkpoints")).unwrap().count(), 1, "SIG{signal}");
+        let record = std::fs::read_to_string(out.join("run.json")).unwrap();
+        assert!(record.contains("\"end\": \"stopped\""), "{record}");
+        let again = [&long[..], &["--set", "stage.0.steps=1"]].concat();
+        let refused = lacuna().args(train(&out, &again)).output().unwrap();
+        assert!(said(&refused).contains("steps of the stage are taken"), "{}", said(&refused));
+    }
+}
+
+#[test]
+fn a_signal_that_the_caller_ignores_stops_nothing() {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_lacuna")]);
+    command.args(train(&out, &["--set", "stage.0.steps=1000000"]));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_steps(&out);
+    send(&child, "HUP");
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(child.try_wait().unwrap().is_none(), "SIGHUP ended a run that ignores it");
+    send(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+#[test]
+fn a_run_killed_before_it_saved_starts_again_by_the_same_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut command = lacuna();
+    command.args(train(&out, &["--set", "stage.0.steps=1000000", "--resume"]));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_steps(&out);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let again = lacuna().args(train(&out, &["--resume"])).output().unwrap();
+    assert!(again.status.success(), "{}", said(&again));
+    assert!(said(&again).contains("starting from the beginning"), "{}", said(&again));
+    // And once more: it is finished, which is no failure.
+    let done = lacuna().args(train(&out, &["--resume"])).output().unwrap();
+    assert!(done.status.success(), "{}", said(&done));
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(said.contains("is finished") && said.contains("--accept-changes"), "{said}");
+    let results = std::fs::read_to_string(out.join("results.json")).unwrap();
+    assert!(results.contains("exact-nelbo") && results.contains("bits_per_byte"), "{results}");
+    let record = std::fs::read_to_string(out.join("run.json")).unwrap();
+    for field in ["version", "processor", "threads", "data.corpus", "seconds", "peak_memory_bytes"]
+    {
+        assert!(record.contains(&format!("\"{field}\"")), "{field} is missing: {record}");
+    }
+}

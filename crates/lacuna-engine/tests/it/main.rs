@@ -1,0 +1,12 @@
+//! Tests this crate from outside, in one program: a module is a subject.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod batches;
+mod conversation;
+mod decoding;
+mod editing;
+mod released_tokenizer;
+mod sessions;
+mod smollm2;
+mod support;

@@ -1,0 +1,133 @@
+//! Holds a session to keep what it has when a call fails, and to know its sequences by name.
+
+use candle_core::{DType, Device};
+use lacuna_engine::{Error, Session};
+use lacuna_model::{Config, Mode, Predicts, Transformer};
+use lacuna_samplers::{Denoiser, Segment, Speculative, View};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+const MASK: u32 = 5;
+const FOUR: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+const BLOCKS: View = View::Blocks { block_size: FOUR };
+const POSITIONS: usize = 24;
+
+/// Random weights, few positions, and a head that is shifted or not.
+fn model(shifted: bool) -> Arc<Transformer> {
+    let config = Config {
+        vocab_size: 64,
+        hidden_size: 32,
+        intermediate_size: 48,
+        num_layers: 2,
+        num_heads: 4,
+        num_kv_heads: 2,
+        head_dim: 8,
+        max_position_embeddings: POSITIONS,
+        mode: Mode::BlockDiffusion { block_size: FOUR, mask_token_id: Some(MASK) },
+        ..Config::default()
+    };
+    let mut model = Transformer::init(config, 3, DType::F32, &Device::Cpu).unwrap();
+    model.set_predicts(if shifted { Predicts::Next } else { Predicts::Same });
+    Arc::new(model)
+}
+
+fn tokens(count: u32, seed: u32) -> Vec<u32> {
+    (0..count).map(|i| 6 + (i * 13 + seed * 7) % 50).collect()
+}
+
+fn causal(sequence: usize) -> Segment<'static> {
+    Segment { sequence, view: View::Causal, block: &[], rows: &[0] }
+}
+
+fn blocks(sequence: usize, rows: &[usize]) -> Segment<'_> {
+    Segment { sequence, view: BLOCKS, block: &[MASK; 4], rows }
+}
+
+fn logits(session: &mut Session, segments: &[Segment<'_>]) -> Result<Vec<Vec<f32>>, Error> {
+    let mut rows = Vec::new();
+    session.denoise(segments, &mut |row| rows.push(row.to_vec()))?;
+    Ok(rows)
+}
+
+/// A session with a sequence in blocks (0), a causal one (1) and one at its last position (2), each with something
+/// queued.
+fn begun(shifted: bool) -> Session {
+    let mut session = Session::new(model(shifted));
+    session.prefill(0, &tokens(8, 1), BLOCKS).unwrap();
+    session.prefill(1, &tokens(7, 2), View::Causal).unwrap();
+    session.prefill(2, &tokens(POSITIONS as u32, 3), View::Causal).unwrap();
+    session.commit(0, &tokens(4, 4)).unwrap();
+    session.commit(2, &[9]).unwrap();
+    session
+}
+
+#[test]
+fn a_pass_that_fails_leaves_every_sequence_as_it_was() {
+    for shifted in [false, true] {
+        let rows = [0, 1, 3];
+        let pair = [blocks(0, &rows), causal(1)];
+        let expected = logits(&mut begun(shifted), &pair).unwrap();
+        assert_eq!(expected.len(), 4);
+
+        let mut session = begun(shifted);
+        for segments in [
+            &[pair[0], pair[1], causal(2)][..],
+            &[causal(2), pair[1], pair[0]],
+            &[pair[0], causal(7)],
+            &[pair[0], pair[1], pair[0]],
+        ] {
+            logits(&mut session, segments).unwrap_err();
+        }
+        assert_eq!(logits(&mut session, &pair).unwrap(), expected, "shifted: {shifted}");
+        // The queues went with that pass: the same again, from the caches.
+        assert_eq!(logits(&mut session, &pair[1..]).unwrap(), expected[3..]);
+        for (row, expected) in logits(&mut session, &pair).unwrap().iter().zip(&expected) {
+            let apart = row.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-4, "{apart}, shifted: {shifted}");
+        }
+        // In any order.
+        let swapped = logits(&mut session, &[pair[1], pair[0]]).unwrap();
+        assert_eq!(swapped[0], expected[3]);
+    }
+}
+
+#[test]
+fn a_sequence_that_was_not_begun_is_an_error_and_not_an_empty_one() {
+    let mut session = begun(false);
+    let said = |result: Result<(), Error>| result.unwrap_err().to_string();
+    let unknown = "sequence 7 was not begun, or has been released";
+    assert_eq!(said(logits(&mut session, &[causal(7)]).map(drop)), unknown);
+    assert_eq!(said(session.commit(7, &[9])), unknown);
+    assert_eq!(said(session.speculate(7, &[9; 4], MASK, &mut |_| {})), unknown);
+    assert_eq!(said(session.accept(7, 0)), unknown);
+    assert_eq!(said(session.rewind(7, &[9], View::Causal).map(drop)), unknown);
+    session.release(7);
+    session.release(1);
+    let released = said(logits(&mut session, &[causal(1)]).map(drop));
+    assert_eq!(released, unknown.replace('7', "1"));
+
+    assert_eq!(said(session.prefill(0, &[], BLOCKS)), "sequence 0 was begun already");
+    let other = Segment { view: View::Causal, ..blocks(0, &[0]) };
+    assert_eq!(
+        said(logits(&mut session, &[other]).map(drop)),
+        "sequence 0 was begun under another view"
+    );
+    session.prefill(1, &[], View::Causal).unwrap();
+    let nothing = said(logits(&mut session, &[causal(1)]).map(drop));
+    assert!(nothing.contains("at least one token"), "{nothing}");
+}
+
+#[test]
+fn a_remembered_sequence_is_begun_anew_before_it_is_used() {
+    let mut session = Session::new(model(false)).remembering();
+    session.prefill(0, &tokens(8, 1), BLOCKS).unwrap();
+    session.release(0);
+    logits(&mut session, &[blocks(0, &[0])]).unwrap_err();
+    let passes = session.passes();
+    session.prefill(0, &tokens(8, 1), BLOCKS).unwrap();
+    assert_eq!(session.passes(), passes, "all of it is remembered");
+    let again = logits(&mut session, &[blocks(0, &[0, 2])]).unwrap();
+    let mut fresh = Session::new(model(false));
+    fresh.prefill(0, &tokens(8, 1), BLOCKS).unwrap();
+    assert_eq!(logits(&mut fresh, &[blocks(0, &[0, 2])]).unwrap(), again);
+}

@@ -1,0 +1,7 @@
+//! Tests this crate from outside, in one program: a module is a subject.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod power;
+mod support;
+mod whole;
