@@ -29,5 +29,4 @@ if [ "${1:-}" = fetch ]; then
     exit
 fi
 export LACUNA_SMOLLM2_GGUF=$PWD/$file
-cargo test --release --package lacuna-engine --test it smollm2 -- --ignored --nocapture
-cargo test --release --package lacuna-checkpoint --test smollm2 -- --ignored --nocapture
+cargo test --release --package lacuna-engine --package lacuna-checkpoint --test it smollm2 -- --ignored --nocapture

@@ -13,7 +13,7 @@ use lacuna_train::{AdamW, AdamWConfig, Parameter};
 
 use crate::machine::Machine;
 use crate::measure::{Effort, pairs};
-use crate::report::Row;
+use crate::rows::Row;
 
 /// A benchmark; building its case may take memory and time, so that happens only when it runs.
 #[derive(Debug)]

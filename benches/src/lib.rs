@@ -12,6 +12,7 @@ mod machine;
 mod measure;
 mod plot;
 mod report;
+mod rows;
 mod train;
 
 use std::path::PathBuf;

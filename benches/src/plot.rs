@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use crate::report::Row;
+use crate::rows::Row;
 
 /// One bar per benchmark: how many times faster than plain tensor operations, on a logarithmic axis.
 pub(crate) fn speedups(file: &Path, rows: &[Row]) -> Result<()> {

@@ -6,17 +6,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::machine::Machine;
-use crate::measure::{Pair, Timing};
+use crate::measure::Timing;
 use crate::plot;
-
-/// One measured comparison.
-pub(crate) struct Row {
-    pub(crate) name: &'static str,
-    pub(crate) pair: Pair,
-    /// Seconds below which this machine can't go.
-    pub(crate) floor: f64,
-    pub(crate) error: f64,
-}
+use crate::rows::Row;
 
 pub(crate) const HEADER: &str = "\
 benchmark                                  lacuna    plain tensor ops   faster   machine's floor   of floor   error    runs";
@@ -28,11 +20,6 @@ cache can be above 100 % of it.
 error: largest difference between the two answers, relative to the largest value.";
 
 impl Row {
-    /// The share of the machine that is used: floor over the best time.
-    pub(crate) fn of_floor(&self) -> f64 {
-        self.floor / self.pair.fast.best()
-    }
-
     pub(crate) fn line(&self) -> String {
         format!(
             "{:<40} {:>10}  {:>12}  {:>10.2}×  {:>12}  {:>10.0} %   {:.0e}  {:>6}",
@@ -161,7 +148,7 @@ fn push_lines<S: std::fmt::Display>(page: &mut String, lines: impl Iterator<Item
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::Timing;
+    use crate::measure::Pair;
 
     #[test]
     fn times_are_shown_in_a_unit_that_fits() {

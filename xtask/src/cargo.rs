@@ -7,6 +7,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+/// `-j2` throughout: a step may need 2 GB a job, and the machines that run this have two cores.
+pub(crate) const JOBS: &str = "-j2";
+
 /// The folder that holds the workspace's Cargo.toml.
 pub(crate) fn root() -> PathBuf {
     // Cargo sets the variable for `cargo run`; the built-in value serves a program started by hand.
@@ -101,6 +104,11 @@ pub(crate) fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or_default();
     let words = std::iter::once(program).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+/// The release binary of the program, built if need be.
+pub(crate) fn lacuna() -> Result<PathBuf> {
+    build("lacuna", &["--locked", "--release", "--package", "lacuna-cli", JOBS])
 }
 
 #[cfg(test)]

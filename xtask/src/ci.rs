@@ -1,13 +1,13 @@
 //! `cargo xtask ci` runs every check that a change must pass, cheap ones first.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::cargo::{self, cargo, run};
+use crate::cargo::{self, JOBS, cargo, lacuna, run};
 use crate::{arm, cuda, fixtures, tidy};
 
 /// The part of the checks that is asked for.
@@ -35,9 +35,6 @@ enum Outcome {
     Tests(Tests),
     Skipped(String),
 }
-
-/// `-j2` throughout: a step may need 2 GB a job, and the machines that run this have two cores.
-const JOBS: &str = "-j2";
 
 const STEPS: &[Step] = &[
     Step { name: "fmt", about: "rustfmt changes nothing", check: fmt },
@@ -310,11 +307,6 @@ fn smoke() -> Result<Outcome> {
         print!("{printed}");
     }
     Ok(Outcome::Passed)
-}
-
-/// The release binary, built if need be.
-pub(crate) fn lacuna() -> Result<PathBuf> {
-    cargo::build("lacuna", &["--locked", "--release", "--package", "lacuna-cli", JOBS])
 }
 
 /// Tells whether `printed` is one JSON object in which every `path:type` of `keys` holds.

@@ -7,8 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use crate::cargo::lacuna;
 use crate::cargo::{self, run};
-use crate::ci::lacuna;
 
 /// The way to deal with a difference.
 #[derive(clap::Args)]

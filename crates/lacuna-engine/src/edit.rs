@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::generate::{Completion, GenerateOptions, Prompt, prompt_ids, write};
+use crate::generate::{Completion, write};
 use crate::open::Model;
+use crate::options::{GenerateOptions, Prompt, prompt_ids};
 use crate::resolve::{Plan, Resolved};
 use crate::session::Session;
 

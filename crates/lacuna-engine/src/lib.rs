@@ -34,6 +34,7 @@ mod generate;
 mod hub;
 mod memory;
 mod open;
+mod options;
 mod resolve;
 mod session;
 mod text;
@@ -52,13 +53,12 @@ pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffus
 pub use edit::edit;
 pub use engine::{Engine, EngineOptions, Event, Id};
 pub use error::{Error, Result};
-pub use generate::{
-    Completion, GenerateOptions, MAX_NEW_TOKENS, Prompt, Seconds, generate, generate_in, prompt_ids,
-};
+pub use generate::{Completion, Seconds, generate, generate_in};
 pub use hub::{Download, locate};
 pub use memory::{MemoryLimit, available_bytes};
 pub use open::{Model, OpenOptions, select_device, usual_mask};
-pub use resolve::{Algorithm, Plan, Resolved, algorithm, mismatch as mode_mismatch, no_mask};
+pub use options::{Algorithm, GenerateOptions, MAX_NEW_TOKENS, Prompt, prompt_ids};
+pub use resolve::{Plan, Resolved, algorithm, mismatch as mode_mismatch, no_mask};
 pub use session::Session;
 pub use text::TokenText;
 pub use trace::TraceFile;

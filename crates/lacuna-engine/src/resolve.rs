@@ -9,25 +9,14 @@ use std::num::NonZeroUsize;
 
 use crate::advice::{Advice, Knob};
 use crate::error::{Error, Result, unsupported};
-use crate::generate::{GenerateOptions, Prompt, prompt_ids};
 use crate::open::Model;
+use crate::options::{Algorithm, GenerateOptions, Prompt, prompt_ids};
 
 /// Tokens in a block where neither options nor checkpoint say.
 const BLOCK_SIZE: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
 
 /// The confidence from which positions are filled together where no rule is asked for.
 const TAU: f64 = 0.9;
-
-/// The algorithm that decodes a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
-    /// One after the other.
-    Autoregressive,
-    /// Block by block; a finished block is read in the first pass over the next one.
-    Blocks,
-    /// Block by block as the released code does it, step by step, its faults included.
-    Reference,
-}
 
 /// A request with nothing left to decide: what options and checkpoint amount to.
 #[derive(Clone, Debug)]

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::damage::Damage;
+
 /// The reason why something could not be read, written or locked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -88,8 +90,6 @@ pub enum Error {
         path: PathBuf,
     },
 }
-
-use crate::manifest::Damage;
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -5,10 +5,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use crate::damage::MANIFEST;
 use crate::disk;
 use crate::error::{Result, io};
-use crate::manifest::{MANIFEST, Manifest};
-use crate::partial::{ASIDE, Partial, parent};
+use crate::manifest::Manifest;
+use crate::parent::parent;
+use crate::partial::{ASIDE, Partial};
 use crate::whole::{create_folder, sync_all, sync_folder};
 
 /// A folder being filled under a name of its own; [`publish`](Self::publish) gives it the one it is for. Dropped

@@ -36,6 +36,7 @@
 
 #![deny(unsafe_code)]
 
+mod damage;
 mod disk;
 mod error;
 mod folder;
@@ -45,6 +46,7 @@ mod log;
 mod manifest;
 mod mapped;
 mod names;
+mod parent;
 mod partial;
 mod read;
 mod replace;
@@ -53,12 +55,13 @@ mod shown;
 pub mod testing;
 mod whole;
 
+pub use damage::{Damage, MANIFEST};
 pub use disk::File;
 pub use error::{Error, Result};
 pub use folder::{WholeFolder, remove_folder};
 pub use lock::{FileLock, FolderLock};
 pub use log::Log;
-pub use manifest::{Damage, FileHash, MANIFEST, Manifest, hash};
+pub use manifest::{FileHash, Manifest, hash};
 pub use mapped::MappedFile;
 pub use names::{list, point_to, remove_empty_folder, remove_file, remove_if_there, rename};
 pub use partial::{remove_all_leftovers, remove_leftovers};

@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use crate::disk::{File, sync_folder};
-use crate::partial::parent;
+use crate::parent::parent;
 use crate::read::{open_device, without_waiting};
 use crate::whole::leads_to_open_file;
 

@@ -8,11 +8,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::damage::{Damage, MANIFEST};
 use crate::error::{Error, Result, io};
 use crate::json;
-
-/// The manifest's own name in its folder.
-pub const MANIFEST: &str = "manifest.json";
 
 /// No manifest is longer: a stranger's file is not read into memory whole.
 const MOST_BYTES: u64 = 16 << 20;
@@ -34,39 +32,6 @@ pub struct FileHash {
     pub bytes: u64,
     /// BLAKE3 of its bytes, 64 hexadecimal digits.
     pub blake3: String,
-}
-
-/// In which way a file differs from its manifest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Damage {
-    /// It is not there.
-    Missing,
-    /// Its length is another.
-    Length {
-        /// The size or hash that the manifest names.
-        expected: u64,
-        /// The one that the file has.
-        found: u64,
-    },
-    /// As long as it was, with other bytes.
-    Content,
-    /// A folder, a pipe or a device in its place.
-    NoFile,
-}
-
-impl std::fmt::Display for Damage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Damage::Missing => write!(f, "is missing, though {MANIFEST} lists it"),
-            Damage::Length { expected, found } => {
-                write!(f, "is damaged: {found} bytes, and {MANIFEST} says {expected}")
-            }
-            Damage::Content => {
-                write!(f, "is damaged: its bytes are not those that {MANIFEST} has the hash of")
-            }
-            Damage::NoFile => write!(f, "is no regular file, though {MANIFEST} lists it as one"),
-        }
-    }
 }
 
 /// The BLAKE3 hash of bytes in memory, as 64 hexadecimal digits.

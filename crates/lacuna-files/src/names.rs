@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::disk;
-use crate::partial::parent;
+use crate::parent::parent;
 
 /// Lists what a folder holds, sorted by name; links are not followed.
 ///

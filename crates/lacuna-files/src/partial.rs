@@ -7,11 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::disk;
 use crate::error::{Result, io};
-
-/// The folder that a path's name stands in.
-pub(crate) fn parent(path: &Path) -> &Path {
-    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
+use crate::parent::parent;
 
 /// A file or folder that is being written: its name, and the handle whose lock says that its writer
 /// lives.

@@ -100,7 +100,7 @@ pub(crate) fn without_waiting(options: &mut OpenOptions) -> &OpenOptions {
 /// Tells whether the name stands for something that a process has open, as `/dev/stdout` and
 /// `/dev/fd/3` do, or for a device.
 pub(crate) fn names_open_file(path: &Path) -> bool {
-    let folder = crate::partial::parent(path);
+    let folder = crate::parent::parent(path);
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     cfg!(unix)
         && (folder == Path::new("/dev") || folder.starts_with("/proc") && folder.ends_with("fd"))

@@ -167,7 +167,7 @@ pub(crate) fn watched_folder(path: &Path) -> Option<Place> {
 }
 
 fn named(path: &Path) -> Option<PathBuf> {
-    Some(crate::partial::parent(path).canonicalize().ok()?.join(path.file_name()?))
+    Some(crate::parent::parent(path).canonicalize().ok()?.join(path.file_name()?))
 }
 
 fn place(path: PathBuf) -> Option<Place> {

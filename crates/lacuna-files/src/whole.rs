@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::{self, File};
 use crate::error::{Error, Result, io};
-use crate::partial::{Partial, parent};
+use crate::parent::parent;
+use crate::partial::Partial;
 
 /// A file being written under a name of its own; [`publish`](Self::publish) gives it the one it is for. Dropped
 /// before, it is removed.

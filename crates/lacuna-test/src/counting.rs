@@ -52,7 +52,7 @@ unsafe impl GlobalAlloc for Counting {
 /// If the program's allocator is not [`Counting`], which would count nothing.
 pub fn measured<T>(read: impl FnOnce() -> T) -> (T, isize) {
     let seen = LIVE.get();
-    let probe = Box::new([0u8; 64]);
+    let probe = std::hint::black_box(Box::new([0u8; 64]));
     assert!(LIVE.get() > seen, "`Counting` is not this program's #[global_allocator]");
     drop(probe);
     let before = LIVE.get();

@@ -9,6 +9,7 @@ mod describe;
 mod settings;
 
 pub use describe::Facts;
+pub(crate) use settings::Addition;
 pub use settings::{Generation, Settings};
 
 pub(crate) use config::LONGEST_SIDE_FILE;

@@ -15,12 +15,11 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 mod additions;
 mod check;
+mod file;
 mod json;
 mod model;
 mod parts;
 mod patterns;
-
-pub(crate) use additions::Addition;
 
 /// The special tokens of a tokenizer that [`Tokenizer::train_bpe`] makes, in order of their ids.
 ///

@@ -135,7 +135,8 @@ impl Spelling {
 /// Says of files of the user's that stood in a folder which was replaced that they have other names now.
 pub(crate) fn tell_renamed(files: &[PathBuf]) {
     for file in files {
-        let file = printable(&file.display().to_string());
+        let file = file.display().to_string();
+        let file = printable(&file);
         note!("note: {file} is a file that was there before; its name was needed");
     }
 }

@@ -18,12 +18,13 @@ use super::user_file::{Question, UserFile, shown, with_line_ends};
 use super::{Usage, console};
 
 mod answer;
+mod asked;
 mod fences;
 pub(super) mod region;
 mod wording;
 mod wrapping;
 
-use answer::Asked;
+use asked::Asked;
 use region::{Lines, Window};
 
 /// Rewrite a file, or some lines of it, as an instruction says.

@@ -28,6 +28,7 @@ mod progress;
 mod ranges;
 mod replay;
 mod score;
+mod screen;
 mod show;
 mod signals;
 mod sizes;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::watch;
+use super::screen;
 
 /// Calls `interrupted` on every Ctrl-C. A shutdown or a closed terminal gives the terminal back, then ends the
 /// program as it would without us.
@@ -25,7 +25,7 @@ pub(crate) fn on_interrupt(interrupted: impl Fn() + Send + 'static) -> io::Resul
                 interrupted();
                 continue;
             }
-            watch::restore();
+            screen::restore();
             // Its caller sees which signal it was.
             let _ = signal_hook::low_level::emulate_default_handler(signal);
         }

@@ -2,26 +2,24 @@
 
 use anyhow::{Context, Result};
 use crossterm::style::{Attribute, Color, Print, ResetColor, SetAttribute, SetForegroundColor};
-use crossterm::terminal::{self, Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen};
+use crossterm::terminal::{self, Clear, ClearType, EnterAlternateScreen};
 use crossterm::{cursor, execute, queue};
 use std::io::{IsTerminal, Write};
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
 use lacuna_files::is_moving;
 
 use super::canvas::{Canvas, State, Texts, pieces};
+use super::screen::{TAKEN, give_back, restore};
 use super::{Usage, signals};
 
 /// The terminal while it belongs to us; given back when dropped, on a panic and on every signal that ends the
 /// program: Ctrl-C, a closed terminal, a shutdown.
 #[derive(Debug)]
 pub(crate) struct Screen(());
-
-/// True if the terminal is ours.
-static TAKEN: AtomicBool = AtomicBool::new(false);
 
 impl Screen {
     /// Takes the terminal.
@@ -81,19 +79,6 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         restore();
-    }
-}
-
-/// Gives the terminal back at once, if it is ours: for handlers of signals.
-pub(crate) fn restore() {
-    give_back(&mut std::io::stdout());
-}
-
-/// Leaves the terminal as it was found; does nothing the second time.
-fn give_back(out: &mut impl Write) {
-    if TAKEN.swap(false, Ordering::SeqCst) {
-        // If the terminal is gone, there is nothing to give back.
-        let _ = execute!(out, ResetColor, cursor::Show, LeaveAlternateScreen);
     }
 }
 

@@ -4,7 +4,7 @@ use crate::support::{lacuna, stdout};
 use lacuna::model::{AttentionMask, Batch, Sequence};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")

@@ -5,7 +5,7 @@ use lacuna_test::checkpoints::autoregressive;
 use lacuna_test::fixtures;
 use serde_json::Value;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 /// A block-diffusion model whose tokenizer knows FIM.

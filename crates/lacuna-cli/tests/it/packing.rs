@@ -2,7 +2,7 @@
 
 use lacuna_test::fixtures;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 fn lacuna(folder: &Path, arguments: &[&str]) -> Output {

@@ -2,7 +2,7 @@
 
 use crate::support::said;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 fn recipe() -> String {

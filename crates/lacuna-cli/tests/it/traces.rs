@@ -5,8 +5,8 @@ use lacuna::samplers::trace::Trace;
 use lacuna_test::checkpoints::autoregressive;
 use lacuna_test::fixtures;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Command;
 
 fn model() -> String {
     fixtures().join("golden/models/tiny_untied").display().to_string()

@@ -83,12 +83,15 @@ fn an_edit_writes_the_file_of_an_answer_and_no_word_around_it() {
         (&["```\n", "x = 2\n", "```\n\n", "Or:\n\n```\n", "x = 3\n", "```"], "2 fenced parts"),
     ];
     for (answer, reason) in refused {
-        let said = Place::new(answer).refused("p.py", "x = 1\n", &["-q"], 1);
-        assert!(said.contains("p.py was left as it is") && said.contains(reason), "{said}");
+        let refusal = Place::new(answer).refused("p.py", "x = 1\n", &["-q"], 1);
+        assert!(
+            refusal.contains("p.py was left as it is") && refusal.contains(reason),
+            "{refusal}"
+        );
     }
     let cut = Place::new(&["x = 2\n", "y = 3\n", "z = 4\n"]);
-    let said = cut.refused("p.py", "x = 1\n", &["--max-new-tokens", "2"], 1);
-    assert!(said.contains("cut off after 2 tokens; raise --max-new-tokens"), "{said}");
+    let refusal = cut.refused("p.py", "x = 1\n", &["--max-new-tokens", "2"], 1);
+    assert!(refusal.contains("cut off after 2 tokens; raise --max-new-tokens"), "{refusal}");
     // Nothing that is no file is data either.
     let prose = Place::new(&["I cannot do that."]);
     let ran = prose.run("edit", &["p.py", "-i", "x"]);
@@ -118,8 +121,8 @@ fn what_is_around_a_text_stays() {
     let ran = place.run("edit", &["p.py", "-i", "x", "--diff", "-q"]);
     let diff = String::from_utf8(ran.stdout).unwrap();
     assert_eq!(diff, "--- a/p.py\n+++ b/p.py\n@@ -1,2 +1,2 @@\n-x = 1\r\n+x = 2\r\n y = 3\r\n");
-    let said = place.run("edit", &["p.py", "-i", "x", "--in-place"]);
-    assert!(said.status.success());
+    let first = place.run("edit", &["p.py", "-i", "x", "--in-place"]);
+    assert!(first.status.success());
     let again = place.run("edit", &["p.py", "-i", "x", "--in-place", "--yes"]);
     assert!(again.status.success() && said(&again).contains("nothing to change"));
 }
@@ -181,8 +184,8 @@ fn a_part_is_rewritten_and_the_rest_is_byte_for_byte_the_same() {
         "{}",
         said(&ran)
     );
-    let said = place.refused("p.py", &old, &[], 1);
-    assert!(said.contains("4096 positions") && said.contains("--lines"), "{said}");
+    let refusal = place.refused("p.py", &old, &[], 1);
+    assert!(refusal.contains("4096 positions") && refusal.contains("--lines"), "{refusal}");
 }
 
 #[test]

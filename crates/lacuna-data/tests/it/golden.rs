@@ -6,7 +6,6 @@ use lacuna_test::fixtures;
 use lacuna_text::{SPECIAL_TOKENS, Tokenizer};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 /// As in `examples/train_tokenizer.rs`.
 const HELD_OUT: f64 = 0.08;

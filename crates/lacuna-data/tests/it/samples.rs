@@ -3,9 +3,8 @@
 use lacuna_data::Sample;
 use lacuna_test::fixture;
 use lacuna_test::talk::{TALK, prompt, tokenizer, turns};
-use lacuna_text::{ChatTemplate, Message, RenderOptions, Tokenizer};
+use lacuna_text::{ChatTemplate, Message, RenderOptions};
 use serde_json::Map;
-use std::path::{Path, PathBuf};
 
 #[test]
 fn only_responses_are_supervised_with_the_end_of_their_turns() {

@@ -4,13 +4,12 @@
 use crate::support::tiny;
 use lacuna_engine::{
     Algorithm, Completion, Engine, EngineOptions, Event, FinishReason, GenerateOptions, Id,
-    MemoryLimit, Model, OpenOptions, Plan, Prompt, Resolved, generate,
+    MemoryLimit, Model, Plan, Prompt, Resolved, generate,
 };
 use lacuna_samplers::trace::{Line, Trace};
 use lacuna_samplers::{FillRule, Sampling};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 
 fn number(n: usize) -> NonZeroUsize {
     NonZeroUsize::new(n).unwrap()

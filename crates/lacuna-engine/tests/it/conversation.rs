@@ -1,12 +1,11 @@
 //! Holds what is kept between the turns of a conversation to change no answer.
 
 use crate::support::tiny;
-use lacuna_engine::{Algorithm, FinishReason, GenerateOptions, Model, OpenOptions, Session};
+use lacuna_engine::{Algorithm, FinishReason, GenerateOptions, Model, Session};
 use lacuna_samplers::View;
 use lacuna_samplers::{Event, FillRule};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 fn block(size: usize) -> NonZeroUsize {

@@ -6,7 +6,6 @@ use lacuna_engine::{Algorithm, GenerateOptions, Model, OpenOptions, Prompt};
 use lacuna_samplers::{Event, FillRule};
 use lacuna_test::fixtures;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 
 fn model() -> Model {
     let path = fixtures().join("golden/models/tiny_untied");

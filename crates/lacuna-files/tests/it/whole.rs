@@ -3,7 +3,6 @@
 use crate::support::names;
 use lacuna_files::{Manifest, WholeFile, WholeFolder, remove_leftovers, write_file};
 use std::fs;
-use std::path::Path;
 
 #[test]
 fn a_file_has_its_name_only_when_it_is_whole() {

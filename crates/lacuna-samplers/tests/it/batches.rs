@@ -2,11 +2,10 @@
 
 use crate::scripted::go_on;
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
 
 use crate::scripted::{Broken, EOS, Failing, MASK, Scripted, VOCAB};
 use lacuna_samplers::{
-    Decoder, Error, Event, FillRule, FinishReason, Generation, Request, Sampling, View, generate,
+    Decoder, Error, FillRule, FinishReason, Generation, Request, Sampling, View, generate,
     generate_batch,
 };
 use proptest::prelude::*;

@@ -2,7 +2,6 @@
 
 use crate::scripted::go_on;
 use crate::scripted::size;
-use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
 use crate::scripted::{Broken, EOS, MASK, Scripted};

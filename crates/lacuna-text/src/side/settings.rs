@@ -9,10 +9,20 @@ use super::{
     TOKENIZER_CONFIG,
 };
 use crate::error::{Error, Result};
-use crate::tokenizer::Addition;
 
 /// Bytes of the two small JSON files: a few kilobytes in real checkpoints.
 const LONGEST_SMALL: usize = 4 << 20;
+
+/// A token as some other file than `tokenizer.json` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Addition {
+    /// Its id, if the file says it.
+    pub(crate) id: Option<u32>,
+    pub(crate) content: String,
+    /// Single word, strip left, strip right, normalized: where the file says them.
+    pub(crate) flags: Option<[bool; 4]>,
+    pub(crate) special: bool,
+}
 
 /// All that the files beside a checkpoint's weights say, joined.
 ///

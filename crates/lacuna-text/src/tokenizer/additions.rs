@@ -3,20 +3,9 @@
 
 use serde_json::{Value, json};
 
-use super::check::{Added, File};
+use super::file::{Added, File};
 use super::model::shown;
-use crate::side::Settings;
-
-/// A token as some other file than `tokenizer.json` has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Addition {
-    /// Its id, if the file says it.
-    pub(crate) id: Option<u32>,
-    pub(crate) content: String,
-    /// Single word, strip left, strip right, normalized: where the file says them.
-    pub(crate) flags: Option<[bool; 4]>,
-    pub(crate) special: bool,
-}
+use crate::side::{Addition, Settings};
 
 impl Addition {
     /// It with an id, on top of what `tokenizer.json` says of it.

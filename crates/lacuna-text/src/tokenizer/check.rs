@@ -1,19 +1,18 @@
 //! Reads a `tokenizer.json` in one pass: what would make the library that it is for panic, or ask
 //! for any memory, is refused before that library sees it.
 
-use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use tokenizers::{
-    AddedToken, NormalizedString, Normalizer, NormalizerWrapper, PaddingParams, TruncationParams,
+    NormalizedString, Normalizer, NormalizerWrapper, PaddingParams, TruncationParams,
 };
 
 use super::additions;
+use super::file::{Added, File};
 use super::json::{Small, Under};
-use super::model::{Model, ModelSeed, shown};
+use super::model::{ModelSeed, shown};
 use super::parts::{ids, parts, template};
 use super::patterns;
 use crate::side::Settings;
@@ -106,38 +105,6 @@ fn unreadable(bytes: &[u8], error: &serde_json::Error) -> String {
         }
         _ if error.is_data() => format!("JSON, but not a tokenizer.json ({error})"),
         _ => format!("not JSON ({error}); a tokenizer.json is expected"),
-    }
-}
-
-#[derive(Default)]
-pub(super) struct File {
-    pub(super) added: Vec<Added>,
-    last_added: Option<u32>,
-    normalizer: Value,
-    pre_tokenizer: Value,
-    pub(super) post_processor: Value,
-    decoder: Value,
-    pub(super) model: Model,
-}
-
-#[derive(Clone, PartialEq, Deserialize)]
-pub(super) struct Added {
-    pub(super) id: u32,
-    pub(super) content: String,
-    pub(super) single_word: bool,
-    pub(super) lstrip: bool,
-    pub(super) rstrip: bool,
-    pub(super) normalized: bool,
-    pub(super) special: bool,
-}
-
-impl Added {
-    pub(super) fn token(self) -> AddedToken {
-        AddedToken::from(self.content, self.special)
-            .single_word(self.single_word)
-            .lstrip(self.lstrip)
-            .rstrip(self.rstrip)
-            .normalized(self.normalized)
     }
 }
 

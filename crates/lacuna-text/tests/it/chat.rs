@@ -2,11 +2,10 @@
 
 use lacuna_test::fixture;
 use lacuna_test::talk::{TALK, prompt, tokenizer, turns};
-use lacuna_text::chat::{ChatTemplate, Message, RenderOptions};
+use lacuna_text::chat::{ChatTemplate, RenderOptions};
 use lacuna_text::fim::Fim;
 use lacuna_text::{Error, Tokenizer};
 use serde_json::{Map, json};
-use std::path::{Path, PathBuf};
 
 fn render(source: &str) -> Result<String, Error> {
     let options = RenderOptions { now: 1_795_437_659, ..Default::default() };

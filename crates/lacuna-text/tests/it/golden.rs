@@ -2,7 +2,6 @@
 
 use lacuna_test::fixtures;
 use lacuna_text::{Fim, SPECIAL_TOKENS, Tokenizer};
-use std::path::{Path, PathBuf};
 
 #[test]
 fn ids_and_decodings_are_the_recorded_ones() {

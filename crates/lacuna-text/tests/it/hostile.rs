@@ -2,9 +2,9 @@
 //! is wrong.
 
 use lacuna_test::{fixture, says};
-use lacuna_text::{ChatTemplate, Error, Fim, Tokenizer};
+use lacuna_text::{ChatTemplate, Fim, Tokenizer};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 #[test]
 fn broken_tokenizers_say_how() {

@@ -1,7 +1,7 @@
 //! How tokens are masked and weighted, as `[stage.corruption]` says it.
 
 use lacuna_objective::{CorruptionRule, MaskSampler, RateTransform, Weighting};
-use lacuna_schedules::{Schedule, ScheduleError, TimeSampling, Warmup};
+use lacuna_schedules::{Error as ScheduleError, Schedule, TimeSampling, Warmup};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt::Display;

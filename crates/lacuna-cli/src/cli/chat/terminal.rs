@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Talk, Turns};
 use crate::cli::progress::count;
-use crate::cli::{said, signals, watch};
+use crate::cli::{said, screen, signals};
 
 /// True if Ctrl-C was pressed since the answer began.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -38,7 +38,7 @@ pub(super) fn converse(turns: &mut Turns<'_>, talk: &mut Talk, no_history: bool)
     // A second one while the first has not stopped anything ends the program.
     let handler = signals::on_interrupt(|| {
         if STOP.swap(true, Ordering::SeqCst) {
-            watch::restore();
+            screen::restore();
             std::process::exit(130);
         }
     });

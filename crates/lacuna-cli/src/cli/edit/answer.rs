@@ -5,22 +5,11 @@
 //! is, there is no file, and the user's stays what it was.
 
 use std::collections::HashMap;
-use std::path::Path;
 
+use super::asked::Asked;
 use super::fences::{Block, blocks, count};
 use super::wording::{Kind, elided_line, is_announcement, is_patch, is_prose};
 use super::wrapping::{is_bare_patch, without_tags, without_ticks};
-
-/// The text that the model was asked to change.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Asked<'a> {
-    /// The text as it was, with lines that end in `\n`.
-    pub(super) old: &'a str,
-    /// The file's name; its ending says what kind of text it is.
-    pub(super) path: &'a Path,
-    /// True if the text is some lines of a file, which may well become few.
-    pub(super) part: bool,
-}
 
 /// The new text in an answer that was not cut off.
 ///

@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::path::Path;
 
 fn asked<'a>(old: &'a str, path: &'a str) -> Asked<'a> {
     Asked { old, path: Path::new(path), part: false }

@@ -1,6 +1,6 @@
 //! Takes away what else than fences models put around a file, and tells patches without a head.
 
-use super::answer::Asked;
+use super::asked::Asked;
 use super::wording::Kind;
 
 /// Elements that stand around a whole file.

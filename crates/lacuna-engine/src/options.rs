@@ -1,0 +1,109 @@
+//! Says what is asked of a continuation: a prompt, and settings that may be left open.
+
+use lacuna_samplers::{FillRule, Sampling};
+use std::num::NonZeroUsize;
+
+use crate::error::{Error, Result};
+use crate::open::Model;
+
+/// A text to continue, or its token ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// Text, encoded with the checkpoint's tokenizer.
+    Text(String),
+    /// Token ids as they are.
+    Ids(Vec<u32>),
+}
+
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Self {
+        Prompt::Text(text.to_owned())
+    }
+}
+
+impl From<Vec<u32>> for Prompt {
+    fn from(ids: Vec<u32>) -> Self {
+        Prompt::Ids(ids)
+    }
+}
+
+/// New tokens of a continuation at most, where nothing says how many.
+pub const MAX_NEW_TOKENS: usize = 128;
+
+/// Settings of a continuation. `None` means the checkpoint's own value, else the default named.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// At most this many new tokens ([`MAX_NEW_TOKENS`]).
+    pub max_new_tokens: usize,
+    /// No end before this many.
+    pub min_new_tokens: usize,
+    /// Tokens in a block (4).
+    pub block_size: Option<NonZeroUsize>,
+    /// Refinements in all, as in the released code (one a token).
+    pub steps: Option<NonZeroUsize>,
+    /// The rule that says which masked positions a refinement fills (every one of confidence 0.9;
+    /// the most confident one with `steps`, in the released algorithm and under a shifted head).
+    pub fill: Option<FillRule>,
+    /// The law by which tokens are drawn.
+    pub sampling: Sampling,
+    /// The algorithm that decodes (as the checkpoint was trained).
+    pub algorithm: Option<Algorithm>,
+    /// End-of-text ids.
+    pub eos_ids: Option<Vec<u32>>,
+    /// MASK.
+    pub mask_id: Option<u32>,
+    /// In the released algorithm too, never fill in MASK.
+    pub forbid_mask: bool,
+    /// Texts that end the continuation, which does not include them.
+    pub stop: Vec<String>,
+    /// Decode a checkpoint in the mode that it was not trained for.
+    pub allow_mode_mismatch: bool,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: MAX_NEW_TOKENS,
+            min_new_tokens: 0,
+            block_size: None,
+            steps: None,
+            fill: None,
+            sampling: Sampling::default(),
+            algorithm: None,
+            eos_ids: None,
+            mask_id: None,
+            forbid_mask: false,
+            stop: Vec::new(),
+            allow_mode_mismatch: false,
+        }
+    }
+}
+
+/// The algorithm that decodes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// One after the other.
+    Autoregressive,
+    /// Block by block; a finished block is read in the first pass over the next one.
+    Blocks,
+    /// Block by block as the released code does it, step by step, its faults included.
+    Reference,
+}
+
+/// The prompt's ids, each one that the model embeds.
+///
+/// # Errors
+/// Errors if there is no tokenizer for a text, or an id is beyond the vocabulary.
+pub fn prompt_ids(model: &Model, prompt: Prompt) -> Result<Vec<u32>> {
+    let prompt = match prompt {
+        Prompt::Ids(ids) => ids,
+        Prompt::Text(text) => model.tokenizer()?.encode_with_special_tokens(&text)?,
+    };
+    let vocab = model.config().vocab_size;
+    match prompt.iter().find(|id| **id as usize >= vocab) {
+        Some(id) => {
+            Err(Error::Request(format!("prompt id {id} is outside the model's {vocab} tokens")))
+        }
+        None => Ok(prompt),
+    }
+}
