@@ -5,7 +5,7 @@ use lacuna_kernels::{KeyRanges, Segment, Segments, embedding, embedding_backward
 use std::sync::Arc;
 
 use crate::batch::{Batch, Part};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::transformer::Transformer;
 
 /// What a pass is for, and so what may be left out of it.
@@ -113,6 +113,14 @@ impl Rows {
     fn read_on(&self, batch: &Batch, in_caches: bool, device: &Device) -> Result<Self> {
         let all = batch.parts();
         let parts: Vec<usize> = (0..all.len()).filter(|i| !all[*i].wanted.is_empty()).collect();
+        let wanted = Tensor::new(batch.wanted(), device)?;
+        if parts.len() == all.len() {
+            return Ok(Self {
+                attended: Some(wanted.clone()),
+                residual: Some(wanted),
+                ..self.clone()
+            });
+        }
         let queries: Vec<u32> =
             parts.iter().flat_map(|i| all[*i].rows.clone()).map(|row| row as u32).collect();
         let mut attended = Vec::with_capacity(batch.wanted().len());
@@ -122,17 +130,12 @@ impl Rows {
             attended.extend(wanted.iter().map(|row| row - part.rows.start as u32 + first));
             first += part.rows.len() as u32;
         }
-        let attended = Some(Tensor::new(attended, device)?);
-        let residual = Some(Tensor::new(batch.wanted(), device)?);
-        if parts.len() == all.len() {
-            return Ok(Self { attended, residual, ..self.clone() });
-        }
         Ok(Self {
             inputs: None,
             positions: queries.iter().map(|row| batch.positions()[*row as usize]).collect(),
             queries: Some(Tensor::new(queries, device)?),
-            attended,
-            residual,
+            attended: Some(Tensor::new(attended, device)?),
+            residual: Some(wanted),
             segments: segments(batch, &parts, in_caches, whole)?,
             parts: parts.into(),
         })
@@ -179,6 +182,14 @@ fn segments(
     let mut query = 0;
     for i in listed {
         let part = &batch.parts()[*i];
+        // Its keys would be those of the sequence behind it.
+        if part.past > 0 && !in_caches {
+            let past = part.past;
+            let reason = format!(
+                "{past} tokens of a sequence are in a cache: a pass over caches reads them"
+            );
+            return Err(Error::Input(reason));
+        }
         let (n, ranges) = queries(part);
         let own = part.past + part.rows.len() + part.clean.len();
         let from = if in_caches { 0 } else { first_key[*i] };

@@ -133,12 +133,43 @@ impl Collective {
         told.ok_or_else(|| gone(0))
     }
 
+    /// Does this rank's whole part. If it fails or panics the others are told, so that none waits for it for ever.
+    ///
+    /// # Errors
+    /// As `part`.
+    pub(crate) fn guarded<T>(&self, part: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut leaving = Leaving { collective: self, well: false };
+        let outcome = part();
+        leaving.well = outcome.is_ok();
+        outcome
+    }
+
     /// Tells whether any rank says yes.
     ///
     /// # Errors
     /// Errors if a rank has ended or is elsewhere in the run.
     pub fn any(&self, own: bool) -> Result<bool> {
         self.joined(own, |all| Ok(all.contains(&true)))
+    }
+}
+
+/// A rank on its way out: it tells the others when it is dropped, unless it ended well.
+struct Leaving<'a> {
+    collective: &'a Collective,
+    well: bool,
+}
+
+/// The last that a rank says if it did not end well.
+struct Ended;
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if let (Collective::Thread(seat), false) = (self.collective, self.well) {
+            for line in &seat.lines {
+                // A rank that has gone itself need not hear it.
+                let _ = line.say.send(Box::new(Ended));
+            }
+        }
     }
 }
 
@@ -149,6 +180,9 @@ impl Line {
 
     fn hear<T: 'static>(&self, other: usize) -> Result<T> {
         let message = self.hear.recv().map_err(|_| gone(other))?;
+        if message.is::<Ended>() {
+            return Err(gone(other));
+        }
         message.downcast().map(|message| *message).map_err(|_| {
             let reason = "is elsewhere in the run; start all ranks with the same recipe";
             TrainError::Rank { rank: other, reason: reason.into() }
@@ -192,6 +226,19 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn a_rank_that_fails_or_panics_ends_the_others_although_its_seat_is_kept() {
+        let all = ranks(2);
+        assert!(all[0].guarded(|| Err::<(), _>(gone(1))).is_err());
+        let told = all[1].any(false).unwrap_err().to_string();
+        assert!(told.contains("rank 0 has ended"), "{told}");
+        let all = ranks(2);
+        let part = std::panic::AssertUnwindSafe(|| all[1].guarded::<()>(|| panic!("a fault")));
+        assert!(std::panic::catch_unwind(part).is_err());
+        assert!(all[0].any(false).is_err());
+        assert_eq!(Collective::Alone.guarded(|| Ok(3)).unwrap(), 3);
     }
 
     #[test]

@@ -117,6 +117,20 @@ pub fn run(
     options: &RunOptions<'_>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
+    options.collective.guarded(|| run_as_rank(recipe, options, observe))
+}
+
+fn run_as_rank(
+    recipe: &Recipe,
+    options: &RunOptions<'_>,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome> {
+    let own = recipe.fingerprint();
+    let all = options.collective.joined(vec![own.clone()], |all| Ok(all.concat()))?;
+    if let Some(rank) = all.iter().position(|other| *other != own) {
+        let reason = "runs another recipe; start all ranks with the same".into();
+        return Err(TrainError::Rank { rank, reason });
+    }
     // The first rank alone enters the folder; the others go on from where it says.
     let mut entered = None;
     let place = options.collective.told(|| start::enter(recipe, options, &mut entered, observe))?;

@@ -11,8 +11,17 @@ fn recipe() -> Recipe {
     Recipe::load(&path, &["evaluation.windows=1".into()]).unwrap()
 }
 
-/// Runs as one of some ranks, and stops when it has taken `steps`.
 fn run_as(recipe: &Recipe, dir: &Path, collective: Collective, steps: u64) -> Outcome {
+    try_run_as(recipe, dir, collective, steps).unwrap()
+}
+
+/// Runs as one of some ranks, and stops when it has taken `steps`.
+fn try_run_as(
+    recipe: &Recipe,
+    dir: &Path,
+    collective: Collective,
+    steps: u64,
+) -> lacuna_train::Result<Outcome> {
     let stop = AtomicBool::new(false);
     let is_first = collective.is_first();
     let options = RunOptions {
@@ -35,7 +44,24 @@ fn run_as(recipe: &Recipe, dir: &Path, collective: Collective, steps: u64) -> Ou
         }
         _ => {}
     })
-    .unwrap()
+}
+
+#[test]
+fn ranks_of_different_recipes_are_refused_before_anything_is_written() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("run");
+    let (one, mut other) = (recipe(), recipe());
+    other.seed += 1;
+    let mut ranks = Collective::threads(2.try_into().unwrap()).into_iter();
+    let (first, second) = (ranks.next().unwrap(), ranks.next().unwrap());
+    let (first, second) = thread::scope(|scope| {
+        let first = scope.spawn(|| try_run_as(&one, &dir, first, 1).unwrap_err().to_string());
+        let second = scope.spawn(|| try_run_as(&other, &dir, second, 1).unwrap_err().to_string());
+        (first.join().unwrap(), second.join().unwrap())
+    });
+    assert!(second.contains("rank 0 runs another recipe"), "{second}");
+    assert!(first.contains("rank 1 runs another recipe"), "{first}");
+    assert!(!dir.exists());
 }
 
 fn two_ranks(recipe: &Recipe, dir: &Path, steps: u64) -> Vec<Outcome> {
