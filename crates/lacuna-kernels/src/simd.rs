@@ -1,6 +1,6 @@
-//! One source for each inner loop, compiled three times: for AVX-512 and for AVX2 with FMA, chosen
-//! at run time, and portably. The bodies are generic over `FMA` and written so that the compiler
-//! vectorises them.
+//! One source for each inner loop, compiled for each instruction set of the architecture: for AVX-512,
+//! for AVX2 with FMA and portably, chosen at run time; on AArch64 for NEON and portably. The bodies are
+//! generic over `FMA` and written so that the compiler vectorises them.
 #![allow(unsafe_code, reason = "code compiled for instructions that were detected")]
 
 #[cfg(target_arch = "x86_64")]
@@ -9,6 +9,8 @@ mod avx2;
 mod avx512;
 mod dot;
 mod half;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 mod rows;
 mod vector;
@@ -41,6 +43,8 @@ pub(crate) fn run<K: Kernel>(isa: impl Into<Detected>, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { avx2::enter(kernel) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => neon::enter(kernel),
         _ => portable::enter(kernel),
     }
 }
@@ -65,7 +69,11 @@ impl Registers {
     /// Of 16 lanes.
     pub(crate) const AVX512: usize = 32;
     /// Of 8 lanes.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) const AVX2: usize = 16;
+    /// Of 8 lanes, each a pair of 4.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) const NEON: usize = 16;
     /// Of 4 lanes.
     pub(crate) const PORTABLE: usize = 16;
 }
@@ -99,12 +107,15 @@ pub(crate) fn dispatch<B: Body>(isa: Isa, body: B) -> B::Output {
             // SAFETY: `runnable` has detected both.
             unsafe { fast(body) }
         }
+        // Every AArch64 has it, so the compiler may use it anywhere.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => body.run::<true, { Registers::NEON }>(),
         _ => body.run::<false, { Registers::PORTABLE }>(),
     }
 }
 
 /// Defines a function that takes an [`Isa`](crate::Isa) first, and runs `body::<true>` compiled with AVX-512,
-/// or with AVX2 and FMA, as far as that and the machine allow, and `body::<false>` elsewhere. After
+/// or with AVX2 and FMA, or with NEON, as far as that and the machine allow, and `body::<false>` elsewhere. After
 /// `body, Registers` the body is told as a second parameter how many registers there are.
 macro_rules! simd {
     ($(#[$meta:meta])* $vis:vis fn $name:ident$(<const $n:ident: usize>)?$(<$life:lifetime>)?(

@@ -172,7 +172,8 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    fn look_up(bytes: __m256i, which: usize, (scale, offset): (__m256, __m256)) -> Self {
+    fn look_up(bytes: &[u8], which: usize, (scale, offset): (__m256, __m256)) -> Self {
+        let bytes = Self::load_u8(bytes);
         let q = if which == 0 { Self::and(bytes, 15) } else { Self::shr(bytes, 4) };
         Self(unsafe { _mm256_fmadd_ps(_mm256_cvtepi32_ps(q), scale, offset) })
     }

@@ -171,7 +171,8 @@ impl Vector for Avx512 {
 
     /// The permutation reads four bits of an index, so low nibbles need no masking.
     #[inline(always)]
-    fn look_up(bytes: __m512i, which: usize, values: __m512) -> Self {
+    fn look_up(bytes: &[u8], which: usize, values: __m512) -> Self {
+        let bytes = Self::load_u8(bytes);
         let index = if which == 0 { bytes } else { Self::shr(bytes, 4) };
         Self(unsafe { _mm512_permutexvar_ps(index, values) })
     }

@@ -153,8 +153,8 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    fn look_up(bytes: [u32; 8], which: usize, (scale, offset): (f32, f32)) -> Self {
-        let q = Self::to_f32(Self::and(Self::shr(bytes, 4 * which), 15));
+    fn look_up(bytes: &[u8], which: usize, (scale, offset): (f32, f32)) -> Self {
+        let q = Self::to_f32(Self::and(Self::shr(Self::load_u8(bytes), 4 * which), 15));
         Self(each(q.0, |q| q * scale + offset))
     }
 

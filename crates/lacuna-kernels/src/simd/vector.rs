@@ -56,6 +56,11 @@ pub(crate) trait Vector: Copy {
     fn load_u8(from: &[u8]) -> Self::Bits;
     /// `LANES` signed bytes.
     fn load_i8(from: &[u8]) -> Self::Bits;
+    /// `LANES` signed bytes as floats of that value.
+    #[inline(always)]
+    fn from_i8(from: &[u8]) -> Self {
+        Self::to_f32(Self::load_i8(from))
+    }
     /// `LANES` integers of two bytes, as they are stored.
     fn load_u16(from: &[u8]) -> Self::Bits;
     /// Bit `first` + i of the word in lane i, all other bits zero.
@@ -72,8 +77,8 @@ pub(crate) trait Vector: Copy {
 
     /// The sixteen values that nibbles stand for. Exact where q · scale and the sum are.
     fn nibbles(scale: f32, offset: f32) -> Self::Nibbles;
-    /// The values of the low (0) or the high (1) nibbles of integers below 256.
-    fn look_up(bytes: Self::Bits, which: usize, values: Self::Nibbles) -> Self;
+    /// The values of the low (0) or the high (1) nibbles of `LANES` bytes.
+    fn look_up(bytes: &[u8], which: usize, values: Self::Nibbles) -> Self;
 
     /// Asks for the cache line at an address, which need not exist, into the first-level cache.
     fn prefetch(at: *const u8);

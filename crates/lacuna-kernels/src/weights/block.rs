@@ -208,24 +208,35 @@ fn block<V: Vector, F: Format, const W: usize, const X: usize>(
             scales[j] = F::scales(column.row(j), panel.halves);
         }
         for part in 0..F::PARTS {
-            for step in 0..PART / V::LANES {
-                let at = step * V::LANES;
-                let mut weights = [V::splat(0.); W];
-                for j in 0..W {
-                    weights[j] = F::weights(column.row(j), &scales[j], part, at);
-                }
-                if at % 16 == 0 && (at == 0 || size_of::<F::Block>() == 4 * PART) {
-                    let line = size_of::<F::Block>() * part / F::PARTS + 4 * at;
+            // Not a loop: what a format does at a constant place is less, and compilers would not unroll it.
+            macro_rules! step {
+                ($at:literal) => {{
+                    let mut weights = [V::splat(0.); W];
                     for j in 0..W {
-                        prefetch::<V, X>((&raw const *column.row(j)).cast(), panel.ahead + line);
+                        weights[j] = F::weights(column.row(j), &scales[j], part, $at);
                     }
-                }
-                for i in 0..X {
-                    let x = V::load(&x[part][at / 16][i].0[at % 16..]);
-                    for j in 0..W {
-                        lanes[i][j] = weights[j].mul_add(x, lanes[i][j]);
+                    if $at % 16 == 0 && ($at == 0 || size_of::<F::Block>() == 4 * PART) {
+                        let line = size_of::<F::Block>() * part / F::PARTS + 4 * $at;
+                        for j in 0..W {
+                            let block = (&raw const *column.row(j)).cast();
+                            prefetch::<V, X>(block, panel.ahead + line);
+                        }
                     }
-                }
+                    for i in 0..X {
+                        let x = V::load(&x[part][$at / 16][i].0[$at % 16..]);
+                        for j in 0..W {
+                            lanes[i][j] = weights[j].mul_add(x, lanes[i][j]);
+                        }
+                    }
+                }};
+            }
+            step!(0);
+            if V::LANES < 16 {
+                step!(8);
+            }
+            step!(16);
+            if V::LANES < 16 {
+                step!(24);
             }
         }
     }

@@ -117,7 +117,7 @@ impl Format for Q8_0 {
 
     #[inline(always)]
     fn weights<V: Vector>(block: &[u8; 34], d: &V, _: usize, at: usize) -> V {
-        V::to_f32(V::load_i8(&block[2 + at..])).mul(*d)
+        V::from_i8(&block[2 + at..]).mul(*d)
     }
 }
 
@@ -136,7 +136,7 @@ impl Format for Q4_0 {
 
     #[inline(always)]
     fn weights<V: Vector>(block: &[u8; 18], values: &V::Nibbles, _: usize, at: usize) -> V {
-        V::look_up(V::load_u8(&block[2 + at % 16..]), at / 16, *values)
+        V::look_up(&block[2 + at % 16..], at / 16, *values)
     }
 }
 
@@ -154,7 +154,7 @@ impl Format for Q4_1 {
 
     #[inline(always)]
     fn weights<V: Vector>(block: &[u8; 20], values: &V::Nibbles, _: usize, at: usize) -> V {
-        V::look_up(V::load_u8(&block[4 + at % 16..]), at / 16, *values)
+        V::look_up(&block[4 + at % 16..], at / 16, *values)
     }
 }
 

@@ -38,7 +38,7 @@ impl Scales {
     fn signed<V: Vector>(d: f32, scales: &[u8]) -> Self {
         let mut scale = [0.; 16];
         for at in (0..16).step_by(V::LANES) {
-            V::to_f32(V::load_i8(&scales[at..])).mul(V::splat(d)).store(&mut scale[at..]);
+            V::from_i8(&scales[at..]).mul(V::splat(d)).store(&mut scale[at..]);
         }
         Self { scale, offset: [0.; 16] }
     }
@@ -108,7 +108,7 @@ impl Format for Q4K {
     #[inline(always)]
     fn weights<V: Vector>(block: &[u8; 144], scales: &Scales, part: usize, at: usize) -> V {
         let values = V::nibbles(scales.scale[part], scales.offset[8 + part]);
-        V::look_up(V::load_u8(&block[16 + part / 2 * 32 + at..]), part % 2, values)
+        V::look_up(&block[16 + part / 2 * 32 + at..], part % 2, values)
     }
 }
 
