@@ -249,6 +249,39 @@ pub(crate) fn write_rows(
     unsafe { written(to) }
 }
 
+/// A slice that a loop writes row by row: [`write_rows`] for loops compiled for an instruction set. Their bodies may
+/// not stand in closures, which the compiler does not put into their caller reliably; then each fused
+/// multiplication becomes a call.
+pub(crate) struct RowsToWrite<'a> {
+    slots: &'a mut Slots,
+    row_len: usize,
+    /// Elements of the rows so far.
+    written: usize,
+}
+
+impl<'a> RowsToWrite<'a> {
+    #[inline(always)]
+    pub(crate) fn new(slots: &'a mut Slots, row_len: usize) -> Self {
+        Self { slots, row_len, written: 0 }
+    }
+
+    /// Writes the next row, which the caller may go on with.
+    #[inline(always)]
+    pub(crate) fn write(&mut self, values: impl Iterator<Item = f32>) -> &mut [f32] {
+        let row = &mut self.slots[self.written..][..self.row_len];
+        self.written += self.row_len;
+        write(row, values)
+    }
+
+    /// All of it, if all rows have been written.
+    #[inline(always)]
+    pub(crate) fn floats(self) -> &'a mut [f32] {
+        assert!(self.written == self.slots.len(), "a row is missing");
+        // SAFETY: `write` has written as many rows as there are.
+        unsafe { written(self.slots) }
+    }
+}
+
 /// [`write_rows`] with a task for each.
 pub(crate) fn write_chunks(
     to: &mut Slots,

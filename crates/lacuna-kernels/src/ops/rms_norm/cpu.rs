@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use crate::backend::Isa;
-use crate::raw::{Slots, elements, filled, filled_and, shaped, slice, write, write_rows};
+use crate::raw::{RowsToWrite, Slots, elements, filled, filled_and, shaped, slice, write};
 use crate::simd::{dot_body, madd, simd};
 
 pub(super) fn rms_norm(isa: Isa, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
@@ -122,11 +122,12 @@ fn normalise_body<'a, const FMA: bool>(
     y: &'a mut Slots,
 ) -> &'a mut [f32] {
     let h = weight.len();
-    write_rows(y, h, |row, y| {
-        let x = &x[row * h..][..h];
+    let mut rows = RowsToWrite::new(y, h);
+    for x in x.chunks_exact(h) {
         let r = 1. / (dot_body::<FMA>(x, x) / h as f32 + eps).sqrt();
-        write(y, x.iter().zip(weight).map(|(x, w)| x * r * w))
-    })
+        rows.write(x.iter().zip(weight).map(|(x, w)| x * r * w));
+    }
+    rows.floats()
 }
 
 simd!(
@@ -150,16 +151,16 @@ fn differentiate_body<'a, const FMA: bool>(
     d_weight: &mut [f32],
 ) -> &'a mut [f32] {
     let h = weight.len();
-    write_rows(dx, h, |row, dx| {
-        let (x, dy) = (&x[row * h..][..h], &dy[row * h..][..h]);
+    let mut rows = RowsToWrite::new(dx, h);
+    for (x, dy) in x.chunks_exact(h).zip(dy.chunks_exact(h)) {
         let r = 1. / (dot_body::<FMA>(x, x) / h as f32 + eps).sqrt();
-        let dx = write(dx, dy.iter().zip(weight).map(|(dy, w)| dy * w));
+        let dx = rows.write(dy.iter().zip(weight).map(|(dy, w)| dy * w));
         let pull = dot_body::<FMA>(dx, x) * r * r * r / h as f32;
         let sums = d_weight.iter_mut().zip(dy);
         for ((dx, x), (sum, dy)) in dx.iter_mut().zip(x).zip(sums) {
             *dx = madd::<FMA>(*dx, r, -x * pull);
             *sum = madd::<FMA>(dy * x, r, *sum);
         }
-        dx
-    })
+    }
+    rows.floats()
 }
