@@ -57,7 +57,7 @@ pub struct Layer<T> {
     pub down: Linear<T>,
 }
 
-/// One value for the weight of a projection, [out, in], and one for its bias, [out], where it has one.
+/// One value for the weight of a projection, \[out, in\], and one for its bias, \[out\], where it has one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Linear<T> {
     /// For the matrix.
@@ -276,7 +276,7 @@ impl<T> Layer<T> {
 }
 
 impl Config {
-    /// The shape of every parameter: [out, in] or [len]. There is no head where the embedding is one.
+    /// The shape of every parameter: \[out, in\] or \[len\]. There is no head where the embedding is one.
     pub fn shapes(&self) -> Parameters<Vec<usize>> {
         let table = || vec![self.vocab_size, self.hidden_size];
         Parameters {

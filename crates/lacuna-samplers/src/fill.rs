@@ -9,7 +9,7 @@ use crate::error::{Error, Result, setting};
 
 /// The token proposed for one masked position, with what the fill rules rank by.
 ///
-/// `margin`, `entropy` and `uniform` are 0 unless the rule asks for them ([`FillRule::needs`]).
+/// `margin`, `entropy` and `uniform` are 0 unless the rule asks for them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     /// Absolute position in the sequence.
