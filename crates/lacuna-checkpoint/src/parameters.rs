@@ -314,9 +314,9 @@ impl Config {
     /// Every tensor that the checkpoint must hold, by Hugging Face name, with its shape: [`shapes`](Self::shapes) for
     /// those who write or read files.
     pub fn expected_tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
-        let mut tensors = Vec::new();
-        tensors.extend(self.shapes().iter().map(|(name, shape)| (name.to_string(), shape.clone())));
-        tensors.into_iter()
+        let shapes = self.shapes();
+        let named = shapes.iter().map(|(name, shape)| (name.to_string(), shape.clone()));
+        named.collect::<Vec<_>>().into_iter()
     }
 }
 

@@ -69,11 +69,6 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        Self(unsafe { _mm256_add_ps(self.0, other.0) })
-    }
-
-    #[inline(always)]
     fn sub(self, other: Self) -> Self {
         Self(unsafe { _mm256_sub_ps(self.0, other.0) })
     }
@@ -81,11 +76,6 @@ impl Vector for Avx2 {
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
         Self(unsafe { _mm256_mul_ps(self.0, other.0) })
-    }
-
-    #[inline(always)]
-    fn max(self, other: Self) -> Self {
-        Self(unsafe { _mm256_max_ps(self.0, other.0) })
     }
 
     /// ((0+1)+(2+3)) + ((4+5)+(6+7)) of each.

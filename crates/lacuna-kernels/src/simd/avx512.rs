@@ -62,11 +62,6 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        Self(unsafe { _mm512_add_ps(self.0, other.0) })
-    }
-
-    #[inline(always)]
     fn sub(self, other: Self) -> Self {
         Self(unsafe { _mm512_sub_ps(self.0, other.0) })
     }
@@ -74,11 +69,6 @@ impl Vector for Avx512 {
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
         Self(unsafe { _mm512_mul_ps(self.0, other.0) })
-    }
-
-    #[inline(always)]
-    fn max(self, other: Self) -> Self {
-        Self(unsafe { _mm512_max_ps(self.0, other.0) })
     }
 
     #[inline(always)]

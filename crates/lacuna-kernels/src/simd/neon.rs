@@ -109,11 +109,6 @@ impl Vector for Neon {
     }
 
     #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        Self(both(self.0, other.0, |a, b| unsafe { vaddq_f32(a, b) }))
-    }
-
-    #[inline(always)]
     fn sub(self, other: Self) -> Self {
         Self(both(self.0, other.0, |a, b| unsafe { vsubq_f32(a, b) }))
     }
@@ -124,11 +119,6 @@ impl Vector for Neon {
     }
 
     /// Not the machine's own maximum, which is NaN where either is.
-    #[inline(always)]
-    fn max(self, other: Self) -> Self {
-        Self(both(self.0, other.0, |a, b| unsafe { vbslq_f32(vcgtq_f32(a, b), a, b) }))
-    }
-
     /// ((0+4)+(1+5)) + ((2+6)+(3+7)) of each.
     #[inline(always)]
     fn sums(four: [Self; 4]) -> [f32; 4] {

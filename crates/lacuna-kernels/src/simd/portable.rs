@@ -63,11 +63,6 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        Self(both(self.0, other.0, |a, b| a + b))
-    }
-
-    #[inline(always)]
     fn sub(self, other: Self) -> Self {
         Self(both(self.0, other.0, |a, b| a - b))
     }
@@ -75,11 +70,6 @@ impl Vector for Portable {
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
         Self(both(self.0, other.0, |a, b| a * b))
-    }
-
-    #[inline(always)]
-    fn max(self, other: Self) -> Self {
-        Self(both(self.0, other.0, |a, b| if a > b { a } else { b }))
     }
 
     #[inline(always)]

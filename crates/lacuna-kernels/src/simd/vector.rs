@@ -32,13 +32,8 @@ pub(crate) trait Vector: Copy {
     fn store(self, to: &mut [f32]);
     /// self · by + plus, with one rounding wherever the machine can.
     fn mul_add(self, by: Self, plus: Self) -> Self;
-    #[allow(dead_code, reason = "a part of the vocabulary that the products have no use for")]
-    fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
-    /// The larger of each lane; `other` where one of the two is NaN.
-    #[allow(dead_code, reason = "as `add`")]
-    fn max(self, other: Self) -> Self;
     /// The sum of each vector's lanes, in an order that does not depend on its place among the four.
     fn sums(four: [Self; 4]) -> [f32; 4];
 
