@@ -1,9 +1,9 @@
-//! What each kernel of a training step costs, against the same thing composed of candle's own
-//! operations: `cargo run --release -p lacuna-kernels --example step_cost`.
+//! Times each kernel of a training step, forward and backward, beside the same operation composed of candle's own:
+//! `cargo run --release -p lacuna-kernels --example step_cost`.
 //!
-//! Sizes: hidden 384, 6 heads of 64, intermediate 1024, vocabulary 8192, 4 windows of 512 tokens
-//! as a block-diffusion pass (1024 positions each). Times are the least of several runs, forward
-//! and backward, wall clock.
+//! The sizes are those of a small model: hidden size 384, 6 heads of 64, intermediate size 1024, vocabulary 8192, and
+//! 4 windows of 512 tokens as a block-diffusion pass (1024 positions each). A time is the least of several runs, in
+//! wall-clock milliseconds.
 
 use std::num::NonZeroUsize;
 use std::time::Instant;
@@ -22,8 +22,9 @@ const HEAD: usize = 64;
 const HIDDEN: usize = HEADS * HEAD;
 const INNER: usize = 1024;
 const VOCAB: usize = 8192;
-/// Rows of the 2L pass, and those of them that are masked at a mean mask rate of one half.
+/// Rows of a pass over the noisy and the clean half of each window.
 const ROWS: usize = BATCH * 2 * LEN;
+/// Rows that are masked at a mean mask rate of one half.
 const MASKED: usize = BATCH * LEN / 2;
 
 fn main() -> Result<()> {
@@ -36,7 +37,7 @@ fn main() -> Result<()> {
     optimizer()
 }
 
-/// One block of queries against a cache, 9 heads on 3 key heads: no gradient.
+/// Times one block of queries against a cache, 9 heads on 3 key heads. No gradient flows.
 fn decode(q_len: usize, cached: usize) -> Result<()> {
     let backend = Backend::cpu();
     let q = var(&[q_len, 9, HEAD])?.as_detached_tensor();
@@ -104,7 +105,8 @@ fn parts() -> Result<()> {
     )
 }
 
-/// 13.8 M parameters; the composed form is what f64 takes, halved for its twice as many bytes.
+/// Times a step of AdamW on 13.8 M parameters. Tensors of f64 take the composed form; their time is halved, because
+/// they have twice as many bytes.
 fn optimizer() -> Result<()> {
     let shapes = |layers: usize| {
         let mut shapes = vec![vec![VOCAB, HIDDEN]];
@@ -156,7 +158,7 @@ fn training_attention() -> Result<()> {
     )
 }
 
-/// A first step of learning rate 1e-4, clipped at a norm of 1.
+/// The scalars of a first step with learning rate 1e-4, clipped at a norm of 1.
 fn update(norm: f64) -> AdamWUpdate {
     AdamWUpdate {
         beta1: 0.9,
@@ -194,7 +196,7 @@ fn time(f: &impl Fn() -> Result<Tensor>, runs: usize) -> Result<(f64, f64)> {
         let start = Instant::now();
         let y = f()?;
         forward = forward.min(start.elapsed().as_secs_f64() * 1e3);
-        // A gradient of ones comes without work of its own.
+        // The gradient that comes in is all ones, which takes no work of its own.
         y.backward()?;
         both = both.min(start.elapsed().as_secs_f64() * 1e3);
     }

@@ -1,9 +1,9 @@
-//! How fast stored weights are multiplied with 1 to 128 rows, next to what memory allows.
+//! Measures how fast stored weights are multiplied with 1 to 128 rows, beside the time that memory allows.
 //!
-//! `cargo run --release -p lacuna-kernels --example weight_matrix [-- DTYPE [avx2]]`, with
-//! `RAYON_NUM_THREADS=2` for the figures in the docs. Sweeps every matrix of a SmolLM2-135M-shaped
-//! model once per pass (30 layers and the head, so the weights come from memory), and one 4096².
-//! Each answer is checked against f64 first.
+//! Run it as `cargo run --release -p lacuna-kernels --example weight_matrix [-- DTYPE [avx2]]`, with
+//! `RAYON_NUM_THREADS=2` for the figures in the docs. A pass multiplies every matrix of a model in SmolLM2-135M's
+//! shape once (30 layers and the head, so the weights come from memory), or one matrix of 4096². Each answer is
+//! checked against f64 first.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -17,7 +17,7 @@ const BATCHES: [usize; 6] = [1, 2, 4, 8, 16, 128];
 
 fn main() -> Result<()> {
     let wanted = std::env::args().nth(1);
-    // On a processor with AVX-512: what one without it would do.
+    // Lets a processor with AVX-512 do what one without it would do.
     let backend = match std::env::args().nth(2).as_deref() {
         Some("avx2") => Backend::Cpu(Isa::Avx2),
         _ => Backend::cpu(),
@@ -33,7 +33,7 @@ fn main() -> Result<()> {
         if wanted.as_ref().is_some_and(|wanted| *wanted != name) {
             continue;
         }
-        // Blocks of 256 do not divide 576.
+        // Rows of 576 weights are no whole number of blocks of 256.
         let hidden = if dtype.block_len() == 256 { 512 } else { 576 };
         let layers: Vec<[WeightMatrix; 7]> = (0..30).map(|_| layer(dtype, hidden)).collect();
         let head = matrix(dtype, 49152, hidden);
@@ -66,7 +66,7 @@ fn products(matrices: &[&WeightMatrix], x: &Tensor, backend: Backend) -> Result<
     WeightMatrix::matmul_many(backend, matrices, x)
 }
 
-/// One line: the best of several passes for each number of rows.
+/// Prints one line: the best of several passes for each number of rows.
 fn report<F: FnMut() -> Result<()>>(
     name: &str,
     bytes: usize,
@@ -98,8 +98,8 @@ fn layer(dtype: StorageDtype, hidden: usize) -> [WeightMatrix; 7] {
         .expect("seven shapes")
 }
 
-/// Repeats one stored block: the formats that are only read need no writer, and speed does not
-/// depend on the values as long as they are ordinary numbers.
+/// A matrix of one stored block, repeated: the formats that are only read need no writer, and speed does not depend
+/// on the values as long as they are ordinary numbers.
 fn matrix(dtype: StorageDtype, rows: usize, cols: usize) -> WeightMatrix {
     let values: Vec<f32> = (0..256).map(|i| ((i * 37 % 101) as f32 - 50.0) / 500.0).collect();
     let block = match WeightMatrix::quantize(&values, 1, 256, dtype) {
@@ -117,7 +117,7 @@ fn input(rows: usize, cols: usize) -> Result<Tensor> {
     Tensor::from_vec(values, (rows, cols), &Device::Cpu)
 }
 
-/// Every number of rows against the unpacked weights in f64.
+/// Checks the product of every number of rows against the unpacked weights in f64.
 fn check(matrix: &WeightMatrix) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let weights = matrix.to_tensor(Backend::cpu())?.flatten_all()?.to_vec1::<f32>()?;
@@ -135,7 +135,7 @@ fn check(matrix: &WeightMatrix) -> Result<()> {
     Ok(())
 }
 
-/// GB/s of all threads reading 256 MB.
+/// The GB/s that all threads together read from 256 MB.
 fn bandwidth() -> f64 {
     let values = vec![1f32; 64 << 20];
     let mut best_s = f64::MAX;

@@ -1,11 +1,11 @@
-//! Who computes an operation: its definition, or the processor's fused loops.
+//! Chooses who computes an operation: candle's own operations, which define it, or the processor's fused loops.
 //!
-//! A caller says so with every call, and one that does not care says [`Backend::of`] its device. Nothing here
-//! is a setting of the process: two models in one program may run on different backends.
+//! Every operation takes a [`Backend`] as its first argument, and a caller who does not care passes [`Backend::of`]
+//! its device. Nothing here is a setting of the process: two models in one program may run on different backends.
 
 use candle_core::{DType, Device, Tensor};
 
-/// The vector instructions of fused loops, narrow to wide.
+/// A set of vector instructions that fused loops are compiled for, in order from narrow to wide.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Isa {
     /// Plain Rust: what the compiler makes of it for any processor of the architecture.
@@ -21,17 +21,18 @@ pub enum Isa {
 impl Isa {
     const ALL: [Self; 4] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512];
 
-    /// The widest that this machine has.
+    /// The widest set that this machine has.
     pub fn best() -> Self {
         Self::Avx512.runnable()
     }
 
-    /// All that this machine has, for tests and comparisons.
+    /// All sets that this machine has, for tests and comparisons.
     pub fn here() -> Vec<Self> {
         Self::ALL.into_iter().filter(|isa| isa.runs_here()).collect()
     }
 
-    /// The widest up to this one that this machine has: what a loop may be compiled for and run.
+    /// This set if the machine has it, else the widest narrower one that it has. Loops compiled for the result run
+    /// here.
     pub(crate) fn runnable(self) -> Self {
         if self.runs_here() {
             return self;
@@ -75,7 +76,7 @@ impl Isa {
     }
 }
 
-/// What computes an operation. Every operation takes it as its first argument.
+/// The implementation that computes an operation. Every operation takes it as its first argument.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -99,24 +100,24 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// The best on the CPU.
+    /// Fused loops with the widest instructions of this machine.
     pub fn cpu() -> Self {
         Self::Cpu(Isa::best())
     }
 
-    /// The best for tensors on `device`.
+    /// The fastest backend for tensors on `device`: fused loops on the CPU, the reference elsewhere.
     pub fn of(device: &Device) -> Self {
         if device.is_cpu() { Self::cpu() } else { Self::Reference }
     }
 
-    /// All that this machine has, for tests: the reference and every instruction set.
+    /// All backends that this machine has, for tests: the reference and every instruction set.
     pub fn here() -> Vec<Self> {
         let fused = Isa::here().into_iter().map(Self::Cpu);
         std::iter::once(Self::Reference).chain(fused).collect()
     }
 
-    /// The backend that really computes an operation on `tensors`: the reference for all that the fused loops
-    /// do not take.
+    /// The backend that really computes an operation on `tensors`: the fused loops take f32 tensors on the CPU, and
+    /// the reference all others.
     pub(crate) fn serving(self, tensors: &[&Tensor]) -> Self {
         match self {
             Self::Cpu(isa) if tensors.iter().all(|t| is_f32(t)) => Self::Cpu(isa.runnable()),

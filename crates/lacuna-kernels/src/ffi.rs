@@ -1,4 +1,4 @@
-//! Code of others that is called by pointers: the C library's allocator, and the `gemm` crate's product.
+//! Calls foreign code that takes pointers: the C library's allocator, and the `gemm` crate's matrix product.
 #![allow(unsafe_code, reason = "glibc and the gemm crate take pointers")]
 
 use gemm::Parallelism;
@@ -43,7 +43,7 @@ pub fn give_back_freed_memory() {
     }
 }
 
-/// c = a · b, its rows one after the other.
+/// Writes c = a · b, row after row, into memory that need not hold floats yet, and returns it as floats.
 pub(crate) fn product<'c>(
     a: Matrix<'_>,
     b: Matrix<'_>,
@@ -57,7 +57,7 @@ pub(crate) fn product<'c>(
     }
 }
 
-/// c = a · b over what is there, or c += a · b if `add`.
+/// Overwrites c with a · b, or adds a · b to it if `add`.
 pub(crate) fn product_over(
     a: Matrix<'_>,
     b: Matrix<'_>,
@@ -69,8 +69,10 @@ pub(crate) fn product_over(
     unsafe { multiply(a, b, c.as_mut_ptr(), c.len(), add, threads) };
 }
 
+/// Multiplies by the `gemm` crate: c = a · b, or c += a · b if `add`.
+///
 /// # Safety
-/// c points to `len` floats that nobody else reads or writes; only if `add` they have to be written before.
+/// c points to `len` floats that nobody else reads or writes; if `add`, they have been written before.
 unsafe fn multiply(
     a: Matrix<'_>,
     b: Matrix<'_>,

@@ -1,5 +1,5 @@
-//! Dense products on slices. The `gemm` crate is what candle calls too; calling it here saves
-//! candle's transposes and temporaries, and lets a product add to what is there.
+//! Multiplies dense matrices that lie in slices, by the `gemm` crate. candle calls the same crate; calling it here
+//! saves candle's transposes and temporaries, and lets a product be added to floats that are there already.
 
 use std::ops::Range;
 
@@ -20,7 +20,7 @@ pub(crate) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Rows one after the other.
+    /// A matrix `[rows, cols]` whose rows lie one after the other.
     pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols, "{rows} × {cols}");
         Self { data, rows, cols, row: cols, col: 1 }
@@ -34,7 +34,7 @@ impl<'a> Matrix<'a> {
         self.cols
     }
 
-    /// The elements, and how far rows and columns are apart in them.
+    /// The elements, and the distances from row to row and from column to column in them.
     pub(crate) fn strides(&self) -> (&'a [f32], usize, usize) {
         (self.data, self.row, self.col)
     }
@@ -63,22 +63,23 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Rows of a product that are worth a task: packing the other operand for it then costs little.
+/// The fewest rows of a product that are worth a task: each task packs the other operand for itself, which costs
+/// little beside so many rows.
 const ROWS: usize = 512;
-/// The inner size from which a sum is formed in two halves.
+/// The least inner size at which sums are formed in two halves.
 const LONG: usize = 1024;
 
-/// How a product is shared among threads.
+/// The way in which a product is shared among threads.
 ///
-/// Each task is a product of its own on one thread: threads that share one wait for each other
-/// whenever operands are packed. Where sums are cut depends on the shape alone, so they come out
-/// the same whatever the number of threads.
+/// Each task is a product of its own on one thread, because threads that share one product wait for each other
+/// whenever operands are packed. The shape alone decides where sums are cut, so they come out the same whatever the
+/// number of threads.
 enum Split {
     /// Tasks of so many rows, whose sums are formed in two halves.
     Halves(usize),
     /// Tasks of so many rows.
     Rows(usize),
-    /// One product.
+    /// One product, which the `gemm` crate shares among the threads.
     Whole,
 }
 
@@ -96,10 +97,10 @@ fn split(a: Matrix<'_>, b: Matrix<'_>) -> Split {
     if a.col == 1 && threads > 1 && rows >= ROWS { Split::Rows(rows) } else { Split::Whole }
 }
 
-/// The current pool, whatever its size: blocking is then the same for all sizes.
+/// Lets the `gemm` crate use the current pool, whatever its size: its blocking is then the same for all sizes.
 const POOL: Parallelism = Parallelism::Rayon(0);
 
-/// a · b, its rows one after the other.
+/// Writes a · b, row after row, into memory that need not hold floats yet.
 pub(crate) fn product<'c>(a: Matrix<'_>, b: Matrix<'_>, c: &'c mut Slots) -> &'c mut [f32] {
     let n = b.cols;
     match split(a, b) {
@@ -114,12 +115,12 @@ pub(crate) fn product<'c>(a: Matrix<'_>, b: Matrix<'_>, c: &'c mut Slots) -> &'c
     }
 }
 
-/// c = a · b over what is there.
+/// Overwrites c with a · b.
 pub(crate) fn product_again(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) {
     product_over(a, b, c, false);
 }
 
-/// c += a · b.
+/// Adds a · b to c.
 pub(crate) fn product_added(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) {
     product_over(a, b, c, true);
 }
@@ -142,7 +143,8 @@ fn product_over(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], add: bool) {
     }
 }
 
-/// Adds the second half of all sums to the first, which `first` forms meanwhile.
+/// Forms a · b in two halves of the inner size at the same time: `first` multiplies one half and gives its sums, to
+/// which those of the other half are added.
 fn in_halves<'c>(
     a: Matrix<'_>,
     b: Matrix<'_>,

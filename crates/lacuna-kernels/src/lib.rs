@@ -1,5 +1,6 @@
-//! Attention masks and the hot operations of block diffusion: slow reference first, fast CPU code
-//! beside it. Kernels for NVIDIA stand in the folder `cuda`; no function here calls them yet.
+//! Computes the costly operations of block-diffusion models, attention masks included. Each has a slow definition,
+//! and fast CPU code that is tested against it. Kernels for NVIDIA stand in the folder `cuda`; no function here calls
+//! them yet.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -20,16 +21,16 @@
 //! - [`attention`], [`rms_norm`], [`rope`], [`swiglu`], [`embedding`], [`linear`] and
 //!   [`linear_cross_entropy`] are a transformer's parts, all differentiable.
 //! - Their gradients are functions too ([`rms_norm_backward`], [`linear_cross_entropy_gradients`], …), for a
-//!   caller who keeps what they need instead of recording a graph.
+//!   caller who keeps what they need instead of letting candle record a graph. They record nothing themselves.
 //! - [`adamw`] is one parameter's share of a training step.
 //! - [`mod@reference`] holds the definition of each; every fast form is tested against it.
 //!
-//! Every operation takes the [`Backend`] that computes it first: fused loops for f32 tensors on the CPU,
-//! the reference for anything else. Results do not depend on the number of threads.
+//! Every operation takes as its first argument the [`Backend`] that computes it: fused loops for f32 tensors on the
+//! CPU, the reference for anything else. Results do not depend on the number of threads.
 //!
-//! Not here: models, caches, noise schedules, files, random numbers.
+//! Models, caches, noise schedules, files and random numbers are the business of other crates.
 
-// Allowed in five modules alone: `simd`, `raw`, `spin`, `ops::attention::cpu`, `ffi`.
+// Unsafe code is allowed in five modules alone: `simd`, `raw`, `spin`, `ops::attention::cpu`, `ffi`.
 #![deny(unsafe_code)]
 
 mod backend;

@@ -1,6 +1,8 @@
+//! Turns the errors of tensor operations into sentences for users.
+
 use candle_core::Error;
 
-/// What the error of a tensor operation says.
+/// The sentence that a tensor operation's error says, without the stack that candle may have attached.
 ///
 /// candle's own `Display` adds the stack under `RUST_BACKTRACE=1`, which many set for good; a user gets the sentence.
 pub fn message(error: &Error) -> String {

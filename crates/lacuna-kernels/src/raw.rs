@@ -1,8 +1,8 @@
-//! Getting at the numbers of CPU tensors, and writing results in parallel without zeroing them first.
+//! Reads the numbers of CPU tensors, and writes results in parallel without zeroing their memory first.
 //!
-//! Memory that is about to be written is a slice of `MaybeUninit`. Who has written all of it gets it back as
-//! floats from the functions here, and those floats are the only proof that [`filled`] takes: a loop that
-//! leaves an element out does not compile, or panics.
+//! Memory that is about to be written is a slice of `MaybeUninit`. A loop that has written all of it gets it back as
+//! floats from the functions here, and those floats are the only proof that [`filled`] takes: a loop that leaves an
+//! element out does not compile, or panics.
 #![allow(unsafe_code, reason = "the one place where memory is handed out before it is written")]
 
 use std::cell::Cell;
@@ -101,7 +101,7 @@ pub(crate) fn shaped(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
 /// Floats that are about to be written.
 pub(crate) type Slots = [MaybeUninit<f32>];
 
-/// `N` vectors of `len` floats, written in tasks of `chunk` elements, on this thread if they are few. `write`
+/// `N` vectors of `len` floats, written in tasks of `chunk` elements; if they are few, by this thread alone. `write`
 /// gets a task's number and its part of each vector.
 pub(crate) fn filled<const N: usize>(
     len: usize,
@@ -111,7 +111,7 @@ pub(crate) fn filled<const N: usize>(
     filled_and(len, chunk, |task, parts| (write(task, parts), ())).0
 }
 
-/// [`filled`], and what each task yields besides.
+/// [`filled`], with the values that the tasks return besides.
 pub(crate) fn filled_and<const N: usize, R: Send>(
     len: usize,
     chunk: usize,
@@ -143,7 +143,7 @@ pub(crate) fn filled_and<const N: usize, R: Send>(
     (vectors, yielded)
 }
 
-/// A vector of `len` floats that `write` writes by itself.
+/// A vector of `len` floats that `write` writes in one go.
 pub(crate) fn filled_at_once(
     len: usize,
     write: impl for<'a> FnOnce(&'a mut Slots) -> &'a mut [f32],
@@ -199,7 +199,8 @@ pub(crate) fn write_three(
     unsafe { [written(a), written(b), written(c)] }
 }
 
-/// Writes the first half of a slice, and the second beside it.
+/// Writes both halves of a slice side by side: the first number of each pair goes into the first half, the second
+/// into the other.
 #[inline(always)]
 pub(crate) fn write_halves(to: &mut Slots, values: impl Iterator<Item = (f32, f32)>) -> &mut [f32] {
     let half = to.len() / 2;
@@ -255,7 +256,7 @@ pub(crate) fn write_rows(
 pub(crate) struct RowsToWrite<'a> {
     slots: &'a mut Slots,
     row_len: usize,
-    /// Elements of the rows so far.
+    /// The number of elements in the rows written so far.
     written: usize,
 }
 
@@ -273,7 +274,7 @@ impl<'a> RowsToWrite<'a> {
         write(row, values)
     }
 
-    /// All of it, if all rows have been written.
+    /// The whole slice as floats. Panics if a row has not been written.
     #[inline(always)]
     pub(crate) fn floats(self) -> &'a mut [f32] {
         assert!(self.written == self.slots.len(), "a row is missing");
@@ -282,7 +283,7 @@ impl<'a> RowsToWrite<'a> {
     }
 }
 
-/// [`write_rows`] with a task for each.
+/// [`write_rows`] with a task for each row.
 pub(crate) fn write_chunks(
     to: &mut Slots,
     chunk: usize,
@@ -334,10 +335,10 @@ impl<'a, T> Disjoint<'a, T> {
     }
 }
 
-/// Temporary buffers that outlive a call, so that their pages are not faulted in again each time.
+/// Keeps temporary buffers from call to call, so that their pages are not faulted in again each time.
 static POOL: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 
-/// Buffers kept at most; beyond that they are freed.
+/// The largest number of buffers that are kept; further ones are freed.
 const POOL_BUFFERS: usize = 32;
 
 /// A buffer from the pool, given back when dropped. Its contents are whatever was there.

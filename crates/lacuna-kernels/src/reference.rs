@@ -1,8 +1,9 @@
-//! The definitions: every operation from plain candle operations that have a backward, for any float dtype (f64 too) and
-//! any device. The fast versions are tested against them; [`Backend::Reference`](crate::Backend) calls them.
+//! Collects the definitions: every operation in plain candle operations that have a backward pass, for any float
+//! dtype (f64 too) and any device. The fast versions are tested against them; [`Backend::Reference`](crate::Backend)
+//! calls them.
 //!
-//! Avoided on purpose, because candle gives them no gradient and no error either: its fused
-//! `rms_norm`, `rope`, `softmax_last_dim` and `slice_set`.
+//! candle's fused `rms_norm`, `rope`, `softmax_last_dim` and `slice_set` are avoided on purpose: candle gives them no
+//! gradient, and no error either.
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor, Var};
@@ -18,7 +19,7 @@ pub use crate::ops::rms_norm::reference::{add_rms_norm, rms_norm, rms_norm_backw
 pub use crate::ops::rope::reference::{rope, rope_backward};
 pub use crate::ops::swiglu::reference::{swiglu, swiglu_backward};
 
-/// Half-precision operands are computed in f32; f32 and f64 stay as they are.
+/// The operand in the type that is computed in: half precision becomes f32; f32 and f64 stay as they are.
 pub(crate) fn widen(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
         DType::F16 | DType::BF16 => x.to_dtype(DType::F32),
@@ -41,7 +42,7 @@ pub(crate) fn gradients<const N: usize>(
     Ok(found.try_into().expect("one gradient for each input"))
 }
 
-/// A variable's gradient, or zeros.
+/// A variable's gradient, or zeros if the store has none.
 pub(crate) fn found(store: &GradStore, var: &Var) -> Result<Tensor> {
     match store.get(var) {
         Some(gradient) => Ok(gradient.detach()),

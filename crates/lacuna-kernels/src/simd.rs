@@ -1,5 +1,5 @@
-//! One source for each inner loop, compiled for each instruction set of the architecture: for AVX-512,
-//! for AVX2 with FMA and portably, chosen at run time; on AArch64 for NEON and portably. The bodies are
+//! Compiles one source of each inner loop for every instruction set of the architecture, and chooses among them at
+//! run time: on x86-64 AVX-512, AVX2 with FMA, or portable code; on AArch64 NEON, or portable code. The bodies are
 //! generic over `FMA` and written so that the compiler vectorises them.
 #![allow(unsafe_code, reason = "code compiled for instructions that were detected")]
 
@@ -27,7 +27,7 @@ pub(crate) use vector::{Kernel, Vector};
 pub(crate) struct Detected(Isa);
 
 impl From<Isa> for Detected {
-    /// The widest up to this one that the machine has.
+    /// The set itself if the machine has it, else the widest narrower one.
     fn from(isa: Isa) -> Self {
         Self(isa.runnable())
     }
@@ -62,23 +62,23 @@ pub(crate) fn run_bytes<K: ByteKernel>(isa: impl Into<Detected>, kernel: K) -> K
     }
 }
 
-/// How many vector registers a loop may count on: for bodies that ask, see [`simd`].
+/// The number of vector registers that a loop may count on, for bodies that ask: see [`simd`].
 pub(crate) struct Registers;
 
 impl Registers {
-    /// Of 16 lanes.
+    /// Registers of 16 lanes.
     pub(crate) const AVX512: usize = 32;
-    /// Of 8 lanes.
+    /// Registers of 8 lanes.
     #[cfg(target_arch = "x86_64")]
     pub(crate) const AVX2: usize = 16;
-    /// Of 8 lanes, each a pair of 4.
+    /// Registers of 8 lanes, each a pair of 4.
     #[cfg(target_arch = "aarch64")]
     pub(crate) const NEON: usize = 16;
-    /// Of 4 lanes.
+    /// Registers of 4 lanes.
     pub(crate) const PORTABLE: usize = 16;
 }
 
-/// A loop that is compiled for each instruction set: what [`simd`] makes of a body.
+/// A loop that is compiled for each instruction set. [`simd`] makes one of a body.
 pub(crate) trait Body {
     type Output;
 
@@ -107,7 +107,7 @@ pub(crate) fn dispatch<B: Body>(isa: Isa, body: B) -> B::Output {
             // SAFETY: `runnable` has detected both.
             unsafe { fast(body) }
         }
-        // Every AArch64 has it, so the compiler may use it anywhere.
+        // Every AArch64 has NEON, so the compiler may use it anywhere.
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => body.run::<true, { Registers::NEON }>(),
         _ => body.run::<false, { Registers::PORTABLE }>(),
@@ -208,7 +208,7 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits((n.wrapping_add(127) << 23) as u32)
 }
 
-/// Largest element, NaN if there is one.
+/// The largest element; NaN if one is NaN.
 #[inline(always)]
 pub(crate) fn max_body(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 16];

@@ -1,4 +1,5 @@
-//! A spin pool: a few threads that wait for short work without sleeping between one piece and the next.
+//! Runs short pieces of work on a spin pool: a few threads that wait for it without sleeping between one piece and
+//! the next.
 //!
 //! A decoding pass is hundreds of products of some ten microseconds each. Waking a sleeping thread
 //! takes longer than that, so the workers here spin for a while before they sleep, and a caller never
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::{Duration, Instant};
 
-/// How long a worker spins without work before it sleeps.
+/// The time that a worker spins without work before it sleeps.
 const SPIN: Duration = Duration::from_micros(200);
 
 /// Runs `task` once for each number below `tasks`, on this thread and as many workers as the
@@ -45,10 +46,10 @@ pub(crate) fn each<T: Send>(tasks: Vec<T>, work: impl Fn(T) + Sync) {
     });
 }
 
-/// Work on its caller's stack.
+/// The tasks of one call of [`run`], on their caller's stack.
 ///
-/// The numbers are dealt out in runs, one for each who may work, so that neighbouring tasks (which
-/// mostly read neighbouring memory) stay on one core; who is done with a run helps with the others.
+/// The tasks' numbers are dealt out in runs, one for each thread that may work, so that neighbouring tasks (which
+/// mostly read neighbouring memory) stay on one core; a thread that is done with its run helps with the others.
 struct Job<'a> {
     task: &'a (dyn Fn(usize) + Sync),
     runs: Vec<Run>,
@@ -57,7 +58,7 @@ struct Job<'a> {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// Numbers still to be taken, on a cache line of its own.
+/// The numbers of tasks that are still to be taken, on a cache line of their own.
 #[repr(align(64))]
 struct Run {
     next: AtomicUsize,
@@ -74,7 +75,7 @@ impl<'a> Job<'a> {
         Self { task, runs, workers: AtomicUsize::new(0), panic: Mutex::new(None) }
     }
 
-    /// Begins with run `own`.
+    /// Runs tasks until none is left, beginning with those of run `own`.
     fn work(&self, own: usize) {
         let (before, from_own) = self.runs.split_at(own);
         for run in from_own.iter().chain(before) {
@@ -88,7 +89,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// [`Self::work`] as a worker: if there is a run left, and a panic is kept for the caller.
+    /// [`Self::work`] for a worker, if there is a run left for it. A panic is kept for the caller.
     fn help(&self) {
         let own = self.workers.fetch_add(1, Relaxed) + 1;
         if own >= self.runs.len() {
@@ -106,9 +107,9 @@ struct Pool {
     caller: Mutex<()>,
     /// The job under way, or null.
     job: AtomicPtr<Job<'static>>,
-    /// Jobs so far: what spinning workers read.
+    /// The number of jobs so far, which spinning workers watch.
     jobs: AtomicUsize,
-    /// Workers that may hold the job's address.
+    /// The number of workers that may hold the job's address.
     inside: AtomicUsize,
     asleep: AtomicUsize,
     parked: Mutex<()>,
@@ -168,7 +169,7 @@ impl Pool {
         }
     }
 
-    /// A worker's life.
+    /// Does one job after another: what a worker's thread runs.
     fn serve(&self) {
         let mut seen = 0;
         loop {

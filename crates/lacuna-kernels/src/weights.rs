@@ -1,4 +1,4 @@
-//! Weights kept as they are stored, and their products.
+//! Keeps weights as they are stored, and multiplies with them.
 
 mod block;
 mod dtype;

@@ -1,4 +1,4 @@
-//! Vectors of AVX2, FMA and F16C: eight lanes.
+//! Implements the vector with AVX2, FMA and F16C: eight lanes.
 
 use std::arch::x86_64::*;
 
@@ -204,7 +204,7 @@ impl Dot for Avx2 {
         }
     }
 
-    /// The low seven bits, and the eighth apart.
+    /// Multiplies the low seven bits and the eighth apart, because the instruction takes codes below 128.
     #[inline(always)]
     fn dot_wide(sum: __m256i, codes: __m256i, x: [i8; 4]) -> __m256i {
         unsafe {

@@ -1,4 +1,4 @@
-//! Vectors of AVX-512: sixteen lanes.
+//! Implements the vector with AVX-512: sixteen lanes.
 
 use std::arch::x86_64::*;
 
@@ -18,7 +18,7 @@ pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Avx512>()
 }
 
-/// Whether this processor, which has what [`enter`] needs, multiplies bytes.
+/// Tells whether this processor, which has what [`enter`] needs, can also multiply bytes.
 pub(super) fn multiplies_bytes() -> bool {
     is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni")
 }

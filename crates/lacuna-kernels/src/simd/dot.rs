@@ -1,4 +1,4 @@
-//! Products of bytes, four to a lane, for vectors that have an instruction for them.
+//! Multiplies bytes, four to a lane, in vectors that have an instruction for it.
 
 use super::vector::Vector;
 
@@ -10,7 +10,7 @@ pub(crate) trait Dot: Vector {
     /// Four unsigned bytes for each lane.
     type Bytes: Copy;
 
-    /// No sum yet.
+    /// The sum of no products: zero in every lane.
     fn none() -> Self::Bits;
     /// The four bytes of each lane as one word, the first one lowest.
     fn load_bytes(from: &[u32]) -> Self::Bytes;

@@ -1,4 +1,4 @@
-//! IEEE halves as floats, in plain Rust.
+//! Reads IEEE halves as floats, in plain Rust.
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,4 @@
-//! Vectors of NEON, which every processor for AArch64 has: eight lanes in two registers of four.
+//! Implements the vector with NEON, which every processor for AArch64 has: eight lanes in two registers of four.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -47,8 +47,8 @@ fn wide(halves: uint16x4_t) -> float32x4_t {
     floats
 }
 
-/// Where each lane takes its bytes from when four of sixteen bytes become integers of 32 bits; an
-/// index out of range makes a zero.
+/// For each lane, the places that its bytes come from when bytes become integers of 32 bits; an index out of range
+/// makes a zero.
 const LOW: [[u8; 16]; 2] = spread(0);
 /// The same with each byte at the top of its lane.
 const HIGH: [[u8; 16]; 2] = spread(3);
@@ -118,7 +118,6 @@ impl Vector for Neon {
         Self(both(self.0, other.0, |a, b| unsafe { vmulq_f32(a, b) }))
     }
 
-    /// Not the machine's own maximum, which is NaN where either is.
     /// ((0+4)+(1+5)) + ((2+6)+(3+7)) of each.
     #[inline(always)]
     fn sums(four: [Self; 4]) -> [f32; 4] {
@@ -158,7 +157,7 @@ impl Vector for Neon {
         }
     }
 
-    /// As the top bytes of integers, which are converted as multiples of 2^-24.
+    /// The bytes become the top bytes of integers, which are converted as multiples of 2^-24.
     #[inline(always)]
     fn from_i8(from: &[u8]) -> Self {
         let tops = placed(unsafe { vld1_u8(read::<8, _>(from)) }, &HIGH);

@@ -1,4 +1,4 @@
-//! Vectors as plain Rust over arrays of eight, which compilers turn into whatever the target has.
+//! Implements the vector in plain Rust over arrays of eight, which compilers turn into whatever the target has.
 
 use super::dot::{ByteKernel, Dot};
 use super::vector::{Kernel, Vector};

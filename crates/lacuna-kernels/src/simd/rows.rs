@@ -1,4 +1,4 @@
-//! Some rows of blocks a constant distance apart, as one address.
+//! Walks over several rows of blocks at once, with one address and one distance from row to row.
 
 use std::marker::PhantomData;
 
@@ -39,7 +39,7 @@ impl<'a, B, const W: usize> Rows<'a, B, W> {
 
 /// See [`Rows::beside`].
 pub(crate) struct Beside<'a, B, X, const W: usize> {
-    /// Those that are left.
+    /// The rows, from the next block on.
     rows: Rows<'a, B, W>,
     x: *const X,
     each: usize,
@@ -69,7 +69,7 @@ pub(crate) struct Column<'a, B, const W: usize> {
 }
 
 impl<'a, B, const W: usize> Column<'a, B, W> {
-    /// That of row `j`.
+    /// The block of row `j`.
     #[inline(always)]
     pub(crate) fn row(&self, j: usize) -> &'a B {
         assert!(j < W, "one of {W} rows");

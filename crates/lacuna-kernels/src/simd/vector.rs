@@ -1,4 +1,4 @@
-//! The vector that every hand-written loop is generic over.
+//! Defines the vector that every hand-written loop is generic over.
 //!
 //! A loop is written once, as a [`Kernel`] whose body is generic over [`Vector`] and marked
 //! `#[inline(always)]`. [`run`](super::run) compiles it once for each instruction set, in that set's
@@ -15,9 +15,10 @@
 pub(crate) trait Vector: Copy {
     /// Floats in a vector: 8 or 16.
     const LANES: usize;
-    /// Vectors that a loop may keep in registers.
+    /// The number of vectors that a loop may keep in registers.
     const REGISTERS: usize;
-    /// Whether packed weights are read so fast that few rows are multiplied with them as they lie.
+    /// True if packed weights are read so fast that few rows of x are multiplied with them as they lie, without
+    /// unpacking them first.
     const READS_STORED: bool;
     /// `LANES` integers of 32 bits.
     type Bits: Copy;

@@ -1,4 +1,4 @@
-//! A matrix that several workers fill at once, each some of its columns from the first row to the last.
+//! Lets several workers fill one matrix at once, each some of its columns from the first row to the last.
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -13,7 +13,7 @@ pub(crate) struct Unfilled {
 
 /// Some columns of an [`Unfilled`] matrix.
 pub(crate) struct Columns<'a> {
-    /// Where these columns of the next row begin.
+    /// The place where these columns of the next row begin.
     next: *mut f32,
     rows_left: usize,
     width: usize,

@@ -1,4 +1,4 @@
-//! The register block: running sums of some weight rows against some rows of x.
+//! Multiplies some weight rows with some rows of x, in a register block of running sums.
 
 use super::dtype::StorageDtype;
 use super::formats::{self, Format};
@@ -13,7 +13,7 @@ pub(super) struct Panel<'a, T> {
     pub(super) w: &'a [T],
     pub(super) w_stride: usize,
     pub(super) w_rows: usize,
-    /// Bytes from a weight to what will be wanted next, which need not exist.
+    /// Bytes from a weight to the place that is prefetched, which need not exist.
     pub(super) ahead: usize,
     /// `[len / 16][x_rows]` lines.
     pub(super) x: &'a [Line],
@@ -25,7 +25,7 @@ pub(super) struct Panel<'a, T> {
 /// Running sums `[x_rows, w_rows]` between one part of the columns and the next.
 pub(super) struct Sums<'a> {
     pub(super) carried: &'a mut [Lanes],
-    /// Whether these are the first columns: the sums begin at zero.
+    /// True if these are the first columns, so that the sums begin at zero.
     pub(super) first: bool,
     /// After the last columns the sums are folded to results, this many from row to row of x.
     pub(super) results: Option<(&'a mut [f32], usize)>,
@@ -252,7 +252,8 @@ fn block<V: Vector, F: Format, const W: usize, const X: usize>(
     }
 }
 
-/// Many products hide the second-level cache, not the memory.
+/// Asks for the place `ahead` of a block, into the second-level cache if X is large: so many products take long
+/// enough to hide that cache's delay, though not the memory's.
 #[inline(always)]
 fn prefetch<V: Vector, const X: usize>(block: *const u8, ahead: usize) {
     let next = block.wrapping_add(ahead);

@@ -1,9 +1,10 @@
-//! How values are stored: the formats of checkpoint files and of weights in memory, and the sizes of their blocks.
+//! Lists the formats that values are stored in, in checkpoint files and as weights in memory, with the sizes of their
+//! blocks.
 
 use candle_core::DType;
 
-/// How a tensor's values are stored, in a file or in a [`WeightMatrix`](crate::WeightMatrix); the names and layouts of
-/// the quantized ones are GGML's.
+/// The format that a tensor's values are stored in, in a file or in a [`WeightMatrix`](crate::WeightMatrix). The
+/// names and layouts of the quantized ones are GGML's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum StorageDtype {
     /// 64-bit floats, little endian like everything here.
@@ -43,7 +44,7 @@ impl StorageDtype {
     pub const ALL: [StorageDtype; 14] =
         [F64, F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K];
 
-    /// Values that are stored together, and the bytes they take.
+    /// The number of values that are stored together, and the number of bytes that they take.
     pub const fn block(self) -> (usize, usize) {
         match self {
             F64 => (1, 8),
@@ -102,9 +103,10 @@ impl StorageDtype {
         !matches!(self, F64 | Q2K | Q3K | Q5K)
     }
 
-    /// This format, or where rows of such a tensor are no whole number of its blocks, the next finer one whose
-    /// blocks they divide into: of 32 values in place of 256 (q2_k, q3_k and q4_k become q5_0, q5_k q5_1, q6_k
-    /// q8_0; llama.cpp does nearly the same), else f16. A vector, a norm or a bias, is never quantized: f32.
+    /// The format that a tensor of this shape takes if this one is asked for: this one, if the rows are whole numbers
+    /// of its blocks; else the next finer one that has blocks of 32 values in place of 256 (q2_k, q3_k and q4_k
+    /// become q5_0, q5_k becomes q5_1, q6_k becomes q8_0; llama.cpp does nearly the same); else f16. A vector, a norm
+    /// or a bias, is never quantized but kept in f32.
     ///
     /// ```
     /// use lacuna_kernels::StorageDtype::{F16, Q4K, Q5_0};
@@ -128,9 +130,9 @@ impl StorageDtype {
         [self, of_32].into_iter().find(|dtype| fits(*dtype)).unwrap_or(F16)
     }
 
-    /// What the matrix that makes the logits takes (the head, or an embedding that is also the head) where the others
-    /// take this: q8_0 in place of q4_0 and q4_1, as llama.cpp does. Its rounding errors meet no further layer that
-    /// evens them out.
+    /// The format for the matrix that makes the logits (the head, or an embedding that is also the head) in a model
+    /// whose other matrices are in this one: q8_0 in place of q4_0 and q4_1, as llama.cpp does. Its rounding errors
+    /// meet no further layer that evens them out.
     ///
     /// ```
     /// use lacuna_kernels::StorageDtype::{BF16, Q4_0, Q8_0};

@@ -1,5 +1,5 @@
-//! How the register block reads each format: a vector of weights at a time, with the same bits as
-//! [`super::quant`] defines.
+//! Reads each format for the register block, a vector of weights at a time, with the same bits as [`super::quant`]
+//! defines.
 
 mod k;
 
@@ -10,17 +10,17 @@ use crate::simd::{BlockOf, Halves, Vector};
 
 /// A format of stored weights. What is generic over V is `#[inline(always)]`.
 pub(super) trait Format {
-    /// What a row is a slice of: bytes, or floats that have been unpacked.
+    /// The element that a row is a slice of: a byte, or a float that has been unpacked.
     type Unit;
     /// A block as an array of units.
     type Block: BlockOf<Self::Unit>;
-    /// What a block's small integers are multiplied with.
+    /// The numbers that turn a block's small integers into weights.
     type Scales<V: Vector>: Copy;
     /// Parts of [`PART`] weights in a block.
     const PARTS: usize;
-    /// Whether vectors of scales take registers from the running sums.
+    /// True if vectors of scales take registers from the running sums.
     const SCALED: bool = true;
-    /// Whether the weights are floats already.
+    /// True if the weights are floats already.
     const UNPACKED: bool = false;
 
     /// The whole blocks that begin a row.
@@ -37,7 +37,7 @@ pub(super) trait Format {
     ) -> V;
 }
 
-/// What an implementation says of blocks of so many parts and bytes.
+/// Writes the part of an implementation that all packed formats share, for blocks of so many parts and bytes.
 macro_rules! blocks {
     ($parts:expr, $bytes:expr) => {
         type Unit = u8;
@@ -52,7 +52,7 @@ macro_rules! blocks {
 }
 use blocks;
 
-/// A float's format, read by one method of the vector.
+/// Defines a format of plain floats, which one method of the vector reads.
 macro_rules! floats {
     ($(#[$meta:meta])* $name:ident, $bytes:literal, $load:ident) => {
         $(#[$meta])*
@@ -196,7 +196,8 @@ impl Format for Q5_1 {
     }
 }
 
-/// Sixteen low nibbles, then the sixteen high ones, each with its fifth bit from a word.
+/// The values of five bits at `at`: sixteen low nibbles, then the sixteen high ones, each with its fifth bit from a
+/// word.
 #[inline(always)]
 fn five_bits<V: Vector>(nibbles: &[u8], fifths: [u8; 4], at: usize) -> V {
     let nibbles = V::and(V::shr(V::load_u8(&nibbles[at % 16..]), at / 16 * 4), 15);

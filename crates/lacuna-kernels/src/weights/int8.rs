@@ -1,4 +1,4 @@
-//! Products of packed weights with activations of eight bits: faster for many rows, and not exact.
+//! Multiplies packed weights with activations of eight bits: faster for many rows, and not exact.
 //!
 //! y[m, n] = Σ_b s[m, b] · (scale[n, b] · Σ_k c[n, k] · q[m, k] + offset[n, b] · Σ_k q[m, k]), over blocks
 //! b of 32 columns: activations are s · q with q in −127..=127 ([`Rounded`]), weights are
@@ -61,7 +61,7 @@ pub(super) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, isa: Isa) 
     })
 }
 
-/// Per thread and kept: a panel and the sums of a task.
+/// The memory that a thread keeps from task to task: a panel, and the sums of a task.
 #[derive(Default)]
 struct Scratch {
     panel: Panel,
@@ -73,7 +73,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// [`BLOCKS`] blocks of as many weight rows as lanes.
+/// [`BLOCKS`] blocks of columns, of as many weight rows as there are lanes.
 #[derive(Default)]
 struct Panel {
     /// `[block][four columns][lane]`.
@@ -83,7 +83,7 @@ struct Panel {
     offsets: Vec<f32>,
 }
 
-/// The output columns that begin with row `first` of the weights.
+/// One task: to write the output columns that begin with row `first` of the weights.
 struct Task<'a, 'o> {
     stored: Stored<'a>,
     first: usize,
@@ -115,7 +115,7 @@ impl<C: Codes> ByteKernel for Of<'_, '_, C> {
         panel.make_room();
         for x_first in (0..x.rows).step_by(X_ROWS) {
             let x_rows = X_ROWS.min(x.rows - x_first);
-            // The sums of rows that fill up the last group are nobody's.
+            // The rows that fill up the last group have sums too, which nobody reads.
             let padded = x_rows.next_multiple_of(FEW);
             let sums = &mut sums[..panels * padded * V::LANES];
             sums.fill(0.);
@@ -207,7 +207,7 @@ fn add<V: Dot, C: Codes>(panel: &Panel, group: &[Block], sums: &mut [f32]) {
     }
 }
 
-/// X rows from `first` on.
+/// [`add`] for the X rows from `first` on.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "rows and what belongs to them share their number")]
 fn add_rows<V: Dot, C: Codes, const X: usize>(

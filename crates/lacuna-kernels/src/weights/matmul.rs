@@ -1,4 +1,4 @@
-//! Products of stored weight matrices with a few rows: y[m, n] = Σ_k x[m, k] · w[n, k].
+//! Multiplies stored weight matrices with a few rows: y[m, n] = Σ_k x[m, k] · w[n, k].
 //!
 //! Up to sixteen rows of x are multiplied with the weights where they lie: the formats that people
 //! use are unpacked in registers, each weight once for up to eight rows, so the weights are read
@@ -17,7 +17,7 @@ use crate::backend::Isa;
 use crate::simd::{Detected, Halves, Kernel, Vector, run};
 use crate::spin::{self, Columns, Unfilled};
 
-/// Running sums of one output, of which AVX2 and portable loops use the first eight.
+/// The running sums of one output, of which AVX2 and portable loops use the first eight.
 pub(super) type Lanes = [f32; 16];
 
 /// Columns multiplied at a time: with eight rows of x, 24 KiB of the first-level cache.
@@ -28,10 +28,10 @@ pub(super) const GROUP: usize = 8;
 const X_ROWS: usize = 128;
 /// Columns are padded with zeros to a multiple of this: the step of the innermost loops.
 pub(super) const PART: usize = 32;
-/// Up to here packed weights are multiplied where they lie; with more rows of x an unpacked copy in
-/// the cache serves them better.
+/// The most rows of x for which packed weights are multiplied where they lie; with more rows an unpacked copy in the
+/// cache serves them better.
 const DIRECT_ROWS: usize = 16;
-/// Rows between the weights in work and those asked for: about as many as are multiplied at once.
+/// The distance in rows from the weights in work to those prefetched: about as many as are multiplied at once.
 const ROWS_AHEAD: usize = 4;
 /// Weight rows of a panel: a multiple of what the register blocks take.
 const PANEL_ROWS: usize = 24;
@@ -62,8 +62,8 @@ pub(super) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, isa: Isa) 
     })
 }
 
-/// Results `[x_rows, rows]` of each matrix, of which every task writes `task_rows` columns, from the
-/// first one that it is told.
+/// Gives the results `[x_rows, rows]` of each matrix. Every task writes `task_rows` columns of one, from the first
+/// one that it is told.
 pub(super) fn in_tasks<'a>(
     stored: &[Stored<'a>],
     x_rows: usize,
@@ -88,7 +88,7 @@ pub(super) fn in_tasks<'a>(
     outputs.into_iter().map(Unfilled::filled).collect()
 }
 
-/// Unpacks the rows starting at each of `ids` (in range) one after another.
+/// Unpacks the rows whose numbers are `ids` (all in range) one after another.
 pub(super) fn unpack_rows(
     stored: Stored<'_>,
     ids: impl Iterator<Item = usize>,
@@ -102,7 +102,7 @@ pub(super) fn unpack_rows(
     }
 }
 
-/// Per thread and kept: an unpacked panel, its running sums and their results.
+/// The memory that a thread keeps from task to task: an unpacked panel, its running sums and their results.
 #[derive(Default)]
 struct Scratch {
     panel: Vec<f32>,
@@ -134,7 +134,7 @@ impl Product<'_> {
             let Scratch { panel, sums, results } = scratch;
             panel.resize(PANEL_ROWS * COLS, 0.0);
             sums.resize(PANEL_ROWS * X_ROWS, [0.0; 16]);
-            // Only ever longer: what is there need not be zero.
+            // The buffer only ever grows; what is in it need not be zero.
             results.resize(results.len().max(rows.len() * X_ROWS), 0.0);
             for x_first in (0..self.x_rows).step_by(X_ROWS) {
                 for first in rows.clone().step_by(PANEL_ROWS) {
@@ -205,12 +205,12 @@ impl Product<'_> {
     }
 }
 
-/// Where a tile's sums go on to the next columns, and in the end their results.
+/// The memory that carries a tile's sums on to the next columns, and takes the results in the end.
 struct Carried<'a> {
     sums: &'a mut [Lanes],
-    /// From the tile's first column on.
+    /// The results from the tile's first column on.
     results: &'a mut [f32],
-    /// From row to row of x.
+    /// Floats from row to row of the results.
     stride: usize,
 }
 
@@ -227,13 +227,13 @@ struct Weights<'a, T> {
     from: &'a [T],
     /// Units from row to row.
     stride: usize,
-    /// Bytes to what is wanted soon.
+    /// Bytes from a weight to the one that is prefetched.
     ahead: usize,
 }
 
 impl Tile {
-    /// The stored weights. Wanted soon are the next columns of the same rows, or else the first ones
-    /// of the next panel's, or, of rows that are read in one go, those a little further on.
+    /// The weights as they are stored. Prefetched are the next columns of the same rows; behind the last columns the
+    /// first ones of the next panel's rows; and if rows are read in one go, the rows a little further on.
     fn in_place<'a>(&self, stored: Stored<'a>) -> Weights<'a, u8> {
         let bytes_of = |cols: usize| cols / stored.dtype.block_len() * stored.dtype.block_bytes();
         let stride = bytes_of(stored.cols);
@@ -272,7 +272,7 @@ impl Tile {
     }
 }
 
-/// Asks for bytes that the next panel will need.
+/// A loop that prefetches bytes for the next panel.
 struct Prefetch<'a>(&'a [u8]);
 
 impl Kernel for Prefetch<'_> {
@@ -284,13 +284,13 @@ impl Kernel for Prefetch<'_> {
     }
 }
 
-/// A cache line of x: rows begin at one, so that no load straddles two.
+/// A cache line of x. Rows begin with one, so that no load straddles two.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [f32; 16]);
 
-/// x in groups of `GROUP` rows, each group column by column in steps of sixteen floats: the rows of
-/// a group lie a constant distance apart. Columns are padded with zeros to whole parts.
+/// Packs x in groups of `GROUP` rows, each group column by column in steps of sixteen floats: the rows of a group lie
+/// a constant distance apart. Columns are padded with zeros to whole parts.
 fn packed(x: &[f32], cols: usize) -> Vec<Line> {
     let lines = cols.next_multiple_of(PART) / 16;
     let mut packed = vec![Line([0.0; 16]); x.len() / cols * lines];
@@ -303,7 +303,7 @@ fn packed(x: &[f32], cols: usize) -> Vec<Line> {
     packed
 }
 
-/// Writes a group's lines, which hold zeros.
+/// Packs one group into its lines, which hold zeros.
 fn pack_group(group: &[f32], cols: usize, out: &mut [Line]) {
     let rows = group.len() / cols;
     for (i, row) in group.chunks_exact(cols).enumerate() {

@@ -1,4 +1,4 @@
-//! Weights as they are stored, and their products with a few rows.
+//! Keeps weight matrices as they are stored, and multiplies them with a few rows.
 
 use std::fmt;
 use std::ops::Range;
@@ -54,10 +54,10 @@ impl fmt::Debug for Bytes {
     }
 }
 
-/// The precision of what weights are multiplied with.
+/// The precision of the activations that weights are multiplied with.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Activations {
-    /// As they are.
+    /// Activations stay as they are.
     #[default]
     F32,
     /// Rounded to eight bits in blocks of 32 along a row, where the weights are q4_0, q4_1, q8_0, q4_k or
@@ -70,7 +70,7 @@ pub enum Activations {
 }
 
 impl Activations {
-    /// What this comes to for weights in `dtype`.
+    /// The precision that weights in `dtype` are really multiplied in: formats without integer codes take f32 always.
     fn of(self, dtype: StorageDtype) -> Self {
         if int8::has_codes(dtype) { self } else { Self::F32 }
     }
@@ -147,12 +147,12 @@ impl WeightMatrix {
         self.dtype
     }
 
-    /// Outputs.
+    /// The number of rows: outputs.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Inputs.
+    /// The number of columns: inputs.
     pub fn cols(&self) -> usize {
         self.cols
     }

@@ -1,11 +1,11 @@
-//! Every case on every backend: the reference and each instruction set that this machine has.
+//! Runs every case on every backend: the reference and each instruction set that this machine has.
 
 mod cases;
 mod weight_matrix;
 
 use lacuna_kernels::{Backend, Isa};
 
-/// A test for each backend and case; what this machine does not have is said and passed over.
+/// Makes a test for each backend and case. On a machine without a backend its tests say so and pass.
 macro_rules! on_every_backend {
     ($($backend:ident = $which:expr;)* => $module:ident $cases:tt) => {
         mod $module {
@@ -83,7 +83,7 @@ on_every_backend! {
     }
 }
 
-/// Cases that say nothing of the reference.
+/// Cases in which the reference differs on purpose.
 mod fused {
     use super::*;
 

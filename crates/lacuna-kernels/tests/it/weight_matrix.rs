@@ -1,5 +1,5 @@
-//! Stored weights: the layouts against candle's independent implementation, the products against
-//! f64, and that neither the batch nor the threads change a bit.
+//! Checks stored weights: the layouts against candle's independent implementation, the products against f64, and that
+//! neither the batch nor the threads change a bit.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 const CPU: Device = Device::Cpu;
 
-/// candle's blocks of a format; none of f64, which it knows as a dtype alone.
+/// candle's name of a format; none for f64, which it knows as a dtype alone.
 fn ggml(dtype: StorageDtype) -> Option<GgmlDType> {
     Some(match dtype {
         StorageDtype::F64 => return None,
@@ -44,7 +44,7 @@ fn values(count: usize, seed: u64) -> Vec<f32> {
     (0..count).map(|i| next() * next() * (1.0 + (i / 16 % 5) as f32) / 5.0).collect()
 }
 
-/// Packed by candle, since it writes every quantized format.
+/// A matrix packed by candle, which writes every quantized format.
 fn packed(dtype: StorageDtype, rows: usize, cols: usize, seed: u64) -> WeightMatrix {
     let plain = values(rows * cols, seed);
     let Some(ggml) = ggml(dtype) else {
@@ -68,7 +68,7 @@ fn times(matrix: &WeightMatrix, x: &Tensor, isa: Isa) -> Tensor {
     matrix.matmul(Backend::Cpu(isa), x).unwrap()
 }
 
-/// Against f64 products of the unpacked weights. n products summed in eight lanes: each term meets
+/// Compares a product with that of the unpacked weights in f64. A sum of n products in eight lanes: each term meets
 /// at most n/8 + 4 roundings of 2^-24, twice that where multiplication rounds too.
 fn assert_product(matrix: &WeightMatrix, x: &[f32], y: &[f32], context: &str) {
     let weights = flat(&matrix.to_tensor(Backend::cpu()).unwrap());
@@ -152,7 +152,7 @@ fn a_row_has_the_same_bits_alone_and_in_any_batch() {
         // More columns than one panel takes, rows that fill no register block.
         let (rows, cols) = (37, 1280);
         let matrix = packed(dtype, rows, cols, 3);
-        // Of two formats, one multiplied as it lies and one not, more rows of x than are multiplied in one go.
+        // Two formats, one multiplied as it lies and one not, meet more rows of x than are multiplied in one go.
         let many = matches!(dtype, StorageDtype::F32 | StorageDtype::Q4_0);
         let x_rows = if many { 300 } else { 70 };
         let x = Tensor::from_vec(values(x_rows * cols, 4), (x_rows, cols), &CPU).unwrap();

@@ -1,4 +1,4 @@
-//! One pass over parameter, gradient and both moments, in parallel, on the CPU.
+//! Updates a parameter and both of its moments in one parallel pass, on the CPU.
 
 use candle_core::{CpuStorage, DType, Result, Tensor, Var, bail};
 use half::{bf16, f16};
@@ -59,14 +59,16 @@ fn step_all(isa: Isa, p: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32],
         .for_each(|((p, grad), (m, v))| step(isa, p, grad, m, v, update));
 }
 
-/// [`AdamWUpdate`] in f32, the parts multiplied out.
+/// [`AdamWUpdate`] in f32, with constant factors multiplied beforehand.
 #[derive(Clone, Copy)]
 struct Scalars {
     beta1: f32,
     beta2: f32,
-    /// (1 − β₁) · clip factor; the factor by itself.
+    /// (1 − β₁) · clip factor.
     gain1: f32,
+    /// The clip factor by itself.
     scale: f32,
+    /// 1 − β₂.
     gain2: f32,
     eps: f32,
     step_size: f32,
@@ -110,7 +112,7 @@ fn step_body<const FMA: bool>(
     }
 }
 
-/// Σ x², blocks of 4096 in f32, everything above in f64.
+/// Σ x²: each block of 4096 elements is summed in f32, the blocks' sums are added in f64.
 pub(super) fn sum_of_squares(isa: Isa, x: &Tensor) -> Result<f64> {
     let x = x.contiguous()?;
     let [x] = elements([&x])?;
@@ -122,7 +124,7 @@ simd!(fn squares(x: &[f32]) -> f64 = squares_body);
 
 #[inline(always)]
 fn squares_body<const FMA: bool>(x: &[f32]) -> f64 {
-    // A loop: in an iterator's closure the product would be compiled for any processor.
+    // This is a loop because in an iterator's closure the product would be compiled for any processor.
     let mut sum = 0.;
     for block in x.chunks(4096) {
         sum += f64::from(dot_body::<FMA>(block, block));

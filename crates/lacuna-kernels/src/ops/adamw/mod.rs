@@ -1,4 +1,4 @@
-//! One parameter's share of a step of AdamW, and the norm that all gradients are clipped by.
+//! Computes one parameter's share of a step of AdamW, and the norm that all gradients are clipped by.
 
 use candle_core::{DType, Result, Tensor, Var, bail};
 
@@ -7,19 +7,20 @@ use crate::backend::Backend;
 mod cpu;
 pub(crate) mod reference;
 
-/// What AdamW keeps of a parameter from step to step, each in the parameter's shape.
+/// The state that AdamW keeps for a parameter from step to step. Every tensor has the parameter's shape.
 #[derive(Clone, Debug)]
 pub struct Moments {
-    /// Of the gradient.
+    /// The running mean of the gradient.
     pub first: Tensor,
-    /// Of its square.
+    /// The running mean of the gradient's square.
     pub second: Tensor,
     /// The f32 copy of a half-precision parameter, which small steps add up in.
     pub master: Option<Tensor>,
 }
 
 impl Moments {
-    /// Zeros, in f32 or for f64 parameters in f64, and a half-precision parameter's copy.
+    /// The moments before the first step: zeros in f32 (for f64 parameters in f64), and the f32 copy of a
+    /// half-precision parameter.
     ///
     /// # Errors
     /// If the parameter is not a float tensor.
@@ -55,19 +56,19 @@ pub struct AdamWUpdate {
     pub beta2: f64,
     /// Added to the root of the second moment, outside of it.
     pub eps: f64,
-    /// What the gradient is multiplied with first: clipping.
+    /// The factor that clips the gradient; the gradient is multiplied with it before anything else.
     pub grad_scale: f64,
-    /// lr / (1 − β₁ᵗ)
+    /// Learning rate with the correction of the first moment's bias in step t: lr / (1 − β₁ᵗ).
     pub step_size: f64,
-    /// 1 / sqrt(1 − β₂ᵗ)
+    /// Correction of the second moment's bias in step t, for its root: 1 / sqrt(1 − β₂ᵗ).
     pub root_scale: f64,
-    /// 1 − lr · weight_decay, or 1 for a parameter without decay.
+    /// Weight decay as a factor of the parameter: 1 − lr · weight_decay, or 1 for a parameter without decay.
     pub shrink: f64,
 }
 
-/// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p · shrink − step_size · m / (√v · root_scale + eps), for a
-/// gradient g that has been scaled. Moments are overwritten where they are, so they must share no memory with
-/// others ([`Moments::copied`]).
+/// Updates a parameter and its moments by one step: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g²,
+/// p ← p · shrink − step_size · m / (√v · root_scale + eps), for the gradient g after clipping. Moments are
+/// overwritten in place, so they must share no memory with others ([`Moments::copied`]).
 ///
 /// # Errors
 /// If shapes or dtypes disagree.
@@ -94,8 +95,7 @@ pub fn adamw(
     }
 }
 
-/// sqrt(Σ g²) over all tensors: the norm that clipping uses. Chunks are fixed, so it does not
-/// depend on the number of threads.
+/// sqrt(Σ g²) over all tensors: the norm that clipping uses. It does not depend on the number of threads.
 ///
 /// # Errors
 /// If a tensor is not of a float dtype.

@@ -1,4 +1,4 @@
-//! The definition of AdamW's update: plain candle operations, any float dtype, any device.
+//! Defines AdamW's update by plain candle operations, for any float dtype and any device.
 
 use candle_core::{DType, Result, Tensor, Var};
 

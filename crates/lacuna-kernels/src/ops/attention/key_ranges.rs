@@ -1,4 +1,4 @@
-//! A mask laid out for one run of queries: which ranges of keys each of them reads.
+//! Lays a mask out for one run of queries, as the ranges of keys that each of them reads.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use super::AttentionMask;
 use super::cpu::plan::Plan;
 
-/// Which keys each of a run of queries sees: a `prefix` that all see, then at most two contiguous ranges.
+/// The keys that each of a run of queries sees: a `prefix` that all see, then at most two contiguous ranges.
 ///
 /// Cheap to clone, and clones share what the kernels work out from it: build it once for each pattern of a
 /// pass, and use it for all windows of that pattern and in all layers.
@@ -27,7 +27,7 @@ pub struct KeyRanges(Arc<Inner>);
 struct Inner {
     kv_len: usize,
     prefix: usize,
-    /// Beyond the prefix, for each query.
+    /// The ranges that each query sees beyond the prefix.
     queries: Vec<[Range<usize>; 2]>,
     /// Work plans made so far, by (group, lanes): every layer of a pass asks for the same one.
     plans: Mutex<Vec<PlanOf>>,
@@ -40,9 +40,9 @@ impl KeyRanges {
         Self(Arc::new(Inner { kv_len, prefix, queries, plans: Mutex::default() }))
     }
 
-    /// Queries `0..q_len` against `prefix` cached keys followed by `kv_len - prefix` keys of the
-    /// mask's own: 2 · `seq_len` of them for [`AttentionMask::BlockDiffusion`], where `q_len` may
-    /// be smaller (`seq_len` asks for the noisy half only).
+    /// Lays out `mask` for queries `0..q_len` against `prefix` cached keys, followed by `kv_len - prefix` keys of the
+    /// mask's own: 2 · `seq_len` of them for [`AttentionMask::BlockDiffusion`], where `q_len` may be smaller
+    /// (`seq_len` asks for the noisy half only).
     ///
     /// # Panics
     /// If `prefix > kv_len`.
@@ -53,8 +53,8 @@ impl KeyRanges {
         Self::of((0..q_len).map(|q| mask.ranges(q, own).map(shift)).collect(), kv_len, prefix)
     }
 
-    /// One window of packed documents, given their lengths in order. Positions and blocks restart in each
-    /// document and nothing is seen across documents.
+    /// Lays out `mask` for one window of packed documents, given their lengths in order. Positions and blocks restart
+    /// in each document, and nothing is seen across documents.
     ///
     /// For [`AttentionMask::BlockDiffusion`] each half holds the documents once, and `seq_len` is
     /// the window, i.e. the sum of the lengths.
@@ -73,8 +73,8 @@ impl KeyRanges {
         Ok(Self::of(queries, kv_len, 0))
     }
 
-    /// A speculative pass over \[`draft` masked | `queued` | `draft` tokens\]: the training mask whose clean half
-    /// begins with `queued` finished tokens. Masked block b sees the prefix, itself, what is queued and the
+    /// Lays out a speculative pass over \[`draft` masked | `queued` | `draft` tokens\]: the training mask whose clean
+    /// half begins with `queued` finished tokens. Masked block b sees the prefix, itself, the queued tokens and the
     /// draft's blocks before b; queued and draft tokens are block-causal. Both are multiples of the block size.
     pub fn speculative(
         block_size: NonZeroUsize,
@@ -97,7 +97,7 @@ impl KeyRanges {
         Self::of(queries, kv_len, prefix)
     }
 
-    /// The same for the first `n` queries alone, e.g. the noisy half of a block-diffusion pass.
+    /// The ranges of the first `n` queries alone, e.g. of the noisy half of a block-diffusion pass.
     ///
     /// # Panics
     /// If there are fewer than `n` queries.
@@ -105,7 +105,7 @@ impl KeyRanges {
         Self::of(self.0.queries[..n].to_vec(), self.0.kv_len, self.0.prefix)
     }
 
-    /// The same for the listed queries, in the list's order.
+    /// The ranges of the listed queries, in the list's order.
     ///
     /// # Panics
     /// If a query does not exist.
@@ -114,7 +114,7 @@ impl KeyRanges {
         Self::of(selected, self.0.kv_len, self.0.prefix)
     }
 
-    /// Whether query `q` sees key `kv`.
+    /// Tells whether query `q` sees key `kv`.
     pub fn visible(&self, q: usize, kv: usize) -> bool {
         kv < self.prefix() || self.ranges(q).iter().any(|r| r.contains(&kv))
     }
@@ -156,7 +156,7 @@ impl KeyRanges {
         plan
     }
 
-    /// 1 where visible, else 0: `[q_len, kv_len]`.
+    /// The mask as a tensor `[q_len, kv_len]`: 1 where the query sees the key, else 0.
     ///
     /// # Errors
     /// If the device can't hold the tensor.

@@ -1,4 +1,4 @@
-//! Which key a query may see: pure arithmetic on two positions, the definition of every mask.
+//! Defines every attention mask: which key a query may see, as pure arithmetic on two positions.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -6,11 +6,11 @@ use std::ops::Range;
 /// An attention pattern. Blocks are counted from position 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AttentionMask {
-    /// kv ≤ q: autoregressive models.
+    /// kv ≤ q, for autoregressive models.
     Causal,
     /// Everything sees everything.
     Full,
-    /// block(kv) ≤ block(q): bidirectional inside a block, causal between blocks (inference).
+    /// block(kv) ≤ block(q): bidirectional inside a block, causal between blocks, for inference.
     BlockCausal {
         /// Tokens per block.
         block_size: NonZeroUsize,
@@ -28,7 +28,7 @@ pub enum AttentionMask {
 }
 
 impl AttentionMask {
-    /// Whether query `q` may look at key `kv`.
+    /// Tells whether query `q` may look at key `kv`.
     ///
     /// ```
     /// # use lacuna_kernels::AttentionMask;

@@ -1,5 +1,6 @@
-//! Attention over [`Segments`]: tiled, the softmax streamed, scores never stored beyond a tile,
-//! grouped queries without repeating keys, the backward pass recomputing from log Σ exp.
+//! Computes attention over [`Segments`], and its gradients: in tiles, with a streamed softmax, so that scores are
+//! never stored beyond a tile; for grouped queries without repeating keys; backward by recomputing probabilities from
+//! log Σ exp.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ pub use key_ranges::KeyRanges;
 pub use mask::AttentionMask;
 pub use segments::{Segment, Segments};
 
-/// softmax(q · kᵀ · scale, over visible keys) · v for every segment; differentiable in q, k and v. A query
+/// Attention: softmax(q · kᵀ · scale, over visible keys) · v for every segment; differentiable in q, k and v. A query
 /// that sees nothing yields zeros.
 ///
 /// q: `[rows, heads, d]`, k and v: `[keys, kv_heads, d]` → `[rows, heads, d]`: the order in which projections
@@ -40,7 +41,8 @@ pub fn attention(
     }
 }
 
-/// What the backward pass of attention needs besides its inputs.
+/// The output of attention, and what its backward pass needs of the forward pass ([`attention_kept`],
+/// [`attention_backward`]).
 #[derive(Clone, Debug)]
 pub struct AttentionOutput {
     /// The output, `[rows, heads, d]`.
@@ -72,7 +74,7 @@ pub fn attention_kept(
     }
 }
 
-/// The gradients of q, k and v. Records nothing.
+/// The gradients of q, k and v, from `d_out`, the output's gradient. Records nothing.
 ///
 /// # Errors
 /// If shapes are not those of the forward pass, or segments share keys.
@@ -100,8 +102,8 @@ pub fn attention_backward(
     }
 }
 
-/// [`attention`] of segments whose keys and values lie apart, as in one cache for each sequence. A
-/// segment's result has the same bits whatever stands beside it. Records nothing.
+/// [`attention`] over segments whose keys and values lie apart, as in one cache for each sequence. A segment's result
+/// has the same bits whatever stands beside it. Records nothing.
 ///
 /// q: `[rows, heads, d]`, each cache: keys and values `[capacity, kv_heads, d]`, of which a segment reads its
 /// `keys`.

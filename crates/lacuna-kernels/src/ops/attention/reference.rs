@@ -1,4 +1,4 @@
-//! The definition of attention, for each segment with all of its scores.
+//! Defines attention, segment by segment, with all scores of a segment in memory at once.
 
 use candle_core::{D, Result, Tensor};
 
@@ -26,7 +26,7 @@ pub fn attention(
     joined(q, segments.iter().map(of_segment).collect::<Result<_>>()?)
 }
 
-/// The same with keys and values of their own for each segment.
+/// [`attention`] with keys and values of its own for each segment.
 ///
 /// # Errors
 /// If shapes disagree with each other or with the segments.
@@ -52,7 +52,7 @@ fn joined(q: &Tensor, parts: Vec<Tensor>) -> Result<Tensor> {
     if parts.is_empty() { q.zeros_like() } else { Tensor::cat(&parts, 0) }
 }
 
-/// One segment.
+/// Attention of one segment.
 fn attend(q: &Tensor, k: &Tensor, v: &Tensor, ranges: &KeyRanges, scale: f64) -> Result<Tensor> {
     let ((_, heads, d), (kv_len, kv_heads, _)) = (q.dims3()?, k.dims3()?);
     if q.elem_count() == 0 || kv_len == 0 {

@@ -1,4 +1,4 @@
-//! The sequences of one pass, laid end to end: what attention reads beside q, k and v.
+//! Lays the sequences of one pass end to end, for attention, which reads them beside q, k and v.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use candle_core::{Result, Tensor, bail};
 
 use super::KeyRanges;
 
-/// One sequence of a pass: its rows among the queries, its rows among the keys, and who sees whom.
+/// One sequence of a pass: its rows among the queries, its rows among the keys, and the keys that each query sees.
 #[derive(Clone, Debug)]
 pub struct Segment {
     /// Rows of q and of the output.
     pub queries: Range<usize>,
     /// Rows of k and v; of the segment's own k and v for [`attention_over`](crate::attention_over).
     pub keys: Range<usize>,
-    /// What each query sees, counted from the first of `queries` and of `keys`.
+    /// The keys that each query sees; both are counted from the first of `queries` and of `keys`.
     pub ranges: KeyRanges,
 }
 
@@ -35,7 +35,7 @@ pub struct Segment {
 pub struct Segments(Arc<[Segment]>);
 
 impl Segments {
-    /// The given segments.
+    /// The given segments as one pass.
     ///
     /// # Errors
     /// If a segment's ranges count other queries or keys than it has, its rows do not ascend, or its queries do
@@ -62,7 +62,7 @@ impl Segments {
         Ok(Self(segments.into()))
     }
 
-    /// Segments whose queries and keys lie end to end.
+    /// One segment for each of `ranges`, with queries and keys laid end to end.
     pub fn end_to_end(ranges: impl IntoIterator<Item = KeyRanges>) -> Self {
         let (mut query, mut key) = (0, 0);
         let segment = |ranges: KeyRanges| {
@@ -79,12 +79,12 @@ impl Segments {
         self.0.iter()
     }
 
-    /// How many there are.
+    /// The number of segments.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// True if there is no segment.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Head and loss on CPU tensors of f32, some hundred rows at a time.
+//! Computes the head and its loss on CPU tensors of f32, some hundred rows at a time.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -77,7 +77,7 @@ struct HeadLoss {
     isa: Isa,
     targets: Vec<u32>,
     weights: Vec<f32>,
-    /// Whether hidden and head are trained.
+    /// For hidden and head each, true if its gradient is wanted.
     wanted: [bool; 2],
     nll: Arc<OnceLock<Vec<f32>>>,
     /// Gradients for an upstream gradient of 1, formed on the way forward.
@@ -135,7 +135,7 @@ impl CustomOp2 for HeadLoss {
 /// Elements of logits that exist at one time: 8 MiB, within reach of the last-level cache.
 const LOGITS: usize = 2 << 20;
 
-/// One visit of all logits.
+/// The inputs of a sweep, which computes all logits once, chunk by chunk.
 #[derive(Clone, Copy)]
 struct Sweep<'a> {
     isa: Isa,
@@ -145,20 +145,20 @@ struct Sweep<'a> {
     weights: &'a [f32],
 }
 
-/// What a sweep writes from chunk to chunk.
+/// The memory that a sweep writes from chunk to chunk.
 struct Work {
     logits: Scratch,
     nll: Vec<f32>,
-    /// Whether hidden and head are trained.
+    /// For hidden and head each, true if its gradient is wanted.
     wanted: [bool; 2],
     d_head: Option<Vec<f32>>,
 }
 
 impl Sweep<'_> {
-    /// ce of every row, and the gradients of hidden and head that are wanted.
+    /// The cross-entropy of every row, and those gradients of hidden and head that are wanted.
     fn with_gradients(&self, wanted: [bool; 2]) -> (Vec<f32>, [Option<Vec<f32>>; 2]) {
         let (n, h, v) = (self.targets.len(), self.head.cols(), self.head.rows());
-        // By shape alone, so that sums come out the same whatever the number of threads.
+        // The shape alone decides the size of chunks, so that sums come out the same whatever the number of threads.
         let chunk = (LOGITS / v).clamp(32, 512).min(n);
         let logits = Scratch::new(chunk * v);
         let mut work = Work { logits, nll: vec![0.; n], wanted, d_head: None };
@@ -179,7 +179,8 @@ impl Sweep<'_> {
         (work.nll, [d_hidden, work.d_head])
     }
 
-    /// Some rows' ce and, if a gradient is wanted, that of the head and of the rows' logits.
+    /// Writes the cross-entropy of some rows. If a gradient is wanted, the rows' logits are overwritten by their
+    /// gradient, which is returned, and the rows' share of the head's gradient is added up if that is wanted.
     fn visit<'w>(&self, rows: Range<usize>, work: &'w mut Work) -> Matrix<'w> {
         let Work { logits, nll, wanted, d_head } = work;
         let (h, v) = (self.head.cols(), self.head.rows());
@@ -205,7 +206,7 @@ impl Sweep<'_> {
 }
 
 simd!(
-    /// ce of one row; if asked, its logits become weight · (softmax − one-hot).
+    /// The cross-entropy of one row. If `differentiate`, its logits become weight · (softmax − one-hot).
     fn row_loss(logits: &mut [f32], target: usize, weight: f32, differentiate: bool) -> f32 =
         row_loss_body
 );

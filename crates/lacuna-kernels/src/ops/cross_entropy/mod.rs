@@ -1,4 +1,5 @@
-//! The language-model head and its loss in one operation.
+//! Computes the language-model head and its loss in one operation, so that the logits of all rows never exist at
+//! once.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -7,16 +8,17 @@ use crate::backend::Backend;
 mod cpu;
 pub(crate) mod reference;
 
-/// What [`linear_cross_entropy`] yields.
+/// The result of [`linear_cross_entropy`].
 #[derive(Clone, Debug)]
 pub struct CrossEntropy {
     /// Σ_i weights\[i\] · ce_i: a scalar, differentiable in hidden and head.
     pub loss: Tensor,
-    /// ce_i of every row, unweighted; carries no gradient.
+    /// The cross-entropy ce_i of every row in nats, unweighted; carries no gradient.
     pub nll: Vec<f32>,
 }
 
-/// Σ_i weights\[i\] · ce_i with ce_i = log Σ_j exp(z_ij) − z_i,target(i), z = hidden · headᵀ.
+/// The weighted loss of a language-model head: Σ_i weights\[i\] · ce_i with ce_i = log Σ_j exp(z_ij) − z_i,target(i),
+/// z = hidden · headᵀ.
 ///
 /// hidden: `[n, h]`, head: `[v, h]`. Give it supervised rows only: a row of weight 0 costs as much
 /// as any other.
@@ -41,12 +43,12 @@ pub fn linear_cross_entropy(
     }
 }
 
-/// What [`linear_cross_entropy_gradients`] yields.
+/// The result of [`linear_cross_entropy_gradients`].
 #[derive(Clone, Debug)]
 pub struct CrossEntropyGradients {
     /// Σ_i weights\[i\] · ce_i.
     pub loss: f64,
-    /// ce_i of every row, unweighted.
+    /// The cross-entropy ce_i of every row in nats, unweighted.
     pub nll: Vec<f32>,
     /// The loss's gradient in hidden, `[n, h]`.
     pub hidden: Tensor,
@@ -76,7 +78,7 @@ pub fn linear_cross_entropy_gradients(
     }
 }
 
-/// ce_i of every row, without gradients: what scoring needs.
+/// The cross-entropy ce_i of every row in nats, without gradients, for scoring.
 ///
 /// # Errors
 /// As [`linear_cross_entropy`].
@@ -93,7 +95,7 @@ pub fn token_nll(
     }
 }
 
-/// (rows, hidden size, vocabulary).
+/// Checks shapes and targets; returns (rows, hidden size, vocabulary).
 fn check(
     hidden: &Tensor,
     head: &Tensor,

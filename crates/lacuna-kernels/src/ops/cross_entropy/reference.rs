@@ -1,4 +1,4 @@
-//! The definition of head and loss.
+//! Defines the language-model head and its loss.
 
 use candle_core::{DType, Result, Tensor, Var};
 

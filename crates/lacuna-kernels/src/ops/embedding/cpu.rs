@@ -1,4 +1,4 @@
-//! The embedding look-up on CPU tensors of f32.
+//! Looks up embeddings on CPU tensors of f32.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
@@ -43,8 +43,8 @@ pub(super) fn embedding_backward(ids: &[u32], dy: &Tensor, onto: &Tensor) -> Res
     shaped(add_rows(ids, dy, from.len(), Some(&from))?, onto)
 }
 
-/// `len` floats, those of `onto` or zeros, with the rows of dy added. Tasks own rows of the table, and each
-/// token's rows are added in order, so the sums don't depend on the thread count.
+/// The table's gradient, as `len` floats: `onto` (or zeros) with the rows of dy added. Tasks own rows of the table,
+/// and each token's rows are added in order, so the sums don't depend on the thread count.
 fn add_rows(ids: &[u32], dy: &Tensor, len: usize, onto: Option<&[f32]>) -> Result<Vec<f32>> {
     let h = dy.elem_count() / ids.len().max(1);
     if h == 0 {

@@ -1,4 +1,4 @@
-//! Embedding look-up.
+//! Looks up embeddings, and adds up their gradients.
 
 use candle_core::{DType, Result, Tensor, bail};
 

@@ -1,4 +1,4 @@
-//! The definition of the embedding look-up.
+//! Defines the embedding look-up.
 
 use candle_core::{Result, Tensor};
 

@@ -1,4 +1,4 @@
-//! The dense layer on CPU tensors of f32.
+//! Computes the dense layer on CPU tensors of f32.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
@@ -15,7 +15,7 @@ pub(super) fn linear(
     x.contiguous()?.apply_op2(&weight.contiguous()?, Linear { rows, inner, out, shape })
 }
 
-/// y = x · wᵀ, dx = dy · w, dw = dyᵀ · x.
+/// The dense layer as candle records it: y = x · wᵀ, dx = dy · w, dw = dyᵀ · x.
 struct Linear {
     rows: usize,
     inner: usize,

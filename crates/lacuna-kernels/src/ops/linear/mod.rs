@@ -1,4 +1,4 @@
-//! The dense layer: three products, none of which copies or transposes an operand.
+//! Computes the dense layer and its gradients: three products, none of which copies or transposes an operand.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -7,7 +7,7 @@ use crate::backend::Backend;
 mod cpu;
 pub(crate) mod reference;
 
-/// x · weightᵀ; differentiable in both. x: `[.., in]`, weight: `[out, in]` → `[.., out]`.
+/// The dense layer: x · weightᵀ, differentiable in both. x: `[.., in]`, weight: `[out, in]` → `[.., out]`.
 ///
 /// # Errors
 /// If the inner dimensions differ.
@@ -65,7 +65,7 @@ pub fn linear_weight_gradient(backend: Backend, dy: &Tensor, x: &Tensor) -> Resu
     }
 }
 
-/// Rows of x and the shape of x · weightᵀ.
+/// Checks the shapes; returns the number of rows of x and the shape of x · weightᵀ.
 fn check(x: &Tensor, weight: &Tensor) -> Result<(usize, Vec<usize>)> {
     let (out, inner) = weight.dims2()?;
     let mut shape = x.dims().to_vec();

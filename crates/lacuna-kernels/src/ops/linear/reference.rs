@@ -1,4 +1,4 @@
-//! The definition of the dense layer.
+//! Defines the dense layer.
 
 use candle_core::{Result, Tensor};
 

@@ -1,4 +1,4 @@
-//! Root-mean-square normalisation on CPU tensors of f32.
+//! Divides rows by their root mean square, on CPU tensors of f32.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
@@ -11,7 +11,7 @@ pub(super) fn rms_norm(isa: Isa, x: &Tensor, weight: &Tensor, eps: f64) -> Resul
     x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { isa, h, eps: eps as f32 })
 }
 
-/// With r = 1 / sqrt(mean(x²) + eps) and g = dy · weight:
+/// Root-mean-square normalisation as candle records it. With r = 1 / sqrt(mean(x²) + eps) and g = dy · weight:
 /// dx = r · g − x · r³ · mean(g · x), dweight = Σ over rows of dy · x · r.
 struct RmsNorm {
     isa: Isa,

@@ -1,4 +1,4 @@
-//! Root-mean-square normalisation.
+//! Divides rows by their root mean square (RMSNorm).
 
 use candle_core::{Result, Tensor, bail};
 
@@ -7,7 +7,8 @@ use crate::backend::Backend;
 mod cpu;
 pub(crate) mod reference;
 
-/// x / sqrt(mean(x²) + eps) · weight over the last dimension; differentiable in both.
+/// Root-mean-square normalisation: x / sqrt(mean(x²) + eps) · weight over the last dimension, differentiable in both.
+/// x: `[.., h]`, weight: `[h]`.
 ///
 /// # Errors
 /// If `weight` is not `[h]`.
@@ -22,8 +23,8 @@ pub fn rms_norm(backend: Backend, x: &Tensor, weight: &Tensor, eps: f64) -> Resu
     }
 }
 
-/// The gradients of x and weight. `carried`, if any, is added to that of x: what reaches x by another
-/// way. Records nothing.
+/// The gradients of x and weight. A gradient that reaches x by another way may be given as `carried`, and is added to
+/// that of x. Records nothing.
 ///
 /// # Errors
 /// If shapes disagree.

@@ -1,4 +1,4 @@
-//! The definition of root-mean-square normalisation.
+//! Defines root-mean-square normalisation.
 
 use candle_core::{D, Result, Tensor};
 

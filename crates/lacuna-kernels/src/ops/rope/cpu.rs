@@ -1,4 +1,4 @@
-//! Rotary position embedding on CPU tensors of f32.
+//! Rotates queries and keys by their positions, on CPU tensors of f32.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(super) fn rope_backward(
     Rotate { isa, tables, positions: positions.into(), sign: -1. }.of(&by_rows(dy)?)
 }
 
-/// Rows may lie anywhere, but each is contiguous.
+/// The same tensor with contiguous rows, which may lie anywhere; only rows that are not contiguous are copied.
 fn by_rows(x: &Tensor) -> Result<Tensor> {
     if x.stride()[2] == 1 { Ok(x.clone()) } else { x.contiguous() }
 }
@@ -39,7 +39,7 @@ struct Rotate {
 const ROWS: usize = 32;
 
 impl Rotate {
-    /// x: rows anywhere, each contiguous; the result is contiguous.
+    /// Rotates x, whose rows may lie anywhere as long as each is contiguous; the result is contiguous.
     fn apply(&self, x: &[f32], layout: &Layout) -> Result<Vec<f32>> {
         let (rows, heads, d) = layout.shape().dims3()?;
         let x = &x[layout.start_offset()..];

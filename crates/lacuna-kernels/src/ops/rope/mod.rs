@@ -1,4 +1,4 @@
-//! Rotary position embedding with explicit positions.
+//! Rotates queries and keys by their positions: rotary position embedding.
 
 use candle_core::{Result, Tensor};
 

@@ -1,4 +1,4 @@
-//! The definition of rotary position embedding.
+//! Defines rotary position embedding.
 
 use candle_core::{Result, Tensor};
 

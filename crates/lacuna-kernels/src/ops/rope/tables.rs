@@ -1,10 +1,10 @@
-//! The tables of a rotary embedding, which grow with the positions asked for.
+//! Keeps the tables of a rotary embedding, which grow with the positions asked for.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// Positions that the tables cover at first.
+/// The number of positions that the tables cover at first.
 const FIRST: usize = 4096;
 
 /// cos and sin of position × frequency, half-split as in Hugging Face's Llama (element i is paired with i + d/2).
@@ -20,7 +20,7 @@ pub struct Rope {
     tables: Arc<RwLock<Tables>>,
 }
 
-/// `[positions, d/2]` each.
+/// The cosines and sines of all angles, `[positions, d/2]` each.
 #[derive(Clone, Debug)]
 pub(super) struct Tables {
     pub(super) cos: Tensor,
@@ -28,7 +28,8 @@ pub(super) struct Tables {
 }
 
 impl Rope {
-    /// Angles are products in f64, rounded once to `dtype`.
+    /// The tables for these frequencies, of which a head of size d has d/2. Angles are computed in f64, and their
+    /// cosines and sines rounded once, to `dtype`.
     ///
     /// # Errors
     /// If the device can't hold the tables.
@@ -49,7 +50,7 @@ impl Rope {
         })
     }
 
-    /// Positions that tables for texts of `len` tokens cover, in a model that has `max_positions`.
+    /// The number of positions that tables for texts of `len` tokens cover, in a model that has `max_positions`.
     pub fn covered(len: usize, max_positions: usize) -> usize {
         len.max(FIRST).checked_next_power_of_two().unwrap_or(usize::MAX).min(max_positions)
     }
@@ -59,7 +60,7 @@ impl Rope {
         (0..head_dim / 2).map(|i| theta.powf(-2. * i as f64 / head_dim as f64)).collect()
     }
 
-    /// Positions there are.
+    /// The number of positions that the model has.
     pub fn max_positions(&self) -> usize {
         self.max_positions
     }
@@ -73,7 +74,7 @@ impl Rope {
         Ok((gather(&tables.cos)?, gather(&tables.sin)?))
     }
 
-    /// Tables that cover the positions, of which none is beyond the last there is. x: `[rows, heads, d]`.
+    /// Tables that cover all `positions`, none of which may lie beyond the model's last. x: `[rows, heads, d]`.
     pub(super) fn tables(&self, x: &Tensor, positions: &[u32]) -> Result<Tables> {
         let ((rows, _, d), half) = (x.dims3()?, self.inverse_frequencies.len());
         if d != 2 * half {

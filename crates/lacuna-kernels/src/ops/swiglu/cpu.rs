@@ -1,4 +1,4 @@
-//! The gated activation on CPU tensors of f32.
+//! Computes the gated activation on CPU tensors of f32.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
@@ -10,6 +10,7 @@ pub(super) fn swiglu(isa: Isa, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu { isa })
 }
 
+/// The gated activation as candle records it. With σ = σ(gate):
 /// d gate = dy · up · σ · (1 + gate · (1 − σ)), d up = dy · gate · σ.
 struct SwiGlu {
     isa: Isa,

@@ -1,4 +1,4 @@
-//! The gated activation of Llama's feed-forward layer.
+//! Computes the gated activation of Llama's feed-forward layer.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -7,7 +7,7 @@ use crate::backend::Backend;
 mod cpu;
 pub(crate) mod reference;
 
-/// silu(gate) · up = gate · σ(gate) · up; differentiable in both.
+/// The gated activation: silu(gate) · up = gate · σ(gate) · up, differentiable in both.
 ///
 /// # Errors
 /// If shapes or dtypes differ.
@@ -21,7 +21,7 @@ pub fn swiglu(backend: Backend, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The output once more and the gradients of gate and up, in one sweep: keeping the output of a
+/// The output once more and the gradients of gate and up, in this order and in one sweep: keeping the output of a
 /// forward pass would cost more than computing it again. Records nothing.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! The definition of the gated activation.
+//! Defines the gated activation.
 
 use candle_core::{Result, Tensor};
 

@@ -1,20 +1,20 @@
-//! Blocks of 256 weights in parts of 16 or 32, each with a small integer scale.
+//! Reads blocks of 256 weights in parts of 16 or 32, each with a small integer scale.
 
 use super::{Format, blocks};
 use crate::simd::{Halves, Vector};
 use crate::weights::quant::{six_bits, three_bit_scales};
 
-/// What a block multiplies its small integers with.
+/// The factors and offsets that turn a block's small integers q into weights: scale · q + offset.
 #[derive(Clone, Copy)]
 pub(in crate::weights) struct Scales {
-    /// Of each part of 16 or 32.
+    /// The factor of each part of 16 or 32.
     scale: [f32; 16],
-    /// Added to each part; for eight parts of 32 in the second half.
+    /// The offset of each part; those of eight parts of 32 lie in the second half.
     offset: [f32; 16],
 }
 
 impl Scales {
-    /// d · scale and −dmin · min, of integers side by side.
+    /// Factors d · scale and offsets −dmin · min, from integers side by side.
     #[inline(always)]
     fn new<V: Vector>(d: f32, scales: [u8; 16], dmin: f32, mins: [u8; 16]) -> Self {
         let (mut scale, mut offset) = ([0.; 16], [0.; 16]);
@@ -25,7 +25,7 @@ impl Scales {
         Self { scale, offset }
     }
 
-    /// Of Q4_K and Q5_K: eight scales and minima of six bits.
+    /// The factors and offsets of Q4_K and Q5_K, from eight scales and minima of six bits.
     #[inline(always)]
     fn of_eight<V: Vector>(d: f32, dmin: f32, (scales, mins): ([u8; 8], [u8; 8])) -> Self {
         let [low, high] = [scales, mins].map(|eight| u128::from(u64::from_le_bytes(eight)));
@@ -33,7 +33,7 @@ impl Scales {
         Self::new::<V>(d, both, dmin, both)
     }
 
-    /// d · scale of signed integers.
+    /// Factors d · scale from signed integers; there are no offsets.
     #[inline(always)]
     fn signed<V: Vector>(d: f32, scales: &[u8]) -> Self {
         let mut scale = [0.; 16];

@@ -1,16 +1,16 @@
-//! Packed weights as scale · code + offset, with codes that are whole numbers below 256.
+//! Reads packed weights as scale · code + offset, with codes that are whole numbers below 256.
 
 use crate::simd::Halves;
 use crate::weights::dtype::StorageDtype;
 use crate::weights::quant::six_bits;
 
-/// Whether a format's weights are multiplied as integers.
+/// Tells whether a format's weights can be multiplied as integers.
 pub(in crate::weights) fn has_codes(dtype: StorageDtype) -> bool {
     use StorageDtype::{Q4_0, Q4_1, Q4K, Q6K, Q8_0};
     matches!(dtype, Q4_0 | Q4_1 | Q4K | Q6K | Q8_0)
 }
 
-/// A format; everything is `#[inline(always)]`.
+/// A format that is read as codes. All of its functions are `#[inline(always)]`.
 pub(super) trait Codes {
     /// A stored block.
     type Stored;
@@ -18,17 +18,17 @@ pub(super) trait Codes {
     const PARTS: usize;
     /// Scales in a part.
     const HALVES: usize;
-    /// Whether codes can be 128 and more.
+    /// True if codes can be 128 and more.
     const WIDE: bool;
 
     fn blocks(row: &[u8]) -> &[Self::Stored];
-    /// Of every half (or whole) part in turn.
+    /// The scales and the offsets of every half (or whole) part in turn.
     fn scales(block: &Self::Stored, halves: &Halves) -> ([f32; 16], [f32; 16]);
     /// The codes of a part, four to a word, the first one lowest.
     fn codes(block: &Self::Stored, part: usize) -> [u32; 8];
 }
 
-/// What an implementation says of blocks of so many parts, halves and bytes.
+/// Writes the part of an implementation that all formats share, for blocks of so many parts, halves and bytes.
 macro_rules! stored {
     ($parts:literal, $halves:literal, $bytes:literal, wide: $wide:literal) => {
         type Stored = [u8; $bytes];
@@ -154,7 +154,7 @@ impl Codes for Q6K {
     }
 }
 
-/// Sixteen low nibbles, then the sixteen high ones.
+/// Reads sixteen low nibbles, then the sixteen high ones, as codes.
 #[inline(always)]
 fn nibbles(bytes: &[u8]) -> [u32; 8] {
     let four: [u32; 4] = words(bytes);

@@ -1,10 +1,10 @@
-//! Activations rounded to eight bits.
+//! Rounds activations to eight bits.
 
 use super::{FEW, GROUP};
 use crate::simd::{Detected, Kernel, Vector, run};
 use crate::spin;
 
-/// Columns that share a scale.
+/// The number of columns that share a scale.
 pub(super) const BLOCK: usize = 32;
 
 /// Rows of x, each block of 32 values as whole numbers times a scale: the value of largest magnitude is
@@ -13,7 +13,7 @@ pub(super) const BLOCK: usize = 32;
 /// Rows are in groups of sixteen, each `[block][row]`; the last one's are filled up with zeros.
 pub(in crate::weights) struct Rounded {
     pub(super) rows: usize,
-    /// Of each row.
+    /// The number of blocks in each row.
     pub(super) blocks: usize,
     groups: Vec<Block>,
 }
@@ -25,7 +25,7 @@ pub(super) struct Block {
     pub(super) scale: f32,
     /// scale · Σ q
     pub(super) sum: f32,
-    /// The same of the first sixteen values and the others.
+    /// scale · Σ q over the first sixteen values, and over the others.
     pub(super) half_sums: [f32; 2],
 }
 
@@ -75,7 +75,7 @@ impl Block {
     #[inline(always)]
     fn new(values: &[f32; BLOCK]) -> Self {
         let largest = values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
-        // A value that is no number leaves none in its block: scale and sums are NaN.
+        // One value that is not finite spoils its whole block: scale and sums are NaN.
         let finite = values.iter().fold(true, |finite, value| finite & value.is_finite());
         let scale = if finite { largest / 127. } else { f32::NAN };
         let by = if largest > 0. { 127. / largest } else { 0. };
@@ -91,7 +91,7 @@ impl Block {
     }
 }
 
-/// The values that rounding `x` stands for, for the definition.
+/// The values of x after rounding, as floats, for the definition.
 pub(in crate::weights) fn rounded_values(x: &[f32]) -> Vec<f32> {
     let of_block = |values: &[f32; BLOCK]| {
         let Block { q, scale, .. } = Block::new(values);

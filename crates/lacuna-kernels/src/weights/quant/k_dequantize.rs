@@ -1,9 +1,9 @@
-//! Blocks of 256 weights in parts of 16 or 32, each with a small integer scale: Q2_K to Q6_K.
+//! Reads blocks of 256 weights in parts of 16 or 32, each with a small integer scale: Q2_K to Q6_K.
 
 use super::half_at;
 
-/// Bytes of the sixteen scales and minima, then the quants, then d and dmin.
-/// w = (d·scale)·q − dmin·min, parts of 16.
+/// Unpacks Q2_K: w = (d·scale)·q − dmin·min, in parts of 16. A block is 16 bytes of scales and minima, 64 of quants,
+/// d and dmin.
 #[inline(always)]
 pub(super) fn dequantize_q2k(block: &[u8; 84], weights: &mut [f32; 256]) {
     let (scales, quants) = (&block[..16], &block[16..80]);
@@ -19,8 +19,8 @@ pub(super) fn dequantize_q2k(block: &[u8; 84], weights: &mut [f32; 256]) {
     }
 }
 
-/// 32 bytes of third bits, 64 of two low bits, 12 of scales, d.
-/// w = d·(scale − 32)·(q − 4), parts of 16.
+/// Unpacks Q3_K: w = d·(scale − 32)·(q − 4), in parts of 16. A block is 32 bytes of third bits, 64 of two low bits,
+/// 12 of scales, and d.
 #[inline(always)]
 pub(super) fn dequantize_q3k(block: &[u8; 110], weights: &mut [f32; 256]) {
     let (thirds, quants, scales) = (&block[..32], &block[32..96], three_bit_scales(block));
@@ -48,8 +48,8 @@ pub(crate) fn three_bit_scales(block: &[u8; 110]) -> [i8; 16] {
     })
 }
 
-/// d, dmin, 12 bytes of scales and minima, 128 of nibbles.
-/// w = (d·scale)·q − dmin·min, parts of 32.
+/// Unpacks Q4_K: w = (d·scale)·q − dmin·min, in parts of 32. A block is d, dmin, 12 bytes of scales and minima, and
+/// 128 of nibbles.
 #[inline(always)]
 pub(super) fn dequantize_q4k(block: &[u8; 144], weights: &mut [f32; 256]) {
     let (d, dmin) = (half_at(block, 0), half_at(block, 2));
@@ -63,7 +63,8 @@ pub(super) fn dequantize_q4k(block: &[u8; 144], weights: &mut [f32; 256]) {
     }
 }
 
-/// d, dmin, 12 bytes of scales and minima, 32 of fifth bits, 128 of nibbles.
+/// Unpacks Q5_K: w = (d·scale)·q − dmin·min, in parts of 32. A block is d, dmin, 12 bytes of scales and minima, 32 of
+/// fifth bits, and 128 of nibbles.
 #[inline(always)]
 pub(super) fn dequantize_q5k(block: &[u8; 176], weights: &mut [f32; 256]) {
     let (d, dmin) = (half_at(block, 0), half_at(block, 2));
@@ -79,8 +80,8 @@ pub(super) fn dequantize_q5k(block: &[u8; 176], weights: &mut [f32; 256]) {
     }
 }
 
-/// 128 bytes of low nibbles, 64 of two high bits, 16 signed scales, d.
-/// w = (d·scale)·(q − 32), parts of 16.
+/// Unpacks Q6_K: w = (d·scale)·(q − 32), in parts of 16. A block is 128 bytes of low nibbles, 64 of two high bits, 16
+/// signed scales, and d.
 #[inline(always)]
 pub(super) fn dequantize_q6k(block: &[u8; 210], weights: &mut [f32; 256]) {
     let (lows, highs, scales) = (&block[..128], &block[128..192], &block[192..208]);

@@ -1,13 +1,14 @@
-//! Writing Q4_K and Q6_K: a least-squares fit of each part's scale, then of the block's.
+//! Writes Q4_K and Q6_K by a least-squares fit of each part's scale, then of the block's.
 //!
 //! Any fit is a valid file; this one is our own and is held to the error of candle's in the tests.
 
 use super::to_half;
 
-/// The fits tried for each part: how many steps the part's range is laid over.
+/// The stretches that are tried when a part is fitted: each is added to the number of steps that the part's range is
+/// laid over.
 const STRETCHES: [f32; 9] = [0.0, -0.9, -0.7, -0.5, -0.3, -0.1, 0.1, 0.3, 0.5];
 
-/// d, dmin, 12 bytes of scales and minima, 128 of nibbles: see `dequantize_q4k`.
+/// Packs Q4_K, in the layout that `dequantize_q4k` reads.
 pub(super) fn quantize_q4k(weights: &[f32; 256], block: &mut [u8; 144]) {
     let parts = weights.as_chunks::<32>().0;
     let fits: [(f32, f32); 8] = std::array::from_fn(|part| fit_with_min(&parts[part]));
@@ -36,7 +37,7 @@ pub(super) fn quantize_q4k(weights: &[f32; 256], block: &mut [u8; 144]) {
     block[16..].copy_from_slice(&quants);
 }
 
-/// 128 bytes of low nibbles, 64 of two high bits, 16 signed scales, d: see `dequantize_q6k`.
+/// Packs Q6_K, in the layout that `dequantize_q6k` reads.
 pub(super) fn quantize_q6k(weights: &[f32; 256], block: &mut [u8; 210]) {
     let parts = weights.as_chunks::<16>().0;
     let fits: [f32; 16] = std::array::from_fn(|part| fit_symmetric(&parts[part]));
@@ -63,7 +64,7 @@ pub(super) fn quantize_q6k(weights: &[f32; 256], block: &mut [u8; 210]) {
     block[208..].copy_from_slice(&d_bytes);
 }
 
-/// (scale, min ≥ 0) with value ≈ scale·q − min, q in 0..=15.
+/// The best (scale, min ≥ 0) for value ≈ scale·q − min, with q in 0..=15.
 fn fit_with_min(values: &[f32; 32]) -> (f32, f32) {
     let low = values.iter().fold(0.0, |low: f32, &v| low.min(v));
     let high = values.iter().fold(f32::MIN, |high: f32, &v| high.max(v)).max(low);
@@ -84,7 +85,7 @@ fn fit_with_min(values: &[f32; 32]) -> (f32, f32) {
     best.0
 }
 
-/// The least-squares (scale, min) for the steps that (scale, min) leads to.
+/// The least-squares (scale, min) for the whole numbers q that the given (scale, min) leads to.
 fn refit_with_min(values: &[f32; 32], scale: f32, min: f32) -> (f32, f32) {
     let (mut q1, mut q2, mut v1, mut vq) = (0.0, 0.0, 0.0, 0.0);
     for &value in values {
@@ -105,7 +106,7 @@ fn refit_with_min(values: &[f32; 32], scale: f32, min: f32) -> (f32, f32) {
     }
 }
 
-/// scale (of either sign) with value ≈ scale·q, q in −32..=31.
+/// The best scale (of either sign) for value ≈ scale·q, with q in −32..=31.
 fn fit_symmetric(values: &[f32; 16]) -> f32 {
     let largest =
         values.iter().fold(0.0, |best: f32, &v| if v.abs() > best.abs() { v } else { best });

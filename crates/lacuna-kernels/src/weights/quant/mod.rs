@@ -1,6 +1,6 @@
-//! How weights are stored: the GGML block formats, byte for byte, as plain scalar code.
+//! Defines how weights are stored: the GGML block formats, byte for byte, as plain scalar code.
 //!
-//! This is the definition. The unpackers in `weights/formats.rs` give the same bits.
+//! The unpackers in `weights/formats.rs` give the same bits.
 
 mod k_dequantize;
 mod k_quantize;
@@ -39,8 +39,8 @@ pub(crate) fn dequantize(dtype: StorageDtype, src: &[u8], dst: &mut [f32]) {
     }
 }
 
-/// Packs whole blocks of finite values no larger than an f16 holds. None for the formats that are
-/// read only: Q2K, Q3K, Q5K.
+/// Packs whole blocks of finite values that are no larger than an f16 holds; `None` for the formats that are read
+/// only: Q2K, Q3K, Q5K.
 pub(crate) fn quantize(dtype: StorageDtype, src: &[f32]) -> Option<Vec<u8>> {
     let mut bytes = vec![0; dtype.row_bytes(src.len())?];
     let dst = &mut bytes[..];

@@ -1,11 +1,11 @@
-//! Blocks of 32 weights with one scale: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0.
+//! Reads and writes blocks of 32 weights with one scale: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0.
 //!
 //! The first sixteen weights of a block are the low nibbles, the other sixteen the high ones;
 //! the fifth bits lie apart, as one little-endian word.
 
 use super::{half_at, to_half};
 
-/// w = d·(q − 8): d, 16 bytes of nibbles.
+/// Unpacks Q4_0: w = d·(q − 8). A block is d and 16 bytes of nibbles.
 #[inline(always)]
 pub(super) fn dequantize_q4_0(block: &[u8; 18], weights: &mut [f32; 32]) {
     let d = half_at(block, 0);
@@ -16,7 +16,7 @@ pub(super) fn dequantize_q4_0(block: &[u8; 18], weights: &mut [f32; 32]) {
     }
 }
 
-/// w = d·q + m: d, m, 16 bytes of nibbles.
+/// Unpacks Q4_1: w = d·q + m. A block is d, m and 16 bytes of nibbles.
 #[inline(always)]
 pub(super) fn dequantize_q4_1(block: &[u8; 20], weights: &mut [f32; 32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
@@ -27,7 +27,7 @@ pub(super) fn dequantize_q4_1(block: &[u8; 20], weights: &mut [f32; 32]) {
     }
 }
 
-/// w = d·(q − 16): d, 32 fifth bits, 16 bytes of nibbles.
+/// Unpacks Q5_0: w = d·(q − 16). A block is d, 32 fifth bits and 16 bytes of nibbles.
 #[inline(always)]
 pub(super) fn dequantize_q5_0(block: &[u8; 22], weights: &mut [f32; 32]) {
     let d = half_at(block, 0);
@@ -39,7 +39,7 @@ pub(super) fn dequantize_q5_0(block: &[u8; 22], weights: &mut [f32; 32]) {
     }
 }
 
-/// w = d·q + m: d, m, 32 fifth bits, 16 bytes of nibbles.
+/// Unpacks Q5_1: w = d·q + m. A block is d, m, 32 fifth bits and 16 bytes of nibbles.
 #[inline(always)]
 pub(super) fn dequantize_q5_1(block: &[u8; 24], weights: &mut [f32; 32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
@@ -51,7 +51,7 @@ pub(super) fn dequantize_q5_1(block: &[u8; 24], weights: &mut [f32; 32]) {
     }
 }
 
-/// w = d·q: d, 32 signed bytes.
+/// Unpacks Q8_0: w = d·q. A block is d and 32 signed bytes.
 #[inline(always)]
 pub(super) fn dequantize_q8_0(block: &[u8; 34], weights: &mut [f32; 32]) {
     let d = half_at(block, 0);
@@ -60,7 +60,7 @@ pub(super) fn dequantize_q8_0(block: &[u8; 34], weights: &mut [f32; 32]) {
     }
 }
 
-/// d = the value of largest magnitude / −8, so that this value is met exactly.
+/// Packs Q4_0. d is the value of largest magnitude divided by −8, so that this value is met exactly.
 pub(super) fn quantize_q4_0(weights: &[f32; 32], block: &mut [u8; 18]) {
     let d = largest(weights) / -8.0;
     block[..2].copy_from_slice(&to_half(d).0);
@@ -70,7 +70,7 @@ pub(super) fn quantize_q4_0(weights: &[f32; 32], block: &mut [u8; 18]) {
     }
 }
 
-/// The block's range in 15 steps.
+/// Packs Q4_1: the block's range is laid over 15 steps.
 pub(super) fn quantize_q4_1(weights: &[f32; 32], block: &mut [u8; 20]) {
     let (min, max) = range(weights);
     let d = (max - min) / 15.0;
@@ -82,7 +82,7 @@ pub(super) fn quantize_q4_1(weights: &[f32; 32], block: &mut [u8; 20]) {
     }
 }
 
-/// d = the value of largest magnitude / −16.
+/// Packs Q5_0. d is the value of largest magnitude divided by −16.
 pub(super) fn quantize_q5_0(weights: &[f32; 32], block: &mut [u8; 22]) {
     let d = largest(weights) / -16.0;
     block[..2].copy_from_slice(&to_half(d).0);
@@ -95,7 +95,7 @@ pub(super) fn quantize_q5_0(weights: &[f32; 32], block: &mut [u8; 22]) {
     block[2..6].copy_from_slice(&fifth.to_le_bytes());
 }
 
-/// The block's range in 31 steps.
+/// Packs Q5_1: the block's range is laid over 31 steps.
 pub(super) fn quantize_q5_1(weights: &[f32; 32], block: &mut [u8; 24]) {
     let (min, max) = range(weights);
     let d = (max - min) / 31.0;
@@ -110,7 +110,7 @@ pub(super) fn quantize_q5_1(weights: &[f32; 32], block: &mut [u8; 24]) {
     block[4..8].copy_from_slice(&fifth.to_le_bytes());
 }
 
-/// d = the largest magnitude / 127.
+/// Packs Q8_0. d is the largest magnitude divided by 127.
 pub(super) fn quantize_q8_0(weights: &[f32; 32], block: &mut [u8; 34]) {
     let d = largest(weights).abs() / 127.0;
     block[..2].copy_from_slice(&to_half(d).0);

@@ -1,3 +1,5 @@
+//! Checks attention on every mask, with segments of many lengths and in every layout that keys and values come in.
+
 use super::*;
 use lacuna_kernels::{
     AttentionMask, Backend, KeyRanges, Segment, Segments, attention, attention_over, reference,
@@ -7,7 +9,7 @@ use std::num::NonZeroUsize;
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) segments: Segments,
-    /// heads, kv heads, d
+    /// Query heads, key heads, and the size d of a head.
     pub(crate) sizes: (usize, usize, usize),
 }
 
@@ -16,7 +18,7 @@ impl Case {
         Self { name: format!("{name} {sizes:?}"), segments, sizes }
     }
 
-    /// Windows of one pattern.
+    /// A case of `n` windows of one pattern.
     fn windows(name: &str, ranges: KeyRanges, n: usize, sizes: (usize, usize, usize)) -> Self {
         Self::new(&format!("{name}, {n}"), Segments::end_to_end(vec![ranges; n]), sizes)
     }
@@ -136,7 +138,7 @@ pub(crate) fn every_case_agrees_with_the_reference(backend: Backend) {
     }
 }
 
-/// Views with strides of their own.
+/// The inputs are transposed views, with strides of their own.
 pub(crate) fn order_of_dimensions_does_not_matter(backend: Backend) {
     for case in cases() {
         let swap = |x: &Tensor| x.transpose(0, 1).unwrap();
@@ -162,7 +164,8 @@ pub(crate) fn narrowed_caches_are_read_in_place(backend: Backend) {
     agrees_with_f64("narrowed", &[q, k, v], &f).unwrap();
 }
 
-/// Keys of a sequence for themselves, with room behind them.
+/// The keys and values of each segment in a cache of its own, with room behind them, and segments that count from
+/// each cache's first row.
 fn caches(case: &Case, [_, k, v]: &[Tensor; 3]) -> (Vec<(Tensor, Tensor)>, Segments) {
     let cache = |x: &Tensor, segment: &Segment| {
         let own = x.narrow(0, segment.keys.start, segment.keys.len()).unwrap();
@@ -234,7 +237,7 @@ pub(crate) fn extreme_scores_stay_finite(backend: Backend) {
     let y = attention(backend, &inputs[0], &inputs[1], &inputs[2], &segments, 1e3).unwrap();
     let wide = inputs.map(|x| x.to_dtype(DType::F64).unwrap());
     let want = reference::attention(&wide[0], &wide[1], &wide[2], &segments, 1e3).unwrap();
-    // Scores of size 1e4 carry rounding of 1e-3 each.
+    // Scores of size 1e4 are each rounded by about 1e-3.
     assert!(error(&y, &want) < 2e-2);
 }
 
@@ -254,8 +257,8 @@ pub(crate) fn blind_queries_yield_zeros(backend: Backend) {
     }
 }
 
-/// A NaN reaches every query that sees it; in a key, no other. (Hidden values count 0 times.) The
-/// definition adds hidden keys times 0, so that there it reaches all.
+/// A NaN reaches every query that sees it. In a key it reaches no other query; in a value it may, for hidden values
+/// are multiplied with 0. The definition multiplies hidden keys with 0 too, so that there it reaches all.
 pub(crate) fn nan_comes_through(backend: Backend) {
     let mut draw = Numbers::new(17);
     for len in [6usize, 70] {

@@ -1,4 +1,4 @@
-//! Gradients as functions against their definitions: f32 against f64.
+//! Compares the gradients that are functions, in f32, with their definitions in f64.
 
 use candle_core::{DType, Device, Tensor};
 use lacuna_kernels::{
@@ -54,7 +54,7 @@ pub(crate) fn the_gradients_of_dense_layers_are_their_products(backend: Backend)
     assert!(linear_weight_gradient(backend, &dy[0], &tensor(&[3, inner], 1)).is_err());
 }
 
-/// As many rows as a sum is formed in parts from, or as a product is split into tasks from.
+/// There are so many rows that sums are formed in halves and products are split into tasks.
 pub(crate) fn products_of_many_rows_are_the_same_for_any_number_of_threads(backend: Backend) {
     let (rows, inner, out) = (1700, 33, 40);
     let (x, dy, weight) =

@@ -1,5 +1,5 @@
-//! The cases, for any implementation: f32 on the CPU takes the fused kernels, f64 the reference,
-//! so one function run in both types is a comparison of the two.
+//! Holds the cases, for any implementation. Tensors of f32 on the CPU take the fused kernels and those of f64 the
+//! reference, so one function run in both types is a comparison of the two.
 
 #![allow(dead_code, reason = "each test binary uses its share of the cases")]
 #![allow(clippy::unwrap_used, reason = "called by tests alone")]
@@ -11,7 +11,7 @@ pub(crate) mod gradients;
 pub(crate) mod optimizer;
 pub(crate) mod parts;
 
-/// A small generator of its own: candle's can't be seeded on the CPU.
+/// A small random generator; candle's can't be seeded on the CPU.
 pub(crate) struct Numbers(u64);
 
 impl Numbers {
@@ -30,7 +30,7 @@ impl Numbers {
         (self.next() % n as u64) as usize
     }
 
-    /// Uniform in ±√3: mean 0, variance 1.
+    /// Draws numbers that are uniform in ±√3: mean 0, variance 1.
     pub(crate) fn tensor(&mut self, shape: &[usize]) -> Tensor {
         let n = shape.iter().product();
         let draw = |_| ((self.next() >> 40) as f32 / (1u32 << 23) as f32 - 1.) * 1.732;
@@ -77,7 +77,7 @@ pub(crate) fn error(got: &Tensor, want: &Tensor) -> f64 {
     got.iter().zip(&want).fold(0f64, |m, (x, y)| m.max((x - y).abs())) / scale
 }
 
-/// f32 against f64, value and every gradient. The tolerance is a few times what rounding of f32
+/// The largest error of f32 against f64, for the value and every gradient. It is a few times what rounding of f32
 /// operands alone costs (measured: below 1e-6 in every case), far below any wrong term.
 pub(crate) const TOLERANCE: f64 = 4e-6;
 
@@ -98,7 +98,7 @@ pub(crate) fn agrees_with_f64(
     Ok(())
 }
 
-/// The f64 gradients against central differences at a few coordinates of every input.
+/// Compares the gradients in f64 with central differences at a few coordinates of every input.
 pub(crate) fn gradients_are_slopes(
     name: &str,
     inputs: &[Tensor],

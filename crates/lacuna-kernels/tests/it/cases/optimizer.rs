@@ -1,3 +1,5 @@
+//! Compares AdamW's update with its formula and with its definition.
+
 use super::*;
 use lacuna_kernels::{AdamWUpdate, Backend, Moments, adamw, global_norm};
 
@@ -15,7 +17,7 @@ fn gradients(step: u64, vars: &[Var], dtype: DType) -> Vec<Tensor> {
     vars.iter().map(|v| (draw.tensor(v.dims()) * scale).unwrap().to_dtype(dtype).unwrap()).collect()
 }
 
-/// β 0.9 and 0.95, decay 0.1 for matrices, no clipping beyond a norm of `clip`.
+/// An optimizer with β₁ 0.9 and β₂ 0.95 that decays matrices by 0.1 and clips gradients at a norm of `clip`.
 struct Optimizer<'a> {
     parameters: &'a [Var],
     moments: Vec<Moments>,
@@ -50,7 +52,7 @@ impl<'a> Optimizer<'a> {
     }
 }
 
-/// The update written out for one number, in f64, as PyTorch documents it.
+/// The expected values come from the update written out for one number, in f64, as PyTorch documents it.
 pub(crate) fn ten_steps_follow_the_formula(backend: Backend) {
     for (clip, tolerance) in [(f64::INFINITY, 2e-6), (1., 2e-6)] {
         let vars = variables(DType::F32);
@@ -99,7 +101,7 @@ pub(crate) fn fused_steps_agree_with_composed_ones(backend: Backend) {
     }
 }
 
-/// Steps far below a bf16 unit add up in the f32 master instead of being lost.
+/// Steps far below the resolution of bf16 add up in the f32 master instead of being lost.
 pub(crate) fn small_steps_are_not_lost_in_half_precision(backend: Backend) {
     for dtype in [DType::BF16, DType::F16] {
         let var = Var::from_tensor(&Tensor::full(1f32, 100, &Device::Cpu).unwrap());

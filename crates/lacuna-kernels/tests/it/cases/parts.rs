@@ -1,11 +1,13 @@
+//! Compares the elementwise and row-wise operations with their definitions, and checks their refusals.
+
 use super::*;
 use lacuna_kernels::{
     Backend, Rope, embedding, linear, linear_cross_entropy, reference, rms_norm, rope, swiglu,
     token_nll,
 };
 
-/// Each elementwise or row-wise operation on odd sizes: one row, no multiple of any vector, more
-/// rows than a task takes, strided views.
+/// Each elementwise or row-wise operation runs on odd sizes: one row, no multiple of any vector, more rows than a
+/// task takes, strided views.
 pub(crate) fn every_case_agrees_with_the_reference(backend: Backend) {
     each_case(backend, &|name, inputs, f| agrees_with_f64(name, inputs, f).unwrap());
 }
@@ -32,7 +34,7 @@ type Operation<'a> = &'a (dyn Fn(&[Tensor]) -> Result<Tensor> + Sync);
 
 fn each_case(backend: Backend, check: &dyn Fn(&str, &[Tensor], Operation<'_>)) {
     let mut draw = Numbers::new(21);
-    // Not h = 1: a norm of one number is its sign, and its gradient nothing but rounding.
+    // There is no h = 1: a norm of one number is its sign, and its gradient nothing but rounding.
     for (rows, h) in [(1, 2), (3, 7), (2, 64), (130, 33), (200, 96)] {
         let (x, w) = (draw.tensor(&[rows, h]), draw.tensor(&[h]));
         check("rms norm", &[x.clone(), w], &|x| rms_norm(backend, &x[0], &x[1], 1e-6));
@@ -96,7 +98,7 @@ pub(crate) fn nll_of_every_row_agrees_with_the_reference(backend: Backend) {
     assert!(token_nll(backend, &hidden, &head, &[5000; 40]).is_err());
 }
 
-/// The loss is one term of many: its gradients scale with what comes from above.
+/// The loss is one term of many, so its gradients scale with the gradient that comes from above.
 pub(crate) fn an_upstream_gradient_scales_both_gradients(backend: Backend) {
     let mut draw = Numbers::new(41);
     let inputs = [draw.tensor(&[9, 8]), draw.tensor(&[20, 8])];
@@ -117,7 +119,7 @@ pub(crate) fn half_precision_is_computed_in_single(backend: Backend) {
         assert_eq!(y.dtype(), dtype);
         let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
         let want = reference::rms_norm(&wide(&x), &wide(&w), 1e-6).unwrap();
-        // One rounding to 8 or 11 bits.
+        // The result is rounded once, to 8 or 11 bits.
         assert!(error(&y, &want) < if dtype == DType::BF16 { 4e-3 } else { 5e-4 });
     }
 }

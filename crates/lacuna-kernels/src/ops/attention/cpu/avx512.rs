@@ -1,10 +1,10 @@
-//! The product's register block with AVX-512, in the processor's own vectors: the compiler does
-//! not keep arrays of this size in registers by itself.
+//! Multiplies a register block with AVX-512, in the processor's own vectors, because the compiler does not keep
+//! arrays of this size in registers by itself.
 
 use std::arch::x86_64::*;
 
-/// C = A · B, plus C · `keep`, for M rows of A and C: see `product` in `panel.rs`. M · N / 16
-/// (M for N = 8) vectors of sums.
+/// Computes C = A · B, plus C · `keep` if there is one, for M rows of A and C: see `product` in `panel.rs`. The sums
+/// take M · N / 16 vectors, or M half ones for N = 8.
 ///
 /// # Safety
 /// Elements (i, p) of A with i < `M` and p < `k` exist, as do `k` rows of B and `M` rows of C of

@@ -1,4 +1,4 @@
-//! The backward pass on CPU tensors of f32.
+//! Computes the gradients of attention on CPU tensors of f32.
 
 use std::mem::MaybeUninit;
 
@@ -12,7 +12,7 @@ use crate::backend::Isa;
 use crate::raw::Scratch;
 use crate::simd::dot_body;
 
-/// What the backward pass reads beside q, k and v.
+/// The tensors that the backward pass reads beside q, k and v.
 #[derive(Clone, Copy)]
 pub(super) struct Outer<'a> {
     pub(super) out: View<'a>,
@@ -20,7 +20,7 @@ pub(super) struct Outer<'a> {
     pub(super) lse: &'a Lse,
 }
 
-/// Where the gradients of q, k and v go. Rows of keys that no part has are not written.
+/// The memory that the gradients of q, k and v are written to. Rows of keys that belong to no part are not written.
 pub(super) struct Gradients<'a> {
     pub(super) q: Rows<'a>,
     pub(super) k: Rows<'a>,
@@ -79,7 +79,7 @@ fn backward_panels<const N: usize>(
     let same_head = |a: &(At, usize), b: &(At, usize)| a.0.part == b.0.part && a.0.head == b.0.head;
     let heads: Vec<_> = shares.chunk_by(same_head).collect();
     if heads.len() == shares.len() {
-        // At once, while the sums are in the cache.
+        // One share covers each head, so its sums are written at once, while they are in the cache.
         shares.par_iter().for_each(|share| write(&share.0, &partial(share)));
         return Ok(());
     }
@@ -99,7 +99,8 @@ fn backward_panels<const N: usize>(
     Ok(())
 }
 
-/// Gradients of one head's keys and values: `[kv_len][width]`, width a multiple of 16.
+/// The gradients of one head's keys and values, summed over its queries: `[kv_len][width]` each. `width` is d rounded
+/// up to a multiple of 16.
 struct KeySums {
     k: Scratch,
     v: Scratch,
@@ -113,7 +114,7 @@ impl KeySums {
     }
 }
 
-/// One panel's operands in the layouts that the inner loop wants.
+/// One panel's operands in the layouts that the inner loop wants, and the sums of its task.
 struct Panel<const N: usize> {
     qt: Vec<f32>,
     d_out_t: Vec<f32>,
@@ -144,7 +145,7 @@ impl<const N: usize> Panel<N> {
         }
     }
 
-    /// Reads a panel's queries, outputs and their gradients; says how many lanes it has.
+    /// Reads a panel's queries, outputs and their gradients; returns the number of lanes that hold a query.
     fn load(&mut self, work: &Work<'_, N>, outer: Outer<'_>, at: At) -> usize {
         let Part { sizes, q, first_query, .. } = work.parts[at.part];
         let (q, lanes) = panel_rows::<N>(q, &sizes, at);
@@ -154,8 +155,8 @@ impl<const N: usize> Panel<N> {
         read_lanes::<N>(&q[..lanes], work.scale, &mut self.qt);
         read_lanes::<N>(&d_out[..lanes], 1., &mut self.d_out_t);
         if lanes < N {
-            // Lanes without a query: probabilities exp(0 − ∞) = 0, and nothing to multiply them
-            // with, so they add nothing anywhere.
+            // Lanes without a query have probabilities exp(0 − ∞) = 0, and are multiplied with zeros, so they add
+            // nothing anywhere.
             self.q.fill(0.);
             self.d_out.fill(0.);
             self.dot = [0.; N];

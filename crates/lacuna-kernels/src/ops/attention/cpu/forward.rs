@@ -1,5 +1,4 @@
-//! What both passes on CPU tensors of f32 share, and the forward pass: the work split into panels
-//! of query lanes.
+//! Splits attention on CPU tensors of f32 into panels of query lanes, for both passes, and runs the forward pass.
 
 use std::array;
 use std::mem::MaybeUninit;
@@ -16,32 +15,35 @@ use crate::backend::Isa;
 use crate::raw::Disjoint;
 use crate::spin;
 
-/// Panels of a head below which its keys are split instead: few queries, many keys.
+/// With fewer panels than this in every head the keys are split among tasks instead: there are few queries, and many
+/// keys.
 const FEW: usize = 4;
-/// Pieces that few queries' keys are split into, and the fewest tiles of one.
+/// The number of pieces that the keys are split into when queries are few.
 const PIECES: usize = 32;
+/// The fewest tiles of keys in a piece.
 const PIECE: usize = 2;
 /// Multiplications below which the calling thread works alone: a few microseconds.
 const SERIAL_WORK: usize = 128 * 1024;
-/// Tasks worth having when there are many panels.
+/// The number of tasks aimed at when there are many panels.
 const TASKS: usize = 16;
 
-/// One segment of both passes.
+/// One segment as both passes see it: its sizes, its rows of q, k and v, and the keys that its queries see.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
     pub(super) sizes: Sizes,
-    /// From the segment's first row on.
+    /// The rows of q from the segment's first one on; k and v likewise.
     pub(super) q: View<'a>,
     pub(super) k: View<'a>,
     pub(super) v: View<'a>,
     pub(super) ranges: &'a KeyRanges,
-    /// The segment's first row in the output, and in the gradients of keys and values.
+    /// The segment's first row in q and in the output.
     pub(super) first_query: usize,
+    /// The segment's first row in k and v and in their gradients.
     pub(super) first_key: usize,
 }
 
 impl<'a> Part<'a> {
-    /// The segment's part of q, k and v.
+    /// Takes the segment's rows of q, k and v, each of which is given whole.
     pub(super) fn new(
         sizes: Sizes,
         q: View<'a>,
@@ -60,7 +62,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Keys and values of a head, see [`Head::new`].
+    /// The keys and values of a key head; `often` as in [`Head::new`].
     pub(super) fn head(&self, head: usize, often: bool) -> (Head<'a>, Head<'a>) {
         let Self { sizes, k, v, .. } = self;
         (Head::new(*k, sizes, head, often), Head::new(*v, sizes, head, often))
@@ -75,13 +77,13 @@ pub(super) struct At {
     pub(super) panel: usize,
 }
 
-/// A pass over segments in panels of N lanes: the same sizes, so that its sums are cut alike, for all.
+/// A pass over all segments, cut into panels of N lanes; N is the same for every segment.
 pub(super) struct Work<'a, const N: usize> {
     pub(super) isa: Isa,
     pub(super) scale: f32,
     pub(super) parts: &'a [Part<'a>],
     pub(super) plans: Vec<Arc<Plan>>,
-    /// Panels of all heads of the parts before each, and of all.
+    /// For each part, the number of panels in all heads of the parts before it; at the end, that in all parts.
     firsts: Vec<usize>,
 }
 
@@ -96,7 +98,7 @@ impl<'a, const N: usize> Work<'a, N> {
         Self { isa, scale, parts, plans, firsts }
     }
 
-    /// All panels.
+    /// The number of panels in all heads of all parts.
     pub(super) fn len(&self) -> usize {
         self.firsts[self.parts.len()]
     }
@@ -109,13 +111,14 @@ impl<'a, const N: usize> Work<'a, N> {
         self.plans[at.part].tiles(at.panel)
     }
 
-    /// Panels of a head of the longest segment.
+    /// The number of panels in a head of the longest segment.
     pub(super) fn longest(&self) -> usize {
         self.plans.iter().map(|plan| plan.panels()).max().unwrap_or(0)
     }
 
-    /// The panels in shares of a head's, each given by its first panel and how many there are: enough tasks
-    /// when there are few heads. By the longest segment's shape alone, never by number of threads.
+    /// Divides the panels into shares, so that there are enough tasks when there are few heads. A share is a run of
+    /// panels of one head, given by its first panel and their number. The longest segment's shape alone decides where
+    /// the shares are cut, never the number of threads.
     pub(super) fn shares(&self) -> Vec<(At, usize)> {
         let heads: usize = self.parts.iter().map(|part| part.sizes.kv_heads).sum();
         let longest = self.longest();
@@ -134,15 +137,15 @@ impl<'a, const N: usize> Work<'a, N> {
     }
 }
 
-/// Log Σ exp of every lane, panel after panel, and the panels' width.
+/// log Σ exp of every lane, panel after panel, and the panels' width.
 #[derive(Debug)]
 pub(in super::super) struct Lse {
     pub(super) width: usize,
     pub(super) values: Vec<f32>,
 }
 
-/// Vector lanes of a panel: as few as the queries of a key head fit into, and no more than the
-/// registers serve well: 2 of 8 lanes or 2 of 16.
+/// The number of lanes in a panel: as few as the queries of a key head fit into, and no more than the registers serve
+/// well, which is two vectors of 8 lanes, or of 16 with AVX-512.
 fn panel_width(isa: Isa, lanes: usize) -> usize {
     match lanes {
         0..=8 => 8,
@@ -155,7 +158,7 @@ fn lanes(part: &Part<'_>) -> usize {
     part.sizes.lanes()
 }
 
-/// Writes the rows of all parts. Where sums are cut follows from the shapes of all of them.
+/// Writes the output rows of all parts. The shapes of all parts together decide where sums are cut.
 pub(super) fn forward(isa: Isa, scale: f32, parts: &[Part<'_>], out: &Rows<'_>) -> Lse {
     let width = panel_width(isa, parts.iter().map(lanes).max().unwrap_or(0));
     let run = match width {
@@ -166,8 +169,8 @@ pub(super) fn forward(isa: Isa, scale: f32, parts: &[Part<'_>], out: &Rows<'_>) 
     Lse { width, values: run(isa, scale, parts, Cut::Together, out) }
 }
 
-/// The same, but where a part's sums are cut follows from its own shape: its result has the same bits
-/// whatever stands beside it.
+/// Writes the output rows of all parts as [`forward`] does, but a part's own shape decides where its sums are cut:
+/// its result has the same bits whatever stands beside it.
 pub(super) fn forward_apart(isa: Isa, scale: f32, parts: &[Part<'_>], out: &Rows<'_>) {
     let few = |part: &Part<'_>| lanes(part).div_ceil(panel_width(isa, lanes(part))) < FEW;
     for (width, run) in
@@ -186,7 +189,7 @@ pub(super) fn forward_apart(isa: Isa, scale: f32, parts: &[Part<'_>], out: &Rows
 
 type Run = fn(Isa, f32, &[Part<'_>], Cut, &Rows<'_>) -> Vec<f32>;
 
-/// What decides where the keys of few queries are cut.
+/// The work by which the size of pieces is chosen when the keys of few queries are split.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cut {
     /// The work of all segments.
@@ -239,8 +242,8 @@ impl<const N: usize> Forward<'_, N> {
         );
     }
 
-    /// Each task does a piece of a panel's keys; the pieces are joined afterwards. Decoding comes
-    /// here, so nobody is woken up for it.
+    /// Each task does a piece of a panel's keys; the pieces are joined afterwards. Decoding takes this way, so its
+    /// tasks run on the spin pool, whose threads are not asleep between one short pass and the next.
     fn split_keys(&self, cut: Cut) {
         let work = &self.work;
         let d = work.parts[0].sizes.d;
@@ -293,7 +296,7 @@ impl<const N: usize> Forward<'_, N> {
 
     fn finish(&self, at: At, state: &State<N>) {
         let part = &self.work.parts[at.part];
-        // A query that sees nothing: zeros here, and no gradient in the backward pass.
+        // A query that sees nothing gets zeros here, and no gradient in the backward pass.
         let seen: [bool; N] = array::from_fn(|lane| state.sum[lane] != 0.);
         let scale = array::from_fn(|lane| if seen[lane] { 1. / state.sum[lane] } else { 0. });
         // SAFETY: every panel is finished once.
@@ -315,7 +318,7 @@ fn lanes_of<const N: usize>(sizes: &Sizes, panel: usize) -> Range<usize> {
     panel * N..((panel + 1) * N).min(sizes.lanes())
 }
 
-/// The rows of a panel's lanes, and how many there are.
+/// The rows of a panel's lanes, and the number of lanes that hold a query.
 pub(super) fn panel_rows<'a, const N: usize>(
     view: View<'a>,
     sizes: &Sizes,

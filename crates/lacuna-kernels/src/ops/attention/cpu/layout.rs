@@ -1,4 +1,4 @@
-//! Where the rows of q, k, v and the output lie.
+//! Finds the rows of q, k, v and the output in memory, and moves them into vector lanes and back.
 
 #![allow(clippy::needless_range_loop, reason = "lanes run over several arrays in step")]
 
@@ -36,7 +36,7 @@ impl<'a> View<'a> {
         Ok(Self { data: &data[layout.start_offset()..], head, row })
     }
 
-    /// The same from a later row on.
+    /// The same tensor without its first `row` rows.
     pub(super) fn skip(self, row: usize) -> Self {
         Self { data: self.data.get(row * self.row..).unwrap_or_default(), ..self }
     }
@@ -46,7 +46,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// Sizes of one segment.
+/// The sizes of one segment: heads of the queries and of the keys, numbers of queries and keys, and the size d of a
+/// head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) heads: usize,
@@ -57,7 +58,7 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// q: `[rows, heads, d]`.
+    /// The sizes of a segment in a tensor of queries whose shape `q` is `[rows, heads, d]`.
     pub(super) fn new(q: &[usize], kv_heads: usize, segment: &Segment) -> Self {
         let (q_len, kv_len) = (segment.queries.len(), segment.keys.len());
         Self { heads: q[1], kv_heads, q_len, kv_len, d: q[2] }
@@ -67,12 +68,12 @@ impl Sizes {
         self.heads / self.kv_heads
     }
 
-    /// Query lanes of one key head.
+    /// The query lanes of one key head: one for each query of each query head that reads it.
     pub(super) fn lanes(&self) -> usize {
         self.q_len * self.group()
     }
 
-    /// (head, query) of each real lane of a panel.
+    /// The (query head, query) of each lane of a panel that holds a query.
     pub(super) fn panel(
         &self,
         kv_head: usize,
@@ -86,7 +87,8 @@ impl Sizes {
     }
 }
 
-/// What the lanes of a panel see; lanes beyond the last query see nothing.
+/// The keys that the lanes of a panel see. Lanes beyond the last query see the prefix alone, and nobody reads their
+/// results.
 pub(super) fn sight<const N: usize>(ranges: &KeyRanges, sizes: &Sizes, panel: usize) -> Sight<N> {
     let mut sight = Sight { prefix: ranges.prefix(), from: [[0; N]; 2], to: [[0; N]; 2] };
     for (lane, (_, q)) in sizes.panel(0, panel, N).enumerate() {
@@ -97,15 +99,15 @@ pub(super) fn sight<const N: usize>(ranges: &KeyRanges, sizes: &Sizes, panel: us
     sight
 }
 
-/// One head's keys or values, and how far apart their rows are.
+/// One head's keys or values, as they lie or copied together, and the distance from row to row.
 pub(super) enum Head<'a> {
     Borrowed(&'a [f32], usize),
     Copied(Scratch, usize),
 }
 
 impl<'a> Head<'a> {
-    /// `often`: read so often that it pays to copy rows that are apart, so that a tile is one
-    /// piece of memory.
+    /// The keys or values of `head`. If they are read `often`, it pays to copy rows that lie apart, so that a tile is
+    /// one piece of memory.
     pub(super) fn new(view: View<'a>, sizes: &Sizes, head: usize, often: bool) -> Self {
         let d = sizes.d;
         if !often || view.row == d {
@@ -163,7 +165,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Columns become rows. Written out for x86-64, where the compiler would go through memory.
+/// Turns columns into rows. It is written out for x86-64, where the compiler would go through memory.
 #[inline(always)]
 fn transpose(block: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     #[cfg(target_arch = "x86_64")]
@@ -193,7 +195,7 @@ pub(super) fn read_lanes<const N: usize>(rows: &[&[f32]], scale: f32, panel: &mu
     }
     let (fours, rest) = rows.as_chunks::<4>();
     for (i, rows) in fours.iter().enumerate() {
-        // Four by four: whole vectors are loaded and stored.
+        // Rows are taken four by four, so that whole vectors are loaded and stored.
         let columns = rows.map(|row| row.as_chunks::<4>().0);
         for (j, panel) in panel.chunks_exact_mut(4 * N).enumerate() {
             let block = transpose(columns.map(|column| column[j].map(|x| x * scale)));

@@ -1,4 +1,4 @@
-//! Attention on CPU tensors of f32.
+//! Computes attention on CPU tensors of f32, as a differentiable operation and as functions that record nothing.
 #![allow(unsafe_code, reason = "rows that tasks write each once, and registers written out")]
 
 use std::sync::OnceLock;
@@ -42,7 +42,7 @@ pub(super) fn attention_kept(
     Ok((shaped(out, q)?, lse))
 }
 
-/// `out`, its gradient, and what the forward pass kept.
+/// The gradients of q, k and v, from the output, the output's gradient and the log sums that the forward pass kept.
 pub(super) fn attention_backward(
     isa: Isa,
     [q, k, v]: [&Tensor; 3],
@@ -84,7 +84,7 @@ pub(super) fn attention_over(
     shaped(out, &q)
 }
 
-/// Rows may lie anywhere, but each is contiguous.
+/// The same tensor with contiguous rows, which may lie anywhere; only rows that are not contiguous are copied.
 fn by_rows(x: &Tensor) -> Result<Tensor> {
     if x.stride()[2] == 1 { Ok(x.clone()) } else { x.contiguous() }
 }

@@ -1,4 +1,4 @@
-//! The inner loops: one panel of `N` query lanes against a list of key tiles.
+//! Holds the inner loops of attention: one panel of `N` query lanes against a list of key tiles.
 //!
 //! Everything is laid out with the queries in the vector lanes (scores as `[key][lane]`, outputs
 //! as `[d][lane]`): maxima, sums and masks then need no work across lanes, keys and values are
@@ -11,11 +11,11 @@ use super::avx512;
 use super::plan::{TILE, Tile};
 use crate::simd::{Registers, exp_below_zero, madd, simd};
 
-/// Score of a hidden pair. Finite, so that differences of two stay finite.
+/// The score of a pair whose key the query does not see. It is finite, so that differences of two stay finite.
 const HIDDEN: f32 = -1e30;
 
-/// The largest score of a lane that has seen nothing. So far above [`HIDDEN`] that a hidden pair's
-/// probability is 0 without being asked for.
+/// The largest score of a lane that has seen nothing. It lies so far above [`HIDDEN`] that a hidden pair's
+/// probability comes out as 0 without being asked for.
 const NOTHING: f32 = -1e29;
 
 /// Keys and values of one key head; rows are `k_row` and `v_row` apart.
@@ -28,14 +28,15 @@ pub(super) struct Keys<'a> {
     pub(super) d: usize,
 }
 
-/// What each lane sees: everything below `prefix`, and two ranges.
+/// The keys that each lane sees: all below `prefix`, and two ranges `from..to`.
 pub(super) struct Sight<const N: usize> {
     pub(super) prefix: usize,
     pub(super) from: [[i32; N]; 2],
     pub(super) to: [[i32; N]; 2],
 }
 
-/// A softmax under way: maxima and sums per lane, outputs `[d][N]` not yet divided.
+/// A softmax under way: the maximum and the sum of each lane, and outputs `[d][N]` that are not divided by the sums
+/// yet.
 pub(super) struct State<const N: usize> {
     pub(super) max: [f32; N],
     pub(super) sum: [f32; N],
@@ -52,7 +53,7 @@ impl<const N: usize> State<N> {
         self.out.fill(0.);
     }
 
-    /// Joins the softmax over other keys.
+    /// Joins this softmax with that of the same queries over other keys.
     pub(super) fn merge(&mut self, other: &Self) {
         let (mut own, mut others) = ([0f32; N], [0f32; N]);
         for lane in 0..N {
@@ -72,7 +73,7 @@ impl<const N: usize> State<N> {
 }
 
 simd!(
-    /// Adds the tiles' keys to `state`. `qt`: scaled queries, `[d][N]`.
+    /// Adds the tiles' keys to `state`. `qt` holds the scaled queries, `[d][N]`.
     pub(super) fn attend<const N: usize>(
         keys: Keys<'_>,
         tiles: &[Tile],
@@ -120,7 +121,7 @@ fn attend_body<const FMA: bool, const REGISTERS: usize, const N: usize>(
     }
 }
 
-/// What a panel's backward pass reads and writes besides the keys.
+/// The memory that a panel's backward pass reads and writes besides the keys and values.
 pub(super) struct Backward<'a, const N: usize> {
     /// Scaled queries and output gradients, `[d][N]`.
     pub(super) qt: &'a [f32],
@@ -235,8 +236,8 @@ fn score<const FMA: bool, const REGISTERS: usize, const N: usize>(
     }
 }
 
-/// C = A · B, plus what C was times `keep` (a factor per lane) if there is one. A is m × k with strides (`row`, `step`), B is k × N and C
-/// m × N, their rows `b_row` and `c_row` apart.
+/// Computes C = A · B, plus the old C times `keep` (a factor for each lane) if there is one. A is m × k with strides
+/// (`row`, `step`), B is k × N and C is m × N, with rows `b_row` and `c_row` apart.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "three matrices and their strides")]
 fn product<const FMA: bool, const REGISTERS: usize, const N: usize>(
@@ -259,7 +260,7 @@ fn product<const FMA: bool, const REGISTERS: usize, const N: usize>(
             // SAFETY: rows done..done + $rows lie below m, which the assertions above cover.
             unsafe {
                 let (a, c) = (a.add(done * row), c.add(done * c_row));
-                // REGISTERS is that only where AVX-512 was found.
+                // `REGISTERS` has this value only where AVX-512 was found.
                 #[cfg(target_arch = "x86_64")]
                 if REGISTERS == Registers::AVX512 {
                     avx512::micro::<$rows, N>(k, a, row, step, b, b_row, c, c_row, keep);
@@ -272,14 +273,14 @@ fn product<const FMA: bool, const REGISTERS: usize, const N: usize>(
             done += $rows;
         }};
     }
-    // As many accumulators as the registers hold beside a row of B, then ever fewer.
+    // Blocks have as many accumulators as the registers hold beside a row of B, then ever fewer.
     macro_rules! blocks {
         ($($rows:literal)*) => {{ $(while m - done >= $rows { rows!($rows); })* }};
     }
     match (REGISTERS, N) {
         (Registers::AVX512, 32) => blocks!(12 8 4 2 1),
         (Registers::AVX512, _) => blocks!(14 8 4 2 1),
-        // 16 of 8 lanes with AVX2, of 4 without.
+        // Sixteen registers have 8 lanes each with AVX2, and 4 without.
         _ if !FMA && cfg!(target_arch = "x86_64") => blocks!(2 1),
         (_, 8) => blocks!(8 4 3 2 1),
         _ => blocks!(6 4 3 2 1),

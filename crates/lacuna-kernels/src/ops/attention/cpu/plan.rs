@@ -1,30 +1,29 @@
-//! The order of work for one pass: queries in panels of vector lanes, keys in tiles.
+//! Plans the work of one pass: queries come in panels of vector lanes, keys in tiles.
 
 use std::ops::Range;
 
 use super::KeyRanges;
 
-/// Keys of a tile: scores of a panel against it, and the tile itself, stay in the first-level
-/// cache.
+/// The number of keys in a tile: scores of a panel against it, and the tile itself, stay in the first-level cache.
 pub(crate) const TILE: usize = 64;
 
 /// A run of keys that at least one query of a panel sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tile {
     pub(crate) keys: Range<usize>,
-    /// Every query of the panel sees every key: no mask to apply.
+    /// True if every query of the panel sees every key, so that no mask is applied.
     pub(crate) full: bool,
 }
 
-/// For each panel, the tiles to visit; empty tiles are not in it.
+/// The tiles that each panel visits. A tile that none of its queries sees is not among them.
 #[derive(Debug)]
 pub(crate) struct Plan {
     panels: Vec<Vec<Tile>>,
 }
 
 impl Plan {
-    /// Lane r of a key head's queries is query r / group of head r % group; a panel is `lanes` of
-    /// them.
+    /// Plans the panels of a key head, of `lanes` query lanes each. Lane r is query r / `group` of the key head's
+    /// query head r % `group`.
     pub(crate) fn new(ranges: &KeyRanges, group: usize, lanes: usize) -> Self {
         let n_lanes = ranges.q_len() * group;
         let panel = |first: usize| {
@@ -42,7 +41,7 @@ impl Plan {
         &self.panels[panel]
     }
 
-    /// Tiles of all panels.
+    /// The number of tiles in all panels.
     pub(crate) fn all_tiles(&self) -> usize {
         self.panels.iter().map(Vec::len).sum()
     }
