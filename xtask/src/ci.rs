@@ -342,7 +342,7 @@ fn cuda_emulate() -> Result<Outcome> {
             "no C++ compiler; g++ or clang++ (CXX names it) runs it".into(),
         ));
     }
-    passed(cuda::cuda(&cuda::Task::Emulate { no_faults: false }))
+    passed(cuda::cuda(&cuda::Task::Emulate { names: Vec::new(), no_faults: false }))
 }
 
 /// Type-checks everything behind the feature with a stand-in for nvcc, in a target folder of its own:

@@ -1,24 +1,27 @@
 //! `cargo xtask cuda` proves the kernels for NVIDIA as far as a machine without a card can, and
 //! makes them for one that has.
 
+mod emulate;
 mod mutations;
 mod registers;
+mod suites;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo::{self, run};
-use mutations::{MUTATIONS, Mutation};
+use suites::SUITES;
 
 /// The task with the kernels that is asked for.
 #[derive(clap::Subcommand)]
 pub(crate) enum Task {
     /// Run every kernel on the CPU, and see that planted faults are found; needs g++ alone
     Emulate {
+        /// Suites that are run, all if none is named
+        #[arg(value_name = "NAME", value_parser = suite_names())]
+        names: Vec<String>,
         /// Only the kernels as they are, without planted faults
         #[arg(long)]
         no_faults: bool,
@@ -31,17 +34,20 @@ pub(crate) enum Task {
 
 /// Architectures that the kernels are compiled for.
 const ARCHITECTURES: &[&str] = &["80", "86", "89", "90a", "120"];
-const SOURCES: &[&str] = &["attention_forward.cu", "attention_backward.cu", "attention_hopper.cu"];
 const PAGE: &str = "docs/gpu.md";
 const TABLE_BEGIN: &str = "<!-- registers: `cargo xtask cuda compile` writes this table -->\n";
 const TABLE_END: &str = "<!-- /registers -->\n";
 
 pub(crate) fn cuda(task: &Task) -> Result<()> {
     match task {
-        Task::Emulate { no_faults } => emulate(!no_faults),
+        Task::Emulate { names, no_faults } => emulate::emulate(names, !no_faults),
         Task::Compile => compile(),
         Task::Card => card(),
     }
+}
+
+fn suite_names() -> clap::builder::PossibleValuesParser {
+    SUITES.iter().map(|suite| suite.name).collect::<Vec<_>>().into()
 }
 
 /// The folder of the kernels' sources.
@@ -75,26 +81,8 @@ pub(crate) fn compiler() -> Result<String> {
 const FLAGS: &[&str] =
     &["-std=c++20", "-DLACUNA_EMULATION", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"];
 
-/// A mutant may look wrong, must be compiled fast, and one head size is enough to find its fault.
-const MUTANT: &[&str] = &["-O1", "-w"];
-
 fn compile_object(compiler: &str, flags: &[&str], source: &Path, object: &Path) -> Result<()> {
     run(Command::new(compiler).args(FLAGS).args(flags).arg("-c").arg(source).arg("-o").arg(object))
-}
-
-/// Every kernel under every schedule against f64; then every planted fault, which must be found.
-fn emulate(faults: bool) -> Result<()> {
-    let compiler = compiler()?;
-    let folder = scratch()?;
-    let tests = sources().join("tests");
-    let machine = machine(&compiler)?;
-    let (main, kernels) = (folder.join("emulate.o"), folder.join("emulated_attention.o"));
-    compile_object(&compiler, &["-O2"], &tests.join("emulate.cpp"), &main)?;
-    compile_object(&compiler, &["-O2"], &tests.join("emulated_attention.cpp"), &kernels)?;
-    let program = folder.join("emulate");
-    run(Command::new(&compiler).args(&machine).args([&main, &kernels]).arg("-o").arg(&program))?;
-    run(&mut Command::new(&program))?;
-    if faults { plant_faults(&compiler, &[machine, vec![main]].concat()) } else { Ok(()) }
 }
 
 /// The emulated machine, compiled: no fault is planted in it.
@@ -107,95 +95,6 @@ fn machine(compiler: &str) -> Result<Vec<PathBuf>> {
         Ok(object)
     };
     ["machine", "tensor_core"].into_iter().map(compile).collect()
-}
-
-/// The end of a planted fault.
-enum Found {
-    By(String),
-    Not,
-}
-
-fn plant_faults(compiler: &str, rest: &[PathBuf]) -> Result<()> {
-    let prelude = prelude(compiler)?;
-    let next = AtomicUsize::new(0);
-    let results = Mutex::new(Vec::new());
-    let work = || {
-        while let Some(mutation) = MUTATIONS.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let result = plant(compiler, &prelude, rest, mutation);
-            results.lock().expect("no worker panics").push((mutation.name, result));
-        }
-    };
-    // As many as a small machine has cores; a mutant is a process of its own.
-    std::thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(work))));
-    let mut unfound = Vec::new();
-    for (name, result) in results.into_inner().expect("no worker panics") {
-        match result.with_context(|| format!("planting \"{name}\""))? {
-            Found::By(what) => println!("found: {name}: {what}"),
-            Found::Not => unfound.push(name),
-        }
-    }
-    ensure!(unfound.is_empty(), "planted faults that no test found: {}", unfound.join("; "));
-    println!("all {} planted faults were found", MUTATIONS.len());
-    Ok(())
-}
-
-/// Headers that no fault is in, compiled once for all mutants where the compiler can.
-fn prelude(compiler: &str) -> Result<PathBuf> {
-    let header = scratch()?.join("prelude.h");
-    let names = ["algorithm", "cmath", "cstdint", "cstdio", "cstring", "deque", "string", "vector"];
-    std::fs::write(&header, names.map(|name| format!("#include <{name}>\n")).concat())?;
-    let compiled = scratch()?.join("prelude.h.gch");
-    run(Command::new(compiler).args(FLAGS).args(MUTANT).args(["-x", "c++-header"]).args([
-        &header,
-        Path::new("-o"),
-        &compiled,
-    ]))?;
-    Ok(header)
-}
-
-/// Compiles the kernels with one fault and runs the tests on them until one fails.
-fn plant(compiler: &str, prelude: &Path, rest: &[PathBuf], mutation: &Mutation) -> Result<Found> {
-    let source = std::fs::read_to_string(sources().join(mutation.file))?;
-    let mutant = mutation.apply(&source).context("the text it replaces is gone")?;
-    let folder = scratch()?.join(format!("fault-{}", slug(mutation.name)));
-    copy_folder(&sources(), &folder)?;
-    std::fs::write(folder.join(mutation.file), mutant)?;
-    let object = folder.join("kernels.o");
-    let prelude = prelude.to_str().context("the target folder's name is no UTF-8")?;
-    let (kernels, words) = mutation.runs();
-    let flags = [MUTANT, &[kernels, "-include", prelude]].concat();
-    compile_object(compiler, &flags, &folder.join("tests/emulated_attention.cpp"), &object)?;
-    let program = folder.join("emulate");
-    run(Command::new(compiler).args(rest).args([&object, Path::new("-o"), &program]))?;
-    let output = Command::new(&program).args(words).output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    std::fs::remove_dir_all(&folder)?;
-    if output.status.success() {
-        return Ok(Found::Not);
-    }
-    let last = said.lines().rfind(|line| line.contains("FAILED") || line.contains("emulation:"));
-    Ok(Found::By(match last {
-        Some(line) => line.split_whitespace().collect::<Vec<_>>().join(" "),
-        None => output.status.to_string(),
-    }))
-}
-
-fn slug(name: &str) -> String {
-    name.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect()
-}
-
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_folder(&entry.path(), &target)?;
-        } else {
-            std::fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
 }
 
 /// The toolkit's folder, set up by scripts/cuda if it is not there.
@@ -214,7 +113,7 @@ fn compile() -> Result<()> {
     let mut spills = Vec::new();
     for architecture in ARCHITECTURES {
         let mut all = std::collections::BTreeMap::new();
-        for source in SOURCES {
+        for source in SUITES.iter().flat_map(|suite| suite.kernels) {
             let target = format!("arch=compute_{architecture},code=sm_{architecture}");
             let output = Command::new(&nvcc)
                 .args(["-gencode", &target, "-std=c++17", "-O3", "-cubin", "-Xptxas", "-v"])
@@ -309,13 +208,5 @@ mod tests {
         let new = replace_between(page, "<b>\n", "<e>\n", "new\n");
         assert_eq!(new.as_deref(), Some("a\n<b>\nnew\n<e>\nc\n"));
         assert_eq!(replace_between("a", "<b>\n", "<e>\n", "new\n"), None);
-    }
-
-    #[test]
-    fn every_source_is_compiled() {
-        let kernels = std::fs::read_dir(sources()).unwrap().map(|entry| entry.unwrap().file_name());
-        for name in kernels.map(|name| name.to_string_lossy().into_owned()) {
-            assert!(!name.ends_with(".cu") || SOURCES.contains(&name.as_str()), "{name}");
-        }
     }
 }

@@ -275,8 +275,7 @@ template <int D> bool check_group_products(void (*kernel)(PrimitiveArgs)) {
 bool check_case(const Case &c, const Kernels &k) {
     const Pass inputs = draw(c), first = whole_pass(c, inputs, k),
                second = whole_pass(c, inputs, k);
-    const bool same = first.out == second.out && first.d_q == second.d_q &&
-                      first.d_k == second.d_k && first.d_v == second.d_v;
+    const bool same = same_bits(first, second);
     const Errors e = compare(first, truth(c, inputs, 1 / std::sqrt((double)c.d)), true);
     const bool good = within(e) && same;
     std::printf("check %-9s %-46s out %.2e log-sum %.1e dq %.2e dk %.2e dv %.2e%s%s\n", k.name,

@@ -1,41 +1,9 @@
 // Runs attention on a machine, emulated or real, and compares it with its definition in f64.
 #pragma once
-#include <cmath>
-#include <cstdint>
 #include <cstdio>
-#include <cstring>
 
 #include "cases.h"
-
-/// Draws that are the same everywhere.
-struct Numbers {
-    uint64_t state;
-    uint64_t next() {
-        uint64_t z = state += 0x9e3779b97f4a7c15ull;
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-        return z ^ (z >> 31);
-    }
-    double uniform() { return static_cast<double>(next() >> 11) / (1ull << 53); }
-    /// Twelve uniform draws are normal enough.
-    float normal() {
-        double sum = -6;
-        for (int i = 0; i < 12; i++) sum += uniform();
-        return static_cast<float>(sum);
-    }
-};
-
-inline uint16_t to_bf16(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-inline float from_bf16(uint16_t x) {
-    const uint32_t bits = static_cast<uint32_t>(x) << 16;
-    float y;
-    std::memcpy(&y, &bits, 4);
-    return y;
-}
+#include "numbers.h"
 
 /// Values of one pass, on the host. Tensors are `[batch, len, heads, d]`, as projections leave
 /// them.
@@ -43,6 +11,11 @@ struct Pass {
     std::vector<uint16_t> q, k, v, d_out, out, d_q, d_k, d_v;
     std::vector<float> log_sums;
 };
+
+inline bool same_bits(const Pass &a, const Pass &b) {
+    return same_bits(a.out, b.out) && same_bits(a.log_sums, b.log_sums) &&
+           same_bits(a.d_q, b.d_q) && same_bits(a.d_k, b.d_k) && same_bits(a.d_v, b.d_v);
+}
 
 inline Pass draw(const Case &c) {
     Pass p;
@@ -107,26 +80,6 @@ inline Truth truth(const Case &c, const Pass &p, double scale) {
                     }
             }
     return t;
-}
-
-/// ‖got − want‖ / ‖want‖; a NaN, which poisoned results begin as, makes it one.
-inline double relative_error(const std::vector<uint16_t> &got, const std::vector<double> &want) {
-    double error = 0, size = 0;
-    for (size_t i = 0; i < want.size(); i++) {
-        const double e = from_bf16(got[i]) - want[i];
-        error += e * e;
-        size += want[i] * want[i];
-    }
-    return std::sqrt(error / size);
-}
-
-inline double largest_error(const std::vector<float> &got, const std::vector<double> &want) {
-    double most = 0;
-    for (size_t i = 0; i < want.size(); i++) {
-        const double e = got[i] == want[i] ? 0 : std::fabs(got[i] - want[i]); // ∞ equals itself
-        if (!(e <= most)) most = e;
-    }
-    return most;
 }
 
 struct Errors {

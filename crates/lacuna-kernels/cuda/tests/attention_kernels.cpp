@@ -7,43 +7,10 @@
 #include "../attention_hopper.cu"
 #endif
 
-#include <sys/mman.h>
-
 #include "attention.h"
+#include "suite.h"
 
 namespace {
-
-/// Memory that ends where a page that can't be read begins: what is read beyond the end is not
-/// overlooked.
-template <class T> class Buffer {
-  public:
-    explicit Buffer(size_t n) : n_(n) {
-        const size_t page = 4096;
-        size_ = (n * sizeof(T) + page - 1) / page * page + page;
-        base_ = static_cast<char *>(
-            mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-        if (base_ == MAP_FAILED || mprotect(base_ + size_ - page, page, PROT_NONE))
-            emulation::fail("no memory");
-        data_ = reinterpret_cast<T *>(base_ + size_ - page - n * sizeof(T));
-        std::memset(data_, 0xff, n * sizeof(T)); // NaNs
-    }
-    Buffer(const Buffer &) = delete;
-    ~Buffer() { munmap(base_, size_); }
-    template <class U> explicit Buffer(const std::vector<U> &from) : Buffer(from.size()) {
-        static_assert(sizeof(T) == sizeof(U));
-        std::memcpy(data_, from.data(), n_ * sizeof(T));
-    }
-    T *data() const { return data_; }
-    template <class U> void read(std::vector<U> &to) const {
-        to.resize(n_);
-        std::memcpy(to.data(), data_, n_ * sizeof(T));
-    }
-
-  private:
-    size_t n_, size_;
-    char *base_;
-    T *data_;
-};
 
 Rows rows(const Buffer<bf16> &data, int len, int heads, int d) {
     return {data.data(), (long long)len * heads * d, d, heads * d};

@@ -1,0 +1,129 @@
+// A suite: the kernels of an operation on the emulated machine, every case under every schedule,
+// against the definition in f64.
+//
+//     int main(int argc, char **argv) {
+//         Suite suite(argc, argv);
+//         for (const Case &c : CASES)
+//             suite.check(c.name, [&] { return run(c); }, [&](const Results &r) { return compare(r,
+//             c); });
+//         return suite.end();
+//     }
+//
+// The word `quick` ends the program at the first failure, as tests with planted faults do; what
+// other words choose is up to the suite.
+#pragma once
+#include <cstdio>
+#include <cstdlib>
+#include <initializer_list>
+#include <iterator>
+#include <string>
+#include <utility>
+
+#include <sys/mman.h>
+
+#include "../emulation/machine.h"
+#include "numbers.h"
+
+/// Memory that ends where a page that can't be read begins: what is read beyond the end is not
+/// overlooked. It begins as NaNs.
+template <class T> class Buffer {
+  public:
+    explicit Buffer(size_t n) : n_(n) {
+        const size_t page = 4096;
+        size_ = (n * sizeof(T) + page - 1) / page * page + page;
+        base_ = static_cast<char *>(
+            mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        if (base_ == MAP_FAILED || mprotect(base_ + size_ - page, page, PROT_NONE))
+            emulation::fail("no memory");
+        data_ = reinterpret_cast<T *>(base_ + size_ - page - n * sizeof(T));
+        std::memset(static_cast<void *>(data_), 0xff, n * sizeof(T));
+    }
+    Buffer(const Buffer &) = delete;
+    ~Buffer() { munmap(base_, size_); }
+    template <class U> explicit Buffer(const std::vector<U> &from) : Buffer(from.size()) {
+        static_assert(sizeof(T) == sizeof(U));
+        std::memcpy(static_cast<void *>(data_), from.data(), n_ * sizeof(T));
+    }
+    T *data() const { return data_; }
+    template <class U> void read(std::vector<U> &to) const {
+        to.resize(n_);
+        std::memcpy(to.data(), data_, n_ * sizeof(T));
+    }
+
+  private:
+    size_t n_, size_;
+    char *base_;
+    T *data_;
+};
+
+/// What a comparison says: the errors, in words, and whether all are within their tolerances.
+struct Verdict {
+    std::string text;
+    bool good;
+};
+
+/// Errors as a verdict says them.
+inline std::string error_text(std::initializer_list<std::pair<const char *, double>> errors) {
+    std::string text;
+    for (const auto &[of, error] : errors) {
+        char one[64];
+        std::snprintf(one, sizeof one, "%s%s %.1e", text.empty() ? "" : " ", of, error);
+        text += one;
+    }
+    return text;
+}
+
+class Suite {
+  public:
+    Suite(int argc, char **argv) : words_(argv + 1, argv + argc), quick_(has("quick")) {}
+
+    /// Whether the program was started with this word.
+    bool has(const char *word) const {
+        for (const auto &mine : words_)
+            if (mine == word) return true;
+        return false;
+    }
+
+    /// Runs a case under every schedule. Results must be what `compare` wants, have the same bits
+    /// every time (`same_bits`), and no loads of theirs may meet in a bank.
+    template <class Run, class Compare>
+    void check(const std::string &name, Run run, Compare compare) {
+        emulation::counters = {};
+        emulation::schedule = emulation::SCHEDULES[0];
+        const auto first = run();
+        Verdict verdict = compare(first);
+        verdict.good &= !emulation::counters.bank_conflicts;
+        for (const auto &schedule : emulation::SCHEDULES) {
+            if (quick_ && !verdict.good) break;
+            if (&schedule == emulation::SCHEDULES) continue;
+            emulation::schedule = schedule;
+            if (same_bits(run(), first)) continue;
+            std::printf("  other bits under the schedule \"%s\"\n", schedule.name);
+            verdict.good = false;
+        }
+        verdict.text += ", " + std::to_string(emulation::counters.products) + " products, " +
+                        std::to_string(emulation::counters.bank_conflicts) + " bank conflicts";
+        expect(name, verdict);
+    }
+
+    /// A claim that no schedule changes.
+    void expect(const std::string &name, const Verdict &verdict) {
+        std::printf("%-52s %s%s\n", name.c_str(), verdict.text.c_str(),
+                    verdict.good ? "" : "  FAILED");
+        std::fflush(stdout);
+        good_ &= verdict.good;
+        if (quick_ && !good_) std::exit(1);
+    }
+
+    /// The program's status.
+    int end() const {
+        std::printf(good_ ? "all cases agree with f64 under %zu schedules\n"
+                          : "FAILED (%zu schedules)\n",
+                    std::size(emulation::SCHEDULES));
+        return good_ ? 0 : 1;
+    }
+
+  private:
+    std::vector<std::string> words_;
+    bool quick_, good_ = true;
+};

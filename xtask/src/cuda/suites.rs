@@ -1,0 +1,64 @@
+//! Lists the suites of `cargo xtask cuda emulate`: each tests the kernels of an operation.
+
+use super::mutations::{Mutation, Part, attention};
+
+/// The kernels of an operation and the program that tests them.
+pub(super) struct Suite {
+    pub(super) name: &'static str,
+    /// The kernels' sources below `crates/lacuna-kernels/cuda`.
+    pub(super) kernels: &'static [&'static str],
+    /// The test program's part below `tests` that includes the kernels: it is compiled anew for every fault.
+    pub(super) test: &'static str,
+    /// Parts of the program that no fault changes.
+    pub(super) rest: &'static [&'static str],
+    pub(super) mutations: &'static [Mutation],
+    /// Chooses the part that is compiled and run for a fault; `|_| Part::default()` is all of it.
+    pub(super) part: fn(&Mutation) -> Part,
+}
+
+pub(super) const SUITES: &[Suite] = &[Suite {
+    name: "attention",
+    kernels: &["attention_forward.cu", "attention_backward.cu", "attention_hopper.cu"],
+    test: "attention_kernels.cpp",
+    rest: &["attention.cpp"],
+    mutations: attention::MUTATIONS,
+    part: attention::part,
+}];
+
+/// The suites of these names, all if none is named.
+pub(super) fn named(names: &[String]) -> Vec<&'static Suite> {
+    SUITES
+        .iter()
+        .filter(|suite| names.is_empty() || names.iter().any(|name| name == suite.name))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_source_is_tested_once() {
+        let sources = std::fs::read_dir(super::super::sources()).unwrap();
+        let sources = sources.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let sources: BTreeSet<_> = sources.filter(|name| name.ends_with(".cu")).collect();
+        let tested: Vec<_> = SUITES.iter().flat_map(|suite| suite.kernels).collect();
+        assert_eq!(sources.len(), tested.len());
+        assert!(tested.into_iter().all(|name| sources.contains(*name)), "{sources:?}");
+    }
+
+    #[test]
+    fn every_fault_changes_the_source_and_has_a_name_of_its_own() {
+        let mut names = BTreeSet::new();
+        for suite in SUITES {
+            for mutation in suite.mutations {
+                let path = super::super::sources().join(mutation.file);
+                let source = std::fs::read_to_string(path).unwrap();
+                let mutant = mutation.apply(&source);
+                assert!(mutant.is_some_and(|mutant| mutant != source), "{}", mutation.name);
+                assert!(names.insert((suite.name, mutation.name)), "{}", mutation.name);
+            }
+        }
+    }
+}
