@@ -1,4 +1,5 @@
-//! What one pass reads, on the host: tokens, where they stand, who sees whom, and whose hidden states are wanted.
+//! Collects the rows of one pass, on the host: tokens, their positions, the keys that each sees, and the rows whose
+//! hidden states are wanted.
 
 use lacuna_kernels::{AttentionMask, KeyRanges};
 use std::num::NonZeroUsize;
@@ -7,14 +8,15 @@ use std::ops::Range;
 use crate::clean::CleanKeys;
 use crate::error::{Error, Result};
 
-/// The tokens of one sequence, and what a pass is to know of them.
+/// The tokens of one sequence in a pass, with their past, their documents, and the rows that are wanted of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sequence<'a> {
     /// The tokens that the pass reads.
     pub tokens: &'a [u32],
-    /// Tokens before them whose keys and values a cache holds. All of the pass's tokens see them.
+    /// The number of tokens before them whose keys and values a cache holds. All tokens of the pass see those.
     pub past: usize,
-    /// The lengths of its documents, whose positions begin at 0 and which see nothing of each other; `None`: it is one.
+    /// The lengths of its documents, whose positions begin at 0 and which see nothing of each other; `None` if it is
+    /// one.
     pub documents: Option<&'a [usize]>,
     /// The tokens whose hidden states are wanted, counted from the first of `tokens`; `None`: all.
     pub wanted: Option<&'a [u32]>,
@@ -49,7 +51,8 @@ pub struct Batch {
     positions: Vec<u32>,
     parts: Vec<Part>,
     wanted: Vec<u32>,
-    /// The mask and length that were laid out last: windows of one length share it, and what attention plans by it.
+    /// The key ranges that were laid out last, with their mask and length: windows of one length share them, and the
+    /// plans of work that attention makes from them.
     laid_out: Option<((AttentionMask, usize), KeyRanges)>,
 }
 
@@ -58,11 +61,11 @@ pub struct Batch {
 pub(crate) struct Part {
     pub(crate) rows: Range<usize>,
     pub(crate) past: usize,
-    /// Which keys each row sees: those of the past, then of the rows, then those of `clean`.
+    /// The keys that each row sees: those of the past, then of the rows, then those of `clean`.
     pub(crate) ranges: KeyRanges,
-    /// Rows of a clean read whose keys stand behind its own.
+    /// The rows of a clean read whose keys stand behind the part's own; empty without one.
     pub(crate) clean: Range<usize>,
-    /// Its wanted rows among those of the batch.
+    /// The part's own stretch of the batch's list of wanted rows.
     pub(crate) wanted: Range<usize>,
 }
 
@@ -96,8 +99,8 @@ impl Batch {
     }
 
     /// Adds a window of block-diffusion training, [noisy ; clean]: each noisy block sees itself and the clean blocks
-    /// before it, and positions count from 0 in both halves (paper §2). `noisy.wanted` counts in [noisy ; clean]: a
-    /// shifted head reads a block's first token off the clean row before it. `None`: the noisy half.
+    /// before it, and positions count from 0 in both halves (paper §2). `noisy.wanted` counts in [noisy ; clean],
+    /// because a shifted head reads a block's first token off the clean row before it; `None` wants the noisy half.
     ///
     /// # Errors
     /// As [`push`](Self::push), and if the halves differ in length.
@@ -196,7 +199,7 @@ impl Batch {
         &self.parts
     }
 
-    /// Whether every row is wanted, in order.
+    /// Tells whether every row is wanted, in order.
     pub(crate) fn wants_all(&self) -> bool {
         self.wanted.len() == self.tokens.len()
             && self.wanted.iter().enumerate().all(|(i, row)| i == *row as usize)
@@ -223,7 +226,7 @@ impl Batch {
         }
     }
 
-    /// Books the `n` rows that were just laid down.
+    /// Records the last `n` rows as the part of one sequence, and those of them that are wanted.
     fn finish(
         &mut self,
         n: usize,
@@ -245,7 +248,7 @@ impl Batch {
 }
 
 impl Sequence<'_> {
-    /// Checks what is wanted of the `n` rows that it takes.
+    /// Checks that the wanted rows are among the `n` that the sequence takes.
     fn check_wanted(&self, n: usize) -> Result<()> {
         match self.wanted.unwrap_or_default().iter().find(|row| **row as usize >= n) {
             Some(beyond) => {

@@ -1,4 +1,4 @@
-//! One layer, there and back: h = x + attend(norm(x)), y = h + mlp(norm(h)).
+//! Computes one layer and its gradients: h = x + attend(norm(x)), y = h + mlp(norm(h)).
 
 use candle_core::Tensor;
 use lacuna_checkpoint::{Layer, Linear, Parameters};
@@ -14,41 +14,44 @@ use crate::rows::{Plan, Rows, gather, gather_backward};
 use crate::transformer::Transformer;
 use crate::weight::{Weight, project, project_all};
 
-/// A pass under way.
+/// A pass under way: the model, the rows of each layer, and the keys and values that queries meet.
 pub(crate) struct Pass<'a> {
     pub(crate) model: &'a Transformer,
-    /// The model's weights, without a graph where a backward pass is written out.
+    /// The model's weights; cut off from candle's graph where the backward pass is written out.
     pub(crate) weights: &'a Parameters<Weight>,
     pub(crate) plan: &'a Plan,
     pub(crate) keys: Keys<'a>,
-    /// Whether a backward pass will ask for the activations.
+    /// True if a backward pass will ask for the activations.
     pub(crate) saves: bool,
 }
 
-/// What a layer's backward pass needs of its forward pass.
+/// The activations of a layer's forward pass that its backward pass needs.
 #[derive(Debug)]
 pub(crate) struct Activations {
     /// The layer's input: [inputs, hidden].
     pub(crate) x: Tensor,
     heads: Heads,
-    /// Behind the attention, for the rows that are read on: the residual stream, gate and up.
+    /// The residual stream behind the attention, [rows, hidden], of the rows that the rest of the layer is computed
+    /// for.
     h: Tensor,
+    /// The two inputs of the gated activation, of the same rows: [rows, intermediate].
     gate: Tensor,
     up: Tensor,
 }
 
-/// What of it is the attention's.
+/// The activations of a layer's attention.
 #[derive(Debug)]
 struct Heads {
     /// Queries and keys before their norms, if the model has these.
     unnormed: Option<(Tensor, Tensor)>,
-    /// As attention read them: [rows, heads, head_dim].
+    /// Queries, keys and values as attention read them: [rows, heads, head_dim] each.
     qkv: [Tensor; 3],
     output: AttentionOutput,
 }
 
 impl Pass<'_> {
-    /// Layer `i`, and its activations if they are saved.
+    /// Computes layer `i` for the stream `x`; returns the stream behind it, and the layer's activations if they are
+    /// saved.
     pub(crate) fn block(
         &mut self,
         i: usize,
@@ -71,8 +74,8 @@ impl Pass<'_> {
         Ok((h.plus(fed), saved))
     }
 
-    /// What attention adds to the rows that are read on. What is not needed any more goes at once: of a long prompt
-    /// it is much.
+    /// The attention's term of the residual stream, for the rows that the rest of the layer is computed for. Tensors
+    /// are dropped as soon as they are not needed any more: those of a long prompt are large.
     fn attend(&mut self, i: usize, normed: Tensor) -> Result<(Tensor, Option<Heads>)> {
         let (model, rows, layer) = (self.model, &self.plan.layers[i], &self.weights.layers[i]);
         let backend = model.backend();
@@ -130,7 +133,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Keys and values of a last layer of which nothing else is read.
+    /// Computes the keys and values of a last layer of which nothing else is read.
     pub(crate) fn keys_alone(&mut self, i: usize, mut x: Stream) -> Result<()> {
         let (model, layer) = (self.model, &self.weights.layers[i]);
         let (backend, heads) = (model.backend(), model.config.num_kv_heads);
@@ -141,7 +144,7 @@ impl Pass<'_> {
         self.keys.store((i, self.plan), k, by_head(v, heads)?)
     }
 
-    /// What the gated feed-forward part adds, and gate and up if they are saved.
+    /// The feed-forward part's term of the residual stream, and gate and up if they are saved.
     fn mlp(&self, layer: &Layer<Weight>, normed: Tensor) -> Result<(Tensor, Option<[Tensor; 2]>)> {
         let backend = self.model.backend();
         let [gate, up] = project_all(backend, [&layer.gate, &layer.up], &normed)?;
@@ -242,7 +245,7 @@ impl Pass<'_> {
         }
     }
 
-    /// The gradient of what a head's norm read, and of its weight.
+    /// The gradients of a head norm's input and of its weight; `d_y` itself if the model has no such norm.
     fn head_norm_backward(
         &self,
         x: Option<&Tensor>,
@@ -256,7 +259,7 @@ impl Pass<'_> {
     }
 }
 
-/// The residual stream: a sum of which the last term is still to be added, where the next norm reads it.
+/// The residual stream. Its last term is added when the next norm reads the sum, so that one operation does both.
 #[derive(Clone, Debug)]
 pub(crate) struct Stream {
     sum: Tensor,
@@ -268,7 +271,7 @@ impl Stream {
         Self { sum: x, last: None }
     }
 
-    /// Adds the last term, and norms the sum; in one operation where no graph is wanted.
+    /// Adds the last term and norms the sum, in one operation where no graph is wanted.
     pub(crate) fn norm(&mut self, model: &Transformer, weight: &Weight) -> Result<Tensor> {
         let (backend, eps, weight) = (model.backend(), model.config.rms_norm_eps, weight.tensor()?);
         if let Some(last) = self.last.take() {
@@ -282,23 +285,23 @@ impl Stream {
         Ok(rms_norm(backend, &self.sum, weight, eps)?)
     }
 
-    /// What a final norm read.
+    /// The sum as the final norm read it.
     pub(crate) fn into_sum(self) -> Tensor {
         self.sum
     }
 
-    /// The same and one term more.
+    /// The stream with one term more.
     fn plus(self, term: Tensor) -> Self {
         Self { last: Some(term), ..self }
     }
 
-    /// The rows that the rest of the layer is computed for.
+    /// Selects the rows that the rest of the layer is computed for.
     fn select(self, model: &Transformer, rows: &Rows) -> Result<Self> {
         Ok(Self { sum: gather(model, self.sum, rows.residual.as_ref())?, ..self })
     }
 }
 
-/// Those of a projection's weight, and of its bias if it has one.
+/// The gradients of a projection's weight, and of its bias if it has one.
 fn linear_gradients(
     backend: Backend,
     layer: &Linear<Tensor>,
@@ -310,13 +313,13 @@ fn linear_gradients(
     Ok(Linear { weight, bias })
 }
 
-/// [rows, heads · head_dim] to [rows, heads, head_dim].
+/// Splits rows into heads: [rows, heads · head_dim] to [rows, heads, head_dim].
 fn by_head(x: Tensor, heads: usize) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     Ok(x.reshape((rows, heads, width / heads))?)
 }
 
-/// [rows, heads, head_dim] to [rows, heads · head_dim].
+/// Joins the heads of rows: [rows, heads, head_dim] to [rows, heads · head_dim].
 fn flat(x: Tensor) -> Result<Tensor> {
     let (rows, heads, head_dim) = x.dims3()?;
     Ok(x.reshape((rows, heads * head_dim))?)

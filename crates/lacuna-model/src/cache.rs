@@ -1,4 +1,4 @@
-//! Keys and values of committed tokens, one buffer per layer, grown by an eighth.
+//! Keeps the keys and values of committed tokens, in one buffer per layer that grows by an eighth.
 
 use candle_core::{DType, Device, Tensor};
 use lacuna_checkpoint::Config;
@@ -34,12 +34,12 @@ impl KvCache {
         Ok(Self { layers, len: 0, uncommitted: 0, capacity })
     }
 
-    /// Committed tokens.
+    /// The number of committed tokens.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing is committed.
+    /// True if nothing is committed.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -76,8 +76,9 @@ impl KvCache {
         Ok(())
     }
 
-    /// Tokens that a cache which grew to hold `tokens` has room for, for whoever plans its memory. By doubling, the token
-    /// after a long prompt would take as much again as the prompt.
+    /// The number of tokens that a cache has room for after it grew to hold `tokens`, for whoever plans its memory.
+    /// It is an eighth more: if caches doubled, the token after a long prompt would take as much memory again as the
+    /// prompt.
     pub fn capacity_for(tokens: usize) -> usize {
         tokens.saturating_add(tokens / 8 + 32)
     }

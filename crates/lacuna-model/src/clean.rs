@@ -1,4 +1,4 @@
-//! The block-diffusion pass in two: clean windows once, noisy versions of them as often as needed.
+//! Splits the block-diffusion pass in two: clean windows are read once, noisy versions of them as often as needed.
 
 use candle_core::Tensor;
 use lacuna_kernels::{AttentionMask, KeyRanges};
@@ -11,7 +11,7 @@ use crate::keys::Keys;
 use crate::rows::{Plan, Purpose};
 use crate::transformer::Transformer;
 
-/// Keys and values of clean windows, rotated: [`Transformer::read_clean`].
+/// The keys, rotated by their positions, and the values of clean windows, as [`Transformer::read_clean`] gives them.
 #[derive(Clone, Debug)]
 pub struct CleanKeys {
     layers: Vec<(Tensor, Tensor)>,
@@ -22,7 +22,7 @@ pub struct CleanKeys {
 struct CleanWindow {
     rows: Range<usize>,
     positions: Vec<u32>,
-    /// What a noisy version sees of itself and, behind it, of the window.
+    /// The keys that a noisy version sees: its own, and behind them those of the window.
     noisy: KeyRanges,
 }
 
@@ -33,7 +33,7 @@ impl CleanKeys {
         })
     }
 
-    /// The rows of a window, their positions, and what a noisy version of it sees.
+    /// The rows of a window, their positions, and the keys that a noisy version of it sees.
     pub(crate) fn of_window(&self, window: usize) -> Result<(Range<usize>, &[u32], KeyRanges)> {
         let CleanWindow { rows, positions, noisy } = self.window(window)?;
         Ok((rows.clone(), positions, noisy.clone()))
@@ -63,8 +63,8 @@ impl CleanKeys {
 }
 
 impl Transformer {
-    /// The clean half of the block-diffusion pass alone: the keys and values of whole windows, *with* their gradient,
-    /// for any number of noisy versions ([`Batch::push_noisy_against`]).
+    /// Computes the clean half of the block-diffusion pass alone: the keys and values of whole windows, *with* their
+    /// gradient, for any number of noisy versions ([`Batch::push_noisy_against`]).
     ///
     /// # Errors
     /// As [`Batch::push`], and if a window exceeds the model's positions.

@@ -1,4 +1,4 @@
-//! Ways to come by a [`Transformer`]: fresh, from parameters, from a checkpoint to train or to run.
+//! Makes a [`Transformer`]: fresh, from parameters, or from a checkpoint to train or to run.
 
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_checkpoint::{Config, Parameters, SaveOptions, StorageDtype, Weights, save_safetensors};
@@ -47,7 +47,7 @@ impl Transformer {
         Ok(Self { parameters: Some(parameters), ..Self::assemble(config, weights, &device)? })
     }
 
-    /// Trainable parameters from a checkpoint, converted to `dtype`.
+    /// A trainable model with a checkpoint's parameters, converted to `dtype`.
     ///
     /// # Errors
     /// Errors if a tensor is missing, misshapen or unreadable.
@@ -59,7 +59,7 @@ impl Transformer {
         Self::from_parameters(config, parameters)
     }
 
-    /// For inference on the CPU: weights stay as the file stores them, mapped, not copied.
+    /// A model for inference on the CPU whose weights stay as the file stores them, mapped, not copied.
     ///
     /// # Errors
     /// Errors if a tensor is missing, misshapen or unreadable.
@@ -67,8 +67,8 @@ impl Transformer {
         Self::over_files(weights, |name| weights.matrix(name))
     }
 
-    /// For inference on the CPU with matrices kept in `dtype`: mapped where the file stores them so, converted
-    /// and held in memory otherwise. Norms, biases and activations are f32.
+    /// A model for inference on the CPU with matrices kept in `dtype`: mapped where the file stores them so,
+    /// converted and held in memory otherwise. Norms, biases and activations are f32.
     ///
     /// # Errors
     /// As [`mapped`](Self::mapped), and if `dtype` can't be written or a value does not fit it.
@@ -79,7 +79,7 @@ impl Transformer {
         Self::over_files(weights, |name| weights.matrix_in(name, dtype))
     }
 
-    /// For inference with every weight as a tensor of `dtype` on `device`.
+    /// A model for inference with every weight as a tensor of `dtype` on `device`.
     ///
     /// # Errors
     /// Errors if a tensor is missing, misshapen, unreadable, or does not fit the device.

@@ -1,8 +1,8 @@
-//! What a model itself can fail with; what its files can fail with comes through from [`lacuna_checkpoint`].
+//! Lists the errors of a model itself; those of its files come through from [`lacuna_checkpoint`].
 
 use lacuna_checkpoint::{Name, StorageDtype};
 
-/// What went wrong with a model: a call that it can't answer, its files, or a tensor operation.
+/// An error of a model: a call that it can't answer, its files, or a tensor operation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -32,7 +32,7 @@ pub enum Error {
         /// The format that was asked for.
         dtype: StorageDtype,
     },
-    /// From the checkpoint: its files, its configuration, its tensors.
+    /// The checkpoint is at fault: its files, its configuration, its tensors.
     #[error(transparent)]
     Checkpoint(#[from] lacuna_checkpoint::Error),
     /// A tensor operation failed.

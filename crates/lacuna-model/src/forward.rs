@@ -1,4 +1,4 @@
-//! A pass without a written-out gradient: embedding, layers, final norm.
+//! Runs passes without a written-out gradient: embedding, layers, final norm.
 //!
 //! Every pass works on the rows of a [`Batch`], the tokens of all sequences laid end to end ([rows, hidden]); only
 //! attention knows which sequence a row belongs to. So one walk serves training windows, cached decoding and a batch of
@@ -61,7 +61,8 @@ impl Transformer {
     }
 
     pub(crate) fn walk(&self, batch: &Batch, purpose: Purpose, keys: Keys<'_>) -> Result<Tensor> {
-        // A file cut short since is an error; cut within the pass it ends the process (see `MappedFile`).
+        // A file that was cut short since it was opened is an error here; one that is cut during the pass ends the
+        // process (see `MappedFile`).
         let whole = self.files.iter().try_for_each(|file| file.check_length());
         whole.map_err(lacuna_checkpoint::Error::from)?;
         self.check_positions(batch)?;
@@ -81,7 +82,7 @@ impl Transformer {
         x.norm(self, &self.weights.norm)
     }
 
-    /// [tokens, hidden].
+    /// The embeddings of tokens, [tokens, hidden].
     fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
         match &self.weights.embed {
             Weight::Tensor(table) => {

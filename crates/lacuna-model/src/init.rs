@@ -1,4 +1,4 @@
-//! Seeded normal numbers for fresh weights (candle's CPU generator can't be seeded).
+//! Draws seeded normal numbers for fresh weights, because candle's CPU generator can't be seeded.
 
 use lacuna_random::{Purpose, stream, uniform};
 

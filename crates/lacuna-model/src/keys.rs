@@ -1,4 +1,4 @@
-//! The keys and values that the queries of a pass meet: their own, those of caches, those of a clean read.
+//! Gives the queries of a pass the keys and values that they meet: their own, those of caches, those of a clean read.
 
 use candle_core::Tensor;
 use lacuna_kernels::{attention, attention_over};
@@ -9,20 +9,20 @@ use crate::error::Result;
 use crate::rows::Plan;
 use crate::transformer::Transformer;
 
-/// What is attended to besides, and what becomes of a pass's own keys and values.
+/// The keys and values that a pass attends to besides its own, and the place that its own are kept in.
 pub(crate) enum Keys<'a> {
-    /// Nothing besides; they are gone after their layer.
+    /// None besides; the pass's own are gone after their layer.
     Own,
-    /// A cache for each sequence, which keeps them behind what it holds.
+    /// Those of a cache for each sequence, which keeps the pass's own behind them.
     Caches(Vec<&'a mut KvCache>),
-    /// Nothing besides; they are kept, with their gradient.
+    /// None besides; the pass's own are kept, with their gradient.
     Collect(&'a mut Vec<(Tensor, Tensor)>),
-    /// The keys of clean windows, behind each sequence's own.
+    /// Those of clean windows, behind each sequence's own, which are gone after their layer.
     Clean(&'a CleanKeys),
 }
 
 impl Keys<'_> {
-    /// What the queries of layer `i` gather, [queries, heads, head_dim], given the pass's own queries, keys and values.
+    /// The attention of layer `i`, [queries, heads, head_dim], given the pass's own queries, keys and values.
     pub(crate) fn attend(
         &mut self,
         model: &Transformer,

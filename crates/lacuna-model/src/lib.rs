@@ -1,4 +1,5 @@
-//! A Llama-shaped transformer with causal, full and block-diffusion passes, and a KV cache that crops.
+//! Runs and trains a Llama-shaped transformer under causal, full and block-diffusion masks, with a KV cache that can
+//! be cropped.
 //!
 //! ```
 //! use candle_core::{DType, Device};
@@ -14,18 +15,19 @@
 //! # Ok::<(), lacuna_model::Error>(())
 //! ```
 //!
-//! - [`Batch`]: what a pass reads. Training windows, their noisy and clean halves, prompts and the blocks that are
+//! - [`Batch`] holds what a pass reads. Training windows, their noisy and clean halves, prompts and the blocks that are
 //!   decoded are all pushed to one, as [`Sequence`]s.
-//! - [`Transformer::forward`]: hidden states of a batch; [`forward_cached`](Transformer::forward_cached) behind
-//!   [`KvCache`]s, [`forward_against`](Transformer::forward_against) [`CleanKeys`] that were read before.
-//! - [`Transformer::forward_train`] and [`SavedActivations`]: the same pass for [`backward`](Transformer::backward), which
-//!   is written out and gives [`Parameters`] of gradients.
+//! - [`Transformer::forward`] gives the hidden states of a batch, [`forward_cached`](Transformer::forward_cached) those
+//!   behind [`KvCache`]s, [`forward_against`](Transformer::forward_against) those against [`CleanKeys`] that were read
+//!   before.
+//! - [`Transformer::forward_train`] is the same pass for training: it keeps [`SavedActivations`] for
+//!   [`backward`](Transformer::backward), which is written out and gives [`Parameters`] of gradients.
 //! - [`Transformer::init`], [`trainable`](Transformer::trainable), [`mapped`](Transformer::mapped) and
-//!   [`resident`](Transformer::resident): ways to come by one, fresh or from the [`Weights`] of a checkpoint.
+//!   [`resident`](Transformer::resident) make a model, fresh or from the [`Weights`] of a checkpoint.
 //!
 //! [`Config`], [`Mode`], [`Predicts`], [`Weights`] and [`StorageDtype`] are `lacuna-checkpoint`'s, which reads and writes files.
 //!
-//! Not here: files, noise schedules, samplers, tokenizers.
+//! Files, noise schedules, samplers and tokenizers are the business of other crates.
 
 #![forbid(unsafe_code)]
 

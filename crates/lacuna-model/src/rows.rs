@@ -1,4 +1,4 @@
-//! Which rows of a pass each layer computes: what is the same in many rows once, what nobody reads not at all.
+//! Plans which rows of a pass each layer computes: what is the same in many rows once, what nobody reads not at all.
 
 use candle_core::{Device, Tensor};
 use lacuna_kernels::{KeyRanges, Segment, Segments, embedding, embedding_backward};
@@ -8,24 +8,24 @@ use crate::batch::{Batch, Part};
 use crate::error::{Error, Result};
 use crate::transformer::Transformer;
 
-/// What a pass is for, and so what may be left out of it.
+/// The purpose of a pass, which decides what may be left out of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Purpose {
     /// Hidden states. Behind the last attention only wanted rows are computed.
     Read,
-    /// The same behind the keys and values of caches.
+    /// Hidden states of sequences behind caches, with the same rows left out.
     Decode,
     /// Gradients. Rows that are not wanted have no queries in the last layer, and equal inputs of the first layer are
-    /// computed once. That rounds otherwise: a query's sums depend on which others it is attended with.
+    /// computed once. Its sums round differently from those of a `Read`: a query's depend on the queries beside it.
     Train,
 }
 
 /// The rows of a whole pass.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// What the first layer reads, a row each.
+    /// The tokens that the first layer reads, a row each.
     pub(crate) tokens: Vec<u32>,
-    /// Where the rows of the batch stand; each has a key in every layer.
+    /// The positions of the batch's rows, each of which has a key in every layer.
     pub(crate) positions: Arc<[u32]>,
     pub(crate) parts: Vec<Part>,
     pub(crate) layers: Vec<Rows>,
@@ -39,12 +39,13 @@ pub(crate) struct Rows {
     pub(crate) inputs: Option<Tensor>,
     /// The inputs that queries are formed from; `None`: all rows of the pass.
     pub(crate) queries: Option<Tensor>,
-    /// The rows among the queries that are read on; `None`: all.
+    /// The queries whose results the rest of the layer reads; `None`: all.
     pub(crate) attended: Option<Tensor>,
-    /// The inputs that what was attended is added to; `None`: all.
+    /// The inputs that the attention's results are added to; `None`: all.
     pub(crate) residual: Option<Tensor>,
-    /// Where the queries stand, and which keys they see.
+    /// The positions of the queries.
     pub(crate) positions: Arc<[u32]>,
+    /// The queries of each sequence, and the keys that they see.
     pub(crate) segments: Segments,
     /// The parts of the batch that the segments are of.
     pub(crate) parts: Arc<[usize]>,
@@ -82,7 +83,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Whether nothing is read of the last layer but its keys and values.
+    /// Tells whether nothing of the last layer is read but its keys and values.
     pub(crate) fn ends_with_keys(&self) -> bool {
         self.layers.last().is_some_and(|last| last.parts.is_empty())
     }
@@ -108,8 +109,8 @@ impl Plan {
 }
 
 impl Rows {
-    /// Of the last layer: every query of a sequence of which anything is wanted, and behind the attention the wanted rows
-    /// alone.
+    /// The last layer's rows in a pass for hidden states: every query of a sequence of which anything is wanted, and
+    /// behind the attention the wanted rows alone.
     fn read_on(&self, batch: &Batch, in_caches: bool, device: &Device) -> Result<Self> {
         let all = batch.parts();
         let parts: Vec<usize> = (0..all.len()).filter(|i| !all[*i].wanted.is_empty()).collect();
@@ -141,7 +142,7 @@ impl Rows {
         })
     }
 
-    /// Of the last layer: the queries of the wanted rows alone.
+    /// The last layer's rows in a pass for gradients: the queries of the wanted rows alone.
     fn wanted(batch: &Batch, device: &Device) -> Result<Self> {
         let (all, wanted) = (batch.parts(), batch.wanted());
         let parts: Vec<usize> = (0..all.len()).filter(|i| !all[*i].wanted.is_empty()).collect();
@@ -164,8 +165,9 @@ impl Rows {
     }
 }
 
-/// What the listed parts attend to: `queries` gives how many queries one has and what they see. Keys are those of the
-/// pass, each part's own followed by those of its clean read; behind a cache they are the cache's.
+/// The segments of the listed parts, of which `queries` gives the number of queries and the keys that they see. Keys
+/// are those of the pass, each part's own followed by those of its clean read; in a pass over caches they are the
+/// cache's.
 fn segments(
     batch: &Batch,
     listed: &[usize],

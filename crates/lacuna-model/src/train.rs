@@ -1,9 +1,10 @@
-//! The forward pass that training takes, and its backward pass, written out.
+//! Runs the forward pass that training takes, and its backward pass, written out.
 //!
-//! The same function as [`Transformer::forward`], whose graph candle walks back; that one is the definition, and the
-//! tests hold this one against it. Both walk the same block. Written out, a pass keeps less (norms and activations are
-//! computed again where that is cheaper than keeping them), adds gradients while they are formed, and can forget a
-//! layer's activations altogether, to compute them anew from the layer's input when its turn comes.
+//! The forward pass is the same function as [`Transformer::forward`], whose graph candle walks back; that one is the
+//! definition, and the tests hold this one against it. Both walk the same block. Written out, a pass keeps less
+//! (norms and activations are computed again where that is cheaper than keeping them), adds gradients while they are
+//! formed, and can forget a layer's activations altogether, to compute them anew from the layer's input when its turn
+//! comes.
 
 use candle_core::Tensor;
 use lacuna_checkpoint::Parameters;
@@ -17,12 +18,12 @@ use crate::rows::{Plan, Purpose};
 use crate::transformer::Transformer;
 use crate::weight::Weight;
 
-/// What a backward pass needs of the forward pass before it.
+/// The activations of a forward pass that [`Transformer::backward`] needs.
 #[derive(Debug)]
 pub struct SavedActivations {
     plan: Plan,
     layers: Vec<Saved>,
-    /// What the final norm read.
+    /// The final norm's input.
     last: Tensor,
 }
 

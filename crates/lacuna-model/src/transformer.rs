@@ -1,4 +1,4 @@
-//! The model: its configuration, its weights, and what makes logits of hidden states.
+//! Holds the model: its configuration, its weights, and the head that makes logits of hidden states.
 
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_checkpoint::{Config, MappedFile, Mode, Parameters, Predicts};
@@ -14,9 +14,9 @@ use crate::weight::Weight;
 pub struct Transformer {
     pub(crate) config: Config,
     pub(crate) weights: Parameters<Weight>,
-    /// What is trained, and the weights are; `None` in a model opened for inference.
+    /// The trainable parameters, which `weights` share; `None` in a model opened for inference.
     pub(crate) parameters: Option<Parameters<Var>>,
-    /// What computes its operations.
+    /// The implementation that computes its operations.
     pub(crate) backend: Backend,
     pub(crate) dtype: DType,
     pub(crate) rope: Rope,
@@ -28,18 +28,18 @@ pub struct Transformer {
 }
 
 impl Transformer {
-    /// What the model is.
+    /// The model's configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// How many layers all passes together have computed so far. Another thread that reads it now and then knows
-    /// how far a long pass is.
+    /// The number of layers that all passes together have computed so far. Another thread that reads it now and then
+    /// knows how far a long pass is.
     pub fn layers_done(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.layers_done)
     }
 
-    /// What computes the model's operations: the best for its device, unless
+    /// The implementation that computes the model's operations: the best for its device, unless
     /// [`with_backend`](Self::with_backend) has said otherwise.
     pub fn backend(&self) -> Backend {
         self.backend
@@ -51,12 +51,12 @@ impl Transformer {
         Self { backend, ..self }
     }
 
-    /// Declares what the weights have been trained for; the next checkpoint will say so.
+    /// Declares the mode that the weights have been trained for; the next checkpoint will say so.
     pub fn set_mode(&mut self, mode: Mode) {
         self.config.mode = mode;
     }
 
-    /// Declares what the logits at a masked position predict; the next checkpoint will say so.
+    /// Declares which token the logits at a masked position predict; the next checkpoint will say so.
     pub fn set_predicts(&mut self, predicts: Predicts) {
         self.config.predicts = predicts;
     }
@@ -66,7 +66,7 @@ impl Transformer {
         self.dtype
     }
 
-    /// Where the model lives.
+    /// The device that the model lives on.
     pub fn device(&self) -> &Device {
         &self.device
     }

@@ -1,4 +1,4 @@
-//! Weights as a pass reads them, and products with them.
+//! Holds weights as a pass reads them, and multiplies with them.
 
 use candle_core::{Tensor, Var};
 use lacuna_checkpoint::Linear;
@@ -29,7 +29,7 @@ impl Weight {
         }
     }
 
-    /// x: [rows, in] to [rows, out].
+    /// The product x · weightᵀ. x: [rows, in] to [rows, out].
     pub(crate) fn product(&self, backend: Backend, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Tensor(weight) => Ok(linear(backend, x, weight)?),

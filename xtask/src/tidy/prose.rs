@@ -12,6 +12,7 @@ const CLEAN: &[&str] = &[
     "crates/lacuna-engine/",
     "crates/lacuna-files/",
     "crates/lacuna-kernels/",
+    "crates/lacuna-model/",
     "crates/lacuna-random/",
     "crates/lacuna-samplers/",
     "crates/lacuna-schedules/",

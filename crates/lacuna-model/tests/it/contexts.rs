@@ -1,6 +1,6 @@
-//! The test that is the paper: what the model sees in training is what it sees when it decodes
-//! (invariant 11). The 2L pass, the two-pass form, one block at a time and the cached decoder agree, in
-//! logits and in gradients; and nothing leaks.
+//! Tests the claim that the paper rests on: what the model sees in training is what it sees when it decodes
+//! (invariant 11). The 2L pass, the two-pass form, one block at a time and the cached decoder agree, in logits and in
+//! gradients; and nothing leaks.
 
 use candle_core::{DType, Device, Tensor};
 use lacuna_model::{AttentionMask, Batch, Config, KvCache, Sequence, Transformer};
@@ -68,7 +68,7 @@ fn two_passes(model: &Transformer, noisy: &[u32], clean: &[u32], b: usize) -> Te
     model.logits(&model.forward_against(&batch, &clean).unwrap()).unwrap()
 }
 
-/// One sequence behind its cache; the logits of the listed tokens.
+/// Runs one sequence behind its cache; gives the logits of the listed tokens.
 fn pass(
     model: &Transformer,
     cache: &mut KvCache,
@@ -96,7 +96,7 @@ fn block_by_block(model: &Transformer, noisy: &[u32], clean: &[u32], b: usize) -
     Tensor::cat(&logits, 0).unwrap()
 }
 
-/// The cached decoder; `fused`: the commit of a block rides in the next block's pass.
+/// Decodes with a cache. If `fused`, the commit of a block rides in the next block's pass.
 fn cached(model: &Transformer, noisy: &[u32], clean: &[u32], b: usize, fused: bool) -> Tensor {
     let mut cache = KvCache::new(model.config(), 1, model.dtype(), &Device::Cpu).unwrap();
     let mask = AttentionMask::BlockCausal { block_size: size(b) };
@@ -125,7 +125,8 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn all_four_forms_give_the_same_logits() {
-    // f64: the order of sums alone differs. f32: 2⁻²⁴ relative over logits of about 50, three layers.
+    // In f64 the order of sums alone differs. In f32 roundings are 2⁻²⁴ relative, over logits of about 50 and three
+    // layers.
     for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, 2e-3)] {
         let model = model(dtype);
         for b in [1, 2, 4, 8, 16, WINDOW] {
@@ -192,7 +193,7 @@ fn a_clean_block_reaches_later_noisy_blocks_only() {
         let mut other = clean.clone();
         other[changed * b] = 6 + (other[changed * b] + 1) % 50;
         let after = training_pass(&model, &noisy, &other, b);
-        // Its own block and all before it: the very same bits.
+        // Its own block and all before it keep the very same bits.
         let own_and_before = ((changed + 1) * b).min(WINDOW);
         let kept = |t: &Tensor| t.narrow(0, 0, own_and_before).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(kept(&before), kept(&after), "clean block {changed} leaks");
@@ -262,7 +263,7 @@ fn a_draft_is_verified_as_the_blocks_would_be_denoised_one_by_one() {
         let logits = model.logits(&hidden).unwrap();
         let off = largest_difference(&logits, &expected.narrow(0, from, draft).unwrap());
         assert!(off < 1e-11, "{queued} queued: {off:e}");
-        // What is kept of the draft is what a commit would have written.
+        // The keys that are kept of the draft are those that a commit would have written.
         cache.keep(draft..draft + queued + b).unwrap();
         assert_eq!(cache.len(), from + b);
         let next = pass(&model, &mut cache, &masks[..b], (mask, &[0, 1, 2, 3]));

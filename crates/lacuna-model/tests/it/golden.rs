@@ -1,4 +1,4 @@
-//! Logits against those recorded from independent implementations (fixtures/README.md).
+//! Compares logits with those recorded from independent implementations (fixtures/README.md).
 
 use candle_core::{DType, Device, Tensor};
 use lacuna_kernels::Backend;
@@ -22,7 +22,7 @@ fn mask(name: &str) -> AttentionMask {
     }
 }
 
-/// Largest difference over all cases, as a part of the largest logit of its case.
+/// The largest difference over all cases, as a part of the largest logit of its case, and the number of cases.
 fn worst(model: impl Fn(&Weights) -> Transformer) -> (f64, usize) {
     let golden = golden();
     let (mut worst, mut cases) = (0f64, 0);
@@ -53,7 +53,7 @@ fn worst(model: impl Fn(&Weights) -> Transformer) -> (f64, usize) {
 fn logits_in_f64_equal_the_recorded_ones() {
     let (worst, cases) = worst(|w| Transformer::trainable(w, DType::F64, &Device::Cpu).unwrap());
     assert_eq!(cases, 36);
-    // The checkpoints are f32, the record f64: what is left is the order of sums.
+    // The checkpoints are f32 and the record is f64, so the order of sums alone differs.
     assert!(worst < 1e-12, "{worst:e}");
 }
 
@@ -69,8 +69,8 @@ fn logits_in_f32_are_as_good_as_single_precision_allows() {
     }
 }
 
-/// What storing weights in fewer bits costs: largest difference of a logit, as a part of the largest logit of its
-/// case, over 36 cases. Activations stay f32, so this is the rounding of weights alone.
+/// Storing weights in fewer bits costs no more than stated: the largest difference of a logit, as a part of the
+/// largest logit of its case, over 36 cases. Activations stay f32, so this is the rounding of weights alone.
 ///
 /// Measured: f32 2.7e-6, f16 8.1e-3, bf16 6.4e-2, q8_0 0.17, 5 bits 0.8, 4 bits 1.2; the bounds are about twice
 /// that. These models amplify: four layers of random weights scaled up until arg-max decisions have margins. So the

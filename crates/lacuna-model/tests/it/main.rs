@@ -1,4 +1,5 @@
-//! The model from outside: the test that is the paper, recorded figures, gradients, every variant of a configuration.
+//! Tests the model from outside: the claim that the paper rests on, recorded figures, gradients, every variant of a
+//! configuration.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 

@@ -1,4 +1,4 @@
-//! A model that goes on reading its checkpoint's files.
+//! Tests a model that goes on reading its checkpoint's files.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The backward pass that is written out, against the graph that candle walks back.
+//! Compares the backward pass that is written out with the graph that candle walks back.
 
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_checkpoint::Parts;
@@ -27,7 +27,7 @@ fn configs() -> Vec<(&'static str, Config)> {
     let attention = Parts { attention_bias: true, attention_output_bias: true, ..Parts::NONE };
     let biased = Config { parts: Parts { mlp_bias: true, ..attention }, ..config() };
     let normed = Config { parts: Parts { qk_norm: true, ..Parts::NONE }, head_dim: 12, ..config() };
-    // The first layer, which reads each token once, and the last, which reads wanted rows, in one.
+    // The first layer, which reads each token once, is here also the last, which reads wanted rows.
     let single = Config { num_layers: 1, ..normed.clone() };
     vec![
         ("untied", untied),
@@ -56,7 +56,7 @@ fn ids(salt: u32, rows: usize) -> Vec<u32> {
     (0..(rows * WINDOW) as u32).map(|i| (i * 29 + salt * 17) % 96).collect()
 }
 
-/// Two windows under a mask; the rows that are wanted of each.
+/// Two windows under a mask, with the rows that are wanted of each.
 fn windows(mask: AttentionMask, wanted: Option<[&[u32]; 2]>) -> Batch {
     let mut batch = Batch::default();
     for (i, tokens) in ids(2, 2).chunks(WINDOW).enumerate() {
@@ -66,7 +66,7 @@ fn windows(mask: AttentionMask, wanted: Option<[&[u32]; 2]>) -> Batch {
     batch
 }
 
-/// Two windows, noisy and clean; the rows of [noisy ; clean] that are wanted of each.
+/// Two windows, noisy and clean, with the rows of [noisy ; clean] that are wanted of each.
 fn both(documents: [Option<&[usize]>; 2], wanted: [&[u32]; 2]) -> Batch {
     let (noisy, clean, mut batch) = (ids(1, 2), ids(2, 2), Batch::default());
     for (i, (tokens, clean)) in noisy.chunks(WINDOW).zip(clean.chunks(WINDOW)).enumerate() {
@@ -100,7 +100,7 @@ fn probe(hidden: &Tensor, head: &Tensor) -> Tensor {
     (logits * waves.to_dtype(hidden.dtype()).unwrap()).unwrap().sum_all().unwrap()
 }
 
-/// Hidden states and the gradient of every parameter, by the graph.
+/// The hidden states and the gradient of every parameter, by candle's graph.
 fn by_graph(model: &Transformer, batch: &Batch) -> (Tensor, Parameters<Tensor>) {
     let hidden = model.forward(batch).unwrap();
     let store = probe(&hidden, &model.head().unwrap()).backward().unwrap();
@@ -144,8 +144,9 @@ fn gradients_written_out_are_the_graphs() {
     }
 }
 
-/// The fused f32 operations, both ways, against f64: written out they must be as near to it as the graph is.
-/// (Which gradients are small sums of large terms depends on the case, so the graph's own error is the measure.)
+/// Gradients by the fused f32 operations, both ways, are compared with f64: written out they must be as near to it as
+/// the graph's are. (Which gradients are small sums of large terms depends on the case, so the graph's own error is
+/// the measure.)
 #[test]
 fn gradients_in_f32_are_as_exact_as_the_graphs() {
     for (name, config) in configs() {

@@ -1,5 +1,5 @@
-//! Every variant of the configuration, in both formats, against a plain calculation of its own: loops over f64,
-//! from the text of `config.json`, sharing nothing with the crate but the numbers of the weights.
+//! Compares every variant of the configuration, in both formats, with a plain calculation of its own: loops over f64,
+//! from the text of `config.json`, which share nothing with the crate but the numbers of the weights.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,7 +18,7 @@ const KV_HEADS: usize = 2;
 const INNER: usize = 64;
 const EPS: f64 = 1e-6;
 
-/// Weights by name, and what `config.json` says.
+/// A checkpoint as the plain calculation reads it: weights by name, and the contents of `config.json`.
 struct Plain {
     tensors: HashMap<String, Vec<f64>>,
     config: Value,
@@ -53,7 +53,7 @@ impl Plain {
         self.config["head_dim"].as_u64().map_or(HIDDEN / HEADS, |n| n as usize)
     }
 
-    /// Angles a position, as `transformers` computes them.
+    /// The angles by which one position rotates, as `transformers` computes them.
     fn frequencies(&self) -> Vec<f64> {
         let parameters = match &self.config["rope_parameters"] {
             Value::Null => &self.config["rope_scaling"],
@@ -167,7 +167,7 @@ impl Plain {
     }
 }
 
-/// The variant's `config.json`: what all share, and its own fields.
+/// The variant's `config.json`: the fields that all variants share, and its own.
 fn config(own: Value) -> Value {
     let mut all = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
@@ -245,7 +245,7 @@ fn checkpoint(dir: &Path, config: &Value) -> Plain {
         tensors.push((name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap()));
     }
     save_safetensors(dir, &parsed, tensors, &SaveOptions::default()).unwrap();
-    // What stands there is the file of others, not ours.
+    // The `config.json` that stands there is one as others write it, not ours.
     fs::write(dir.join("config.json"), config.to_string()).unwrap();
     plain
 }
@@ -273,7 +273,7 @@ fn every_variant_computes_what_a_plain_calculation_does_in_both_formats() {
         let mapped = off(&Transformer::mapped(&weights).unwrap(), &ids, &expected);
         assert!(mapped < 1e-5, "{name} mapped in f32: {mapped:e}");
 
-        // What we write of it is read again as the same, by way of our own config.json and of GGUF.
+        // A copy that we write is read again as the same, by way of our own config.json and of GGUF.
         let out = tempfile::tempdir().unwrap();
         save_safetensors(out.path(), weights.config(), weights.outgoing(), &SaveOptions::default())
             .unwrap();
