@@ -1,4 +1,6 @@
-/// Why a likelihood can't be had.
+//! Lists the reasons why a likelihood can't be had.
+
+/// A reason why a likelihood can't be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -10,18 +12,18 @@ pub enum Error {
     Length {
         /// `eligible flags` or `tokens in documents`.
         what: &'static str,
-        /// How many there are.
+        /// The number that was given.
         found: usize,
         /// Tokens of the text.
         tokens: usize,
     },
-    /// From the passes' masks.
+    /// The passes could not be laid out.
     #[error(transparent)]
     Objective(#[from] lacuna_objective::Error),
-    /// From the model.
+    /// The model failed.
     #[error(transparent)]
     Model(#[from] lacuna_model::Error),
-    /// From a tensor operation.
+    /// A tensor operation failed.
     #[error("{}", lacuna_kernels::message(.0))]
     Tensor(#[from] candle_core::Error),
 }

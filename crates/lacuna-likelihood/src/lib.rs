@@ -1,5 +1,5 @@
-//! The likelihood of texts under a model, in nats: next-token, the exact block NELBO, in-block left-to-right and
-//! Monte-Carlo, all of the same tokens, so that their figures compare (paper §3, "Likelihood").
+//! Computes the likelihood of texts under a model, in nats: next-token, the exact block NELBO, in-block left-to-right
+//! and Monte-Carlo, all of the same tokens, so that their figures compare (paper §3, "Likelihood").
 //!
 //! ```no_run
 //! use lacuna_likelihood::{Blocks, Method, Scoring, Text, likelihood};
@@ -14,11 +14,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! - [`likelihood()`]: texts scored; [`Scoring`] says how, [`Likelihood`] is the sum.
-//! - [`scored_positions`]: the tokens that count, for baselines that must count the same.
+//! - [`likelihood()`] scores texts; [`Scoring`] says how, [`Likelihood`] is the sum.
+//! - [`scored_positions`] flags the tokens that count, for baselines that must count the same.
 //!
-//! It joins a model with the passes of `lacuna-objective`, which know no model. It knows no corpus, no tokenizer and no
-//! files: the trainer's evaluation and `lacuna score` bring their tokens.
+//! The crate joins a model with the passes of `lacuna-objective`, which know no model. It knows no corpus, no
+//! tokenizer and no files: the trainer's evaluation and `lacuna score` bring their tokens.
 
 #![forbid(unsafe_code)]
 

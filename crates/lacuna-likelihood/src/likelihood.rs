@@ -1,4 +1,4 @@
-//! Every method's passes over one text, and the sums of what they give.
+//! Runs every method's passes over one text, and adds up what they give.
 
 use lacuna_model::{AttentionMask, Batch, CleanKeys, Sequence, Transformer};
 use lacuna_objective::{
@@ -22,9 +22,9 @@ pub enum Method {
     LeftToRight,
     /// An unbiased estimate of the NELBO for any block size.
     MonteCarlo {
-        /// Passes.
+        /// The number of passes.
         samples: usize,
-        /// Names the random stream.
+        /// The seed of the random stream.
         seed: u64,
     },
 }
@@ -34,7 +34,7 @@ pub enum Method {
 pub struct Blocks {
     /// Tokens in a block.
     pub block_size: NonZeroUsize,
-    /// MASK.
+    /// The id of the MASK token.
     pub mask_id: u32,
 }
 
@@ -43,9 +43,9 @@ pub struct Blocks {
 pub struct Likelihood {
     /// −log p of all scored tokens together, or its bound, in nats.
     pub nats: f64,
-    /// Scored tokens: all eligible ones but each text's first (with `document_mask`, each document's).
+    /// The number of scored tokens: all eligible ones but each text's first (with `document_mask`, each document's).
     pub tokens: usize,
-    /// Passes over each text.
+    /// The number of passes over each text.
     pub passes: usize,
     /// Standard error of `nats` (Monte-Carlo only).
     pub standard_error: Option<f64>,
@@ -63,19 +63,19 @@ impl Likelihood {
     }
 }
 
-/// A text to score: what one row of the model reads.
+/// A text to score, which is one row of the model.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'a> {
     /// Token ids.
     pub tokens: &'a [u32],
-    /// Which tokens count: not padding, not a prompt. One flag a token.
+    /// A flag for each token: true if it counts, as padding and prompts do not.
     pub eligible: &'a [bool],
     /// The lengths of the documents in it, in order; their sum is the number of tokens.
     pub documents: &'a [usize],
 }
 
 impl Text<'_> {
-    /// The lengths of what is read apart: its documents, or the text as a whole.
+    /// The lengths of the pieces that are read apart: the documents, or the text as a whole.
     fn read_apart(&self, document_mask: bool) -> Vec<usize> {
         if document_mask { self.documents.to_vec() } else { vec![self.tokens.len()] }
     }
@@ -98,7 +98,7 @@ pub struct Scoring {
     pub method: Method,
     /// Blocks and MASK; unused by [`Method::Autoregressive`].
     pub blocks: Option<Blocks>,
-    /// Documents of a text do not see each other.
+    /// True if the documents of a text do not see each other.
     pub document_mask: bool,
     /// Rows of one forward pass; 0 counts as 1.
     pub batch_size: usize,
@@ -141,7 +141,8 @@ pub fn likelihood(
     Ok(total)
 }
 
-/// Which tokens of a text are scored: the eligible ones that have something before them. One flag a token.
+/// Flags the tokens of a text that are scored: the eligible ones that have something before them. There is one flag
+/// for each token.
 pub fn scored_positions(text: &Text<'_>, document_mask: bool) -> Vec<bool> {
     predictable(text.eligible, &text.read_apart(document_mask))
 }
@@ -191,7 +192,7 @@ fn block_diffusion(
     };
     if let Method::MonteCarlo { samples, seed } = scoring.method {
         let mut rng = stream(seed, Purpose::Likelihood, 0, number);
-        // Drawn as they are needed: any number of samples takes the memory of a batch.
+        // Passes are drawn as they are needed, so that any number of samples takes the memory of one batch.
         let mut passes = monte_carlo_passes(row, blocks.mask_id, samples, &mut rng).peekable();
         let mut estimate = MonteCarlo::new();
         while passes.peek().is_some() {
@@ -225,7 +226,7 @@ fn block_diffusion(
     Ok(Likelihood { nats: sums.total(), tokens, passes: n_passes, standard_error: None })
 }
 
-/// −log p of every scored position of every pass: the passes are the rows of one batch.
+/// −log p of every scored position of every pass, in nats. The passes are the rows of one batch.
 fn nll_of(
     model: &Transformer,
     row: Row<'_>,

@@ -1,4 +1,4 @@
-//! Which tokens of a row are hidden, and what each counts for.
+//! Decides which tokens of a row are hidden, and what each of them counts for in the loss.
 
 use std::num::NonZeroUsize;
 
@@ -14,27 +14,27 @@ use crate::{CorruptionRule, Error, MaskSampler, RateTransform, Result, Row, Weig
 pub struct Corruption {
     /// The row's tokens; the masked ones replaced by the mask id.
     pub noisy: Vec<u32>,
-    /// What each position's loss counts for; above 0 exactly where a token is masked, 0 where nothing
-    /// is supervised. Not normalised: divide the sum by the number of *eligible* tokens.
+    /// The weight of each position's loss: above 0 exactly where a token is masked, 0 where nothing is supervised.
+    /// The weights are not normalised: divide the sum by the number of *eligible* tokens.
     pub weights: Vec<f32>,
-    /// What happened to each block, in order.
+    /// The draw of each block, in order.
     pub blocks: Vec<BlockStats>,
 }
 
-/// What happened to one block: for telemetry, and for the complement.
+/// The draw of one block. Telemetry shows it, and the complement of a pair is made from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BlockStats {
-    /// t, as drawn.
+    /// The time t as drawn, from 0 to 1.
     pub time: f64,
     /// The rate the masks were drawn with; 0 for a block without eligible tokens.
     pub rate: f64,
-    /// What each masked token of the block counts for.
+    /// The loss weight of each masked token of the block.
     pub weight: f64,
-    /// n: tokens that could be masked.
+    /// n, the number of tokens that could be masked.
     pub eligible: usize,
-    /// m: tokens that are masked, the forced one included.
+    /// m, the number of tokens that are masked, the forced one included.
     pub masked: usize,
-    /// The block came out empty and one mask was forced.
+    /// True if the block came out empty and one mask was forced.
     pub forced: bool,
 }
 
@@ -45,17 +45,17 @@ impl BlockStats {
     }
 }
 
-/// Where the noise of a row comes from. See [`StepRule::noise_of`].
+/// The source of a row's noise. See [`StepRule::noise_of`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoiseOf {
     /// The row whose random stream and times are used.
     pub row: usize,
-    /// Take the [complement](StepRule::complement) of what that row masks.
+    /// True if the [complement](StepRule::complement) of that row's masks is taken.
     pub complement: bool,
 }
 
-/// Draws the times of `blocks` blocks. The strata of a stratified sampling reach over all of them:
-/// draw them for the whole batch of a step, from a stream of their own.
+/// Draws the times of `blocks` blocks. The strata of a stratified sampling reach over all of them, so draw the times
+/// of a step's whole batch at once, from a stream of their own.
 pub fn draw_times(sampling: TimeSampling, blocks: usize, rng: &mut impl RngCore) -> Vec<f64> {
     let mut times = vec![0.0; blocks];
     sampling.fill(&mut times, &mut || uniform(rng));
@@ -97,12 +97,12 @@ impl StepRule {
         }
     }
 
-    /// Whose random stream and times the noise of `row` is drawn from, and whether to take the complement.
+    /// The row whose random stream and times the noise of `row` is drawn from, and whether its complement is taken.
     ///
-    /// A row's noise depends on nothing but the seed, the step and this number, so it is the same for
-    /// every split of a batch. Rows are their own, except in complementary pairs, where rows 2k and
-    /// 2k + 1 both draw what row 2k draws, and the second takes the complement. Both must hold the
-    /// same text. (While a warmup suspends the sampler, the two are noised independently.)
+    /// A row's noise depends on nothing but the seed, the step and this number, so it is the same for every split of
+    /// a batch. Each row draws for itself, except in complementary pairs, where rows 2k and 2k + 1 both draw what row
+    /// 2k draws, and the second takes the complement. Both must hold the same text. (While a warmup suspends the
+    /// sampler, the two are noised independently.)
     ///
     /// ```
     /// use lacuna_objective::{CorruptionRule, MaskSampler, NoiseOf, Weighting};
@@ -188,7 +188,7 @@ impl StepRule {
         Ok(corruption)
     }
 
-    /// u for a block of `eligible` tokens at time t, warmup and transform applied.
+    /// The mask rate u of a block of `eligible` tokens at time t, after warmup and transform.
     pub fn mask_rate(&self, time: f64, eligible: NonZeroUsize) -> f64 {
         let rate = self.scheduled(time, eligible).0;
         let paired = self.mask_sampler == MaskSampler::ComplementaryPairs;
@@ -199,7 +199,7 @@ impl StepRule {
         rate
     }
 
-    /// The transformed schedule's u and w at time t.
+    /// The mask rate u and the loss weight w of the transformed schedule at time t.
     fn scheduled(&self, time: f64, eligible: NonZeroUsize) -> (f64, f64) {
         fn at(schedule: impl NoiseSchedule, time: f64) -> (f64, f64) {
             (schedule.mask_rate(time), schedule.loss_weight(time))
@@ -268,7 +268,7 @@ fn untouched(row: Row<'_>) -> Corruption {
     }
 }
 
-/// `count` of `positions`, in order, every set alike: each position in turn is taken with
+/// Chooses `count` of `positions`, in order, every set with the same probability: each position in turn is taken with
 /// probability (still wanted)/(still left).
 pub(crate) fn choose_exactly(
     positions: &[usize],

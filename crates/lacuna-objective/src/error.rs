@@ -1,8 +1,10 @@
+//! Lists the errors of rules, rows and losses.
+
 use lacuna_schedules::Error as ScheduleError;
 
 use crate::{MaskSampler, Weighting};
 
-/// What can be wrong with a rule, a row or a loss.
+/// An error of a rule, a row or a loss.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -13,11 +15,11 @@ pub enum Error {
     /// A name that no rate transform, mask sampler or weighting has.
     #[error("unknown {kind} {name:?}, expected one of {expected}")]
     UnknownName {
-        /// What was looked for.
+        /// The kind of part that was looked for.
         kind: &'static str,
-        /// What was found.
+        /// The name that was found.
         name: String,
-        /// What would have been right.
+        /// The names that would have been right.
         expected: &'static str,
     },
 
@@ -45,7 +47,7 @@ pub enum Error {
     /// Two slices that go together differ in length.
     #[error("{what}: {found} given, expected {expected}")]
     Length {
-        /// Which slice.
+        /// The slice, in words.
         what: &'static str,
         /// Its length.
         found: usize,
@@ -65,7 +67,7 @@ pub enum Error {
         start: usize,
         /// One past its last position.
         end: usize,
-        /// Where the block before it ended.
+        /// The position at which the block before it ended.
         free: usize,
         /// The row's length.
         row_len: usize,
@@ -101,5 +103,5 @@ pub enum Error {
     Tensor(#[from] candle_core::Error),
 }
 
-/// What this crate's functions return.
+/// The result of this crate's functions.
 pub type Result<T> = core::result::Result<T, Error>;

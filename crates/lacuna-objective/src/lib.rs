@@ -17,15 +17,15 @@
 //!
 //! - [`CorruptionRule`]: schedule, [`RateTransform`], [`MaskSampler`], [`Weighting`], warmup; one
 //!   recipe key each. [`StepRule`] is the rule at one step and does the work.
-//! - [`Row`]: a window's clean tokens, which are eligible, and its blocks ([`block_ranges`],
+//! - [`Row`]: a window's clean tokens, flags for those that are eligible, and its blocks ([`block_ranges`],
 //!   [`document_block_ranges`]). Full bidirectional diffusion is one block as long as the window.
-//! - [`Corruption`]: what the model is shown, and what each position counts for.
-//! - [`PassRows`], [`Target`], [`Targets`]: which row of a pass predicts which token, and what that counts for;
+//! - [`Corruption`]: the tokens that the model is shown, and the weight of each position's loss.
+//! - [`PassRows`], [`Target`], [`Targets`]: the rows of a pass that predict tokens, and the weights of these;
 //!   [`next_token_targets`], [`masked_targets`], [`Pass::targets`] make them, [`weighted_loss`] takes them.
 //! - [`exact_passes`], [`left_to_right_passes`], [`monte_carlo_passes`]: block likelihood.
 //!
-//! It never calls a model and knows no tokenizer. Randomness is an argument; where it must not
-//! depend on the batch split, key the generator by (seed, step, [row](StepRule::noise_of)).
+//! The crate never calls a model and knows no tokenizer. Randomness is an argument; where it must not depend on the
+//! batch split, key the generator by (seed, step, [row](StepRule::noise_of)).
 
 #![forbid(unsafe_code)]
 

@@ -1,11 +1,12 @@
-//! From the hidden states of the supervised rows to a loss and its gradients.
+//! Computes the loss and its gradients from the hidden states of the supervised rows.
 
 use candle_core::Tensor;
 use lacuna_kernels::{Backend, CrossEntropyGradients, linear_cross_entropy_gradients};
 
 use crate::{Error, Result, Targets};
 
-/// Σ w_i · c_i / `denominator` over the targets, with c_i each one's cross-entropy in nats, and its gradients.
+/// The training loss, Σ w_i · c_i / `denominator` over the targets, with c_i each one's cross-entropy in nats, and
+/// its gradients.
 ///
 /// hidden: `[targets, h]`, the targets' rows alone, in their order; head: `[v, h]`. `denominator` is the number of
 /// eligible tokens of the *whole* step, over all micro-batches and ranks: it depends neither on the noise nor on how

@@ -1,9 +1,9 @@
-//! Likelihood of a row under a block-diffusion model, as passes that the caller runs.
+//! Lists the passes that make up the likelihood of a row under a block-diffusion model; the caller runs them.
 //!
-//! Nothing here calls a model. Each function lists passes; a [`Pass`] says what to show the model
-//! and which positions' negative log-likelihoods are wanted; [`BlockSums`] or [`MonteCarlo`] add
-//! them up. Every block takes part in every pass at once, because the noise of one block changes no
-//! other block's prediction; blocks with fewer eligible tokens have fewer patterns and drop out.
+//! Nothing here calls a model. A [`Pass`] says what to show the model and which positions' negative log-likelihoods
+//! are wanted; [`BlockSums`] or [`MonteCarlo`] add them up. Every block takes part in every pass at once, because the
+//! noise of one block changes no other block's prediction; blocks with fewer eligible tokens have fewer patterns and
+//! drop out.
 //!
 //! ## The exact NELBO of one block of two tokens
 //! ```
@@ -40,11 +40,11 @@ pub struct Pass {
 /// A position scored in a pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scored {
-    /// Where in the row.
+    /// The position in the row.
     pub position: usize,
     /// Index of its block.
     pub block: usize,
-    /// What its negative log-likelihood is multiplied with.
+    /// The factor of its negative log-likelihood in the sum.
     pub coefficient: f64,
 }
 
@@ -99,8 +99,8 @@ pub fn left_to_right_passes(row: Row<'_>, mask_id: u32) -> impl ExactSizeIterato
 
 /// The passes of a Monte-Carlo estimate of the block NELBO, for blocks of any size.
 ///
-/// In each, every block hides m ~ U{1, …, n} tokens, all sets of that size alike, with coefficient
-/// n/m: unbiased, and without any noise from m itself when all tokens cost the same.
+/// In each pass every block hides m ~ U{1, …, n} tokens, all sets of that size alike, with coefficient n/m: unbiased,
+/// and without any noise from m itself when all tokens cost the same.
 pub fn monte_carlo_passes<'a, R: RngCore>(
     row: Row<'a>,
     mask_id: u32,
@@ -131,7 +131,7 @@ pub struct BlockSums {
 }
 
 impl BlockSums {
-    /// Nothing added yet.
+    /// The sums of a row before any pass is added.
     pub fn new(row: Row<'_>) -> Self {
         let eligible = row.eligible_positions().map(|positions| positions.len()).sum();
         Self { blocks: vec![0.0; row.blocks().len()], eligible }
@@ -159,7 +159,7 @@ impl BlockSums {
         self.blocks.iter().sum()
     }
 
-    /// How many tokens that covers.
+    /// The number of tokens that the sums cover.
     pub fn eligible(&self) -> usize {
         self.eligible
     }
@@ -173,19 +173,19 @@ pub struct MonteCarlo {
     squares: f64,
 }
 
-/// An estimate and how far off it may be.
+/// An estimate with its standard error.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// Nats of the whole row.
     pub nelbo: f64,
     /// The standard error of `nelbo`; infinite for fewer than two samples. Squares of the errors of several rows add.
     pub standard_error: f64,
-    /// How many passes that is.
+    /// The number of passes that it was made from.
     pub samples: usize,
 }
 
 impl MonteCarlo {
-    /// Nothing added yet.
+    /// An estimate before any pass is added.
     pub fn new() -> Self {
         Self::default()
     }
@@ -198,7 +198,7 @@ impl MonteCarlo {
         check_len(pass, nlls)?;
         let scored = pass.scored.iter().zip(nlls);
         let total: f64 = scored.map(|(scored, &nll)| scored.coefficient * f64::from(nll)).sum();
-        // Welford: no cancellation between the sum of squares and the square of the sum.
+        // This is Welford's method, in which the sum of squares and the square of the sum do not cancel.
         self.samples += 1;
         let before = total - self.mean;
         self.mean += before / self.samples as f64;
@@ -206,7 +206,7 @@ impl MonteCarlo {
         Ok(())
     }
 
-    /// What the passes so far say.
+    /// The estimate from the passes so far.
     pub fn estimate(&self) -> Estimate {
         let samples = self.samples as f64;
         let standard_error = if self.samples < 2 {
@@ -238,7 +238,7 @@ fn new_pass(
     pass
 }
 
-/// 1/(m·C(n, m)).
+/// The coefficient 1/(m·C(n, m)) of a set of m = `masked` tokens out of n = `eligible`.
 fn subset_coefficient(eligible: usize, masked: usize) -> f64 {
     let subsets = (0..masked).fold(1.0, |c, i| c * (eligible - i) as f64 / (i + 1) as f64);
     1.0 / (masked as f64 * subsets)

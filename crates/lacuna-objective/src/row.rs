@@ -1,4 +1,4 @@
-//! A row of tokens and the blocks it falls into.
+//! Divides a row of tokens into blocks.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -18,7 +18,8 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// A row; `clean` and `eligible` have the same length, `blocks` ascend without overlap.
+    /// Checks and joins the parts of a row; `clean` and `eligible` have the same length, `blocks` ascend without
+    /// overlap.
     ///
     /// # Errors
     /// Lengths differ; a block goes backwards, overlaps the one before it, or leaves the row.
@@ -42,7 +43,7 @@ impl<'a> Row<'a> {
         self.clean
     }
 
-    /// Which tokens may be masked and supervised.
+    /// A flag for each token: true if it may be masked and supervised.
     pub fn eligible(&self) -> &'a [bool] {
         self.eligible
     }

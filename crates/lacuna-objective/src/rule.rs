@@ -1,4 +1,4 @@
-//! The parts of a corruption rule, one recipe key each.
+//! Defines the parts of a corruption rule, one recipe key each, and which of them go together.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use lacuna_schedules::{Band, NoiseSchedule, Schedule, Warmup};
 
 use crate::{Error, Result, StepRule};
 
-/// What is done to the schedule's mask rate. Below, n is the number of eligible tokens of a block.
+/// A change to the schedule's mask rate. Below, n is the number of eligible tokens of a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum RateTransform {
     /// `identity`: u(t) as the schedule has it. One block in B + 1 comes out empty and teaches nothing.
@@ -22,14 +22,14 @@ pub enum RateTransform {
     BlockClip,
     /// `band-MIN-MAX`: only the schedule's times from MIN to MAX        (BD3-LM's clip).
     Band {
-        /// β.
+        /// β, the first of these times.
         time_min: f64,
-        /// ω.
+        /// ω, the last of these times.
         time_max: f64,
     },
 }
 
-/// How the masks of a block are drawn from its rate u.
+/// A way to draw the masks of a block, given its rate u.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum MaskSampler {
     /// `bernoulli`: each eligible token independently with probability u.
@@ -47,8 +47,8 @@ pub enum MaskSampler {
     ComplementaryPairs,
 }
 
-/// What a masked token's loss counts for. Bias and variance are those of a block's mean loss with
-/// every c = 1, at B = 4 (`cargo run -p lacuna-schedules --example table` has the other sizes).
+/// The weight of a masked token's loss. Bias and variance are those of a block's mean loss with every c = 1, at B = 4
+/// (`cargo run -p lacuna-schedules --example table` has the other sizes).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Weighting {
     /// `paper`: the schedule's own w(t); 1/u_blk under `block-clip`.
@@ -64,11 +64,12 @@ pub enum Weighting {
     Unbiased,
     /// `exact-count`: n/m, with the sampler of that name only. Unbiased, variance 0: every block counts alike.
     ExactCount,
-    /// `none`: 1. The sum then counts blocks by how much of them is masked: half of the tokens on average.
+    /// `none`: 1. The sum then counts each block by the part of it that is masked, which is half of the tokens on
+    /// average.
     None,
 }
 
-/// How blocks are corrupted and what their losses count for: plain data, as a recipe has it.
+/// A rule by which blocks are corrupted and their losses weighed: plain data, as a recipe has it.
 ///
 /// # Example: the paper's rule, and its likeliest better
 /// ```
@@ -87,19 +88,19 @@ pub enum Weighting {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CorruptionRule {
-    /// u(t) and w(t).
+    /// The schedule of u(t) and w(t).
     pub schedule: Schedule,
-    /// What is done to the rate.
+    /// The change to the schedule's mask rate.
     pub transform: RateTransform,
-    /// How masks are drawn.
+    /// The way in which masks are drawn.
     pub mask_sampler: MaskSampler,
-    /// What a masked token's loss counts for.
+    /// The weight of a masked token's loss.
     pub weighting: Weighting,
-    /// The first steps: t ~ U(0, u_max(s)) and no weights (SDC Eq. 10).
+    /// The first steps, in which t ~ U(0, u_max(s)) and no weights count (SDC Eq. 10).
     pub warmup: Warmup,
-    /// Keeps `transform` and `mask_sampler` during warmup. Off, as in the paper's own curves: there
-    /// each token is then masked independently at the capped rate, and blocks may stay empty. A clip
-    /// would hold the rate at 1/n from the first step.
+    /// True to keep `transform` and `mask_sampler` during warmup. It is false in the paper's own curves: there each
+    /// token is then masked independently at the capped rate, and blocks may stay empty. A clip would hold the rate
+    /// at 1/n from the first step.
     pub transform_during_warmup: bool,
     /// The id that hides a token.
     pub mask_id: u32,

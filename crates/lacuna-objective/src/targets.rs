@@ -1,11 +1,11 @@
-//! Which row of a pass predicts which token, and what that counts for: said here for training, for likelihoods and for
-//! metrics alike.
+//! Says which row of a pass predicts which token, and what that counts for: once, for training, for likelihoods and
+//! for metrics alike.
 
 use lacuna_checkpoint::Predicts;
 
 use crate::{Pass, Row};
 
-/// The rows that a model makes of one window, and which of them predicts a position.
+/// The rows that a model makes of one window; they know which of them predicts a position.
 ///
 /// ```
 /// use lacuna_objective::{PassRows, Predicts};
@@ -20,9 +20,9 @@ use crate::{Pass, Row};
 pub struct PassRows {
     /// Tokens of the window.
     pub window: usize,
-    /// What the logits at a position predict.
+    /// The token that the logits at a position predict: that position's own, or the next one's.
     pub predicts: Predicts,
-    /// Whether the clean tokens stand behind the noisy ones, as rows `window..2 * window`.
+    /// True if the clean tokens stand behind the noisy ones, as rows `window..2 * window`.
     pub clean_half: bool,
 }
 
@@ -43,10 +43,10 @@ impl PassRows {
     }
 }
 
-/// A token that is predicted: where it is read off, and what it counts for.
+/// A token that is predicted, with the row that the prediction is read off and the weight of its loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Target {
-    /// Among the rows of its window's pass.
+    /// The row that predicts it, among those of its window's pass.
     pub row: u32,
     /// The clean token.
     pub token: u32,
@@ -58,9 +58,9 @@ pub struct Target {
     pub offset: u32,
 }
 
-/// Which of a text's eligible tokens have something before them to be predicted from: all but the first of each
-/// document. `documents` are the lengths of those that see nothing of each other; one length stands for a text that
-/// is read as a whole.
+/// Flags the eligible tokens of a text that have something before them to be predicted from: all but the first of
+/// each document. `documents` are the lengths of those that see nothing of each other; one length stands for a text
+/// that is read as a whole.
 ///
 /// ```
 /// let flags = lacuna_objective::predictable(&[true, true, false, true, true], &[3, 2]);
@@ -133,7 +133,7 @@ fn target(
     Some(Target { row, token, weight, block: block as u32, offset })
 }
 
-/// The rows of targets, as a pass over their window is asked for them.
+/// The rows that predict the targets, as a pass over their window is asked for them.
 pub fn rows_of(targets: &[Target]) -> Vec<u32> {
     targets.iter().map(|target| target.row).collect()
 }

@@ -1,4 +1,4 @@
-//! The laws of corruption, and each closed form against the real thing.
+//! Checks the laws of corruption, and compares each closed form with simulations.
 //!
 //! Simulations have fixed seeds, so they pass always or never. Their bounds are five standard errors
 //! of the simulated quantity (a false alarm once in two million), from the closed form where there is
@@ -50,7 +50,7 @@ fn stats(corruptions: &[Corruption]) -> impl Iterator<Item = &BlockStats> {
     corruptions.iter().map(|c| &c.blocks[0])
 }
 
-/// Mean and its standard error.
+/// The mean and its standard error.
 fn mean(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let values: Vec<f64> = values.collect();
     let n = values.len() as f64;
@@ -226,7 +226,7 @@ fn a_block_of_one_token_is_always_masked_and_weighs_one() {
     }
 }
 
-/// What a prompt leaves in a block must not be counted 1 + ln B times.
+/// A token that a prompt leaves alone in its block must not be counted 1 + ln B times.
 #[test]
 fn a_lone_eligible_token_is_always_masked_and_weighs_one() {
     let at_step = at_step_0(CorruptionRule::paper(MASK));

@@ -1,4 +1,4 @@
-//! The likelihoods against their definitions, on scripted models.
+//! Compares the likelihoods with their definitions, on scripted models.
 
 use std::num::NonZeroUsize;
 
@@ -32,7 +32,7 @@ fn run(pass: &Pass, block_size: usize) -> Vec<f32> {
     pass.scored.iter().map(|s| scripted_nll(&pass.noisy, s.position, block_size)).collect()
 }
 
-/// The definition, slowly: mean over all orders of the sum of what each token costs when it is filled.
+/// Computes the definition, slowly: the mean over all orders of the sum of what each token costs when it is filled.
 fn mean_over_orders(noisy: &mut [u32], clean: &[u32], left: &[usize], block_size: usize) -> f64 {
     let mut sum = 0.0;
     for &position in left {
@@ -235,7 +235,7 @@ fn monte_carlo_is_exact_when_all_tokens_cost_the_same() {
     assert!((estimate.nelbo - 10.0).abs() < 1e-12 && estimate.standard_error < 1e-12);
 }
 
-/// What training with exact counts minimises is the NELBO; the paper's rule minimises something else.
+/// Training with exact counts minimises the NELBO; the paper's rule minimises something else.
 #[test]
 fn exact_count_training_estimates_the_nelbo_and_the_papers_rule_does_not() {
     let (block_size, draws) = (4, 40_000);

@@ -1,4 +1,4 @@
-//! The loss: what it is divided by, where gradients go.
+//! Checks the loss: its value, its gradients, and that the parts of a batch add up.
 
 use candle_core::{Device, Tensor, Var};
 use lacuna_kernels::{Backend, linear_cross_entropy};

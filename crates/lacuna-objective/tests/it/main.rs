@@ -1,4 +1,4 @@
-//! The laws of corruption, targets, loss and likelihood.
+//! Checks the laws of corruption, targets, loss and likelihood.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 

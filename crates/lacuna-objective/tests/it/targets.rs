@@ -1,4 +1,4 @@
-//! Which row predicts which token.
+//! Checks which row predicts which token.
 
 use lacuna_objective::{
     PassRows, Predicts, Row, Target, Targets, document_block_ranges, exact_passes, masked_targets,
@@ -30,8 +30,8 @@ fn only_masked_positions_are_targets() {
         let shown: Vec<_> = own.iter().map(|t| (t.weight, t.block, t.offset)).collect();
         assert_eq!(shown, [(2.0, 0, 0), (1.0, 0, 2), (4.0, 1, 0), (0.5, 1, 2)]);
     }
-    // Read off the position before; nothing precedes a window's first token. A block's first token is read off the
-    // clean row where there is one.
+    // A shifted head reads a token off the position before, and nothing precedes a window's first token. A block's
+    // first token is read off the clean row where there is one.
     assert_eq!(read(&masked(Predicts::Next, false)), [(1, 12), (2, 13), (4, 15)]);
     assert_eq!(read(&masked(Predicts::Next, true)), [(1, 12), (6 + 2, 13), (4, 15)]);
 }
