@@ -1,4 +1,4 @@
-//! The optimizer: AdamW with decoupled weight decay and clipping by the global norm, over a list of parameters.
+//! Updates a list of parameters by AdamW, with decoupled weight decay and clipping by the global norm.
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor, Var, bail};
@@ -7,13 +7,13 @@ use lacuna_kernels::{AdamWUpdate, Backend, Moments, adamw, global_norm};
 /// Hyper-parameters that stay the same over a run; the learning rate comes with each step.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct AdamWConfig {
-    /// Decay of the first moment.
+    /// Decay of the first moment, β₁.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay of the second moment, β₂.
     pub beta2: f64,
     /// Added to the root of the second moment, outside of it.
     pub eps: f64,
-    /// Decoupled: p ← p · (1 − lr · weight_decay) before the update.
+    /// Decoupled weight decay: p ← p · (1 − lr · weight_decay) before the update.
     pub weight_decay: f64,
     /// Gradients are scaled by min(1, clip / (norm + 1e-6)); `None` leaves them.
     pub clip_norm: Option<f64>,
@@ -30,26 +30,26 @@ impl Default for AdamWConfig {
 pub struct Parameter {
     /// The trained tensor: f32, f64, or bf16/f16 with an f32 master copy kept inside.
     pub var: Var,
-    /// Weight decay on or off.
+    /// True if weight decay applies to it.
     pub decay: bool,
 }
 
 impl Parameter {
-    /// Decay for matrices, none for vectors (norm weights and biases).
+    /// A parameter that decays if it is a matrix, and does not if it is a vector (norm weights and biases).
     pub fn new(var: Var) -> Self {
         let decay = var.rank() > 1;
         Self { var, decay }
     }
 }
 
-/// Everything a checkpoint must hold besides the parameters.
+/// The optimizer's state: all that a checkpoint must hold besides the parameters.
 #[derive(Clone, Debug)]
 pub struct AdamWState {
     /// Steps taken.
     pub step: u64,
     /// (first moment, second moment) of each parameter, in the parameter's shape.
     pub moments: Vec<(Tensor, Tensor)>,
-    /// f32 master copy of each half-precision parameter.
+    /// The f32 master copy of each half-precision parameter; `None` for the others.
     pub masters: Vec<Option<Tensor>>,
 }
 
@@ -71,7 +71,7 @@ struct Slot {
 }
 
 impl AdamW {
-    /// Zero moments, step 0.
+    /// An optimizer before its first step, with moments of zero.
     ///
     /// # Errors
     /// If a parameter is not a float tensor.
@@ -82,7 +82,7 @@ impl AdamW {
         Ok(Self { config, step: 0, slots })
     }
 
-    /// One update; returns the global gradient norm before clipping.
+    /// Makes one update; returns the global gradient norm before clipping.
     ///
     /// # Errors
     /// If a parameter has no gradient: then it would silently never be trained.

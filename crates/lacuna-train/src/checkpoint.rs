@@ -1,4 +1,5 @@
-//! Checkpoints that are whole or absent: weights in Hugging Face layout, optimizer state, place in the data.
+//! Saves and restores checkpoints that are whole or absent: weights in Hugging Face layout, optimizer state, place in
+//! the data.
 
 use candle_core::{Device, Tensor};
 use lacuna_checkpoint::save_tensors;
@@ -14,27 +15,27 @@ use crate::error::{Result, TrainError};
 
 pub(crate) mod kept;
 
-/// Where a run stands: everything besides weights and moments that the next step depends on.
+/// A run's place: everything besides weights and moments that the next step depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Steps taken, those without a masked token included.
     pub step: u64,
-    /// Updates that the optimizer has made: its bias correction depends on them.
+    /// Updates that the optimizer has made, on which its bias correction depends.
     pub optimizer_step: u64,
     /// Index of the stage that the next step belongs to.
     pub stage: usize,
     /// Steps taken in that stage.
     pub stage_step: u64,
-    /// Place in the corpus.
+    /// The place in the corpus.
     pub corpus: Cursor,
-    /// Place in the SFT samples.
+    /// The place in the SFT samples.
     pub sft: Cursor,
     /// Clean tokens seen.
     pub tokens: u64,
 }
 
-/// What the weights and the run's place are kept in. Everything else in a checkpoint is listed in its manifest, or
-/// is somebody else's.
+/// Tells whether a checkpoint's file is one that weights or the run's place are kept in. Every other file is listed
+/// in the manifest, or is somebody else's.
 fn is_ours(name: &str) -> bool {
     let weights = name.starts_with("model") && name.ends_with(".safetensors");
     weights
@@ -43,13 +44,14 @@ fn is_ours(name: &str) -> bool {
 }
 
 const OPTIMIZER: &str = "optimizer.safetensors";
-/// The most that the header of a safetensors file takes.
+/// The most bytes that the header of a safetensors file takes.
 const HEADER_BYTES: u64 = 100 << 20;
 const PROGRESS: &str = "progress.json";
 
 /// Writes `dir/step-N` with the model, the optimizer and the run's place, complete or not at all.
 ///
-/// `side` goes in too, so that the folder is a model that others load. The manifest of hashes is written last.
+/// The files of `side` go in too, so that the folder is a model that others load. The manifest of hashes is written
+/// last.
 ///
 /// # Errors
 /// Errors if the disk is full or gone; a half-written folder is removed.

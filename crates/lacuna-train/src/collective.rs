@@ -27,11 +27,11 @@ pub enum Collective {
 pub struct Seat {
     rank: usize,
     size: usize,
-    /// To every other rank in the first one's seat, to the first one in the others'.
+    /// Lines to every other rank in the first one's seat, and to the first one in the others'.
     lines: Vec<Line>,
 }
 
-/// Both ends of what two ranks tell each other.
+/// A line between two ranks: the end that one speaks into, and the end that it hears the other from.
 #[derive(Debug)]
 struct Line {
     say: Sender<Message>,
@@ -68,7 +68,7 @@ impl Collective {
         std::iter::once(first).chain(others).collect()
     }
 
-    /// Its number among the ranks, from 0.
+    /// This rank's number among the ranks, from 0.
     pub fn rank(&self) -> usize {
         match self {
             Self::Alone => 0,
@@ -89,7 +89,8 @@ impl Collective {
         self.rank() == 0
     }
 
-    /// The part of so many micro-batches that this rank takes. Parts lie behind each other in the order of the ranks.
+    /// The part of a step's micro-batches that this rank takes. Parts lie behind each other in the order of the
+    /// ranks.
     pub fn share(&self, micro_batches: usize) -> Range<usize> {
         let end = |ranks: usize| micro_batches * ranks / self.size();
         end(self.rank())..end(self.rank() + 1)
@@ -123,7 +124,7 @@ impl Collective {
         Ok(joined)
     }
 
-    /// Gives every rank what the first one finds out.
+    /// Gives every rank the value that the first one finds.
     ///
     /// # Errors
     /// Errors if the first rank does, or a rank has ended or is elsewhere in the run.
@@ -159,7 +160,7 @@ struct Leaving<'a> {
     well: bool,
 }
 
-/// The last that a rank says if it did not end well.
+/// The last message of a rank that did not end well.
 struct Ended;
 
 impl Drop for Leaving<'_> {

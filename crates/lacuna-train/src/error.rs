@@ -1,6 +1,8 @@
+//! Lists the reasons why a run could not start or go on.
+
 use std::path::{Path, PathBuf};
 
-/// Why a run could not start or go on.
+/// A reason why a run could not start or go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
@@ -9,13 +11,13 @@ pub enum TrainError {
     Recipe {
         /// The recipe's file.
         file: PathBuf,
-        /// What is wrong and what would be right.
+        /// The fault, and what would be right.
         reason: String,
     },
     /// A file of the run could not be read or written.
     #[error("{action} {path}: {source}")]
     Io {
-        /// What was being done: `writing`, `reading`, …
+        /// The action that failed: `writing`, `reading`, …
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -27,7 +29,7 @@ pub enum TrainError {
     File {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// The fault, and what to do.
         reason: String,
     },
     /// A run directory that can't be used as it is.
@@ -35,7 +37,7 @@ pub enum TrainError {
     Run {
         /// The directory.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// The fault, and what to do.
         reason: String,
     },
     /// A loss or gradient that is no number: the run stops before the weights are spoilt.
@@ -45,7 +47,7 @@ pub enum TrainError {
         what: &'static str,
         /// The value.
         value: f64,
-        /// What to do.
+        /// Advice on what to do.
         advice: String,
     },
     /// A checkpoint is not what was written.
@@ -53,7 +55,7 @@ pub enum TrainError {
     Checkpoint {
         /// The file, and how it differs.
         damage: lacuna_files::Error,
-        /// What to go on from.
+        /// The checkpoint to go on from, in words.
         advice: String,
     },
     /// Another rank of the run that can't be gone on with.
@@ -61,7 +63,7 @@ pub enum TrainError {
     Rank {
         /// Its number.
         rank: usize,
-        /// What is wrong and what to do.
+        /// The fault, and what to do.
         reason: String,
     },
     /// A checkpoint that is not needed any more can't be removed.
@@ -69,31 +71,31 @@ pub enum TrainError {
     Old {
         /// Its step.
         step: u64,
-        /// Why not.
+        /// The system's reason.
         error: lacuna_files::Error,
     },
-    /// From files that are whole or absent, and from the folder's lock.
+    /// A file that is written whole, or the folder's lock, failed.
     #[error(transparent)]
     Files(#[from] lacuna_files::Error),
-    /// From the corpus or the shards.
+    /// The corpus or the shards can't be used.
     #[error(transparent)]
     Data(#[from] lacuna_data::Error),
-    /// From the tokenizer, the chat template or the files beside the weights.
+    /// The tokenizer, the chat template or a file beside the weights can't be used.
     #[error(transparent)]
     Text(#[from] lacuna_text::Error),
-    /// From a checkpoint's files.
+    /// A checkpoint's files can't be used.
     #[error(transparent)]
     Weights(#[from] lacuna_checkpoint::Error),
-    /// From the model.
+    /// The model failed.
     #[error(transparent)]
     Model(#[from] lacuna_model::Error),
-    /// From the scores of held-out text.
+    /// Held-out text could not be scored.
     #[error(transparent)]
     Likelihood(#[from] lacuna_likelihood::Error),
-    /// From the corruption or the loss.
+    /// The corruption or the loss failed.
     #[error(transparent)]
     Objective(#[from] lacuna_objective::Error),
-    /// From a tensor operation.
+    /// A tensor operation failed.
     #[error("{}", lacuna_kernels::message(.0))]
     Tensor(#[from] candle_core::Error),
 }

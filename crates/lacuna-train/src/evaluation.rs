@@ -1,4 +1,4 @@
-//! What a stage has learnt, on held-out text, next to what counting alone achieves.
+//! Measures what a stage has learnt, on held-out text, beside what counting alone achieves.
 
 use lacuna_checkpoint::Mode;
 use lacuna_data::Window;
@@ -14,7 +14,7 @@ use crate::setup::RunData;
 /// Held-out scores of one model, all of the same tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Name and score: `autoregressive`, or `exact NELBO` and `left to right`; then `unigram`, `bigram`.
+    /// Names and scores: `autoregressive`, or `exact NELBO` and `left to right`; then `unigram`, `bigram`.
     pub scores: Vec<(ScoreName, Likelihood)>,
     /// Held-out windows scored.
     pub windows: usize,
@@ -22,7 +22,7 @@ pub struct Evaluation {
     pub bytes: u64,
 }
 
-/// Which score.
+/// The name of a score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScoreName {
@@ -34,14 +34,14 @@ pub enum ScoreName {
     MonteCarloNelbo,
     /// In-block left-to-right NLL.
     LeftToRight,
-    /// Counting tokens.
+    /// The baseline of counting tokens.
     Unigram,
-    /// Counting pairs (interpolated Kneser–Ney).
+    /// The baseline of counting pairs of tokens (interpolated Kneser–Ney).
     Bigram,
 }
 
 impl ScoreName {
-    /// For people.
+    /// The name as people read it.
     pub fn label(self) -> &'static str {
         match self {
             Self::Autoregressive => "autoregressive NLL",
@@ -78,7 +78,7 @@ pub fn evaluate(
     if count == 0 {
         return Ok(None);
     }
-    // Spread over the whole held-out part: neighbours are of one file.
+    // The windows are spread over the whole held-out part, because neighbours are of one file.
     let stride = data.held_out.windows() / count;
     let windows: Vec<Window> =
         (0..count).map(|i| data.held_out.window(i * stride)).collect::<lacuna_data::Result<_>>()?;

@@ -1,4 +1,4 @@
-//! A window made ready for the model, and a batch of such windows as the model takes it.
+//! Makes windows ready for the model, and batches of them as the model takes them.
 
 use lacuna_data::Window;
 use lacuna_model::{AttentionMask, Batch, Sequence};
@@ -15,17 +15,17 @@ use crate::recipe::ObjectiveKind;
 /// One window, ready for the model.
 #[derive(Clone, Debug)]
 pub struct Example {
-    /// What the model reads: the clean tokens, or the noisy ones.
+    /// The tokens that the model reads: the clean ones, or the noisy ones.
     pub input: Vec<u32>,
     /// The clean tokens.
     pub clean: Vec<u32>,
     /// Lengths of the window's documents.
     pub documents: Vec<usize>,
-    /// What is predicted.
+    /// The tokens that are predicted.
     pub targets: Vec<Target>,
-    /// Tokens that could be supervised: the denominator of the loss (choice 6).
+    /// The number of tokens that could be supervised: the denominator of the loss (choice 6).
     pub eligible: usize,
-    /// What happened to each block.
+    /// The draw of each block; empty in an autoregressive stage.
     pub blocks: Vec<BlockStats>,
 }
 
@@ -66,7 +66,7 @@ impl Example {
 }
 
 impl StageObjective {
-    /// The lengths of what is read apart in a window: its documents, or the window as a whole.
+    /// The lengths of the pieces of a window that are read apart: its documents, or the window as a whole.
     fn read_apart(&self, window: &Window) -> Vec<usize> {
         if self.document_mask { window.documents.clone() } else { vec![window.tokens.len()] }
     }
@@ -76,7 +76,7 @@ impl StageObjective {
         document_block_ranges(&self.read_apart(window), self.block_size)
     }
 
-    /// The rows of a pass over a window, and which predicts what.
+    /// The rows of a pass over a window, which know which of them predicts a position.
     fn rows(&self, window: usize) -> PassRows {
         match self.kind {
             ObjectiveKind::Autoregressive => PassRows::causal(window),

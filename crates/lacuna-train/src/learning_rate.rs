@@ -1,6 +1,6 @@
-//! The learning rate over a stage: warmup, stable, decay.
+//! Computes the learning rate over a stage: it warms up, stays, and decays.
 
-/// Linear up to the peak, then the peak, then linear down to a part of it.
+/// A learning rate that rises linearly to the peak, stays there, and falls linearly to a part of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LearningRate {
     /// The highest rate.

@@ -1,4 +1,4 @@
-//! Recipes, stages, one legible training step, checkpoints and metrics.
+//! Trains models by recipes: stages of one legible training step each, with checkpoints that resume, and metrics.
 //!
 //! ```no_run
 //! use lacuna_train::{Collective, Recipe, RunOptions, Surroundings, run};
@@ -20,13 +20,13 @@
 //! # Ok::<(), lacuna_train::TrainError>(())
 //! ```
 //!
-//! - [`Recipe`]: everything a run depends on, as TOML.
-//! - [`run`]: its stages, one after the other, on the same weights; [`Event`] is what it tells meanwhile.
-//! - [`step()`]: forward, backward, sum, clip, update; [`Collective`]: who takes it together.
-//! - [`StageObjective`], [`Example`]: from windows to supervised tokens.
-//! - [`evaluate`]: what a stage has learnt, on held-out text.
+//! - [`Recipe`] holds everything a run depends on, as TOML.
+//! - [`run`] runs its stages, one after the other, on the same weights; [`Event`] is what it tells meanwhile.
+//! - [`step()`] is one step: forward, backward, sum, clip, update. The ranks of a [`Collective`] take it together.
+//! - [`StageObjective`] and [`Example`] lead from windows to supervised tokens.
+//! - [`evaluate`] measures what a stage has learnt, on held-out text.
 //!
-//! It decodes nothing, draws nothing and prints nothing.
+//! The crate decodes nothing, draws nothing and prints nothing.
 
 #![forbid(unsafe_code)]
 

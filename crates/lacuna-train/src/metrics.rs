@@ -1,4 +1,4 @@
-//! One JSON object a step, appended to `metrics.jsonl`.
+//! Appends one JSON object a step to `metrics.jsonl`, and reads them again.
 
 use lacuna_files::Log;
 use serde::{Deserialize, Serialize};
@@ -10,20 +10,21 @@ use crate::error::Result;
 /// Mask rates fall into this many equal buckets of (0, 1] in [`DiffusionMetrics::loss_by_mask_rate`].
 pub const MASK_RATE_BUCKETS: usize = 10;
 
-/// What one optimizer step did. Losses are in nats.
+/// The figures of one optimizer step. Losses are in nats.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct StepMetrics {
     /// Optimizer steps taken so far, this one included.
     pub step: u64,
     /// Name of the stage.
     pub stage: String,
-    /// What the gradient descends: Σ w·ce over eligible tokens (paper Eq. 4); AR: mean cross-entropy.
+    /// The loss that the gradient descends: Σ w·ce over eligible tokens (paper Eq. 4); in an autoregressive stage the
+    /// mean cross-entropy.
     #[serde(with = "number")]
     pub loss: f64,
     /// Mean cross-entropy of the supervised tokens, every weight 1; 0 if there were none.
     #[serde(with = "number")]
     pub loss_unweighted: f64,
-    /// Supervised tokens of the step. None at all happens early in the warmup.
+    /// Supervised tokens of the step. Early in the warmup there may be none at all.
     pub supervised: u64,
     /// Norm of the whole gradient before clipping.
     #[serde(with = "number")]
@@ -47,7 +48,7 @@ pub struct StepMetrics {
     pub diffusion: Option<DiffusionMetrics>,
 }
 
-/// What the corruption did in a step.
+/// The figures of a step's corruption.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct DiffusionMetrics {
     /// Largest mask rate that times could reach (below 1 during warmup).
@@ -59,10 +60,10 @@ pub struct DiffusionMetrics {
     /// Mean weight of masked tokens.
     #[serde(with = "number")]
     pub mean_weight: f64,
-    /// Blocks whose draw masked nothing, before the fallback.
+    /// The part of the blocks whose draw masked nothing, before the fallback.
     #[serde(with = "number")]
     pub zero_mask_fraction: f64,
-    /// Blocks in which a mask was forced.
+    /// The part of the blocks in which a mask was forced.
     #[serde(with = "number")]
     pub forced_fraction: f64,
     /// Mean cross-entropy by drawn mask rate, ten equal buckets; `null` where a bucket is empty.
@@ -73,7 +74,7 @@ pub struct DiffusionMetrics {
     pub loss_by_position: Vec<Option<f64>>,
 }
 
-/// Means over named buckets.
+/// Means over numbered buckets.
 #[derive(Clone, Debug)]
 pub(crate) struct BucketMeans {
     sums: Vec<(f64, u64)>,
@@ -96,8 +97,8 @@ impl BucketMeans {
     }
 }
 
-/// Appends metrics to a run's `metrics.jsonl`, which the run can do without: what can't be written now is tried
-/// again with the next step.
+/// Appends metrics to a run's `metrics.jsonl`, which the run can do without: lines that can't be written now are
+/// tried again with the next step.
 #[derive(Debug)]
 pub struct MetricsWriter {
     path: PathBuf,
@@ -108,13 +109,13 @@ pub struct MetricsWriter {
     failing: bool,
 }
 
-/// Of lines that wait for a full disk: some ten thousand steps.
+/// The most bytes of lines that wait for a full disk: some ten thousand steps.
 const MOST_WAITING: usize = 16 << 20;
 
 impl MetricsWriter {
-    /// Opens `metrics.jsonl` in the run directory and drops every line past `step`, which a killed run wrote
-    /// after its last checkpoint: a resumed run's file is the one an uninterrupted run would have written. Lines
-    /// that can't be read are left out. Also returned: what the user must know of it.
+    /// Opens `metrics.jsonl` in the run directory and drops every line past `step`, which a killed run wrote after
+    /// its last checkpoint: a resumed run's file is the one an uninterrupted run would have written. Lines that can't
+    /// be read are left out. Returns sentences for the user, too.
     pub fn open(path: &Path, step: u64) -> (Self, Vec<String>) {
         let mut notices = Vec::new();
         let kept = match kept_lines(path, step) {
@@ -127,7 +128,7 @@ impl MetricsWriter {
                 }
                 Some(kept)
             }
-            // What is there and can't be read is not written over: the run's lines come behind it.
+            // A file that is there and can't be read is not written over: the run's lines come behind it.
             Err(reason) => {
                 notices.push(format!("{reason}; what is in it is left as it is"));
                 None
@@ -143,12 +144,12 @@ impl MetricsWriter {
         (writer, notices)
     }
 
-    /// Appends one step. Says so when writing begins to fail, and when it works again.
+    /// Appends one step. Returns a sentence for the user when writing begins to fail, and when it works again.
     pub fn write(&mut self, metrics: &StepMetrics) -> Option<String> {
         self.append(metrics)
     }
 
-    /// Appends anything that is one JSON object.
+    /// Appends anything that is one JSON object, as [`write`](Self::write) does.
     pub fn append(&mut self, object: &impl Serialize) -> Option<String> {
         let mut line =
             serde_json::to_string(object).expect("metrics are plain numbers and strings");
@@ -174,8 +175,8 @@ impl MetricsWriter {
         }
     }
 
-    /// Makes the lines so far survive a power cut: before a checkpoint has its name, so that none is missing from
-    /// the file of a run that goes on from it. What can't be synced has been said, or will be with the next step.
+    /// Makes the lines so far survive a power cut. It is called before a checkpoint has its name, so that none is
+    /// missing from the file of a run that goes on from it. A failure has been told, or will be with the next step.
     pub fn sync(&mut self) {
         if self.waiting.is_empty()
             && let Some(log) = &self.log
@@ -199,8 +200,8 @@ fn is_all_of(path: &Path, kept: &[u8]) -> bool {
     path.metadata().is_ok_and(|there| there.is_file() && there.len() == kept.len() as u64)
 }
 
-/// The lines up to `step`, as they stand there, and how many can't be read. A half-written last line (the run was
-/// killed) is no damage.
+/// The lines up to `step`, as they stand there, and the number of those that can't be read. A half-written last line
+/// (the run was killed) is no damage.
 fn kept_lines(path: &Path, step: u64) -> Result<(Vec<u8>, usize), lacuna_files::Error> {
     let mut kept = Vec::new();
     if step == 0 || !path.exists() {
@@ -218,13 +219,13 @@ fn kept_lines(path: &Path, step: u64) -> Result<(Vec<u8>, usize), lacuna_files::
     Ok((kept, damaged))
 }
 
-/// What every line has, whatever it is about.
+/// The part that every line has, whatever it is about.
 #[derive(Deserialize)]
 struct Line {
     step: u64,
 }
 
-/// No line is longer: a file without line breaks is not read into memory whole.
+/// The most bytes of a line, so that a file without line breaks is not read into memory whole.
 const LONGEST_LINE: u64 = 1 << 24;
 
 fn each_line(path: &Path, mut take: impl FnMut(&[u8], bool)) -> Result<(), lacuna_files::Error> {
@@ -255,7 +256,7 @@ pub fn read_metrics(path: &Path) -> Result<Vec<StepMetrics>> {
     Ok(metrics)
 }
 
-/// Numbers that JSON has no digits for, by name: `"inf"`, `"-inf"`, `"NaN"`.
+/// Writes numbers that JSON has no digits for by name: `"inf"`, `"-inf"`, `"NaN"`.
 mod number {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -268,7 +269,7 @@ mod number {
     enum Written {
         Digits(f64),
         Name(String),
-        /// What lacuna 0.1 wrote for all three.
+        /// The `null` that lacuna 0.1 wrote for all three.
         Null(()),
     }
 

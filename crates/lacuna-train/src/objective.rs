@@ -1,4 +1,5 @@
-//! What a stage learns: a step's windows become examples, and those a loss and its gradients.
+//! Turns a step's windows into examples, and those into a loss and its gradients: the objective that a stage learns
+//! by.
 
 use candle_core::Tensor;
 use lacuna_data::Window;
@@ -12,20 +13,20 @@ use crate::error::Result;
 use crate::example::Example;
 use crate::recipe::ObjectiveKind;
 
-/// What a stage learns, as plain values.
+/// The objective of a stage, as plain values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StageObjective {
-    /// Next tokens, or masked ones and what they see.
+    /// The kind of objective: next tokens, or masked ones with a view of their surroundings.
     pub kind: ObjectiveKind,
-    /// Tokens of a block; where the whole window is corrupted as one, those of the window.
+    /// Tokens of a block; if the whole window is corrupted as one block, those of the window.
     pub block_size: NonZeroUsize,
-    /// How tokens are masked and weighted, and how times are drawn; `None` for next tokens.
+    /// The rule by which tokens are masked and weighted, and that by which times are drawn; `None` for next tokens.
     pub corruption: Option<(CorruptionRule, TimeSampling)>,
-    /// What the logits at a masked position predict.
+    /// The token that the logits at a masked position predict: its own, or the next.
     pub predicts: Predicts,
-    /// Documents of a window see nothing of each other.
+    /// True if the documents of a window see nothing of each other.
     pub document_mask: bool,
-    /// Keep only each layer's input for the backward pass.
+    /// True if only each layer's input is kept for the backward pass.
     pub recompute: bool,
 }
 
@@ -41,16 +42,16 @@ pub struct LossAndGradients {
 }
 
 impl StageObjective {
-    /// Two rows of every window, for complementary pairs.
+    /// The number of rows made of every window: two for complementary pairs, else one.
     pub fn rows_per_window(&self) -> usize {
         let is_paired =
             |(rule, _): (CorruptionRule, _)| rule.mask_sampler == MaskSampler::ComplementaryPairs;
         if self.corruption.is_some_and(is_paired) { 2 } else { 1 }
     }
 
-    /// A step's windows made ready, for any split into micro-batches the same: row r's masks come from the stream
-    /// (seed, masks, `step`, r), the times of all blocks from (seed, times, `step`, 0). `stage_step` counts within the
-    /// stage, for the warmup.
+    /// Makes a step's windows ready, in the same way for any split into micro-batches: row r's masks come from the
+    /// stream (seed, masks, `step`, r), the times of all blocks from (seed, times, `step`, 0). `stage_step` counts
+    /// within the stage, for the warmup.
     ///
     /// # Errors
     /// Errors if a window is inconsistent.

@@ -1,4 +1,4 @@
-//! A recipe: everything a run depends on, as TOML. Unknown keys are errors that name the nearest known one.
+//! Defines recipes: everything a run depends on, as TOML. Unknown keys are errors that name the nearest known one.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -42,9 +42,9 @@ pub struct Recipe {
     /// AdamW's settings.
     #[serde(default)]
     pub optimizer: OptimizerRecipe,
-    /// Run one after the other on the same weights.
+    /// The stages, which run one after the other on the same weights.
     pub stage: Vec<Stage>,
-    /// What is measured at the end of each stage.
+    /// The measurements at the end of each stage.
     #[serde(default)]
     pub evaluation: EvaluationRecipe,
     /// The file it was read from, to name in errors.
@@ -84,22 +84,22 @@ pub struct ModelRecipe {
     /// mask token, else the tokenizer's `<[MASK_TOKEN]>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask_token: Option<String>,
-    /// Whether the output head is the embedding.
+    /// True if the output head is the embedding.
     #[serde(default = "yes")]
     pub tie_word_embeddings: bool,
-    /// How the MASK row of an AR checkpoint starts (choice 10).
+    /// The start of the MASK row of an AR checkpoint (choice 10).
     #[serde(default)]
     pub mask_embedding: MaskEmbedding,
-    /// Start an autoregressive stage from a block-diffusion checkpoint, or one with another MASK.
+    /// True to start an autoregressive stage from a block-diffusion checkpoint, or one with another MASK.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_mode_mismatch: bool,
 }
 
-/// How the MASK embedding starts when training goes on from an AR checkpoint (paper choice 10).
+/// The values that the MASK embedding starts with when training goes on from an AR checkpoint (paper choice 10).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MaskEmbedding {
-    /// As the checkpoint holds it.
+    /// The row as the checkpoint holds it.
     #[default]
     Checkpoint,
     /// The mean of all rows plus noise of a hundredth of their spread.
@@ -118,25 +118,25 @@ pub struct DataRecipe {
     /// Only files with these endings, without the dot; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extensions: Vec<String>,
-    /// Larger files of folders, members of archives and JSON lines are passed over.
+    /// The most bytes of a document: larger files of folders, members of archives and JSON lines are passed over.
     #[serde(default = "data::max_document_bytes")]
     pub max_document_bytes: usize,
     /// The fields of a JSON line that may hold its text.
     #[serde(default = "data::text_fields")]
     pub text_fields: Vec<String>,
-    /// Take texts that hold a zero byte.
+    /// True to take texts that hold a zero byte.
     #[serde(default)]
     pub take_binary: bool,
-    /// Take files and folders whose names begin with a dot.
+    /// True to take files and folders whose names begin with a dot.
     #[serde(default)]
     pub take_hidden: bool,
-    /// Take files and folders that a `.gitignore` or `.ignore` names.
+    /// True to take files and folders that a `.gitignore` or `.ignore` names.
     #[serde(default)]
     pub take_ignored: bool,
     /// A directory that `lacuna pack` wrote, in place of `corpus`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<PathBuf>,
-    /// Whether every shard is compared with its hash before the first step.
+    /// True if every shard is compared with its hash before the first step.
     #[serde(default = "yes")]
     pub verify_shards: bool,
     /// Tokens in a packed window.
@@ -144,7 +144,7 @@ pub struct DataRecipe {
     /// Part of the corpus' files kept out of training, chosen by the hash of their paths.
     #[serde(default = "default_held_out")]
     pub held_out: f64,
-    /// Keep packed documents apart: no attention across, positions restart (choice 8's option).
+    /// True to keep packed documents apart: no attention across, positions restart (choice 8's option).
     #[serde(default)]
     pub document_mask: bool,
 }
@@ -155,13 +155,13 @@ pub struct DataRecipe {
 pub struct SftRecipe {
     /// `.jsonl[.gz|.zst]` files.
     pub samples: Vec<PathBuf>,
-    /// How conversations are written: `model`, as the checkpoint that the run starts from has it; `seed-coder`; or a
-    /// `.jinja` file. Default: the checkpoint's, else Seed-Coder's.
+    /// The format that conversations are written in: `model`, as the checkpoint that the run starts from has it;
+    /// `seed-coder`; or a `.jinja` file. Default: the checkpoint's, else Seed-Coder's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
 }
 
-/// AdamW (choice 11).
+/// The settings of AdamW (choice 11).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerRecipe {
@@ -199,7 +199,7 @@ impl Default for OptimizerRecipe {
     }
 }
 
-/// What a stage learns.
+/// The objective that a stage learns by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectiveKind {
@@ -213,14 +213,14 @@ pub enum ObjectiveKind {
     CausalDiffusion,
 }
 
-/// Where a stage's windows come from.
+/// The source of a stage's windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StageData {
-    /// `[data]`.
+    /// The corpus of `[data]`.
     #[default]
     Corpus,
-    /// `[sft]`: only responses are supervised.
+    /// The samples of `[sft]`, of which only responses are supervised.
     Sft,
 }
 
@@ -230,7 +230,7 @@ pub enum StageData {
 pub struct Stage {
     /// Names the stage in metrics and checkpoints.
     pub name: String,
-    /// What is learnt.
+    /// The objective.
     pub objective: ObjectiveKind,
     /// Optimizer steps.
     pub steps: u64,
@@ -250,19 +250,19 @@ pub struct Stage {
     /// Learning rate of the last step, as a part of the peak.
     #[serde(default)]
     pub learning_rate_final: f64,
-    /// Where the windows come from.
+    /// The source of the windows.
     #[serde(default)]
     pub data: StageData,
     /// Tokens in a block (block diffusion only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
-    /// The logits at position i predict token i + 1, as an AR head's do (off in the paper).
+    /// True if the logits at position i predict token i + 1, as an AR head's do (off in the paper).
     #[serde(default)]
     pub logit_shift: bool,
-    /// How tokens are masked and weighted (diffusion only).
+    /// The rule by which tokens are masked and weighted (diffusion only).
     #[serde(default)]
     pub corruption: CorruptionRecipe,
-    /// Keep only each layer's input in the forward pass and compute its activations again when its turn in
+    /// True to keep only each layer's input in the forward pass and compute its activations again when its turn in
     /// the backward pass comes: less memory, about a third more work, the same gradients.
     #[serde(default)]
     pub recompute_activations: bool,
@@ -278,7 +278,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// What the logits at a masked position predict.
+    /// The token that the logits at a masked position predict.
     pub fn predicts(&self) -> Predicts {
         if self.logit_shift { Predicts::Next } else { Predicts::Same }
     }
@@ -294,7 +294,7 @@ impl Stage {
     }
 }
 
-/// What is measured at the end of each stage, on held-out windows.
+/// The measurements at the end of each stage, on held-out windows, and the completions at the end of the run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluationRecipe {
@@ -316,7 +316,7 @@ fn default_rope_theta() -> f64 {
     10_000.0
 }
 
-/// A damaged one leaves two; at three times the model's size each, that is what a disk should have room for.
+/// If one is damaged, two are left; with three times the model's size each, a disk should have room for that.
 fn default_keep_checkpoints() -> usize {
     3
 }

@@ -1,4 +1,5 @@
-//! `run.json`: what a run is made of and where it ran, beside `recipe.toml`, in the run's folder and in each checkpoint.
+//! Keeps `run.json`, which says what a run is made of and where it ran: beside `recipe.toml`, in the run's folder and
+//! in each checkpoint.
 
 use lacuna_data::Dataset;
 use lacuna_files::{FileHash, Manifest};
@@ -13,7 +14,7 @@ use crate::setup::RunData;
 
 pub(crate) mod results;
 
-/// The program and the machine that run a session: told by the program, since a library asks no clock and no system.
+/// The program and the machine that run a session. The caller tells, because a library asks no clock and no system.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Machine {
     /// Version of the program.
@@ -32,11 +33,11 @@ pub struct Machine {
     pub threads: usize,
     /// Main memory.
     pub memory_bytes: u64,
-    /// Where tensors live: `cpu`, `cuda`.
+    /// The device that tensors live on: `cpu`, `cuda`.
     pub device: String,
 }
 
-/// What a run is told of the world around it.
+/// The facts and functions by which a run learns of the world around it.
 #[derive(Clone, Debug)]
 pub struct Surroundings {
     /// The program and the machine.
@@ -56,30 +57,30 @@ impl Default for Surroundings {
 /// One process' part of a run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Session {
-    /// When it started.
+    /// The time at which it started.
     pub(crate) started: String,
-    /// When it last saved.
+    /// The time at which it last saved.
     pub(crate) ended: String,
     /// Steps taken before it.
     pub(crate) from_step: u64,
     /// Steps taken when it last saved.
     pub(crate) to_step: u64,
-    /// From its start to its last save.
+    /// Seconds from its start to its last save.
     pub(crate) seconds: f64,
     /// The most memory that it held.
     pub(crate) peak_memory_bytes: Option<u64>,
-    /// `finished`, `stopped` (by a signal), or nothing: it was killed, or still runs.
+    /// `finished`, `stopped` (by a signal), or nothing if it was killed or still runs.
     pub(crate) end: Option<String>,
-    /// Where it ran.
+    /// The machine that it ran on.
     pub(crate) machine: Machine,
 }
 
 /// A value of the recipe that was changed on the way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct AcceptedChange {
-    /// The steps after this one have it.
+    /// The step after which the new value holds.
     pub(crate) step: u64,
-    /// When.
+    /// The time of the change.
     pub(crate) time: String,
     /// The recipe's key, stages counted from 0.
     pub(crate) key: String,
@@ -89,7 +90,7 @@ pub(crate) struct AcceptedChange {
     pub(crate) new: Option<String>,
 }
 
-/// `run.json`.
+/// The contents of `run.json`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Record {
@@ -97,15 +98,15 @@ pub(crate) struct Record {
     pub(crate) recipe: String,
     /// The source of all randomness.
     pub(crate) seed: u64,
-    /// What the paths of the recipe held, by key.
+    /// The hashes of what the recipe's paths held, by key.
     pub(crate) hashes: BTreeMap<String, String>,
-    /// Whether `final/` is the end of this recipe.
+    /// True if `final/` is the end of this recipe.
     pub(crate) finished: bool,
-    /// When its first session started.
+    /// The time at which its first session started.
     pub(crate) started: String,
-    /// When the last one saved.
+    /// The time at which the last one saved.
     pub(crate) ended: String,
-    /// Wall time of all sessions.
+    /// Wall time of all sessions, in seconds.
     pub(crate) seconds: f64,
     /// The most memory that any session held.
     pub(crate) peak_memory_bytes: Option<u64>,
@@ -115,7 +116,7 @@ pub(crate) struct Record {
     pub(crate) sessions: Vec<Session>,
 }
 
-/// What is read of a record or of results: no run has so many stages and sittings.
+/// The most bytes that are read of a record or of results: no run has so many stages and sessions.
 pub(crate) const LONGEST: u64 = 64 << 20;
 
 impl Record {
@@ -133,7 +134,7 @@ impl Record {
 
     /// Begins a session.
     pub(crate) fn open(&mut self, around: &Surroundings, step: u64) {
-        // A checkpoint from before a recorded change was gone back to: the change holds from there.
+        // If the run went back to a checkpoint from before a recorded change, the change holds from there.
         for change in self.changes.iter_mut().filter(|change| change.step > step) {
             change.step = step;
         }
@@ -176,7 +177,7 @@ impl Record {
         self.finished = end == Some("finished");
     }
 
-    /// Records what the recipe's paths hold now.
+    /// Records the hashes of what the recipe's paths hold now.
     ///
     /// # Errors
     /// Refuses data that is not what the run began with.
@@ -229,7 +230,8 @@ pub(crate) fn hashes(recipe: &Recipe, data: &RunData) -> Result<BTreeMap<String,
     Ok(hashes)
 }
 
-/// Of all windows in order: what was packed, whatever files it came from. Shards carry hashes of their own.
+/// The hash of all windows in order: of what was packed, whatever files it came from. Shards carry hashes of their
+/// own.
 fn of_datasets(datasets: &[Option<&Dataset>]) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for dataset in datasets.iter().flatten() {
@@ -254,7 +256,7 @@ fn of_datasets(datasets: &[Option<&Dataset>]) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Of a checkpoint's weights and settings: a file, or the files of a folder with their names.
+/// The hash of a checkpoint's weights and settings: of a file, or of the files of a folder with their names.
 fn of_checkpoint(from: &Path) -> Result<String> {
     let broken = |error: lacuna_files::Error| TrainError::File {
         path: from.to_owned(),
@@ -265,7 +267,7 @@ fn of_checkpoint(from: &Path) -> Result<String> {
     }
     let mut hasher = blake3::Hasher::new();
     for (name, file) in Manifest::of(from).map_err(broken)?.files {
-        // What people write about a checkpoint, and what a run keeps beside it, change no weight.
+        // Files that people write about a checkpoint, and files that a run keeps beside it, change no weight.
         let weights = name.ends_with(".safetensors") && name != "optimizer.safetensors";
         let read =
             ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];

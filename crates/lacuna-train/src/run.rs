@@ -27,28 +27,29 @@ use keeper::Keeper;
 mod keeper;
 mod start;
 
-/// How a recipe is run.
+/// The options of a run beside its recipe.
 #[derive(Debug)]
 pub struct RunOptions<'a> {
     /// The run's directory.
     pub dir: PathBuf,
-    /// Go on from the newest complete checkpoint in it; from the beginning if there is none.
+    /// True to go on from the newest complete checkpoint in it, or from the beginning if there is none.
     pub resume: bool,
-    /// Go on from the checkpoint of this step instead.
+    /// The step of the checkpoint to go on from instead.
     pub resume_step: Option<u64>,
-    /// Go on although the recipe's learning rates, steps or the like are not those that the run began with.
+    /// True to go on although the recipe's learning rates, steps or the like are not those that the run began with.
     pub accept_changes: bool,
-    /// Where tensors live.
+    /// The device that tensors live on.
     pub device: Device,
-    /// Set it (Ctrl-C) and the run writes a checkpoint after the current step and ends.
+    /// The flag that stops the run: once it is set (by Ctrl-C), the run writes a checkpoint after the current step
+    /// and ends.
     pub stop: &'a AtomicBool,
-    /// What goes into the record besides.
+    /// The machine, the clock and the memory, for the record.
     pub surroundings: Surroundings,
     /// The ranks that take the steps together.
     pub collective: Collective,
 }
 
-/// What a run tells while it goes on.
+/// A report of a run while it goes on.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// Something that a user should know of, though nothing failed.
@@ -77,10 +78,11 @@ pub enum Event<'a> {
     StageEnd {
         /// The stage.
         stage: &'a Stage,
-        /// What was measured; `None` if the recipe asks for no evaluation.
+        /// The scores; `None` if the recipe asks for no evaluation.
         evaluation: Option<&'a Evaluation>,
     },
-    /// The run ends, and its numbers stand in its folder: plots of them, if any, are drawn now and sealed with them.
+    /// The run ends, and its numbers stand in its folder. Plots of them, if any, are to be drawn now, to be sealed
+    /// with them.
     Recorded {
         /// The run's folder, with its `metrics.jsonl`.
         dir: &'a Path,
@@ -89,16 +91,16 @@ pub enum Event<'a> {
     },
 }
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Whether it was stopped before its end.
+    /// True if it was stopped before its end.
     pub interrupted: bool,
-    /// Whether it was finished before it was resumed, so that nothing was done.
+    /// True if it was finished before it was resumed, so that nothing was done.
     pub finished_before: bool,
     /// The finished model's folder, or the newest checkpoint's.
     pub model: PathBuf,
-    /// What was measured at the end of each stage, also of those run by earlier processes.
+    /// The scores at the end of each stage, also of those run by earlier processes.
     pub evaluations: Vec<(String, Evaluation)>,
 }
 
@@ -169,7 +171,7 @@ struct Run<'a> {
     model: Transformer,
     optimizer: AdamW,
     progress: Progress,
-    /// Writes everything; the first rank's.
+    /// The writer of everything, which the first rank alone has.
     keeper: Option<Keeper<'a>>,
 }
 
@@ -194,7 +196,7 @@ impl Run<'_> {
             }
             (self.progress.stage, self.progress.stage_step) = (i + 1, 0);
             self.checkpoint(observe)?;
-            // A stage that is not measured now is measured when the run goes on.
+            // A stage that is not measured now will be when the run goes on.
             if stopped {
                 return self.interrupted(observe);
             }
@@ -251,7 +253,7 @@ impl Run<'_> {
         Ok(rows.into_iter().flat_map(|row| std::iter::repeat_n(row.window, times)).collect())
     }
 
-    /// Makes the model what the stage trains.
+    /// Makes the model declare what the stage trains it for.
     fn enter(&mut self, stage: &Stage) -> Result<()> {
         self.model.set_mode(self.data.mode(stage)?);
         self.model.set_predicts(stage.predicts());
@@ -284,7 +286,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Measures a stage that a process had saved which ended while it measured.
+    /// Measures a stage that an earlier process had saved and not measured to the end.
     fn measure_late(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
         let last = self.progress.stage.checked_sub(1).filter(|_| self.progress.stage_step == 0);
         let Some((i, keeper)) = last.zip(self.keeper.as_ref()) else { return Ok(()) };

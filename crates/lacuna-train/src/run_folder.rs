@@ -1,4 +1,4 @@
-//! A run's folder while the run goes on: one process has it, and it is swept.
+//! Holds a run's folder while the run goes on: one process has it, and it is swept.
 
 use lacuna_files::{FolderLock, MANIFEST, Manifest};
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{IoContext, Result};
 use crate::run::Event;
 
-/// A run's folder, locked. Made if need be, and gone again if nothing came into it.
+/// A run's folder, locked. It is made if need be, and goes again if nothing came into it.
 pub(crate) struct RunFolder {
     dir: PathBuf,
     made: bool,
@@ -29,7 +29,7 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// The folder's own manifest speaks of files that will change now.
+    /// Removes the folder's own manifest, which speaks of files that will change now.
     ///
     /// # Errors
     /// Errors if it can't be removed.
@@ -38,8 +38,8 @@ impl RunFolder {
         lacuna_files::remove_if_there(&path).at("removing", &path)
     }
 
-    /// Writes the hashes of the run's own files: recipe, metrics, results, plots. Checkpoints carry theirs. That they
-    /// can't be written is told and fails no run.
+    /// Writes the hashes of the run's own files: recipe, metrics, results, plots. Checkpoints carry theirs. If they
+    /// can't be written, the user is told and the run goes on.
     pub(crate) fn seal(&self, observe: &mut dyn FnMut(Event<'_>)) {
         if let Err(reason) = self.write_hashes() {
             observe(Event::Notice(format!("the run's files have no hashes: {reason}")));
@@ -59,7 +59,7 @@ impl Drop for RunFolder {
     fn drop(&mut self) {
         self.lock = None;
         if self.made {
-            // Fails, as it should, where the run has written anything.
+            // This fails, as it should, if the run has written anything.
             let _ = lacuna_files::remove_empty_folder(&self.dir);
         }
     }

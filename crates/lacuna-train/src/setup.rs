@@ -1,4 +1,4 @@
-//! What a run starts from: packed text, tokenizer, model.
+//! Prepares what a run starts from: packed text, tokenizer, model.
 
 use candle_core::{DType, Device};
 use lacuna_checkpoint::{Config, Mode, Weights, mean_row};
@@ -27,7 +27,7 @@ pub struct SpecialIds {
     pub pad: u32,
     /// Ends each document.
     pub eos: u32,
-    /// The hole. Only diffusion stages need it.
+    /// MASK, which stands in place of a hidden token. Only diffusion stages need it.
     pub mask: Option<u32>,
 }
 
@@ -44,9 +44,9 @@ pub struct RunData {
     pub tokenizer: Tokenizer,
     /// Its special tokens.
     pub special: SpecialIds,
-    /// What of the corpus was passed over.
+    /// The parts of the corpus that were passed over.
     pub skipped: Skipped,
-    /// What of the conversations was passed over.
+    /// The conversations that were passed over.
     pub sft_skipped: Skipped,
     window: usize,
     tokenizer_file: PathBuf,
@@ -83,7 +83,7 @@ impl RunData {
         let in_memory = |packed| Dataset::from_packed(packed, tokenizer.vocab_size());
         let (train, held_out) = match (&recipe.data.shards, &packed) {
             (Some(dir), _) => open_shards(dir, &tokenizer, window, recipe.data.verify_shards)?,
-            // Conversations alone: they are the run's text, and none of them is kept out.
+            // There are conversations alone: they are the run's text, and none of them is kept out.
             (None, Some(packed)) if recipe.data.corpus.is_empty() => {
                 let nothing = Packer::new(window, Remainder::Drop).finish();
                 (in_memory(packed.clone())?, in_memory(nothing)?)
@@ -125,12 +125,13 @@ impl RunData {
         })
     }
 
-    /// What every checkpoint of the run has beside its weights: the tokenizer, and what came with `model.from`.
+    /// The files that every checkpoint of the run has beside its weights: the tokenizer, and those that came with
+    /// `model.from`.
     pub fn side_files(&self) -> &ModelFiles {
         &self.side_files
     }
 
-    /// What a model is after a stage: the mode that its checkpoint declares.
+    /// The mode that a model's checkpoint declares after a stage.
     ///
     /// # Errors
     /// Errors if a diffusion stage has no MASK token.
@@ -146,7 +147,7 @@ impl RunData {
         Ok(Mode::BlockDiffusion { block_size, mask_token_id: Some(self.mask_id()?) })
     }
 
-    /// What a stage learns.
+    /// The objective that a stage learns by.
     ///
     /// # Errors
     /// Errors if the corruption is no valid rule or the tokenizer has no MASK.
@@ -212,7 +213,7 @@ fn open_shards(
         }
         Ok(dataset)
     };
-    // Where nothing was held out, there is no folder, or, from earlier versions, an empty one.
+    // If nothing was held out, there is no folder, or, from earlier versions, an empty one.
     let something = |folder: &Path| folder.read_dir().is_ok_and(|mut files| files.next().is_some());
     let held_out = if something(&dir.join("held-out")) {
         open("held-out")?
@@ -301,7 +302,8 @@ pub(crate) fn build_model(
     Ok(model)
 }
 
-/// From autoregressive to diffusion is what training is for; the other way, or another MASK, is a mistake as a rule.
+/// Refuses a start from a block-diffusion checkpoint for an autoregressive stage, or with another MASK, which is a
+/// mistake as a rule. The way from autoregressive to diffusion is what training is for.
 fn check_mode(recipe: &Recipe, data: &RunData, mode: Mode) -> std::result::Result<(), String> {
     let Mode::BlockDiffusion { mask_token_id, .. } = mode else { return Ok(()) };
     let insist = "model.allow_mode_mismatch = true does it all the same";
@@ -358,7 +360,7 @@ fn fresh_config(recipe: &Recipe, data: &RunData) -> Result<Config> {
     Ok(config)
 }
 
-/// Choice 10's option: the MASK row starts as [`mean_row`].
+/// Lets the MASK row start as [`mean_row`], which is choice 10's option.
 fn set_mask_embedding(model: &Transformer, mask: u32, seed: u64) -> Result<()> {
     let table = &model.parameters()?.embed;
     let (_, width) = table.dims2()?;

@@ -9,7 +9,7 @@ use crate::error::{Result, TrainError};
 use crate::example::Example;
 use crate::objective::{LossAndGradients, StageObjective};
 
-/// The outcome of a step. All of it is 0 and empty where no token was supervised: then nothing was updated.
+/// The outcome of a step. All of it is 0 and empty if no token was supervised, and nothing was updated then.
 #[derive(Clone, Debug, Default)]
 pub struct StepOutcome {
     /// Σ w·ce over the step's supervised tokens, divided by its eligible tokens (choice 6).
@@ -20,18 +20,18 @@ pub struct StepOutcome {
     pub nll: Vec<f32>,
 }
 
-/// How a step is taken.
+/// The settings of one step.
 #[derive(Clone, Copy, Debug)]
 pub struct StepSettings<'a> {
     /// Examples of one forward and backward pass.
     pub micro_batch_size: usize,
     /// The step's learning rate.
     pub learning_rate: f64,
-    /// Those who take the step together.
+    /// The ranks that take the step together.
     pub collective: &'a Collective,
 }
 
-/// Forward, backward, sum, clip, update.
+/// Takes one step: forward, backward, sum, clip, update.
 ///
 /// The loss of each micro-batch is divided by the eligible tokens of the *whole* step, so gradients add up to the same
 /// sum for any split, over micro-batches and over ranks.

@@ -1,4 +1,4 @@
-//! Says in numbers what a step did: the line of `metrics.jsonl` that is made of it.
+//! Says in numbers what a step did, for its line in `metrics.jsonl`.
 
 use lacuna_data::Window;
 use lacuna_model::{Predicts, Transformer};
@@ -25,7 +25,7 @@ pub(crate) struct Taken<'a> {
 }
 
 impl Taken<'_> {
-    /// Its metrics, at the place that the run has come to with it.
+    /// The step's metrics, at the place that the run has come to with it.
     ///
     /// # Errors
     /// Errors if a tensor operation fails.
@@ -63,7 +63,7 @@ impl Taken<'_> {
 }
 
 impl StageObjective {
-    /// The realised mask rate and what the corruption did; nothing where tokens are not masked.
+    /// The mask rate as it came out, and the figures of the corruption; nothing if tokens are not masked.
     pub fn telemetry(
         &self,
         examples: &[Example],

@@ -20,6 +20,7 @@ const CLEAN: &[&str] = &[
     "crates/lacuna-schedules/",
     "crates/lacuna-test/",
     "crates/lacuna-text/",
+    "crates/lacuna-train/",
     "xtask/",
 ];
 
@@ -50,9 +51,9 @@ const VERBS: &str = "\
     names need needs normalizes obey obeys offers opens orders overrides packs parses passes \
     picks plans plays plots points prepares prints produces proposes protects proves provides \
     publishes pulls puts quantizes quotes ranks read reads receives records refuses releases \
-    remembers removes renames renders repairs repeats replaces replay replays reports resolves \
+    remembers removes renames renders repairs repeats replaces replay replays reports resolves resumes \
     rests returns rotates rounds run runs samples saves say says scales scripts scores see sees selects sends \
-    serves sets shall share shares should shows sorts spells splits stand stands starts stay stays \
+    serves sets settles shall share shares should shows sorts spells splits stand stands starts stay stays \
     steps stops stores streams sums supports survives sweeps take takes talks tell tells tests \
     throws times touches tracks trains translates turns understands undoes updates uses \
     validates waits walks wants warns was watches weighs were will won't works would wraps write \

@@ -1,4 +1,4 @@
-//! Which checkpoints a run has, which it goes on from, and which it may remove.
+//! Decides which of a run's checkpoints it goes on from, and which it may remove.
 
 use lacuna_files::{Damage, Error as FileError, MANIFEST, Manifest};
 use serde::{Deserialize, Serialize};
@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{IoContext, Result, TrainError};
 
-/// What the step after a checkpoint found its weights to be worth.
+/// The file in which the first step after a checkpoint records the loss that its weights gave.
 pub(super) const PROOF: &str = "proof.json";
+/// The file in a run's folder that records a divergence.
 const DIVERGED: &str = "diverged.json";
-/// Behind the name of a checkpoint that the run went back from.
+/// The ending of a checkpoint's name after the run went back to before it.
 const ABANDONED: &str = ".abandoned";
-/// What a small file of ours may have.
+/// The most bytes that a small file of ours may have.
 const MOST_BYTES: u64 = 1 << 20;
 
 /// The checkpoints in a run's folder of them, newest first.
@@ -41,12 +42,12 @@ fn names(checkpoints: &[(u64, PathBuf)]) -> String {
     names.join(", ")
 }
 
-/// The loss of the first step that was taken from a checkpoint: its weights were seen to give one.
+/// The loss of the first step that was taken from a checkpoint, which proves that its weights give one.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Proof {
-    /// Mean cross-entropy.
+    /// Mean cross-entropy, in nats.
     loss: f64,
-    /// That of a model that finds every token as likely as any other.
+    /// The cross-entropy of a model that finds every token as likely as any other.
     guess: f64,
 }
 
@@ -56,7 +57,8 @@ impl Proof {
         serde_json::from_str(&text).ok()
     }
 
-    /// Weights that are twice as surprised as one who knows nothing are ruined, though their loss is still a number.
+    /// False if the weights are more than twice as surprised as one who knows nothing: they are ruined, though their
+    /// loss is still a number.
     fn is_sane(self) -> bool {
         self.loss <= 2.0 * self.guess
     }
@@ -66,11 +68,11 @@ impl Proof {
 pub(crate) fn prove(checkpoint: &Path, loss: f64, vocab_size: usize) {
     let proof = Proof { loss, guess: (vocab_size as f64).ln() };
     let text = serde_json::to_string(&proof).expect("numbers serialize");
-    // Best effort: without it, this checkpoint is not the one that a diverged run goes back to.
+    // This is best effort: without the file, this checkpoint is not the one that a diverged run goes back to.
     let _ = lacuna_files::write_file(&checkpoint.join(PROOF), text.as_bytes());
 }
 
-/// A step whose loss or gradient was no number: where, and what to go back to.
+/// A step whose loss or gradient was no number, with the checkpoint to go back to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Divergence {
     /// The step that was not taken.
@@ -84,8 +86,8 @@ pub(crate) struct Divergence {
 }
 
 impl Divergence {
-    /// Finds what to go back to from weights that were made in step `made` and gave no finite loss, and keeps it in
-    /// the run's folder for the next start. Says what to do.
+    /// Finds the checkpoint to go back to from weights that were made in step `made` and gave no finite loss, and
+    /// keeps it in the run's folder for the next start. Returns advice for the user.
     pub(crate) fn record(run: &Path, made: u64, what: &str, value: f64, stage: usize) -> String {
         let dir = run.join("checkpoints");
         let mut older = list(&dir).unwrap_or_default();
@@ -98,7 +100,7 @@ impl Divergence {
         let (what, value) = (what.to_owned(), value.to_string());
         let divergence = Self { step: made + 1, what, value, good: good.map(|(step, _)| *step) };
         let text = serde_json::to_string_pretty(&divergence).expect("text and numbers serialize");
-        // Best effort: the message says the same.
+        // This is best effort: the message says the same.
         let _ = lacuna_files::write_file(&run.join(DIVERGED), text.as_bytes());
         let Some((step, path)) = good else {
             return "and no checkpoint from before is left; start again in another folder (--out) with a lower \
@@ -131,12 +133,12 @@ impl Divergence {
 pub(crate) struct Chosen {
     pub(crate) path: PathBuf,
     step: u64,
-    /// What the user must know of the choice.
+    /// Sentences that the user must read about the choice.
     pub(crate) notices: Vec<String>,
 }
 
-/// The checkpoint that `--resume` goes on from: the newest, or the one of step `wanted`; after a divergence the
-/// newest from before it. `None` if there is none.
+/// Chooses the checkpoint that `--resume` goes on from: the newest, or the one of step `wanted`; after a divergence
+/// the newest from before it. `None` if there is none.
 ///
 /// One that was cut short, as a power cut does, is passed over for the one before. One whose bytes have changed on
 /// a disk that has the whole file is an error: the disk or the memory is at fault, and somebody has to know.
@@ -200,7 +202,7 @@ fn damaged(damage: FileError, whole: Option<u64>) -> TrainError {
     TrainError::Checkpoint { damage, advice }
 }
 
-/// Whether a file ends too early or is missing: a write that was not finished.
+/// Tells whether a file ends too early or is missing, as after a write that was not finished.
 fn was_cut_short(damage: &FileError) -> bool {
     match damage {
         FileError::Damaged { damage, .. } => !matches!(damage, Damage::Content),
@@ -218,7 +220,7 @@ fn check(checkpoint: &Path, notices: &mut Vec<String>) -> Result<(), FileError> 
             MANIFEST
         )),
     }
-    // What lacuna 0.1 wrote has no manifest, and an empty one lists nothing.
+    // A checkpoint of lacuna 0.1 has no manifest, and an empty manifest lists nothing.
     for name in ["config.json", super::OPTIMIZER, super::PROGRESS] {
         let path = checkpoint.join(name);
         if !path.is_file() {
@@ -229,8 +231,8 @@ fn check(checkpoint: &Path, notices: &mut Vec<String>) -> Result<(), FileError> 
 }
 
 impl Chosen {
-    /// The run goes on from here: newer checkpoints are no part of it any more. They are set aside until it has
-    /// come as far again. Says so.
+    /// Sets newer checkpoints aside until the run has come as far again: it goes on from here, so they are no part of
+    /// it any more. Returns sentences about them for the user.
     ///
     /// # Errors
     /// Errors if one can't be renamed.
@@ -251,28 +253,29 @@ impl Chosen {
         let diverged = run.join(DIVERGED);
         if !said.is_empty() || diverged.exists() {
             lacuna_files::sync_folder(&dir)?;
-            // Only now: what is newer than the choice has lost its name.
+            // It goes only now, after everything newer than the choice has lost its name.
             lacuna_files::remove_if_there(&diverged).at("removing", &diverged)?;
         }
         Ok(said)
     }
 }
 
-/// Whether a checkpoint's folder has something in it that the checkpoint's manifest does not know: a user's notes,
-/// scores, a card.
+/// Tells whether a checkpoint's folder has something in it that the checkpoint's manifest does not know: a user's
+/// notes, scores, a card.
 fn holds_others(checkpoint: &Path) -> bool {
     let Ok(Some(manifest)) = Manifest::read(checkpoint) else { return false };
     let Ok(entries) = lacuna_files::list(checkpoint) else { return false };
     entries.iter().any(|entry| {
         let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        // What an interrupted writer of ours left begins with a dot.
+        // Leftovers of an interrupted writer of ours begin with a dot.
         let ours = name == MANIFEST || name == PROOF || name.starts_with('.');
         !ours && !manifest.files.contains_key(&name)
     })
 }
 
-/// Removes what a run no longer needs: all but the newest `keep`, those of stage ends, and the newest whose weights
-/// are known to be good, so that there is always one to go back to. 0 keeps all. One with a user's files in it stays.
+/// Removes the checkpoints that a run no longer needs: all but the newest `keep`, those of stage ends, and the newest
+/// whose weights are known to be good, so that there is always one to go back to. If `keep` is 0, all stay. One with
+/// a user's files in it stays too.
 ///
 /// # Errors
 /// Errors if a folder can't be read or removed.
@@ -290,7 +293,7 @@ pub(crate) fn prune(dir: &Path, keep: usize) -> Result<()> {
     let is_good = |path: &Path| Proof::of(path).is_some_and(Proof::is_sane);
     let good = all.iter().find(|(_, path)| is_good(path)).map(|(step, _)| *step);
     for (step, path) in all.iter().skip(keep).filter(|(step, _)| Some(*step) != good) {
-        // What can't be read is not removed either.
+        // A checkpoint that can't be read is not removed either.
         let ends_stage = super::read_progress(path).map_or(true, |at| at.stage_step == 0);
         if !ends_stage && !holds_others(path) {
             lacuna_files::remove_folder(path)

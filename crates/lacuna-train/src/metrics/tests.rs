@@ -1,3 +1,5 @@
+//! Tests that metrics survive damage, full disks and numbers without digits.
+
 use super::*;
 use proptest::prelude::*;
 use std::fs;
@@ -39,7 +41,7 @@ fn numbers_without_digits_are_read_back() {
     let read = &read_metrics(&path).unwrap()[0];
     assert_eq!((read.loss, read.grad_norm), (f64::INFINITY, f64::NEG_INFINITY));
     assert!(read.autoregressive_loss.unwrap().is_nan());
-    // As lacuna 0.1 wrote it.
+    // This is as lacuna 0.1 wrote it.
     fs::write(&path, text.replace(r#""inf""#, "null")).unwrap();
     assert!(read_metrics(&path).unwrap()[0].loss.is_nan());
 }
@@ -52,7 +54,7 @@ fn a_damaged_line_is_left_out_with_a_word_and_the_others_stay_as_they_are() {
     let text = fs::read_to_string(&path).unwrap();
     let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
     lines[1].replace_range(2..3, "\u{1}");
-    // Of something else than a step, as scores are.
+    // One line is about something else than a step, as scores are.
     lines.insert(3, r#"{"step": 3, "scores": {"exact": 1.5}}"#.into());
     fs::write(&path, lines.join("\n") + "\n{\"step\": 6, \"los").unwrap();
     let (mut writer, notices) = MetricsWriter::open(&path, 4);

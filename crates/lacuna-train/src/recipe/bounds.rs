@@ -1,9 +1,9 @@
-//! Numbers that no run has: said before anything is read, and not by running out of memory.
+//! Refuses numbers that no run has, before anything is read, and not by running out of memory.
 
 use super::{Recipe, Stage};
 
 const MOST_POSITIONS: usize = 1 << 24;
-/// Of one step, four times the largest batches that language models are trained with.
+/// The most tokens of one step: four times the largest batches that language models are trained with.
 const MOST_TOKENS: usize = 1 << 26;
 const MOST_STEPS: u64 = 1 << 40;
 

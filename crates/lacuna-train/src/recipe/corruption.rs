@@ -1,4 +1,4 @@
-//! How tokens are masked and weighted, as `[stage.corruption]` says it.
+//! Reads from `[stage.corruption]` how tokens are masked and weighted.
 
 use lacuna_objective::{CorruptionRule, MaskSampler, RateTransform, Weighting};
 use lacuna_schedules::{Error as ScheduleError, Schedule, TimeSampling, Warmup};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt::Display;
 use std::str::FromStr;
 
-/// Corruption: times → mask rate → transform → mask sampler → weight, one key each (paper §3).
+/// The corruption of a stage: times → mask rate → transform → mask sampler → weight, one key each (paper §3).
 ///
 /// The values are the names of `lacuna-objective` and `lacuna-schedules`, which say what each does.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub struct CorruptionRecipe {
     pub warmup_steps: u64,
     /// Largest mask rate of the first step.
     pub warmup_start: f64,
-    /// Keep transform and mask sampler during warmup (choice 5's option).
+    /// True to keep transform and mask sampler during warmup (choice 5's option).
     pub transform_during_warmup: bool,
 }
 
@@ -53,7 +53,7 @@ impl Default for CorruptionRecipe {
 }
 
 impl CorruptionRecipe {
-    /// The rule, its parts checked against each other.
+    /// The rule, with its parts checked against each other.
     ///
     /// # Errors
     /// Errors name the key.
@@ -91,7 +91,7 @@ fn name<T: Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> 
     to.collect_str(value)
 }
 
-/// A value by its name, in the words of serde where no value has that name.
+/// Reads a value by its name, with serde's own error if no value has that name.
 fn named<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
     from: D,
     known: &'static [&'static str],

@@ -1,10 +1,10 @@
-//! What of a corpus is read, as `[data]` says it.
+//! Reads from `[data]` which parts of a corpus are taken.
 
 use super::DataRecipe;
 use lacuna_data::CorpusOptions;
 
 impl DataRecipe {
-    /// What of the corpus is read.
+    /// The options of the corpus reader.
     pub fn corpus_options(&self) -> CorpusOptions {
         CorpusOptions {
             extensions: self.extensions.clone(),

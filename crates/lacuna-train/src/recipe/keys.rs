@@ -1,11 +1,11 @@
-//! What `--resume` makes of each key of a recipe that is not what it was when the run began.
+//! Says what `--resume` does about each key of a recipe that is not what it was when the run began.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Recipe;
 use crate::checkpoint::Progress;
 
-/// What becomes of a key that differs.
+/// The class of a key by what `--resume` does if it differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnResume {
     /// The steps taken depend on it: no flag makes the run go on.
@@ -21,7 +21,7 @@ pub(crate) enum OnResume {
 }
 
 impl OnResume {
-    /// As the docs have it.
+    /// The word that the docs have for it.
     #[cfg(test)]
     fn word(self) -> &'static str {
         match self {
@@ -127,14 +127,14 @@ pub(crate) fn rule(dotted: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == plain)
 }
 
-/// What is to be done about one key.
+/// The decision about one key that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ruling {
-    /// With the reason.
+    /// The run may not go on; the text is the reason.
     Refused(String),
     Insisted,
     Obeyed,
-    /// The old value stays in the record.
+    /// The change does not matter to the steps; the old value stays in the record.
     Kept,
 }
 
@@ -180,7 +180,7 @@ pub(crate) fn flat(recipe: &Recipe) -> BTreeMap<String, toml::Value> {
     keys
 }
 
-/// How far a stage is.
+/// The state of a stage in a run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Finished,
@@ -219,7 +219,7 @@ pub(crate) fn compare(old: &Recipe, new: &Recipe, at: &Progress) -> Vec<Change> 
     changes
 }
 
-/// Where a run is between the recipe that it began with and the one that it is resumed with.
+/// A run's place between the recipe that it began with and the one that it is resumed with.
 struct Place<'a> {
     old: &'a Recipe,
     new: &'a Recipe,
@@ -255,7 +255,7 @@ impl Place<'_> {
         changes
     }
 
-    /// What a change of one key means, of a stage or of the whole run.
+    /// Decides about a change of one key, of a stage or of the whole run.
     fn ruling(&self, rule: &Key, stage: Option<usize>) -> Ruling {
         match (rule.on_resume, stage.map(|stage| (stage, self.state(stage)))) {
             (Obeyed, _) => Ruling::Obeyed,
@@ -292,7 +292,7 @@ impl Place<'_> {
     }
 }
 
-/// The recipe as the record keeps it: `new`, but what had its effect at the beginning as it was then.
+/// The recipe as the record keeps it: `new`, but with the old values of keys that had their effect at the beginning.
 pub(crate) fn recorded(new: &Recipe, changes: &[Change]) -> Recipe {
     let mut table = toml::Table::try_from(new).expect("a recipe holds nothing that TOML can't say");
     for change in changes.iter().filter(|change| change.ruling == Ruling::Kept) {

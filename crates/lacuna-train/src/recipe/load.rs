@@ -1,4 +1,4 @@
-//! A recipe from its file: read, overridden, anchored, checked.
+//! Reads a recipe from its file, applies overrides, makes its paths absolute, and checks it.
 
 use lacuna_objective::MaskSampler;
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::overrides::{anchor_paths, check_paths, set};
 use super::{ObjectiveKind, Recipe, Stage, StageData, bounds, words};
 use crate::error::{IoContext, Result, TrainError};
 
-/// No recipe is longer.
+/// The most bytes of a recipe.
 const LONGEST: u64 = 16 << 20;
 
 impl Recipe {
@@ -35,7 +35,7 @@ impl Recipe {
         let here = std::env::current_dir().at("resolving", Path::new("."))?;
         anchor_paths(&mut table, &here);
         let mut recipe: Recipe = table.try_into().map_err(|error: toml::de::Error| {
-            // The file alone has the same fault as a rule, and then a place for it.
+            // As a rule the file alone has the same fault, and then there is a place for it.
             match toml::from_str::<Recipe>(text) {
                 Err(placed) if kind(&placed) == kind(&error) => fail(words::of_file(text, &placed)),
                 _ => fail(words::with_key(&error)),
@@ -51,7 +51,7 @@ impl Recipe {
         TrainError::Recipe { file: self.file.clone(), reason }
     }
 
-    /// Its fingerprint: the BLAKE3 hash of [`to_toml`](Self::to_toml).
+    /// The recipe's fingerprint: the BLAKE3 hash of [`to_toml`](Self::to_toml).
     pub fn fingerprint(&self) -> String {
         blake3::hash(self.to_toml().as_bytes()).to_hex().to_string()
     }

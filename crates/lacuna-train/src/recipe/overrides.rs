@@ -1,4 +1,4 @@
-//! Paths, `--set` overrides and the nearest known key.
+//! Applies `--set` overrides to a recipe's TOML, and makes its paths absolute.
 
 use super::words;
 use std::path::Path;
@@ -33,7 +33,7 @@ pub(super) fn check_paths(table: &toml::Table) -> std::result::Result<(), String
 pub(super) fn anchor_paths(table: &mut toml::Table, base: &Path) {
     let anchor = |value: &mut toml::Value| {
         if let toml::Value::String(text) = value {
-            // Not a path: a model on the hub.
+            // This is not a path but a model on the hub.
             if text.starts_with("hf:") {
                 return;
             }

@@ -1,8 +1,8 @@
-//! What is wrong with a recipe, in a user's words: where it stands, what was expected, what to write.
+//! Tells what is wrong with a recipe in a user's words: where it stands, what was expected, what to write.
 
 use std::path::Path;
 
-/// A fault of the file itself: the place, the words, the line with a mark under the fault.
+/// Describes a fault of the file itself: the place, the words, and the line with a mark under the fault.
 pub(super) fn of_file(text: &str, error: &toml::de::Error) -> String {
     let message = in_words(error.message());
     let Some(span) = error.span() else { return message };
@@ -34,7 +34,7 @@ pub(super) fn of_file(text: &str, error: &toml::de::Error) -> String {
 const BACKSLASH: &str = "a backslash between double quotes begins an escape (\\t is a tab); write a path in \
                          single quotes, 'C:\\data', or with /, \"C:/data\"";
 
-/// serde's and TOML's words about a value, as a user would say them.
+/// Puts serde's and TOML's messages about a value into a user's words.
 pub(super) fn in_words(message: &str) -> String {
     let message = message.trim();
     if let Some(rest) = message.strip_prefix("unknown field ") {
@@ -64,7 +64,7 @@ pub(super) fn in_words(message: &str) -> String {
     message.to_owned()
 }
 
-/// The key that an error without a place is about, as the parser's last line says it: "in `stage.steps`".
+/// Puts the key before an error without a place, as the parser's last line names it: "in `stage.steps`".
 pub(super) fn with_key(error: &toml::de::Error) -> String {
     let (message, whole) = (in_words(error.message()), error.to_string());
     match whole.lines().find_map(|line| line.trim().strip_prefix("in `")?.strip_suffix('`')) {
@@ -73,7 +73,7 @@ pub(super) fn with_key(error: &toml::de::Error) -> String {
     }
 }
 
-/// `` `wrong`, expected one of `a`, `b` `` with the nearest known name.
+/// Describes an unknown name with the nearest known one, given serde's `` `wrong`, expected one of `a`, `b` ``.
 fn unknown(what: &str, rest: &str) -> String {
     let quoted: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
     let Some((wrong, known)) = quoted.split_first() else { return format!("{what} {rest}") };
@@ -116,7 +116,7 @@ fn found_words(found: &str) -> String {
     }
 }
 
-/// Why bytes are no recipe's text.
+/// The reason why bytes are no recipe's text.
 pub(super) fn no_text(bytes: &[u8]) -> &'static str {
     match bytes {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
@@ -126,7 +126,7 @@ pub(super) fn no_text(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// A path, refused if it holds control characters: on no system does anybody mean them.
+/// Refuses a path that holds control characters: on no system does anybody mean them.
 pub(super) fn check_path(key: &str, path: &Path) -> Result<(), String> {
     let text = path.to_string_lossy();
     if !text.contains(char::is_control) {
@@ -149,7 +149,7 @@ fn spelt_out(c: char) -> String {
     }
 }
 
-/// A name that becomes the name of a file, or stands in a line of a log.
+/// Refuses a name that can't be the name of a file, or stand in a line of a log.
 pub(super) fn check_name(key: &str, name: &str) -> Result<(), String> {
     let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
     let shown: String = name.chars().map(spelt_out).collect();

@@ -1,4 +1,4 @@
-//! `results.json`: the scores of each stage, as they were measured.
+//! Keeps `results.json`, the scores of each stage as they were measured.
 
 use lacuna_likelihood::Likelihood;
 use serde::{Deserialize, Serialize};
@@ -31,15 +31,15 @@ pub struct HeldOutPoint {
     pub nats_per_token: f64,
 }
 
-/// What was measured at a stage's end.
+/// The scores at a stage's end.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct StageResult {
     stage: String,
-    /// From 0.
+    /// The stage's number, from 0.
     index: usize,
-    /// Steps of the whole run.
+    /// Steps that the whole run had taken.
     step: u64,
-    /// Held-out windows scored, their bytes, and the scores; nothing if none were asked for.
+    /// The number of held-out windows scored; like the bytes it is 0 if none were asked for.
     windows: usize,
     bytes: u64,
     scores: Vec<Score>,
@@ -59,7 +59,8 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    /// Those of a run's folder that are older than its place; a damaged file is measured anew.
+    /// The scores in a run's folder that are older than the run's place; if the file is damaged, all are measured
+    /// anew.
     pub(crate) fn open(dir: &Path, at: &Progress) -> Self {
         let path = dir.join("results.json");
         let text = lacuna_files::read_text(&path, super::LONGEST).unwrap_or_default();
@@ -68,12 +69,12 @@ impl Results {
         Self { path, stages }
     }
 
-    /// Whether a stage was measured.
+    /// Tells whether a stage was measured.
     pub(crate) fn has(&self, index: usize) -> bool {
         self.stages.stages.iter().any(|stage| stage.index == index)
     }
 
-    /// Adds a stage's scores; returned is the line that `metrics.jsonl` has of them.
+    /// Adds a stage's scores; returns the line of them for `metrics.jsonl`.
     pub(crate) fn add(
         &mut self,
         (index, stage): (usize, &str),
@@ -108,8 +109,8 @@ impl Results {
         serde_json::json!({ "step": step, "stage": stage, "nats_per_token": scores })
     }
 
-    /// Writes the file, as it stands. That it can't be written is told and ends no run: scores are a record of it,
-    /// and no part of its state.
+    /// Writes the file as it stands. If it can't be written, the user is told and the run goes on: scores are a
+    /// record of it, and no part of its state.
     pub(crate) fn keep(&self, observe: &mut dyn FnMut(Event<'_>)) {
         let mut json = serde_json::to_string_pretty(&self.stages).expect("numbers serialize");
         json.push('\n');
@@ -134,7 +135,7 @@ impl Results {
             .collect()
     }
 
-    /// All stages that were measured, with what was measured.
+    /// The names of all stages that were measured, with their scores.
     pub(crate) fn evaluations(&self) -> Vec<(String, Evaluation)> {
         let likelihood = |score: &Score| {
             let &Score { nats, tokens, passes, standard_error, .. } = score;

@@ -21,10 +21,10 @@ use crate::record::results::Results;
 use crate::run_folder::RunFolder;
 use crate::setup::RunData;
 
-/// Hears what a run tells.
+/// The function that hears a run's reports.
 pub(super) type Observer<'a> = &'a mut dyn FnMut(Event<'_>);
 
-/// A run's folder that was entered, and where the run starts.
+/// A run's folder that was entered, and the run's start.
 pub(super) struct Entered {
     pub(super) began: Instant,
     pub(super) folder: RunFolder,
@@ -34,7 +34,7 @@ pub(super) struct Entered {
 /// A run's folder and all that is written into it.
 pub(super) struct Keeper<'a> {
     options: &'a RunOptions<'a>,
-    /// Checkpoints that stay.
+    /// The number of newest checkpoints that stay.
     keep_checkpoints: usize,
     folder: RunFolder,
     record: Record,
@@ -43,22 +43,22 @@ pub(super) struct Keeper<'a> {
     metrics: MetricsWriter,
     results: Results,
     began: Instant,
-    /// When the last checkpoint was written.
+    /// The time at which the last checkpoint was written.
     saved: Instant,
-    /// The checkpoint that the next step is taken from.
+    /// The checkpoint that the next step is taken from, whose weights have not given a loss yet.
     unproven: Option<PathBuf>,
-    /// The newest checkpoint; the place for them before the first.
+    /// The newest checkpoint; before the first, the folder for them.
     newest: PathBuf,
 }
 
 impl Entered {
-    /// Refuses data that is not what the run began with. From here on, the folder's files change.
+    /// Refuses data that is not what the run began with. From here on the folder's files change.
     pub(super) fn check(&mut self, recipe: &Recipe, data: &RunData, dir: &Path) -> Result<()> {
         self.start.record.keep_hashes(crate::record::hashes(recipe, data)?, dir)?;
         self.folder.open()
     }
 
-    /// Opens everything that is written, as it is at the run's place.
+    /// Opens everything that is written, each file as it is at the run's place.
     pub(super) fn keeper<'a>(
         self,
         recipe: &Recipe,
@@ -101,7 +101,7 @@ impl Entered {
 }
 
 impl Keeper<'_> {
-    /// Tells whether a checkpoint is due, by steps or by the clock. When it is written changes no step.
+    /// Tells whether a checkpoint is due, by steps or by the clock. The time at which it is written changes no step.
     pub(super) fn is_due(&self, stage: &Stage, progress: &Progress) -> bool {
         let by_steps = stage.checkpoint_every > 0
             && progress.stage_step.is_multiple_of(stage.checkpoint_every);
@@ -131,7 +131,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// Adds a step to the metrics. Its loss is what the weights of the checkpoint before it were found to be worth.
+    /// Adds a step to the metrics. Its loss is the proof of the weights of the checkpoint before it.
     pub(super) fn step(&mut self, metrics: &StepMetrics, vocab_size: usize, observe: Observer<'_>) {
         if let Some(notice) = self.metrics.write(metrics) {
             observe(Event::Notice(notice));
@@ -142,7 +142,8 @@ impl Keeper<'_> {
         }
     }
 
-    /// Keeps in mind that a step gave no number, and names the checkpoint from before the loss went wrong.
+    /// Records that a step gave no number, and adds advice to the error: the checkpoint from before the loss went
+    /// wrong.
     pub(super) fn diverged(&self, error: TrainError, at: &Progress) -> TrainError {
         let TrainError::Diverged { what, value, .. } = error else { return error };
         let advice = Divergence::record(&self.options.dir, at.step, what, value, at.stage);

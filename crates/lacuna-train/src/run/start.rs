@@ -1,4 +1,4 @@
-//! Where a run starts: anew, or from a checkpoint with the recipe that it began with.
+//! Settles where a run starts: anew, or from a checkpoint with the recipe that it began with.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -15,20 +15,21 @@ use crate::record::results::Results;
 use crate::record::{AcceptedChange, Record};
 use crate::run_folder::RunFolder;
 
-/// Where a run starts, and what it was when it began.
+/// The start of a run: its place, and its record and recipe as they were when it began.
 pub(super) struct Start {
-    /// The checkpoint that it goes on from; `None`: from the beginning.
+    /// The checkpoint that it goes on from; `None` if it starts from the beginning.
     pub(super) chosen: Option<Chosen>,
     pub(super) place: Progress,
     pub(super) record: Record,
     /// The recipe as `recipe.toml` has it from here on.
     pub(super) kept: Recipe,
-    /// Whether that file has to be written.
+    /// True if that file has to be written.
     pub(super) changed: bool,
 }
 
 /// Enters the run's folder and settles where the run starts: the checkpoint, if there is one, and the place in the
-/// stages. `entered` is what the first rank writes from then on. The outcome, if the run was finished before.
+/// stages. `entered` gets all that the first rank writes with from then on. Breaks with the outcome if the run was
+/// finished before.
 pub(super) fn enter(
     recipe: &Recipe,
     options: &RunOptions<'_>,
@@ -54,7 +55,7 @@ pub(super) fn enter(
     })
 }
 
-/// Settles what a resumed run goes on with; the outcome if it was finished before.
+/// Settles the start of a run; breaks with the outcome if the run was finished before.
 fn begin(
     recipe: &Recipe,
     options: &RunOptions<'_>,
@@ -99,7 +100,8 @@ fn begin(
     Ok(ControlFlow::Continue(Start { chosen: Some(chosen), place, record, kept, changed }))
 }
 
-/// Checks that the directory may be used, and finds the checkpoint to go on from; `None`: from the beginning.
+/// Checks that the directory may be used, and finds the checkpoint to go on from; `None` if the run starts from the
+/// beginning.
 fn choose(dir: &Path, options: &RunOptions<'_>) -> Result<Option<Chosen>> {
     let refuse =
         |reason: &str| Err(TrainError::Run { path: dir.to_owned(), reason: reason.into() });
@@ -126,7 +128,7 @@ fn choose(dir: &Path, options: &RunOptions<'_>) -> Result<Option<Chosen>> {
     Ok(None)
 }
 
-/// What a run was when it began.
+/// The recipe and the record of a run as it began.
 #[derive(Debug)]
 pub(super) struct Begun {
     pub(super) recipe: Recipe,
@@ -134,12 +136,12 @@ pub(super) struct Begun {
 }
 
 impl Begun {
-    /// From the run's folder; where its `recipe.toml` is not the one that was recorded (somebody edited it), from
-    /// the checkpoint.
+    /// Reads both from the run's folder; if its `recipe.toml` is not the one that was recorded (somebody edited it),
+    /// the recipe from the checkpoint.
     pub(super) fn read(dir: &Path, newest: &Path) -> Result<Self> {
         let load = |folder: &Path| Recipe::load(&folder.join("recipe.toml"), &[]);
         let Some(record) = Record::read(dir).or_else(|| Record::read(newest)) else {
-            // A run of before records were kept.
+            // This run is from before records were kept.
             return Ok(Self { recipe: load(dir)?, record: Record::default() });
         };
         let whole = |recipe: &Recipe| recipe.fingerprint() == record.recipe;
@@ -151,7 +153,7 @@ impl Begun {
     }
 }
 
-/// What a run goes on with.
+/// The recipe that a run goes on with.
 #[derive(Debug)]
 pub(super) struct Settled {
     /// The recipe as the folder keeps it.
@@ -171,7 +173,7 @@ pub(super) fn settle(
     dir: &Path,
 ) -> Result<Settled> {
     let mut changes = keys::compare(&begun.recipe, now, at);
-    // What a diverged run is advised to do needs no flag besides.
+    // The changes that a diverged run is advised to make need no flag besides.
     let remedy = |key: &str| key == "optimizer.clip" || key.ends_with(".learning_rate");
     if dir.join("diverged.json").exists() {
         let advised = |c: &&mut Change| c.ruling == Ruling::Insisted && remedy(&c.key);
@@ -204,7 +206,7 @@ pub(super) fn settle(
 }
 
 impl Settled {
-    /// Whether the folder's record has to say something new.
+    /// Tells whether the folder's record has to say something new.
     pub(super) fn is_new(&self) -> bool {
         self.changes.iter().any(|change| change.ruling != Ruling::Kept)
     }

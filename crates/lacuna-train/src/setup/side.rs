@@ -1,4 +1,4 @@
-//! What a run's checkpoints have beside their weights, and how its conversations are written.
+//! Collects the files that a run's checkpoints have beside their weights, and finds the format of its conversations.
 
 use lacuna_checkpoint::Weights;
 use lacuna_text::chat::SEED_CODER_TEMPLATE;
@@ -49,7 +49,7 @@ fn carried(weights: &Weights) -> Result<ModelFiles> {
     Ok(files)
 }
 
-/// What goes into every checkpoint, and the format of conversations if the recipe has some.
+/// The files that go into every checkpoint, and the format of conversations if the recipe has some.
 pub(super) fn side_files(
     recipe: &Recipe,
     tokenizer: &Tokenizer,

@@ -1,3 +1,5 @@
+//! Tests the model that a run starts from: the row of MASK, the modes that it may go on in, and GGUF files.
+
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use super::*;

@@ -1,4 +1,4 @@
-//! The optimizer as an object: its state, and what it refuses. The update itself is an operation of
+//! Tests the optimizer as an object: its state, and what it refuses. The update itself is an operation of
 //! lacuna-kernels, tested there.
 
 use candle_core::{DType, Device, Tensor, Var};

@@ -1,4 +1,4 @@
-//! What must hold of a step and of a likelihood, whatever the weights.
+//! Checks the laws of a step and of a likelihood, which must hold whatever the weights.
 
 use candle_core::{DType, Device};
 use lacuna_checkpoint::Config;
@@ -15,7 +15,7 @@ use std::num::NonZeroUsize;
 
 const MASK: u32 = 5;
 const VOCAB: usize = 64;
-/// Tokens of a window.
+/// The number of tokens in a window.
 const WINDOW: usize = 32;
 
 fn model(vocab_size: usize, dtype: DType) -> Transformer {
@@ -191,7 +191,7 @@ fn short_window() -> Window {
 fn blocks_of_one_masked_token_are_next_token_prediction_without_shift() {
     let model = model(VOCAB, DType::F64);
     let window = short_window();
-    // By hand: each token behind its clean prefix, MASK in its own place, causal attention.
+    // The same is done by hand: each token behind its clean prefix, MASK in its own place, causal attention.
     let mut by_hand = 0.0;
     for i in 1..window.tokens.len() {
         let mut tokens = window.tokens[..i].to_vec();

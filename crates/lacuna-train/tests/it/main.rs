@@ -1,4 +1,4 @@
-//! What holds of training: recorded figures, and laws of a step and of a likelihood.
+//! Tests training: recorded figures, and laws of a step and of a likelihood.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 

@@ -1,4 +1,4 @@
-//! Ranks that share a run: their steps are those of one rank, to the byte, and the first alone writes.
+//! Tests ranks that share a run: their steps are those of one rank, to the byte, and the first alone writes.
 
 use lacuna_train::{Collective, Event, Outcome, Recipe, RunOptions, Surroundings, run};
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ fn two_ranks(recipe: &Recipe, dir: &Path, steps: u64) -> Vec<Outcome> {
     })
 }
 
-/// Every file below a folder, but for those that hold a time or what depends on one.
+/// Every file below a folder, but for those that hold a time or something that depends on one.
 fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     let mut folders = vec![dir.to_owned()];

@@ -1,3 +1,5 @@
+//! Tests which checkpoints are gone on from and which are removed, with folders that are damaged in every way.
+
 use super::*;
 use std::fs;
 
@@ -49,7 +51,7 @@ fn every_file_of_a_checkpoint_that_changes_is_named_with_the_one_to_go_on_from()
                 Err(told) => told.to_string(),
                 Ok(chosen) => chosen.unwrap().notices.join(" "),
             };
-            // Not in every case a difference: the digits of a hash may be capitals.
+            // Not every change makes a difference: the digits of a hash may be capitals.
             let same = file == MANIFEST && told.is_empty();
             assert!(same || told.contains("step-9/"), "{file} at {byte}: {told}");
             assert!(
@@ -70,7 +72,7 @@ fn one_that_was_cut_short_is_passed_over_aloud() {
             let path = at(run.path(), 9, file);
             let length = fs::metadata(&path).unwrap().len();
             match (whole, file) {
-                // Nothing can be compared then, and nothing else is wrong.
+                // Without the manifest nothing can be compared, and nothing else is wrong.
                 (true, MANIFEST) => continue,
                 (true, _) => fs::remove_file(&path).unwrap(),
                 (false, _) => fs::File::options()
@@ -133,7 +135,7 @@ fn old_checkpoints_go_and_stage_ends_and_the_last_good_one_stay() {
     assert_eq!(steps(run.path()).len(), 6);
     prove(&dir.join("step-1"), 1.0, 300);
     prove(&dir.join("step-3"), 2.0, 300);
-    // Finite, and worse than guessing.
+    // This loss is finite, and worse than guessing.
     prove(&dir.join("step-5"), 1e4, 300);
     prune(&dir, 1).unwrap();
     assert_eq!(steps(run.path()), [6, 4, 3]);
@@ -147,7 +149,7 @@ fn an_old_checkpoint_with_a_users_file_or_folder_in_it_stays() {
     let dir = run.path().join("checkpoints");
     fs::write(at(run.path(), 1, "notes.txt"), "three days of work").unwrap();
     fs::create_dir(at(run.path(), 2, "scores")).unwrap();
-    // What the run itself writes later is nobody's.
+    // A file that the run itself writes later is nobody's.
     prove(&dir.join("step-5"), 1.0, 300);
     prove(&dir.join("step-3"), 1.0, 300);
     prune(&dir, 1).unwrap();
@@ -170,7 +172,7 @@ fn a_diverged_run_goes_back_to_before_its_loss_went_wrong() {
     assert!(chosen.notices[0].contains("the loss was NaN in step 6"), "{:?}", chosen.notices);
     chosen.abandon_newer(run.path()).unwrap();
     assert_eq!(steps(run.path()), [2, 1]);
-    // What comes now is the run again.
+    // The checkpoints that come now are the run again.
     add(run.path(), 3);
     assert_eq!(choose(run.path(), None).unwrap().unwrap().step, 3);
 }

@@ -1,3 +1,5 @@
+//! Tests what a resumed run does about recipes that have changed.
+
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use super::*;
@@ -79,7 +81,7 @@ impl Place {
         std::fs::write(self.path(name), text).unwrap();
     }
 
-    /// Runs with some keys set; stops when `steps` are taken.
+    /// Runs the recipe with some keys set; stops when `steps` are taken.
     fn run(
         &self,
         set: &[&str],
@@ -122,7 +124,7 @@ impl Place {
         flat(&Recipe::load(&self.path("run/recipe.toml"), &[]).unwrap())
     }
 
-    /// The run's folder as it is now, to come back to.
+    /// Copies the run's folder as it is now, to come back to.
     fn keep(&self) {
         copy(&self.path("run"), &self.path("kept"));
     }
@@ -225,7 +227,7 @@ fn a_stage_to_come_may_be_changed_and_a_finished_one_may_not() {
     place.put_back();
     let error = told(place.run(&["stage.1.steps=1"], (true, true), 0));
     assert!(error.contains("2 steps of the stage are taken"), "{error}");
-    // An edited recipe.toml of the run's folder is no way around.
+    // An edited recipe.toml in the run's folder is no way around that.
     let edited = String::from_utf8(place.read("run/recipe.toml")).unwrap();
     place.write("run/recipe.toml", &edited.replace("block_size = 4", "block_size = 2"));
     std::fs::copy(place.path("run/recipe.toml"), place.path("r.toml")).unwrap();
@@ -260,7 +262,7 @@ fn a_finished_run_is_left_alone_and_can_be_given_more_steps_or_stages() {
     assert!(error.contains("add a [[stage]]"), "{error}");
 }
 
-/// Metrics without what depends on the clock.
+/// The lines of metrics without the values that depend on the clock.
 fn timeless(path: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(path).unwrap();
     let line = |line: &str| {
@@ -336,7 +338,7 @@ fn a_run_that_is_stopped_anywhere_and_resumed_is_an_unbroken_one() {
 #[test]
 fn a_run_that_saved_nothing_starts_again_and_no_error_points_in_a_circle() {
     let place = Place::new();
-    // Nothing at all is there: the command that a scheduler repeats is the first one too.
+    // Nothing at all is there at first: the command that a scheduler repeats is the first one too.
     place.run(&[], (true, false), 1).unwrap();
     std::fs::remove_dir_all(place.path("run/checkpoints")).unwrap();
     let error = told(place.run(&[], (false, false), 1));

@@ -1,4 +1,4 @@
-//! A run resumed with each key changed, one after the other.
+//! Resumes a run with each key changed, one after the other.
 
 use super::*;
 
@@ -18,7 +18,7 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("model.mask_token", &["model.mask_token=<[fim-prefix]>"]),
     ("model.mask_embedding", &["model.mask_embedding=mean"]),
     ("model.allow_mode_mismatch", &["model.allow_mode_mismatch=true"]),
-    // Of text that is the same with and without.
+    // These keys do not change the text that is read here.
     ("data.max_document_bytes", &["data.max_document_bytes=5000"]),
     ("data.text_fields", &["data.text_fields=[\"body\"]"]),
     ("data.take_binary", &["data.take_binary=true"]),
@@ -65,7 +65,7 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("evaluation.max_new_tokens", &["evaluation.max_new_tokens=3"]),
 ];
 
-/// What is compared by its contents, each with a change of the contents.
+/// The keys that are compared by the contents of their paths, each with a change of the contents.
 const CONTENTS: &[(&str, &[&str])] = &[
     ("data.tokenizer", &["data.tokenizer=HERE/other.json"]),
     ("data.corpus", &["data.corpus=[\"HERE/src/f1.py\", \"HERE/src/f2.py\"]"]),
@@ -81,7 +81,7 @@ fn a_run_resumed_with_any_key_changed_does_what_the_table_says() {
     place.keep();
     let before = place.recorded();
     let tried: BTreeSet<&str> = CHANGES.iter().chain(CONTENTS).map(|(key, _)| *key).collect();
-    // These two take another kind of recipe: their own tests below.
+    // These two take another kind of recipe, and have tests of their own below.
     let elsewhere = ["model.from", "data.shards"];
     for key in KEYS.iter().filter(|key| !elsewhere.contains(&key.name)) {
         assert!(tried.contains(key.name), "no change of {} is tried", key.name);
