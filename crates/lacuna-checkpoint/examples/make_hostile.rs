@@ -4,10 +4,9 @@
 //! cargo run -p lacuna-checkpoint --example make_hostile -- fixtures/hostile
 //! ```
 //!
-//! `expected.tsv` lists every case with words that its error must contain, or `opens`, with the id that it opens
-//! without; `valid/` holds the
-//! checkpoints that the cases are made from, which must open. `tests/hostile.rs` replays all of it.
-//! The output is the same on every run and platform.
+//! `expected.tsv` lists every case with words that its error must contain, or with `opens` and the id that it opens
+//! without; `valid/` holds the checkpoints that the cases are made from, which must open. `tests/hostile.rs` replays
+//! all of it. The output is the same on every run and platform.
 
 use std::fs;
 use std::path::PathBuf;
@@ -57,7 +56,7 @@ impl Corpus {
         self.put(&path, bytes)
     }
 
-    /// A change to the valid file.
+    /// Adds a case: the valid file with a change.
     fn edit(
         &mut self,
         name: &str,
@@ -566,7 +565,7 @@ const DEEP: &str = concat!(
     "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["
 );
 
-/// One layer, hidden 4, two heads of 2, one key head, vocabulary 8.
+/// The configuration of all cases: one layer, hidden size 4, two heads of 2, one key head, vocabulary 8.
 fn config() -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"],
@@ -586,7 +585,7 @@ fn config() -> Value {
     })
 }
 
-/// Names and shapes.
+/// The names and shapes of tensors.
 type Shapes = Vec<(String, Vec<usize>)>;
 
 fn tensors() -> Shapes {
@@ -621,7 +620,7 @@ fn index() -> Value {
     json!({ "metadata": {}, "weight_map": map })
 }
 
-/// Keys sorted, whatever features serde_json was built with.
+/// A value as JSON text with its keys sorted, whatever features serde_json was built with.
 fn text(value: &Value) -> Vec<u8> {
     fn sorted(value: &Value) -> Value {
         match value {
@@ -639,7 +638,7 @@ fn text(value: &Value) -> Vec<u8> {
     text
 }
 
-/// Zeros under a valid header.
+/// A safetensors file of zeros under a valid header.
 fn safetensors(tensors: &[(String, Vec<usize>)]) -> Vec<u8> {
     let mut start = 0;
     let mut infos = Vec::new();
@@ -665,11 +664,11 @@ struct GgufFile {
     version: u32,
     tensor_count: Option<u64>,
     metadata_count: Option<u64>,
-    /// What the first key claims as its length.
+    /// The length that the first key claims; its true one if `None`.
     key_length: Option<u64>,
-    /// What the first tensor's name claims as its length.
+    /// The length that the first tensor's name claims; its true one if `None`.
     name_length: Option<u64>,
-    /// What the first tensor claims as its rank.
+    /// The rank that the first tensor claims; its true one if `None`.
     rank: Option<u32>,
     metadata: Vec<(String, Vec<u8>)>,
     tensors: Vec<GgufTensor>,
@@ -776,7 +775,7 @@ impl GgufFile {
     }
 }
 
-/// Control, control, then normal tokens.
+/// The types of eight tokens: two control tokens, then normal ones.
 fn kinds() -> Vec<u8> {
     [3i32, 3, 1, 1, 1, 1, 1, 1].iter().flat_map(|kind| kind.to_le_bytes()).collect()
 }

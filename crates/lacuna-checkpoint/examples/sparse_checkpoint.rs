@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use lacuna_checkpoint::{Config, Mode, StorageDtype};
 
-/// Bytes of a tensor that are written: half a row of bf16.
+/// The bytes of a tensor that are written: half a row of bf16.
 const WRITTEN_BYTES: usize = 4096;
 const SHARD_BYTES: u64 = 5_000_000_000;
 
@@ -49,7 +49,7 @@ pub(crate) fn config() -> Config {
     }
 }
 
-/// Writes the checkpoint; the bytes of its tensors.
+/// Writes the checkpoint; returns the bytes of its tensors.
 pub(crate) fn write(dir: &Path) -> Result<u64, Box<dyn Error>> {
     std::fs::create_dir_all(dir)?;
     let config = config();
@@ -107,7 +107,7 @@ fn write_shard(path: &Path, tensors: &[(String, Vec<usize>)]) -> Result<(), Box<
             (0..written).flat_map(|i| half::bf16::from_f32(value(i)).to_le_bytes()).collect();
         write_at(&mut file, (data + start) as u64, &bytes)?;
     }
-    // The rest is a hole.
+    // The rest of the file is a hole.
     file.set_len((data + end) as u64)?;
     Ok(())
 }

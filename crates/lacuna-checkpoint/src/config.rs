@@ -1,4 +1,4 @@
-//! What a checkpoint is: sizes, special ids, and whether it is autoregressive or block diffusion.
+//! Defines what is known of a checkpoint: sizes, special ids, and the mode that it was trained for.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub(crate) mod predicts;
 
 pub use predicts::Predicts;
 
-/// How a checkpoint was trained, and so how it may be used.
+/// The mode that a checkpoint was trained for, which decides how it may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
     /// Causal attention; the logits at a position predict the next token.
@@ -26,16 +26,15 @@ pub enum Mode {
     BlockDiffusion {
         /// Tokens of a block.
         block_size: NonZeroUsize,
-        /// The id that stands for a token not yet written; `None` where the files name none, and whoever decodes
-        /// must.
+        /// The id that stands for a token not yet written; `None` if the files name none, and whoever decodes must.
         mask_token_id: Option<u32>,
     },
 }
 
-/// How rotary frequencies are stretched beyond the context they were trained at.
+/// The way in which rotary frequencies are stretched beyond the context they were trained at.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum RopeScaling {
-    /// Not at all.
+    /// Frequencies are not stretched.
     None,
     /// Every frequency divided by `factor`.
     Linear {
@@ -55,7 +54,7 @@ pub enum RopeScaling {
     },
 }
 
-/// The shape of a Llama-like model, and everything else `config.json` says of it.
+/// The shape of a Llama-like model, and all else that `config.json` says of it.
 ///
 /// ```
 /// use lacuna_checkpoint::{Config, Mode};
@@ -86,29 +85,29 @@ pub struct Config {
     pub max_position_embeddings: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// Their stretching.
+    /// The stretching of these frequencies.
     pub rope_scaling: RopeScaling,
     /// Added to the mean square in every norm.
     pub rms_norm_eps: f64,
-    /// The head is the embedding.
+    /// True if the head is the embedding.
     pub tie_word_embeddings: bool,
     /// Biases and norms that not every model has.
     pub parts: Parts,
-    /// Begins a text.
+    /// The id of the token that begins a text.
     pub bos_token_id: Option<u32>,
-    /// Fills a batch.
+    /// The id of the token that fills a batch.
     pub pad_token_id: Option<u32>,
-    /// Each of them ends a text.
+    /// The ids of the tokens that end a text, each by itself.
     pub eos_token_ids: Vec<u32>,
-    /// Autoregressive or block diffusion.
+    /// The mode: autoregressive or block diffusion.
     pub mode: Mode,
-    /// The family of a block-diffusion model, where it is another than the released one's.
+    /// The family of a block-diffusion model, if it is another than the released one's.
     pub family: Option<Family>,
-    /// What the logits at a masked position are of: with [`Predicts::Next`], the head is shifted.
+    /// The token that the logits at a masked position predict; with [`Predicts::Next`] the head is shifted.
     pub predicts: Predicts,
     /// The dtype that the checkpoint declares, if it does.
     pub dtype: Option<StorageDtype>,
-    /// Ids in the files that name no token and are gone without, as `eos_token_id = 70000`.
+    /// Ids in the files that name no token and are left out, as `eos_token_id = 70000`.
     pub ignored_ids: Vec<String>,
     /// Fields that this crate does not interpret; written back as they came.
     pub extra: Map<String, Value>,
@@ -299,18 +298,18 @@ impl Config {
         Ok(())
     }
 
-    /// Whether logits are made with a tensor of a file: the head, or the embedding where both are one.
+    /// Tells whether logits are made with a tensor of a file: the head, or the embedding if both are one.
     pub(crate) fn makes_logits(&self, name: &str) -> bool {
         let is = |known: Name| name == known.to_string();
         is(Name::HEAD) || (self.tie_word_embeddings && is(Name::EMBED))
     }
 
-    /// Values in all [`parameters`](Config::shapes).
+    /// The number of values in all [`parameters`](Config::shapes).
     pub fn parameter_count(&self) -> u64 {
         self.checked_parameter_count().unwrap_or(u64::MAX)
     }
 
-    /// `None` above 2^48: no such model exists, and byte sizes stay far from overflow below it.
+    /// The number of values; `None` above 2^48, which no model has, so that byte sizes stay far from overflow.
     fn checked_parameter_count(&self) -> Option<u64> {
         let count =
             |shape: &Vec<usize>| shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim as u64));
@@ -324,7 +323,8 @@ impl Config {
         (total <= 1 << 48).then_some(total)
     }
 
-    /// θ_i = theta^(−2i/d) for i in 0..d/2, stretched as `rope_scaling` says.
+    /// The rotary frequencies in radians a token: θ_i = theta^(−2i/d) for i in 0..d/2, stretched as `rope_scaling`
+    /// says.
     pub fn inverse_frequencies(&self) -> Vec<f64> {
         let half = self.head_dim / 2;
         let plain =
@@ -338,7 +338,7 @@ impl Config {
 }
 
 impl RopeScaling {
-    /// What the frequency `frequency` (radians a token) is divided by.
+    /// The number that the frequency `frequency` (radians a token) is divided by.
     pub fn divisor(&self, frequency: f64) -> f64 {
         match *self {
             RopeScaling::None => 1.0,

@@ -1,4 +1,4 @@
-//! A directory in Hugging Face layout: which files hold the weights, and that they lie where they may.
+//! Finds the files of a checkpoint's directory in Hugging Face layout, and checks that they lie where they may.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -11,7 +11,8 @@ use crate::names;
 pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
-/// Bytes of the longest index of shards that is read. It takes some 80 bytes a tensor; bounds what parsing can allocate.
+/// The most bytes of an index of shards, which bounds what parsing can allocate. An index takes some 80 bytes a
+/// tensor.
 pub const LONGEST_INDEX: u64 = 1 << 20;
 const MOST_SHARDS: usize = 4096;
 
@@ -26,7 +27,7 @@ pub const MODEL_FILES: [&str; 8] = [
     "vocab.json",
     "merges.txt",
 ];
-/// What only people read, in whatever encoding: no part of a checkpoint, but it goes where the checkpoint goes.
+/// Files that only people read, in whatever encoding: no part of a checkpoint, but they go where the checkpoint goes.
 pub(crate) const DOCUMENTS: [&str; 9] = [
     "README.md",
     "LICENSE",
@@ -38,7 +39,7 @@ pub(crate) const DOCUMENTS: [&str; 9] = [
     "NOTICE.md",
     "USE_POLICY.md",
 ];
-/// Where further chat templates stand.
+/// The folder of further chat templates.
 const TEMPLATES: &str = "additional_chat_templates";
 const LONGEST_COMPANION: u64 = 16 << 20;
 
@@ -51,8 +52,8 @@ pub(crate) fn tokenizer(dir: &Path) -> Result<Option<String>> {
     dir.join(name).exists().then(|| text(dir, name, LONGEST_TOKENIZER)).transpose()
 }
 
-/// The ids of tokens by their text, in `tokenizer.json` or in the smaller files that name added ones; none where they
-/// can't be read, which whoever opens the tokenizer says.
+/// The ids of tokens by their text, in `tokenizer.json` or in the smaller files that name added ones. An id is `None`
+/// if the files can't be read; whoever opens the tokenizer says so.
 pub(crate) fn token_ids_in(dir: &Path, wanted: &[&str]) -> Vec<Option<u32>> {
     let mut ids = vec![None; wanted.len()];
     let whole = tokenizer(dir).ok().flatten().map(|text| names::in_tokenizer(&text, wanted));
@@ -67,7 +68,8 @@ pub(crate) fn token_ids_in(dir: &Path, wanted: &[&str]) -> Vec<Option<u32>> {
     ids
 }
 
-/// The [`MODEL_FILES`] that are there, what people read, and further chat templates. Code of a checkpoint stays where it is.
+/// The [`MODEL_FILES`] and [`DOCUMENTS`] that are there, and further chat templates. Code of a checkpoint stays where
+/// it is.
 pub(crate) fn companions(dir: &Path) -> Result<Vec<(String, String)>> {
     let mut names: Vec<String> =
         MODEL_FILES.iter().chain(&DOCUMENTS).map(|&n| n.to_owned()).collect();
@@ -91,9 +93,9 @@ fn text(dir: &Path, name: &str, longest: u64) -> Result<String> {
 
 /// The safetensors files of a checkpoint.
 pub(crate) enum Layout {
-    /// One file.
+    /// One file with all tensors.
     Single(PathBuf),
-    /// Several; `shard_of[tensor]` is a place in `shards`.
+    /// Several files; `shard_of[tensor]` is a place in `shards`.
     Sharded { index: PathBuf, shards: Vec<PathBuf>, shard_of: BTreeMap<String, usize> },
 }
 
@@ -152,7 +154,7 @@ fn index(dir: &Path) -> Result<Layout> {
     Ok(Layout::Sharded { index: path, shards, shard_of })
 }
 
-/// A shard is a plain file name that ends in `.safetensors`.
+/// Checks that a shard's name is a plain file name that ends in `.safetensors`.
 fn check_plain(shard: &str) -> std::result::Result<(), String> {
     let mut components = Path::new(shard).components();
     let plain = matches!(components.next(), Some(Component::Normal(_)))
@@ -166,7 +168,7 @@ fn check_plain(shard: &str) -> std::result::Result<(), String> {
     Err(format!("shard {shard} is no plain file name that ends in .safetensors"))
 }
 
-/// `dir/name`, if it lies in `dir` after all links are followed.
+/// The path `dir/name`, if it lies in `dir` after all links are followed.
 ///
 /// The Hugging Face cache links `models--owner--name/snapshots/REVISION/file` to
 /// `models--owner--name/blobs/HASH`; links within one such folder are followed, others refused.

@@ -1,11 +1,11 @@
-//! What can go wrong with a checkpoint, and text of strangers as errors show it.
+//! Lists what can go wrong with a checkpoint, and shows text of strangers as errors do.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub(crate) use lacuna_files::short as printable;
 
-/// What went wrong with a checkpoint's files: which file, which tensor or field, and what was expected.
+/// An error of a checkpoint's files: which file, which tensor or field, and what was expected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,7 +14,7 @@ pub enum Error {
     File {
         /// The file that was read or written.
         file: PathBuf,
-        /// What is wrong with it, and what was expected.
+        /// The fault, and what was expected.
         reason: String,
     },
     /// One tensor is not what it should be.
@@ -24,7 +24,7 @@ pub enum Error {
         file: PathBuf,
         /// The tensor's name, shortened and escaped for printing.
         tensor: String,
-        /// What is wrong with it, and what was expected.
+        /// The fault, and what was expected.
         reason: String,
     },
     /// A field of the configuration has a value that no model can have.
@@ -36,7 +36,7 @@ pub enum Error {
         field: String,
         /// Its value, shortened and escaped for printing.
         value: String,
-        /// What was expected.
+        /// The values that were expected.
         reason: String,
     },
     /// The operating system refused.
@@ -44,7 +44,7 @@ pub enum Error {
     Io {
         /// The file or directory.
         file: PathBuf,
-        /// What was tried.
+        /// The action that was tried.
         action: &'static str,
         /// The system's own words.
         source: io::Error,
@@ -91,7 +91,7 @@ impl Error {
     }
 }
 
-/// `3 tensors: a, b, c`, at most eight by name.
+/// Names as in `3 tensors: a, b, c`, at most eight of them.
 pub(crate) fn listed(names: &[String]) -> String {
     const SHOWN: usize = 8;
     let shown: Vec<String> = names.iter().take(SHOWN).map(|name| printable(name)).collect();

@@ -1,7 +1,8 @@
-//! The families of models that are computed: a table each, and nothing else in the project knows a name of theirs.
+//! Lists the families of models that are computed, with a table each; nothing else in the project knows a name of
+//! theirs.
 //!
 //! An [`Architecture`] says what a dense model is called and which parts it has, a [`Diffusion`] what a
-//! block-diffusion model adds to one. Where two of them spell a tensor alike, the first one's table has the names.
+//! block-diffusion model adds to one. If two of them spell a tensor alike, the first one's table has the names.
 
 use crate::parameters::{Field, Kind, Name, Parts};
 
@@ -20,23 +21,23 @@ pub(crate) use refused::{refusal, refusal_by_name};
 /// A dense architecture, as files announce it.
 #[derive(Debug)]
 pub(crate) struct Architecture {
-    /// In `architectures` of `config.json`.
+    /// The name in `architectures` of `config.json`.
     pub(crate) announced: &'static str,
-    /// In `model_type`; two architectures of one model type have the same defaults.
+    /// The name in `model_type`; two architectures of one model type have the same defaults.
     pub(crate) model_type: &'static str,
-    /// In `general.architecture` of a GGUF file, where it has a name of its own there.
+    /// The name in `general.architecture` of a GGUF file, if it has one of its own there.
     pub(crate) gguf: Option<&'static str>,
-    /// The parts that a model has whose `config.json` is silent.
+    /// The parts that a model has if its `config.json` is silent.
     pub(crate) implied: Parts,
-    /// Whether a model with these parts is announced by this name, if by none of a later table.
+    /// Tells whether a model with these parts is announced by this name, if by none of a later table.
     pub(crate) announces: fn(Parts) -> bool,
-    /// Whether a sliding window holds although nothing says that it is used.
+    /// True if a sliding window holds although nothing says that it is used.
     pub(crate) windowed: bool,
-    /// Whether GGUF files hold queries and keys for interleaved rotary pairs.
+    /// True if GGUF files hold queries and keys for interleaved rotary pairs.
     pub(crate) interleaved: bool,
-    /// Its tensors beyond those of the tables before it.
+    /// The tensors that it has beyond those of the tables before it.
     pub(crate) tensors: &'static [Tensor],
-    /// Its flags beyond those of the tables before it.
+    /// The flags that it has beyond those of the tables before it.
     pub(crate) flags: &'static [Flag],
 }
 
@@ -44,9 +45,9 @@ pub(crate) struct Architecture {
 #[derive(Debug)]
 pub(crate) struct Tensor(
     pub(crate) Field,
-    /// Hugging Face's, behind `model.layers.N.` where it is a layer's.
+    /// Hugging Face's name; a layer's tensor has it behind `model.layers.N.`.
     pub(crate) &'static str,
-    /// GGUF's, behind `blk.N.` where it is a layer's.
+    /// GGUF's name; a layer's tensor has it behind `blk.N.`.
     pub(crate) &'static str,
 );
 
@@ -55,39 +56,39 @@ pub(crate) struct Tensor(
 pub(crate) struct Flag {
     pub(crate) key: &'static str,
     pub(crate) of: fn(&mut Parts) -> &mut bool,
-    /// The tensor by which a GGUF file shows it.
+    /// The tensor that is there in a GGUF file if layers have the part.
     pub(crate) shown_by: (Field, Kind),
-    /// What a file that is silent means, by the parts that its architecture implies and the flags before this one.
+    /// The value that a silent file means, by the parts that its architecture implies and the flags before this one.
     pub(crate) implied: fn(implied: Parts, so_far: Parts) -> bool,
-    /// Whether it is written although it is what the architecture implies.
+    /// True if it is written although it is what the architecture implies.
     pub(crate) always_written: bool,
 }
 
-/// What a family of block-diffusion models adds to the architecture that its layers have.
+/// A family of block-diffusion models: what it adds to the architecture that its layers have.
 #[derive(Debug)]
 pub(crate) struct Diffusion {
     pub(crate) family: Family,
     /// The architecture and the model type in `config.json`.
     pub(crate) announced: (&'static str, &'static str),
-    /// Whose layers it has, and whose defaults hold.
+    /// The architecture whose layers it has, and whose defaults hold.
     pub(crate) layers: &'static Architecture,
-    /// Words of a folder's name that give it away.
+    /// Words of a folder's name that give it away, each list of them side by side.
     pub(crate) signs: &'static [&'static [&'static str]],
-    /// Whether other families have the same signs, so that the architecture must tell.
+    /// True if other families have the same signs, so that the architecture must tell.
     pub(crate) shares_signs: bool,
     /// The fields of `config.json` that say how long a block is.
     pub(crate) block_fields: &'static [&'static str],
-    /// The one of them that no other family has.
+    /// The one of these fields that no other family has.
     pub(crate) own_field: Option<&'static str>,
-    /// Tokens of a block where nothing says otherwise.
+    /// Tokens of a block if nothing says otherwise.
     pub(crate) block_size: usize,
-    /// Whether the end of a name, as `-b8`, says the block size: it is published in several.
+    /// True if the end of a name, as `-b8`, says the block size: the family is published in several.
     pub(crate) named_block: bool,
-    /// How its tokenizers spell MASK, and its id in the released files where their tokenizer is missing.
+    /// The text of MASK in its tokenizers, and MASK's id in the released files for when their tokenizer is missing.
     pub(crate) mask: (&'static str, Option<u32>),
-    /// Whether a tokenizer with that MASK is of no other model with these layers.
+    /// True if a tokenizer with that MASK belongs to no other model with these layers.
     pub(crate) known_by_mask: bool,
-    /// Whether logits predict the position after their own.
+    /// True if logits predict the position after their own.
     pub(crate) shifted: bool,
 }
 
@@ -95,7 +96,7 @@ pub(crate) struct Diffusion {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Family {
-    /// SDAR: the layers of Qwen3, blocks of 4 where nothing says otherwise.
+    /// SDAR: the layers of Qwen3, blocks of 4 if nothing says otherwise.
     Sdar,
     /// Tiny-A2D with the layers of Llama, blocks of 32.
     A2dLlama,
@@ -115,18 +116,19 @@ const DIFFUSION: [&Diffusion; 5] =
     [&qwen3::SDAR, &a2d::LLAMA_A2D, &a2d::QWEN2_A2D, &a2d::QWEN3_A2D, &fast_dllm::FAST_DLLM];
 
 impl Architecture {
-    /// The one that announces an autoregressive model with these parts in `config.json`.
+    /// The architecture that announces an autoregressive model with these parts in `config.json`.
     pub(crate) fn announcing(parts: Parts) -> &'static Self {
         let last = ARCHITECTURES.into_iter().rev().find(|one| (one.announces)(parts));
         last.unwrap_or(&LLAMA)
     }
 
-    /// Those that GGUF has a name for, with that name. A file holds the layers that its architecture implies.
+    /// The architectures that GGUF has a name for, with that name. A file holds the layers that its architecture
+    /// implies.
     pub(crate) fn in_gguf() -> impl Iterator<Item = (&'static str, &'static Self)> {
         ARCHITECTURES.into_iter().filter_map(|one| Some((one.gguf?, one)))
     }
 
-    /// Whether two have the same layers and defaults.
+    /// Tells whether two have the same layers and defaults.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         self.model_type == other.model_type
     }
@@ -137,7 +139,7 @@ impl Family {
         DIFFUSION.into_iter().map(|table| table.family)
     }
 
-    /// What is known of it.
+    /// The table of what is known of it.
     pub(crate) fn table(self) -> &'static Diffusion {
         let table = DIFFUSION.into_iter().find(|table| table.family == self);
         table.expect("every family has a table")
@@ -189,7 +191,7 @@ pub(crate) fn of_hugging_face_name(name: &str) -> Option<Name> {
     HUGGING_FACE.read(name)
 }
 
-/// How one kind of file spells names: what comes before a layer's number, and a tensor's own part.
+/// The way in which one kind of file spells names: the text before a layer's number, and a tensor's own part.
 struct Spelling {
     layer: &'static str,
     stem: fn(&Tensor) -> &'static str,
@@ -220,7 +222,7 @@ impl Spelling {
             None => (None, stem),
             Some(inner) => {
                 let (layer, stem) = inner.split_once('.')?;
-                // Written back the same, so that two spellings of a number never name one tensor.
+                // The number must be written back the same, so that two spellings of it never name one tensor.
                 let layer = layer.parse::<usize>().ok().filter(|n| n.to_string() == layer)?;
                 (Some(layer), stem)
             }

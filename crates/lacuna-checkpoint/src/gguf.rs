@@ -1,4 +1,4 @@
-//! GGUF files in and out, with a reader of our own: nothing of the file is used before it is checked.
+//! Reads and writes GGUF files, with a reader of our own: nothing of the file is used before it is checked.
 
 mod carried;
 mod config;
@@ -20,7 +20,7 @@ pub(crate) use parse::{Gguf, Header};
 pub(crate) use tokenizer::{token_ids, tokenizer_json};
 pub use write::{GgufOptions, save_gguf};
 
-/// Where tensors start in the files that are written; the format's default.
+/// The multiple of bytes at which tensors start in the files that are written; the format's default.
 const ALIGNMENT_BYTES: u64 = 32;
 
 #[cfg(test)]

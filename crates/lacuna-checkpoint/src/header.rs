@@ -1,4 +1,4 @@
-//! What the headers of both formats have in common: tensors by name, and what a header is refused for.
+//! Holds what the headers of both formats have in common: tensors by name, and the reasons why a header is refused.
 
 use std::ops::Range;
 use std::path::Path;
@@ -7,7 +7,7 @@ use lacuna_kernels::StorageDtype;
 
 use crate::error::Error;
 
-/// What a header, in either format, is refused for.
+/// A reason why a header, in either format, is refused.
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) tensor: Option<String>,
@@ -35,15 +35,15 @@ impl Fault {
 #[derive(Debug)]
 pub(crate) struct HeaderEntry {
     pub(crate) name: String,
-    /// `None`: a dtype that no weight has (integers, 8-bit floats).
+    /// The format of the values; `None` for a dtype that no weight has (integers, 8-bit floats).
     pub(crate) dtype: Option<StorageDtype>,
     pub(crate) dtype_name: &'static str,
     pub(crate) shape: Vec<usize>,
-    /// Absolute, in bytes from the file's start.
+    /// The tensor's bytes, counted from the file's start.
     pub(crate) range: Range<usize>,
 }
 
-/// One to four dimensions, none of them empty, whose product does not wrap.
+/// Checks that there are one to four dimensions, none of them empty, whose product does not wrap.
 pub(crate) fn check_shape(dims: &[u64]) -> Result<Vec<usize>, String> {
     if dims.is_empty() || dims.len() > 4 {
         return Err(format!("has {} dimensions, expected 1..=4", dims.len()));

@@ -1,4 +1,4 @@
-//! Where each tensor of a checkpoint lies: by name, over all of its files.
+//! Finds each tensor of a checkpoint by name, over all of its files.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,14 +18,15 @@ pub enum Format {
     Gguf,
 }
 
-/// Where a tensor lies.
+/// The place of a tensor, with its format and shape.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) file: usize,
     pub(crate) dtype: StorageDtype,
     pub(crate) shape: Vec<usize>,
     pub(crate) range: Range<usize>,
-    /// Heads whose rows the file stores for interleaved rotary pairs.
+    /// The number of heads whose rows the file stores for interleaved rotary pairs; `None` if they are in Hugging
+    /// Face's order.
     pub(crate) permuted: Option<usize>,
 }
 
@@ -61,7 +62,7 @@ impl Index {
     }
 }
 
-/// Buffers that old exporters saved and that follow from the configuration.
+/// Tells whether a name is that of a buffer that old exporters saved and that follows from the configuration.
 fn is_ignored(name: &str) -> bool {
     ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "position_ids"]
         .iter()

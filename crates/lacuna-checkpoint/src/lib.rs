@@ -1,4 +1,4 @@
-//! What a checkpoint is, and its weights in and out: safetensors and GGUF, validated before anything reads them.
+//! Reads and writes checkpoints, safetensors and GGUF, validated before anything uses them, and says what they are.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -18,18 +18,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! - [`Config`] and [`Mode`]: the shape of a model, and what it was trained for; [`Family`]: whose it is;
-//!   [`Predicts`]: which token its logits are of.
-//! - [`Parameters`]: shapes, weights or gradients as one typed tree; [`Name`]: a parameter's place in it.
-//! - [`Weights`]: an opened checkpoint, safetensors or GGUF. Its weights stay mapped where the file has them.
-//! - [`save_safetensors`] and [`save_gguf`]: checkpoints out, whole or not at all; [`Outgoing`]: a tensor on its way.
-//! - [`verify`]: whether the bytes are still those that were written.
-//! - [`MemoryEstimate`]: what a model needs for given [`Workload`], before a weight is read.
+//! - [`Config`] and [`Mode`] are the shape of a model, and what it was trained for; [`Family`] is the family that it is
+//!   of, and [`Predicts`] says which token its logits predict.
+//! - [`Parameters`] holds shapes, weights or gradients as one typed tree; a [`Name`] is a parameter's place in it.
+//! - [`Weights`] is an opened checkpoint, safetensors or GGUF. Its weights stay mapped where the file has them.
+//! - [`save_safetensors`] and [`save_gguf`] write checkpoints, whole or not at all; an [`Outgoing`] is a tensor on its way.
+//! - [`verify`] tells whether the bytes are still those that were written.
+//! - [`MemoryEstimate`] is what a model needs for a given [`Workload`], before a weight is read.
 //!
-//! Nothing of a file is trusted: what does not describe exactly the bytes that follow is refused, with file, tensor
-//! and reason, before anything is allocated by it.
+//! Nothing of a file is trusted: a header that does not describe exactly the bytes that follow is refused, with file,
+//! tensor and reason, before anything is allocated by it.
 //!
-//! Not here: the transformer, sampling, training, and tokenizers beyond the text of their files.
+//! The transformer, sampling, training, and tokenizers beyond the text of their files are the business of other
+//! crates.
 
 #![forbid(unsafe_code)]
 

@@ -1,3 +1,5 @@
+//! Computes the first values of a MASK row.
+
 use crate::error::Result;
 
 /// First values of a MASK row (choice 10's option): the mean of all rows plus noise of a hundredth of their

@@ -1,10 +1,10 @@
-//! What a model needs in memory, known before a weight is read.
+//! Estimates what a model needs in memory, before a weight is read.
 
 use lacuna_kernels::{Rope, StorageDtype};
 
 use crate::config::Config;
 
-/// What is to be computed, as far as memory depends on it.
+/// The work that memory is planned for, as far as memory depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Workload {
     /// Tokens whose keys and values are kept.
@@ -16,7 +16,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Decoding in a context of so many tokens: the prompt in one pass, logits of a block's rows.
+    /// The work of decoding in a context of so many tokens: the prompt in one pass, logits of a block's rows.
     pub fn decoding(context: usize) -> Self {
         Self { context, rows: context, logit_rows: context.min(32) }
     }
@@ -36,7 +36,7 @@ pub struct MemoryEstimate {
 }
 
 impl MemoryEstimate {
-    /// All of it.
+    /// The sum of all parts.
     pub fn total(self) -> u64 {
         let held = self.weights.saturating_add(self.cache).saturating_add(self.activations);
         held.saturating_add(self.program)
@@ -44,7 +44,7 @@ impl MemoryEstimate {
 }
 
 impl Config {
-    /// What the model needs with its matrices in `dtype`, for such work.
+    /// The bytes that the model needs with its matrices in `dtype`, for such work.
     pub fn memory(&self, dtype: StorageDtype, work: Workload) -> MemoryEstimate {
         let (values, bytes) = dtype.block();
         let weights = self.parameter_count().div_ceil(values as u64).saturating_mul(bytes as u64);
@@ -59,8 +59,8 @@ impl Config {
         MemoryEstimate { weights, cache, activations: self.activation_bytes(work), program }
     }
 
-    /// Of a pass. A row holds the residual stream, its normed copy, queries, keys, values, what attention gives, the
-    /// projection back, and the three vectors of the gated layer, though not all at once.
+    /// The bytes of a pass's activations. A row holds the residual stream, its normed copy, queries, keys, values,
+    /// the attention's result, the projection back, and the three vectors of the gated layer, though not all at once.
     fn activation_bytes(&self, work: Workload) -> u64 {
         let attention = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim;
         let row = 4 * self.hidden_size + attention + 3 * self.intermediate_size;
@@ -71,7 +71,7 @@ impl Config {
         pass.saturating_add(logits).saturating_add(tables).saturating_mul(4)
     }
 
-    /// Keys and values of one token over all layers, in f32.
+    /// The bytes of keys and values of one token over all layers, in f32.
     pub fn cache_bytes_per_token(&self) -> u64 {
         [2, self.num_layers, self.num_kv_heads, self.head_dim, 4]
             .into_iter()

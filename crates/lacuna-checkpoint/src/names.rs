@@ -1,10 +1,10 @@
-//! The ids of a few named tokens, found without building a tokenizer.
+//! Finds the ids of a few named tokens without building a tokenizer.
 
 use lacuna_files::json::{self, Json, Stop};
 use serde_json::Value;
 
-/// The ids of the wanted tokens in the text of a `tokenizer.json`; none where the text is damaged, which whoever
-/// builds the tokenizer says.
+/// The ids of the wanted tokens in the text of a `tokenizer.json`; `None` for all if the text is damaged, which
+/// whoever builds the tokenizer says.
 pub(crate) fn in_tokenizer(text: &str, wanted: &[&str]) -> Vec<Option<u32>> {
     let mut found = Found { wanted, ids: vec![None; wanted.len()] };
     let read = json::read(text.as_bytes(), |document| {

@@ -1,4 +1,4 @@
-//! A tensor on its way into a file.
+//! Reads, converts and writes tensors on their way into a file, each when its turn comes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,19 +19,19 @@ pub(crate) use rows::Rows;
 /// A tensor on its way into a file, read only when its turn comes.
 pub struct Outgoing<'a> {
     pub(crate) name: String,
-    /// `None`: integers, which no weight is.
+    /// The format of its values now; `None` for integers, which no weight is.
     pub(crate) dtype: Option<StorageDtype>,
     pub(crate) shape: Vec<usize>,
-    /// Whether logits are made with it.
+    /// True if logits are made with it.
     pub(crate) makes_logits: bool,
     source: Source<'a>,
     observer: Option<&'a dyn Fn(usize)>,
 }
 
 enum Source<'a> {
-    /// Whole.
+    /// A tensor that is read whole.
     Tensor(Box<dyn FnOnce() -> Result<Tensor> + 'a>),
-    /// From a file, a few rows at a time.
+    /// A tensor of a file, read a few rows at a time.
     Stored(Rows<'a>),
 }
 
@@ -64,12 +64,12 @@ impl<'a> Outgoing<'a> {
         &self.shape
     }
 
-    /// How its values are stored now; `None`: as integers.
+    /// The format that its values are stored in now; `None` for integers.
     pub fn dtype(&self) -> Option<StorageDtype> {
         self.dtype
     }
 
-    /// What a file of this format stores it as when `wanted` is asked for; `None` keeps what is.
+    /// The format that a file of this kind stores it in if `wanted` is asked for; `None` keeps its own.
     ///
     /// Safetensors hold no quantized values: they become f32. GGUF holds vectors in f32, nothing in f64, and
     /// matrices in [`StorageDtype::fitting`], the one that makes logits in [`StorageDtype::for_logits`].
@@ -86,7 +86,7 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// The format that this tensor is to have where matrices are to have `wanted`.
+    /// The format that this tensor is to have if matrices are to have `wanted`.
     pub fn wanted(&self, wanted: StorageDtype) -> StorageDtype {
         if self.makes_logits { wanted.for_logits() } else { wanted }
     }
@@ -98,7 +98,7 @@ impl<'a> Outgoing<'a> {
         self
     }
 
-    /// Writes row `row` (or appends it, where it is the first behind the last) with these values.
+    /// Has row `row` written (or appended, if it is the first behind the last) with these values.
     ///
     /// # Errors
     /// If the tensor is no matrix of a file, or the row does not fit it.
@@ -118,7 +118,7 @@ impl<'a> Outgoing<'a> {
         Ok(self)
     }
 
-    /// Gives `write` the bytes in `dtype`; `permute`: heads to store for interleaved rotary pairs.
+    /// Gives `write` the bytes in `dtype`. `permute` is the number of heads to store for interleaved rotary pairs.
     pub(crate) fn write(
         self,
         file: &Path,

@@ -1,6 +1,6 @@
-//! The parameters of a model as one typed tree, so that nothing finds one by the text of its name.
+//! Holds the parameters of a model as one typed tree, so that nothing finds one by the text of its name.
 //!
-//! Shapes, weights, gradients and an optimizer's moments are all [`Parameters`] of something. Where a file or an error
+//! Shapes, weights, gradients and an optimizer's moments are all [`Parameters`] of something. If a file or an error
 //! needs a text, a [`Name`] gives it, as the tables in `families` spell it.
 
 use std::convert::Infallible;
@@ -20,13 +20,13 @@ use crate::families;
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Parameters<T> {
-    /// A row for each token.
+    /// The embedding, with a row for each token.
     pub embed: T,
     /// The decoder layers, the first one first.
     pub layers: Vec<Layer<T>>,
     /// The norm behind the last layer.
     pub norm: T,
-    /// The matrix that makes the logits; `None` where it is the embedding.
+    /// The matrix that makes the logits; `None` if it is the embedding.
     pub head: Option<T>,
 }
 
@@ -35,13 +35,13 @@ pub struct Parameters<T> {
 pub struct Layer<T> {
     /// The norm before the attention.
     pub input_norm: T,
-    /// Makes the queries.
+    /// The projection that makes the queries.
     pub q: Linear<T>,
-    /// Makes the keys.
+    /// The projection that makes the keys.
     pub k: Linear<T>,
-    /// Makes the values.
+    /// The projection that makes the values.
     pub v: Linear<T>,
-    /// Takes what the heads gathered back to the residual stream.
+    /// The projection from what the heads gathered back to the residual stream.
     pub o: Linear<T>,
     /// The norm of each query head ([`Parts::qk_norm`]).
     pub q_norm: Option<T>,
@@ -49,24 +49,24 @@ pub struct Layer<T> {
     pub k_norm: Option<T>,
     /// The norm before the gated feed-forward part.
     pub mlp_norm: T,
-    /// Makes what goes through the activation function.
+    /// The projection whose result goes through the activation function.
     pub gate: Linear<T>,
-    /// Makes what the gate is multiplied with.
+    /// The projection whose result the gate is multiplied with.
     pub up: Linear<T>,
-    /// Takes their product back to the residual stream.
+    /// The projection from their product back to the residual stream.
     pub down: Linear<T>,
 }
 
-/// One value for the weight of a projection, \[out, in\], and one for its bias, \[out\], where it has one.
+/// One value for the weight of a projection, \[out, in\], and one for its bias, \[out\], if it has one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Linear<T> {
-    /// For the matrix.
+    /// The value for the matrix.
     pub weight: T,
-    /// For the vector that is added behind it.
+    /// The value for the vector that is added behind it.
     pub bias: Option<T>,
 }
 
-/// Which of the parameters that not every model has are there.
+/// Flags for the parameters that not every model has: true if they are there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Parts {
     /// Query, key and value projections carry a bias (Llama's option, Qwen2).
@@ -80,7 +80,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// None of them.
+    /// A model without any of them.
     pub const NONE: Self = Self {
         attention_bias: false,
         attention_output_bias: false,
@@ -120,12 +120,12 @@ pub enum Field {
     Down,
 }
 
-/// Which of a field's two parameters.
+/// The kind of a parameter, of which a field may have two.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Kind {
     /// The matrix of a projection, or all there is of a norm.
     Weight,
-    /// What is added.
+    /// The vector that is added.
     Bias,
 }
 
@@ -134,7 +134,7 @@ impl Name {
     pub const EMBED: Self = Self::weight(None, Field::Embed);
     /// The norm behind the last layer.
     pub const NORM: Self = Self::weight(None, Field::Norm);
-    /// The head, where it is not the embedding.
+    /// The head, if it is not the embedding.
     pub const HEAD: Self = Self::weight(None, Field::Head);
 
     const fn weight(layer: Option<usize>, field: Field) -> Self {
@@ -145,24 +145,24 @@ impl Name {
         Self { layer: Some(layer), field, kind }
     }
 
-    /// Whether it is a norm's: such weights start at 1, and are vectors.
+    /// Tells whether it is a norm's: such weights start at 1, and are vectors.
     pub fn is_norm(self) -> bool {
         use Field::{InputNorm, KNorm, MlpNorm, Norm, QNorm};
         matches!(self.field, Norm | InputNorm | QNorm | KNorm | MlpNorm)
     }
 
-    /// Whether it is added behind a product: such vectors start at 0.
+    /// Tells whether it is added behind a product: such vectors start at 0.
     pub fn is_bias(self) -> bool {
         self.kind == Kind::Bias
     }
 
-    /// Whether its product is added to the residual stream: such matrices start smaller.
+    /// Tells whether its product is added to the residual stream: such matrices start smaller.
     pub fn writes_residual(self) -> bool {
         matches!(self.field, Field::O | Field::Down) && !self.is_bias()
     }
 }
 
-/// As Hugging Face spells it, which is the name in every file and message that is not a GGUF file's.
+/// The name as Hugging Face spells it, which stands in every file and message that is not a GGUF file's.
 impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&families::hugging_face_name(*self))
@@ -170,8 +170,8 @@ impl std::fmt::Display for Name {
 }
 
 impl<T> Parameters<T> {
-    /// All of them with their names, in the order of names: it decides which random numbers a fresh weight gets, and
-    /// must not change. A layer's weights come before its biases, those before its norms.
+    /// All parameters with their names, in the order of names: it decides which random numbers a fresh weight gets,
+    /// and must not change. A layer's weights come before its biases, those before its norms.
     pub fn iter(&self) -> impl Iterator<Item = (Name, &T)> {
         let layers = self.layers.iter().enumerate().flat_map(|(i, layer)| {
             layer.iter().map(move |(field, kind, value)| (Name::in_layer(i, field, kind), value))
@@ -182,7 +182,7 @@ impl<T> Parameters<T> {
             .chain(self.head.as_ref().map(|head| (Name::HEAD, head)))
     }
 
-    /// The same tree of what `f` makes of each, called in the order of names.
+    /// The same tree with the values that `f` makes of these, called in the order of names.
     pub fn map<'a, U>(&'a self, mut f: impl FnMut(Name, &'a T) -> U) -> Parameters<U> {
         let Ok(mapped) = self.try_map(|name, value| Ok::<U, Infallible>(f(name, value)));
         mapped
@@ -207,7 +207,7 @@ impl<T> Parameters<T> {
         Ok(Parameters { embed, layers, norm, head })
     }
 
-    /// Pairs of what two trees hold in the same places; `None` if one has a place that the other lacks.
+    /// Pairs of the values that two trees hold in the same places; `None` if one has a place that the other lacks.
     pub fn zip<'a, U>(&'a self, other: &'a Parameters<U>) -> Option<Parameters<(&'a T, &'a U)>> {
         let mut others = other.iter();
         let pairs = self.try_map(|name, value| match others.next() {
@@ -244,7 +244,7 @@ impl<T> Layer<T> {
         all.filter_map(|(field, kind, value)| Some((field, kind, value?)))
     }
 
-    /// The same layer of what `f` makes of each, called in the order of names, up to its first failure.
+    /// The same layer with the values that `f` makes of these, called in the order of names, up to its first failure.
     ///
     /// # Errors
     /// As `f`.
@@ -276,7 +276,7 @@ impl<T> Layer<T> {
 }
 
 impl Config {
-    /// The shape of every parameter: \[out, in\] or \[len\]. There is no head where the embedding is one.
+    /// The shape of every parameter: \[out, in\] or \[len\]. There is no head if the embedding is the head too.
     pub fn shapes(&self) -> Parameters<Vec<usize>> {
         let table = || vec![self.vocab_size, self.hidden_size];
         Parameters {

@@ -1,4 +1,5 @@
-//! The order in which files of architecture "llama" store the rows of queries and keys.
+//! Changes the order of the rows of queries and keys between Hugging Face's and that of files of architecture
+//! "llama".
 
 /// Undoes the permutation that files of architecture "llama" apply to the rows of queries and keys.
 ///
@@ -13,7 +14,7 @@ pub(crate) fn permute_rows(values: &[u8], rows: usize, heads: usize) -> Vec<u8> 
     move_rows(values, rows, heads, |half, row| row / 2 + (row % 2) * half)
 }
 
-/// Row r of a head comes from row `source(d/2, r)` of the same head.
+/// Moves rows within heads: row r of a head comes from row `source(d/2, r)` of the same head.
 fn move_rows(
     bytes: &[u8],
     rows: usize,

@@ -1,4 +1,4 @@
-//! safetensors files in and out.
+//! Reads and writes safetensors files.
 
 mod header;
 mod save;

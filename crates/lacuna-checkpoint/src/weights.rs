@@ -1,4 +1,4 @@
-//! An opened checkpoint: every name, shape and byte range validated, the bytes mapped.
+//! Opens a checkpoint: every name, shape and byte range is validated, the bytes are mapped.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,18 +37,18 @@ pub struct Weights {
     path: PathBuf,
     config: Config,
     files: Vec<Arc<MappedFile>>,
-    /// What the metadata of a GGUF file say, read once.
+    /// The header of a GGUF file, read once.
     header: Option<Arc<gguf::Header>>,
-    /// The tensors of the configuration, and what is known not to matter.
+    /// The places of the configuration's tensors, and the names of those that are known not to matter.
     index: Index,
     missing: Vec<String>,
     extra: Vec<String>,
 }
 
-/// What `lacuna inspect` says of a checkpoint's files.
+/// A report of a checkpoint's files, for `lacuna inspect`.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Report {
-    /// Where the weights came from.
+    /// The kind of file that the weights came from.
     pub format: Format,
     /// The files that hold them.
     pub files: Vec<PathBuf>,
@@ -78,7 +78,7 @@ impl Weights {
         Self::inspect(path)?.complete()
     }
 
-    /// Itself, if its files hold exactly the tensors that the configuration implies: what [`Weights::open`] asks of
+    /// Itself, if its files hold exactly the tensors that the configuration implies. [`Weights::open`] asks this of
     /// what [`Weights::inspect`] found.
     ///
     /// # Errors
@@ -168,7 +168,7 @@ impl Weights {
         Self::assemble(dir, config, files, index)
     }
 
-    /// Compares what was found with what the configuration implies.
+    /// Compares the tensors that were found with those that the configuration implies.
     fn assemble(
         path: &Path,
         mut config: Config,
@@ -179,7 +179,7 @@ impl Weights {
         let mut index = Index { tensors: BTreeMap::new(), ignored };
         let head = Name::HEAD.to_string();
         if config.tie_word_embeddings {
-            // Loaders take the embedding whatever the file holds; so does this one.
+            // Loaders take the embedding, whatever the file holds, and so does this one.
             index.ignored.extend(found.remove(&head).map(|_| head));
         } else if !found.contains_key(&head) {
             config.tie_word_embeddings = true;
@@ -202,7 +202,7 @@ impl Weights {
         Ok(Self { path, config, files, header: None, index, missing, extra })
     }
 
-    /// The configuration, with `tie_word_embeddings` set where the head is missing.
+    /// The configuration, with `tie_word_embeddings` set if the head is missing.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -212,7 +212,7 @@ impl Weights {
         self.index.tensors.keys().map(String::as_str)
     }
 
-    /// How a tensor is stored, if it exists. A tied head is stored as its embedding.
+    /// The format that a tensor is stored in, if it exists. A tied head is stored as its embedding.
     pub fn dtype(&self, name: &str) -> Option<StorageDtype> {
         self.entry(name).ok().map(|entry| entry.dtype)
     }
@@ -240,8 +240,8 @@ impl Weights {
         Ok(tensor.to_dtype(dtype)?.to_device(device)?)
     }
 
-    /// A matrix as the file stores it, mapped. Copied only where it can't be used in place: queries
-    /// and keys of a GGUF file of architecture `llama`, whose rows are put in order, and f64.
+    /// A matrix as the file stores it, mapped. It is copied only if it can't be used in place: queries and keys of a
+    /// GGUF file of architecture `llama`, whose rows are put in order, and f64.
     ///
     /// # Errors
     /// If there is no such matrix, or the file was shortened since it was opened.
@@ -267,9 +267,9 @@ impl Weights {
         Ok(WeightMatrix::new(entry.dtype, rows, cols, bytes)?)
     }
 
-    /// A matrix in `dtype`, kept so in memory: mapped where the file stores it so, converted otherwise. A row
-    /// that is no whole number of the format's blocks takes the format of [`StorageDtype::fitting`], the matrix that
-    /// makes logits that of [`StorageDtype::for_logits`].
+    /// A matrix in `dtype`, kept so in memory: mapped if the file stores it so, else converted. A row that is no
+    /// whole number of the format's blocks takes the format of [`StorageDtype::fitting`], the matrix that makes
+    /// logits that of [`StorageDtype::for_logits`].
     ///
     /// # Errors
     /// As [`Weights::matrix`], and if the format can't be written or a value does not fit it.
@@ -288,8 +288,8 @@ impl Weights {
         Ok(WeightMatrix::new(dtype, rows, cols, Bytes::from(bytes))?)
     }
 
-    /// The text of `tokenizer.json`: the directory's own, or one made from the metadata of a GGUF file. `None`
-    /// where there is none.
+    /// The text of `tokenizer.json`: the directory's own, or one made from the metadata of a GGUF file. `None` if
+    /// there is none.
     ///
     /// # Errors
     /// If the metadata describe a tokenizer that has no such form, or the file can't be read.
@@ -342,7 +342,7 @@ impl Weights {
         &self.files
     }
 
-    /// The kept header over the bytes of its file, where this is one GGUF file, and which file that is.
+    /// The kept header over the bytes of its file, and that file's path, if this is a GGUF file.
     fn gguf(&self) -> Result<Option<(Gguf<'_>, &Path)>> {
         let (Some(header), Some(file)) = (&self.header, self.files.first()) else {
             return Ok(None);
@@ -356,8 +356,8 @@ impl Weights {
         if self.header.is_some() { Format::Gguf } else { Format::Safetensors }
     }
 
-    /// Every tensor, a few rows at a time when its turn comes: what [`save_safetensors`](crate::save_safetensors) and
-    /// [`save_gguf`](crate::save_gguf) take.
+    /// Every tensor, read a few rows at a time when its turn comes, for [`save_safetensors`](crate::save_safetensors)
+    /// and [`save_gguf`](crate::save_gguf).
     pub fn outgoing(&self) -> impl Iterator<Item = Outgoing<'_>> {
         self.index.tensors.iter().map(|(name, entry)| {
             let mut tensor = Outgoing::stored(self.rows(name, entry));
@@ -383,7 +383,7 @@ impl Weights {
     }
 }
 
-/// Files in a GGUF's metadata; names other than those that are carried along are left where they are.
+/// The files in a GGUF file's metadata; those with other names than the ones that are carried along are left out.
 fn companions_of(gguf: Gguf<'_>) -> Vec<(String, String)> {
     let file = |name: &&str| {
         let text = gguf.text(&format!("{}{name}", gguf::CARRIED))?;

@@ -31,12 +31,12 @@ fn size(path: &Path) -> u64 {
     entries.map(|entry| size(&entry.expect("a readable directory").path())).sum()
 }
 
-/// Opens as `lacuna` does: the weights, then the tokenizer.
+/// Opens a checkpoint as `lacuna` does: the weights, then the tokenizer.
 fn open(path: &Path) -> lacuna_checkpoint::Result<()> {
     Weights::open(path)?.tokenizer_json().map(|_| ())
 }
 
-/// What `open` says against `path`, which must be an error.
+/// The words of `open` against `path`, which must be an error.
 fn refusal(path: &Path) -> String {
     let result = within(size(path), &path.display().to_string(), || open(path));
     result.expect_err(&format!("{} was accepted", path.display())).to_string()
@@ -106,7 +106,7 @@ fn a_hundred_thousand_nested_brackets_do_not_overflow_the_stack() {
     }
 }
 
-/// As many entries as fit into a header of `bytes` bytes.
+/// A header with as many entries as fit into `bytes` bytes.
 fn crowded(bytes: usize, entry: impl Fn(usize) -> String) -> Vec<u8> {
     let mut header = String::from("{");
     for n in 0.. {
@@ -163,7 +163,7 @@ fn a_crowded_configuration_or_index_stays_within_the_margin() {
 
 #[test]
 fn a_tokenizer_goes_into_a_gguf_file_without_being_held_again_in_pieces() {
-    // Tokens of two to four digits; every way to make one is a merge, fifteen times over.
+    // Tokens have two to four digits; every way to make one is a merge, fifteen times over.
     let token = |n: usize| n.to_string();
     let tokens: Vec<String> = (0..10_000).map(token).collect();
     let entries: Vec<String> =
@@ -250,7 +250,7 @@ mod links {
         }
         open(&snapshot).unwrap();
 
-        // Another model's blobs are another model's.
+        // The blobs of another model are not this one's.
         let other = dir.path().join("models--owner--other/blobs");
         fs::create_dir_all(&other).unwrap();
         copy("model.safetensors", &other.join("w"));

@@ -7,6 +7,7 @@ use super::Tree;
 const CLEAN: &[&str] = &[
     "benches/",
     "crates/lacuna/",
+    "crates/lacuna-checkpoint/",
     "crates/lacuna-cli/",
     "crates/lacuna-data/",
     "crates/lacuna-engine/",
@@ -39,25 +40,25 @@ const CLAUSES: &[(&str, &str)] = &[
 /// Verbs that files open with. The list grows with the language of the house.
 const VERBS: &str = "\
     accepts adds agree agrees allows am answers are asks assembles become becomes begin begins \
-    belong belongs blanks bounds brings builds buys calls can can't cannot carries changes \
-    checks chooses collects come comes commits compares compiles completes computes connects consists \
-    contains continues converts copies corrupts costs counts covers creates cuts deals decide \
-    decides decodes defines depend depends describes did differs divides do does doesn't don't \
-    draws edits encodes ends estimates excludes expects explains fails fetches fills finds fits \
-    fixes follow follows forgets formats forms gathers give gives go goes groups guards had \
-    happens has have helps hold holds implements installs interrupts is isn't joins judges keep keeps knows \
-    lays lead leads learns leave leaves lets lie lies lists live loads locks looks make makes \
-    maps marks matches matters may means measures meet meets merges mixes moves multiplies must \
-    names need needs normalizes obey obeys offers opens orders overrides packs parses passes \
-    picks plans plays plots points prepares prints produces proposes protects proves provides \
-    publishes pulls puts quantizes quotes ranks read reads receives records refuses releases \
-    remembers removes renames renders repairs repeats replaces replay replays reports resolves resumes \
-    rests returns rotates rounds run runs samples saves say says scales scripts scores see sees selects sends \
-    serves sets settles shall share shares should shows sorts spells splits stand stands starts stay stays \
-    steps stops stores streams sums supports survives sweeps take takes talks tell tells tests \
-    throws times touches tracks trains translates turns understands undoes updates uses \
-    validates waits walks wants warns was watches weighs were will won't works would wraps write \
-    writes";
+    belong belongs blanks bounds brings builds buys calls can cannot can't carries changes \
+    checks chooses collects come comes commits compares compiles completes computes connects \
+    consists contains continues converts copies corrupts costs counts covers creates cuts deals \
+    decide decides decodes defines depend depends describes did differs divides do does doesn't \
+    don't draws edits encodes ends estimates excludes expects explains fails fetches fills finds \
+    fits fixes follow follows forgets formats forms fuzzes gathers give gives go goes groups \
+    guards had happens has have helps hold holds implements installs interrupts is isn't joins \
+    judges keep keeps knows lays lead leads learns leave leaves lets lie lies lists live loads \
+    locks looks make makes maps marks matches matters may means measures meet meets merges mixes \
+    moves multiplies must names need needs normalizes obey obeys offers opens orders overrides \
+    packs parses passes picks plans plays plots points prepares prints produces proposes \
+    protects proves provides publishes pulls puts quantizes quotes ranks read reads receives \
+    records refuses releases remembers removes renames renders repairs repeats replaces replay \
+    replays reports resolves rests resumes returns rotates rounds run runs samples saves say \
+    says scales scores scripts see sees selects sends serves sets settles shall share shares \
+    should shows sorts spells splits stand stands starts stay stays steps stops stores streams \
+    sums supports survives sweeps take takes talks tell tells tests throws times touches tracks \
+    trains translates turns understands undoes updates uses validates verifies waits walks wants \
+    warns was watches weighs were will won't works would wraps write writes";
 
 /// Words whose clause has a verb of its own, which is not the sentence's.
 const SUBORDINATE: &str = "\

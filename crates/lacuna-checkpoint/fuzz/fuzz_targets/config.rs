@@ -1,4 +1,4 @@
-//! `config.json`: what is accepted must survive writing and reading.
+//! Fuzzes `config.json`: what is accepted must survive writing and reading.
 #![no_main]
 
 use lacuna_checkpoint::Config;

@@ -1,4 +1,4 @@
-//! Header, configuration and tokenizer of a GGUF file.
+//! Fuzzes the header, the configuration and the tokenizer of a GGUF file.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|file: &[u8]| {

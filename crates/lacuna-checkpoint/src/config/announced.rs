@@ -1,4 +1,4 @@
-//! What the names in a `config.json`, and around it, say: which family, which mode.
+//! Finds the family and the mode of a checkpoint from the names in its `config.json` and around it.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -14,12 +14,12 @@ use crate::families::{
     is_diffcoder, refusal, refusal_by_name,
 };
 
-/// What stands beside a `config.json` and says what it does not.
+/// The surroundings of a `config.json`, which say what it does not.
 #[derive(Default)]
 pub(super) struct Beside<'a> {
-    /// What the checkpoint is called.
+    /// The names that the checkpoint goes by.
     pub(super) names: Vec<String>,
-    /// Where its tokenizer is.
+    /// The folder of its tokenizer.
     pub(super) dir: Option<&'a Path>,
 }
 
@@ -30,12 +30,12 @@ impl Beside<'_> {
     }
 }
 
-/// What the names in a configuration say.
+/// The kind of model that the names in a configuration announce.
 pub(super) struct Announced {
-    /// Whose layers it has, and whose defaults hold.
+    /// The architecture whose layers it has, and whose defaults hold.
     pub(super) layers: &'static Architecture,
     pub(super) family: Option<Family>,
-    /// Under the name of the released block-diffusion model.
+    /// True if it goes by the name of the released block-diffusion model.
     pub(super) released: bool,
 }
 
@@ -103,7 +103,8 @@ pub(super) fn announced(
     if family.is_none() && !released {
         family = family_of_plain(fields, layers, called, beside);
     }
-    // Saved again by a library that knows the shape alone: the name is left, and the tokenizer.
+    // A library that knows the shape alone may have saved it again; then the folder's name is left, and the
+    // tokenizer.
     let released = released
         || (layers.is_like(&LLAMA)
             && called.iter().any(|name| is_diffcoder(name))
@@ -111,7 +112,7 @@ pub(super) fn announced(
     Ok(Announced { layers, family, released })
 }
 
-/// The family of a checkpoint whose architecture is a plain one, from what else gives it away.
+/// The family of a checkpoint whose architecture is a plain one, from other things that give it away.
 fn family_of_plain(
     fields: &Fields,
     layers: &Architecture,
@@ -127,7 +128,7 @@ fn family_of_plain(
     is_it.then_some(family.family)
 }
 
-/// Block diffusion by name or by both of its fields, else autoregressive.
+/// The mode: block diffusion by name or by both of its fields, else autoregressive.
 pub(super) fn mode(
     fields: &mut Fields,
     family: Option<Family>,
@@ -150,7 +151,8 @@ pub(super) fn mode(
     let (name, id) =
         family.map_or((RELEASED_MASK, Some(RELEASED_MASK_ID)), |family| family.table().mask);
     let has_tokenizer = beside.dir.is_some_and(|dir| dir.join("tokenizer.json").exists());
-    // Another model's tokenizer may stand beside one that goes by the released name; its id is what was trained.
+    // Another model's tokenizer may stand beside one that goes by the released name; the released id is the one that
+    // was trained.
     let id = id.filter(|id| (*id as usize) < fields.vocab_size && (released || !has_tokenizer));
     let named = fields.id("mask_token_id");
     let beyond = fields.ignored.iter().find_map(|note| note.strip_prefix("mask_token_id = "));

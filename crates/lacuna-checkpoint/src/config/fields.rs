@@ -1,4 +1,4 @@
-//! The fields of a `config.json`, taken one by one, with errors that name file, field and value.
+//! Takes the fields of a `config.json` one by one, with errors that name file, field and value.
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +6,14 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result, printable};
 
-/// A JSON object whose fields are taken one by one; what is left is carried through.
+/// A JSON object whose fields are taken one by one; those that are left are carried through.
 pub(super) struct Fields {
     pub(super) map: Map<String, Value>,
     pub(super) file: PathBuf,
     parent: Option<&'static str>,
-    /// Token ids are below it.
+    /// The number that token ids are below.
     pub(super) vocab_size: usize,
-    /// Ids that name no token.
+    /// Fields with ids that name no token, as `field = id`.
     pub(super) ignored: Vec<String>,
 }
 
@@ -27,7 +27,7 @@ impl Fields {
         Self { map, file: file.to_path_buf(), parent, vocab_size: 0, ignored: Vec::new() }
     }
 
-    /// Whether a field says something: not null, and not -1, which stands for none.
+    /// Tells whether a field says something: it is not null, and not -1, which stands for none.
     pub(super) fn has(&self, field: &str) -> bool {
         self.map.get(field).is_some_and(|value| !(value.is_null() || *value == -1))
     }
@@ -79,8 +79,8 @@ impl Fields {
         self.ids(field).0.first().copied()
     }
 
-    /// A token id or a list of them, and whether the field is an empty list. What names no token is left out: only
-    /// decoding can tell whether it is needed. -1 and null are how files say "none"; all else is noted.
+    /// A token id or a list of them, and true if the field is an empty list. Ids that name no token are left out,
+    /// because only decoding can tell whether they are needed. Files say "none" by -1 and null; all else is noted.
     pub(super) fn ids(&mut self, field: &str) -> (Vec<u32>, bool) {
         let values = match self.take(field) {
             None => return (Vec::new(), false),

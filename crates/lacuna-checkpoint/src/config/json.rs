@@ -1,4 +1,4 @@
-//! `config.json` in and out.
+//! Reads and writes `config.json`.
 
 use std::path::Path;
 
@@ -14,10 +14,10 @@ use crate::error::Result;
 use crate::families::{Architecture, DIFFCODER, Family, flags, names_of};
 use crate::parameters::Parts;
 
-/// No configuration comes near it; bounds what parsing can allocate.
+/// The most bytes of a configuration, which bounds what parsing can allocate; none in use comes near it.
 const LONGEST_CONFIG: u64 = 1 << 20;
 
-/// How many experts a layer has, as the families spell it.
+/// The field with the number of experts in a layer, as the families spell it.
 const EXPERTS: [&str; 3] = ["num_experts", "num_local_experts", "n_routed_experts"];
 
 pub(super) fn open(dir: &Path) -> Result<Config> {
@@ -99,7 +99,8 @@ pub(super) fn parse(
     Ok(config)
 }
 
-/// What the file says, else what the family is known for. Words that say nothing new are written back as they came.
+/// The token that logits predict: as the file says, else as the family is known for. A key that says nothing new is
+/// written back as it came.
 fn predicts(fields: &mut Fields, family: Option<Family>) -> Predicts {
     let is_shifted = family.is_some_and(|family| family.table().shifted);
     let said = fields.map.get(LOGIT_SHIFT).map(|value| value == &json!(true));
@@ -109,7 +110,7 @@ fn predicts(fields: &mut Fields, family: Option<Family>) -> Predicts {
     if said.unwrap_or(is_shifted) { Predicts::Next } else { Predicts::Same }
 }
 
-/// What generation uses wins over what the model was configured with.
+/// Takes the ids of `generation_config.json` before those of `config.json`.
 fn override_ids(config: &mut Config, text: &[u8], file: &Path) -> Result<()> {
     let mut fields = Fields::parse(text, file)?;
     fields.vocab_size = config.vocab_size;
@@ -125,7 +126,7 @@ fn override_ids(config: &mut Config, text: &[u8], file: &Path) -> Result<()> {
     config.validate_in(file)
 }
 
-/// Fields that change the forward pass in ways this crate does not compute.
+/// Refuses fields that change the forward pass in ways this crate does not compute.
 fn refuse_unsupported(fields: &mut Fields, layers: &Architecture) -> Result<()> {
     for name in ["hidden_act", "hidden_activation"] {
         match fields.map.remove(name) {
@@ -167,7 +168,7 @@ fn refuse_unsupported(fields: &mut Fields, layers: &Architecture) -> Result<()> 
     }
 }
 
-/// The base and its scaling, from the top level or, in newer files, from `rope_parameters`.
+/// The rotary base and its scaling, from the top level or, in newer files, from `rope_parameters`.
 fn rope(fields: &mut Fields) -> Result<(f64, RopeScaling)> {
     let mut theta = fields.number("rope_theta")?;
     let mut scaling = RopeScaling::None;
@@ -236,7 +237,7 @@ pub(super) fn architecture(
 pub(super) fn write(config: &Config) -> String {
     let ((architecture, model_type), layers) = architecture(config);
     let mut map = config.extra.clone();
-    // It names Python files, which do not go along: loaders take the architecture that they know.
+    // This key names Python files, which do not go along: loaders take the architecture that they know.
     map.remove("auto_map");
     let mut set = |name: &str, value: Value| map.insert(name.to_owned(), value);
     set("architectures", json!([architecture]));
@@ -279,7 +280,7 @@ pub(super) fn write(config: &Config) -> String {
     let in_blocks = config.family.filter(|_| config.block_size().is_some());
     match config.predicts {
         Predicts::Next => set(LOGIT_SHIFT, json!(true)),
-        // Where nothing is said, the family's head is taken to be shifted.
+        // Without the key, the family's head would be taken to be shifted.
         Predicts::Same if in_blocks.is_some_and(|family| family.table().shifted) => {
             set(LOGIT_SHIFT, json!(false))
         }
@@ -288,14 +289,14 @@ pub(super) fn write(config: &Config) -> String {
     if let Some(name) = config.dtype.and_then(torch_name) {
         set("torch_dtype", json!(name));
     }
-    // Sorted whether or not some crate of the build makes serde_json keep insertion order.
+    // Keys are sorted here whether or not some crate of the build makes serde_json keep insertion order.
     let sorted: std::collections::BTreeMap<String, Value> = map.into_iter().collect();
     let mut text = serde_json::to_string_pretty(&sorted).expect("a map of strings serialises");
     text.push('\n');
     text
 }
 
-/// PyTorch's name of a float.
+/// PyTorch's name of a float type.
 const fn torch_name(dtype: StorageDtype) -> Option<&'static str> {
     match dtype {
         StorageDtype::F64 => Some("float64"),

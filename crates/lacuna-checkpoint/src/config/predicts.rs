@@ -1,8 +1,8 @@
-//! Which token the logits at a position are of.
+//! Says which token the logits at a position predict.
 
-/// The position that a row of logits predicts, where a model reads under a mask of blocks.
+/// The position that a row of logits predicts, if a model reads under a mask of blocks.
 ///
-/// Under the causal view the logits at a position are always of the token after it, whatever the head learnt: there,
+/// Under the causal view the logits at a position always predict the token after it, whatever the head learnt: there,
 /// ask [`Predicts::Next`].
 ///
 /// ```
@@ -13,7 +13,7 @@
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Predicts {
-    /// The token at the position itself: the released models, and the default.
+    /// The token at the position itself, as in the released models; the default.
     #[default]
     Same,
     /// The token after it, as the head of an autoregressive model does: a shifted head, `logit_shift` in `config.json`.
@@ -21,7 +21,7 @@ pub enum Predicts {
 }
 
 impl Predicts {
-    /// The row whose logits are of the token at `position`; none where it would stand before the first.
+    /// The row whose logits predict the token at `position`; `None` if it would stand before the first.
     pub fn row_of(self, position: usize) -> Option<usize> {
         match self {
             Self::Same => Some(position),
@@ -30,5 +30,5 @@ impl Predicts {
     }
 }
 
-/// The key of a shifted head.
+/// The key in `config.json` that says whether the head is shifted.
 pub(crate) const LOGIT_SHIFT: &str = "logit_shift";

@@ -1,3 +1,5 @@
+//! Tests that configurations survive writing and reading, and which are refused.
+
 use std::num::NonZeroUsize;
 
 use super::*;
@@ -244,7 +246,7 @@ fn a_family_s_name_counts_wherever_it_stands() {
         assert_eq!((config.parts.qk_norm, config.parts.attention_bias), (is_normed, is_biased));
         assert_eq!(config.predicts == Predicts::Next, family == Family::FastDllm);
         assert_eq!(config.architecture(), family.table().announced.0);
-        // All but the code of others, which no checkpoint of ours asks anyone to run.
+        // All fields but the one that names code of others, which no checkpoint of ours asks anyone to run.
         let mut kept = config.clone();
         kept.extra.remove("auto_map");
         assert_eq!(Config::from_json(&config.to_json()).unwrap(), kept);

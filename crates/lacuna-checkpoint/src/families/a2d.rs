@@ -1,4 +1,4 @@
-//! Tiny-A2D: autoregressive models of three architectures, trained on as block diffusion.
+//! Describes Tiny-A2D: autoregressive models of three architectures, trained on as block diffusion.
 
 use super::{Architecture, Diffusion, Family, LLAMA, qwen2::QWEN2, qwen3::QWEN3};
 

@@ -1,4 +1,4 @@
-//! What the name of a folder, a file or a model gives away of it.
+//! Tells models apart by the names of their folders, files and repositories.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ impl Family {
         })
     }
 
-    /// Tokens of a block where the files do not say.
+    /// The tokens of a block if the files do not say.
     pub(crate) fn block_size(self, names: &[String]) -> usize {
         let Diffusion { block_size, named_block, .. } = self.table();
         let named = names.iter().filter(|_| *named_block).find_map(|name| block_in(name));
@@ -30,12 +30,12 @@ impl Family {
     }
 }
 
-/// Whether a name is that of Stable-DiffCoder, in whatever spelling.
+/// Tells whether a name is that of Stable-DiffCoder, in whatever spelling.
 pub(crate) fn is_diffcoder(name: &str) -> bool {
     name.to_lowercase().replace(['-', '_', ' '], "").contains("stablediffcoder")
 }
 
-/// `8` of `SDAR-4B-Chat-b8`.
+/// The block size at a name's end: `8` of `SDAR-4B-Chat-b8`.
 fn block_in(name: &str) -> Option<usize> {
     let parts = name.rsplit(['-', '_', '.', ' ', '@']);
     let number = |part: &str| {
@@ -46,7 +46,7 @@ fn block_in(name: &str) -> Option<usize> {
     parts.into_iter().find_map(number)
 }
 
-/// What a checkpoint is called: its folder or file, and its repository in the Hugging Face cache.
+/// The names of a checkpoint: that of its folder or file, and that of its repository in the Hugging Face cache.
 pub(crate) fn names_of(path: &Path) -> Vec<String> {
     let mut names = Vec::new();
     for path in [Some(path.to_owned()), path.canonicalize().ok()].into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! Fast-dLLM v2: block diffusion with the layers of Qwen2.5, whose head still predicts the next position.
+//! Describes Fast-dLLM v2: block diffusion with the layers of Qwen2.5, whose head still predicts the next position.
 
 use super::{Diffusion, Family, qwen2::QWEN2};
 

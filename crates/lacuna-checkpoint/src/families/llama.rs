@@ -1,5 +1,5 @@
-//! Llama, and what is Llama under another name: Mistral without its window, and Stable-DiffCoder, the released
-//! block-diffusion model. All other tables begin with its tensors and flags.
+//! Describes Llama, and models that are Llama under another name: Mistral without its window, and Stable-DiffCoder,
+//! the released block-diffusion model. All other tables begin with its tensors and flags.
 
 use super::{Architecture, Flag, Tensor};
 use crate::parameters::{Field, Kind, Parts};
@@ -62,14 +62,14 @@ pub(crate) const MISTRAL: Architecture = Architecture {
     ..ALIKE
 };
 
-/// Llama without what it is the first to have.
+/// Llama without its GGUF name, its tensors and its flags, which no second table may list.
 const ALIKE: Architecture =
     Architecture { gguf: None, announces: |_| false, tensors: &[], flags: &[], ..LLAMA };
 
-/// How the released tokenizer spells MASK, and Stable-DiffCoder's alone: a GGUF file with it is that model.
+/// The text of MASK in the released tokenizer, and in Stable-DiffCoder's alone: a GGUF file with it is that model.
 pub(crate) const RELEASED_MASK: &str = "<[MASK_TOKEN]>";
-/// Where the released tokenizer has it.
+/// The id of MASK in the released tokenizer.
 pub(crate) const RELEASED_MASK_ID: u32 = 5;
 
-/// Rotary divisors that llama.cpp's converter stores for Llama 3.1 and later.
+/// The tensor of rotary divisors that llama.cpp's converter stores for Llama 3.1 and later.
 pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";

@@ -1,4 +1,4 @@
-//! Qwen2 and Qwen2.5: Llama with biases on queries, keys and values.
+//! Describes Qwen2 and Qwen2.5: Llama with biases on queries, keys and values.
 
 use super::{Architecture, LLAMA};
 use crate::parameters::Parts;

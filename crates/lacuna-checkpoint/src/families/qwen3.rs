@@ -1,4 +1,5 @@
-//! Qwen3: Llama with a norm on every query and key head; and SDAR, block diffusion with its layers.
+//! Describes Qwen3, which is Llama with a norm on every query and key head; and SDAR, block diffusion with its
+//! layers.
 
 use super::{Architecture, Diffusion, Family, Flag, LLAMA, Tensor};
 use crate::parameters::{Field, Kind, Parts};

@@ -1,4 +1,4 @@
-//! Diffusion models that are not computed, and why.
+//! Lists the diffusion models that are not computed, and refuses them with a reason.
 //!
 //! A family's name is a promise of its mode: one that is known for diffusion is opened as block diffusion or
 //! refused, never as autoregressive.
@@ -10,7 +10,7 @@ const FULL: &str = "a masked diffusion model with attention over the whole text 
 const EXPERTS: &str =
     "a diffusion model that is a mixture of experts; only dense ones are computed here";
 
-/// Architectures, model types and GGUF architectures of diffusion models that are not computed, and why.
+/// Architectures, model types and GGUF architectures of diffusion models that are not computed, with the reasons.
 const REFUSED: [(&str, &str); 28] = [
     ("LLaDAModelLM", FULL),
     ("LLaDAModel", FULL),
@@ -58,8 +58,8 @@ const SIGNS: [&str; 12] = [
     "sedd",
 ];
 
-/// Why a checkpoint of an architecture or model type is refused, if the name is known for diffusion and not computed
-/// here.
+/// The reason why a checkpoint of an architecture or model type is refused, if the name is known for diffusion and
+/// not computed here.
 pub(crate) fn refusal(name: &str) -> Option<String> {
     if Family::named(name).is_some() {
         return None;
@@ -81,7 +81,8 @@ pub(crate) fn refusal(name: &str) -> Option<String> {
 /// The diffusion models that are computed.
 const COMPUTED: &str = "Computed are Stable-DiffCoder, SDAR, Tiny-A2D (bd3lm) and Fast-dLLM v2";
 
-/// Why a checkpoint that announces a plain architecture, or Tiny-A2D's, is refused by the name of its folder or file.
+/// The reason why a checkpoint that announces a plain architecture, or Tiny-A2D's, is refused by the name of its
+/// folder or file.
 pub(crate) fn refusal_by_name(family: Option<Family>, names: &[String]) -> Option<String> {
     let signs: &[&str] = match family {
         Some(Family::A2dLlama | Family::A2dQwen2 | Family::A2dQwen3) => &["mdlm"],

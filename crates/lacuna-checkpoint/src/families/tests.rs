@@ -1,3 +1,5 @@
+//! Tests that every parameter has one name in each kind of file, and that families are told apart.
+
 use super::*;
 use crate::config::Config;
 

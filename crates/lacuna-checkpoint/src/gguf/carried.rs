@@ -1,11 +1,11 @@
-//! Metadata of a GGUF file that says nothing of the computation and goes along into another: licence, names, origin.
+//! Carries metadata of a GGUF file that says nothing of the computation into another: licence, names, origin.
 
 use super::metadata::Metadata;
 use super::parse::Gguf;
 use super::reader::Value;
 
 const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
-/// What the writer says itself.
+/// The keys that the writer writes itself.
 const WRITTEN: [&str; 5] = [
     "general.architecture",
     "general.type",
@@ -13,22 +13,22 @@ const WRITTEN: [&str; 5] = [
     "general.file_type",
     "general.quantization_version",
 ];
-/// Some kilobytes in real files.
+/// The most bytes that are carried; real files have some kilobytes.
 const MOST_BYTES: usize = 1 << 20;
 
 /// Metadata that goes along from GGUF to GGUF: `general.license` and all else under `general.` that does not describe
 /// the file itself, and the id of the unknown token, which no configuration names.
 #[derive(Clone, Debug, Default)]
 pub struct CarriedMetadata {
-    /// Key, and the value's type and bytes as the file has them.
+    /// Keys, and the values' types and bytes as the file has them.
     entries: Vec<(String, Vec<u8>)>,
     texts: Vec<(String, String)>,
-    /// The token for what the tokenizer does not know, if the file names one.
+    /// The token for text that the tokenizer does not know, if the file names one.
     pub unknown_token_id: Option<u32>,
 }
 
 impl CarriedMetadata {
-    /// What a file has of it, up to a megabyte; `rows`: the tokens that its model embeds.
+    /// The metadata of a file that go along, up to a megabyte. `rows` is the number of tokens that its model embeds.
     pub(crate) fn of(gguf: Gguf<'_>, rows: usize) -> Self {
         let mut carried = Self::default();
         let mut left = MOST_BYTES;
@@ -60,7 +60,7 @@ impl CarriedMetadata {
         found.map(|(_, text)| text.as_str())
     }
 
-    /// A model card that names licence and origin as a GGUF file's metadata do, where they name a licence.
+    /// A model card that names licence and origin as a GGUF file's metadata do; `None` if they name no licence.
     pub fn card(&self) -> Option<String> {
         let line = |key: &str| self.text(key).filter(|text| !text.contains(['\n', '\r']));
         let yaml = |text: &str| serde_json::Value::from(text).to_string();

@@ -1,4 +1,4 @@
-//! A model's configuration from GGUF metadata, and the names of its tensors.
+//! Reads a model's configuration from GGUF metadata and the names of the tensors.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::families::{Architecture, ROPE_FACTORS, flags, gguf_name, refusal};
 use crate::parameters::{Field, Name, Parts};
 
-/// Begins the keys under which small files of a Hugging Face directory travel; the rest is the file's name.
+/// The beginning of the keys under which small files of a Hugging Face directory travel; the rest is the file's name.
 pub(crate) const CARRIED: &str = "lacuna.file.";
 
 /// The number of heads whose rows a file of this architecture holds for interleaved rotary pairs; others hold them as
@@ -136,7 +136,7 @@ pub(super) fn scaling_of(gguf: Gguf<'_>, file: &Path) -> Result<RopeScaling> {
     scaling(&Fields::new(gguf, file, architecture(gguf, file)?.0))
 }
 
-/// As llama.cpp reads it: a factor alone is a linear one, in either spelling, and 0 is none.
+/// Reads the rotary scaling as llama.cpp does: a factor alone is a linear one, in either spelling, and 0 is none.
 fn scaling(fields: &Fields<'_>) -> Result<RopeScaling> {
     let factor = match fields.number("rope.scaling.factor")? {
         None => fields.number("rope.scale_linear")?,
@@ -158,7 +158,7 @@ fn scaling(fields: &Fields<'_>) -> Result<RopeScaling> {
     }
 }
 
-/// The stored divisors, bounded by the largest head.
+/// The rotary divisors that the file stores, no more than the largest head has.
 fn rope_factors(gguf: Gguf<'_>, file: &Path) -> Result<Option<Vec<f64>>> {
     let Some(tensor) = gguf.tensors().iter().find(|tensor| tensor.name == ROPE_FACTORS) else {
         return Ok(None);
@@ -171,8 +171,8 @@ fn rope_factors(gguf: Gguf<'_>, file: &Path) -> Result<Option<Vec<f64>>> {
     Ok(Some(values.map(f64::from).collect()))
 }
 
-/// The Llama 3 scaling that gives these divisors. Where the file does not say, it is the one of all published
-/// models: a ramp from 1 to 4 over 8192.
+/// The Llama 3 scaling that gives these divisors. If the file does not say, it is that of all published models: a
+/// ramp from 1 to 4 over 8192.
 fn llama3_of(fields: &Fields<'_>, config: &Config, factors: &[f64]) -> Result<Option<RopeScaling>> {
     let Some(&last) = factors.last().filter(|last| last.is_finite() && **last > 0.0) else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The fields of a GGUF file's metadata, with errors that name file, key and value.
+//! Takes the fields of a GGUF file's metadata, with errors that name file, key and value.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -7,14 +7,14 @@ use super::parse::Gguf;
 use super::reader::Value;
 use crate::error::{Error, Result, printable};
 
-/// Metadata under the architecture's prefix, or whole keys where they name another one.
+/// Metadata under the architecture's prefix, or under whole keys if they name another one.
 pub(super) struct Fields<'a> {
     pub(super) gguf: Gguf<'a>,
     pub(super) file: &'a Path,
     pub(super) architecture: &'a str,
-    /// Token ids are below it.
+    /// The number that token ids are below.
     pub(super) vocab_size: usize,
-    /// Ids that name no token.
+    /// Keys with ids that name no token, as `key = id`.
     pub(super) ignored: RefCell<Vec<String>>,
 }
 
@@ -47,7 +47,7 @@ impl<'a> Fields<'a> {
         Error::config(self.file, key, value, reason)
     }
 
-    /// A whole number; an array counts where all its elements are equal.
+    /// A whole number; an array counts if all its elements are equal.
     pub(super) fn size(&self, key: &str) -> Result<Option<usize>> {
         let Some((_, value)) = self.get(key) else { return Ok(None) };
         let number = match value {
@@ -79,7 +79,7 @@ impl<'a> Fields<'a> {
     pub(super) fn number(&self, key: &str) -> Result<Option<f64>> {
         let Some((_, value)) = self.get(key) else { return Ok(None) };
         let number = match value {
-            // 1e-5 as f32 is 9.99999974e-6 as f64; the shortest decimal is what was meant.
+            // 1e-5 as f32 is 9.99999974e-6 as f64; the shortest decimal is the number that was meant.
             Value::F32(n) => n.to_string().parse().ok(),
             Value::F64(n) => Some(n),
             Value::Unsigned(n, _) => Some(n as f64),
@@ -89,7 +89,8 @@ impl<'a> Fields<'a> {
         finite.map(Some).ok_or_else(|| self.fault(key, shown(&value), "expected a finite number"))
     }
 
-    /// A token id, if the key names one. What names no token is left out: only decoding can tell whether it is needed.
+    /// A token id, if the key names one. An id that names no token is left out, because only decoding can tell
+    /// whether it is needed.
     pub(super) fn id(&self, key: &str) -> Option<u32> {
         let (_, value) = self.get(key)?;
         match value.as_id() {
@@ -101,7 +102,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Whether there is such a token; noted where there is none.
+    /// Tells whether there is such a token; if there is none, the id is noted.
     pub(super) fn names_a_token(&self, key: &str, id: i64) -> bool {
         let named = usize::try_from(id).is_ok_and(|id| id < self.vocab_size);
         if !(named || no_id(id)) {
@@ -111,7 +112,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// -1, in 32 bits too: how files say that there is no such token.
+/// Tells whether an id is -1, in 32 bits too, by which files say that there is no such token.
 fn no_id(id: i64) -> bool {
     id == -1 || id == i64::from(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! A GGUF file's own hash, so that one file stays one file.
+//! Gives a GGUF file a hash of its own, so that one file stays one file.
 //!
 //! `lacuna.hash` is the last entry of the metadata: 64 hexadecimal digits, BLAKE3 of the whole file with zeros in their
 //! place. Other readers pass over keys that they do not know. A hash beside the file would be lost when it is copied, and
@@ -20,11 +20,11 @@ pub(super) fn announce(metadata: &mut Metadata) {
     metadata.text(HASH, str::from_utf8(&NONE_YET).expect("digits"));
 }
 
-/// The hash of what is written, digits still zero, and how far the file is.
+/// The hash of the bytes that are written, with zeros for its digits, and the place of the digits.
 #[derive(Default)]
 pub(super) struct Running {
     hasher: blake3::Hasher,
-    /// Where the digits go.
+    /// The place of the digits in the file.
     digits: u64,
 }
 
@@ -33,18 +33,18 @@ impl Running {
         self.hasher.update(bytes);
     }
 
-    /// The metadata end at this byte, and so do the digits.
+    /// Notes that the metadata, and with them the digits, end at this byte.
     pub(super) fn metadata_end(&mut self, at: u64) {
         self.digits = at - DIGITS as u64;
     }
 
-    /// Where the digits go, and which.
+    /// The place of the digits, and the digits.
     pub(super) fn finish(self) -> (u64, String) {
         (self.digits, self.hasher.finalize().to_hex().to_string())
     }
 }
 
-/// Whether the file carries its hash; an error if the hash is another file's.
+/// Tells whether the file carries its hash; an error if the hash is another file's.
 pub(crate) fn whole(gguf: Gguf<'_>, file: &[u8]) -> Result<bool, String> {
     let (said, digits) = match (gguf.get(HASH), gguf.text_range(HASH), gguf.get(ALGORITHM)) {
         (None, _, None) => return Ok(false),

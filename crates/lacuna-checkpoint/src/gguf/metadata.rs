@@ -1,4 +1,4 @@
-//! Metadata on their way into a GGUF file.
+//! Collects the bytes of metadata on their way into a GGUF file.
 
 /// Metadata entries in the order they are given.
 #[derive(Default)]
@@ -31,7 +31,7 @@ impl Metadata {
         self.entry(key, 7).push(u8::from(truth));
     }
 
-    /// An entry whose type and value are given as a file has them.
+    /// Adds an entry whose type and value are given as a file has them.
     pub(super) fn encoded(&mut self, key: &str, value: &[u8]) {
         self.count += 1;
         put_text(&mut self.bytes, key);

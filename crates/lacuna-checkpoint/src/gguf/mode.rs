@@ -1,4 +1,4 @@
-//! The mode of a GGUF file: what lacuna wrote there, else what its tokens and its name give away.
+//! Finds the mode of a GGUF file: what lacuna wrote there, else what its tokens and its name give away.
 
 use std::num::NonZeroUsize;
 
@@ -11,15 +11,16 @@ use crate::families::{
     Architecture, Family, LLAMA, RELEASED_MASK, is_diffcoder, names_of, refusal_by_name,
 };
 
-/// What the files of others lack, and so what a file must say that is autoregressive although its tokenizer has MASK.
+/// The key that a file of ours must have if it is autoregressive although its tokenizer has MASK; files of others
+/// lack it.
 pub(super) const MODE: &str = "lacuna.mode";
-/// The id of MASK; -1 where the model has none named.
+/// The key of MASK's id, which is -1 if the model has none named.
 pub(super) const MASK: &str = "lacuna.mask_token_id";
 pub(super) const AUTOREGRESSIVE: &str = "autoregressive";
 
 const KEYED_MASK: &str = "tokenizer.ggml.mask_token_id";
 
-/// MASK of LLaDA.
+/// The text of MASK in LLaDA's tokenizer.
 const LLADA_MASK: &str = "<|mdm_mask|>";
 
 /// A mode, and what comes with it.
@@ -84,7 +85,7 @@ pub(super) fn mode(fields: &Fields<'_>, layers: &Architecture) -> Result<Found> 
     Ok(Found { mode, family, predicts })
 }
 
-/// MASK by the key that llama.cpp's converter writes.
+/// The id of MASK under the key that llama.cpp's converter writes.
 fn keyed(fields: &Fields<'_>) -> Option<u32> {
     fields.get(KEYED_MASK).and_then(|_| fields.id(KEYED_MASK))
 }
@@ -98,7 +99,7 @@ fn family(fields: &Fields<'_>, layers: &Architecture) -> Option<Family> {
     alike.iter().zip(ids).find_map(|(table, id)| id.map(|_| table.family))
 }
 
-/// Refuses what is a diffusion model and not computed.
+/// Refuses diffusion models that are not computed.
 fn refuse(fields: &Fields<'_>, layers: &Architecture, family: Option<Family>) -> Result<()> {
     let causal = format!("{}.attention.causal", fields.architecture);
     let full = fields.gguf.get(&causal) == Some(Value::Bool(false));
@@ -121,7 +122,7 @@ fn refuse(fields: &Fields<'_>, layers: &Architecture, family: Option<Family>) ->
     }
 }
 
-/// What the file is called, outside and in its metadata.
+/// The names of the file, outside and in its metadata.
 fn names(fields: &Fields<'_>) -> Vec<String> {
     let inside = ["general.name", "general.basename", "general.finetune"];
     let inside = inside.iter().filter_map(|key| fields.gguf.text(key)).map(str::to_owned);

@@ -1,8 +1,8 @@
-//! The GGUF container, versions 2 and 3, little-endian.
+//! Parses the GGUF container, versions 2 and 3, little-endian.
 //!
-//! Layout: magic, version, counts; metadata as key, type, value; tensors as name, dimensions, type,
-//! offset; then, aligned, the data. A header is parsed once, into a [`Header`] that owns keys, numbers and names and
-//! leaves texts and arrays where they lie; every count is bounded by the bytes left, and so is what is allocated.
+//! The layout is: magic, version, counts; metadata as key, type, value; tensors as name, dimensions, type, offset;
+//! then, aligned, the data. A header is parsed once, into a [`Header`] that owns keys, numbers and names and leaves
+//! texts and arrays where they lie; every count is bounded by the bytes left, and so is what is allocated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -21,15 +21,15 @@ const MOST_TENSORS: u64 = 1 << 16;
 const MOST_METADATA: u64 = 1 << 16;
 const LONGEST_NAME: u64 = 1 << 10;
 
-/// What the header of a file says and where the rest lies, parsed once and checked against the file's bytes.
+/// A file's header, parsed once and checked against the file's bytes: its metadata and the places of its tensors.
 #[derive(Debug)]
 pub(crate) struct Header {
     metadata: BTreeMap<String, Stored>,
-    /// In the order of their data.
+    /// The tensors, in the order of their data.
     pub(crate) tensors: Vec<HeaderEntry>,
 }
 
-/// A header over the bytes that it was read from: what questions about a file are asked of.
+/// A header over the bytes that it was read from, which answers questions about the file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gguf<'a> {
     header: &'a Header,
@@ -108,7 +108,7 @@ impl<'a> Gguf<'a> {
         &self.file[range]
     }
 
-    /// The value of a key; none also where a text is no UTF-8 any more, because someone writes to the file.
+    /// The value of a key; `None` also if a text is no UTF-8 any more, because someone writes to the file.
     pub(crate) fn get(&self, key: &str) -> Option<Value<'a>> {
         self.value(self.header.metadata.get(key)?)
     }
@@ -120,7 +120,7 @@ impl<'a> Gguf<'a> {
         entries.filter_map(move |(key, stored)| Some((key.as_str(), this.value(stored)?)))
     }
 
-    /// Where in the file a key's text lies.
+    /// The range of the file that a key's text takes.
     pub(crate) fn text_range(&self, key: &str) -> Option<Range<usize>> {
         match self.header.metadata.get(key)? {
             Stored::Text(range) => Some(range.clone()),
@@ -178,7 +178,7 @@ impl<'a> Reader<'a> {
             version => return Err(format!("is GGUF version {version}; expected 2 or 3")),
         }
         let (tensors, metadata) = (self.u64()?, self.u64()?);
-        // The least that an entry takes: key 8 + 0, type 4, value 1; name 8 + 0, rank 4, one
+        // An entry takes at least these bytes. Metadata: key 8 + 0, type 4, value 1. Tensor: name 8 + 0, rank 4, one
         // dimension 8, type 4, offset 8.
         for (what, count, smallest, most) in
             [("metadata", metadata, 13, MOST_METADATA), ("tensor", tensors, 32, MOST_TENSORS)]

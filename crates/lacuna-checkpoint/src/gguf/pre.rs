@@ -1,24 +1,24 @@
-//! How text is cut before merging: GGUF names the ways, Hugging Face spells them out.
+//! Lists the ways in which text is cut before merging: GGUF names them, Hugging Face spells them out.
 
 use serde_json::{Value, json};
 
 /// One way to cut text, under the names that GGUF files give it.
 pub(super) struct Pre {
     pub(super) names: &'static [&'static str],
-    /// Digits one by one, before anything else.
+    /// True if digits are cut off one by one, before anything else.
     digits: bool,
-    /// The pattern; `None`: GPT-2's, which byte-level tokenizers have built in.
+    /// The pattern that cuts; `None` for GPT-2's, which byte-level tokenizers have built in.
     pattern: Option<&'static str>,
     nfc: bool,
-    /// A word that is a token as a whole is not merged (Llama 3).
+    /// True if a word that is a token as a whole is not merged (Llama 3).
     pub(super) ignore_merges: bool,
-    /// Texts start with bos where the file does not say.
+    /// True if texts start with bos when the file does not say.
     pub(super) adds_bos: bool,
 }
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-// With line ends as they are, not escaped: so the released tokenizer.json has it.
+// Line ends stand here as they are, not escaped, because the released tokenizer.json has them so.
 const SEED_CODER: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\r\n]+|\\s*[\r\n]+|\\s+(?!\\S)|\\s+";
 
 const PRES: [Pre; 5] = [
@@ -107,7 +107,7 @@ impl Pre {
     }
 }
 
-/// The steps that cut text, with line ends in patterns written one way.
+/// The steps that cut text, with line ends in patterns written one way; `None` if a step is not known here.
 fn normalised(pre_tokenizer: &Value) -> Option<Vec<String>> {
     let steps = match pre_tokenizer["type"].as_str()? {
         "Sequence" => pre_tokenizer["pretokenizers"].as_array()?.clone(),

@@ -1,4 +1,4 @@
-//! A cursor over the bytes of a GGUF file, and the values that it reads.
+//! Reads values from the bytes of a GGUF file, with a cursor that never passes their end.
 
 use std::ops::Range;
 
@@ -41,7 +41,7 @@ pub(crate) enum Kind {
 }
 
 impl Value<'_> {
-    /// About the bytes of [`encoded`](Self::encoded).
+    /// The length of [`encoded`](Self::encoded) in bytes, nearly.
     pub(super) fn encoded_len(&self) -> usize {
         match self {
             Value::Text(text) => 12 + text.len(),
@@ -50,7 +50,7 @@ impl Value<'_> {
         }
     }
 
-    /// Type and value as a file has them. A signed number takes 64 bits, whatever it had.
+    /// The type and the value as a file has them. A signed number takes 64 bits, whatever it had.
     pub(super) fn encoded(&self) -> Vec<u8> {
         let of = |kind: Kind, bytes: &[u8]| [&(kind as u32).to_le_bytes(), bytes].concat();
         let counted = |len: usize, bytes: &[u8]| [&(len as u64).to_le_bytes(), bytes].concat();
@@ -90,7 +90,7 @@ impl Kind {
     }
 }
 
-/// A metadata value as the header holds it: what may be long stays in the file.
+/// A metadata value as the header holds it: values that may be long stay in the file.
 #[derive(Debug)]
 pub(super) enum Stored {
     /// A number or a truth value.
@@ -200,7 +200,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A number or a truth value.
+    /// Reads a number or a truth value.
     fn plain(&mut self, kind: Kind) -> Result<Value<'static>, String> {
         Ok(match kind {
             Kind::U8 => Value::Unsigned(u8::from_le_bytes(self.bytes()?).into(), kind),
@@ -222,7 +222,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// An array, whose elements are measured and left where they lie.
+    /// Reads an array, whose elements are measured and left where they lie.
     fn array(&mut self) -> Result<Stored, String> {
         let kind = self.kind()?;
         let count = self.u64()?;

@@ -1,3 +1,5 @@
+//! Tests that GGUF files are read as llama.cpp reads them, and that a header is parsed once.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +28,7 @@ fn ids(tokenizer: &Tokenizer, text: &str, special: bool) -> Vec<u32> {
     tokenizer.encode(text, special).unwrap().get_ids().to_vec()
 }
 
-/// What a file says to a reader that does not know the key of the whole text.
+/// The tokenizer that a reader finds in a file if it does not know the key of the whole text.
 fn as_llama_cpp_reads_it(text: &str, vocab_size: usize) -> Tokenizer {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
@@ -120,7 +122,7 @@ fn scores_give_the_merges_of_a_sentencepiece_vocabulary() {
     let vocab = json["model"]["vocab"].as_object().unwrap();
     let mut tokens = vec![""; vocab.len()];
     vocab.iter().for_each(|(token, id)| tokens[id.as_u64().unwrap() as usize] = token);
-    // What training gave the merged tokens: the rank of their merge, negated.
+    // Training gave each merged token this score: the rank of its merge, negated.
     let merges = json["model"]["merges"].as_array().unwrap();
     let merged: Vec<String> = merges.iter().map(|m| m.as_str().unwrap().replace(' ', "")).collect();
     let score = |token: &&str| match merged.iter().position(|merge| merge == token) {

@@ -1,4 +1,4 @@
-//! A `tokenizer.json` from GGUF metadata.
+//! Makes a `tokenizer.json` from GGUF metadata.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,11 +14,12 @@ use crate::names;
 
 /// The key under which a GGUF file may carry a whole `tokenizer.json`.
 pub(super) const WHOLE: &str = "tokenizer.huggingface.json";
-/// Twice the largest vocabulary in use, and other bounds on what a hostile one can make us allocate.
+/// The most tokens, twice the largest vocabulary in use; this and the next bound what a hostile file can make us
+/// allocate.
 const MOST_TOKENS: usize = 1 << 19;
 const MOST_ADDED: usize = 1 << 15;
 const LONGEST_TOKEN: usize = 1 << 10;
-/// Real scored vocabularies have about two merges a token.
+/// The most merges a token; real scored vocabularies have about two.
 const MOST_MERGES_PER_TOKEN: usize = 16;
 const LONGEST_MERGES: usize = 16 << 20;
 
@@ -67,7 +68,7 @@ pub(crate) fn token_ids(gguf: Gguf<'_>, wanted: &[&str]) -> Vec<Option<u32>> {
 
 struct Vocabulary<'a> {
     tokens: Vec<&'a str>,
-    /// As llama.cpp numbers them; all normal (1) where the file does not say.
+    /// The tokens' types as llama.cpp numbers them; all normal (1) if the file does not say.
     kinds: Vec<u8>,
     ids: HashMap<&'a str, u32>,
 }
@@ -103,13 +104,13 @@ impl<'a> Vocabulary<'a> {
         Ok(Self { tokens, kinds, ids })
     }
 
-    /// `"token":id,…` of every token that text can become.
+    /// The entries `"token":id,…` of every token that text can become.
     fn json(&self) -> String {
         let entries = (0u32..).zip(&self.tokens).filter(|(id, token)| self.ids[*token] == *id);
         joined(entries.map(|(id, token)| format!("{}:{id}", quoted(token))))
     }
 
-    /// The tokens that are found in text before it is cut.
+    /// The entries of the tokens that are found in text before it is cut.
     fn added(&self) -> String {
         let tokens = (0u32..).zip(self.tokens.iter().zip(&self.kinds));
         joined(tokens.filter(|(_, (_, kind))| is_added(**kind)).map(|(id, (token, kind))| {
@@ -121,7 +122,7 @@ impl<'a> Vocabulary<'a> {
         }))
     }
 
-    /// A step that puts bos in front of a text, where the file wants one.
+    /// The step that puts bos in front of a text, if the file wants one.
     fn post_processor(&self, gguf: Gguf<'_>, adds_bos: bool) -> Json {
         let adds_bos = match gguf.get("tokenizer.ggml.add_bos_token") {
             Some(Value::Bool(adds)) => adds,
@@ -154,12 +155,12 @@ fn is_added(kind: u8) -> bool {
     [UNKNOWN, CONTROL, USER_DEFINED].contains(&kind)
 }
 
-/// What the file says there, as errors name it.
+/// The value that the file has under a key, as errors name it.
 fn held(gguf: Gguf<'_>, key: &str) -> String {
     gguf.get(key).map_or_else(|| "nothing".to_owned(), |value| shown(&value))
 }
 
-/// Byte-level BPE: GPT-2 and everything after it.
+/// Makes a tokenizer of byte-level BPE: GPT-2 and everything after it.
 fn byte_level(gguf: Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Result<String> {
     let name = gguf.text("tokenizer.ggml.pre").unwrap_or("");
     let Some(pre) = Pre::named(name) else {
@@ -203,7 +204,7 @@ fn byte_level(gguf: Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Resul
     }))
 }
 
-/// SentencePiece BPE: the merges are all splits of a token into two, best score first.
+/// Makes a tokenizer of SentencePiece BPE: the merges are all splits of a token into two, best score first.
 fn scored(gguf: Gguf<'_>, file: &Path, vocabulary: &Vocabulary<'_>) -> Result<String> {
     let key = "tokenizer.ggml.scores";
     let scores = gguf.array(key).and_then(|array| array.floats());
@@ -269,7 +270,7 @@ struct Parts {
     merges: String,
 }
 
-/// The parts in one text; each long one is dropped when it has been copied.
+/// Joins the parts in one text; each long one is dropped when it has been copied.
 fn document(parts: Parts) -> String {
     let Parts { added, normalizer, pre_tokenizer, post_processor, decoder, model, vocab, merges } =
         parts;

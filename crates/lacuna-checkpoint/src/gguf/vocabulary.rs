@@ -1,4 +1,4 @@
-//! The vocabulary of a `tokenizer.json` as llama.cpp reads it.
+//! Writes the vocabulary of a `tokenizer.json` as llama.cpp reads it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,7 +20,7 @@ pub(super) fn describe(metadata: &mut Metadata, config: &Config, text: &str) -> 
     metadata.text(WHOLE, text);
     let model = &file.model;
     if model.kind.as_deref() != Some("BPE") || model.byte_fallback == Some(true) {
-        // Nothing that llama.cpp has a vocabulary model for; the whole text still serves us.
+        // llama.cpp has no vocabulary model for this one; the whole text still serves us.
         return Ok(());
     }
     let mut tokens: Vec<Option<(&str, i32)>> = vec![None; config.vocab_size];
@@ -86,7 +86,7 @@ struct Model<'a> {
     merges: Merges,
 }
 
-/// Tokens and their ids; none where they are a list with scores.
+/// Tokens and their ids; empty if they are a list with scores.
 struct Vocabulary<'a>(Vec<(Cow<'a, str>, u32)>);
 
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! GGUF files out, as llama.cpp expects them.
+//! Writes GGUF files, as llama.cpp expects them.
 
 use std::path::Path;
 
@@ -17,20 +17,20 @@ use crate::families::{Architecture, ROPE_FACTORS, gguf_name, of_hugging_face_nam
 use crate::index::Format;
 use crate::outgoing::{Outgoing, checked};
 
-/// How [`save_gguf`] writes.
+/// The options of [`save_gguf`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GgufOptions<'a> {
     /// The format of the matrices: f32, f16, bf16, or any quantized one but q2_k, q3_k and q5_k; matrices whose
     /// rows do not divide into its blocks take [`StorageDtype::fitting`]. `None` keeps each as it is stored.
     /// Norms and biases are f32.
     pub dtype: Option<StorageDtype>,
-    /// `general.name`.
+    /// The model's name, which becomes `general.name`.
     pub name: &'a str,
     /// The text of a `tokenizer.json`; without it the file has no tokenizer.
     pub tokenizer_json: Option<&'a str>,
     /// A chat template to carry along.
     pub chat_template: Option<&'a str>,
-    /// Small files of a Hugging Face directory to carry along, name and text: they come back from
+    /// Small files of a Hugging Face directory to carry along, name and text. They come back from
     /// [`Weights::carried_files`](crate::Weights::carried_files).
     pub files: &'a [(String, String)],
     /// Licence, origin and names from the metadata of another GGUF file; its `general.name` wins over `name`.
@@ -118,7 +118,7 @@ pub fn save_gguf<'a, T: Into<Outgoing<'a>>>(
     Ok(file.publish()?)
 }
 
-/// The format that holds most values.
+/// The format that holds the most values.
 fn largest_dtype(tensors: &[Outgoing<'_>]) -> Option<StorageDtype> {
     let mut values = std::collections::BTreeMap::new();
     for tensor in tensors {
@@ -146,7 +146,7 @@ fn rope_factors(config: &Config) -> Option<Vec<f32>> {
     Some(frequencies.iter().map(|&f| config.rope_scaling.divisor(f) as f32).collect())
 }
 
-/// Everything that the metadata say of a model but its vocabulary and the hash.
+/// Writes all metadata about a model but its vocabulary and the hash.
 fn describe(
     metadata: &mut Metadata,
     config: &Config,
@@ -188,7 +188,7 @@ fn file_type(mostly: StorageDtype) -> u32 {
     }
 }
 
-/// What the model is called, and under which licence.
+/// Writes the model's name, and its licence.
 fn describe_origin(metadata: &mut Metadata, architecture: &str, options: &GgufOptions<'_>) {
     metadata.text("general.architecture", architecture);
     metadata.text("general.type", "model");
@@ -203,7 +203,7 @@ fn describe_origin(metadata: &mut Metadata, architecture: &str, options: &GgufOp
     }
 }
 
-/// Sizes, normalization and rotary positions.
+/// Writes sizes, normalization and rotary positions.
 fn describe_shape(metadata: &mut Metadata, config: &Config, architecture: &str) {
     for (key, value) in [
         ("block_count", config.num_layers),
@@ -233,7 +233,7 @@ fn describe_shape(metadata: &mut Metadata, config: &Config, architecture: &str) 
         original_max_position_embeddings,
     } = config.rope_scaling
     {
-        // llama.cpp takes the divisors, which are a tensor; these say where they come from.
+        // llama.cpp takes the divisors, which are a tensor; these keys say where they come from.
         metadata.float("lacuna.rope.factor", factor as f32);
         metadata.float("lacuna.rope.low_freq_factor", low_freq_factor as f32);
         metadata.float("lacuna.rope.high_freq_factor", high_freq_factor as f32);
@@ -242,7 +242,7 @@ fn describe_shape(metadata: &mut Metadata, config: &Config, architecture: &str) 
     }
 }
 
-/// How the model is decoded: its mode and special ids.
+/// Writes what decoding needs to know: the mode and special ids.
 fn describe_use(metadata: &mut Metadata, config: &Config) {
     match config.mode {
         Mode::Autoregressive => metadata.text(mode::MODE, mode::AUTOREGRESSIVE),
@@ -284,7 +284,7 @@ fn bounded(value: usize) -> u32 {
     u32::try_from(value).expect("validated: at most 2^24")
 }
 
-/// A file that knows how far it is.
+/// A file that knows its length so far and its hash.
 struct Aligned {
     file: WholeFile,
     position: u64,

@@ -1,4 +1,4 @@
-//! Packed formats to floats and back, one tensor at a time.
+//! Turns packed formats into floats and back, one tensor at a time.
 
 use candle_core::Tensor;
 use lacuna_kernels::{Backend, Bytes, StorageDtype, WeightMatrix};
@@ -12,7 +12,7 @@ pub(crate) fn unpack(bytes: Vec<u8>, dtype: StorageDtype, shape: &[usize]) -> Re
     Ok(matrix.to_tensor(Backend::cpu())?.reshape(shape)?)
 }
 
-/// Values, in rows of `cols`, in `dtype`; the error says which value does not fit.
+/// Packs values, in rows of `cols`, in `dtype`; the error says which value does not fit.
 pub(crate) fn pack(
     values: &[f32],
     cols: usize,
@@ -22,7 +22,7 @@ pub(crate) fn pack(
     Ok(matrix.map_err(|e| e.to_string())?.as_bytes().to_vec())
 }
 
-/// All but the last dimension as rows.
+/// A shape as that of a matrix, with all but the last dimension as rows.
 fn as_matrix(shape: &[usize]) -> (usize, usize) {
     let cols = shape.last().copied().unwrap_or(1);
     (shape.iter().product::<usize>() / cols, cols)

@@ -1,4 +1,4 @@
-//! A stored tensor on its way into another format, a few rows at a time.
+//! Converts a stored tensor on its way into another format, a few rows at a time.
 
 use std::ops::Range;
 
@@ -12,9 +12,9 @@ use crate::error::{Error, Result};
 use crate::index::Entry;
 use crate::permute::{permute_rows, unpermute_rows};
 
-/// About as many values are in memory at once, so that an 8 B model converts in little.
+/// About as many values are in memory at once, so that a model of 8 B parameters converts in little.
 const CHUNK_VALUES: usize = 1 << 22;
-/// What one thread converts at a time.
+/// The values that one thread converts at a time.
 const TASK_VALUES: usize = 1 << 16;
 
 /// A tensor where it lies, with rows that are to be written in place of its own.
@@ -22,7 +22,7 @@ pub(crate) struct Rows<'a> {
     pub(crate) name: &'a str,
     pub(crate) file: &'a MappedFile,
     pub(crate) entry: &'a Entry,
-    /// Ascending; a row behind the last one is appended.
+    /// The rows to write in place of its own, ascending; a row behind the last one is appended.
     pub(crate) replaced: Vec<(usize, Vec<f32>)>,
 }
 
@@ -36,8 +36,8 @@ impl Rows<'_> {
         shape
     }
 
-    /// Gives `write` the tensor in `dtype`, chunk after chunk; `permute`: the heads whose rows are to be stored
-    /// for interleaved rotary pairs. Bytes that are already in `dtype` pass through as they are.
+    /// Gives `write` the tensor in `dtype`, chunk after chunk. `permute` is the number of heads whose rows are to be
+    /// stored for interleaved rotary pairs. Bytes that are already in `dtype` pass through as they are.
     pub(crate) fn write(
         &self,
         dtype: StorageDtype,
@@ -46,7 +46,7 @@ impl Rows<'_> {
     ) -> Result<()> {
         let (rows, cols) = matrix_of(&self.entry.shape);
         let row_bytes = self.entry.range.len() / rows;
-        // Heads move whole, so a chunk of whole heads is permuted alone.
+        // Heads move whole, so a chunk of whole heads can be permuted alone.
         let heads = self.entry.permuted.or(permute);
         let unit = heads.map_or(1, |heads| rows / heads);
         let step = (CHUNK_VALUES / cols / unit).max(1) * unit;
@@ -73,7 +73,7 @@ impl Rows<'_> {
         Ok(())
     }
 
-    /// Rows of the file in `dtype`, through f32.
+    /// The rows of a chunk in `dtype`, through f32.
     fn recoded(
         &self,
         bytes: &[u8],
@@ -113,7 +113,7 @@ impl Rows<'_> {
     }
 }
 
-/// Rows and their length; a vector is a column, so that heads of a bias move as those of a matrix.
+/// The number of rows and their length; a vector is a column, so that heads of a bias move as those of a matrix.
 fn matrix_of(shape: &[usize]) -> (usize, usize) {
     let rows = shape.first().copied().unwrap_or(1);
     (rows, shape.iter().skip(1).product())

@@ -1,7 +1,7 @@
-//! The safetensors header, validated before anything else looks at the file.
+//! Validates the safetensors header before anything else looks at the file.
 //!
-//! Layout: `u64` little-endian length n, n bytes of JSON, then the data. The JSON maps each tensor's
-//! name to its dtype, shape and byte range in the data; the ranges cover the data without a gap.
+//! The layout is: `u64` little-endian length n, n bytes of JSON, then the data. The JSON maps each tensor's name to
+//! its dtype, shape and byte range in the data; the ranges cover the data without a gap.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -14,7 +14,8 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use crate::error::printable;
 use crate::header::{Fault, HeaderEntry, check_shape};
 
-/// Bounds what parsing can allocate: a tensor's entry takes 50 bytes and more in the file.
+/// The most bytes of a header, which bounds what parsing can allocate: a tensor's entry takes 50 bytes and more in
+/// the file.
 const LONGEST_HEADER: u64 = 16 << 20;
 const MOST_TENSORS: usize = 1 << 16;
 const MOST_METADATA: usize = 1 << 12;

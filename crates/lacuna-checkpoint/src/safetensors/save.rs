@@ -1,4 +1,4 @@
-//! Checkpoints out, in Hugging Face layout.
+//! Writes checkpoints in Hugging Face layout.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::index::Format;
 use crate::outgoing::{Outgoing, checked};
 
-/// How [`save_safetensors`] writes.
+/// The options of [`save_safetensors`].
 #[derive(Clone, Copy, Debug)]
 pub struct SaveOptions {
     /// The dtype of every tensor; `None` keeps each tensor's own, and makes quantized ones f32.
@@ -76,7 +76,7 @@ impl Finished {
     }
 }
 
-/// A whole small file.
+/// Writes a small file whole.
 fn write_file(path: &Path, bytes: &[u8]) -> Result<Finished> {
     let mut file = WholeFile::beside(path)?;
     file.write(bytes)?;
@@ -121,7 +121,7 @@ fn write_shards(
         weight_map.extend(shard.iter().map(|(_, tensor)| (tensor.name.clone(), name.clone())));
         finished.push(write_shard(&dir.join(name), shard)?);
     }
-    // A BTreeMap, not `json!`: keys sorted whatever features serde_json was built with.
+    // This is a BTreeMap and not `json!`, so that keys are sorted whatever features serde_json was built with.
     let metadata = BTreeMap::from([("total_size", total)]);
     let index = BTreeMap::from([("metadata", json!(metadata)), ("weight_map", json!(weight_map))]);
     let mut text = serde_json::to_string_pretty(&index).expect("maps of strings serialise");
@@ -130,7 +130,7 @@ fn write_shards(
     Ok(finished)
 }
 
-/// One safetensors file: larger dtypes first, so that every tensor is aligned, then by name.
+/// Writes one safetensors file: larger dtypes first, so that every tensor is aligned, then by name.
 fn write_shard(path: &Path, shard: Vec<(StorageDtype, Outgoing<'_>)>) -> Result<Finished> {
     write_tensors(path, shard, r#""__metadata__":{"format":"pt"}"#)
 }
@@ -184,7 +184,7 @@ fn write_tensors(
     Ok(Finished { file: file.finish()?, path: path.to_owned() })
 }
 
-/// Names the finished files, the configuration last, and removes an older layout beside them.
+/// Gives the finished files their names, the configuration last, and removes an older layout beside them.
 fn publish(dir: &Path, weights: Vec<Finished>, config: Finished) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::with_capacity(weights.len() + 1);
     for file in weights {

@@ -1,4 +1,4 @@
-//! What a checkpoint takes, and in which formats, before a weight is read.
+//! Plans what memory a checkpoint takes, and in which formats, before a weight is read.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use crate::index::Entry;
 use crate::memory::{MemoryEstimate, Workload};
 
 impl Weights {
-    /// What opening it for inference on the CPU takes, with matrices in `dtype` (default: as stored) and for such
-    /// work.
+    /// The memory that opening it for inference on the CPU takes, with matrices in `dtype` (default: as stored) and
+    /// for such work.
     ///
     /// Weights in their own format are mapped: the system reads them when they are used and may drop them
     /// again, but a pass reads all, so what does not fit is read from the disk for every pass.
@@ -26,7 +26,7 @@ impl Weights {
         self.config.memory_with(weights, work)
     }
 
-    /// What the files hold.
+    /// A report of what the files hold.
     pub fn report(&self) -> Report {
         let mut bytes_by_dtype = BTreeMap::new();
         for entry in self.index.tensors.values() {
@@ -47,7 +47,7 @@ impl Weights {
         }
     }
 
-    /// The format that a matrix is kept in where `wanted` is asked for.
+    /// The format that a matrix is kept in if `wanted` is asked for.
     pub(super) fn kept_as(&self, name: &str, entry: &Entry, wanted: StorageDtype) -> StorageDtype {
         let finer = if self.config.makes_logits(name) { wanted.for_logits() } else { wanted };
         finer.fitting(&entry.shape)

@@ -1,4 +1,4 @@
-//! Whether a checkpoint's bytes are still those that were written.
+//! Verifies that a checkpoint's bytes are still those that were written.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::directory::DOCUMENTS;
 use crate::error::{Error, Result};
 use crate::gguf;
 
-/// What [`verify`] compared with hashes.
+/// The amount of data that [`verify`] compared with hashes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
     /// Files whose bytes are those that were written.
@@ -19,8 +19,8 @@ pub struct Verified {
     pub bytes: u64,
 }
 
-/// Compares a checkpoint's files with the hashes that it carries: the `manifest.json` of a folder, the
-/// `lacuna.hash` of a GGUF file. `None` if it carries none, as those of others don't. What only people read (a card, a
+/// Compares a checkpoint's files with the hashes that it carries: the `manifest.json` of a folder, the `lacuna.hash`
+/// of a GGUF file. `None` if it carries none, as those of others don't. Files that only people read (a card, a
 /// licence) may have been edited since.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! A real model: SmolLM2-135M-Instruct as a GGUF file, which is not in the repository.
+//! Tests a real model: SmolLM2-135M-Instruct as a GGUF file, which is not in the repository.
 //!
 //! ```text
 //! scripts/smollm2.sh    # fetches it, and runs this and the continuations

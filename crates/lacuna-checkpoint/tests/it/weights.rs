@@ -1,4 +1,4 @@
-//! Checkpoints in and out.
+//! Writes checkpoints and reads them again, in both formats and from each into the other.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ fn saved(weights: &Weights, dir: &Path, options: &SaveOptions) -> Vec<PathBuf> {
     save_safetensors(dir, weights.config(), weights.outgoing(), options).expect("room on the disk")
 }
 
-/// A fresh autoregressive model, tied, no two of whose sizes are equal; and its parameters.
+/// Writes a fresh autoregressive model, tied, no two of whose sizes are equal; returns the number of its parameters.
 fn fresh_autoregressive(dir: &Path) -> u64 {
     let config = Config {
         vocab_size: 300,
@@ -241,7 +241,7 @@ fn gguf(weights: &Weights, path: &Path, dtype: StorageDtype) -> Weights {
     again
 }
 
-/// A configuration without what GGUF has no key for.
+/// A configuration without the fields that GGUF has no key for.
 fn comparable(config: &Config) -> Config {
     Config { dtype: None, extra: Default::default(), ..config.clone() }
 }
@@ -262,8 +262,8 @@ fn gguf_in_f32_gives_the_same_bits_back() {
 fn gguf_rounds_each_value_to_its_format() {
     let dir = tempfile::tempdir().unwrap();
     let weights = Weights::open(golden("tiny_untied")).unwrap();
-    // Half a step: of the mantissa relative to the value, of the block's scale relative to its
-    // largest value (127 steps of q8_0; 8 of q4_0, whose far end is a whole step off).
+    // Values are off by at most half a step: of the mantissa relative to the value, of the block's scale relative to
+    // its largest value (127 steps of q8_0; 8 of q4_0, whose far end is a whole step off).
     for (dtype, relative, of_largest) in [
         (StorageDtype::F16, 2f32.powi(-11), 2f32.powi(-25)),
         (StorageDtype::BF16, 2f32.powi(-8), 0.0),
