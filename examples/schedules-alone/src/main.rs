@@ -16,7 +16,7 @@ const BLOCKS_PER_STEP: usize = 64;
 const STEPS: u64 = 1500;
 const WARMUP_STEPS: u64 = 300;
 
-/// What the model reads: the crate's own source; the last file is held out.
+/// The texts that the model learns from, which are the crate's own source; one more file is held out.
 const TRAINING: [&str; 4] = [
     include_str!("../../../crates/lacuna-schedules/src/schedule.rs"),
     include_str!("../../../crates/lacuna-schedules/src/closed_forms.rs"),
@@ -38,23 +38,23 @@ fn main() {
     assert!(masked < 0.8 * unigram, "the model has learned nothing");
 }
 
-/// The recipe: which schedule, which warmup.
+/// The recipe: a schedule and a warmup.
 struct Recipe {
     schedule: BlockClipped<Linear>,
     warmup: Warmup,
 }
 
 impl Recipe {
-    /// Masks one block at time `t`: which of its tokens are hidden, and what each one's loss counts for.
+    /// Masks one block at time `t`: decides which of its tokens are hidden, and what each one's loss counts for.
     fn draw(&self, step: u64, t: f64, uniform: &mut impl FnMut() -> f64) -> (Vec<bool>, f64) {
         let block_size = BLOCK_SIZE.get();
-        // Warmup: rates up to u_max(step), every loss counts once, blocks may come out empty.
+        // During the warmup rates go up to u_max(step), every loss counts once, and blocks may come out empty.
         if let Some(early) = self.warmup.capped(Linear, step) {
             let rate = early.mask_rate(t);
             let masked = (0..block_size).map(|_| uniform() < rate).collect();
             return (masked, early.loss_weight(t));
         }
-        // Afterwards: at least 1/B is masked on average, and one token is forced where none was.
+        // Afterwards at least 1/B is masked on average, and one token is forced if none was.
         let rate = self.schedule.mask_rate(t);
         let mut masked: Vec<bool> = (0..block_size).map(|_| uniform() < rate).collect();
         if !masked.contains(&true) {
@@ -76,7 +76,7 @@ fn train(model: &mut Model, text: &[u8]) {
     println!("{:>5}  {:>8}  {:>8}  {:>10}", "step", "max rate", "loss", "unweighted");
     let (mut weighted, mut unweighted, mut count) = (0.0, 0.0, 0);
     for step in 0..STEPS {
-        // One time per block, spread evenly over (0, 1] in every step.
+        // There is one time per block, spread evenly over (0, 1] in every step.
         TimeSampling::PermutedStratified.fill(&mut times, &mut uniform);
         for &t in &times {
             let block = random_block(text.len(), &mut uniform);
@@ -98,15 +98,16 @@ fn train(model: &mut Model, text: &[u8]) {
     }
 }
 
-/// What stands at these distances decides what stands here.
+/// The distances of the neighbours that a token is predicted from.
 const NEIGHBOURS: [isize; 9] = [-6, -5, -4, -3, -2, -1, 1, 2, 3];
-/// Printable ASCII and the newline.
+/// The number of tokens: printable ASCII and the newline.
 const VOCAB: usize = 96;
-/// Two more things a neighbour can be: masked, or out of sight.
+/// Two more things that a neighbour can be: masked, or out of sight.
 const MASK: usize = VOCAB;
 const UNSEEN: usize = VOCAB + 1;
 
-/// What a masked position sees: clean text to the left, its own block with masks, nothing to the right of it.
+/// The neighbours that a masked position sees: clean text to the left, its own block with masks, nothing to the right
+/// of it.
 fn context(text: &[u8], block: &Range<usize>, masked: &[bool], position: usize) -> [usize; 9] {
     NEIGHBOURS.map(|distance| match position.checked_add_signed(distance) {
         Some(i) if block.contains(&i) && masked[i - block.start] => MASK,
@@ -115,7 +116,7 @@ fn context(text: &[u8], block: &Range<usize>, masked: &[bool], position: usize) 
     })
 }
 
-/// logits[v] = Σ over neighbours of table[neighbour][what stands there][v].
+/// The model: logits[v] = Σ over neighbours of table[neighbour][token that stands there][v].
 struct Model {
     table: Vec<[f64; VOCAB]>,
     /// Sums of squared gradients, for Adagrad.
@@ -147,7 +148,7 @@ impl Model {
         -self.probabilities(context)[usize::from(target)].ln()
     }
 
-    /// One gradient step on weight · −log p(target | context); returns the unweighted loss before it.
+    /// Takes one gradient step on weight · −log p(target | context); returns the unweighted loss before it.
     fn learn(&mut self, context: &[usize; 9], target: u8, weight: f64) -> f64 {
         let mut gradient = self.probabilities(context);
         let nll = -gradient[usize::from(target)].ln();
@@ -164,7 +165,7 @@ impl Model {
     }
 }
 
-/// The NLL of each block filled from left to right: comparable with any left-to-right model's.
+/// The NLL of a text with each block filled from left to right: comparable with any left-to-right model's.
 fn held_out_nll(model: &Model, text: &[u8]) -> f64 {
     let mut sum = 0.0;
     for position in 0..text.len() {

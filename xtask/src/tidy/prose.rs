@@ -3,28 +3,6 @@
 
 use super::Tree;
 
-/// Folders whose prose is held to the rules, by the start of a path. The others' turn comes.
-const CLEAN: &[&str] = &[
-    "benches/",
-    "crates/lacuna/",
-    "crates/lacuna-checkpoint/",
-    "crates/lacuna-cli/",
-    "crates/lacuna-data/",
-    "crates/lacuna-engine/",
-    "crates/lacuna-files/",
-    "crates/lacuna-kernels/",
-    "crates/lacuna-likelihood/",
-    "crates/lacuna-model/",
-    "crates/lacuna-objective/",
-    "crates/lacuna-random/",
-    "crates/lacuna-samplers/",
-    "crates/lacuna-schedules/",
-    "crates/lacuna-test/",
-    "crates/lacuna-text/",
-    "crates/lacuna-train/",
-    "xtask/",
-];
-
 /// Words that open a clause. A comment that begins with one is a fragment or a riddle.
 const CLAUSES: &[(&str, &str)] = &[
     ("What", "name the thing: `The bytes that …`, `The reason for …`"),
@@ -71,7 +49,7 @@ const BEFORE_INFINITIVE: &str = "\
 /// Every file opens with `//!` in a whole sentence, which a reader meets before any code.
 pub(super) fn openings(tree: &Tree) -> Vec<String> {
     let mut complaints = Vec::new();
-    for (path, text) in clean(tree) {
+    for (path, text) in sources(tree) {
         let opening = text.lines().map_while(|line| line.strip_prefix("//!"));
         let opening: Vec<&str> =
             opening.map(str::trim).take_while(|line| !line.is_empty()).collect();
@@ -92,7 +70,7 @@ pub(super) fn openings(tree: &Tree) -> Vec<String> {
 /// No comment begins with a bare clause.
 pub(super) fn clauses(tree: &Tree) -> Vec<String> {
     let mut complaints = Vec::new();
-    for (path, text) in clean(tree) {
+    for (path, text) in sources(tree) {
         let mut before = None;
         for (index, line) in text.lines().enumerate() {
             let comment = comment(line);
@@ -109,12 +87,10 @@ pub(super) fn clauses(tree: &Tree) -> Vec<String> {
     complaints
 }
 
-/// The sources under `CLEAN`.
-fn clean(tree: &Tree) -> impl Iterator<Item = (&str, &str)> {
-    let sources = ["crates/", "benches/", "xtask/"].into_iter();
-    sources
-        .flat_map(|folder| tree.matching(folder, ".rs"))
-        .filter(|(path, _)| CLEAN.iter().any(|start| path.starts_with(start)))
+/// The Rust sources of the project; the corpus in `fixtures/` is other people's.
+fn sources(tree: &Tree) -> impl Iterator<Item = (&str, &str)> {
+    let folders = ["benches/", "crates/", "examples/", "xtask/"].into_iter();
+    folders.flat_map(|folder| tree.matching(folder, ".rs"))
 }
 
 /// The kind of a line that is all comment, and its words.
@@ -192,8 +168,8 @@ mod tests {
         assert_eq!(told("//! Draws\n//! numbers.\n\nfn f() {}\n", openings), [""; 0]);
         assert!(told("use std::fmt;\n", openings)[0].contains("open with `//!`"));
         assert!(told("//! Numbers.\n", openings)[0].contains("no whole sentence"));
-        let elsewhere = Tree::of(&[("crates/lacuna-nowhere/src/lib.rs", "fn f() {}")]);
-        assert_eq!(openings(&elsewhere), [""; 0], "a folder whose turn has not come");
+        let corpus = Tree::of(&[("fixtures/corpus/rust/a/src/lib.rs", "fn f() {}")]);
+        assert_eq!(openings(&corpus), [""; 0], "other people's sources");
     }
 
     #[test]
