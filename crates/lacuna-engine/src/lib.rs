@@ -9,16 +9,17 @@
 //! # Ok::<(), lacuna_engine::Error>(())
 //! ```
 //!
-//! - [`locate`]: a path or a name on the Hugging Face hub becomes a path.
-//! - [`Model`]: a checkpoint opened for use: transformer, tokenizer, mode, chat template.
-//! - [`Resolved`]: options and a model as one exact request; the only place that knows defaults.
-//! - [`Session`]: its sequences and their caches; the sampler decodes on it.
-//! - [`Engine`]: many requests at once, which come and go between two passes; events with owned pieces of text.
-//! - [`generate`]: a text continued, by block diffusion or autoregressively, as the checkpoint is.
-//! - [`edit`]: the same text in fewer passes, with an old version of it as draft.
-//! - [`TraceFile`]: what was decoded and how, kept so that it can be replayed.
-//! - [`TokenText`]: tokens on their way to text: stop texts, characters cut between two tokens.
-//! - [`convert`]: a checkpoint in another format, or as the start of block-diffusion training.
+//! - [`locate`] turns a name on the Hugging Face hub, or a path, into a path that exists.
+//! - [`Model`] is a checkpoint opened for use, with its transformer, tokenizer, mode and chat template.
+//! - [`Resolved`] is one exact request, made from options and a model. No other place knows defaults.
+//! - [`generate`] continues a text, by block diffusion or autoregressively, as the checkpoint was trained to.
+//! - [`edit`] writes a text in fewer passes, with an old version of it as draft.
+//! - [`Engine`] serves many requests at once, which come and go between two passes; its events own their pieces of text.
+//! - [`Session`] holds the sequences that a model is decoding, with their caches; the sampler works on it.
+//! - [`TokenText`] turns tokens into text as they come: it finds stop texts, and holds back a character that is cut
+//!   between two tokens.
+//! - [`TraceFile`] records what was decoded and how, so that it can be replayed.
+//! - [`convert`] writes a checkpoint in another format, or as the start of block-diffusion training.
 //!
 //! It joins model, sampler and text, which do not know each other, and has no method of its own. It knows no terminal
 //! and no command line: a program, a server and an evaluation stand on it alike.

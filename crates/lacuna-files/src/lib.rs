@@ -15,24 +15,23 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! - [`WholeFile`], [`write_file`], [`WholeFolder`]: what is written under a name of its own, synced, and renamed
-//!   when it is complete. Two writers never share a temporary name, and what a killed writer left is removed by
-//!   the next one.
-//! - [`replace_text_file`]: the same for a file of a user: its permissions stay, and a link stays a link.
-//! - [`Log`]: a file of lines that grows; a torn last line is found and cut off.
-//! - [`create_folder`], [`rename`], [`remove_file`], [`list`]: names, with the folder synced where
-//!   that matters; [`free_bytes`] says how much room there is.
-//! - [`FolderLock`], [`FileLock`]: one process at a time; the lock ends with its process, however that ends.
-//! - [`open_regular`], [`read_file`]: files in, by a bound, where a pipe or a device would never end.
-//! - [`MappedFile`]: a file that is mapped and not read, with what can be done against one that is cut short.
-//! - [`json`]: JSON from strangers: no key twice, or walked without holding it.
-//! - [`Manifest`]: the sizes and hashes of a folder's files, and what differs from them.
-//! - [`printable`], [`short`]: text from a file or a model that can't move a terminal's cursor.
+//! - [`WholeFile`], [`write_file`] and [`WholeFolder`] write under a temporary name, sync, and rename when all is
+//!   there. Two writers never share a temporary name, and what a killed writer left is removed by the next one.
+//! - [`replace_text_file`] does the same for a file of a user: its permissions stay, and a link stays a link.
+//! - [`Log`] is a file of lines that grows; a torn last line is found and cut off.
+//! - [`create_folder`], [`rename`], [`remove_file`] and [`list`] deal with names, and sync the folder where that
+//!   matters; [`free_bytes`] says how much room there is.
+//! - [`FolderLock`] and [`FileLock`] let one process at a time work; a lock ends with its process, however that ends.
+//! - [`open_regular`] and [`read_file`] take regular files alone, up to a bound: a pipe or a device would never end.
+//! - [`MappedFile`] is a file that is mapped and not read, guarded as far as possible against being cut short.
+//! - [`json`] reads JSON from strangers: it refuses a key that comes twice, and can walk a text without holding it.
+//! - [`Manifest`] lists the sizes and hashes of a folder's files, and tells how the files differ from it.
+//! - [`printable`] and [`short`] spell out text from a file or a model, so that it can't move a terminal's cursor.
 //!
 //! Every change of the disk goes through one file, `disk.rs`, so that tests can stop it after any operation and
 //! forget what was not synced.
 //!
-//! Not here: formats. This crate knows bytes and names.
+//! The crate knows bytes, lines, JSON and names. Formats of models are the business of other crates.
 
 #![deny(unsafe_code)]
 

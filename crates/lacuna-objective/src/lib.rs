@@ -15,14 +15,14 @@
 //! # Ok::<(), lacuna_objective::Error>(())
 //! ```
 //!
-//! - [`CorruptionRule`]: schedule, [`RateTransform`], [`MaskSampler`], [`Weighting`], warmup; one
-//!   recipe key each. [`StepRule`] is the rule at one step and does the work.
-//! - [`Row`]: a window's clean tokens, flags for those that are eligible, and its blocks ([`block_ranges`],
+//! - A [`CorruptionRule`] says how tokens are hidden: its schedule, [`RateTransform`], [`MaskSampler`], [`Weighting`]
+//!   and warmup are one key of a recipe each. A [`StepRule`] is the rule at one step, and does the work.
+//! - A [`Row`] is a window's clean tokens, flags for those that are eligible, and its blocks ([`block_ranges`],
 //!   [`document_block_ranges`]). Full bidirectional diffusion is one block as long as the window.
-//! - [`Corruption`]: the tokens that the model is shown, and the weight of each position's loss.
-//! - [`PassRows`], [`Target`], [`Targets`]: the rows of a pass that predict tokens, and the weights of these;
-//!   [`next_token_targets`], [`masked_targets`], [`Pass::targets`] make them, [`weighted_loss`] takes them.
-//! - [`exact_passes`], [`left_to_right_passes`], [`monte_carlo_passes`]: block likelihood.
+//! - A [`Corruption`] has the tokens that the model is shown, and the weight of each position's loss.
+//! - [`next_token_targets`], [`masked_targets`] and [`Pass::targets`] say which rows of a pass predict which tokens, and
+//!   with which weights ([`PassRows`], [`Target`], [`Targets`]); [`weighted_loss`] makes a loss of them.
+//! - [`exact_passes`], [`left_to_right_passes`] and [`monte_carlo_passes`] list the passes that a block's likelihood takes.
 //!
 //! The crate never calls a model and knows no tokenizer. Randomness is an argument; where it must not depend on the
 //! batch split, key the generator by (seed, step, [row](StepRule::noise_of)).

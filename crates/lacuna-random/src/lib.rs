@@ -14,15 +14,15 @@
 //! assert!(below(&mut order, 4) < 4);
 //! ```
 //!
-//! - [`stream`]: ChaCha8 under a key of four numbers: the seed, the purpose, and two counters that the purpose gives a
-//!   meaning to.
-//! - [`Purpose`]: the one list of all that numbers are drawn for. Two purposes never share a stream, so a number added
-//!   to one of them changes no other.
-//! - [`uniform`], [`uniform_f32`], [`below`], [`permutation`]: numbers from a stream, or from any other [`RngCore`].
+//! - [`stream`] is ChaCha8 under a key of four numbers: the seed, the purpose, and two counters that the purpose gives
+//!   a meaning to.
+//! - [`Purpose`] is the one list of all that numbers are drawn for. Two purposes never share a stream, so a number
+//!   added to one of them changes no other.
+//! - [`uniform`], [`uniform_f32`], [`below`] and [`permutation`] draw from a stream, or from any other [`RngCore`].
 //!   They are written out here, so that an update of a library can't change a run.
 //!
-//! Not here: a generator that seeds itself, and distributions. Fresh weights make their normal numbers in the model;
-//! the samplers read the words of a stream by token.
+//! There is no generator that seeds itself, and there are no distributions: fresh weights make their normal numbers in
+//! the model, and the samplers read the words of a stream by token.
 
 #![forbid(unsafe_code)]
 

@@ -41,13 +41,13 @@
 //! [`Candidate`] for every masked position; a [`FillRule`] says which of them are taken; a full
 //! block is committed and the next one opened.
 //!
-//! - [`Denoiser`]: the model, as far as a sampler can see it; [`Speculative`] if it takes drafts.
-//! - [`Request`], [`Sampling`], [`Generation`]: what goes in and what comes out.
-//! - [`Decoder`]: the loop, for many requests at once, block diffusion and autoregressive ones side by
-//!   side, each of which may fail alone; [`generate_batch`] and [`generate`] run it to the end.
-//! - [`reference`](mod@reference): the released algorithm, faults included, to compare with.
-//! - [`edit`]: the same text in fewer passes, with an old version of it as draft.
-//! - [`Event`]: what an observer sees, for streaming, stop strings and [`trace`]s.
+//! - [`Denoiser`] is the model, as far as a sampler can see it; [`Speculative`] is one that takes drafts.
+//! - A [`Request`] has the prompt and says how to decode it ([`Sampling`]); a [`Generation`] is what comes of it.
+//! - [`Decoder`] is the loop, for many requests at once, block diffusion and autoregressive ones side by side, each of
+//!   which may fail alone; [`generate_batch`] and [`generate`] run it to the end.
+//! - [`reference`](mod@reference) is the released algorithm, faults included, to compare with.
+//! - [`edit`] writes the same text in fewer passes, with an old version of it as draft.
+//! - An [`Event`] tells an observer what happened, for streaming, stop strings and [`trace`]s.
 //!
 //! Randomness is counter-based: a draw depends on the request's seed, the position and the
 //! refinement, never on the batch. This crate knows no model, no tensor, no tokenizer and no text:

@@ -14,20 +14,20 @@
 //! }
 //! ```
 //!
-//! - [`NoiseSchedule`]: u(t), the probability that a token is masked at time t, and w(t), its weight.
-//!   Families: [`Linear`], [`CosineMaskHeavy`], [`CosineMaskLight`], [`Polynomial`], [`Log`],
-//!   [`Geometric`]; [`Schedule`] is any of them by name.
-//! - [`BlockClipped`] and [`Band`]: keep the rates of any schedule away from 0 (and 1).
-//! - [`Warmup`]: starts training with almost no masks.
-//! - [`TimeSampling`]: draws the times of a batch.
-//! - [`BlockMasking`], [`Estimator`] and the functions beside them: what a rule does, in closed form.
+//! - [`NoiseSchedule`] gives u(t), the probability that a token is masked at time t, and w(t), the weight of its loss.
+//!   [`Linear`], [`CosineMaskHeavy`], [`CosineMaskLight`], [`Polynomial`], [`Log`] and [`Geometric`] are families of
+//!   schedules; [`Schedule`] is any of them by name.
+//! - [`BlockClipped`] and [`Band`] keep the rates of any schedule away from 0 (and 1).
+//! - [`Warmup`] starts training with almost no masks.
+//! - [`TimeSampling`] draws the times of a batch.
+//! - [`BlockMasking`], [`Estimator`] and the functions beside them say in closed form what a rule does.
 //!
 //! Times run from 0, clean, to 1, fully masked. "SDC" is the paper
 //! [Stable-DiffCoder](https://arxiv.org/abs/2601.15892).
 //!
-//! It masks nothing itself and knows neither tokens, nor tensors, nor any source of random numbers:
+//! The crate masks nothing itself and knows neither tokens, nor tensors, nor any source of random numbers:
 //! `lacuna-objective` does that for [candle](https://docs.rs/candle-core); in another framework it is
-//! three lines of your own. Without `std` and without dependencies; all results are the same to the
+//! three lines of your own. It needs no `std` and has no dependencies; all results are the same to the
 //! bit on every platform.
 
 #![no_std]

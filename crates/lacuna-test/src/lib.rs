@@ -5,10 +5,10 @@
 //! assert!(folder.join("model.safetensors").exists());
 //! ```
 //!
-//! - [`fixture`], [`golden`]: files of the repository's `fixtures/`.
-//! - [`checkpoints`]: folders with a model that a test describes in a line.
-//! - [`counting`]: the most memory that a call held, for whoever reads what strangers wrote.
-//! - `talk`, with feature `text`: one conversation, and the tokenizer of the fixtures.
+//! - [`fixture`] and [`golden`] give paths of files in the repository's `fixtures/`.
+//! - [`checkpoints`] makes folders with a model that a test describes in a line.
+//! - [`counting`] measures the most memory that a call held, for tests of code that reads strangers' files.
+//! - `talk`, with feature `text`, has one conversation, and the tokenizer of the fixtures.
 //!
 //! It panics where something is missing, as tests do. It is no part of what is published: crates name it among their
 //! dev-dependencies only.

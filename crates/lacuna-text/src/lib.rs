@@ -27,7 +27,8 @@
 //! - A [`Fim`] marks holes in the order that a family of models was trained on.
 //! - [`ModelFiles`] and [`Settings`] are what the other files of a checkpoint say of tokens, template and sampling.
 //!
-//! Not here: corpora and what is supervised in a conversation (`lacuna-data`), models, downloads.
+//! Corpora, and what is supervised in a conversation, are the business of `lacuna-data`; models and downloads are that of
+//! other crates.
 
 #![forbid(unsafe_code)]
 

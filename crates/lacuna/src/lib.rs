@@ -10,12 +10,12 @@
 //! # Ok::<(), lacuna::Error>(())
 //! ```
 //!
-//! The crate to add for whoever wants all of lacuna under one name: it re-exports and holds nothing. Models are opened
-//! and decoded by [`engine`], whose names stand here too; the other crates are modules, whole: [`schedules`],
+//! Add this crate if you want all of lacuna under one name. It re-exports the others and holds nothing. Models are
+//! opened and decoded by [`engine`], whose names stand here too; the other crates are modules, whole: [`schedules`],
 //! [`random`], [`kernels`], [`text`], [`checkpoint`], [`data`], [`model`], [`objective`], [`samplers`],
 //! [`likelihood`], [`train`].
 //!
-//! Not here: the program. `lacuna-cli` installs it.
+//! The program `lacuna` comes from another crate, `lacuna-cli`.
 
 #![forbid(unsafe_code)]
 
