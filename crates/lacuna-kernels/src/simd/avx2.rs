@@ -23,7 +23,7 @@ pub(super) unsafe fn enter_bytes<K: ByteKernel>(kernel: K) -> K::Output {
     kernel.run::<Avx2>()
 }
 
-/// The address of `N` elements.
+/// Gives the address of the first `N` elements, after a check that there are as many.
 #[inline(always)]
 pub(super) fn read<const N: usize, T>(from: &[T]) -> *const T {
     assert!(from.len() >= N, "a vector's elements");

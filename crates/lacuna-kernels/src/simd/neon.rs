@@ -13,14 +13,14 @@ pub(super) fn enter<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Neon>()
 }
 
-/// The address of `N` elements.
+/// Gives the address of the first `N` elements, after a check that there are as many.
 #[inline(always)]
 fn read<const N: usize, T>(from: &[T]) -> *const T {
     assert!(from.len() >= N, "a vector's elements");
     from.as_ptr()
 }
 
-/// `f` of both registers.
+/// Applies `f` to both registers of a vector.
 #[inline(always)]
 fn each<A: Copy, B>([low, high]: [A; 2], f: impl Fn(A) -> B) -> [B; 2] {
     [f(low), f(high)]

@@ -21,7 +21,7 @@ fn groups<const N: usize>(from: &[u8]) -> &[[u8; N]; 8] {
     from.as_chunks().0.first_chunk().expect("eight lanes of bytes")
 }
 
-/// `f` of every lane.
+/// Applies `f` to every lane.
 #[inline(always)]
 fn each<A: Copy, B>(lanes: [A; 8], f: impl Fn(A) -> B) -> [B; 8] {
     lanes.map(f)

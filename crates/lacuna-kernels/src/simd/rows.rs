@@ -79,7 +79,7 @@ impl<'a, B, const W: usize> Column<'a, B, W> {
     }
 }
 
-/// Arrays of `T`.
+/// Marks types that are arrays of `T`, so that their elements may be read through a pointer to `T`.
 ///
 /// # Safety
 /// The type is an array of `T`.

@@ -20,60 +20,60 @@ pub(crate) trait Vector: Copy {
     /// True if packed weights are read so fast that few rows of x are multiplied with them as they lie, without
     /// unpacking them first.
     const READS_STORED: bool;
-    /// `LANES` integers of 32 bits.
+    /// Holds `LANES` integers of 32 bits, the form in which packed weights are taken apart.
     type Bits: Copy;
-    /// Sixteen values q · scale + offset, one for each nibble.
+    /// Holds the sixteen values q · scale + offset that a nibble q can stand for.
     type Nibbles: Copy;
 
-    /// Every lane `value`.
+    /// Gives every lane `value`.
     fn splat(value: f32) -> Self;
-    /// The first `LANES` floats.
+    /// Reads the first `LANES` floats.
     fn load(from: &[f32]) -> Self;
     /// Writes the first `LANES` floats.
     fn store(self, to: &mut [f32]);
-    /// self · by + plus, with one rounding wherever the machine can.
+    /// Computes self · by + plus, with one rounding wherever the machine can.
     fn mul_add(self, by: Self, plus: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
-    /// The sum of each vector's lanes, in an order that does not depend on its place among the four.
+    /// Sums the lanes of each vector, in an order that does not depend on its place among the four.
     fn sums(four: [Self; 4]) -> [f32; 4];
 
-    /// `LANES` f32, as they are stored: little endian.
+    /// Reads `LANES` f32 as files store them: little endian.
     fn load_f32(from: &[u8]) -> Self;
-    /// `LANES` IEEE halves, as they are stored.
+    /// Reads `LANES` IEEE halves as files store them.
     fn load_f16(from: &[u8]) -> Self;
-    /// `LANES` bf16, as they are stored.
+    /// Reads `LANES` bf16 as files store them.
     #[inline(always)]
     fn load_bf16(from: &[u8]) -> Self {
         Self::from_bits(Self::shl(Self::load_u16(from), 16))
     }
 
-    /// `LANES` bytes.
+    /// Reads `LANES` bytes, one to a lane.
     fn load_u8(from: &[u8]) -> Self::Bits;
-    /// `LANES` signed bytes.
+    /// Reads `LANES` signed bytes, one to a lane.
     fn load_i8(from: &[u8]) -> Self::Bits;
-    /// `LANES` signed bytes as floats of that value.
+    /// Reads `LANES` signed bytes as floats of the same value.
     #[inline(always)]
     fn from_i8(from: &[u8]) -> Self {
         Self::to_f32(Self::load_i8(from))
     }
-    /// `LANES` integers of two bytes, as they are stored.
+    /// Reads `LANES` integers of two bytes as files store them.
     fn load_u16(from: &[u8]) -> Self::Bits;
-    /// Bit `first` + i of the word in lane i, all other bits zero.
+    /// Puts bit `first` + i of the word into lane i; the lane's other bits are zero.
     fn bits_of(word: u32, first: usize) -> Self::Bits;
     fn and(bits: Self::Bits, mask: u32) -> Self::Bits;
     fn or(bits: Self::Bits, other: Self::Bits) -> Self::Bits;
     fn shl(bits: Self::Bits, by: usize) -> Self::Bits;
-    /// Zeros come in from the left.
+    /// Shifts each lane to the right; zeros come in from the left.
     fn shr(bits: Self::Bits, by: usize) -> Self::Bits;
-    /// Signed integers as floats of that value.
+    /// Turns signed integers into floats of the same value.
     fn to_f32(bits: Self::Bits) -> Self;
-    /// The floats that have these bits.
+    /// Takes the lanes for the bits of floats.
     fn from_bits(bits: Self::Bits) -> Self;
 
-    /// The sixteen values that nibbles stand for. Exact where q · scale and the sum are.
+    /// Makes the table of values q · scale + offset for q = 0 to 15. They are exact if product and sum are.
     fn nibbles(scale: f32, offset: f32) -> Self::Nibbles;
-    /// The values of the low (0) or the high (1) nibbles of `LANES` bytes.
+    /// Looks up the values of the low (0) or the high (1) nibbles of `LANES` bytes.
     fn look_up(bytes: &[u8], which: usize, values: Self::Nibbles) -> Self;
 
     /// Asks for the cache line at an address, which need not exist, into the first-level cache.
@@ -86,6 +86,7 @@ pub(crate) trait Vector: Copy {
 pub(crate) trait Kernel {
     type Output;
 
-    /// The loop; `#[inline(always)]`, as is everything generic over V that it calls.
+    /// Runs the loop. It must be `#[inline(always)]`, as must everything generic over V that it calls, so that it is
+    /// compiled for the instruction set of its caller.
     fn run<V: Vector>(self) -> Self::Output;
 }

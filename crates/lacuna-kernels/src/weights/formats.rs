@@ -78,7 +78,7 @@ floats!(F32, 4, load_f32);
 floats!(F16, 2, load_f16);
 floats!(BF16, 2, load_bf16);
 
-/// Floats that have been unpacked.
+/// The format of weights that have been unpacked to f32 already.
 pub(super) struct Unpacked;
 
 impl Format for Unpacked {
@@ -103,7 +103,7 @@ impl Format for Unpacked {
     }
 }
 
-/// w = d·q.
+/// Q8_0: a weight is w = d·q, with q a signed byte.
 pub(super) struct Q8_0;
 
 impl Format for Q8_0 {
@@ -121,7 +121,7 @@ impl Format for Q8_0 {
     }
 }
 
-/// w = d·(q − 8). Small integers times halves are exact, so d·q − 8·d has the same bits.
+/// Q4_0: a weight is w = d·(q − 8), with q a nibble. Small integers times halves are exact, so d·q − 8·d has the same bits.
 pub(super) struct Q4_0;
 
 impl Format for Q4_0 {
@@ -140,7 +140,7 @@ impl Format for Q4_0 {
     }
 }
 
-/// w = d·q + m.
+/// Q4_1: a weight is w = d·q + m, with q a nibble.
 pub(super) struct Q4_1;
 
 impl Format for Q4_1 {
@@ -158,7 +158,7 @@ impl Format for Q4_1 {
     }
 }
 
-/// w = d·(q − 16).
+/// Q5_0: a weight is w = d·(q − 16), with q of five bits.
 pub(super) struct Q5_0;
 
 impl Format for Q5_0 {
@@ -177,7 +177,7 @@ impl Format for Q5_0 {
     }
 }
 
-/// w = d·q + m.
+/// Q5_1: a weight is w = d·q + m, with q of five bits.
 pub(super) struct Q5_1;
 
 impl Format for Q5_1 {

@@ -65,7 +65,7 @@ pub(super) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, isa: Isa) 
 #[derive(Default)]
 struct Scratch {
     panel: Panel,
-    /// `[panel][x row][lane]`.
+    /// The sums so far, `[panel][x row][lane]`: a lane is a row of weights.
     sums: Vec<f32>,
 }
 
@@ -76,9 +76,9 @@ thread_local! {
 /// [`BLOCKS`] blocks of columns, of as many weight rows as there are lanes.
 #[derive(Default)]
 struct Panel {
-    /// `[block][four columns][lane]`.
+    /// The codes, four columns to a word, `[block][four columns][lane]`.
     codes: Vec<u32>,
-    /// `[block][half][lane]`.
+    /// The scales, and beside them the offsets, `[block][half][lane]`.
     scales: Vec<f32>,
     offsets: Vec<f32>,
 }

@@ -32,7 +32,7 @@ impl Bytes {
         Ok(Self { owner, range })
     }
 
-    /// The bytes.
+    /// Gives the bytes as a slice.
     ///
     /// # Panics
     /// If the owner has shrunk since.

@@ -47,10 +47,10 @@ fn cross_entropy_rows(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result
     (log_sum - centred.gather(&targets, 1)?)?.squeeze(1)
 }
 
-/// The loss of [`linear_cross_entropy`] and its gradients.
+/// Computes the loss of [`linear_cross_entropy`] and its gradients.
 ///
 /// # Errors
-/// As there.
+/// As [`linear_cross_entropy`].
 pub fn linear_cross_entropy_gradients(
     hidden: &Tensor,
     head: &Tensor,

@@ -12,19 +12,19 @@ pub(in crate::weights) fn has_codes(dtype: StorageDtype) -> bool {
 
 /// A format that is read as codes. All of its functions are `#[inline(always)]`.
 pub(super) trait Codes {
-    /// A stored block.
+    /// A block of weights as a file stores it.
     type Stored;
-    /// Parts of 32 weights in it.
+    /// The number of parts of 32 weights in a block.
     const PARTS: usize;
-    /// Scales in a part.
+    /// The number of scales in a part: 1, or 2 where each half has its own.
     const HALVES: usize;
     /// True if codes can be 128 and more.
     const WIDE: bool;
 
     fn blocks(row: &[u8]) -> &[Self::Stored];
-    /// The scales and the offsets of every half (or whole) part in turn.
+    /// Reads the scales and the offsets of every half (or whole) part in turn.
     fn scales(block: &Self::Stored, halves: &Halves) -> ([f32; 16], [f32; 16]);
-    /// The codes of a part, four to a word, the first one lowest.
+    /// Reads the codes of a part, four to a word, the first one lowest.
     fn codes(block: &Self::Stored, part: usize) -> [u32; 8];
 }
 

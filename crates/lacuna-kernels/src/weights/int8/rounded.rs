@@ -18,12 +18,12 @@ pub(in crate::weights) struct Rounded {
     groups: Vec<Block>,
 }
 
-/// Thirty-two values of a row.
+/// Thirty-two activations of a row, rounded to bytes: value i is about scale · qᵢ.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Block {
     pub(super) q: [[i8; 4]; 8],
     pub(super) scale: f32,
-    /// scale · Σ q
+    /// scale · Σ q, which is multiplied with a weight block's offset.
     pub(super) sum: f32,
     /// scale · Σ q over the first sixteen values, and over the others.
     pub(super) half_sums: [f32; 2],

@@ -90,7 +90,7 @@ fn each_back<const LEN: usize, const BYTES: usize>(
     }
 }
 
-/// A half stored at `at`.
+/// Reads the IEEE half at byte `at` of a block.
 #[inline(always)]
 fn half_at<const N: usize>(block: &[u8; N], at: usize) -> f32 {
     f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
