@@ -1,6 +1,11 @@
 //! Lists faults that someone could make in a kernel. The emulated tests must fail on every one of
 //! them: the list is their test.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use anyhow::{Context, Result, ensure};
+
 pub(super) mod attention;
 
 /// One text of a kernel's source replaced by another.
@@ -18,10 +23,41 @@ pub(super) struct Mutation {
 impl Mutation {
     /// The source with the fault in it; none if the text is not there any more.
     pub(super) fn apply(&self, source: &str) -> Option<String> {
-        let (start, _) = source.match_indices(self.from).nth(self.at)?;
-        let end = start + self.from.len();
-        Some(format!("{}{}{}", &source[..start], self.to, &source[end..]))
+        let place = self.place(source)?;
+        Some(format!("{}{}{}", &source[..place.start], self.to, &source[place.end..]))
     }
+
+    /// The text that is replaced.
+    fn place(&self, source: &str) -> Option<Range<usize>> {
+        let (start, _) = source.match_indices(self.from).nth(self.at)?;
+        Some(start..start + self.from.len())
+    }
+}
+
+/// The source with all of the faults in it, of which `emulation::planted` chooses one by its number when the program
+/// runs: compiling a program once is less than compiling it for each fault. What a fault replaces is a whole
+/// statement, to its semicolon, or a whole expression; faults replace the same text or texts apart.
+pub(super) fn apply_all(source: &str, faults: &[(usize, &Mutation)]) -> Result<String> {
+    let mut places = BTreeMap::<_, Vec<_>>::new();
+    for (number, fault) in faults {
+        let gone = || format!("\"{}\": the text it replaces is gone", fault.name);
+        let place = fault.place(source).with_context(gone)?;
+        places.entry((place.start, place.end)).or_default().push((number, fault.to));
+    }
+    let (mut planted, mut from) = (String::new(), 0);
+    for ((start, end), choices) in places {
+        ensure!(from <= start, "two faults replace parts of one text: {}", &source[start..end]);
+        planted += &source[from..start];
+        let is_statement = source[start..end].ends_with(';');
+        let otherwise = &source[start..end];
+        let choice = |text: String, (number, to): (&usize, &str)| match is_statement {
+            true => format!("if (emulation::planted == {number}) {{ {to} }} else {{ {text} }}"),
+            false => format!("(emulation::planted == {number} ? ({to}) : ({text}))"),
+        };
+        planted += &choices.into_iter().fold(otherwise.to_owned(), choice);
+        from = end;
+    }
+    Ok(planted + &source[from..])
 }
 
 /// The part of a suite that finds a fault soonest: flags that compile less of it, words that run less.
@@ -49,5 +85,20 @@ mod tests {
         let mutation = fault("", "", ("b", 1), "x");
         assert_eq!(mutation.apply("abab").as_deref(), Some("abax"));
         assert_eq!(mutation.apply("ab"), None);
+    }
+
+    #[test]
+    fn all_faults_are_in_one_source_and_one_is_chosen() {
+        let (wait, sum) = (fault("", "", ("wait();", 1), ""), fault("", "", ("a + b", 0), "a"));
+        let other = fault("", "", ("a + b", 0), "b");
+        let planted = apply_all("wait(); wait(); f(a + b);", &[(7, &sum), (8, &wait), (9, &other)]);
+        assert_eq!(
+            planted.unwrap(),
+            "wait(); if (emulation::planted == 8) {  } else { wait(); } \
+             f((emulation::planted == 9 ? (b) : ((emulation::planted == 7 ? (a) : (a + b)))));"
+        );
+        let overlapping = fault("", "", ("f(a", 0), "f(b");
+        assert!(apply_all("f(a + b);", &[(1, &sum), (2, &overlapping)]).is_err());
+        assert!(apply_all("f();", &[(1, &sum)]).is_err());
     }
 }

@@ -14,6 +14,9 @@ pub(super) struct Suite {
     pub(super) mutations: &'static [Mutation],
     /// Chooses the part that is compiled and run for a fault; `|_| Part::default()` is all of it.
     pub(super) part: fn(&Mutation) -> Part,
+    /// The flags with which all faults are compiled at once, as `mutations::apply_all` puts them into the sources: it
+    /// takes a fraction of the time. Without them each is compiled alone.
+    pub(super) at_once: Option<&'static [&'static str]>,
 }
 
 pub(super) const SUITES: &[Suite] = &[Suite {
@@ -23,6 +26,7 @@ pub(super) const SUITES: &[Suite] = &[Suite {
     rest: &["attention.cpp"],
     mutations: attention::MUTATIONS,
     part: attention::part,
+    at_once: None,
 }];
 
 /// The suites of these names, all if none is named.

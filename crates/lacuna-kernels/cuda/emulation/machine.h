@@ -40,6 +40,9 @@ constexpr int WARP = 32;
 /// As much as a block of compute capability 9.0 can have.
 constexpr size_t SHARED_BYTES = 227 << 10;
 
+/// The fault that is at work where several are compiled into the kernels at once; 0: none.
+inline int planted = 0;
+
 extern Schedule schedule;
 extern Counters counters;
 extern unsigned char shared_memory[SHARED_BYTES];

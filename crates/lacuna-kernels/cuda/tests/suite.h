@@ -9,8 +9,9 @@
 //         return suite.end();
 //     }
 //
-// The word `quick` ends the program at the first failure, as tests with planted faults do; what
-// other words choose is up to the suite.
+// The word `quick` ends the program at the first failure, as tests with planted faults do, and
+// `fault=NUMBER` chooses one where several are compiled in; what other words choose is up to the
+// suite.
 #pragma once
 #include <cstdio>
 #include <cstdlib>
@@ -75,7 +76,10 @@ inline std::string error_text(std::initializer_list<std::pair<const char *, doub
 
 class Suite {
   public:
-    Suite(int argc, char **argv) : words_(argv + 1, argv + argc), quick_(has("quick")) {}
+    Suite(int argc, char **argv) : words_(argv + 1, argv + argc), quick_(has("quick")) {
+        for (const auto &word : words_)
+            if (word.rfind("fault=", 0) == 0) emulation::planted = std::atoi(word.c_str() + 6);
+    }
 
     /// Whether the program was started with this word.
     bool has(const char *word) const {
