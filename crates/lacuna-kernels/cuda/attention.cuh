@@ -1,8 +1,8 @@
 // Block attention: what the forward and the backward kernels share.
 //
-// A query sees a prefix of the keys and at most two ranges more, as `lacuna_kernels::KeyRanges` lays
-// out every mask. Tiles of keys that no query of a tile sees are never touched, and only tiles that
-// some see in part are masked.
+// A query sees a prefix of the keys and at most two ranges more, as `lacuna_kernels::KeyRanges`
+// lays out every mask. Tiles of keys that no query of a tile sees are never touched, and only tiles
+// that some see in part are masked.
 #pragma once
 #include "tensor_core.h"
 
@@ -102,6 +102,30 @@ __device__ __forceinline__ void load_tile(bf16 *tile, const bf16 *rows, int stri
         copy_async(tile + place<D>(row, chunk) + i * D, rows + from, first + row + i < count);
 }
 
+/// The sight of a warp's queries, each lane's given by its two ranges; a lane without a
+/// query brings `there` = false. All lanes get it.
+__device__ __forceinline__ Sight sight_of(int4 ranges, bool there) {
+    int4 some = make_int4(NEVER, 0, NEVER, 0), all = make_int4(0, NEVER, 0, NEVER);
+    if (there) {
+        const bool first = ranges.x < ranges.y, second = ranges.z < ranges.w;
+        all = make_int4(first ? ranges.x : NEVER, first ? ranges.y : 0, second ? ranges.z : NEVER,
+                        second ? ranges.w : 0);
+        some = all;
+    }
+#pragma unroll
+    for (int step = 16; step; step >>= 1) {
+        some.x = min(some.x, __shfl_xor_sync(~0u, some.x, step)),
+        some.y = max(some.y, __shfl_xor_sync(~0u, some.y, step));
+        some.z = min(some.z, __shfl_xor_sync(~0u, some.z, step)),
+        some.w = max(some.w, __shfl_xor_sync(~0u, some.w, step));
+        all.x = max(all.x, __shfl_xor_sync(~0u, all.x, step)),
+        all.y = min(all.y, __shfl_xor_sync(~0u, all.y, step));
+        all.z = max(all.z, __shfl_xor_sync(~0u, all.z, step)),
+        all.w = min(all.w, __shfl_xor_sync(~0u, all.w, step));
+    }
+    return Sight{some, all};
+}
+
 /// The tiles that `sees` accepts, in ascending order, the same for all lanes of a warp.
 struct Walk {
     unsigned found = 0;
@@ -146,12 +170,12 @@ __device__ __forceinline__ int4 hull(const Sight *sights, int first, int count) 
     return some;
 }
 
-/// sums = a · bᵀ: rows `row..` of tile a by all N rows of tile b.
-template <int D, int BANDS, int N>
-__device__ __forceinline__ void multiply_rows(float (&sums)[BANDS][N / 8][4], const bf16 *a,
-                                              int row, const bf16 *b) {
-    const int lane = threadIdx.x & 31;
-    const int left_at = place<D>(row + (lane & 15), lane >> 4),
+/// sums = a · bᵀ: bands of 16 rows, of which `left(k, a)` gives columns 16 k and on as
+/// `multiply_add` takes them, by the N rows of tile b.
+template <int D, int BANDS, int N, class Left>
+__device__ __forceinline__ void multiply_bands(float (&sums)[BANDS][N / 8][4], Left left,
+                                               const bf16 *b) {
+    const int lane = threadIdx.x & 31,
               right_at = place<D>((lane >> 4) * 8 + (lane & 7), lane >> 3 & 1);
 #pragma unroll
     for (int m = 0; m < BANDS; m++)
@@ -160,21 +184,32 @@ __device__ __forceinline__ void multiply_rows(float (&sums)[BANDS][N / 8][4], co
             sums[m][n][0] = sums[m][n][1] = sums[m][n][2] = sums[m][n][3] = 0;
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
-        unsigned left[BANDS][4];
-#pragma unroll
-        for (int m = 0; m < BANDS; m++)
-            load_matrices(left[m], a + chunk_on(left_at, 2 * k) + m * 16 * D);
+        unsigned a[BANDS][4];
+        left(k, a);
 #pragma unroll
         for (int n = 0; n < N / 8; n += 2) {
             unsigned right[4];
             load_matrices(right, b + chunk_on(right_at, 2 * k) + n * 8 * D);
 #pragma unroll
             for (int m = 0; m < BANDS; m++) {
-                multiply_add(sums[m][n], left[m], right[0], right[1]);
-                multiply_add(sums[m][n + 1], left[m], right[2], right[3]);
+                multiply_add(sums[m][n], a[m], right[0], right[1]);
+                multiply_add(sums[m][n + 1], a[m], right[2], right[3]);
             }
         }
     }
+}
+
+/// sums = a · bᵀ: rows `row..` of tile a by all N rows of tile b.
+template <int D, int BANDS, int N>
+__device__ __forceinline__ void multiply_rows(float (&sums)[BANDS][N / 8][4], const bf16 *a,
+                                              int row, const bf16 *b) {
+    const int lane = threadIdx.x & 31, left_at = place<D>(row + (lane & 15), lane >> 4);
+    const auto left = [&](int k, unsigned (&of)[BANDS][4]) {
+#pragma unroll
+        for (int m = 0; m < BANDS; m++)
+            load_matrices(of[m], a + chunk_on(left_at, 2 * k) + m * 16 * D);
+    };
+    multiply_bands<D, BANDS, N>(sums, left, b);
 }
 
 /// sums += weights · b: weights as `multiply_rows` leaves them, by the N rows of tile b.
@@ -207,27 +242,36 @@ __device__ __forceinline__ void add_weighted_rows(float (&sums)[BANDS][D / 8][4]
     }
 }
 
-/// Scores of queries `query..` and keys `key..` that the mask hides become −∞.
-template <int BANDS, int N>
-__device__ __forceinline__ void hide(float (&s)[BANDS][N / 8][4], const Mask &mask, int b,
-                                     int query, int key) {
+/// Scores of keys `key..` that a row does not see, beyond the prefix given its `range_of(row)`,
+/// become −∞; rows count from the first band's.
+template <int BANDS, int N, class RangeOf>
+__device__ __forceinline__ void hide_beyond(float (&s)[BANDS][N / 8][4], RangeOf range_of,
+                                            int prefix, int key) {
     const int lane = thread_anew() & 31;
-    const int4 *ranges = mask.ranges_of(b);
-    query += lane >> 2;
     key += 2 * (lane & 3);
 #pragma unroll
     for (int m = 0; m < BANDS; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int row = query + m * 16 + half * 8;
-            int4 range = row < mask.q_len ? ranges[row] : make_int4(0, 0, 0, 0);
+            int4 range = range_of((lane >> 2) + m * 16 + half * 8);
             range = make_int4(range.x - key, range.y - key, range.z - key, range.w - key);
 #pragma unroll
             for (int n = 0; n < N / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 2; i++)
-                    if (!sees(range, mask.prefix - key, n * 8 + i)) s[m][n][2 * half + i] = NOTHING;
+                    if (!sees(range, prefix - key, n * 8 + i)) s[m][n][2 * half + i] = NOTHING;
         }
+}
+
+/// Scores of queries `query..` and keys `key..` that the mask hides become −∞.
+template <int BANDS, int N>
+__device__ __forceinline__ void hide(float (&s)[BANDS][N / 8][4], const Mask &mask, int b,
+                                     int query, int key) {
+    const int4 *ranges = mask.ranges_of(b);
+    const auto range_of = [&](int row) {
+        return query + row < mask.q_len ? ranges[query + row] : make_int4(0, 0, 0, 0);
+    };
+    hide_beyond<BANDS, N>(s, range_of, mask.prefix, key);
 }
 
 /// The same where keys stand in rows.
@@ -281,6 +325,52 @@ __device__ __forceinline__ float sum_of_four(float x) {
 __device__ __forceinline__ float max_of_four(float x) {
     x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
     return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+/// One step of a softmax over keys that come a tile at a time: scores become weights relative to
+/// the largest score so far, and what earlier ones have added up to shrinks with them.
+template <int D, int BANDS, int N>
+__device__ __forceinline__ void weigh(float (&s)[BANDS][N / 8][4], float (&out)[BANDS][D / 8][4],
+                                      float (&most)[BANDS][2], float (&sum)[BANDS][2],
+                                      float scale_log2) {
+    float fade[BANDS][2];
+    bool fades = false;
+#pragma unroll
+    for (int m = 0; m < BANDS; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float max = most[m][half];
+#pragma unroll
+            for (int n = 0; n < N / 8; n++)
+                max = fmaxf(max, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
+            max = max_of_four(max);
+            fades |= max != most[m][half];
+            fade[m][half] = max == NOTHING ? 1 : exp2_fast((most[m][half] - max) * scale_log2);
+            most[m][half] = max;
+        }
+    if (__ballot_sync(~0u, fades)) { // rarely, once most keys have been seen
+#pragma unroll
+        for (int m = 0; m < BANDS; m++) {
+            sum[m][0] *= fade[m][0], sum[m][1] *= fade[m][1];
+#pragma unroll
+            for (int d = 0; d < D / 8; d++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) out[m][d][i] *= fade[m][i / 2];
+        }
+    }
+    float base[BANDS][2];
+#pragma unroll
+    for (int m = 0; m < BANDS; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            base[m][half] = most[m][half] == NOTHING ? 0.f : most[m][half] * scale_log2;
+#pragma unroll
+    for (int n = 0; n < N / 8; n++)
+#pragma unroll
+        for (int m = 0; m < BANDS; m++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                sum[m][i / 2] += s[m][n][i] = exp2_fast(s[m][n][i] * scale_log2 - base[m][i / 2]);
 }
 
 // Bytes of shared memory that a block takes: two stages of whatever it goes over.

@@ -11,30 +11,11 @@ struct SightArgs {
 __device__ __forceinline__ void make_sight(const SightArgs &p) {
     const int lane = threadIdx.x & 31, sight = blockIdx.x * (blockDim.x / 32) + (threadIdx.x >> 5),
               row = sight * SIGHT + lane;
-    int4 some = make_int4(NEVER, 0, NEVER, 0), all = make_int4(0, NEVER, 0, NEVER);
-    if (row < p.mask.q_len) {
-        const int4 r = p.mask.ranges_of(blockIdx.y)[row];
-        const bool first = r.x < r.y, second = r.z < r.w;
-        all =
-            make_int4(first ? r.x : NEVER, first ? r.y : 0, second ? r.z : NEVER, second ? r.w : 0);
-        some = all;
-    }
-#pragma unroll
-    for (int step = 16; step; step >>= 1) {
-        some.x = min(some.x, __shfl_xor_sync(~0u, some.x, step)),
-        some.y = max(some.y, __shfl_xor_sync(~0u, some.y, step));
-        some.z = min(some.z, __shfl_xor_sync(~0u, some.z, step)),
-        some.w = max(some.w, __shfl_xor_sync(~0u, some.w, step));
-        all.x = max(all.x, __shfl_xor_sync(~0u, all.x, step)),
-        all.y = min(all.y, __shfl_xor_sync(~0u, all.y, step));
-        all.z = max(all.z, __shfl_xor_sync(~0u, all.z, step)),
-        all.w = min(all.w, __shfl_xor_sync(~0u, all.w, step));
-    }
-    if (lane == 0 && sight < p.mask.n_sights()) {
-        Sight *to = p.sights + (long long)blockIdx.y * p.mask.n_sights() + sight;
-        to->some = some;
-        to->all = all;
-    }
+    const bool there = row < p.mask.q_len;
+    const Sight made =
+        sight_of(there ? p.mask.ranges_of(blockIdx.y)[row] : make_int4(0, 0, 0, 0), there);
+    if (lane == 0 && sight < p.mask.n_sights())
+        p.sights[(long long)blockIdx.y * p.mask.n_sights() + sight] = made;
 }
 
 /// A block takes ROWS · WARPS queries of one head and goes over tiles of KEYS keys: while one is
@@ -93,46 +74,7 @@ __device__ __forceinline__ void attention_forward(const ForwardArgs &p) {
         if (row < mask.q_len &&
             !sees_all(mask.sights_of(b)[row / SIGHT].all, mask.prefix, key0, key0 + KEYS))
             hide<BANDS, KEYS>(s, mask, b, row, key0);
-        float fade[BANDS][2];
-        bool fades = false;
-#pragma unroll
-        for (int m = 0; m < BANDS; m++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float max = most[m][half];
-#pragma unroll
-                for (int n = 0; n < KEYS / 8; n++)
-                    max = fmaxf(max, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
-                max = max_of_four(max);
-                fades |= max != most[m][half];
-                fade[m][half] =
-                    max == NOTHING ? 1 : exp2_fast((most[m][half] - max) * p.scale_log2);
-                most[m][half] = max;
-            }
-        if (__ballot_sync(~0u, fades)) { // rarely, once most keys have been seen
-#pragma unroll
-            for (int m = 0; m < BANDS; m++) {
-                sum[m][0] *= fade[m][0], sum[m][1] *= fade[m][1];
-#pragma unroll
-                for (int d = 0; d < D / 8; d++)
-#pragma unroll
-                    for (int i = 0; i < 4; i++) out[m][d][i] *= fade[m][i / 2];
-            }
-        }
-        float base[BANDS][2];
-#pragma unroll
-        for (int m = 0; m < BANDS; m++)
-#pragma unroll
-            for (int half = 0; half < 2; half++)
-                base[m][half] = most[m][half] == NOTHING ? 0.f : most[m][half] * p.scale_log2;
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-            for (int m = 0; m < BANDS; m++)
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    sum[m][i / 2] += s[m][n][i] =
-                        exp2_fast(s[m][n][i] * p.scale_log2 - base[m][i / 2]);
+        weigh<D, BANDS, KEYS>(s, out, most, sum, p.scale_log2);
         add_weighted_rows<D, BANDS, KEYS>(out, s, k_tile + TILE);
     }
     copies_wait<0>();

@@ -81,6 +81,22 @@ __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
     return word;
 }
 
+/// Sums of two pairs of numbers, rounded to bf16.
+__device__ __forceinline__ unsigned add_bf16(unsigned a, unsigned b) {
+    unsigned sums;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;"
+        : "=r"(sums)
+        : "r"(a), "r"(0x3f803f80), "r"(b)); // a · 1 + b
+    return sums;
+}
+
+/// The number whose bits as an f16 are the lower half of `bits`.
+__device__ __forceinline__ float from_f16(unsigned bits) {
+    float x;
+    asm("{ .reg .b16 half; cvt.u16.u32 half, %1; cvt.f32.f16 %0, half; }" : "=f"(x) : "r"(bits));
+    return x;
+}
+
 /// 2^x within two units in the last place; results below 2^-126 are 0.
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;

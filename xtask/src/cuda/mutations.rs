@@ -7,6 +7,8 @@ use std::ops::Range;
 use anyhow::{Context, Result, ensure};
 
 pub(super) mod attention;
+pub(super) mod attention_decode;
+pub(super) mod few_rows;
 
 /// One text of a kernel's source replaced by another.
 pub(super) struct Mutation {

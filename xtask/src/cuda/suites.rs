@@ -1,6 +1,6 @@
 //! Lists the suites of `cargo xtask cuda emulate`: each tests the kernels of an operation.
 
-use super::mutations::{Mutation, Part, attention};
+use super::mutations::{Mutation, Part, attention, attention_decode, few_rows};
 
 /// The kernels of an operation and the program that tests them.
 pub(super) struct Suite {
@@ -19,15 +19,35 @@ pub(super) struct Suite {
     pub(super) at_once: Option<&'static [&'static str]>,
 }
 
-pub(super) const SUITES: &[Suite] = &[Suite {
-    name: "attention",
-    kernels: &["attention_forward.cu", "attention_backward.cu", "attention_hopper.cu"],
-    test: "attention_kernels.cpp",
-    rest: &["attention.cpp"],
-    mutations: attention::MUTATIONS,
-    part: attention::part,
-    at_once: None,
-}];
+pub(super) const SUITES: &[Suite] = &[
+    Suite {
+        name: "attention",
+        kernels: &["attention_forward.cu", "attention_backward.cu", "attention_hopper.cu"],
+        test: "attention_kernels.cpp",
+        rest: &["attention.cpp"],
+        mutations: attention::MUTATIONS,
+        part: attention::part,
+        at_once: None,
+    },
+    Suite {
+        name: "attention_decode",
+        kernels: &["attention_decode.cu"],
+        test: "attention_decode.cpp",
+        rest: &[],
+        mutations: attention_decode::MUTATIONS,
+        part: attention_decode::part,
+        at_once: Some(&["-DLACUNA_ONLY=64"]),
+    },
+    Suite {
+        name: "few_rows",
+        kernels: &["few_rows.cu"],
+        test: "few_rows.cpp",
+        rest: &[],
+        mutations: few_rows::MUTATIONS,
+        part: few_rows::part,
+        at_once: Some(&[]),
+    },
+];
 
 /// The suites of these names, all if none is named.
 pub(super) fn named(names: &[String]) -> Vec<&'static Suite> {

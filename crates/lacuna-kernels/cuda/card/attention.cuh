@@ -116,11 +116,8 @@ class CardPass {
     }
     template <class Args> static void start(const Kernel<Args> &k, dim3 grid, const Args &args) {
         static std::map<const void *, bool> prepared;
-        if (k.shared > 48 << 10 && !prepared[(const void *)k.run]) {
-            MUST(cudaFuncSetAttribute((const void *)k.run,
-                                      cudaFuncAttributeMaxDynamicSharedMemorySize, k.shared));
-            prepared[(const void *)k.run] = true;
-        }
+        if (!prepared[(const void *)k.run]) allow_shared((const void *)k.run, k.shared);
+        prepared[(const void *)k.run] = true;
         k.run<<<grid, k.threads, k.shared>>>(args);
         must(cudaGetLastError(), k.name);
     }

@@ -37,6 +37,12 @@ template <class T> class Buffer {
     T *data_ = nullptr;
 };
 
+/// Lets a kernel take more shared memory than the 48 KB that every kernel may.
+inline void allow_shared(const void *kernel, int bytes) {
+    if (bytes > 48 << 10)
+        MUST(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+}
+
 /// Median milliseconds of one call.
 template <class F> double milliseconds(F call) {
     cudaEvent_t begin, end;

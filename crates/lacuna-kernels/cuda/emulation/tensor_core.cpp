@@ -226,6 +226,19 @@ static unsigned short round_bf16(float x) {
 unsigned pack_bf16(float low, float high) {
     return round_bf16(low) | static_cast<unsigned>(round_bf16(high)) << 16;
 }
+unsigned add_bf16(unsigned a, unsigned b) {
+    return pack_bf16(emulation::low(a) + emulation::low(b),
+                     emulation::high(a) + emulation::high(b));
+}
+float from_f16(unsigned bits) {
+    const int exponent = static_cast<int>(bits >> 10 & 31),
+              fraction = static_cast<int>(bits & 1023);
+    const float size = exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
+                       : exponent == 31
+                           ? (fraction ? NAN : INFINITY)
+                           : std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+    return bits & 0x8000 ? -size : size;
+}
 float exp2_fast(float x) {
     const float y = std::exp2(x);
     return y < 1.1754944e-38f ? 0.f : y;

@@ -23,8 +23,17 @@ struct uint3 {
 struct dim3 {
     unsigned x = 1, y = 1, z = 1;
 };
+struct int2 {
+    int x, y;
+};
 struct int4 {
     int x, y, z, w;
+};
+struct uint2 {
+    unsigned x, y;
+};
+struct uint4 {
+    unsigned x, y, z, w;
 };
 struct float2 {
     float x, y;
@@ -36,6 +45,7 @@ inline uint3 threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;
 
 inline int min(int a, int b) { return a < b ? a : b; }
+inline long long min(long long a, long long b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline int __ffs(unsigned x) { return __builtin_ffs(static_cast<int>(x)); }
 inline float __int_as_float(int bits) {
@@ -49,7 +59,23 @@ inline int __float_as_int(float x) {
     return bits;
 }
 
+/// Bytes of two words, numbered from the lowest of `a`, by the nibbles of `selector`.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+    const auto bytes = static_cast<unsigned long long>(b) << 32 | a;
+    unsigned chosen = 0;
+    for (int i = 0; i < 4; i++)
+        chosen |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+    return chosen;
+}
+/// The word that begins `shift` bits, less than 32, above the lowest of two.
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+    return static_cast<unsigned>((static_cast<unsigned long long>(high) << 32 | low) >> shift);
+}
+
 inline void __syncthreads() { emulation::barrier(); }
+inline void __syncwarp() {
+    emulation::of_the_warp<char>('\0', [](const char *, char *) {});
+}
 
 template <class T> T __shfl_xor_sync(unsigned, T value, int mask) {
     return emulation::of_the_warp<T>(value, [mask](const T *in, T *out) {
@@ -78,6 +104,8 @@ void load_matrices(unsigned (&r)[4], const void *row);
 void load_matrices_transposed(unsigned (&r)[4], const void *row);
 void multiply_add(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
 unsigned pack_bf16(float low, float high);
+unsigned add_bf16(unsigned a, unsigned b);
+float from_f16(unsigned bits);
 float exp2_fast(float x);
 unsigned long long describe_tile(const void *tile, int panels = 16);
 void publish_copies();

@@ -3,13 +3,13 @@
 #pragma once
 #include "../hopper.cuh"
 
-constexpr int TILE_WORDS = 512, LANE_WORDS = 24, RESULT_WORDS = 19;
+constexpr int TILE_WORDS = 512, LANE_WORDS = 24, RESULT_WORDS = 21;
 constexpr int PRIMITIVE_INPUT = TILE_WORDS + 32 * LANE_WORDS, PRIMITIVE_OUTPUT = 32 * RESULT_WORDS;
 
 struct PrimitiveArgs {
     const unsigned *in; ///< of each block: a tile of shared memory, then the words of each lane
     unsigned *out; ///< of each block and lane: words 0..8 loads, 8..12 copies, 12 rounding, 13..17
-                   ///< products, 17 exp2, 18 ballot
+                   ///< products, 17 exp2, 18 ballot, 19 sums in bf16, 20 f16
 };
 
 __device__ __forceinline__ void run_primitives(const PrimitiveArgs &p) {
@@ -44,6 +44,8 @@ __device__ __forceinline__ void run_primitives(const PrimitiveArgs &p) {
     for (int i = 0; i < 4; i++) out[13 + i] = static_cast<unsigned>(__float_as_int(d[i]));
     out[17] = static_cast<unsigned>(__float_as_int(exp2_fast(bf16_high(mine[18]) * 8)));
     out[18] = __ballot_sync(~0u, mine[4] & 1);
+    out[19] = add_bf16(mine[19], mine[20]);
+    out[20] = static_cast<unsigned>(__float_as_int(from_f16(mine[3] & 0xffffbfff))); // below 2
 }
 
 /// Words of a block's input for products of a warp group: tiles [64, D] and [D, D], and D / 16 · 4

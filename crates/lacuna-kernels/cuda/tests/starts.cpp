@@ -2,8 +2,19 @@
 #include "../attention_forward.cu"
 
 #include "../attention_backward.cu"
+#include "../attention_decode.cu"
+#include "../few_rows.cu"
 
 #include "attention.h"
+
+namespace {
+
+template <class W> void print_few_rows(const char *weights) {
+    for (const char *x : {"bf16", "f32"})
+        std::printf("few_rows_%s_%s %d %d\n", weights, x, PRODUCT_WARPS * 32, few_rows_shared<W>());
+}
+
+} // namespace
 
 int main() {
     std::printf("attention_sights 128 0\n");
@@ -22,4 +33,13 @@ int main() {
         std::printf("attention_backward_queries_%s %d %d\n", s.name, s.threads(s.dq_queries),
                     queries);
     }
+    std::printf("attention_decode_64 %d %d\nattention_decode_merge_64 128 0\n", DECODE_WARPS * 32,
+                decode_shared<64>());
+    std::printf("attention_decode_128 %d %d\nattention_decode_merge_128 128 0\n", DECODE_WARPS * 32,
+                decode_shared<128>());
+    print_few_rows<Bf16>("bf16");
+    print_few_rows<Q8_0>("q8_0");
+    print_few_rows<Q4_0>("q4_0");
+    print_few_rows<Q4_1>("q4_1");
+    print_few_rows<Q4K>("q4_k");
 }

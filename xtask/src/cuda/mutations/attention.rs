@@ -74,20 +74,20 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
     // Sights.
     fault(
         "a sight holds what some queries see",
-        FORWARD,
+        SHARED,
         ("all.y = min(all.y", 0),
         "all.y = max(all.y",
     ),
     fault(
         "a sight begins where the last query's range does",
-        FORWARD,
+        SHARED,
         ("some.x = min(", 0),
         "some.x = max(",
     ),
     fault("sights beyond the last are written", FORWARD, ("sight < p.mask.n_sights()", 0), "true"),
     fault(
         "a sight ends with the shortest second range",
-        FORWARD,
+        SHARED,
         ("some.w = max(", 0),
         "some.w = min(",
     ),
@@ -106,14 +106,9 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("load(tile, stage ^ 2 * TILE)", 0),
         "load(tile, stage)",
     ),
-    fault("forward: the sum does not fade", FORWARD, ("sum[m][0] *= fade[m][0], ", 0), ""),
-    fault("forward: hidden tiles make NaNs", FORWARD, ("max == NOTHING ? 1 : ", 0), ""),
-    fault(
-        "forward: blind queries make NaNs",
-        FORWARD,
-        ("most[m][half] == NOTHING ? 0.f : ", 0),
-        "",
-    ),
+    fault("forward: the sum does not fade", SHARED, ("sum[m][0] *= fade[m][0], ", 0), ""),
+    fault("forward: hidden tiles make NaNs", SHARED, ("max == NOTHING ? 1 : ", 0), ""),
+    fault("forward: blind queries make NaNs", SHARED, ("most[m][half] == NOTHING ? 0.f : ", 0), ""),
     fault(
         "forward: another head's keys",
         FORWARD,
