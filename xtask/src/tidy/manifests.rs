@@ -11,7 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("lacuna-random", &[]),
     ("lacuna-kernels", &[]),
     ("lacuna-files", &[]),
-    ("lacuna-sandbox", &["lacuna-files"]),
+    ("lacuna-sandbox", &[]),
     // Level 0b: a model's files.
     ("lacuna-text", &["lacuna-files", "lacuna-random"]),
     ("lacuna-checkpoint", &["lacuna-files", "lacuna-kernels"]),
@@ -81,6 +81,7 @@ const MAY_NEVER_USE: &[(&str, &[&str])] = &[
     ("lacuna-schedules", &[""]),
     ("lacuna-random", &["candle", "tokenizers", "serde"]),
     ("lacuna-files", &["candle", "tokenizers"]),
+    ("lacuna-sandbox", &["candle", "tokenizers", "serde"]),
     ("lacuna-text", &["candle", "zstd", "tar", "flate2", "ignore", "memmap2"]),
     ("lacuna-data", &["candle", "tokenizers"]),
     ("lacuna-kernels", &["tokenizers", "serde"]),
