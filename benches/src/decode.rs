@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use lacuna::{
-    Algorithm, Engine, EngineOptions, Event, GenerateOptions, Model, OpenOptions, Resolved,
-    Session, generate,
+    Algorithm, CachePrecision, Engine, EngineOptions, Event, GenerateOptions, Model, OpenOptions,
+    Resolved, Session, generate,
 };
 use lacuna_checkpoint::{Config, Mode};
 use lacuna_model::Transformer;
@@ -19,7 +20,7 @@ use crate::machine::Machine;
 use crate::measure::{Effort, forget_peak, peak_memory_bytes, timing};
 use crate::report::Whole;
 
-pub(crate) const NAMES: [&str; 10] = [
+pub(crate) const NAMES: [&str; 16] = [
     "decode/pass-1",
     "decode/pass-4",
     "decode/pass-8",
@@ -30,6 +31,12 @@ pub(crate) const NAMES: [&str; 10] = [
     "decode/requests-4",
     "decode/requests-8",
     "decode/requests-16",
+    "decode/past-2048-f32",
+    "decode/past-2048-bf16",
+    "decode/past-2048-q8_0",
+    "decode/past-8000-f32",
+    "decode/past-8000-bf16",
+    "decode/past-8000-q8_0",
 ];
 
 const CONTEXT: usize = 128;
@@ -76,15 +83,29 @@ pub(crate) fn run(
     let mut measured = Vec::new();
     for name in names {
         forget_peak();
+        // Bytes of keys and values that a pass reads, where they are counted.
+        let mut cache = 0.0;
         let (timing, tokens, passes) = match *name {
-            "decode/pass-1" => (pass(&model, effort, 1)?, 1, 1),
-            "decode/pass-4" => (pass(&model, effort, 4)?, 4, 1),
-            "decode/pass-8" => (pass(&model, effort, 8)?, 8, 1),
+            "decode/pass-1" => (pass(&model.transformer, effort, CONTEXT, 1)?, 1, 1),
+            "decode/pass-4" => (pass(&model.transformer, effort, CONTEXT, 4)?, 4, 1),
+            "decode/pass-8" => (pass(&model.transformer, effort, CONTEXT, 8)?, 8, 1),
             "decode/block-diffusion" => {
                 (write(&model, effort, Algorithm::Blocks)?, NEW_TOKENS, NEW_TOKENS)
             }
             "decode/autoregressive" => {
                 (write(&model, effort, Algorithm::Autoregressive)?, NEW_TOKENS, NEW_TOKENS)
+            }
+            behind if behind.starts_with("decode/past-") => {
+                let (past, precision) = behind["decode/past-".len()..]
+                    .split_once('-')
+                    .and_then(|(past, name)| {
+                        Some((past.parse().ok()?, CachePrecision::from_name(name)?))
+                    })
+                    .context("a name without a number and a format")?;
+                let transformer = Transformer::clone(&model.transformer);
+                let transformer = Arc::new(transformer.with_cache_precision(precision)?);
+                cache = past as f64 * transformer.cache_bytes_per_token() as f64;
+                (pass(&transformer, effort, past, 4)?, 4, 1)
             }
             several => {
                 let (_, count) = several.rsplit_once('-').context("a name without a number")?;
@@ -96,24 +117,29 @@ pub(crate) fn run(
             name,
             timing,
             tokens,
-            floor: machine.floor(weights * passes as f64, 0.0),
+            floor: machine.floor(weights * passes as f64 + cache, 0.0),
             peak_memory_bytes: peak_memory_bytes(),
         });
     }
     Ok(measured)
 }
 
-fn prompt(vocab_size: usize) -> Vec<u32> {
-    (0..CONTEXT as u32).map(|i| 10 + i * 7919 % (vocab_size as u32 - 10)).collect()
+fn prompt(tokens: usize, vocab_size: usize) -> Vec<u32> {
+    (0..tokens as u32).map(|i| 10 + i * 7919 % (vocab_size as u32 - 10)).collect()
 }
 
-/// One denoising pass over `tokens` masks behind the context, every row wanted.
-fn pass(model: &Model, effort: Effort, tokens: usize) -> Result<crate::measure::Timing> {
+/// One denoising pass over `tokens` masks behind `past` tokens, every row wanted.
+fn pass(
+    model: &Arc<Transformer>,
+    effort: Effort,
+    past: usize,
+    tokens: usize,
+) -> Result<crate::measure::Timing> {
     let block_size = NonZeroUsize::new(tokens).context("a pass over no token")?;
-    let mut session = Session::new(model.transformer.clone());
+    let mut session = Session::new(Arc::clone(model));
     let vocab_size = model.config().vocab_size;
     let view = View::Blocks { block_size };
-    session.prefill(0, &prompt(vocab_size), view)?;
+    session.prefill(0, &prompt(past, vocab_size), view)?;
     let mask_id = model.config().mask_token_id().unwrap_or(MASK_ID);
     let block = vec![mask_id; tokens];
     let rows: Vec<usize> = (0..tokens).collect();
@@ -145,7 +171,7 @@ fn options(model: &Model, algorithm: Algorithm) -> GenerateOptions {
 /// A whole continuation of one prompt.
 fn write(model: &Model, effort: Effort, algorithm: Algorithm) -> Result<crate::measure::Timing> {
     let options = options(model, algorithm);
-    let prompt = prompt(model.config().vocab_size);
+    let prompt = prompt(CONTEXT, model.config().vocab_size);
     let mut first = None;
     timing(effort, || {
         let written = generate(model, prompt.clone(), &options, |_| {})?;
@@ -161,7 +187,7 @@ fn together(model: &Model, effort: Effort, count: usize) -> Result<crate::measur
     let options = options(model, Algorithm::Blocks);
     let prompts: Vec<Vec<u32>> = (0..count)
         .map(|n| {
-            let mut prompt = prompt(model.config().vocab_size);
+            let mut prompt = prompt(CONTEXT, model.config().vocab_size);
             prompt.rotate_left(n);
             prompt
         })

@@ -57,7 +57,7 @@ pub use families::Family;
 pub use gguf::{CarriedMetadata, GgufOptions, save_gguf};
 pub use index::Format;
 pub use lacuna_files::MappedFile;
-pub use lacuna_kernels::StorageDtype;
+pub use lacuna_kernels::{CachePrecision, StorageDtype};
 pub use mask_row::mean_row;
 pub use memory::{MemoryEstimate, Workload};
 pub use outgoing::Outgoing;

@@ -1,6 +1,6 @@
 //! Estimates what a model needs in memory, before a weight is read.
 
-use lacuna_kernels::{Rope, StorageDtype};
+use lacuna_kernels::{CachePrecision, Rope, StorageDtype};
 
 use crate::config::Config;
 
@@ -13,12 +13,16 @@ pub struct Workload {
     pub rows: usize,
     /// Rows of logits that exist at once, copies counted.
     pub logit_rows: usize,
+    /// The precision that keys and values are kept in.
+    pub cache: CachePrecision,
 }
 
 impl Workload {
-    /// The work of decoding in a context of so many tokens: the prompt in one pass, logits of a block's rows.
+    /// The work of decoding in a context of so many tokens: the prompt in one pass, logits of a block's rows, keys and
+    /// values as they are computed.
     pub fn decoding(context: usize) -> Self {
-        Self { context, rows: context, logit_rows: context.min(32) }
+        let cache = CachePrecision::default();
+        Self { context, rows: context, logit_rows: context.min(32), cache }
     }
 }
 
@@ -27,7 +31,7 @@ impl Workload {
 pub struct MemoryEstimate {
     /// All weights.
     pub weights: u64,
-    /// Keys and values of the given number of cached tokens, in f32.
+    /// Keys and values of the given number of cached tokens.
     pub cache: u64,
     /// The rotary tables, and the largest pass: one over all of the given tokens, in f32.
     pub activations: u64,
@@ -53,7 +57,7 @@ impl Config {
 
     /// The estimate with weights of so many bytes.
     pub(crate) fn memory_with(&self, weights: u64, work: Workload) -> MemoryEstimate {
-        let cache = self.cache_bytes_per_token().saturating_mul(work.context as u64);
+        let cache = self.cache_bytes_per_token(work.cache).saturating_mul(work.context as u64);
         // Measured with byte-level BPE: two strings, two map entries and a merge a token.
         let program = (14 << 20) + 600 * self.vocab_size as u64;
         MemoryEstimate { weights, cache, activations: self.activation_bytes(work), program }
@@ -71,9 +75,11 @@ impl Config {
         pass.saturating_add(logits).saturating_add(tables).saturating_mul(4)
     }
 
-    /// The bytes of keys and values of one token over all layers, in f32.
-    pub fn cache_bytes_per_token(&self) -> u64 {
-        [2, self.num_layers, self.num_kv_heads, self.head_dim, 4]
+    /// The bytes of keys and values of one token over all layers, in such a precision; in f32 if that is not for heads
+    /// of this size.
+    pub fn cache_bytes_per_token(&self, precision: CachePrecision) -> u64 {
+        let row = precision.row_bytes(self.head_dim).unwrap_or(self.head_dim.saturating_mul(4));
+        [2, self.num_layers, self.num_kv_heads, row]
             .into_iter()
             .fold(1, |n, factor| u64::saturating_mul(n, factor as u64))
     }

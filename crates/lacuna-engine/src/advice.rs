@@ -13,6 +13,8 @@ pub enum Knob {
     Dtype,
     /// [`OpenOptions::memory`](crate::OpenOptions::memory).
     Memory,
+    /// [`OpenOptions::cache`](crate::OpenOptions::cache).
+    CachePrecision,
     /// The argument of [`select_device`](crate::select_device).
     Device,
     /// [`GenerateOptions::algorithm`](crate::GenerateOptions::algorithm).
@@ -37,10 +39,11 @@ pub enum Knob {
     MaskEmbedding,
 }
 
-const ALL: [Knob; 14] = [
+const ALL: [Knob; 15] = [
     Knob::PromptIds,
     Knob::Dtype,
     Knob::Memory,
+    Knob::CachePrecision,
     Knob::Device,
     Knob::Algorithm,
     Knob::BlockSize,
@@ -64,6 +67,7 @@ impl Knob {
             Self::PromptIds => "Prompt::Ids",
             Self::Dtype => "dtype",
             Self::Memory => "memory",
+            Self::CachePrecision => "cache",
             Self::Device => "device",
             Self::Algorithm => "algorithm",
             Self::BlockSize => "block_size",

@@ -191,7 +191,7 @@ impl<'m> Engine<'m> {
     /// Errors if it asks for the released algorithm, which decodes one text at a time, if a setting is out of range,
     /// if there is no tokenizer for its stop texts, or if it alone needs more memory than all may take.
     pub fn push(&mut self, request: Resolved) -> Result<Id> {
-        let Resolved { prompt, stop, plan } = request;
+        let Resolved { prompt, stop, plan, .. } = request;
         let request = match plan {
             Plan::Autoregressive(request) | Plan::Blocks(request) => request,
             Plan::Reference(_) => {
@@ -337,9 +337,7 @@ impl<'m> Engine<'m> {
     fn cache_bytes(&self, tokens: usize) -> u64 {
         // A cache has room for some tokens from the beginning.
         let tokens = tokens.max(crate::session::FIRST_CAPACITY);
-        let config = self.model.config();
-        let values = 2 * config.num_layers * config.num_kv_heads * config.head_dim;
-        let bytes = (values * self.model.transformer.dtype().size_in_bytes()) as u64;
+        let bytes = self.model.transformer.cache_bytes_per_token();
         bytes.saturating_mul(KvCache::capacity_for(tokens) as u64)
     }
 }

@@ -1,6 +1,6 @@
 //! Knows what memory the machine has to give, and whether a model fits.
 
-use lacuna_checkpoint::{MemoryEstimate, StorageDtype, Weights, Workload};
+use lacuna_checkpoint::{CachePrecision, MemoryEstimate, StorageDtype, Weights, Workload};
 use std::path::{Path, PathBuf};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
@@ -50,10 +50,15 @@ pub(crate) fn check(
         (total <= limit_bytes)
             .then(|| format!("{} {dtype} needs about {}; ", Knob::Dtype, size(total)))
     });
+    let packed = CachePrecision::ALL.into_iter().find_map(|cache| {
+        let total = weights.memory(dtype, Workload { cache, ..work }).total();
+        (total <= limit_bytes)
+            .then(|| format!("{} {cache} needs about {}; ", Knob::CachePrecision, size(total)))
+    });
     let reason = format!(
         "needs about {}: {} of weights, {} of keys and values for {} tokens, {} of activations, {} of program and \
          tokenizer; {} {}; \
-         {}{} unlimited tries it all the same",
+         {}{}{} unlimited tries it all the same",
         size(needed.total()),
         size(held),
         size(cache),
@@ -63,6 +68,7 @@ pub(crate) fn check(
         size(limit_bytes),
         if limit == MemoryLimit::Available { "are available" } else { "are allowed" },
         smaller.unwrap_or_default(),
+        packed.unwrap_or_default(),
         Knob::Memory,
     );
     let (path, reason) = (path.to_owned(), reason.into());

@@ -1,7 +1,7 @@
 //! Opens a checkpoint for use: weights, tokenizer, mode, device.
 
 use candle_core::Device;
-use lacuna_checkpoint::{Config, Mode, StorageDtype, Weights, Workload};
+use lacuna_checkpoint::{CachePrecision, Config, Mode, StorageDtype, Weights, Workload};
 use lacuna_model::Transformer;
 use lacuna_samplers::Sampling;
 use lacuna_text::{ChatTemplate, ModelFiles, Settings, Tokenizer};
@@ -26,7 +26,9 @@ pub struct OpenOptions {
     pub device: Option<Device>,
     /// The memory that it may take on the CPU.
     pub memory: MemoryLimit,
-    /// The work that memory is planned for; default: decoding in 2048 tokens, or in all that the
+    /// The precision in which a decode keeps keys and values (as they are computed, so that tokens are exact).
+    pub cache: CachePrecision,
+    /// The work that memory is planned for, whose `cache` is taken from here; default: decoding in 2048 tokens, or in all that the
     /// model has.
     pub work: Option<Workload>,
 }
@@ -99,6 +101,7 @@ impl Model {
             }
             work.context = work.context.min(most);
             work.logit_rows = work.logit_rows.min(2 * most.max(256));
+            work.cache = options.cache;
             memory::check(path, &weights, options.dtype, work, options.memory)?;
             let planned = weights.memory(options.dtype, work);
             taken = planned.total().saturating_sub(planned.cache);
@@ -116,6 +119,7 @@ impl Model {
             })?;
             Transformer::resident(&weights, dtype, &device)?
         };
+        let transformer = transformer.with_cache_precision(options.cache)?;
         let settings = open_settings(path, &weights)?;
         let tokenizer = open_tokenizer(path, &weights, &settings)?;
         let (transformer, tokenizer) = (Arc::new(transformer), tokenizer.map(Arc::new));

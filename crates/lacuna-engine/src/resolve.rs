@@ -1,7 +1,7 @@
 //! Makes options and a model one exact request. It is the only place that knows what is taken where
 //! nothing is said.
 
-use lacuna_checkpoint::{Mode, Predicts};
+use lacuna_checkpoint::{CachePrecision, Mode, Predicts};
 use lacuna_samplers::reference::{Remasking, Settings};
 use lacuna_samplers::trace::Line;
 use lacuna_samplers::{FillRule, Request};
@@ -27,6 +27,8 @@ pub struct Resolved {
     pub stop: Vec<String>,
     /// The sampler's arguments.
     pub plan: Plan,
+    /// The precision in which the model keeps keys and values.
+    pub cache: CachePrecision,
 }
 
 /// The arguments of the sampler that decodes a request.
@@ -92,7 +94,8 @@ impl Resolved {
             }
             Algorithm::Reference => Plan::Reference(settings(model, options, max_new_tokens)?),
         };
-        Ok(Self { prompt, stop: options.stop.clone(), plan })
+        let cache = model.transformer.cache_precision();
+        Ok(Self { prompt, stop: options.stop.clone(), plan, cache })
     }
 
     /// The algorithm, with its settings.
@@ -110,9 +113,13 @@ impl Resolved {
     /// # Errors
     /// A block size that the released algorithm does not take.
     pub fn trace_header(&self) -> Result<Line> {
-        Ok(match &self.plan {
+        let header = match &self.plan {
             Plan::Autoregressive(request) | Plan::Blocks(request) => Line::header(0, request),
             Plan::Reference(settings) => Line::reference_header(&self.prompt, settings)?,
+        };
+        Ok(match self.cache {
+            CachePrecision::F32 => header,
+            packed => header.with_cache_precision(packed.name()),
         })
     }
 

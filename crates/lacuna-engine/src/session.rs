@@ -202,7 +202,7 @@ impl Sequence {
             number,
             view,
             in_use: false,
-            cache: KvCache::new(model.config(), FIRST_CAPACITY, model.dtype(), model.device())?,
+            cache: model.new_cache(FIRST_CAPACITY)?,
             cached: Vec::new(),
             queued: Vec::new(),
             begun: false,

@@ -49,8 +49,8 @@ pub use ffi::{give_back_freed_memory, keep_freed_memory};
 pub use message::message;
 pub use ops::adamw::{AdamWUpdate, Moments, adamw, global_norm};
 pub use ops::attention::{
-    AttentionMask, AttentionOutput, KeyRanges, Segment, Segments, attention, attention_backward,
-    attention_kept, attention_over,
+    AttentionMask, AttentionOutput, CachePrecision, KeyRanges, Segment, Segments, StoredRows,
+    attention, attention_backward, attention_kept, attention_over,
 };
 pub use ops::cross_entropy::{
     CrossEntropy, CrossEntropyGradients, linear_cross_entropy, linear_cross_entropy_gradients,

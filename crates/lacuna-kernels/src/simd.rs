@@ -1,6 +1,6 @@
 //! Compiles one source of each inner loop for every instruction set of the architecture, and chooses among them at
-//! run time: on x86-64 AVX-512, AVX2 with FMA, or portable code; on AArch64 NEON, or portable code. The bodies are
-//! generic over `FMA` and written so that the compiler vectorises them.
+//! run time: on x86-64 AVX-512, AVX2 with FMA, or portable code; on AArch64 NEON, or portable code. Loops are written
+//! with [`Vector`]s, or over single floats, generic over `FMA`, so that the compiler vectorises them ([`simd`]).
 #![allow(unsafe_code, reason = "code compiled for instructions that were detected")]
 
 #[cfg(target_arch = "x86_64")]
@@ -62,93 +62,31 @@ pub(crate) fn run_bytes<K: ByteKernel>(isa: impl Into<Detected>, kernel: K) -> K
     }
 }
 
-/// The number of vector registers that a loop may count on, for bodies that ask: see [`simd`].
-pub(crate) struct Registers;
-
-impl Registers {
-    /// Registers of 16 lanes.
-    pub(crate) const AVX512: usize = 32;
-    /// Registers of 8 lanes.
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) const AVX2: usize = 16;
-    /// Registers of 8 lanes, each a pair of 4.
-    #[cfg(target_arch = "aarch64")]
-    pub(crate) const NEON: usize = 16;
-    /// Registers of 4 lanes.
-    pub(crate) const PORTABLE: usize = 16;
-}
-
-/// A loop that is compiled for each instruction set. [`simd`] makes one of a body.
-pub(crate) trait Body {
-    type Output;
-
-    /// Marked `#[inline(always)]`, as is all that it calls, so that it is compiled for its caller's instructions.
-    fn run<const FMA: bool, const REGISTERS: usize>(self) -> Self::Output;
-}
-
-/// Runs the body compiled for the widest instructions up to `isa` that this machine has.
-pub(crate) fn dispatch<B: Body>(isa: Isa, body: B) -> B::Output {
-    match isa.runnable() {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => {
-            #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma")]
-            fn widest<B: Body>(body: B) -> B::Output {
-                body.run::<true, { Registers::AVX512 }>()
-            }
-            // SAFETY: `runnable` has detected all five.
-            unsafe { widest(body) }
-        }
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
-            #[target_feature(enable = "avx2,fma")]
-            fn fast<B: Body>(body: B) -> B::Output {
-                body.run::<true, { Registers::AVX2 }>()
-            }
-            // SAFETY: `runnable` has detected both.
-            unsafe { fast(body) }
-        }
-        // Every AArch64 has NEON, so the compiler may use it anywhere.
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon => body.run::<true, { Registers::NEON }>(),
-        _ => body.run::<false, { Registers::PORTABLE }>(),
-    }
-}
-
 /// Defines a function that takes an [`Isa`](crate::Isa) first, and runs `body::<true>` compiled with AVX-512,
-/// or with AVX2 and FMA, or with NEON, as far as that and the machine allow, and `body::<false>` elsewhere. After
-/// `body, Registers` the body is told as a second parameter how many registers there are.
+/// or with AVX2 and FMA, or with NEON, as far as that and the machine allow, and `body::<false>` where a product and a
+/// sum are not fused.
 macro_rules! simd {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident$(<const $n:ident: usize>)?$(<$life:lifetime>)?(
+    ($(#[$meta:meta])* $vis:vis fn $name:ident$(<$life:lifetime>)?(
         $($arg:ident: $ty:ty),* $(,)?
-    ) $(-> $ret:ty)? = $body:ident $(, $registers:ident)?) => {
+    ) $(-> $ret:ty)? = $body:ident) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments, reason = "an inner loop takes what it touches")]
-        $vis fn $name$(<const $n: usize>)?$(<$life>)?(
-            isa: crate::Isa,
-            $($arg: $ty),*
-        ) $(-> $ret)? {
+        $vis fn $name$(<$life>)?(isa: crate::Isa, $($arg: $ty),*) $(-> $ret)? {
             struct Arguments<T>(T);
-            impl$(<const $n: usize>)?$(<$life>)? crate::simd::Body for Arguments<($($ty,)*)> {
+            impl$(<$life>)? crate::simd::Kernel for Arguments<($($ty,)*)> {
                 type Output = crate::simd::simd!(@output $($ret)?);
 
                 #[inline(always)]
-                fn run<const FMA: bool, const REGISTERS: usize>(self) -> Self::Output {
+                fn run<V: crate::simd::Vector>(self) -> Self::Output {
                     let ($($arg,)*) = self.0;
-                    crate::simd::simd!(@call FMA REGISTERS $body ($($registers)?) ($($n)?) ($($arg),*))
+                    if V::FUSED { $body::<true>($($arg),*) } else { $body::<false>($($arg),*) }
                 }
             }
-            crate::simd::dispatch(isa, Arguments(($($arg,)*)))
+            crate::simd::run(isa, Arguments(($($arg,)*)))
         }
     };
     (@output) => { () };
     (@output $ret:ty) => { $ret };
-    (@call $fma:ident $all:ident $body:ident () () $args:tt) => { $body::<$fma> $args };
-    (@call $fma:ident $all:ident $body:ident ($registers:ident) () $args:tt) => {
-        $body::<$fma, $all> $args
-    };
-    (@call $fma:ident $all:ident $body:ident ($registers:ident) ($n:ident) $args:tt) => {
-        $body::<$fma, $all, $n> $args
-    };
 }
 pub(crate) use simd;
 

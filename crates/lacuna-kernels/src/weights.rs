@@ -6,7 +6,7 @@ mod formats;
 mod int8;
 mod matmul;
 mod matrix;
-mod quant;
+pub(crate) mod quant;
 
 pub use dtype::StorageDtype;
 pub use matrix::{Activations, Bytes, WeightMatrix};

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use lacuna_checkpoint::Config;
+use lacuna_kernels::{CachePrecision, StoredRows};
 use std::ops::Range;
 
 use crate::error::{Error, Result};
@@ -12,7 +13,7 @@ use crate::error::{Error, Result};
 /// pass overwrites them. Cropping is free, so a block can be tried and taken back.
 #[derive(Debug)]
 pub struct KvCache {
-    layers: Vec<(Tensor, Tensor)>,
+    layers: Vec<(StoredRows, StoredRows)>,
     len: usize,
     /// Rows behind `len` that the last pass wrote.
     uncommitted: usize,
@@ -20,14 +21,28 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// An empty cache for a model of this configuration, with room for `capacity` tokens at first.
+    /// An empty cache for a model of this configuration, with room for `capacity` tokens at first. Keys and values are
+    /// kept as the model computes them.
     ///
     /// # Errors
     /// Errors if the device has no room.
     pub fn new(config: &Config, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
+        Self::in_precision(CachePrecision::F32, config, capacity, (dtype, device))
+    }
+
+    /// An empty cache for a model that computes in `dtype`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and if the precision is not for such heads or this device.
+    pub(crate) fn in_precision(
+        precision: CachePrecision,
+        config: &Config,
+        capacity: usize,
+        (dtype, device): (DType, &Device),
+    ) -> Result<Self> {
         let capacity = capacity.max(1);
-        let shape = (capacity, config.num_kv_heads, config.head_dim);
-        let buffer = || Tensor::zeros(shape, dtype, device);
+        let shape = [capacity, config.num_kv_heads, config.head_dim];
+        let buffer = || StoredRows::zeros(precision, shape, dtype, device);
         let layers = (0..config.num_layers)
             .map(|_| Ok((buffer()?, buffer()?)))
             .collect::<Result<Vec<_>>>()?;
@@ -64,10 +79,8 @@ impl KvCache {
         if range.start > 0 && !range.is_empty() {
             for (k, v) in &self.layers {
                 for buffer in [k, v] {
-                    let rows = buffer
-                        .narrow(0, self.len + range.start, range.len())?
-                        .force_contiguous()?;
-                    buffer.slice_set(&rows, 0, self.len)?;
+                    let first = self.len + range.start;
+                    buffer.copy_within(first..first + range.len(), self.len)?;
                 }
             }
         }
@@ -91,12 +104,7 @@ impl KvCache {
         let capacity = Self::capacity_for(n);
         for (k, v) in &mut self.layers {
             for buffer in [k, v] {
-                let (_, heads, dim) = buffer.dims3()?;
-                let grown = Tensor::zeros((capacity, heads, dim), buffer.dtype(), buffer.device())?;
-                if self.len > 0 {
-                    grown.slice_set(&buffer.narrow(0, 0, self.len)?.contiguous()?, 0, 0)?;
-                }
-                *buffer = grown;
+                *buffer = buffer.grown(capacity, self.len)?;
             }
         }
         self.capacity = capacity;
@@ -106,20 +114,20 @@ impl KvCache {
     /// Writes the new keys and values of layer `i` behind the committed ones: [n, kv_heads, head_dim] each.
     pub(crate) fn write(&mut self, i: usize, k: &Tensor, v: &Tensor) -> Result<()> {
         let (k_buffer, v_buffer) = self.layer(i)?;
-        k_buffer.slice_set(&k.contiguous()?, 0, self.len)?;
-        v_buffer.slice_set(&v.contiguous()?, 0, self.len)?;
+        k_buffer.write(self.len, k)?;
+        v_buffer.write(self.len, v)?;
         self.uncommitted = k.dim(0)?;
         Ok(())
     }
 
     /// The keys and values of layer `i`, committed ones and those that were just written.
-    pub(crate) fn written(&self, i: usize) -> Result<(Tensor, Tensor)> {
+    pub(crate) fn written(&self, i: usize) -> Result<(StoredRows, StoredRows)> {
         let (k, v) = self.layer(i)?;
         let n = self.len + self.uncommitted;
-        Ok((k.narrow(0, 0, n)?, v.narrow(0, 0, n)?))
+        Ok((k.narrow(n)?, v.narrow(n)?))
     }
 
-    fn layer(&self, i: usize) -> Result<&(Tensor, Tensor)> {
+    fn layer(&self, i: usize) -> Result<&(StoredRows, StoredRows)> {
         let reason = "the cache belongs to a model with fewer layers";
         self.layers.get(i).ok_or_else(|| Error::Input(reason.into()))
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_checkpoint::{Config, Parameters, SaveOptions, StorageDtype, Weights, save_safetensors};
-use lacuna_kernels::{Backend, Rope, WeightMatrix};
+use lacuna_kernels::{Backend, CachePrecision, Rope, WeightMatrix};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -124,6 +124,7 @@ impl Transformer {
             dtype,
             rope,
             device: device.clone(),
+            cache: CachePrecision::default(),
             files: Vec::new(),
             layers_done: Arc::default(),
         })

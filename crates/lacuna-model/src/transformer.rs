@@ -2,10 +2,11 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_checkpoint::{Config, MappedFile, Mode, Parameters, Predicts};
-use lacuna_kernels::{Backend, Rope};
+use lacuna_kernels::{Backend, CachePrecision, Rope};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use crate::cache::KvCache;
 use crate::error::{Error, Result};
 use crate::weight::Weight;
 
@@ -21,6 +22,8 @@ pub struct Transformer {
     pub(crate) dtype: DType,
     pub(crate) rope: Rope,
     pub(crate) device: Device,
+    /// The precision of the keys and values in new caches.
+    pub(crate) cache: CachePrecision,
     /// Files that weights are read from while it runs.
     pub(crate) files: Vec<Arc<MappedFile>>,
     /// Layers computed so far, by all passes.
@@ -49,6 +52,39 @@ impl Transformer {
     #[must_use]
     pub fn with_backend(self, backend: Backend) -> Self {
         Self { backend, ..self }
+    }
+
+    /// The same model with keys and values kept in `precision` by the caches that it makes from now on.
+    ///
+    /// # Errors
+    /// Errors if heads are no whole number of its blocks, or it is not for the model's device.
+    pub fn with_cache_precision(self, precision: CachePrecision) -> Result<Self> {
+        let model = Self { cache: precision, ..self };
+        model.new_cache(0)?;
+        Ok(model)
+    }
+
+    /// The precision of the keys and values in new caches: as they are computed, unless
+    /// [`with_cache_precision`](Self::with_cache_precision) has said otherwise.
+    pub fn cache_precision(&self) -> CachePrecision {
+        self.cache
+    }
+
+    /// An empty cache for a sequence of this model, with room for `capacity` tokens at first.
+    ///
+    /// # Errors
+    /// Errors if the device has no room.
+    pub fn new_cache(&self, capacity: usize) -> Result<KvCache> {
+        KvCache::in_precision(self.cache, &self.config, capacity, (self.dtype, &self.device))
+    }
+
+    /// Bytes that a token takes in such a cache.
+    pub fn cache_bytes_per_token(&self) -> u64 {
+        let floats = 2 * self.config.num_layers * self.config.num_kv_heads * self.config.head_dim;
+        match self.cache {
+            CachePrecision::F32 => (floats * self.dtype.size_in_bytes()) as u64,
+            packed => self.config.cache_bytes_per_token(packed),
+        }
     }
 
     /// Declares the mode that the weights have been trained for; the next checkpoint will say so.

@@ -57,6 +57,9 @@ pub enum Line {
         mode: Mode,
         /// Prompt, seed and all other settings.
         settings: Request,
+        /// The format that keys and values were kept in, if it was less precise than they were computed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cache_precision: Option<String>,
     },
     /// One pass over one block.
     Refinement(Refinement),
@@ -89,7 +92,17 @@ impl Line {
             View::Blocks { .. } => Mode::Fused,
             View::Causal => Mode::Autoregressive,
         };
-        Self::Header { version: VERSION, request, mode, settings: settings.clone() }
+        let settings = settings.clone();
+        Self::Header { version: VERSION, request, mode, settings, cache_precision: None }
+    }
+
+    /// The header of a request whose keys and values were kept in a less precise format; other lines stay as they are.
+    #[must_use]
+    pub fn with_cache_precision(mut self, name: &str) -> Self {
+        if let Self::Header { cache_precision, .. } = &mut self {
+            *cache_precision = Some(name.to_owned());
+        }
+        self
     }
 
     /// The first line of a trace in reference mode, whose arguments are put into a request's words.
@@ -117,8 +130,13 @@ impl Line {
             eos_ids: settings.eos_id.into_iter().collect(),
             ..Request::new(prompt.to_vec(), settings.gen_length, block_size, settings.mask_id)
         };
-        let mode = Mode::Reference;
-        Ok(Self::Header { version: VERSION, request: 0, mode, settings: request })
+        Ok(Self::Header {
+            version: VERSION,
+            request: 0,
+            mode: Mode::Reference,
+            settings: request,
+            cache_precision: None,
+        })
     }
 
     /// The last line of a request's trace.

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::*;
+use crate::CachePrecision;
 use crate::memory::Workload;
 
 fn with(field: &str, value: Value) -> String {
@@ -326,7 +327,10 @@ fn the_parameter_count_is_the_sum_over_the_tensor_list() {
         eight_b.memory(StorageDtype::BF16, Workload::decoding(0)).weights,
         2 * eight_b.parameter_count()
     );
-    assert_eq!(eight_b.cache_bytes_per_token(), 2 * 32 * 8 * 128 * 4);
+    let bytes = |precision| eight_b.cache_bytes_per_token(precision);
+    assert_eq!(bytes(CachePrecision::F32), 2 * 32 * 8 * 128 * 4);
+    assert_eq!(bytes(CachePrecision::BF16), 2 * 32 * 8 * 128 * 2);
+    assert_eq!(bytes(CachePrecision::Q8_0), 2 * 32 * 8 * 4 * 34);
 }
 
 #[test]

@@ -241,7 +241,7 @@ impl<'a> Turns<'a> {
                 text.push('\n');
             }
         }
-        show.print(&text, &written, used(&self.options.sampling))?;
+        show.print(&text, &written, used(self.model, &self.options.sampling))?;
         if open_end && written.finish == lacuna::FinishReason::Length {
             note!("the answer was cut off at the model's {} positions", count(positions));
         }

@@ -4,8 +4,8 @@ use anyhow::Result;
 use lacuna::checkpoint::{StorageDtype, Workload};
 use lacuna::samplers::{FillRule, Sampling};
 use lacuna::{
-    Algorithm, GenerateOptions, MAX_NEW_TOKENS, MemoryLimit, Model, OpenOptions, Prompt, algorithm,
-    select_device,
+    Algorithm, CachePrecision, GenerateOptions, MAX_NEW_TOKENS, MemoryLimit, Model, OpenOptions,
+    Prompt, algorithm, select_device,
 };
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -42,6 +42,7 @@ impl ModelArgs {
             dtype: self.dtype,
             device: Some(select_device(&self.device)?),
             memory: self.memory.unwrap_or_default(),
+            cache: work.cache,
             work: Some(work),
         };
         let path = lacuna::locate(&self.model, &downloads(shows_progress()))?;
@@ -74,6 +75,14 @@ pub(crate) fn kept_dtype(text: &str) -> Result<StorageDtype, String> {
     let found = StorageDtype::from_name(text).filter(|dtype| dtype.is_packable());
     found.ok_or_else(|| {
         let names: Vec<_> = known().map(StorageDtype::name).collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+/// The formats that keys and values can be kept in.
+pub(crate) fn cache_precision(text: &str) -> Result<CachePrecision, String> {
+    CachePrecision::from_name(text).ok_or_else(|| {
+        let names = CachePrecision::ALL.map(CachePrecision::name);
         format!("expected one of {}", names.join(", "))
     })
 }
@@ -191,6 +200,10 @@ pub(crate) struct Flags {
     /// Use an autoregressive checkpoint as block diffusion, or the reverse
     #[arg(long)]
     allow_mode_mismatch: bool,
+    /// Format of the keys and values that are kept of the text so far: f32 (as computed: tokens are exact), bf16 (half
+    /// the memory), q8_0 (about a quarter; a few tokens in a hundred may differ)
+    #[arg(long, value_name = "FORMAT", default_value_t, value_parser = cache_precision)]
+    pub(crate) cache_precision: CachePrecision,
 }
 
 impl Flags {
@@ -258,6 +271,7 @@ impl Flags {
             prompt.saturating_add(self.max_new_tokens.unwrap_or(MAX_NEW_TOKENS)),
         );
         work.logit_rows = work.logit_rows.max(self.block_size.map_or(0, NonZeroUsize::get));
+        work.cache = self.cache_precision;
         work
     }
 
@@ -323,16 +337,19 @@ impl Flags {
     }
 }
 
-/// The law by which tokens were drawn, for `--json`.
-pub(crate) fn used(sampling: &Sampling) -> serde_json::Value {
-    serde_json::json!({ "sampling": {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "repetition_penalty": sampling.repetition_penalty,
-        "seed": sampling.seed,
-    } })
+/// The law by which tokens were drawn and the format that keys and values were kept in, for `--json`.
+pub(crate) fn used(model: &Model, sampling: &Sampling) -> serde_json::Value {
+    serde_json::json!({
+        "sampling": {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
+            "seed": sampling.seed,
+        },
+        "cache_precision": model.transformer.cache_precision().name(),
+    })
 }
 
 /// A fill rule, or what the rules are.

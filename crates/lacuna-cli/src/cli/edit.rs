@@ -356,6 +356,7 @@ fn report(
         "accepted_blocks": accepted_blocks,
         "speculative_passes": speculative_passes,
         "passes_saved": passes_saved,
+        "cache_precision": args.decode.cache_precision.name(),
     });
     if let Some(diff) = &diff {
         more["diff"] = diff.as_str().into();

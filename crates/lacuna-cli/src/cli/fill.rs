@@ -99,7 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (None, _) if !args.show.json => ids(&written.tokens),
         _ => written.text.clone(),
     };
-    view.print(&text, &written, used(&options.sampling))?;
+    view.print(&text, &written, used(&model, &options.sampling))?;
     if let (true, Some(Hole { file: Some(file), prefix, suffix })) = (args.in_place, &hole) {
         let quiet = args.show.quiet;
         if written.finish == FinishReason::Length && !quiet {

@@ -8,6 +8,7 @@ pub(crate) fn flag(knob: Knob) -> String {
         Knob::PromptIds => "--prompt-ids",
         Knob::Dtype => "--dtype",
         Knob::Memory => "--memory",
+        Knob::CachePrecision => "--cache-precision",
         Knob::Device => "--device",
         Knob::Algorithm => "--mode",
         Knob::BlockSize => "--block-size",

@@ -78,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             text.push('\n');
         }
     }
-    view.print(&text, &written, used(&options.sampling))
+    view.print(&text, &written, used(&model, &options.sampling))
 }
 
 fn prompt(args: &Args) -> Result<Prompt> {

@@ -3,19 +3,19 @@
 use anyhow::Result;
 use lacuna::checkpoint::{Format, Mode, StorageDtype, Weights, Workload};
 use lacuna::text::FimFormat;
-use lacuna::{Error, MemoryLimit};
+use lacuna::{CachePrecision, Error, MemoryLimit};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use super::decode_args::{kept_dtype, memory_limit};
+use super::decode_args::{cache_precision, kept_dtype, memory_limit};
 use super::progress::downloads;
 use super::ranges;
 use super::sizes::shown;
 
 /// Say what a checkpoint is and what running it takes, without loading it.
 ///
-/// The estimate is for the CPU: the weights, keys and values of a context in f32, the largest pass, one over the
+/// The estimate is for the CPU: the weights, keys and values of a context, the largest pass, one over the
 /// whole context, and the program with its tokenizer. Weights in their own format are mapped, so that several processes share them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// The format that weights would be kept in; default: as the file stores them
     #[arg(long, value_name = "DTYPE", value_parser = kept_dtype)]
     dtype: Option<StorageDtype>,
+    /// The format that keys and values would be kept in: f32, bf16, q8_0
+    #[arg(long, value_name = "FORMAT", default_value_t, value_parser = cache_precision)]
+    cache_precision: CachePrecision,
     /// Memory to compare with: 8GB; default: what the machine has available
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = memory_limit)]
     memory: Option<MemoryLimit>,
@@ -58,11 +61,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut object = described(&weights);
     let most = weights.config().max_position_embeddings;
     let context = args.context.unwrap_or(2048).min(most);
-    let memory = weights.memory(args.dtype, Workload::decoding(context));
+    let work = Workload { cache: args.cache_precision, ..Workload::decoding(context) };
+    let memory = weights.memory(args.dtype, work);
     let available = args.memory.unwrap_or_default().bytes();
     object["memory"] = json!({
         "dtype": args.dtype.or(weights.report().dtype).map(StorageDtype::name),
         "context": context,
+        "cache_precision": work.cache.name(),
         "weights": memory.weights,
         "cache": memory.cache,
         "activations": memory.activations,

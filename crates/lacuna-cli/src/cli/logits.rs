@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         anyhow::bail!("{}: is no regular file; give a file's name", args.out.display());
     }
     // Every row's logits, and once more as the bytes that are written.
-    let work = Workload { context: 0, rows: ids.len(), logit_rows: 2 * ids.len() };
+    let work = Workload { rows: ids.len(), logit_rows: 2 * ids.len(), ..Workload::decoding(0) };
     let model = args.model.open(work)?;
     let config = model.config();
     in_vocabulary("--ids", ids, config.vocab_size)?;

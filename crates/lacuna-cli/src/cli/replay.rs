@@ -90,6 +90,8 @@ fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
 /// One request of a verified trace.
 struct Timeline<'a> {
     mode: Mode,
+    /// The format of keys and values, if it was less precise than they were computed.
+    cache_precision: Option<&'a str>,
     replayed: &'a Replayed,
     /// All its lines but the header.
     lines: Vec<&'a Line>,
@@ -97,7 +99,8 @@ struct Timeline<'a> {
 
 impl<'a> Timeline<'a> {
     fn new(trace: &'a Trace, replayed: &'a Replayed) -> Self {
-        let mut timeline = Self { mode: Mode::Fused, replayed, lines: Vec::new() };
+        let mut timeline =
+            Self { mode: Mode::Fused, cache_precision: None, replayed, lines: Vec::new() };
         for line in &trace.lines {
             let request = match line {
                 Line::Header { request, .. } | Line::Block { request, .. } => *request,
@@ -106,7 +109,10 @@ impl<'a> Timeline<'a> {
             };
             match line {
                 _ if request != replayed.request => {}
-                Line::Header { mode, .. } => timeline.mode = *mode,
+                Line::Header { mode, cache_precision, .. } => {
+                    timeline.mode = *mode;
+                    timeline.cache_precision = cache_precision.as_deref();
+                }
                 _ => timeline.lines.push(line),
             }
         }
@@ -136,11 +142,13 @@ impl<'a> Timeline<'a> {
     fn summary(&self) -> String {
         let Replayed { request, settings, tokens, refinements, .. } = self.replayed;
         format!(
-            "request {request} ({}, {}, blocks of {}): {} tokens in {refinements} refinements,\n\
+            "request {request} ({}, {}, blocks of {}{}): {} tokens in {refinements} refinements,\n\
              ended by {}; the replay agrees",
             self.mode(),
             self.rule(),
             settings.block_size(),
+            self.cache_precision
+                .map_or_else(String::new, |name| format!(", keys and values in {name}")),
             tokens.len(),
             self.finish(),
         )
@@ -187,6 +195,7 @@ impl<'a> Timeline<'a> {
             "blockSize": settings.block_size(),
             "seed": settings.sampling.seed,
             "temperature": settings.sampling.temperature,
+            "cachePrecision": self.cache_precision,
             "finish": self.finish(),
             "tokens": tokens.len(),
             "refinements": refinements,

@@ -4,7 +4,7 @@ use anyhow::Result;
 use indicatif::{HumanCount, HumanDuration};
 use lacuna::checkpoint::Workload;
 use lacuna::likelihood::{Blocks, Likelihood, Method, Scoring, Text, likelihood};
-use lacuna::{Error, Model};
+use lacuna::{CachePrecision, Error, Model};
 use serde_json::json;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -197,6 +197,7 @@ fn work(tokens: usize) -> Workload {
         context: tokens,
         rows: BATCH * tokens,
         logit_rows: 2 * tokens.saturating_mul(BATCH).min(256),
+        cache: CachePrecision::F32,
     }
 }
 

@@ -102,6 +102,23 @@ fn inspect_says_what_a_checkpoint_is() {
 }
 
 #[test]
+fn where_keys_and_values_do_not_fit_a_less_precise_format_is_named() {
+    let model = golden_model();
+    let memory = |precision| {
+        let context = ["--context", "1902", "--cache-precision", precision];
+        let memory = &json(&[&["inspect", &model, "--json"], &context[..]].concat())["memory"];
+        (memory["cache"].as_u64().unwrap(), memory["total"].as_f64().unwrap())
+    };
+    let ((exact, total), (half, _)) = (memory("f32"), memory("bf16"));
+    // 4 layers, 2 heads of 8, keys and values.
+    assert_eq!((exact, half), (1902 * 128 * 4, 1902 * 128 * 2));
+    let limit = format!("{}MB", (total - 4e5) / 1e6);
+    let args = ["generate", "--model", &model, "--prompt-ids", "1,2", "--max-new-tokens", "1900"];
+    let error = refusal(&[&args[..], &["--memory", &limit]].concat(), 1);
+    assert!(error.contains("--cache-precision bf16 needs about"), "{error}");
+}
+
+#[test]
 fn an_autoregressive_checkpoint_is_decoded_token_by_token_and_refuses_to_fill_in_masks() {
     let path = autoregressive_model();
     let args = ["generate", "--model", &path, "--prompt-ids", "40,41,42", "--no-eos", "--json"];

@@ -137,6 +137,7 @@ fn a_file_of_other_prompts_is_refused_and_left_as_it_is() {
         (&from, &["--seed", "3"], "other flags"),
         (&from, &["--threshold", "0.5"], "other flags"),
         (&from, &["--stop", "x"], "other flags"),
+        (&from, &["--cache-precision", "bf16"], "other flags"),
     ] {
         let run = batch(from, &out, more);
         let said = String::from_utf8_lossy(&run.stderr).into_owned();

@@ -63,6 +63,39 @@ fn the_trace_of_a_real_decode_replays_byte_for_byte_in_every_mode() {
 }
 
 #[test]
+fn what_keys_and_values_were_kept_in_is_in_the_json_the_trace_and_the_replay() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.jsonl");
+    let args = ["generate", "--model", &model(), "--prompt-ids", "184,332,261", "--no-eos"];
+    let args = [&args[..], &["--max-new-tokens", "9"]].concat();
+    let replayed = |precision: &str| {
+        let (text, object) =
+            record(&path, &[&args[..], &["--cache-precision", precision]].concat());
+        assert_eq!(object["cache_precision"], precision);
+        (text, stdout(&["replay", &path.display().to_string()]))
+    };
+    let (exact, shown) = replayed("f32");
+    assert_eq!(exact, record(&path, &args).0, "f32 is the default");
+    assert!(!exact.contains("cache_precision") && !shown.contains("keys and values"), "{shown}");
+    let (rounded, shown) = replayed("bf16");
+    assert!(rounded.lines().next().unwrap().contains("\"cache_precision\":\"bf16\""), "{rounded}");
+    assert!(shown.contains("blocks of 4, keys and values in bf16): 9 tokens"), "{shown}");
+    assert_eq!(Trace::parse(&rounded).unwrap().to_jsonl(), rounded);
+    let refused = |precision: &str, status: i32, words: &str| {
+        let output = lacuna(&[&args[..], &["--cache-precision", precision]].concat());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{error}");
+        assert!(error.contains(words), "{error}");
+    };
+    refused(
+        "q8_0",
+        1,
+        "blocks of 32, and the model's heads have 8 values: keep them in bf16 or f32",
+    );
+    refused("q4_0", 2, "expected one of f32, bf16, q8_0");
+}
+
+#[test]
 fn the_turns_of_a_conversation_are_requests_of_one_trace() {
     use std::io::Write;
     let folder = tempfile::tempdir().unwrap();

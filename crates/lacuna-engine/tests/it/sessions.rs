@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 use lacuna_engine::{Error, Session};
-use lacuna_model::{Config, Mode, Predicts, Transformer};
+use lacuna_model::{CachePrecision, Config, Mode, Predicts, Transformer};
 use lacuna_samplers::{Denoiser, Segment, Speculative, View};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ fn model(shifted: bool) -> Arc<Transformer> {
         num_layers: 2,
         num_heads: 4,
         num_kv_heads: 2,
-        head_dim: 8,
+        head_dim: 32,
         max_position_embeddings: POSITIONS,
         mode: Mode::BlockDiffusion { block_size: FOUR, mask_token_id: Some(MASK) },
         ..Config::default()
@@ -29,6 +29,12 @@ fn model(shifted: bool) -> Arc<Transformer> {
     let mut model = Transformer::init(config, 3, DType::F32, &Device::Cpu).unwrap();
     model.set_predicts(if shifted { Predicts::Next } else { Predicts::Same });
     Arc::new(model)
+}
+
+/// The same with keys and values kept in a format.
+fn kept_in(precision: CachePrecision) -> Arc<Transformer> {
+    let model = Arc::unwrap_or_clone(model(false));
+    Arc::new(model.with_cache_precision(precision).unwrap())
 }
 
 fn tokens(count: u32, seed: u32) -> Vec<u32> {
@@ -119,7 +125,13 @@ fn a_sequence_that_was_not_begun_is_an_error_and_not_an_empty_one() {
 
 #[test]
 fn a_remembered_sequence_is_begun_anew_before_it_is_used() {
-    let mut session = Session::new(model(false)).remembering();
+    for precision in CachePrecision::ALL {
+        begins_anew(&kept_in(precision));
+    }
+}
+
+fn begins_anew(model: &Arc<Transformer>) {
+    let mut session = Session::new(Arc::clone(model)).remembering();
     session.prefill(0, &tokens(8, 1), BLOCKS).unwrap();
     session.release(0);
     logits(&mut session, &[blocks(0, &[0])]).unwrap_err();
@@ -127,7 +139,26 @@ fn a_remembered_sequence_is_begun_anew_before_it_is_used() {
     session.prefill(0, &tokens(8, 1), BLOCKS).unwrap();
     assert_eq!(session.passes(), passes, "all of it is remembered");
     let again = logits(&mut session, &[blocks(0, &[0, 2])]).unwrap();
-    let mut fresh = Session::new(model(false));
+    let mut fresh = Session::new(Arc::clone(model));
     fresh.prefill(0, &tokens(8, 1), BLOCKS).unwrap();
     assert_eq!(logits(&mut fresh, &[blocks(0, &[0, 2])]).unwrap(), again);
+}
+
+#[test]
+fn sequences_share_a_pass_in_every_precision_without_a_trace_of_each_other() {
+    for precision in CachePrecision::ALL {
+        let begun = || {
+            let mut session = Session::new(kept_in(precision));
+            session.prefill(0, &tokens(8, 1), BLOCKS).unwrap();
+            session.prefill(1, &tokens(7, 2), View::Causal).unwrap();
+            session
+        };
+        let segments = [blocks(0, &[0, 3]), causal(1)];
+        let together = logits(&mut begun(), &segments).unwrap();
+        let alone = segments.map(|segment| logits(&mut begun(), &[segment]).unwrap()).concat();
+        for (row, expected) in together.iter().zip(&alone) {
+            let apart = row.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-4, "{precision}: {apart}");
+        }
+    }
 }

@@ -45,6 +45,8 @@ impl Vector for Avx2 {
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
     const READS_STORED: bool = true;
+    const FUSED: bool = true;
+    type Eight = Self;
     type Bits = __m256i;
     type Nibbles = (__m256, __m256);
 

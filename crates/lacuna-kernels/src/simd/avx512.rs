@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::{read, write};
+use super::avx2::{Avx2, read, write};
 use super::dot::{ByteKernel, Dot};
 use super::vector::{Kernel, Vector};
 
@@ -38,6 +38,8 @@ impl Vector for Avx512 {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
     const READS_STORED: bool = true;
+    const FUSED: bool = true;
+    type Eight = Avx2;
     type Bits = __m512i;
     type Nibbles = __m512;
 

@@ -80,6 +80,8 @@ impl Vector for Neon {
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
     const READS_STORED: bool = true;
+    const FUSED: bool = true;
+    type Eight = Self;
     type Bits = [uint32x4_t; 2];
     type Nibbles = [float32x4_t; 2];
 

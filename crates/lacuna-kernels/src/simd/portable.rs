@@ -36,6 +36,8 @@ impl Vector for Portable {
     const LANES: usize = 8;
     const REGISTERS: usize = 8;
     const READS_STORED: bool = false;
+    const FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+    type Eight = Self;
     type Bits = [u32; 8];
     type Nibbles = (f32, f32);
 
@@ -57,8 +59,7 @@ impl Vector for Portable {
     /// Fused where the target always has the instruction; elsewhere it would be a library call.
     #[inline(always)]
     fn mul_add(self, by: Self, plus: Self) -> Self {
-        let fused = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
-        let one = |a: f32, b: f32, c: f32| if fused { a.mul_add(b, c) } else { a * b + c };
+        let one = |a: f32, b: f32, c: f32| if Self::FUSED { a.mul_add(b, c) } else { a * b + c };
         Self(std::array::from_fn(|lane| one(self.0[lane], by.0[lane], plus.0[lane])))
     }
 

@@ -20,6 +20,10 @@ pub(crate) trait Vector: Copy {
     /// True if packed weights are read so fast that few rows of x are multiplied with them as they lie, without
     /// unpacking them first.
     const READS_STORED: bool;
+    /// True if a product and a sum are rounded once, as [`mul_add`](Self::mul_add) may do.
+    const FUSED: bool;
+    /// Is the vector of eight lanes on the same machine, for matrices that are no wider.
+    type Eight: Vector;
     /// Holds `LANES` integers of 32 bits, the form in which packed weights are taken apart.
     type Bits: Copy;
     /// Holds the sixteen values q · scale + offset that a nibble q can stand for.

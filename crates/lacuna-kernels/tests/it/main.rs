@@ -53,6 +53,7 @@ on_every_backend! {
         order_of_dimensions_does_not_matter
         narrowed_caches_are_read_in_place
         caches_that_lie_apart_are_read_as_if_they_were_one
+        packed_caches_are_read_as_what_they_unpack_to
         a_sequence_has_the_same_bits_alone_and_in_any_company
         keys_of_two_segments_have_no_gradient_and_the_error_says_so
         extreme_scores_stay_finite

@@ -1,7 +1,10 @@
 //! `--prompts IN.jsonl --out OUT.jsonl` continues many prompts, decoded together, a line each.
 
 use anyhow::{Context, Result};
-use lacuna::{Engine, EngineOptions, Event, GenerateOptions, Id, Model, Plan, Prompt, Resolved};
+use lacuna::{
+    CachePrecision, Engine, EngineOptions, Event, GenerateOptions, Id, Model, Plan, Prompt,
+    Resolved,
+};
 use lacuna_files::{Log, printable};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -170,7 +173,10 @@ impl<'a> Batch<'a> {
                         if self.model.tokenizer.is_none() {
                             line["text"] = Value::Null;
                         }
-                        line["sampling"] = used(&self.options.sampling)["sampling"].clone();
+                        let used = used(self.model, &self.options.sampling);
+                        for part in ["sampling", "cache_precision"] {
+                            line[part] = used[part].clone();
+                        }
                         self.end(id, line);
                     }
                     Event::Failed { error, .. } => {
@@ -402,7 +408,11 @@ fn key(place: &Path, request: &Resolved) -> String {
         Plan::Autoregressive(request) | Plan::Blocks(request) => json!(request),
         Plan::Reference(settings) => json!(settings),
     };
-    let all = json!([place.to_string_lossy(), request.prompt, request.stop, plan]);
+    let mut all = json!([place.to_string_lossy(), request.prompt, request.stop, plan]);
+    // Exact keys and values are not named, so that files of earlier versions are continued.
+    if let (Value::Array(all), false) = (&mut all, request.cache == CachePrecision::F32) {
+        all.push(request.cache.name().into());
+    }
     lacuna_files::hash(all.to_string().as_bytes())[..16].to_owned()
 }
 

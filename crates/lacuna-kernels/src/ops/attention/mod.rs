@@ -13,10 +13,12 @@ mod key_ranges;
 mod mask;
 pub(crate) mod reference;
 mod segments;
+mod stored;
 
 pub use key_ranges::KeyRanges;
 pub use mask::AttentionMask;
 pub use segments::{Segment, Segments};
+pub use stored::{CachePrecision, StoredRows};
 
 /// Attention: softmax(q · kᵀ · scale, over visible keys) · v for every segment; differentiable in q, k and v. A query
 /// that sees nothing yields zeros.
@@ -106,21 +108,26 @@ pub fn attention_backward(
 /// has the same bits whatever stands beside it. Records nothing.
 ///
 /// q: `[rows, heads, d]`, each cache: keys and values `[capacity, kv_heads, d]`, of which a segment reads its
-/// `keys`.
+/// `keys`; packed ones are unpacked a few at a time, while they are read.
 ///
 /// # Errors
 /// If shapes disagree with each other or with the segments, or there is not one cache for each segment.
 pub fn attention_over(
     backend: Backend,
     q: &Tensor,
-    caches: &[(Tensor, Tensor)],
+    caches: &[(StoredRows, StoredRows)],
     segments: &Segments,
     scale: f64,
 ) -> Result<Tensor> {
     segments.check_over(q, caches)?;
-    let tensors: Vec<_> = [q].into_iter().chain(caches.iter().flat_map(|(k, v)| [k, v])).collect();
+    let rows = || caches.iter().flat_map(|(k, v)| [k, v]);
+    let is_empty = |rows: &StoredRows| rows.data().elem_count() == 0;
+    let floats = rows().filter(|rows| rows.precision() == CachePrecision::F32);
+    let tensors: Vec<_> = [q].into_iter().chain(floats.map(StoredRows::data)).collect();
     match backend.serving_filled(&tensors) {
-        Backend::Reference => reference::attention_over(q, caches, segments, scale),
-        Backend::Cpu(isa) => cpu::attention_over(isa, q, caches, segments, scale),
+        Backend::Cpu(isa) if !rows().any(is_empty) => {
+            cpu::attention_over(isa, q, caches, segments, scale)
+        }
+        _ => reference::attention_over(q, caches, segments, scale),
     }
 }

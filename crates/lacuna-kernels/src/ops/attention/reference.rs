@@ -2,7 +2,7 @@
 
 use candle_core::{D, Result, Tensor};
 
-use super::{KeyRanges, Segment, Segments};
+use super::{KeyRanges, Segment, Segments, StoredRows};
 use crate::reference::{gradients, widen};
 
 /// softmax(q · kᵀ · scale, over visible keys) · v for each segment; a query that sees nothing yields zeros.
@@ -26,19 +26,22 @@ pub fn attention(
     joined(q, segments.iter().map(of_segment).collect::<Result<_>>()?)
 }
 
-/// [`attention`] with keys and values of its own for each segment.
+/// [`attention`] with keys and values of its own for each segment; packed ones count as what they unpack to.
 ///
 /// # Errors
 /// If shapes disagree with each other or with the segments.
 pub fn attention_over(
     q: &Tensor,
-    caches: &[(Tensor, Tensor)],
+    caches: &[(StoredRows, StoredRows)],
     segments: &Segments,
     scale: f64,
 ) -> Result<Tensor> {
     segments.check_over(q, caches)?;
-    let of_segment = |(segment, (k, v)): (&Segment, &(Tensor, Tensor))| {
-        let keys = |x: &Tensor| x.detach().narrow(0, segment.keys.start, segment.keys.len());
+    let of_segment = |(segment, (k, v)): (&Segment, &(StoredRows, StoredRows))| {
+        let keys = |rows: &StoredRows| {
+            let x = rows.unpacked()?.detach().to_dtype(q.dtype())?;
+            x.narrow(0, segment.keys.start, segment.keys.len())
+        };
         attend(&queries(&q.detach(), segment)?, &keys(k)?, &keys(v)?, &segment.ranges, scale)
     };
     joined(q, segments.iter().zip(caches).map(of_segment).collect::<Result<_>>()?)

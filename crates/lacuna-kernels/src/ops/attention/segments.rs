@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::KeyRanges;
+use super::{KeyRanges, StoredRows};
 
 /// One sequence of a pass: its rows among the queries, its rows among the keys, and the keys that each query sees.
 #[derive(Clone, Debug)]
@@ -102,11 +102,12 @@ impl Segments {
     /// Checks q `[rows, heads, d]` against k and v `[keys, kv_heads, d]` that hold all segments' keys.
     pub(crate) fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
         self.check_queries(q)?;
+        let (k, v) = (k.dims3()?.into(), v.dims3()?.into());
         self.iter().try_for_each(|segment| check_keys(q, k, v, segment))
     }
 
     /// Checks q against one k and v for each segment.
-    pub(crate) fn check_over(&self, q: &Tensor, caches: &[(Tensor, Tensor)]) -> Result<()> {
+    pub(crate) fn check_over(&self, q: &Tensor, caches: &[(StoredRows, StoredRows)]) -> Result<()> {
         self.check_queries(q)?;
         if caches.len() != self.len() {
             bail!(
@@ -116,7 +117,7 @@ impl Segments {
             )
         }
         let mut pairs = self.iter().zip(caches);
-        pairs.try_for_each(|(segment, (k, v))| check_keys(q, k, v, segment))
+        pairs.try_for_each(|(segment, (k, v))| check_keys(q, k.dims()?, v.dims()?, segment))
     }
 
     fn check_queries(&self, q: &Tensor) -> Result<()> {
@@ -150,16 +151,15 @@ impl Segments {
     }
 }
 
-fn check_keys(q: &Tensor, k: &Tensor, v: &Tensor, segment: &Segment) -> Result<()> {
+fn check_keys(q: &Tensor, k: [usize; 3], v: [usize; 3], segment: &Segment) -> Result<()> {
     let (_, heads, d) = q.dims3()?;
-    let (keys, kv_heads, kd) = k.dims3()?;
-    if k.dims() != v.dims() {
-        bail!("attention: v is {:?}, expected {:?} as k", v.dims(), k.dims())
+    let [keys, kv_heads, kd] = k;
+    if k != v {
+        bail!("attention: v is {v:?}, expected {k:?} as k")
     }
     if kd != d || kv_heads == 0 || heads % kv_heads != 0 {
         bail!(
-            "attention: k is {:?} and q {:?}, expected the same head size, and heads a multiple of kv heads",
-            k.dims(),
+            "attention: k is {k:?} and q {:?}, expected the same head size, and heads a multiple of kv heads",
             q.dims()
         )
     }

@@ -2,10 +2,12 @@
 
 use super::*;
 use lacuna_kernels::{
-    AttentionMask, Backend, KeyRanges, Segment, Segments, attention, attention_over, reference,
+    AttentionMask, Backend, CachePrecision, KeyRanges, Segment, Segments, StoredRows, attention,
+    attention_over, reference,
 };
 use std::num::NonZeroUsize;
 
+#[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) segments: Segments,
@@ -164,49 +166,92 @@ pub(crate) fn narrowed_caches_are_read_in_place(backend: Backend) {
     agrees_with_f64("narrowed", &[q, k, v], &f).unwrap();
 }
 
+/// Keys and values, one pair for each segment.
+type Caches = Vec<(StoredRows, StoredRows)>;
+
 /// The keys and values of each segment in a cache of its own, with room behind them, and segments that count from
 /// each cache's first row.
-fn caches(case: &Case, [_, k, v]: &[Tensor; 3]) -> (Vec<(Tensor, Tensor)>, Segments) {
+fn caches(case: &Case, precision: CachePrecision) -> (Caches, Segments) {
+    let [_, k, v] = case.inputs();
     let cache = |x: &Tensor, segment: &Segment| {
-        let own = x.narrow(0, segment.keys.start, segment.keys.len()).unwrap();
-        let room = Numbers::new(8).tensor(&[9, x.dims()[1], x.dims()[2]]);
-        Tensor::cat(&[&own, &room.to_dtype(x.dtype()).unwrap()], 0).unwrap()
+        let (rows, (_, heads, d)) = (segment.keys.len(), x.dims3().unwrap());
+        let shape = [rows + 9, heads, d];
+        let cache = StoredRows::zeros(precision, shape, DType::F32, &Device::Cpu).unwrap();
+        cache.write(0, &Numbers::new(8).tensor(&shape)).unwrap();
+        if rows > 0 {
+            cache.write(0, &x.narrow(0, segment.keys.start, rows).unwrap()).unwrap();
+        }
+        cache
     };
-    let pair = |segment: &Segment| (cache(k, segment), cache(v, segment));
+    let pair = |segment: &Segment| (cache(&k, segment), cache(&v, segment));
     let own = |segment: &Segment| Segment { keys: 0..segment.keys.len(), ..segment.clone() };
     let segments = Segments::new(case.segments.iter().map(own).collect()).unwrap();
     (case.segments.iter().map(pair).collect(), segments)
 }
 
+/// Every case and precision that fit each other, and all masks with heads that fit every precision.
+fn cases_of_caches() -> impl Iterator<Item = (Case, CachePrecision)> {
+    let wide = ragged().into_iter().zip([32, 64, 96, 160]).map(|(case, d)| {
+        let (heads, kv_heads, _) = case.sizes;
+        Case::new("wide", case.segments, (heads, kv_heads, d))
+    });
+    let fits = |case: &Case, precision: CachePrecision| precision.row_bytes(case.sizes.2).is_ok();
+    let with = move |case: Case| {
+        let precisions = CachePrecision::ALL.into_iter().filter(|p| fits(&case, *p));
+        precisions
+            .map(|p| (Case { name: format!("{}, {p}", case.name), ..case.clone() }, p))
+            .collect::<Vec<_>>()
+    };
+    cases().into_iter().chain(wide).flat_map(with)
+}
+
 pub(crate) fn caches_that_lie_apart_are_read_as_if_they_were_one(backend: Backend) {
     for case in cases() {
-        let inputs = case.inputs();
-        let (caches, segments) = caches(&case, &inputs);
-        let found = attention_over(backend, &inputs[0], &caches, &segments, case.scale()).unwrap();
-        let [q, k, v] = inputs.each_ref().map(|x| x.to_dtype(DType::F64).unwrap());
+        let [q, k, v] = case.inputs();
+        let (caches, segments) = caches(&case, CachePrecision::F32);
+        let found = attention_over(backend, &q, &caches, &segments, case.scale()).unwrap();
+        let [q, k, v] = [q, k, v].map(|x| x.to_dtype(DType::F64).unwrap());
         let want = reference::attention(&q, &k, &v, &case.segments, case.scale()).unwrap();
         assert!(error(&found, &want) < TOLERANCE, "{}", case.name);
     }
     let case = &ragged()[0];
-    let (mut caches, segments) = caches(case, &case.inputs());
+    let (mut caches, segments) = caches(case, CachePrecision::F32);
     caches.pop();
     let refused = attention_over(backend, &case.inputs()[0], &caches, &segments, 1.).unwrap_err();
     assert!(refused.to_string().contains("6 pairs of keys and values for 7 segments"), "{refused}");
 }
 
+/// Packed keys and values give the bits that the same numbers give as floats, and those are right.
+pub(crate) fn packed_caches_are_read_as_what_they_unpack_to(backend: Backend) {
+    for (case, precision) in cases_of_caches() {
+        let (caches, segments) = caches(&case, precision);
+        let q = &case.inputs()[0];
+        let over = |q: &Tensor, caches: &Caches| {
+            attention_over(backend, q, caches, &segments, case.scale()).unwrap()
+        };
+        let unpacked = |x: &StoredRows| StoredRows::from(x.unpacked().unwrap());
+        let unpacked: Caches = caches.iter().map(|(k, v)| (unpacked(k), unpacked(v))).collect();
+        let found = over(q, &caches);
+        assert_eq!(numbers(&found), numbers(&over(q, &unpacked)), "{}", case.name);
+        let wide = q.to_dtype(DType::F64).unwrap();
+        let want = reference::attention_over(&wide, &caches, &segments, case.scale()).unwrap();
+        assert!(error(&found, &want) < TOLERANCE, "{}", case.name);
+    }
+}
+
 pub(crate) fn a_sequence_has_the_same_bits_alone_and_in_any_company(backend: Backend) {
-    for case in ragged() {
-        let inputs = case.inputs();
-        let (caches, segments) = caches(&case, &inputs);
-        let over = |q: &Tensor, caches: &[(Tensor, Tensor)], segments: &Segments| {
+    for (case, precision) in cases_of_caches().filter(|(case, _)| case.segments.len() > 3) {
+        let (caches, segments) = caches(&case, precision);
+        let over = |q: &Tensor, caches: &[(StoredRows, StoredRows)], segments: &Segments| {
             attention_over(backend, q, caches, segments, case.scale()).unwrap()
         };
-        let together = over(&inputs[0], &caches, &segments);
+        let q = &case.inputs()[0];
+        let together = over(q, &caches, &segments);
         for (segment, cache) in segments.iter().zip(&caches) {
             let rows = segment.queries.clone();
             let own = |x: &Tensor| x.narrow(0, rows.start, rows.len()).unwrap();
             let alone = Segments::end_to_end([segment.ranges.clone()]);
-            let alone = over(&own(&inputs[0]), std::slice::from_ref(cache), &alone);
+            let alone = over(&own(q), std::slice::from_ref(cache), &alone);
             assert_eq!(numbers(&alone), numbers(&own(&together)), "{} {rows:?}", case.name);
         }
     }

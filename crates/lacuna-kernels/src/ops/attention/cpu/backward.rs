@@ -10,7 +10,7 @@ use super::layout::{Rows, View, read_lanes, sight, write_lanes};
 use super::panel::{self, Keys};
 use crate::backend::Isa;
 use crate::raw::Scratch;
-use crate::simd::dot_body;
+use crate::simd::{dot_body, run};
 
 /// The tensors that the backward pass reads beside q, k and v.
 #[derive(Clone, Copy)]
@@ -54,7 +54,7 @@ fn backward_panels<const N: usize>(
     let shares = work.shares();
     let partial = |(first, count): &(At, usize)| {
         let part = &work.parts[first.part];
-        let (k, v) = part.head(first.head, work.longest() >= 4);
+        let (k, v) = part.head(work.isa, first.head, work.longest() >= 4);
         let mut panel = Panel::<N>::new(part);
         for number in first.panel..first.panel + count {
             let at = At { panel: number, ..*first };
@@ -187,6 +187,6 @@ impl<const N: usize> Panel<N> {
         };
         let part = &work.parts[at.part];
         let sight = sight(part.ranges, &part.sizes, at.panel);
-        panel::backward(work.isa, keys, work.tiles(at), &sight, &mut io);
+        run(work.isa, panel::Gradients { keys, tiles: work.tiles(at), sight, io: &mut io });
     }
 }

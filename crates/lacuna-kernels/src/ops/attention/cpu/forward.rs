@@ -7,13 +7,13 @@ use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
-use super::layout::{Head, Rows, Sizes, View, read_lanes, sight, write_lanes};
-use super::panel::{self, Keys, State};
-use super::plan::{Plan, Tile};
+use super::layout::{Head, Rows, Sizes, Stored, View, read_lanes, sight, write_lanes};
+use super::panel::{Attend, Keys, State};
+use super::plan::{Plan, TILE, Tile};
 use super::{KeyRanges, Segment};
 use crate::backend::Isa;
 use crate::raw::Disjoint;
-use crate::spin;
+use crate::{simd, spin};
 
 /// With fewer panels than this in every head the keys are split among tasks instead: there are few queries, and many
 /// keys.
@@ -33,8 +33,8 @@ pub(super) struct Part<'a> {
     pub(super) sizes: Sizes,
     /// The rows of q from the segment's first one on; k and v likewise.
     pub(super) q: View<'a>,
-    pub(super) k: View<'a>,
-    pub(super) v: View<'a>,
+    pub(super) k: Stored<'a>,
+    pub(super) v: Stored<'a>,
     pub(super) ranges: &'a KeyRanges,
     /// The segment's first row in q and in the output.
     pub(super) first_query: usize,
@@ -47,7 +47,7 @@ impl<'a> Part<'a> {
     pub(super) fn new(
         sizes: Sizes,
         q: View<'a>,
-        (k, v): (View<'a>, View<'a>),
+        (k, v): (Stored<'a>, Stored<'a>),
         segment: &'a Segment,
     ) -> Self {
         let (first_query, first_key) = (segment.queries.start, segment.keys.start);
@@ -62,10 +62,14 @@ impl<'a> Part<'a> {
         }
     }
 
+    fn is_packed(&self) -> bool {
+        [self.k, self.v].iter().any(|rows| matches!(rows, Stored::Packed(..)))
+    }
+
     /// The keys and values of a key head; `often` as in [`Head::new`].
-    pub(super) fn head(&self, head: usize, often: bool) -> (Head<'a>, Head<'a>) {
+    pub(super) fn head(&self, isa: Isa, head: usize, often: bool) -> (Head<'a>, Head<'a>) {
         let Self { sizes, k, v, .. } = self;
-        (Head::new(*k, sizes, head, often), Head::new(*v, sizes, head, often))
+        (Head::new(isa, *k, sizes, head, often), Head::new(isa, *v, sizes, head, often))
     }
 }
 
@@ -231,11 +235,11 @@ impl<const N: usize> Forward<'_, N> {
         shares.par_iter().for_each_init(
             || (State::new(d), vec![0.; d * N]),
             |(state, qt), (first, count)| {
-                let (k, v) = self.work.parts[first.part].head(first.head, true);
+                let (k, v) = self.work.parts[first.part].head(self.work.isa, first.head, true);
                 for panel in first.panel..first.panel + count {
                     let at = At { panel, ..*first };
                     state.reset();
-                    self.attend(keys(&k, &v, d), self.work.tiles(at), at, qt, state);
+                    self.attend(keys(&k, &v, d), self.work.tiles(at), at, (qt, &mut []), state);
                     self.finish(at, state);
                 }
             },
@@ -267,8 +271,9 @@ impl<const N: usize> Forward<'_, N> {
         let run = |piece: usize| {
             let (at, tiles) = pieces[piece];
             let (mut state, mut qt) = (State::new(d), vec![0.; d * N]);
-            let (k, v) = work.parts[at.part].head(at.head, false);
-            self.attend(keys(&k, &v, d), tiles, at, &mut qt, &mut state);
+            let mut room = vec![0.; if work.parts[at.part].is_packed() { TILE * d } else { 0 }];
+            let (k, v) = work.parts[at.part].head(work.isa, at.head, false);
+            self.attend(keys(&k, &v, d), tiles, at, (&mut qt, &mut room), &mut state);
             let _ = states[piece].set(state);
         };
         let products = pieces.iter().flat_map(|piece| piece.1).map(|t| 2 * t.keys.len() * d * N);
@@ -286,12 +291,19 @@ impl<const N: usize> Forward<'_, N> {
         }
     }
 
-    fn attend(&self, keys: Keys<'_>, tiles: &[Tile], at: At, qt: &mut [f32], state: &mut State<N>) {
+    fn attend(
+        &self,
+        keys: Keys<'_>,
+        tiles: &[Tile],
+        at: At,
+        (qt, room): (&mut [f32], &mut [f32]),
+        state: &mut State<N>,
+    ) {
         let Part { sizes, q, ranges, .. } = self.work.parts[at.part];
         let (rows, lanes) = panel_rows::<N>(q, &sizes, at);
         read_lanes::<N>(&rows[..lanes], self.work.scale, qt);
         let sight = sight(ranges, &sizes, at.panel);
-        panel::attend(self.work.isa, keys, tiles, &sight, qt, state);
+        simd::run(self.work.isa, Attend { keys, tiles, sight, qt, state, room });
     }
 
     fn finish(&self, at: At, state: &State<N>) {
@@ -349,6 +361,5 @@ pub(super) unsafe fn out_rows<'a, const N: usize>(
 }
 
 pub(super) fn keys<'a>(k: &'a Head<'_>, v: &'a Head<'_>, d: usize) -> Keys<'a> {
-    let ((k, k_row), (v, v_row)) = (k.rows(), v.rows());
-    Keys { k, v, k_row, v_row, d }
+    Keys { k: k.rows(), v: v.rows(), d }
 }

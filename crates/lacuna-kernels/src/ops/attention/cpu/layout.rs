@@ -10,20 +10,30 @@ use std::ops::Range;
 
 use candle_core::{Layout, Result, bail};
 
-use super::panel::Sight;
-use super::{KeyRanges, Segment};
+use super::panel::{KeyRows, Sight};
+use super::unpack::{Packed, UnpackAll};
+use super::{CachePrecision, KeyRanges, Segment};
+use crate::backend::Isa;
 use crate::raw::{Disjoint, Scratch};
+use crate::simd::run;
 
 /// A `[len, heads, d]` tensor whose rows of d are contiguous; strides in elements.
-#[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    data: &'a [f32],
+pub(super) struct View<'a, T = f32> {
+    data: &'a [T],
     head: usize,
     row: usize,
 }
 
-impl<'a> View<'a> {
-    pub(super) fn new(data: &'a [f32], layout: &Layout) -> Result<Self> {
+impl<T> Clone for View<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for View<'_, T> {}
+
+impl<'a, T> View<'a, T> {
+    pub(super) fn new(data: &'a [T], layout: &Layout) -> Result<Self> {
         let (stride, &[len, heads, d]) = (layout.stride(), layout.dims()) else {
             bail!("attention: a tensor is {:?}, expected [rows, heads, d]", layout.dims())
         };
@@ -41,8 +51,30 @@ impl<'a> View<'a> {
         Self { data: self.data.get(row * self.row..).unwrap_or_default(), ..self }
     }
 
-    pub(super) fn row(&self, head: usize, row: usize, d: usize) -> &'a [f32] {
+    pub(super) fn row(&self, head: usize, row: usize, d: usize) -> &'a [T] {
         &self.data[head * self.head + row * self.row..][..d]
+    }
+
+    /// The rows of one head. A segment without keys may end where the tensor does, before its later heads would begin.
+    fn head(&self, head: usize) -> &'a [T] {
+        self.data.get(head * self.head..).unwrap_or_default()
+    }
+}
+
+/// Keys or values of all heads, as they are or as a cache packs them.
+#[derive(Clone, Copy)]
+pub(super) enum Stored<'a> {
+    Exact(View<'a>),
+    Packed(View<'a, u8>, CachePrecision),
+}
+
+impl Stored<'_> {
+    /// The same without the first `row` rows.
+    pub(super) fn skip(self, row: usize) -> Self {
+        match self {
+            Self::Exact(view) => Self::Exact(view.skip(row)),
+            Self::Packed(view, precision) => Self::Packed(view.skip(row), precision),
+        }
     }
 }
 
@@ -101,31 +133,50 @@ pub(super) fn sight<const N: usize>(ranges: &KeyRanges, sizes: &Sizes, panel: us
 
 /// One head's keys or values, as they lie or copied together, and the distance from row to row.
 pub(super) enum Head<'a> {
-    Borrowed(&'a [f32], usize),
+    Borrowed(KeyRows<'a>),
     Copied(Scratch, usize),
 }
 
 impl<'a> Head<'a> {
     /// The keys or values of `head`. If they are read `often`, it pays to copy rows that lie apart, so that a tile is
-    /// one piece of memory.
-    pub(super) fn new(view: View<'a>, sizes: &Sizes, head: usize, often: bool) -> Self {
+    /// one piece of memory, and to unpack packed ones once for all.
+    pub(super) fn new(
+        isa: Isa,
+        stored: Stored<'a>,
+        sizes: &Sizes,
+        head: usize,
+        often: bool,
+    ) -> Self {
         let d = sizes.d;
-        if !often || view.row == d {
-            // A segment without keys may end where the tensor does, before its later heads would begin.
-            return Self::Borrowed(view.data.get(head * view.head..).unwrap_or_default(), view.row);
+        let copy = || Scratch::new(sizes.kv_len * d);
+        match stored {
+            Stored::Exact(view) if !often || view.row == d => {
+                Self::Borrowed(KeyRows::Exact { values: view.head(head), row: view.row })
+            }
+            Stored::Exact(view) => {
+                let mut copy = copy();
+                for (j, row) in copy.chunks_exact_mut(d).enumerate() {
+                    row.copy_from_slice(view.row(head, j, d));
+                }
+                Self::Copied(copy, d)
+            }
+            Stored::Packed(view, precision) => {
+                let rows = Packed { bytes: view.head(head), row: view.row, precision };
+                if !often {
+                    return Self::Borrowed(KeyRows::Packed(rows));
+                }
+                let mut copy = copy();
+                run(isa, UnpackAll { rows, d, to: &mut copy });
+                Self::Copied(copy, d)
+            }
         }
-        let mut copy = Scratch::new(sizes.kv_len * d);
-        for (j, row) in copy.chunks_exact_mut(d).enumerate() {
-            row.copy_from_slice(view.row(head, j, d));
-        }
-        Self::Copied(copy, d)
     }
 
-    /// The rows from the first on, and the distance between them.
-    pub(super) fn rows(&self) -> (&[f32], usize) {
+    /// The rows from the first on.
+    pub(super) fn rows(&self) -> KeyRows<'_> {
         match self {
-            Self::Borrowed(rows, distance) => (rows, *distance),
-            Self::Copied(rows, distance) => (rows, *distance),
+            Self::Borrowed(rows) => *rows,
+            Self::Copied(values, row) => KeyRows::Exact { values, row: *row },
         }
     }
 }

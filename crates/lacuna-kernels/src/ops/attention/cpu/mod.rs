@@ -1,26 +1,26 @@
 //! Computes attention on CPU tensors of f32, as a differentiable operation and as functions that record nothing.
-#![allow(unsafe_code, reason = "rows that tasks write each once, and registers written out")]
+#![allow(unsafe_code, reason = "rows that tasks write each once, and blocks of a product")]
 
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 
-use super::{KeyRanges, Segment, Segments};
+use super::{CachePrecision, KeyRanges, Segment, Segments, StoredRows};
 use crate::backend::Isa;
 use crate::raw::shaped;
 
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 mod backward;
+mod block;
 mod forward;
 mod layout;
 mod panel;
 pub(super) mod plan;
+mod unpack;
 
 use backward::{Gradients, Outer};
 pub(super) use forward::Lse;
 use forward::Part;
-use layout::{Rows, Sizes, View};
+use layout::{Rows, Sizes, Stored, View};
 
 pub(super) fn attention(
     isa: Isa,
@@ -57,23 +57,21 @@ pub(super) fn attention_backward(
 pub(super) fn attention_over(
     isa: Isa,
     q: &Tensor,
-    caches: &[(Tensor, Tensor)],
+    caches: &[(StoredRows, StoredRows)],
     segments: &Segments,
     scale: f64,
 ) -> Result<Tensor> {
     let q = by_rows(q)?;
-    let rows = |(k, v): &(Tensor, Tensor)| Ok((by_rows(k)?, by_rows(v)?));
-    let caches = caches.iter().map(rows).collect::<Result<Vec<_>>>()?;
+    let data = |(k, v): &(StoredRows, StoredRows)| Ok((by_rows(k.data())?, by_rows(v.data())?));
+    let tensors = caches.iter().map(data).collect::<Result<Vec<_>>>()?;
     let (q_storage, q_layout) = q.storage_and_layout();
     let storages: Vec<_> =
-        caches.iter().map(|(k, v)| (k.storage_and_layout(), v.storage_and_layout())).collect();
+        tensors.iter().map(|(k, v)| (k.storage_and_layout(), v.storage_and_layout())).collect();
     let q_view = view(&q_storage, q_layout)?;
     let mut parts = Vec::with_capacity(segments.len());
-    for ((segment, (k, v)), (_, kv_heads)) in
-        segments.iter().zip(&storages).zip(caches.iter().map(|(k, _)| (k, k.dims()[1])))
-    {
-        let kv = (view(&k.0, k.1)?, view(&v.0, v.1)?);
-        let sizes = Sizes::new(q.dims(), kv_heads, segment);
+    for ((segment, (k, v)), kept) in segments.iter().zip(&storages).zip(caches) {
+        let kv = (stored(&k.0, k.1, kept.0.precision())?, stored(&v.0, v.1, kept.1.precision())?);
+        let sizes = Sizes::new(q.dims(), kept.0.dims()?[1], segment);
         parts.push(Part::new(sizes, q_view, kv, segment));
     }
     let mut out = Vec::new();
@@ -96,6 +94,20 @@ fn view<'a>(storage: &'a Storage, layout: &Layout) -> Result<View<'a>> {
     }
 }
 
+fn stored<'a>(
+    storage: &'a Storage,
+    layout: &Layout,
+    precision: CachePrecision,
+) -> Result<Stored<'a>> {
+    match (storage, precision) {
+        (_, CachePrecision::F32) => Ok(Stored::Exact(view(storage, layout)?)),
+        (Storage::Cpu(storage), packed) => {
+            Ok(Stored::Packed(View::new(storage.as_slice::<u8>()?, layout)?, packed))
+        }
+        _ => bail!("attention: packed keys are on another device, expected the CPU"),
+    }
+}
+
 struct Attention {
     isa: Isa,
     segments: Segments,
@@ -115,7 +127,8 @@ impl Attention {
         q_dims: &[usize],
         kv_heads: usize,
     ) -> Vec<Part<'a>> {
-        let part = |segment| Part::new(Sizes::new(q_dims, kv_heads, segment), q, (k, v), segment);
+        let kv = (Stored::Exact(k), Stored::Exact(v));
+        let part = |segment| Part::new(Sizes::new(q_dims, kv_heads, segment), q, kv, segment);
         self.segments.iter().map(part).collect()
     }
 

@@ -6,10 +6,10 @@
 
 #![allow(clippy::needless_range_loop, reason = "lanes run over several arrays in step")]
 
-#[cfg(target_arch = "x86_64")]
-use super::avx512;
+use super::block::{Single, Sums, Wide, product};
 use super::plan::{TILE, Tile};
-use crate::simd::{Registers, exp_below_zero, madd, simd};
+use super::unpack::Packed;
+use crate::simd::{Kernel, Vector, exp_below_zero};
 
 /// The score of a pair whose key the query does not see. It is finite, so that differences of two stay finite.
 const HIDDEN: f32 = -1e30;
@@ -18,14 +18,39 @@ const HIDDEN: f32 = -1e30;
 /// probability comes out as 0 without being asked for.
 const NOTHING: f32 = -1e29;
 
-/// Keys and values of one key head; rows are `k_row` and `v_row` apart.
+/// Keys and values of one key head.
 #[derive(Clone, Copy)]
 pub(super) struct Keys<'a> {
-    pub(super) k: &'a [f32],
-    pub(super) v: &'a [f32],
-    pub(super) k_row: usize,
-    pub(super) v_row: usize,
+    pub(super) k: KeyRows<'a>,
+    pub(super) v: KeyRows<'a>,
     pub(super) d: usize,
+}
+
+/// Keys or values of one key head: floats with the distance from row to row, or as a cache packs them.
+#[derive(Clone, Copy)]
+pub(super) enum KeyRows<'a> {
+    Exact { values: &'a [f32], row: usize },
+    Packed(Packed<'a>),
+}
+
+impl KeyRows<'_> {
+    /// The rows of a tile, and the distance from row to row; packed ones are unpacked into `room`.
+    #[inline(always)]
+    fn tile<'b, V: Vector>(
+        &'b self,
+        tile: &Tile,
+        d: usize,
+        room: &'b mut [f32],
+    ) -> (&'b [f32], usize) {
+        match self {
+            Self::Exact { values, row } => (&values[tile.keys.start * row..], *row),
+            Self::Packed(packed) => {
+                let room = &mut room[..tile.keys.len() * d];
+                packed.unpack::<V>(tile.keys.clone(), d, room);
+                (room, d)
+            }
+        }
+    }
 }
 
 /// The keys that each lane sees: all below `prefix`, and two ranges `from..to`.
@@ -72,30 +97,36 @@ impl<const N: usize> State<N> {
     }
 }
 
-simd!(
-    /// Adds the tiles' keys to `state`. `qt` holds the scaled queries, `[d][N]`.
-    pub(super) fn attend<const N: usize>(
-        keys: Keys<'_>,
-        tiles: &[Tile],
-        sight: &Sight<N>,
-        qt: &[f32],
-        state: &mut State<N>,
-    ) = attend_body, Registers
-);
+/// Adds tiles of keys to a softmax under way.
+pub(super) struct Attend<'a, const N: usize> {
+    pub(super) keys: Keys<'a>,
+    pub(super) tiles: &'a [Tile],
+    pub(super) sight: Sight<N>,
+    /// The scaled queries, `[d][N]`.
+    pub(super) qt: &'a [f32],
+    pub(super) state: &'a mut State<N>,
+    /// Room for [`TILE`] rows, if keys or values are packed.
+    pub(super) room: &'a mut [f32],
+}
+
+impl<const N: usize> Kernel for Attend<'_, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        if V::FUSED { attend::<V, true, N>(self) } else { attend::<V, false, N>(self) }
+    }
+}
 
 #[inline(always)]
-fn attend_body<const FMA: bool, const REGISTERS: usize, const N: usize>(
-    keys: Keys<'_>,
-    tiles: &[Tile],
-    sight: &Sight<N>,
-    qt: &[f32],
-    state: &mut State<N>,
-) {
+fn attend<V: Vector, const FMA: bool, const N: usize>(task: Attend<'_, N>) {
+    let Attend { keys, tiles, sight, qt, state, room } = task;
     let mut scores = [[0f32; N]; TILE];
     for tile in tiles {
         let n = tile.keys.len();
         let scores = &mut scores[..n];
-        score::<FMA, REGISTERS, N>(keys, tile, sight, qt, scores);
+        let k = keys.k.tile::<V>(tile, keys.d, room);
+        score::<V, N>(k, keys.d, tile, &sight, qt, scores);
         let mut max = state.max;
         for row in scores.iter() {
             for lane in 0..N {
@@ -114,10 +145,11 @@ fn attend_body<const FMA: bool, const REGISTERS: usize, const N: usize>(
             }
         }
         (state.max, state.sum) = (max, sum);
-        let v = &keys.v[tile.keys.start * keys.v_row..];
-        let p = scores.as_flattened();
-        let (d, a) = (keys.d, (1, keys.v_row));
-        product::<FMA, REGISTERS, N>(d, n, v, a, p, N, &mut state.out, N, Some(&shrink));
+        let (values, column) = keys.v.tile::<V>(tile, keys.d, room);
+        let v = Single { values, row: 1, column };
+        let p = Wide { values: scores.as_flattened(), row: N };
+        let mut out = Sums { values: &mut state.out, row: N, keep: Some(&shrink) };
+        product::<V, N>((keys.d, n), v, p, &mut out);
     }
 }
 
@@ -139,51 +171,60 @@ pub(super) struct Backward<'a, const N: usize> {
     pub(super) width: usize,
 }
 
-simd!(
-    /// Recomputes the tiles' probabilities and adds the panel's share of all three gradients.
-    pub(super) fn backward<const N: usize>(
-        keys: Keys<'_>,
-        tiles: &[Tile],
-        sight: &Sight<N>,
-        io: &mut Backward<'_, N>,
-    ) = backward_body, Registers
-);
+/// Recomputes the tiles' probabilities and adds the panel's share of all three gradients.
+pub(super) struct Gradients<'a, 'b, const N: usize> {
+    pub(super) keys: Keys<'a>,
+    pub(super) tiles: &'a [Tile],
+    pub(super) sight: Sight<N>,
+    pub(super) io: &'a mut Backward<'b, N>,
+}
+
+impl<const N: usize> Kernel for Gradients<'_, '_, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        if V::FUSED { backward::<V, true, N>(self) } else { backward::<V, false, N>(self) }
+    }
+}
 
 #[inline(always)]
-fn backward_body<const FMA: bool, const REGISTERS: usize, const N: usize>(
-    keys: Keys<'_>,
-    tiles: &[Tile],
-    sight: &Sight<N>,
-    io: &mut Backward<'_, N>,
-) {
+fn backward<V: Vector, const FMA: bool, const N: usize>(task: Gradients<'_, '_, N>) {
+    let Gradients { keys, tiles, sight, io } = task;
     let (mut p, mut ds) = ([[0f32; N]; TILE], [[0f32; N]; TILE]);
+    // Copies, of which the compiler knows that no store below reaches them.
+    let (log_sum, dot) = (io.log_sum, io.dot);
     let d = keys.d;
     for tile in tiles {
         let (n, first) = (tile.keys.len(), tile.keys.start);
         let (p, ds) = (&mut p[..n], &mut ds[..n]);
-        score::<FMA, REGISTERS, N>(keys, tile, sight, io.qt, p);
-        let v = &keys.v[first * keys.v_row..];
-        let d_out_t = io.d_out_t;
-        let ds_out = ds.as_flattened_mut();
-        product::<FMA, REGISTERS, N>(n, d, v, (keys.v_row, 1), d_out_t, N, ds_out, N, None);
+        // Gradients are formed of exact keys alone.
+        let (k, k_row) = keys.k.tile::<V>(tile, d, &mut []);
+        score::<V, N>((k, k_row), d, tile, &sight, io.qt, p);
+        let (v, v_row) = keys.v.tile::<V>(tile, d, &mut []);
+        let v = Single { values: v, row: v_row, column: 1 };
+        let d_out = Wide { values: io.d_out_t, row: N };
+        let mut d_p = Sums { values: ds.as_flattened_mut(), row: N, keep: None };
+        product::<V, N>((n, d), v, d_out, &mut d_p);
         for (p, ds) in p.iter_mut().zip(ds.iter_mut()) {
             for lane in 0..N {
-                let e = exp_below_zero::<FMA>(p[lane] - io.log_sum[lane]);
+                let e = exp_below_zero::<FMA>(p[lane] - log_sum[lane]);
                 // Not `>`: NaN must come through, but not to keys that are hidden.
                 p[lane] = if p[lane] <= NOTHING { 0. } else { e };
-                ds[lane] = p[lane] * (ds[lane] - io.dot[lane]);
+                ds[lane] = p[lane] * (ds[lane] - dot[lane]);
             }
         }
         let (p, ds) = (p.as_flattened(), ds.as_flattened());
-        let k = &keys.k[first * keys.k_row..];
-        product::<FMA, REGISTERS, N>(d, n, k, (1, keys.k_row), ds, N, io.d_qt, N, Some(&[1.; N]));
+        let k = Single { values: k, row: 1, column: k_row };
+        let mut d_q = Sums { values: io.d_qt, row: N, keep: Some(&[1.; N]) };
+        product::<V, N>((d, n), k, Wide { values: ds, row: N }, &mut d_q);
         let mut column = 0;
         while column < io.width {
-            if REGISTERS == Registers::AVX512 && column + 32 <= io.width {
-                add_to_keys::<FMA, REGISTERS, N, 32>(n, first, column, p, ds, io);
+            if V::LANES == 16 && column + 32 <= io.width {
+                add_to_keys::<V, N, 32>(n, first, column, p, ds, io);
                 column += 32;
             } else {
-                add_to_keys::<FMA, REGISTERS, N, 16>(n, first, column, p, ds, io);
+                add_to_keys::<V, N, 16>(n, first, column, p, ds, io);
                 column += 16;
             }
         }
@@ -192,7 +233,7 @@ fn backward_body<const FMA: bool, const REGISTERS: usize, const N: usize>(
 
 /// Adds `C` columns of pᵀ · d_out to d_values and of dsᵀ · q to d_keys, for `n` keys.
 #[inline(always)]
-fn add_to_keys<const FMA: bool, const REGISTERS: usize, const N: usize, const C: usize>(
+fn add_to_keys<V: Vector, const N: usize, const C: usize>(
     n: usize,
     first: usize,
     column: usize,
@@ -201,25 +242,29 @@ fn add_to_keys<const FMA: bool, const REGISTERS: usize, const N: usize, const C:
     io: &mut Backward<'_, N>,
 ) {
     let (width, at) = (io.width, first * io.width + column);
-    let (q, d_out) = (&io.q[column..], &io.d_out[column..]);
-    let d_v = &mut io.d_v[at..];
-    product::<FMA, REGISTERS, C>(n, N, p, (N, 1), d_out, width, d_v, width, Some(&[1.; C]));
-    let d_k = &mut io.d_k[at..];
-    product::<FMA, REGISTERS, C>(n, N, ds, (N, 1), q, width, d_k, width, Some(&[1.; C]));
+    let parts = [(p, io.d_out, &mut *io.d_v), (ds, io.q, &mut *io.d_k)];
+    for (of_pairs, rows, sums) in parts {
+        let of_pairs = Single { values: of_pairs, row: N, column: 1 };
+        let rows = Wide { values: &rows[column..], row: width };
+        let mut sums = Sums { values: &mut sums[at..], row: width, keep: Some(&[1.; C]) };
+        product::<V, C>((n, N), of_pairs, rows, &mut sums);
+    }
 }
 
 /// scores\[key\]\[lane\] = k · q, hidden pairs set to [`HIDDEN`].
 #[inline(always)]
-fn score<const FMA: bool, const REGISTERS: usize, const N: usize>(
-    keys: Keys<'_>,
+fn score<V: Vector, const N: usize>(
+    (k, k_row): (&[f32], usize),
+    d: usize,
     tile: &Tile,
     sight: &Sight<N>,
     qt: &[f32],
     scores: &mut [[f32; N]],
 ) {
-    let k = &keys.k[tile.keys.start * keys.k_row..];
-    let (n, out) = (scores.len(), scores.as_flattened_mut());
-    product::<FMA, REGISTERS, N>(n, keys.d, k, (keys.k_row, 1), qt, N, out, N, None);
+    let k = Single { values: k, row: k_row, column: 1 };
+    let m = scores.len();
+    let mut out = Sums { values: scores.as_flattened_mut(), row: N, keep: None };
+    product::<V, N>((m, d), k, Wide { values: qt, row: N }, &mut out);
     if tile.full {
         return;
     }
@@ -232,99 +277,6 @@ fn score<const FMA: bool, const REGISTERS: usize, const N: usize>(
             let first = (key >= sight.from[0][lane]) & (key < sight.to[0][lane]);
             let second = (key >= sight.from[1][lane]) & (key < sight.to[1][lane]);
             row[lane] = if first | second { row[lane] } else { HIDDEN };
-        }
-    }
-}
-
-/// Computes C = A · B, plus the old C times `keep` (a factor for each lane) if there is one. A is m × k with strides
-/// (`row`, `step`), B is k × N and C is m × N, with rows `b_row` and `c_row` apart.
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "three matrices and their strides")]
-fn product<const FMA: bool, const REGISTERS: usize, const N: usize>(
-    m: usize,
-    k: usize,
-    a: &[f32],
-    (row, step): (usize, usize),
-    b: &[f32],
-    b_row: usize,
-    c: &mut [f32],
-    c_row: usize,
-    keep: Option<&[f32; N]>,
-) {
-    assert!(m > 0 && k > 0 && a.len() > (m - 1) * row + (k - 1) * step);
-    assert!(b.len() >= (k - 1) * b_row + N && c.len() >= (m - 1) * c_row + N);
-    let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
-    let mut done = 0;
-    macro_rules! rows {
-        ($rows:literal) => {{
-            // SAFETY: rows done..done + $rows lie below m, which the assertions above cover.
-            unsafe {
-                let (a, c) = (a.add(done * row), c.add(done * c_row));
-                // `REGISTERS` has this value only where AVX-512 was found.
-                #[cfg(target_arch = "x86_64")]
-                if REGISTERS == Registers::AVX512 {
-                    avx512::micro::<$rows, N>(k, a, row, step, b, b_row, c, c_row, keep);
-                } else {
-                    micro::<FMA, $rows, N>(k, a, row, step, b, b_row, c, c_row, keep);
-                }
-                #[cfg(not(target_arch = "x86_64"))]
-                micro::<FMA, $rows, N>(k, a, row, step, b, b_row, c, c_row, keep);
-            }
-            done += $rows;
-        }};
-    }
-    // Blocks have as many accumulators as the registers hold beside a row of B, then ever fewer.
-    macro_rules! blocks {
-        ($($rows:literal)*) => {{ $(while m - done >= $rows { rows!($rows); })* }};
-    }
-    match (REGISTERS, N) {
-        (Registers::AVX512, 32) => blocks!(12 8 4 2 1),
-        (Registers::AVX512, _) => blocks!(14 8 4 2 1),
-        // Sixteen registers have 8 lanes each with AVX2, and 4 without.
-        _ if !FMA && cfg!(target_arch = "x86_64") => blocks!(2 1),
-        (_, 8) => blocks!(8 4 3 2 1),
-        _ => blocks!(6 4 3 2 1),
-    }
-    debug_assert_eq!(done, m);
-}
-
-/// # Safety
-/// As the assertions of [`product`] with m = `M`.
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "three matrices and their strides")]
-unsafe fn micro<const FMA: bool, const M: usize, const N: usize>(
-    k: usize,
-    a: *const f32,
-    row: usize,
-    step: usize,
-    b: *const f32,
-    b_row: usize,
-    c: *mut f32,
-    c_row: usize,
-    keep: Option<&[f32; N]>,
-) {
-    let mut sums = [[0f32; N]; M];
-    for p in 0..k {
-        // SAFETY: row p < k of B holds N elements; [f32; N] needs no more alignment than f32.
-        let b = unsafe { *b.add(p * b_row).cast::<[f32; N]>() };
-        for i in 0..M {
-            // SAFETY: element (i, p) of A, i < M and p < k.
-            let x = unsafe { *a.add(i * row + p * step) };
-            for lane in 0..N {
-                sums[i][lane] = madd::<FMA>(x, b[lane], sums[i][lane]);
-            }
-        }
-    }
-    for (i, sums) in sums.iter().enumerate() {
-        // SAFETY: row i < M of C holds N elements, and C is borrowed mutably by the caller.
-        let c = unsafe { &mut *c.add(i * c_row).cast::<[f32; N]>() };
-        match keep {
-            Some(keep) => {
-                for lane in 0..N {
-                    c[lane] = madd::<FMA>(c[lane], keep[lane], sums[lane]);
-                }
-            }
-            None => *c = *sums,
         }
     }
 }
