@@ -146,7 +146,7 @@ fn keys_and_values_in_fewer_bits_move_logits_a_little() {
         texts.iter().flat_map(|text| decoded(&transformer, text, LAST)).collect()
     };
     let exact = logits(CachePrecision::F32);
-    for (precision, least) in [(CachePrecision::BF16, 0.0), (CachePrecision::Q8_0, 0.0)] {
+    for (precision, least) in [(CachePrecision::BF16, 0.99), (CachePrecision::Q8_0, 0.97)] {
         let (mut equal, mut squares, mut most, mut spread) = (0, 0f64, 0f32, 0f64);
         let found = logits(precision);
         for (found, exact) in found.iter().zip(&exact) {
