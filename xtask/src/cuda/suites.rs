@@ -27,7 +27,7 @@ pub(super) const SUITES: &[Suite] = &[
         rest: &["attention.cpp"],
         mutations: attention::MUTATIONS,
         part: attention::part,
-        at_once: None,
+        at_once: Some(&["-DLACUNA_FEW"]),
     },
     Suite {
         name: "attention_decode",

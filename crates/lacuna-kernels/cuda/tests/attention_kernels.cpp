@@ -2,10 +2,7 @@
 #include "../attention_forward.cu"
 
 #include "../attention_backward.cu"
-// A build for planted faults has the kernels of one shape alone.
-#if !defined(LACUNA_ONLY) || LACUNA_ONLY == 90
 #include "../attention_hopper.cu"
-#endif
 
 #include "attention.h"
 #include "suite.h"
@@ -39,19 +36,16 @@ void launch_kernels(const Shape &s, const Grids &grids, const ForwardArgs &forwa
 void launch_shape(const Shape &s, const Grids &g, const ForwardArgs &f, const BackwardArgs &b,
                   bool backward) {
     const std::string name = s.name;
-#if !defined(LACUNA_ONLY) || LACUNA_ONLY == 64
     if (name == "64")
         launch_kernels<attention_forward_64, attention_backward_rows_64,
                        attention_backward_queries_64, attention_backward_keys_64>(s, g, f, b,
                                                                                   backward);
-#endif
-#if !defined(LACUNA_ONLY) || LACUNA_ONLY == 90
     if (name == "128_hopper")
         launch_kernels<attention_forward_128_hopper, attention_backward_rows_128,
                        attention_backward_queries_128_hopper, attention_backward_keys_128_hopper>(
             s, g, f, b, backward);
-#endif
-#if !defined(LACUNA_ONLY)
+// A build for planted faults has the kernels of two shapes alone.
+#ifndef LACUNA_FEW
     if (name == "128")
         launch_kernels<attention_forward_128, attention_backward_rows_128,
                        attention_backward_queries_128, attention_backward_keys_128>(s, g, f, b,

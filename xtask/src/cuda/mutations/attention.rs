@@ -12,18 +12,19 @@ const WAIT: &str = "copies_wait<0>();";
 const LATE: &str = "copies_wait<1>();";
 const PUBLISH: &str = "publish_copies();";
 
-/// Kernels of one shape, as tests/attention_kernels.cpp counts them, and the passes with the fault.
+/// Kernels of one shape and the passes with the fault.
 pub(in super::super) fn part(mutation: &Mutation) -> Part {
     let starts = |word| mutation.name.starts_with(word);
-    match mutation.file {
+    let words: &[_] = match mutation.file {
         HOPPER | HOPPER_SHARED if starts("hopper forward") || starts("groups") => {
-            Part { flags: &["-DLACUNA_ONLY=90"], words: &["128_hopper", "forward"] }
+            &["128_hopper", "forward"]
         }
-        HOPPER | HOPPER_SHARED => Part { flags: &["-DLACUNA_ONLY=90"], words: &["128_hopper"] },
-        BACKWARD => Part { flags: &["-DLACUNA_ONLY=64"], words: &["64"] },
-        _ if starts("rows: ") => Part { flags: &["-DLACUNA_ONLY=64"], words: &["64"] },
-        _ => Part { flags: &["-DLACUNA_ONLY=64"], words: &["64", "forward"] },
-    }
+        HOPPER | HOPPER_SHARED => &["128_hopper"],
+        BACKWARD => &["64"],
+        _ if starts("rows: ") => &["64"],
+        _ => &["64", "forward"],
+    };
+    Part { flags: &[], words }
 }
 
 pub(in super::super) const MUTATIONS: &[Mutation] = &[
@@ -44,52 +45,47 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
     ),
     fault("the hull forgets second ranges", SHARED, ("min(some.z, one.z)", 0), "some.z"),
     fault("a range holds one key too many", SHARED, ("key < range.y", 0), "key <= range.y"),
-    fault("the prefix is hidden", SHARED, ("return key < prefix ||", 0), "return"),
+    fault("the prefix is hidden", SHARED, ("key < prefix", 0), "false"),
     fault("a tile seen in part counts as seen", SHARED, ("end <= all.y", 0), "begin <= all.y"),
     fault(
         "right operands of two tiles are mixed",
         SHARED,
-        ("right[0], right[1]", 0),
-        "right[0], right[2]",
+        ("multiply_add(sums[m][n], a[m], right[0], right[1]);", 0),
+        "multiply_add(sums[m][n], a[m], right[0], right[2]);",
     ),
     fault(
         "left operands are in another order",
         SHARED,
-        ("left[m][1] = pack", 0),
-        "left[m][2] = pack",
-    ),
-    fault("values are not transposed", SHARED, ("load_matrices_transposed(", 0), "load_matrices("),
-    fault(
-        "a sum misses two lanes",
-        SHARED,
-        ("return x + __shfl_xor_sync(~0u, x, 2)", 0),
-        "return x",
+        ("left[m][1] = pack_bf16(w[2 * k][2], w[2 * k][3])", 0),
+        "left[m][2] = pack_bf16(w[2 * k][2], w[2 * k][3])",
     ),
     fault(
-        "a maximum misses two lanes",
+        "values are not transposed",
         SHARED,
-        ("return fmaxf(x, __shfl_xor_sync(~0u, x, 2))", 0),
-        "return x",
+        ("load_matrices_transposed(right, b + chunk_on(right_at, d) + k * 16 * D)", 0),
+        "load_matrices(right, b + chunk_on(right_at, d) + k * 16 * D)",
     ),
+    fault("a sum misses two lanes", SHARED, ("x + __shfl_xor_sync(~0u, x, 2)", 0), "x"),
+    fault("a maximum misses two lanes", SHARED, ("fmaxf(x, __shfl_xor_sync(~0u, x, 2))", 0), "x"),
     // Sights.
     fault(
         "a sight holds what some queries see",
         SHARED,
-        ("all.y = min(all.y", 0),
-        "all.y = max(all.y",
+        ("min(all.y, __shfl_xor_sync(~0u, all.y, step))", 0),
+        "max(all.y, __shfl_xor_sync(~0u, all.y, step))",
     ),
     fault(
         "a sight begins where the last query's range does",
         SHARED,
-        ("some.x = min(", 0),
-        "some.x = max(",
+        ("min(some.x, __shfl_xor_sync(~0u, some.x, step))", 0),
+        "max(some.x, __shfl_xor_sync(~0u, some.x, step))",
     ),
     fault("sights beyond the last are written", FORWARD, ("sight < p.mask.n_sights()", 0), "true"),
     fault(
         "a sight ends with the shortest second range",
         SHARED,
-        ("some.w = max(", 0),
-        "some.w = min(",
+        ("max(some.w, __shfl_xor_sync(~0u, some.w, step))", 0),
+        "min(some.w, __shfl_xor_sync(~0u, some.w, step))",
     ),
     fault(
         "batch rows share one sight",
@@ -106,9 +102,19 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("load(tile, stage ^ 2 * TILE)", 0),
         "load(tile, stage)",
     ),
-    fault("forward: the sum does not fade", SHARED, ("sum[m][0] *= fade[m][0], ", 0), ""),
-    fault("forward: hidden tiles make NaNs", SHARED, ("max == NOTHING ? 1 : ", 0), ""),
-    fault("forward: blind queries make NaNs", SHARED, ("most[m][half] == NOTHING ? 0.f : ", 0), ""),
+    fault("forward: the sum does not fade", SHARED, ("sum[m][0] *= fade[m][0]", 0), "sum[m][0]"),
+    fault(
+        "forward: hidden tiles make NaNs",
+        SHARED,
+        ("max == NOTHING ? 1 : exp2_fast((most[m][half] - max) * scale_log2)", 0),
+        "exp2_fast((most[m][half] - max) * scale_log2)",
+    ),
+    fault(
+        "forward: blind queries make NaNs",
+        SHARED,
+        ("most[m][half] == NOTHING ? 0.f : most[m][half] * scale_log2", 0),
+        "most[m][half] * scale_log2",
+    ),
     fault(
         "forward: another head's keys",
         FORWARD,
@@ -119,18 +125,18 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
     fault(
         "forward: no tile is skipped",
         FORWARD,
-        ("return sees_some(some, mask.prefix, i * KEYS, (i + 1) * KEYS)", 0),
-        "return true",
+        ("sees_some(some, mask.prefix, i * KEYS, (i + 1) * KEYS)", 0),
+        "true",
     ),
     // Statistics of rows.
+    fault("rows: blind queries have weights", BACKWARD, ("log_sum == NOTHING", 0), "false"),
     fault(
-        "rows: blind queries have weights",
+        "rows: a sum misses half of the lanes",
         BACKWARD,
-        ("if (log_sum == NOTHING)", 0),
-        "if (false)",
+        ("delta += __shfl_xor_sync(~0u, delta, step)", 0),
+        "delta += step == 16 ? 0 : __shfl_xor_sync(~0u, delta, step)",
     ),
-    fault("rows: a sum misses half of the lanes", BACKWARD, ("step = 16", 0), "step = 8"),
-    fault("rows: log-sums to base e", BACKWARD, ("+ query] * LOG2_E", 0), "+ query]"),
+    fault("rows: log-sums to base e", BACKWARD, ("LOG2_E", 0), "1"),
     fault(
         "rows: halves of a word are mixed",
         BACKWARD,
@@ -155,10 +161,10 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
     fault(
         "queries: values in place of keys",
         BACKWARD,
-        ("(d_q, s, k_tile)", 0),
-        "(d_q, s, v_tile)",
+        ("add_weighted_rows<D, BANDS, KEYS>(d_q, s, k_tile);", 0),
+        "add_weighted_rows<D, BANDS, KEYS>(d_q, s, v_tile);",
     ),
-    fault("queries: delta is left out", BACKWARD, (" - stats[m][i / 2].y", 0), ""),
+    fault("queries: delta is left out", BACKWARD, ("stats[m][i / 2].y", 0), "0"),
     fault("queries: the scale is left out", BACKWARD, ("p.scale_log2 * LN_2", 0), "1"),
     // The gradients of keys and values.
     fault("keys: no barrier", BACKWARD, (BARRIER, 1), ""),
@@ -169,24 +175,24 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("load(tile, stage ^ 1)", 1),
         "load(tile, stage)",
     ),
-    fault("keys: statistics of the query before", BACKWARD, ("2 * t + (i & 1)].x", 0), "2 * t].x"),
+    fault(
+        "keys: statistics of the query before",
+        BACKWARD,
+        ("stats[n * 8 + 2 * t + (i & 1)].x", 0),
+        "stats[n * 8 + 2 * t].x",
+    ),
     fault(
         "keys: only the first head of a group",
         BACKWARD,
         ("head < (kv_head + 1) * group", 0),
         "head < kv_head * group + 1",
     ),
-    fault(
-        "keys: later heads' queries are not visited",
-        BACKWARD,
-        ("head++, walk = Walk{}", 0),
-        "head++",
-    ),
+    fault("keys: later heads' queries are not visited", BACKWARD, ("walk = Walk{}", 0), "walk"),
     fault(
         "keys: outputs' gradients in place of queries",
         BACKWARD,
-        ("(d_k, p_t, q_tile)", 0),
-        "(d_k, p_t, d_out_tile)",
+        ("add_weighted_rows<D, BANDS, QUERIES>(d_k, p_t, q_tile);", 0),
+        "add_weighted_rows<D, BANDS, QUERIES>(d_k, p_t, d_out_tile);",
     ),
     fault(
         "keys: statistics are copied in part",
@@ -194,12 +200,7 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("threadIdx.x < QUERIES / 2", 0),
         "threadIdx.x < QUERIES / 4",
     ),
-    fault(
-        "keys: a tile seen in part counts as seen",
-        BACKWARD,
-        ("if (!whole) hide_transposed", 0),
-        "if (false) hide_transposed",
-    ),
+    fault("keys: a tile seen in part counts as seen", BACKWARD, ("!whole", 0), "false"),
     // Products of warp groups.
     fault(
         "groups: tiles are not swizzled",
@@ -207,7 +208,7 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("place<64>(row, chunk % 8)", 0),
         "row * 64 + chunk % 8 * 8",
     ),
-    fault("groups: the second panel is not found", HOPPER_SHARED, ("PANEL * 2)", 0), "PANEL)"),
+    fault("groups: the second panel is not found", HOPPER_SHARED, ("PANEL * 2", 0), "PANEL"),
     fault("groups: one panel for all columns", HOPPER_SHARED, ("k / 4 * PANEL + row", 0), "row"),
     fault(
         "groups: the first 16 columns every time",
@@ -227,7 +228,7 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("b.columns(k)", 0),
         "b.rows(16 * k, 0)",
     ),
-    fault("groups: sums begin with what was there", HOPPER_SHARED, ("k > 0)", 0), "true)"),
+    fault("groups: sums begin with what was there", HOPPER_SHARED, ("k > 0", 0), "true"),
     // The forward pass of sm_90a.
     fault("hopper forward: the first tile is not published", HOPPER, (PUBLISH, 0), ""),
     fault("hopper forward: no barrier before the first tile", HOPPER, (BARRIER, 0), ""),
@@ -262,8 +263,8 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
     fault(
         "hopper forward: weights meet the next values",
         HOPPER,
-        ("(out, weights, v(stage))", 0),
-        "(out, weights, v(stage ^ 1))",
+        ("start_weighted_rows<D, KEYS>(out, weights, v(stage));", 0),
+        "start_weighted_rows<D, KEYS>(out, weights, v(stage ^ 1));",
     ),
     fault(
         "hopper forward: the tile before is masked",
@@ -283,10 +284,10 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
     fault(
         "hopper queries: values in place of keys",
         HOPPER,
-        ("(d_q, weights, k(now))", 0),
-        "(d_q, weights, v(now))",
+        ("start_weighted_rows<D, KEYS>(d_q, weights, k(now));", 0),
+        "start_weighted_rows<D, KEYS>(d_q, weights, v(now));",
     ),
-    fault("hopper queries: delta is left out", HOPPER, (" - stats[i / 2].y", 0), ""),
+    fault("hopper queries: delta is left out", HOPPER, ("stats[i / 2].y", 0), "0"),
     fault(
         "hopper queries: the next tile overwrites this",
         HOPPER,
@@ -310,8 +311,8 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
     fault(
         "hopper keys: outputs' gradients in place of queries",
         HOPPER,
-        ("(d_k, d_weights, q(now))", 0),
-        "(d_k, d_weights, d_out(now))",
+        ("start_weighted_rows<D, QUERIES>(d_k, d_weights, q(now));", 0),
+        "start_weighted_rows<D, QUERIES>(d_k, d_weights, d_out(now));",
     ),
     fault(
         "hopper keys: statistics of the other stage",
@@ -319,10 +320,5 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("row_stages + now * QUERIES", 0),
         "row_stages + stage * QUERIES",
     ),
-    fault(
-        "hopper keys: a tile seen in part counts as seen",
-        HOPPER,
-        ("if (!whole) hide_transposed", 0),
-        "if (false) hide_transposed",
-    ),
+    fault("hopper keys: a tile seen in part counts as seen", HOPPER, ("!whole", 0), "false"),
 ];
