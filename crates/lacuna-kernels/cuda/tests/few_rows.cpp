@@ -20,22 +20,11 @@ void launch_one(const ProductCase &c, const FewRowsArgs &args) {
 
 void launch_kernel(const ProductCase &c, const FewRowsArgs &args) {
     const std::string name = c.format.name;
-    // A build for planted faults has the kernels of one format alone.
-#if !defined(LACUNA_ONLY) || LACUNA_ONLY == 16
     if (name == "bf16") launch_one<few_rows_bf16_bf16, few_rows_bf16_f32, Bf16>(c, args);
-#endif
-#if !defined(LACUNA_ONLY) || LACUNA_ONLY == 80
     if (name == "q8_0") launch_one<few_rows_q8_0_bf16, few_rows_q8_0_f32, Q8_0>(c, args);
-#endif
-#if !defined(LACUNA_ONLY) || LACUNA_ONLY == 40
     if (name == "q4_0") launch_one<few_rows_q4_0_bf16, few_rows_q4_0_f32, Q4_0>(c, args);
-#endif
-#if !defined(LACUNA_ONLY) || LACUNA_ONLY == 41
     if (name == "q4_1") launch_one<few_rows_q4_1_bf16, few_rows_q4_1_f32, Q4_1>(c, args);
-#endif
-#if !defined(LACUNA_ONLY) || LACUNA_ONLY == 4
     if (name == "q4_k") launch_one<few_rows_q4_k_bf16, few_rows_q4_k_f32, Q4K>(c, args);
-#endif
 }
 
 std::vector<float> run(const ProductCase &c, const Product &p) {
