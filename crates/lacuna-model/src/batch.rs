@@ -134,7 +134,8 @@ impl Batch {
     /// Adds a noisy version of a window whose clean half was read before: window `window` of `clean`.
     ///
     /// # Errors
-    /// As [`push`](Self::push), and if the halves differ in length.
+    /// As [`push`](Self::push), if the halves differ in length, or if `noisy` has documents: those of the clean half
+    /// count.
     pub fn push_noisy_against(
         &mut self,
         noisy: Sequence<'_>,
@@ -143,6 +144,7 @@ impl Batch {
     ) -> Result<()> {
         let (rows, positions, ranges) = clean.of_window(window)?;
         noisy.check_wanted(noisy.tokens.len())?;
+        noisy.check_undivided("the clean half's documents count, given to `read_clean`")?;
         if rows.len() != noisy.tokens.len() {
             let (found, expected) = (noisy.tokens.len(), rows.len());
             return Err(Error::Input(format!(
@@ -156,10 +158,11 @@ impl Batch {
     }
 
     /// Adds a draft to be verified, \[`draft` masks | `queued` finished tokens | `draft` drafted tokens\]: the training
-    /// mask at inference. `queued` and `draft` are whole blocks.
+    /// mask at inference. `queued` tokens are whole blocks; the draft's last block may be short.
     ///
     /// # Errors
-    /// Errors if the sequence is not `queued` and twice `draft` long, or a wanted token is beyond its end.
+    /// Errors if the sequence is not `queued` and twice `draft` long, `queued` ends within a block, a wanted token is
+    /// beyond the end, or the sequence has documents.
     pub fn push_draft(
         &mut self,
         sequence: Sequence<'_>,
@@ -168,9 +171,15 @@ impl Batch {
     ) -> Result<()> {
         let (n, past) = (sequence.tokens.len(), sequence.past);
         sequence.check_wanted(n)?;
+        sequence.check_undivided("a draft belongs to one text")?;
         let Some(queued) = n.checked_sub(2 * draft) else {
             return Err(Error::Input(format!("{n} tokens hold no draft of {draft} and its masks")));
         };
+        if !queued.is_multiple_of(block_size.get()) {
+            return Err(Error::Input(format!(
+                "{queued} finished tokens before a draft are no whole blocks of {block_size}"
+            )));
+        }
         let ranges = KeyRanges::speculative(block_size, queued, draft, past);
         self.tokens.extend_from_slice(sequence.tokens);
         let finished = past..past + queued + draft;
@@ -254,6 +263,14 @@ impl Sequence<'_> {
             Some(beyond) => {
                 Err(Error::Input(format!("row {beyond} is wanted of a sequence of {n}")))
             }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses documents where nothing would heed them.
+    fn check_undivided(&self, why: &str) -> Result<()> {
+        match self.documents {
+            Some(_) => Err(Error::Input(format!("documents can't be given here: {why}"))),
             None => Ok(()),
         }
     }

@@ -138,12 +138,12 @@ impl RunData {
     pub fn mode(&self, stage: &Stage) -> Result<Mode> {
         let block_size = match stage.objective {
             ObjectiveKind::Autoregressive => return Ok(Mode::Autoregressive),
-            ObjectiveKind::BlockDiffusion => stage.block_size.unwrap_or(4),
-            ObjectiveKind::FullDiffusion => self.window,
-            // Under causal attention every position is a block of its own.
-            ObjectiveKind::CausalDiffusion => 1,
+            // Under causal attention every position is a block of its own when it is decoded.
+            ObjectiveKind::CausalDiffusion => NonZeroUsize::MIN,
+            ObjectiveKind::BlockDiffusion | ObjectiveKind::FullDiffusion => {
+                self.corrupted_block(stage)
+            }
         };
-        let block_size = NonZeroUsize::new(block_size).expect("validated: at least 1");
         Ok(Mode::BlockDiffusion { block_size, mask_token_id: Some(self.mask_id()?) })
     }
 
@@ -159,18 +159,19 @@ impl RunData {
                 Some((rule.map_err(|reason| recipe.fault(reason))?, stage.corruption.times))
             }
         };
-        let block_size = match stage.objective {
-            ObjectiveKind::BlockDiffusion => stage.block_size.unwrap_or(self.window),
-            _ => self.window,
-        };
         Ok(StageObjective {
             kind: stage.objective,
-            block_size: NonZeroUsize::new(block_size).expect("validated: at least 1"),
+            block_size: self.corrupted_block(stage),
             corruption,
             predicts: stage.predicts(),
             document_mask: recipe.data.document_mask,
             recompute: stage.recompute_activations,
         })
+    }
+
+    /// The number of tokens that are corrupted as one block: the recipe's, or all of a window.
+    fn corrupted_block(&self, stage: &Stage) -> NonZeroUsize {
+        NonZeroUsize::new(stage.block_size.unwrap_or(self.window)).expect("validated: at least 1")
     }
 
     /// The MASK id.

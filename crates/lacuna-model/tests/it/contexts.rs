@@ -343,6 +343,57 @@ fn a_sequence_in_a_batch_is_as_if_alone() {
 }
 
 #[test]
+fn sequences_of_which_some_rows_or_none_are_wanted_are_as_if_alone() {
+    let model = model(DType::F64);
+    let mask = AttentionMask::BlockCausal { block_size: size(4) };
+    let texts = [12, 4, 8, 16].map(|len| window(30 + len).0[..len as usize].to_vec());
+    // The second is only read, as a prompt or a commit is; of the others the last rows, or one in the middle.
+    let wanted: [&[u32]; 4] = [&[8, 9, 10, 11], &[], &[3], &[0, 15]];
+    let cache = || KvCache::new(model.config(), 1, DType::F64, &Device::Cpu).unwrap();
+    let mut alone = Vec::new();
+    let mut caches = Vec::new();
+    let mut batch = Batch::default();
+    for (text, rows) in texts.iter().zip(wanted) {
+        let mut own = cache();
+        alone.push(pass(&model, &mut own, text, (mask, rows)));
+        own.keep(0..text.len()).unwrap();
+        caches.push((cache(), own));
+        let sequence = Sequence { tokens: text, wanted: Some(rows), ..Sequence::default() };
+        batch.push(sequence, mask).unwrap();
+    }
+    let mut shared: Vec<_> = caches.iter_mut().map(|(shared, _)| shared).collect();
+    let together = model.logits(&model.forward_cached(&batch, &mut shared).unwrap()).unwrap();
+    let off = largest_difference(&together, &Tensor::cat(&alone, 0).unwrap());
+    assert!(off < 1e-11, "{off:e}");
+
+    // The keys that each left behind, of the one that was only read too, serve the block that follows alike.
+    for ((shared, own), text) in caches.iter_mut().zip(&texts) {
+        shared.keep(0..text.len()).unwrap();
+        let [a, b] = [shared, own].map(|cache| pass(&model, cache, &[MASK; 4], (mask, &[0, 3])));
+        assert!(largest_difference(&a, &b) < 1e-11, "behind {} tokens", text.len());
+    }
+}
+
+#[test]
+fn a_batch_refuses_a_sequence_that_it_would_misread() {
+    let model = model(DType::F32);
+    let (clean, noisy) = window(4);
+    let documents: &[usize] = &[6, 15];
+    let divided = Sequence { tokens: &noisy, documents: Some(documents), ..Sequence::default() };
+    let read = model.read_clean(&[clean.as_slice().into()], size(4)).unwrap();
+    let refusals = [
+        Batch::default().push_noisy_against(divided, &read, 0),
+        Batch::default().push_draft(divided, size(4), 8),
+        // Three finished tokens before a draft of four: the blocks would be counted from the wrong place.
+        Batch::default().push_draft(clean[..11].into(), size(4), 4),
+    ];
+    let said = refusals.map(|refused| refused.unwrap_err().to_string());
+    assert!(said[0].contains("the clean half's documents count"), "{}", said[0]);
+    assert!(said[1].contains("a draft belongs to one text"), "{}", said[1]);
+    assert!(said[2].contains("3 finished tokens"), "{}", said[2]);
+}
+
+#[test]
 fn block_size_one_is_causal_attention() {
     let model = model(DType::F64);
     let (clean, _) = window(9);

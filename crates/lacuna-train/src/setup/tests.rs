@@ -5,6 +5,8 @@
 use super::*;
 use lacuna_checkpoint::{Name, save_gguf};
 use lacuna_model::Transformer;
+use lacuna_objective::{CorruptionRule, MaskSampler, Predicts, RateTransform, Weighting};
+use lacuna_schedules::{CosineMaskHeavy, Schedule, TimeSampling, Warmup};
 use std::path::PathBuf;
 
 /// The smoke recipe from an untrained checkpoint of some mode.
@@ -94,4 +96,93 @@ fn training_starts_from_a_gguf_file_too() {
     recipe.model.from = Some(file);
     let data = RunData::open(&recipe).unwrap();
     assert_eq!(table(&build_model(&recipe, &data, None, &Device::Cpu).unwrap()), expected);
+}
+
+/// The objective of each of a recipe's stages, with the mode that its checkpoint would declare.
+fn objectives(recipe: &Recipe) -> Vec<(StageObjective, Mode)> {
+    let data = RunData::open(recipe).unwrap();
+    let of = |stage| (data.objective(recipe, stage).unwrap(), data.mode(stage).unwrap());
+    recipe.stage.iter().map(of).collect()
+}
+
+#[test]
+fn a_stage_says_what_its_objective_is() {
+    let smoke = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml");
+    let recipe = Recipe::load(&smoke, &[]).unwrap();
+    let mask = RunData::open(&recipe).unwrap().mask_id().unwrap();
+    let [(plain, plain_mode), (blocks, blocks_mode)] = objectives(&recipe)[..] else {
+        panic!("the smoke recipe has two stages")
+    };
+    assert_eq!((plain.kind, plain.corruption), (ObjectiveKind::Autoregressive, None));
+    assert_eq!(plain_mode, Mode::Autoregressive);
+    assert_eq!((blocks.kind, blocks.block_size.get()), (ObjectiveKind::BlockDiffusion, 4));
+    assert_eq!(blocks_mode, diffusion(mask));
+    let (rule, times) = blocks.corruption.unwrap();
+    assert_eq!(rule, CorruptionRule { warmup: Warmup::new(5), ..CorruptionRule::paper(mask) });
+    assert_eq!(times, TimeSampling::PermutedStratified);
+    assert_eq!(blocks.predicts, Predicts::Same);
+    assert!(!blocks.recompute && !blocks.document_mask);
+}
+
+#[test]
+fn every_key_of_a_stage_reaches_its_objective() {
+    let dir = tempfile::tempdir().unwrap();
+    let smoke = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml");
+    let text = std::fs::read_to_string(&smoke).unwrap();
+    let text =
+        text.replace("../fixtures", &format!("{}/../../fixtures", env!("CARGO_MANIFEST_DIR")));
+    let head = text
+        .split("[[stage]]")
+        .next()
+        .unwrap()
+        .replace("window = 32", "window = 32\ndocument_mask = true");
+    let stage = |objective: &str, more: &str| {
+        let common = "steps = 9\nbatch_size = 1\nlearning_rate = 1e-3\n";
+        format!("[[stage]]\nname = \"{objective}\"\nobjective = \"{objective}\"\n{common}{more}\n")
+    };
+    let corruption = "[stage.corruption]\ntimes = \"independent\"\nschedule = \"cosine-mask-heavy\"\n\
+        transform = \"identity\"\nmask = \"bernoulli\"\nweight = \"none\"\nwarmup_steps = 7\n\
+        warmup_start = 0.25\ntransform_during_warmup = true\n";
+    let stages = [
+        stage(
+            "block-diffusion",
+            &format!(
+                "block_size = 8\nlogit_shift = true\nrecompute_activations = true\n{corruption}"
+            ),
+        ),
+        stage("full-diffusion", ""),
+        stage("causal-diffusion", ""),
+    ];
+    let file = dir.path().join("recipe.toml");
+    std::fs::write(&file, head + &stages.concat()).unwrap();
+    let recipe = Recipe::load(&file, &[]).unwrap();
+    let mask = RunData::open(&recipe).unwrap().mask_id().unwrap();
+    let [(blocks, _), (full, full_mode), (causal, causal_mode)] = objectives(&recipe)[..] else {
+        panic!("three stages")
+    };
+    let rule = CorruptionRule {
+        schedule: Schedule::CosineMaskHeavy(CosineMaskHeavy),
+        transform: RateTransform::Identity,
+        mask_sampler: MaskSampler::Bernoulli,
+        weighting: Weighting::None,
+        warmup: Warmup::new(7).with_rate_init(0.25).unwrap(),
+        transform_during_warmup: true,
+        mask_id: mask,
+    };
+    let expected = StageObjective {
+        kind: ObjectiveKind::BlockDiffusion,
+        block_size: NonZeroUsize::new(8).unwrap(),
+        corruption: Some((rule, TimeSampling::Independent)),
+        predicts: Predicts::Next,
+        document_mask: true,
+        recompute: true,
+    };
+    assert_eq!(blocks, expected);
+    // A window is one block when it is corrupted; under causal attention it is decoded token by token.
+    assert_eq!((full.block_size.get(), causal.block_size.get()), (32, 32));
+    let size = |mode| match mode {
+        Mode::BlockDiffusion { block_size, .. } => block_size.get(),
+        Mode::Autoregressive => 0,
+    };
+    assert_eq!((size(full_mode), size(causal_mode)), (32, 1));
 }
