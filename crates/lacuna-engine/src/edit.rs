@@ -39,6 +39,7 @@ pub fn edit(
     write(model, &resolved, &mut observe, |observer| {
         let request = request.clone();
         let mut session = Session::new(Arc::clone(&model.transformer));
+        session.begin(true, resolved.prompt_precision);
         let edit =
             lacuna_samplers::edit(&mut session, request, &old, Drafting::default(), observer)?;
         Ok((edit, session.prefill_seconds()))

@@ -1,6 +1,6 @@
 //! Decodes many requests on one model at once: continuous batching, tokens to text included.
 
-use lacuna_model::KvCache;
+use lacuna_model::{Activations, KvCache};
 use lacuna_samplers::{
     BlockEvent, Decoder, DraftCounts, Error as SamplerError, Event as SamplerEvent, FinishReason,
     Generation, Refinement, Request, Step,
@@ -161,6 +161,7 @@ struct Running<'m> {
     /// New tokens that `text` has.
     taken: usize,
     prompt_tokens: usize,
+    prompt_precision: Activations,
     /// Bytes of keys and values at its longest.
     memory: u64,
     /// Since when it runs, and seconds until its first pass was over.
@@ -191,7 +192,7 @@ impl<'m> Engine<'m> {
     /// Errors if it asks for the released algorithm, which decodes one text at a time, if a setting is out of range,
     /// if there is no tokenizer for its stop texts, or if it alone needs more memory than all may take.
     pub fn push(&mut self, request: Resolved) -> Result<Id> {
-        let Resolved { prompt, stop, plan, .. } = request;
+        let Resolved { prompt, prompt_precision, stop, plan, .. } = request;
         let request = match plan {
             Plan::Autoregressive(request) | Plan::Blocks(request) => request,
             Plan::Reference(_) => {
@@ -225,6 +226,7 @@ impl<'m> Engine<'m> {
             text,
             taken: 0,
             prompt_tokens,
+            prompt_precision,
             memory,
             began,
             joined: None,
@@ -327,7 +329,10 @@ impl<'m> Engine<'m> {
             let Some(Waiting { request, mut running }) = self.waiting.pop_front() else { return };
             running.began = Instant::now();
             match self.decoder.push(request) {
-                Ok(number) => drop(self.running.insert(number, running)),
+                Ok(number) => {
+                    self.session.read_prompt_in(number, running.prompt_precision);
+                    self.running.insert(number, running);
+                }
                 Err(error) => events.push(Event::Failed { id: running.id, error: error.into() }),
             }
         }
@@ -424,6 +429,7 @@ impl Running<'_> {
             tokens,
             text_len,
             prompt_tokens: self.prompt_tokens,
+            prompt_precision: self.prompt_precision,
             forwards,
             finish,
             seconds,

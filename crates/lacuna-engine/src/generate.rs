@@ -1,5 +1,6 @@
 //! Continues a text, by block diffusion or autoregressively, as the checkpoint is.
 
+use lacuna_model::Activations;
 use lacuna_samplers::reference::{self, Settings};
 use lacuna_samplers::trace::Line;
 use lacuna_samplers::{DraftCounts, Edit, Event, FinishReason, Generation, Request};
@@ -34,6 +35,8 @@ pub struct Completion {
     pub text_len: usize,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// The precision in which the prompt was read: that of the options, where the model's weights have a form for it.
+    pub prompt_precision: Activations,
     /// Passes after the prefill (reference mode: as the released code counts nfe).
     pub forwards: usize,
     /// The reason why it ended.
@@ -91,6 +94,8 @@ pub fn generate_in(
     mut observe: impl FnMut(Event<'_>) -> ControlFlow<()>,
 ) -> Result<Completion> {
     let resolved = Resolved::new(model, prompt, options)?;
+    let fused = !matches!(resolved.plan, Plan::Reference(_));
+    session.begin(fused, resolved.prompt_precision);
     write(model, &resolved, &mut observe, |observer| match &resolved.plan {
         Plan::Autoregressive(request) | Plan::Blocks(request) => {
             decoded(session, request.clone(), observer)
@@ -133,6 +138,7 @@ pub(crate) fn write(
         tokens,
         text_len,
         prompt_tokens: prompt.len(),
+        prompt_precision: resolved.prompt_precision,
         forwards,
         finish,
         seconds: Seconds { prefill, decode: elapsed - prefill },
@@ -144,7 +150,6 @@ pub(crate) type Observer<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<usize
 
 /// Decodes a request in blocks or token by token, as it says.
 fn decoded(session: &mut Session, request: Request, observer: Observer<'_>) -> Result<(Edit, f64)> {
-    session.begin(true);
     let generation = lacuna_samplers::generate(session, request, observer)?;
     Ok((Edit { generation, drafts: DraftCounts::default() }, session.prefill_seconds()))
 }
@@ -155,7 +160,6 @@ fn released(
     settings: &Settings,
     observer: Observer<'_>,
 ) -> Result<(Edit, f64)> {
-    session.begin(false);
     let output = reference::generate(session, prompt, settings, observer)?;
     let tokens = output.tokens().to_vec();
     let text_len = tokens.iter().position(|t| Some(*t) == settings.eos_id).unwrap_or(tokens.len());

@@ -43,7 +43,7 @@ mod trace;
 
 // These names of other crates stand in the signatures here.
 pub use lacuna_checkpoint::Workload;
-pub use lacuna_kernels::{CachePrecision, StorageDtype};
+pub use lacuna_kernels::{Activations, CachePrecision, StorageDtype};
 pub use lacuna_samplers::reference::Settings;
 pub use lacuna_samplers::{
     DraftCounts, Event as DecodeEvent, FillRule, FinishReason, Refinement, Request, Sampling,

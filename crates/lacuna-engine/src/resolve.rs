@@ -2,6 +2,7 @@
 //! nothing is said.
 
 use lacuna_checkpoint::{CachePrecision, Mode, Predicts};
+use lacuna_model::Activations;
 use lacuna_samplers::reference::{Remasking, Settings};
 use lacuna_samplers::trace::Line;
 use lacuna_samplers::{FillRule, Request};
@@ -23,6 +24,8 @@ const TAU: f64 = 0.9;
 pub struct Resolved {
     /// The tokens to continue, as they were given.
     pub prompt: Vec<u32>,
+    /// The precision in which they are read: f32 where the model's weights have no form for another.
+    pub prompt_precision: Activations,
     /// Texts that end the continuation.
     pub stop: Vec<String>,
     /// The sampler's arguments.
@@ -94,8 +97,9 @@ impl Resolved {
             }
             Algorithm::Reference => Plan::Reference(settings(model, options, max_new_tokens)?),
         };
+        let prompt_precision = model.prompt_precision(options.prompt_precision);
         let cache = model.transformer.cache_precision();
-        Ok(Self { prompt, stop: options.stop.clone(), plan, cache })
+        Ok(Self { prompt, prompt_precision, stop: options.stop.clone(), plan, cache })
     }
 
     /// The algorithm, with its settings.
@@ -116,6 +120,10 @@ impl Resolved {
         let header = match &self.plan {
             Plan::Autoregressive(request) | Plan::Blocks(request) => Line::header(0, request),
             Plan::Reference(settings) => Line::reference_header(&self.prompt, settings)?,
+        };
+        let header = match self.prompt_precision {
+            Activations::F32 => header,
+            rounded => header.with_prompt_precision(rounded.name()),
         };
         Ok(match self.cache {
             CachePrecision::F32 => header,
@@ -225,6 +233,12 @@ impl Model {
             Mode::Autoregressive => None,
         };
         asked.or(of_checkpoint).unwrap_or(BLOCK_SIZE)
+    }
+
+    /// The precision in which prompts are read where this one is asked for: f32, unless some of the weights are stored in
+    /// a format that is multiplied with rounded activations.
+    pub fn prompt_precision(&self, asked: Activations) -> Activations {
+        self.transformer.precision(asked)
     }
 }
 

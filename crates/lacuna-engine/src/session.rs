@@ -2,12 +2,15 @@
 
 use candle_core::{DType, Device, Storage, Tensor};
 use lacuna_kernels::AttentionMask;
-use lacuna_model::{Batch, KvCache, Predicts, Sequence as Rows, Transformer};
-use lacuna_samplers::{Denoiser, Segment, Speculative, View};
+use lacuna_model::{Activations, Batch, KvCache, Predicts, Sequence as Rows, Transformer};
+use lacuna_samplers::{Denoiser, Segment, View};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
+
+mod drafts;
 
 /// Decoding state of any number of sequences on one model: what a sampler decodes on. Sequences in blocks and causal
 /// ones share their passes.
@@ -22,6 +25,8 @@ pub struct Session {
     /// In rising order of their numbers.
     sequences: Vec<Sequence>,
     remembers: bool,
+    /// The precisions that [`Session::read_prompt_in`] has named for sequences that are still to be begun.
+    prompt_precisions: BTreeMap<usize, Activations>,
     passes: usize,
     prefill_seconds: f64,
 }
@@ -32,6 +37,8 @@ struct Sequence {
     view: View,
     /// Begun and not released. One that is not is only a memory, to be read on from.
     in_use: bool,
+    /// The precision in which its prompt was read.
+    precision: Activations,
     cache: KvCache,
     /// The tokens whose keys and values the cache holds.
     cached: Vec<u32>,
@@ -90,6 +97,7 @@ impl Session {
             fused: true,
             sequences: Vec::new(),
             remembers: false,
+            prompt_precisions: BTreeMap::new(),
             passes: 0,
             prefill_seconds: 0.0,
         }
@@ -108,10 +116,22 @@ impl Session {
         self
     }
 
-    /// Gets ready for another continuation: fused or not, with its own clock.
-    pub(crate) fn begin(&mut self, fused: bool) {
+    /// Has the prompt of a sequence that a sampler is about to begin read with activations of this precision. Unless
+    /// that is f32, it is read in a pass of its own, and everything that is decoded is computed exactly behind it: the
+    /// last token of a prompt under the causal view, and what a prompt has beyond its whole blocks, are in the first of
+    /// those passes.
+    ///
+    /// So what is written still depends on the sequence alone, but for [`remembering`](Self::remembering): the tokens of
+    /// an earlier answer are remembered as they were written, exactly, and a new session would read them rounded.
+    pub fn read_prompt_in(&mut self, sequence: usize, precision: Activations) {
+        self.prompt_precisions.insert(sequence, precision);
+    }
+
+    /// Gets ready for a continuation of one prompt: fused or not, with its own clock.
+    pub(crate) fn begin(&mut self, fused: bool, prompt_precision: Activations) {
         self.fused = fused;
         self.prefill_seconds = 0.0;
+        self.read_prompt_in(ONLY_SEQUENCE, prompt_precision);
     }
 
     /// Makes the cache of a sequence a beginning of `tokens`, as long as it can be, and says how long it is.
@@ -155,7 +175,7 @@ impl Session {
     }
 
     /// One pass over all that have new tokens, and the logits on the CPU. Nothing is kept of it yet.
-    fn pass(&mut self, shares: &[Share]) -> Result<Option<Tensor>> {
+    fn pass(&mut self, shares: &[Share], precision: Activations) -> Result<Option<Tensor>> {
         let mut caches: Vec<Option<&mut KvCache>> =
             self.sequences.iter_mut().map(|sequence| Some(&mut sequence.cache)).collect();
         let (mut batch, mut held) = (Batch::default(), Vec::with_capacity(shares.len()));
@@ -170,6 +190,7 @@ impl Session {
             return Ok(None);
         }
         self.passes += 1;
+        let batch = batch.in_precision(precision);
         let hidden = self.model.forward_cached(&batch, &mut held)?;
         match batch.wanted() {
             [] => Ok(None),
@@ -177,21 +198,25 @@ impl Session {
         }
     }
 
-    /// Puts queued blocks into the cache with a pass of their own.
-    fn flush(&mut self, at: usize) -> Result<()> {
+    /// Puts queued tokens into the cache with a pass of their own.
+    fn flush(&mut self, at: usize, precision: Activations) -> Result<()> {
         let Sequence { queued: tokens, view, .. } = &self.sequences[at];
         if tokens.is_empty() {
             return Ok(());
         }
-        let rows = match self.model.config().predicts {
-            Predicts::Same => Vec::new(),
-            Predicts::Next => vec![tokens.len() as u32 - 1],
+        let rows = match (view, self.model.config().predicts) {
+            (View::Blocks { .. }, Predicts::Next) => vec![tokens.len() as u32 - 1],
+            // Under the causal view more of the prompt follows.
+            (View::Blocks { .. }, Predicts::Same) | (View::Causal, _) => Vec::new(),
         };
         let share = Share { at, tokens: tokens.clone(), rows, view: *view, draft: 0 };
-        let boundary = self.pass(&[share])?;
+        let boundary = self.pass(&[share], precision)?;
         self.sequences[at].keep_queued(boundary)
     }
 }
+
+/// The number that a sampler of one request gives to its sequence.
+const ONLY_SEQUENCE: usize = 0;
 
 /// Tokens that a new cache has room for.
 pub(crate) const FIRST_CAPACITY: usize = 256;
@@ -202,6 +227,7 @@ impl Sequence {
             number,
             view,
             in_use: false,
+            precision: Activations::F32,
             cache: model.new_cache(FIRST_CAPACITY)?,
             cached: Vec::new(),
             queued: Vec::new(),
@@ -209,6 +235,15 @@ impl Sequence {
             pending: None,
             boundary: None,
         })
+    }
+
+    /// Forgets what was read of a prompt in another precision.
+    fn read_in(&mut self, precision: Activations) {
+        if self.precision != precision {
+            self.cached.clear();
+            self.cache.truncate(0);
+            self.precision = precision;
+        }
     }
 
     /// See [`Session::rewind`].
@@ -304,6 +339,7 @@ impl Denoiser for Session {
 
     fn prefill(&mut self, sequence: usize, tokens: &[u32], view: View) -> Result<()> {
         let began = Instant::now();
+        let precision = self.prompt_precisions.remove(&sequence).unwrap_or_default();
         let at = match self.find(sequence) {
             Ok(at) if self.sequences[at].in_use => {
                 return Err(Error::Request(format!("sequence {sequence} was begun already")));
@@ -319,13 +355,16 @@ impl Denoiser for Session {
         let read = tokens.len().saturating_sub(usize::from(causal));
         let head = self.model.config().predicts;
         let state = &mut self.sequences[at];
+        state.read_in(precision);
         let held = state.rewind(&tokens[..read], view, head);
         (state.in_use, state.begun) = (true, !causal);
-        state.queued.extend_from_slice(&tokens[held..]);
-        if !causal && let Err(error) = self.flush(at) {
+        state.queued.extend_from_slice(&tokens[held..read]);
+        let apart = !causal || precision != Activations::F32;
+        if apart && let Err(error) = self.flush(at, precision) {
             self.release(sequence);
             return Err(error);
         }
+        self.sequences[at].queued.extend_from_slice(&tokens[read..]);
         self.prefill_seconds += began.elapsed().as_secs_f64();
         Ok(())
     }
@@ -339,7 +378,7 @@ impl Denoiser for Session {
             shares.push(self.sequences[at].share(at, segment, head)?);
         }
         let only_prompts = shares.iter().all(|share| !self.sequences[share.at].begun);
-        let logits = self.pass(&shares)?;
+        let logits = self.pass(&shares, Activations::F32)?;
         if only_prompts {
             self.prefill_seconds += began.elapsed().as_secs_f64();
         }
@@ -374,7 +413,11 @@ impl Denoiser for Session {
         let at = self.place(sequence)?;
         let state = &mut self.sequences[at];
         state.queued.extend_from_slice(tokens);
-        if self.fused || state.view == View::Causal { Ok(()) } else { self.flush(at) }
+        if self.fused || state.view == View::Causal {
+            Ok(())
+        } else {
+            self.flush(at, Activations::F32)
+        }
     }
 
     fn release(&mut self, sequence: usize) {
@@ -384,62 +427,6 @@ impl Denoiser for Session {
             self.sequences[at].in_use = false;
         } else {
             self.sequences.remove(at);
-        }
-    }
-}
-
-impl Speculative for Session {
-    fn speculate(
-        &mut self,
-        sequence: usize,
-        draft: &[u32],
-        mask_id: u32,
-        read: &mut dyn FnMut(&[f32]),
-    ) -> Result<()> {
-        let at = self.place(sequence)?;
-        let Sequence { queued, view, .. } = &self.sequences[at];
-        let View::Blocks { block_size } = *view else {
-            let reason = "drafts are verified under block-causal attention only";
-            return Err(Error::Request(reason.into()));
-        };
-        if draft.is_empty() || !draft.len().is_multiple_of(block_size.get()) {
-            let (tokens, size) = (draft.len(), block_size);
-            let reason =
-                format!("a draft of {tokens} tokens is no whole number of blocks of {size}");
-            return Err(Error::Request(reason));
-        }
-        if self.model.config().predicts == Predicts::Next {
-            let reason = "drafts are not verified under a shifted head; decode without a draft";
-            return Err(Error::Request(reason.into()));
-        }
-        let masks = std::iter::repeat_n(mask_id, draft.len());
-        let finished = [queued, draft].concat();
-        let tokens = masks.chain(finished.iter().copied()).collect();
-        let (draft, rows) = (draft.len(), (0..draft.len() as u32).collect());
-        let logits = self.pass(&[Share { at, tokens, rows, view: *view, draft }])?;
-        let state = &mut self.sequences[at];
-        state.queued.clear();
-        state.pending = Some(Pending { draft, finished });
-        logits.map_or(Ok(()), |logits| each_row(&logits, read))
-    }
-
-    fn accept(&mut self, sequence: usize, tokens: usize) -> Result<()> {
-        let at = self.place(sequence)?;
-        let state = &mut self.sequences[at];
-        match state.pending.take() {
-            Some(Pending { draft, finished }) if tokens <= draft => {
-                let kept = finished.len() - draft + tokens;
-                state.cache.keep(draft..draft + kept)?;
-                state.cached.extend_from_slice(&finished[..kept]);
-                Ok(())
-            }
-            Some(Pending { draft, .. }) => Err(Error::Request(format!(
-                "{tokens} tokens of a draft of {draft} can't be accepted"
-            ))),
-            None => {
-                let reason = "nothing was speculated, so nothing can be accepted";
-                Err(Error::Request(reason.into()))
-            }
         }
     }
 }

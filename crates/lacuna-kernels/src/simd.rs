@@ -58,6 +58,9 @@ pub(crate) fn run_bytes<K: ByteKernel>(isa: impl Into<Detected>, kernel: K) -> K
         #[cfg(target_arch = "x86_64")]
         // SAFETY: what AVX2's vectors need was detected when the value was made, alone or with AVX-512's.
         Isa::Avx2 | Isa::Avx512 => unsafe { avx2::enter_bytes(kernel) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: what it needs was detected just now.
+        Isa::Neon if neon::multiplies_bytes() => unsafe { neon::enter_bytes(kernel) },
         _ => portable::enter_bytes(kernel),
     }
 }
@@ -229,5 +232,55 @@ mod tests {
         below_zero(Isa::best(), &mut values);
         assert_eq!(values[..4], [1., 0., 0., 0.]);
         assert!(values[4].is_nan());
+    }
+
+    /// The sums of a block's products, a lane each, as floats that hold them exactly.
+    struct Sums<'a> {
+        codes: &'a [u32],
+        x: &'a [[i8; 4]],
+        wide: bool,
+    }
+
+    impl ByteKernel for Sums<'_> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<V: Dot>(self) -> Vec<f32> {
+            let mut sums = V::none();
+            for (codes, &x) in self.codes.chunks_exact(16).zip(self.x) {
+                let codes = V::load_bytes(codes);
+                sums = if self.wide { V::dot_wide(sums, codes, x) } else { V::dot(sums, codes, x) };
+            }
+            let mut lanes = vec![0.; V::LANES];
+            V::to_f32(sums).store(&mut lanes);
+            lanes
+        }
+    }
+
+    #[test]
+    fn sums_of_bytes_are_exact() {
+        let mut state = 1u64;
+        let mut byte = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        };
+        for (wide, most) in [(false, 127u8), (true, 255)] {
+            for extreme in [false, true] {
+                let mut code = || if extreme { most } else { byte() & most };
+                let codes: Vec<[u8; 4]> = (0..8 * 16).map(|_| [0; 4].map(|_| code())).collect();
+                let x = [0; 8].map(|_| [-127, 127, 1, byte() as i8].map(|x: i8| x.max(-127)));
+                let words: Vec<u32> = codes.iter().map(|code| u32::from_le_bytes(*code)).collect();
+                let sum = |lane: usize| -> i32 {
+                    let fours = codes[lane..].iter().step_by(16).zip(&x);
+                    let terms = fours.flat_map(|(codes, x)| codes.iter().zip(x));
+                    terms.map(|(code, x)| i32::from(*code) * i32::from(*x)).sum()
+                };
+                for isa in Isa::here() {
+                    let sums = run_bytes(isa, Sums { codes: &words, x: &x, wide });
+                    let expected: Vec<f32> = (0..sums.len()).map(|lane| sum(lane) as f32).collect();
+                    assert_eq!(sums, expected, "{isa:?}, wide: {wide}, extreme: {extreme}");
+                }
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Collects the rows of one pass, on the host: tokens, their positions, the keys that each sees, and the rows whose
 //! hidden states are wanted.
 
-use lacuna_kernels::{AttentionMask, KeyRanges};
+use lacuna_kernels::{Activations, AttentionMask, KeyRanges};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
@@ -54,6 +54,7 @@ pub struct Batch {
     /// The key ranges that were laid out last, with their mask and length: windows of one length share them, and the
     /// plans of work that attention makes from them.
     laid_out: Option<((AttentionMask, usize), KeyRanges)>,
+    precision: Activations,
 }
 
 /// The rows of one sequence, which see nothing of the others.
@@ -187,6 +188,18 @@ impl Batch {
         self.positions.extend(masked.chain(finished).map(|position| position as u32));
         self.finish(n, &sequence, ranges, 0..0);
         Ok(())
+    }
+
+    /// The same rows, whose pass multiplies stored weights with activations of this precision; no precision but f32
+    /// is exact. It holds for the projections of the layers: logits are made exactly, and so is attention.
+    #[must_use]
+    pub fn in_precision(self, precision: Activations) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// The precision of the activations that stored weights are multiplied with.
+    pub fn precision(&self) -> Activations {
+        self.precision
     }
 
     /// The token of each row.

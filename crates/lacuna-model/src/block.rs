@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::keys::Keys;
 use crate::rows::{Plan, Rows, gather, gather_backward};
 use crate::transformer::Transformer;
-use crate::weight::{Weight, project, project_all};
+use crate::weight::{Weight, project};
 
 /// A pass under way: the model, the rows of each layer, and the keys and values that queries meet.
 pub(crate) struct Pass<'a> {
@@ -92,7 +92,8 @@ impl Pass<'_> {
             (self.keys.attend(model, (i, self.plan), [q, k, v])?, None)
         };
         let out = gather(model, flat(out)?, rows.attended.as_ref())?;
-        Ok((project(backend, &layer.o, &out)?, heads))
+        let [attended] = self.project([&layer.o], &out)?;
+        Ok((attended, heads))
     }
 
     /// Queries, keys and values of a layer's normed inputs: [rows, heads, head_dim] each.
@@ -102,17 +103,18 @@ impl Pass<'_> {
         rows: &Rows,
         normed: Tensor,
     ) -> Result<[Tensor; 3]> {
-        let (model, backend) = (self.model, self.model.backend());
+        let model = self.model;
         let spread = |x: Tensor| gather(model, x, rows.inputs.as_ref());
         let [q, k, v] = match &rows.queries {
             None => {
-                let [q, k, v] = project_all(backend, [&layer.q, &layer.k, &layer.v], &normed)?;
+                let [q, k, v] = self.project([&layer.q, &layer.k, &layer.v], &normed)?;
                 [spread(q)?, k, v]
             }
             Some(queries) => {
-                let [k, v] = project_all(backend, [&layer.k, &layer.v], &normed)?;
+                let [k, v] = self.project([&layer.k, &layer.v], &normed)?;
                 let read = gather(model, normed, Some(queries))?;
-                [project(backend, &layer.q, &read)?, k, v]
+                let [q] = self.project([&layer.q], &read)?;
+                [q, k, v]
             }
         };
         let config = &model.config;
@@ -133,12 +135,21 @@ impl Pass<'_> {
         }
     }
 
+    /// Multiplies a common input with projections, in the precision of the pass.
+    fn project<const N: usize>(
+        &self,
+        layers: [&Linear<Weight>; N],
+        x: &Tensor,
+    ) -> Result<[Tensor; N]> {
+        project(self.model.backend(), layers, x, self.plan.precision)
+    }
+
     /// Computes the keys and values of a last layer of which nothing else is read.
     pub(crate) fn keys_alone(&mut self, i: usize, mut x: Stream) -> Result<()> {
         let (model, layer) = (self.model, &self.weights.layers[i]);
         let (backend, heads) = (model.backend(), model.config.num_kv_heads);
         let normed = x.norm(model, &layer.input_norm)?;
-        let [k, v] = project_all(backend, [&layer.k, &layer.v], &normed)?;
+        let [k, v] = self.project([&layer.k, &layer.v], &normed)?;
         let k = self.head_norm(by_head(k, heads)?, &layer.k_norm)?;
         let k = rope(backend, &k, &model.rope, &self.plan.positions)?;
         self.keys.store((i, self.plan), k, by_head(v, heads)?)
@@ -147,11 +158,12 @@ impl Pass<'_> {
     /// The feed-forward part's term of the residual stream, and gate and up if they are saved.
     fn mlp(&self, layer: &Layer<Weight>, normed: Tensor) -> Result<(Tensor, Option<[Tensor; 2]>)> {
         let backend = self.model.backend();
-        let [gate, up] = project_all(backend, [&layer.gate, &layer.up], &normed)?;
+        let [gate, up] = self.project([&layer.gate, &layer.up], &normed)?;
         drop(normed);
         let gated = swiglu(backend, &gate, &up)?;
         let saved = self.saves.then_some([gate, up]);
-        Ok((project(backend, &layer.down, &gated)?, saved))
+        let [fed] = self.project([&layer.down], &gated)?;
+        Ok((fed, saved))
     }
 
     /// The gradients of the input of layer `i` and of its parameters, given that of its output.

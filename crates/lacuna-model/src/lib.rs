@@ -50,6 +50,6 @@ pub use cache::KvCache;
 pub use clean::CleanKeys;
 pub use error::{Error, Result};
 pub use lacuna_checkpoint::{Config, Mode, Parameters, Predicts, StorageDtype, Weights};
-pub use lacuna_kernels::{AttentionMask, CachePrecision};
+pub use lacuna_kernels::{Activations, AttentionMask, CachePrecision};
 pub use train::SavedActivations;
 pub use transformer::Transformer;

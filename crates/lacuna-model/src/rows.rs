@@ -1,7 +1,7 @@
 //! Plans which rows of a pass each layer computes: what is the same in many rows once, what nobody reads not at all.
 
 use candle_core::{Device, Tensor};
-use lacuna_kernels::{KeyRanges, Segment, Segments, embedding, embedding_backward};
+use lacuna_kernels::{Activations, KeyRanges, Segment, Segments, embedding, embedding_backward};
 use std::sync::Arc;
 
 use crate::batch::{Batch, Part};
@@ -29,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) positions: Arc<[u32]>,
     pub(crate) parts: Vec<Part>,
     pub(crate) layers: Vec<Rows>,
+    /// Of the activations that projections read.
+    pub(crate) precision: Activations,
 }
 
 /// The rows of one layer.
@@ -76,7 +78,8 @@ impl Plan {
             };
         }
         let (tokens, parts) = (batch.tokens().to_vec(), batch.parts().to_vec());
-        let mut plan = Self { tokens, positions, parts, layers };
+        let precision = batch.precision();
+        let mut plan = Self { tokens, positions, parts, layers, precision };
         if purpose == Purpose::Train {
             plan.share(device)?;
         }

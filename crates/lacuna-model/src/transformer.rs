@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use lacuna_checkpoint::{Config, MappedFile, Mode, Parameters, Predicts};
-use lacuna_kernels::{Backend, CachePrecision, Rope};
+use lacuna_kernels::{Activations, Backend, CachePrecision, Rope};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -85,6 +85,14 @@ impl Transformer {
             CachePrecision::F32 => (floats * self.dtype.size_in_bytes()) as u64,
             packed => self.config.cache_bytes_per_token(packed),
         }
+    }
+
+    /// The precision that one asked for in a [`Batch`](crate::Batch) comes to: f32, unless some projection of a layer is
+    /// stored in a format that is multiplied with rounded activations.
+    pub fn precision(&self, asked: Activations) -> Activations {
+        let mut weights = self.weights.layers.iter().flat_map(|layer| layer.iter());
+        let takes_it = weights.any(|(.., weight)| weight.precision(asked) == asked);
+        if takes_it { asked } else { Activations::F32 }
     }
 
     /// Declares the mode that the weights have been trained for; the next checkpoint will say so.

@@ -2,7 +2,7 @@
 
 use candle_core::{Tensor, Var};
 use lacuna_checkpoint::Linear;
-use lacuna_kernels::{Backend, WeightMatrix, linear};
+use lacuna_kernels::{Activations, Backend, WeightMatrix, linear};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -29,6 +29,14 @@ impl Weight {
         }
     }
 
+    /// The precision that one asked for comes to: tensors are multiplied exactly, and so are some stored formats.
+    pub(crate) fn precision(&self, asked: Activations) -> Activations {
+        match self {
+            Self::Tensor(_) => Activations::F32,
+            Self::Stored(weight) => asked.of(weight.dtype()),
+        }
+    }
+
     /// The product x · weightᵀ. x: [rows, in] to [rows, out].
     pub(crate) fn product(&self, backend: Backend, x: &Tensor) -> Result<Tensor> {
         match self {
@@ -38,16 +46,13 @@ impl Weight {
     }
 }
 
-/// x · weightᵀ + bias. x: [rows, in] to [rows, out].
-pub(crate) fn project(backend: Backend, layer: &Linear<Weight>, x: &Tensor) -> Result<Tensor> {
-    with_bias(layer, layer.weight.product(backend, x)?)
-}
-
-/// Several projections of the same input; stored weights share one parallel region.
-pub(crate) fn project_all<const N: usize>(
+/// x · weightᵀ + bias for several projections of the same input, of which stored ones share one parallel region.
+/// x: [rows, in] to [rows, out].
+pub(crate) fn project<const N: usize>(
     backend: Backend,
     layers: [&Linear<Weight>; N],
     x: &Tensor,
+    precision: Activations,
 ) -> Result<[Tensor; N]> {
     let mut stored = Vec::with_capacity(N);
     for layer in layers {
@@ -55,12 +60,19 @@ pub(crate) fn project_all<const N: usize>(
             stored.push(weight.as_ref());
         }
     }
-    let outputs = if stored.len() == N {
-        let products = WeightMatrix::matmul_many(backend, &stored, x)?;
-        layers.iter().zip(products).map(|(l, y)| with_bias(l, y)).collect::<Result<Vec<_>>>()?
-    } else {
-        layers.iter().map(|l| project(backend, l, x)).collect::<Result<Vec<_>>>()?
+    let products = match stored[..] {
+        [] => Vec::new(),
+        _ => WeightMatrix::matmul_many_with(backend, &stored, x, precision)?,
     };
+    let mut products = products.into_iter();
+    let outputs = layers.iter().map(|layer| {
+        let product = match &layer.weight {
+            Weight::Tensor(weight) => linear(backend, x, weight)?,
+            Weight::Stored(_) => products.next().expect("a product for each matrix"),
+        };
+        with_bias(layer, product)
+    });
+    let outputs = outputs.collect::<Result<Vec<_>>>()?;
     Ok(outputs.try_into().expect("one output for each layer"))
 }
 

@@ -57,6 +57,9 @@ pub enum Line {
         mode: Mode,
         /// Prompt, seed and all other settings.
         settings: Request,
+        /// The precision in which the prompt was read, if it was not exact.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prompt_precision: Option<String>,
         /// The format that keys and values were kept in, if it was less precise than they were computed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cache_precision: Option<String>,
@@ -92,8 +95,23 @@ impl Line {
             View::Blocks { .. } => Mode::Fused,
             View::Causal => Mode::Autoregressive,
         };
-        let settings = settings.clone();
-        Self::Header { version: VERSION, request, mode, settings, cache_precision: None }
+        Self::Header {
+            version: VERSION,
+            request,
+            mode,
+            settings: settings.clone(),
+            prompt_precision: None,
+            cache_precision: None,
+        }
+    }
+
+    /// The header of a request whose prompt was read less precisely; other lines stay as they are.
+    #[must_use]
+    pub fn with_prompt_precision(mut self, name: &str) -> Self {
+        if let Self::Header { prompt_precision, .. } = &mut self {
+            *prompt_precision = Some(name.to_owned());
+        }
+        self
     }
 
     /// The header of a request whose keys and values were kept in a less precise format; other lines stay as they are.
@@ -135,6 +153,7 @@ impl Line {
             request: 0,
             mode: Mode::Reference,
             settings: request,
+            prompt_precision: None,
             cache_precision: None,
         })
     }

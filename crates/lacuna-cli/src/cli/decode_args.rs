@@ -4,8 +4,8 @@ use anyhow::Result;
 use lacuna::checkpoint::{StorageDtype, Workload};
 use lacuna::samplers::{FillRule, Sampling};
 use lacuna::{
-    Algorithm, CachePrecision, GenerateOptions, MAX_NEW_TOKENS, MemoryLimit, Model, OpenOptions,
-    Prompt, algorithm, select_device,
+    Activations, Algorithm, CachePrecision, GenerateOptions, MAX_NEW_TOKENS, MemoryLimit, Model,
+    OpenOptions, Prompt, algorithm, select_device,
 };
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -194,6 +194,10 @@ pub(crate) struct Flags {
     /// Never fill in MASK itself (only --mode reference ever does)
     #[arg(long)]
     forbid_mask: bool,
+    /// Precision of what weights are multiplied with where the prompt is read: f32, which is exact, or int8, which takes
+    /// less than half the time on a long one and moves near-ties among tokens
+    #[arg(long, value_name = "P", default_value = "f32", value_parser = precision)]
+    prompt_precision: Activations,
     /// End before this text; may be repeated
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = ranges::not_empty)]
     stop: Vec<String>,
@@ -275,6 +279,19 @@ impl Flags {
         work
     }
 
+    /// Says on stderr where the model's weights have no form for rounded prompts.
+    fn note_precision(&self, model: &Model) {
+        let asked = self.prompt_precision;
+        if model.prompt_precision(asked) != asked {
+            note!(
+                "note: --prompt-precision {} changes nothing here: only weights in {} are multiplied so; --dtype keeps \
+                 the model's in one of them",
+                asked.name(),
+                with_form(asked)
+            );
+        }
+    }
+
     /// Tells whether the released algorithm was asked for.
     pub(crate) fn is_reference(&self) -> bool {
         self.mode.as_deref() == Some("reference")
@@ -298,8 +315,9 @@ impl Flags {
         Ok(options)
     }
 
-    /// The options for a model.
+    /// The options for a model; says on stderr what it can't follow.
     pub(crate) fn options(&self, model: &Model) -> GenerateOptions {
+        self.note_precision(model);
         // Flags that only block diffusion has ask for it.
         let diffusion = self.mode.is_some()
             || self.block_size.is_some()
@@ -331,6 +349,7 @@ impl Flags {
             eos_ids: if self.no_eos { Some(Vec::new()) } else { self.eos_id.map(|id| vec![id]) },
             mask_id: self.mask_id,
             forbid_mask: self.forbid_mask,
+            prompt_precision: self.prompt_precision,
             stop: self.stop.clone(),
             allow_mode_mismatch: self.allow_mode_mismatch,
         }
@@ -350,6 +369,19 @@ pub(crate) fn used(model: &Model, sampling: &Sampling) -> serde_json::Value {
         },
         "cache_precision": model.transformer.cache_precision().name(),
     })
+}
+
+/// The precision of a name, or what the names are.
+fn precision(name: &str) -> Result<Activations, String> {
+    let names = Activations::ALL.map(Activations::name).join(" or ");
+    Activations::from_name(name).ok_or_else(|| format!("expected {names}"))
+}
+
+/// The formats of weights that are multiplied with activations of a precision.
+fn with_form(precision: Activations) -> String {
+    let formats = StorageDtype::ALL.into_iter();
+    let formats = formats.filter(|dtype| dtype.is_packable() && precision.of(*dtype) == precision);
+    formats.map(StorageDtype::name).collect::<Vec<_>>().join(", ")
 }
 
 /// A fill rule, or what the rules are.

@@ -90,6 +90,8 @@ fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
 /// One request of a verified trace.
 struct Timeline<'a> {
     mode: Mode,
+    /// The precision in which the prompt was read, if it was not exact.
+    prompt_precision: Option<&'a str>,
     /// The format of keys and values, if it was less precise than they were computed.
     cache_precision: Option<&'a str>,
     replayed: &'a Replayed,
@@ -99,8 +101,9 @@ struct Timeline<'a> {
 
 impl<'a> Timeline<'a> {
     fn new(trace: &'a Trace, replayed: &'a Replayed) -> Self {
-        let mut timeline =
-            Self { mode: Mode::Fused, cache_precision: None, replayed, lines: Vec::new() };
+        let (prompt_precision, cache_precision) = (None, None);
+        let (mode, lines) = (Mode::Fused, Vec::new());
+        let mut timeline = Self { mode, prompt_precision, cache_precision, replayed, lines };
         for line in &trace.lines {
             let request = match line {
                 Line::Header { request, .. } | Line::Block { request, .. } => *request,
@@ -109,8 +112,9 @@ impl<'a> Timeline<'a> {
             };
             match line {
                 _ if request != replayed.request => {}
-                Line::Header { mode, cache_precision, .. } => {
+                Line::Header { mode, prompt_precision, cache_precision, .. } => {
                     timeline.mode = *mode;
+                    timeline.prompt_precision = prompt_precision.as_deref();
                     timeline.cache_precision = cache_precision.as_deref();
                 }
                 _ => timeline.lines.push(line),
@@ -147,8 +151,10 @@ impl<'a> Timeline<'a> {
             self.mode(),
             self.rule(),
             settings.block_size(),
-            self.cache_precision
-                .map_or_else(String::new, |name| format!(", keys and values in {name}")),
+            self.prompt_precision.map_or_else(String::new, |name| format!(", prompt in {name}"))
+                + &self
+                    .cache_precision
+                    .map_or_else(String::new, |name| format!(", keys and values in {name}")),
             tokens.len(),
             self.finish(),
         )
@@ -195,6 +201,7 @@ impl<'a> Timeline<'a> {
             "blockSize": settings.block_size(),
             "seed": settings.sampling.seed,
             "temperature": settings.sampling.temperature,
+            "promptPrecision": self.prompt_precision,
             "cachePrecision": self.cache_precision,
             "finish": self.finish(),
             "tokens": tokens.len(),

@@ -353,6 +353,7 @@ pub(crate) fn as_json(written: &Completion) -> Value {
         "text": written.text,
         "tokens": written.tokens,
         "prompt_tokens": written.prompt_tokens,
+        "prompt_precision": written.prompt_precision.name(),
         "forwards": written.forwards,
         "finish_reason": finish_name(written.finish),
         "tokens_per_forward": written.tokens_per_forward(),

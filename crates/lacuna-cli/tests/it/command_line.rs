@@ -1,6 +1,6 @@
 //! Meets the binary as a user does: names, JSON, exit statuses, errors that say what to do.
 
-use crate::support::{lacuna, stdout};
+use crate::support::{lacuna, said, stdout};
 use lacuna::model::{AttentionMask, Batch, Sequence};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,41 @@ fn generate_answers_in_the_agreed_json() {
     for part in ["prefill", "decode"] {
         assert!(object["seconds"][part].as_f64().unwrap() >= 0.0);
     }
+}
+
+#[test]
+fn the_precision_of_prompts_is_recorded_and_one_that_changes_nothing_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("t.jsonl").display().to_string();
+    let model = golden_model();
+    let ids = (6..70).map(|id: u32| id.to_string()).collect::<Vec<_>>().join(",");
+    let args = ["generate", "--model", &model, "--prompt-ids", &ids, "--json", "--trace", &trace];
+    let run = |more: &[&str]| {
+        let output = lacuna(&[&args[..], more].concat());
+        let object: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let replay = stdout(&lacuna(&["replay", &trace]));
+        let header = std::fs::read_to_string(&trace).unwrap().lines().next().unwrap().to_owned();
+        (object, said(&output), header, replay)
+    };
+    let int8 = ["--prompt-precision", "int8"];
+    let (exact, _, header, replay) = run(&["--dtype", "q8_0"]);
+    assert_eq!(exact["prompt_precision"], "f32");
+    assert!(!header.contains("precision") && !replay.contains("prompt in"), "{header}");
+    let (rounded, said, header, replay) = run(&[&["--dtype", "q8_0"], &int8[..]].concat());
+    assert_eq!(rounded["prompt_precision"], "int8");
+    assert!(header.contains(r#""prompt_precision":"int8""#), "{header}");
+    assert!(replay.contains("prompt in int8"), "{replay}");
+    assert!(!said.contains("changes nothing"), "{said}");
+
+    // The fixture's weights are f32.
+    let (plain, said, header, _) = run(&int8);
+    assert_eq!(plain["prompt_precision"], "f32");
+    assert_eq!(plain["tokens"], run(&[]).0["tokens"]);
+    let note = "--prompt-precision int8 changes nothing here: only weights in q4_0, q4_1, q8_0, q4_k, q6_k are";
+    assert!(said.contains(note), "{said}");
+    assert!(!header.contains("precision"), "{header}");
+    let error = refusal(&[&args[..], &["--prompt-precision", "int4"]].concat(), 2);
+    assert!(error.contains("expected f32 or int8"), "{error}");
 }
 
 #[test]

@@ -101,6 +101,28 @@ fn sixteen_prompts_get_the_tokens_they_get_alone_and_one_fails_alone() {
 }
 
 #[test]
+fn a_file_of_rounded_prompts_says_so_and_is_not_gone_on_with_exactly() {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, ids) = prompts(folder.path());
+    let out = folder.path().join("out.jsonl");
+    let rounded = ["--dtype", "q8_0", "--prompt-precision", "int8"];
+    batch(&from, &out, &rounded);
+    for (line, ids) in lines(&out).iter().zip(&ids).filter(|(line, _)| line["error"].is_null()) {
+        assert_eq!(line["prompt_precision"], "int8", "{line}");
+        let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+        let ids = ids.join(",");
+        let args = [&["--prompt-ids", &ids, "--json"], &FLAGS[..], &rounded].concat();
+        let alone: Value = serde_json::from_slice(&lacuna(&args).stdout).unwrap();
+        assert_eq!(line["tokens"], alone["tokens"], "{line}");
+    }
+    let written = std::fs::read(&out).unwrap();
+    let run = batch(&from, &out, &["--dtype", "q8_0"]);
+    let said = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(said.contains("out.jsonl:1") && said.contains("other flags"), "{said}");
+    assert_eq!(std::fs::read(&out).unwrap(), written);
+}
+
+#[test]
 fn a_file_that_was_cut_anywhere_is_gone_on_with() {
     let folder = tempfile::tempdir().unwrap();
     let (from, _) = prompts(folder.path());

@@ -1,10 +1,10 @@
 //! Decodes many requests at once on a real model: each gets what it gets alone, whoever else comes,
 //! goes or fails.
 
-use crate::support::tiny;
+use crate::support::{tiny, tiny_in};
 use lacuna_engine::{
-    Algorithm, Completion, Engine, EngineOptions, Event, FinishReason, GenerateOptions, Id,
-    MemoryLimit, Model, Plan, Prompt, Resolved, generate,
+    Activations, Algorithm, Completion, Engine, EngineOptions, Event, FinishReason,
+    GenerateOptions, Id, MemoryLimit, Model, Plan, Prompt, Resolved, StorageDtype, generate,
 };
 use lacuna_samplers::trace::{Line, Trace};
 use lacuna_samplers::{FillRule, Sampling};
@@ -42,6 +42,7 @@ fn request(n: usize) -> (Prompt, GenerateOptions) {
         allow_mode_mismatch: true,
         // Some end at eos, some at a text.
         eos_ids: (n % 4 < 2).then(Vec::new),
+        prompt_precision: [Activations::F32, Activations::Int8][n / 2 % 2],
         stop: if n % 5 == 4 { vec!["e".into(), "\n\n".into()] } else { Vec::new() },
         ..GenerateOptions::default()
     };
@@ -140,6 +141,25 @@ fn sixteen_requests_at_once_get_what_they_get_alone() {
         assert!(engine.passes() <= longest + 8, "{} passes, {longest} alone", engine.passes());
         let finishes: Vec<FinishReason> = told.finished.values().map(|w| w.finish).collect();
         assert!(finishes.contains(&FinishReason::Length) && finishes.contains(&FinishReason::Stop));
+    }
+}
+
+#[test]
+fn requests_whose_prompts_are_rounded_get_what_they_get_alone_beside_exact_ones() {
+    for name in ["tiny_untied", "tiny_tied"] {
+        let model = tiny_in(name, Some(StorageDtype::Q8_0));
+        let mut engine = Engine::new(&model, EngineOptions::default());
+        let ids = ids(&mut engine, &model, 0..16);
+        let mut told = Told::default();
+        run(&mut engine, &mut told);
+        told.is_as_alone(&model, &ids);
+        for (id, n) in ids {
+            let asked = request(n).1.prompt_precision;
+            assert_eq!(told.finished[&id].prompt_precision, asked, "request {n}");
+        }
+        let longest = told.finished.values().map(|written| written.forwards).max().unwrap();
+        // Beside the shared passes, one over each prompt: of a causal one where it is rounded.
+        assert!(engine.passes() <= longest + 12, "{} passes, {longest} alone", engine.passes());
     }
 }
 

@@ -1,8 +1,11 @@
 //! Holds a session to keep what it has when a call fails, and to know its sequences by name.
 
+use crate::support::tiny_in;
 use candle_core::{DType, Device};
-use lacuna_engine::{Error, Session};
-use lacuna_model::{CachePrecision, Config, Mode, Predicts, Transformer};
+use lacuna_engine::{Activations, Error, Session, StorageDtype};
+use lacuna_model::{
+    AttentionMask, Batch, CachePrecision, Config, KvCache, Mode, Predicts, Sequence, Transformer,
+};
 use lacuna_samplers::{Denoiser, Segment, Speculative, View};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -159,6 +162,73 @@ fn sequences_share_a_pass_in_every_precision_without_a_trace_of_each_other() {
         for (row, expected) in together.iter().zip(&alone) {
             let apart = row.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(apart < 1e-4, "{precision}: {apart}");
+        }
+    }
+}
+
+/// A session on a model whose weights have products with rounded activations, with one prompt under a view.
+fn reading(precision: Activations, view: View) -> Session {
+    let model = tiny_in("tiny_untied", Some(StorageDtype::Q8_0)).transformer;
+    let mut session = Session::new(model).remembering();
+    session.read_prompt_in(0, precision);
+    session.prefill(0, &tokens(8, 1), view).unwrap();
+    session
+}
+
+#[test]
+fn only_the_pass_over_a_prompt_is_rounded() {
+    for (view, mask, read) in [
+        (BLOCKS, AttentionMask::BlockCausal { block_size: FOUR }, 8),
+        (View::Causal, AttentionMask::Causal, 7),
+    ] {
+        let segment = match view {
+            View::Causal => causal(0),
+            View::Blocks { .. } => blocks(0, &[0, 1, 2, 3]),
+        };
+        let mut session = reading(Activations::Int8, view);
+        assert_eq!(session.passes(), 1, "the prompt has a pass of its own");
+        let found = logits(&mut session, &[segment]).unwrap();
+
+        // The same by hand: what is read in the prompt's pass, and what comes after it.
+        let model = session.model();
+        let mut cache = KvCache::new(model.config(), 16, DType::F32, &Device::Cpu).unwrap();
+        let mut pass = |tokens: &[u32], wanted: Option<&[u32]>, precision| {
+            let sequence = Sequence { tokens, past: cache.len(), wanted, documents: None };
+            let batch = Batch::of(sequence, mask).unwrap().in_precision(precision);
+            let hidden = model.forward_cached(&batch, &mut [&mut cache]).unwrap();
+            cache.keep(0..if wanted.is_some() { tokens.len() } else { 0 }).unwrap();
+            model.logits(&hidden).unwrap()
+        };
+        let prompt = tokens(8, 1);
+        pass(&prompt[..read], Some(&[]), Activations::Int8);
+        let open = [&prompt[read..], segment.block].concat();
+        let expected = pass(&open, None, Activations::F32).to_vec2::<f32>().unwrap();
+        assert_eq!(found, expected, "{view:?}");
+
+        let exact = logits(&mut reading(Activations::F32, view), &[segment]).unwrap();
+        let apart = exact.iter().flatten().zip(found.iter().flatten()).map(|(a, b)| (a - b).abs());
+        let apart = apart.fold(0.0, f32::max);
+        assert!(apart > 1e-4 && apart < 0.5, "{view:?}: {apart}");
+    }
+}
+
+#[test]
+fn what_was_read_in_one_precision_is_not_remembered_in_another() {
+    for view in [BLOCKS, View::Causal] {
+        let segment = match view {
+            View::Causal => causal(0),
+            View::Blocks { .. } => blocks(0, &[0, 3]),
+        };
+        let [exact, rounded] = [Activations::F32, Activations::Int8].map(|precision| {
+            let mut session = reading(precision, view);
+            (precision, logits(&mut session, &[segment]).unwrap())
+        });
+        let mut session = reading(Activations::Int8, view);
+        for (precision, expected) in [&exact, &rounded, &exact, &exact] {
+            session.release(0);
+            session.read_prompt_in(0, *precision);
+            session.prefill(0, &tokens(8, 1), view).unwrap();
+            assert_eq!(logits(&mut session, &[segment]).unwrap(), *expected, "{precision:?}");
         }
     }
 }

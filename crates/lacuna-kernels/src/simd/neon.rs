@@ -3,6 +3,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
+use super::dot::{ByteKernel, Dot};
 use super::vector::{Kernel, Vector};
 
 /// Eight floats.
@@ -10,6 +11,18 @@ use super::vector::{Kernel, Vector};
 pub(super) struct Neon([float32x4_t; 2]);
 
 pub(super) fn enter<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Neon>()
+}
+
+/// Tells whether this processor multiplies bytes.
+pub(super) fn multiplies_bytes() -> bool {
+    std::arch::is_aarch64_feature_detected!("dotprod")
+}
+
+/// # Safety
+/// [`multiplies_bytes`].
+#[target_feature(enable = "dotprod")]
+pub(super) unsafe fn enter_bytes<K: ByteKernel>(kernel: K) -> K::Output {
     kernel.run::<Neon>()
 }
 
@@ -45,6 +58,33 @@ fn wide(halves: uint16x4_t) -> float32x4_t {
         );
     }
     floats
+}
+
+/// Adds to each of four sums the products of its four pairs of signed bytes. (The intrinsic is as young.)
+///
+/// # Safety
+/// [`multiplies_bytes`].
+#[inline]
+#[target_feature(enable = "dotprod")]
+unsafe fn add_products(mut sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    // SAFETY: an instruction that the processor has, on registers alone.
+    unsafe {
+        asm!(
+            "sdot {sums:v}.4s, {a:v}.16b, {b:v}.16b",
+            sums = inout(vreg) sums,
+            a = in(vreg) a,
+            b = in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sums
+}
+
+/// The four bytes in each lane.
+#[inline(always)]
+fn in_each_lane(x: [i8; 4]) -> int8x16_t {
+    // SAFETY: NEON is part of AArch64.
+    unsafe { vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(x.map(|x| x as u8)))) }
 }
 
 /// For each lane, the places that its bytes come from when bytes become integers of 32 bits; an index out of range
@@ -241,5 +281,43 @@ impl Vector for Neon {
         unsafe {
             asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags));
         }
+    }
+}
+
+// SAFETY, of every block below: as above, within `enter_bytes`.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "the one comment above holds for them all")]
+impl Dot for Neon {
+    type Bytes = [uint8x16_t; 2];
+
+    #[inline(always)]
+    fn none() -> [uint32x4_t; 2] {
+        [unsafe { vdupq_n_u32(0) }; 2]
+    }
+
+    #[inline(always)]
+    fn load_bytes(from: &[u32]) -> [uint8x16_t; 2] {
+        let from = read::<8, _>(from);
+        unsafe {
+            [vreinterpretq_u8_u32(vld1q_u32(from)), vreinterpretq_u8_u32(vld1q_u32(from.add(4)))]
+        }
+    }
+
+    /// Codes below 128 are the same as signed bytes.
+    #[inline(always)]
+    fn dot(sum: [uint32x4_t; 2], codes: [uint8x16_t; 2], x: [i8; 4]) -> [uint32x4_t; 2] {
+        let x = in_each_lane(x);
+        both(sum, codes, |sum, codes| unsafe {
+            let sum = vreinterpretq_s32_u32(sum);
+            vreinterpretq_u32_s32(add_products(sum, vreinterpretq_s8_u8(codes), x))
+        })
+    }
+
+    /// As signed bytes that are 128 less, and 128 · x apart.
+    #[inline(always)]
+    fn dot_wide(sum: [uint32x4_t; 2], codes: [uint8x16_t; 2], x: [i8; 4]) -> [uint32x4_t; 2] {
+        let less = each(codes, |codes| unsafe { veorq_u8(codes, vdupq_n_u8(128)) });
+        let taken = unsafe { add_products(vdupq_n_s32(0), vdupq_n_s8(-128), in_each_lane(x)) };
+        let sum = each(sum, |sum| unsafe { vsubq_u32(sum, vreinterpretq_u32_s32(taken)) });
+        Self::dot(sum, less, x)
     }
 }

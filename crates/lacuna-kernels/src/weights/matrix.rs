@@ -70,8 +70,24 @@ pub enum Activations {
 }
 
 impl Activations {
+    /// Every precision, the exact one first.
+    pub const ALL: [Self; 2] = [Self::F32, Self::Int8];
+
+    /// Its name in records and on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// The precision of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|activations| activations.name() == name)
+    }
+
     /// The precision that weights in `dtype` are really multiplied in: formats without integer codes take f32 always.
-    fn of(self, dtype: StorageDtype) -> Self {
+    pub fn of(self, dtype: StorageDtype) -> Self {
         if int8::has_codes(dtype) { self } else { Self::F32 }
     }
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use lacuna_checkpoint::{GgufOptions, SaveOptions, save_gguf, save_safetensors};
-use lacuna_model::{AttentionMask, Batch, Config, Transformer, Weights};
+use lacuna_kernels::{Backend, WeightMatrix};
+use lacuna_model::{Activations, AttentionMask, Batch, Config, StorageDtype, Transformer, Weights};
 use serde_json::{Value, json};
 
 const VOCAB: usize = 48;
@@ -22,9 +23,20 @@ const EPS: f64 = 1e-6;
 struct Plain {
     tensors: HashMap<String, Vec<f64>>,
     config: Value,
+    /// True if the layers' projections read their input rounded to bytes.
+    rounds: bool,
 }
 
 type Rows = Vec<Vec<f64>>;
+
+/// A row in blocks of 32, each as whole numbers times 1/127 of its largest magnitude.
+fn rounded(row: &[f64]) -> Vec<f64> {
+    let of_block = |block: &[f64]| {
+        let scale = block.iter().fold(0f64, |most, x| most.max(x.abs())) / 127.;
+        block.iter().map(|x| (x / scale).round_ties_even() * scale).collect::<Vec<_>>()
+    };
+    row.chunks(32).flat_map(of_block).collect()
+}
 
 impl Plain {
     fn vector(&self, name: &str) -> Option<&[f64]> {
@@ -40,6 +52,10 @@ impl Plain {
             let sum = |w: &[f64]| w.iter().zip(row).map(|(w, x)| w * x).sum::<f64>();
             outputs.map(|(i, w)| sum(w) + bias.map_or(0.0, |bias| bias[i])).collect()
         };
+        // Weights whose rows are no whole blocks are not packed so.
+        if self.rounds && name != "lm_head" && x[0].len().is_multiple_of(32) {
+            return x.iter().map(|row| product(&rounded(row))).collect();
+        }
         x.iter().map(product).collect()
     }
 
@@ -84,6 +100,24 @@ impl Plain {
             }
             _ => plain.collect(),
         }
+    }
+
+    /// The same with matrices that were packed, in f16 if their rows are no whole blocks, and rounded activations.
+    fn packed(
+        &self,
+        shapes: impl Iterator<Item = (String, Vec<usize>)>,
+        dtype: StorageDtype,
+    ) -> Self {
+        let mut tensors = self.tensors.clone();
+        for (name, shape) in shapes.filter(|(_, shape)| shape.len() == 2) {
+            let values: Vec<f32> = self.tensors[&name].iter().map(|x| *x as f32).collect();
+            let dtype = dtype.fitting(&shape);
+            let packed = WeightMatrix::quantize(&values, shape[0], shape[1], dtype).unwrap();
+            let unpacked = packed.to_tensor(Backend::Reference).unwrap().flatten_all().unwrap();
+            let unpacked = unpacked.to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+            tensors.insert(name, unpacked);
+        }
+        Self { tensors, config: self.config.clone(), rounds: true }
     }
 
     /// Heads of one token's projection, normed where the checkpoint norms them, and rotated.
@@ -235,7 +269,7 @@ fn noise(seed: usize, count: usize) -> Vec<f32> {
 /// A checkpoint of this configuration and what is in it.
 fn checkpoint(dir: &Path, config: &Value) -> Plain {
     let parsed = Config::from_json(&config.to_string()).unwrap();
-    let mut plain = Plain { tensors: HashMap::new(), config: config.clone() };
+    let mut plain = Plain { tensors: HashMap::new(), config: config.clone(), rounds: false };
     let mut tensors = Vec::new();
     for (index, (name, shape)) in parsed.expected_tensors().enumerate() {
         let count = shape.iter().product();
@@ -251,7 +285,12 @@ fn checkpoint(dir: &Path, config: &Value) -> Plain {
 }
 
 fn off(model: &Transformer, ids: &[u32], expected: &Rows) -> f64 {
-    let hidden = model.forward(&Batch::of(ids, AttentionMask::Causal).unwrap()).unwrap();
+    off_in(Activations::F32, model, ids, expected)
+}
+
+fn off_in(precision: Activations, model: &Transformer, ids: &[u32], expected: &Rows) -> f64 {
+    let batch = Batch::of(ids, AttentionMask::Causal).unwrap().in_precision(precision);
+    let hidden = model.forward(&batch).unwrap();
     let logits =
         model.logits(&hidden).unwrap().to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap();
     let largest = expected.iter().flatten().fold(0f64, |most, x| most.max(x.abs()));
@@ -294,6 +333,52 @@ fn every_variant_computes_what_a_plain_calculation_does_in_both_formats() {
         assert_eq!(again.config().mode, weights.config().mode, "{name}");
         let gguf = off(&Transformer::mapped(&again).unwrap(), &ids, &expected);
         assert!(gguf < 1e-5, "{name} by way of GGUF: {gguf:e}");
+    }
+}
+
+#[test]
+fn every_variant_computes_what_a_plain_calculation_with_rounded_activations_does() {
+    let ids: Vec<u32> = (0..40).map(|i| (i * 7 + 3) % VOCAB as u32).collect();
+    for (name, own) in variants() {
+        let config = config(own);
+        let dir = tempfile::tempdir().unwrap();
+        let plain = checkpoint(dir.path(), &config);
+        let weights = Weights::open(dir.path()).unwrap();
+        let plain = plain.packed(weights.config().expected_tensors(), StorageDtype::Q8_0);
+        let expected = plain.logits(&ids);
+        let exact = Plain { rounds: false, ..plain }.logits(&ids);
+        let model = Transformer::mapped_in(&weights, StorageDtype::Q8_0).unwrap();
+        assert_eq!(model.precision(Activations::Int8), Activations::Int8);
+        for backend in Backend::here() {
+            let model = model.clone().with_backend(backend);
+            let off = |precision, expected| off_in(precision, &model, &ids, expected);
+            let (rounded, plainly) =
+                (off(Activations::Int8, &expected), off(Activations::F32, &exact));
+            assert!(
+                rounded < 1e-5 && plainly < 1e-5,
+                "{name}, {backend:?}: {rounded:e}, {plainly:e}"
+            );
+            let apart = off(Activations::Int8, &exact);
+            assert!(apart > 1e-3, "{name}, {backend:?}: {apart:e}, as if nothing were rounded");
+        }
+    }
+}
+
+#[test]
+fn weights_without_a_form_for_it_are_multiplied_exactly_in_every_precision() {
+    let ids: Vec<u32> = (0..40).map(|i| (i * 7 + 3) % VOCAB as u32).collect();
+    let dir = tempfile::tempdir().unwrap();
+    checkpoint(dir.path(), &config(json!({})));
+    let weights = Weights::open(dir.path()).unwrap();
+    let trainable = Transformer::trainable(&weights, DType::F32, &Device::Cpu).unwrap();
+    let bf16 = Transformer::mapped_in(&weights, StorageDtype::BF16).unwrap();
+    for model in [trainable, bf16, Transformer::mapped(&weights).unwrap()] {
+        let hidden = |precision| {
+            let batch = Batch::of(&*ids, AttentionMask::Causal).unwrap().in_precision(precision);
+            model.forward(&batch).unwrap().to_vec2::<f32>().unwrap()
+        };
+        assert_eq!(hidden(Activations::Int8), hidden(Activations::F32));
+        assert_eq!(model.precision(Activations::Int8), Activations::F32);
     }
 }
 

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result};
 use lacuna::{
-    CachePrecision, Engine, EngineOptions, Event, GenerateOptions, Id, Model, Plan, Prompt,
-    Resolved,
+    Activations, CachePrecision, Engine, EngineOptions, Event, GenerateOptions, Id, Model, Plan,
+    Prompt, Resolved,
 };
 use lacuna_files::{Log, printable};
 use serde_json::{Value, json};
@@ -408,11 +408,16 @@ fn key(place: &Path, request: &Resolved) -> String {
         Plan::Autoregressive(request) | Plan::Blocks(request) => json!(request),
         Plan::Reference(settings) => json!(settings),
     };
-    let mut all = json!([place.to_string_lossy(), request.prompt, request.stop, plan]);
-    // Exact keys and values are not named, so that files of earlier versions are continued.
-    if let (Value::Array(all), false) = (&mut all, request.cache == CachePrecision::F32) {
+    let mut all =
+        vec![json!(place.to_string_lossy()), json!(request.prompt), json!(request.stop), plan];
+    // What is exact is not named, so that files of earlier versions are continued.
+    if request.cache != CachePrecision::F32 {
         all.push(request.cache.name().into());
     }
+    if request.prompt_precision != Activations::F32 {
+        all.push(request.prompt_precision.name().into());
+    }
+    let all = Value::from(all);
     lacuna_files::hash(all.to_string().as_bytes())[..16].to_owned()
 }
 
