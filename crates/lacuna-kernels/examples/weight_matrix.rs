@@ -13,7 +13,7 @@ use lacuna_kernels::{Backend, Isa, StorageDtype, WeightMatrix};
 use rayon::prelude::*;
 
 const REPEATS: usize = 15;
-const BATCHES: [usize; 6] = [1, 2, 4, 8, 16, 128];
+const BATCHES: [usize; 10] = [1, 2, 4, 8, 9, 12, 16, 24, 32, 128];
 
 fn main() -> Result<()> {
     let wanted = std::env::args().nth(1);
@@ -24,9 +24,7 @@ fn main() -> Result<()> {
     };
     let floor = bandwidth();
     println!("{} threads, memory reads {floor:.1} GB/s", rayon::current_num_threads());
-    println!(
-        "ms per pass (GB/s of weights) for 1, 2, 4, 8, 16, 128 rows; floor = bytes over bandwidth"
-    );
+    println!("ms per pass (GB/s of weights) for {BATCHES:?} rows; floor = bytes over bandwidth");
     // No model is kept in f64.
     for dtype in StorageDtype::ALL.into_iter().filter(|dtype| *dtype != StorageDtype::F64) {
         let name = format!("{dtype:?}");

@@ -11,7 +11,7 @@
 
 mod columns;
 
-pub(crate) use columns::{Columns, Unfilled};
+pub(crate) use columns::{Columns, Fill};
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -1,5 +1,6 @@
 //! Implements the vector with AVX-512: sixteen lanes.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::avx2::{Avx2, read, write};
@@ -28,6 +29,30 @@ pub(super) fn multiplies_bytes() -> bool {
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn enter_bytes<K: ByteKernel>(kernel: K) -> K::Output {
     kernel.run::<Avx512>()
+}
+
+/// Gives sixteen numbers, each one more than the last.
+#[inline(always)]
+fn counted(first: f32) -> [f32; 16] {
+    [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.].map(|i: f32| first + i)
+}
+
+/// Shifts integers to the right by four bits. The compiler would rather shift bytes and widen them a second time
+/// than shift what has been widened for low nibbles anyway, so it is not told what this does.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn four_right(from: __m512i) -> __m512i {
+    let to: __m512i;
+    // SAFETY: an instruction of AVX-512 F, on registers alone.
+    unsafe {
+        asm!(
+            "vpsrld {to}, {from}, 4",
+            to = lateout(zmm_reg) to,
+            from = in(zmm_reg) from,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    to
 }
 
 // SAFETY, of every block below: code with this type runs within `enter` alone, whose caller has seen
@@ -157,15 +182,19 @@ impl Vector for Avx512 {
 
     #[inline(always)]
     fn nibbles(scale: f32, offset: f32) -> __m512 {
-        let q = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
-        Self::load(&q).mul_add(Self::splat(scale), Self::splat(offset)).0
+        Self::load(&counted(0.)).mul_add(Self::splat(scale), Self::splat(offset)).0
     }
 
-    /// The permutation reads four bits of an index, so low nibbles need no masking.
+    #[inline(always)]
+    fn nibbles_from(first: f32, scale: f32) -> __m512 {
+        Self::load(&counted(first)).mul(Self::splat(scale)).0
+    }
+
+    /// The permutation reads four bits of an index, so nibbles need no masking.
     #[inline(always)]
     fn look_up(bytes: &[u8], which: usize, values: __m512) -> Self {
         let bytes = Self::load_u8(bytes);
-        let index = if which == 0 { bytes } else { Self::shr(bytes, 4) };
+        let index = if which == 0 { bytes } else { unsafe { four_right(bytes) } };
         Self(unsafe { _mm512_permutexvar_ps(index, values) })
     }
 

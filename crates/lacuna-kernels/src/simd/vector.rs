@@ -77,6 +77,11 @@ pub(crate) trait Vector: Copy {
 
     /// Makes the table of values q · scale + offset for q = 0 to 15. They are exact if product and sum are.
     fn nibbles(scale: f32, offset: f32) -> Self::Nibbles;
+    /// Makes the table of values (q + first) · scale for q = 0 to 15. They are exact if those and first · scale are.
+    #[inline(always)]
+    fn nibbles_from(first: f32, scale: f32) -> Self::Nibbles {
+        Self::nibbles(scale, first * scale)
+    }
     /// Looks up the values of the low (0) or the high (1) nibbles of `LANES` bytes.
     fn look_up(bytes: &[u8], which: usize, values: Self::Nibbles) -> Self;
 

@@ -2,12 +2,13 @@
 
 use super::dtype::StorageDtype;
 use super::formats::{self, Format};
-use super::matmul::{GROUP, Lanes, Line, PART};
+use super::matmul::{GROUP, Line, PART};
 use super::quant;
 use crate::simd::{Detected, Halves, Kernel, Rows, Vector, run};
+use crate::spin::Columns;
 
 /// `w_rows` rows of `len` weights against `x_rows` rows of x, at most [`GROUP`].
-pub(super) struct Panel<'a, T> {
+pub(super) struct Panel<'a, 'out, T> {
     pub(super) halves: &'static Halves,
     /// Rows of weights, `w_stride` units apart; `len` is a multiple of [`PART`] and of the block.
     pub(super) w: &'a [T],
@@ -19,30 +20,31 @@ pub(super) struct Panel<'a, T> {
     pub(super) x: &'a [Line],
     pub(super) x_rows: usize,
     pub(super) len: usize,
-    pub(super) sums: Sums<'a>,
+    pub(super) sums: Sums<'a, 'out>,
 }
 
-/// Running sums `[x_rows, w_rows]` between one part of the columns and the next.
-pub(super) struct Sums<'a> {
-    pub(super) carried: &'a mut [Lanes],
+/// Running sums `[w_rows, x_rows]` between one part of the columns and the next.
+pub(super) struct Sums<'a, 'out> {
+    /// The lanes of each, of which AVX2 and portable loops use the first eight.
+    pub(super) carried: &'a mut [Line],
     /// True if these are the first columns, so that the sums begin at zero.
     pub(super) first: bool,
-    /// After the last columns the sums are folded to results, this many from row to row of x.
-    pub(super) results: Option<(&'a mut [f32], usize)>,
+    /// After the last columns the sums are folded, and results go to their columns from this row of x on.
+    pub(super) results: Option<(&'a mut Columns<'out>, usize)>,
 }
 
 /// Adds a panel's products over some columns to the running sums.
-pub(super) type Multiply<T> = for<'a> fn(Detected, Panel<'a, T>);
+pub(super) type Multiply<T> = for<'a, 'out> fn(Detected, Panel<'a, 'out, T>);
 
 /// The product of unpacked weights.
-pub(super) fn of_unpacked(isa: Detected, panel: Panel<'_, f32>) {
+pub(super) fn of_unpacked(isa: Detected, panel: Panel<'_, '_, f32>) {
     multiply::<formats::Unpacked>(isa, panel);
 }
 
-/// The product of weights as they are stored, if there is a loop for the format with these
-/// instructions; each costs time to compile, so rare formats and portable loops have none.
-pub(super) fn of_stored(isa: Detected, dtype: StorageDtype) -> Option<Multiply<u8>> {
-    if !run(isa, ReadsStored) {
+/// Gives the product of weights as they are stored with so many rows of x, if that is the faster way and there is a loop for
+/// the format with these instructions; each costs time to compile, so rare formats and portable loops have none.
+pub(super) fn of_stored(isa: Detected, dtype: StorageDtype, x_rows: usize) -> Option<Multiply<u8>> {
+    if x_rows > run(isa, MostRows(dtype)) {
         return None;
     }
     Some(match dtype {
@@ -58,14 +60,24 @@ pub(super) fn of_stored(isa: Detected, dtype: StorageDtype) -> Option<Multiply<u
     })
 }
 
-struct ReadsStored;
+/// Gives the most rows of x that are multiplied with the weights where they lie. With more an unpacked copy in the
+/// cache serves them better, the sooner the more unpacking costs. Measured with AVX-512, where the registers hold
+/// unpacked weights beside the sums; elsewhere one number has to do.
+struct MostRows(StorageDtype);
 
-impl Kernel for ReadsStored {
-    type Output = bool;
+impl Kernel for MostRows {
+    type Output = usize;
 
     #[inline(always)]
-    fn run<V: Vector>(self) -> bool {
-        V::READS_STORED
+    fn run<V: Vector>(self) -> usize {
+        match self.0 {
+            _ if !V::READS_STORED => 0,
+            StorageDtype::F32 => usize::MAX,
+            _ if V::REGISTERS < 32 => 16,
+            StorageDtype::F16 | StorageDtype::BF16 => 32,
+            StorageDtype::Q4K | StorageDtype::Q6K => 12,
+            _ => 24,
+        }
     }
 }
 
@@ -126,15 +138,15 @@ impl<F: Format> Kernel for Unpack<'_, F> {
     }
 }
 
-fn multiply<F: Format>(isa: Detected, panel: Panel<'_, F::Unit>) {
+fn multiply<F: Format>(isa: Detected, panel: Panel<'_, '_, F::Unit>) {
     run(isa, Product::<F> { panel });
 }
 
-struct Product<'a, F: Format> {
-    panel: Panel<'a, F::Unit>,
+struct Product<'a, 'out, F: Format> {
+    panel: Panel<'a, 'out, F::Unit>,
 }
 
-impl<F: Format> Kernel for Product<'_, F> {
+impl<F: Format> Kernel for Product<'_, '_, F> {
     type Output = ();
 
     /// As many weight rows at a time as the registers hold beside what unpacking needs.
@@ -170,7 +182,7 @@ impl<F: Format> Kernel for Product<'_, F> {
 
 /// All weight rows against the X rows of x, W weight rows at a time.
 #[inline(always)]
-fn rows<V: Vector, F: Format, const W: usize, const X: usize>(panel: &mut Panel<'_, F::Unit>) {
+fn rows<V: Vector, F: Format, const W: usize, const X: usize>(panel: &mut Panel<'_, '_, F::Unit>) {
     let mut row = 0;
     while row + W <= panel.w_rows {
         block::<V, F, W, X>(panel, row);
@@ -186,17 +198,19 @@ fn rows<V: Vector, F: Format, const W: usize, const X: usize>(panel: &mut Panel<
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "rows and what belongs to them share their number")]
 fn block<V: Vector, F: Format, const W: usize, const X: usize>(
-    panel: &mut Panel<'_, F::Unit>,
+    panel: &mut Panel<'_, '_, F::Unit>,
     w_row: usize,
 ) {
     let blocks = panel.len / (PART * F::PARTS);
     let rows = Rows::<F::Block, W>::new(&panel.w[w_row * panel.w_stride..], panel.w_stride, blocks);
     let mut lanes = [[V::splat(0.); W]; X];
     let Sums { carried, first, results } = &mut panel.sums;
+    let carried: &mut [[Line; X]; W] =
+        carried[w_row * X..].as_chunks_mut().0.first_chunk_mut().expect("sums of each row");
     if !*first {
         for i in 0..X {
             for j in 0..W {
-                lanes[i][j] = V::load(&carried[i * panel.w_rows + w_row + j]);
+                lanes[i][j] = V::load(&carried[j][i].0);
             }
         }
     }
@@ -207,10 +221,12 @@ fn block<V: Vector, F: Format, const W: usize, const X: usize>(
         for j in 1..W {
             scales[j] = F::scales(column.row(j), panel.halves);
         }
-        for part in 0..F::PARTS {
+        let mut part = 0;
+        while part < F::PARTS {
             // Not a loop: what a format does at a constant place is less, and compilers would not unroll it.
             macro_rules! step {
-                ($at:literal) => {{
+                ($part:expr, $at:literal) => {{
+                    let part = $part;
                     let mut weights = [V::splat(0.); W];
                     for j in 0..W {
                         weights[j] = F::weights(column.row(j), &scales[j], part, $at);
@@ -219,7 +235,7 @@ fn block<V: Vector, F: Format, const W: usize, const X: usize>(
                         let line = size_of::<F::Block>() * part / F::PARTS + 4 * $at;
                         for j in 0..W {
                             let block = (&raw const *column.row(j)).cast();
-                            prefetch::<V, X>(block, panel.ahead + line);
+                            prefetch::<V, F, X>(block, panel.ahead + line);
                         }
                     }
                     for i in 0..X {
@@ -229,51 +245,71 @@ fn block<V: Vector, F: Format, const W: usize, const X: usize>(
                         }
                     }
                 }};
+                ($part:expr) => {{
+                    step!($part, 0);
+                    if V::LANES < 16 {
+                        step!($part, 8);
+                    }
+                    step!($part, 16);
+                    if V::LANES < 16 {
+                        step!($part, 24);
+                    }
+                }};
             }
-            step!(0);
-            if V::LANES < 16 {
-                step!(8);
+            step!(part);
+            if F::TWO_IN_BYTES {
+                step!(part + 1);
+                part += 1;
             }
-            step!(16);
-            if V::LANES < 16 {
-                step!(24);
-            }
+            part += 1;
         }
     }
     match results {
-        Some((results, stride)) => write(&lanes, &mut results[w_row..], *stride),
+        Some((columns, first)) => write(&lanes, columns, *first),
         None => {
             for i in 0..X {
                 for j in 0..W {
-                    lanes[i][j].store(&mut carried[i * panel.w_rows + w_row + j]);
+                    lanes[i][j].store(&mut carried[j][i].0);
                 }
             }
         }
     }
 }
 
-/// Asks for the place `ahead` of a block, into the second-level cache if X is large: so many products take long
-/// enough to hide that cache's delay, though not the memory's.
+/// Asks for the place `ahead` of a block.
+///
+/// With AVX-512 into the second-level cache, where X is large, because so many products hide that cache's delay, or
+/// the weights are floats, which wait for memory alone: few lines can be on their way into the first-level cache at
+/// once, and on some processors (AMD's Zen 4) no more than demand loads ask for anyway.
 #[inline(always)]
-fn prefetch<V: Vector, const X: usize>(block: *const u8, ahead: usize) {
+fn prefetch<V: Vector, F: Format, const X: usize>(block: *const u8, ahead: usize) {
     let next = block.wrapping_add(ahead);
-    if X > 4 && V::LANES == 16 { V::prefetch_second(next) } else { V::prefetch(next) }
+    if V::LANES == 16 && (X > 4 || !F::SCALED) {
+        V::prefetch_second(next)
+    } else {
+        V::prefetch(next)
+    }
 }
 
-/// Folds running sums to results `[X, W]`, `stride` from row to row.
+/// Folds running sums `[X, W]` to the next results of X rows of the columns, from row `first` on.
 #[inline(always)]
 fn write<V: Vector, const W: usize, const X: usize>(
     lanes: &[[V; W]; X],
-    results: &mut [f32],
-    stride: usize,
+    columns: &mut Columns<'_>,
+    first: usize,
 ) {
+    let mut results = [[0.; W]; X];
+    let folded = results.as_flattened_mut();
     for four in 0..(X * W).div_ceil(4) {
         let mut sums = [V::splat(0.); 4];
         for (at, sums) in (4 * four..X * W).zip(&mut sums) {
             *sums = lanes[at / W][at % W];
         }
         for (at, sum) in (4 * four..X * W).zip(V::sums(sums)) {
-            results[at / W * stride + at % W] = sum;
+            folded[at] = sum;
         }
+    }
+    for i in 0..X {
+        columns.push(first + i, &results[i]);
     }
 }

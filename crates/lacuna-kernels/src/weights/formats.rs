@@ -20,6 +20,8 @@ pub(super) trait Format {
     const PARTS: usize;
     /// True if vectors of scales take registers from the running sums.
     const SCALED: bool = true;
+    /// True if the same bytes hold an even part and the next one, so that both are best read together.
+    const TWO_IN_BYTES: bool = false;
     /// True if the weights are floats already.
     const UNPACKED: bool = false;
 
@@ -121,7 +123,7 @@ impl Format for Q8_0 {
     }
 }
 
-/// Q4_0: a weight is w = d·(q − 8), with q a nibble. Small integers times halves are exact, so d·q − 8·d has the same bits.
+/// Q4_0: a weight is w = d·(q − 8), with q a nibble.
 pub(super) struct Q4_0;
 
 impl Format for Q4_0 {
@@ -130,8 +132,7 @@ impl Format for Q4_0 {
 
     #[inline(always)]
     fn scales<V: Vector>(block: &[u8; 18], halves: &Halves) -> V::Nibbles {
-        let d = halves.at(block[0], block[1]);
-        V::nibbles(d, -8. * d)
+        V::nibbles_from(-8., halves.at(block[0], block[1]))
     }
 
     #[inline(always)]

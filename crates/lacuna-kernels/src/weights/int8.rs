@@ -88,7 +88,7 @@ struct Task<'a, 'o> {
     stored: Stored<'a>,
     first: usize,
     x: &'a Rounded,
-    out: Columns<'o>,
+    out: &'a mut Columns<'o>,
     scratch: &'a mut Scratch,
 }
 
@@ -109,7 +109,7 @@ impl<C: Codes> ByteKernel for Of<'_, '_, C> {
 
     #[inline(always)]
     fn run<V: Dot>(self) {
-        let Task { stored, first, x, mut out, scratch: Scratch { panel, sums } } = self.task;
+        let Task { stored, first, x, out, scratch: Scratch { panel, sums } } = self.task;
         let panels = out.width().div_ceil(V::LANES);
         sums.resize(sums.len().max(panels * X_ROWS * V::LANES), 0.);
         panel.make_room();
@@ -142,7 +142,7 @@ impl<C: Codes> ByteKernel for Of<'_, '_, C> {
                     let lanes = &sums[(p * padded + x_row) * V::LANES..][..V::LANES];
                     row[p * V::LANES..][..V::LANES].copy_from_slice(lanes);
                 }
-                out.push_row(&row[..out.width()]);
+                out.push(x_first + x_row, &row[..out.width()]);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Multiplies stored weight matrices with a few rows: y[m, n] = Σ_k x[m, k] · w[n, k].
 //!
-//! Up to sixteen rows of x are multiplied with the weights where they lie: the formats that people
-//! use are unpacked in registers, each weight once for up to eight rows, so the weights are read
-//! from memory once and nothing is written but sums. With more rows of x (of f32 there is nothing to
+//! A few rows of x, twelve to thirty-two by format, are multiplied with the weights where they lie: the formats
+//! that people use are unpacked in registers, each weight once for up to eight rows, so the weights are
+//! read from memory once and nothing is written but sums. With more rows of x (of f32 there is nothing to
 //! unpack), or in the other formats, a panel of weight rows is unpacked to f32 in the cache first.
 //!
 //! **An output's bits depend on its row of x and its row of w, on nothing else** (on one machine).
@@ -15,22 +15,18 @@ use super::block::{self, Multiply, Panel, Sums};
 use super::dtype::StorageDtype;
 use crate::backend::Isa;
 use crate::simd::{Detected, Halves, Kernel, Vector, run};
-use crate::spin::{self, Columns, Unfilled};
+use crate::spin::{self, Columns, Fill};
 
-/// The running sums of one output, of which AVX2 and portable loops use the first eight.
-pub(super) type Lanes = [f32; 16];
-
-/// Columns multiplied at a time: with eight rows of x, 24 KiB of the first-level cache.
+/// Columns multiplied at a time with eight rows of x: 24 KiB of them, half of a first-level cache.
 const COLS: usize = 768;
 /// Rows of x that a weight is multiplied with while it is in a register.
 pub(super) const GROUP: usize = 8;
 /// Rows of x multiplied with one unpacked panel: they stay in the second-level cache.
 const X_ROWS: usize = 128;
+/// Floats in a cache line.
+const LINE: usize = 16;
 /// Columns are padded with zeros to a multiple of this: the step of the innermost loops.
 pub(super) const PART: usize = 32;
-/// The most rows of x for which packed weights are multiplied where they lie; with more rows an unpacked copy in the
-/// cache serves them better.
-const DIRECT_ROWS: usize = 16;
 /// The distance in rows from the weights in work to those prefetched: about as many as are multiplied at once.
 const ROWS_AHEAD: usize = 4;
 /// Weight rows of a panel: a multiple of what the register blocks take.
@@ -62,30 +58,19 @@ pub(super) fn products(stored: &[Stored<'_>], x: &[f32], cols: usize, isa: Isa) 
     })
 }
 
-/// Gives the results `[x_rows, rows]` of each matrix. Every task writes `task_rows` columns of one, from the first
-/// one that it is told.
+/// Gives the results `[x_rows, rows]` of each matrix. Every task writes up to `task_rows` columns of one, from the
+/// first one that it is told.
 pub(super) fn in_tasks<'a>(
     stored: &[Stored<'a>],
     x_rows: usize,
     task_rows: usize,
-    work: impl Fn(Stored<'a>, usize, Columns<'_>) + Sync,
+    work: impl Fn(Stored<'a>, usize, &mut Columns<'_>) + Sync,
 ) -> Vec<Vec<f32>> {
-    let mut outputs: Vec<_> =
-        stored.iter().map(|matrix| Unfilled::new(x_rows, matrix.rows)).collect();
-    let of_matrix = |(matrix, out): (&Stored<'a>, _)| {
-        let (matrix, out): (Stored<'a>, &mut Unfilled) = (*matrix, out);
-        let parts = out.parts(task_rows).enumerate();
-        parts.map(move |(part, columns)| (matrix, part * task_rows, columns)).collect::<Vec<_>>()
-    };
-    let tasks: Vec<_> = stored.iter().zip(&mut outputs).flat_map(of_matrix).collect();
-    let run = |(matrix, first, columns)| work(matrix, first, columns);
+    let rows: Vec<usize> = stored.iter().map(|matrix| matrix.rows).collect();
     let weights: usize = stored.iter().map(|matrix| matrix.rows * matrix.cols).sum();
-    if weights.saturating_mul(x_rows) < SERIAL_WORK {
-        tasks.into_iter().for_each(run);
-    } else {
-        spin::each(tasks, run);
-    }
-    outputs.into_iter().map(Unfilled::filled).collect()
+    let alone = weights.saturating_mul(x_rows) < SERIAL_WORK;
+    let fill = Fill { rows: x_rows, cols: &rows, width: task_rows, alone };
+    fill.with(|matrix, first, columns| work(stored[matrix], first, columns))
 }
 
 /// Unpacks the rows whose numbers are `ids` (all in range) one after another.
@@ -102,12 +87,11 @@ pub(super) fn unpack_rows(
     }
 }
 
-/// The memory that a thread keeps from task to task: an unpacked panel, its running sums and their results.
+/// The memory that a thread keeps from task to task: an unpacked panel and its running sums.
 #[derive(Default)]
 struct Scratch {
     panel: Vec<f32>,
-    sums: Vec<Lanes>,
-    results: Vec<f32>,
+    sums: Vec<Line>,
 }
 
 thread_local! {
@@ -118,68 +102,64 @@ thread_local! {
 struct Product<'a> {
     isa: Detected,
     stored: Stored<'a>,
-    x: &'a [Line],
+    /// As [`packed`] gives them.
+    x: &'a [Vec<Line>],
     x_rows: usize,
 }
 
 impl Product<'_> {
     /// Writes the output columns that begin with row `first` of the weights.
-    fn columns(&self, first: usize, mut out: Columns<'_>) {
+    fn columns(&self, first: usize, out: &mut Columns<'_>) {
         let rows = first..first + out.width();
         let stored = self.stored;
-        let few = self.x_rows <= DIRECT_ROWS || stored.dtype == StorageDtype::F32;
-        let in_place = few && stored.cols.is_multiple_of(PART);
-        let direct = in_place.then(|| block::of_stored(self.isa, stored.dtype)).flatten();
-        SCRATCH.with_borrow_mut(|scratch| {
-            let Scratch { panel, sums, results } = scratch;
-            panel.resize(PANEL_ROWS * COLS, 0.0);
-            sums.resize(PANEL_ROWS * X_ROWS, [0.0; 16]);
-            // The buffer only ever grows; what is in it need not be zero.
-            results.resize(results.len().max(rows.len() * X_ROWS), 0.0);
+        let of_stored = || block::of_stored(self.isa, stored.dtype, self.x_rows);
+        let direct = stored.cols.is_multiple_of(PART).then(of_stored).flatten();
+        let at_once = if direct.is_some() { columns_at_once(self.x_rows) } else { COLS };
+        SCRATCH.with_borrow_mut(|Scratch { panel, sums }| {
+            panel.resize(PANEL_ROWS * COLS + LINE - 1, 0.0);
+            // Rows that begin with a cache line, so that no vector straddles two.
+            let aligned = panel.as_ptr().align_offset(align_of::<Line>());
+            let panel = &mut panel[aligned..];
+            sums.resize(PANEL_ROWS * X_ROWS, Line([0.0; 16]));
             for x_first in (0..self.x_rows).step_by(X_ROWS) {
                 for first in rows.clone().step_by(PANEL_ROWS) {
                     let count = PANEL_ROWS.min(rows.end - first);
-                    for col in (0..stored.cols).step_by(COLS) {
-                        let cols = COLS.min(stored.cols - col);
+                    for col in (0..stored.cols).step_by(at_once) {
+                        let cols = at_once.min(stored.cols - col);
                         let tile = Tile { first, count, col, cols };
-                        let to = Carried {
-                            sums,
-                            results: &mut results[first - rows.start..],
-                            stride: rows.len(),
-                        };
                         match direct {
                             Some(multiply) => {
                                 let weights = tile.in_place(stored);
-                                self.groups(&tile, multiply, weights, x_first, to);
+                                self.groups(&tile, multiply, weights, x_first, (sums, out));
                             }
                             None => {
                                 let weights = tile.unpacked(self.isa, stored, panel);
-                                self.groups(&tile, block::of_unpacked, weights, x_first, to);
+                                let multiply = block::of_unpacked;
+                                self.groups(&tile, multiply, weights, x_first, (sums, out));
                             }
                         }
                     }
                 }
-                let x_rows = X_ROWS.min(self.x_rows - x_first);
-                results.chunks_exact(rows.len()).take(x_rows).for_each(|row| out.push_row(row));
             }
         });
     }
 
-    /// A tile's products with each group of the rows of x from `x_first` on, at most [`X_ROWS`].
+    /// A tile's products with each group of the rows of x from `x_first` on, at most [`X_ROWS`]. The sums are carried on
+    /// to the next columns, and in the end folded to results.
     fn groups<T>(
         &self,
         tile: &Tile,
         multiply: Multiply<T>,
         weights: Weights<'_, T>,
         x_first: usize,
-        to: Carried<'_>,
+        (sums, results): (&mut [Line], &mut Columns<'_>),
     ) {
         let lines = self.stored.cols.next_multiple_of(PART) / 16;
         let last = tile.col + tile.cols == self.stored.cols;
         let len = tile.cols.next_multiple_of(PART);
         let x_last = self.x_rows.min(x_first + X_ROWS);
-        let x = &self.x[x_first * lines..x_last * lines];
-        for (group, x) in x.chunks(GROUP * lines).enumerate() {
+        let x = &self.x[x_first / GROUP..x_last.div_ceil(GROUP)];
+        for (group, x) in x.iter().enumerate() {
             let x_rows = x.len() / lines;
             let own = GROUP * group * tile.count..(GROUP * group + x_rows) * tile.count;
             multiply(
@@ -194,10 +174,9 @@ impl Product<'_> {
                     x_rows,
                     len,
                     sums: Sums {
-                        carried: &mut to.sums[own],
+                        carried: &mut sums[own],
                         first: tile.col == 0,
-                        results: last
-                            .then(|| (&mut to.results[GROUP * group * to.stride..], to.stride)),
+                        results: last.then(|| (&mut *results, x_first + GROUP * group)),
                     },
                 },
             );
@@ -205,13 +184,12 @@ impl Product<'_> {
     }
 }
 
-/// The memory that carries a tile's sums on to the next columns, and takes the results in the end.
-struct Carried<'a> {
-    sums: &'a mut [Lanes],
-    /// The results from the tile's first column on.
-    results: &'a mut [f32],
-    /// Floats from row to row of the results.
-    stride: usize,
+/// Gives the number of columns of stored weights that are multiplied at a time, a multiple of every block: as many as
+/// keep that much of the rows of x in the first-level cache. With fewer rows of x, longer rows of weights are read in
+/// one go.
+fn columns_at_once(x_rows: usize) -> usize {
+    let cols = COLS * GROUP / x_rows.min(GROUP);
+    cols - cols % 256
 }
 
 /// The weights [first..first + count, col..col + cols] of a matrix; `col` begins a block.
@@ -258,7 +236,10 @@ impl Tile {
         let (row_bytes, from, len) =
             (bytes_of(stored.cols), bytes_of(self.col), bytes_of(self.cols));
         let stride = self.cols.next_multiple_of(PART);
-        let ahead = self.in_place(stored).ahead;
+        let ahead = match self.col + self.cols < stored.cols {
+            true => len,
+            false => PANEL_ROWS * row_bytes - from,
+        };
         for (row, out) in scratch.chunks_exact_mut(stride).take(self.count).enumerate() {
             let at = (self.first + row) * row_bytes + from;
             if let Some(next) = stored.bytes.get(at + ahead..at + ahead + len) {
@@ -272,7 +253,7 @@ impl Tile {
     }
 }
 
-/// A loop that prefetches bytes for the next panel.
+/// A loop that prefetches bytes for the next panel, which come while this one is multiplied.
 struct Prefetch<'a>(&'a [u8]);
 
 impl Kernel for Prefetch<'_> {
@@ -280,7 +261,7 @@ impl Kernel for Prefetch<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        self.0.chunks(64).for_each(|line| V::prefetch(line.as_ptr()));
+        self.0.chunks(64).for_each(|line| V::prefetch_second(line.as_ptr()));
     }
 }
 
@@ -289,31 +270,32 @@ impl Kernel for Prefetch<'_> {
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [f32; 16]);
 
-/// Packs x in groups of `GROUP` rows, each group column by column in steps of sixteen floats: the rows of a group lie
+/// Packs x in groups of [`GROUP`] rows, each group column by column in steps of sixteen floats: the rows of a group lie
 /// a constant distance apart. Columns are padded with zeros to whole parts.
-fn packed(x: &[f32], cols: usize) -> Vec<Line> {
-    let lines = cols.next_multiple_of(PART) / 16;
-    let mut packed = vec![Line([0.0; 16]); x.len() / cols * lines];
-    let groups: Vec<_> = x.chunks(GROUP * cols).zip(packed.chunks_mut(GROUP * lines)).collect();
-    let pack = |(group, out)| pack_group(group, cols, out);
-    match groups.len() {
-        0..4 => groups.into_iter().for_each(pack),
-        _ => spin::each(groups, pack),
+fn packed(x: &[f32], cols: usize) -> Vec<Vec<Line>> {
+    let groups = x.chunks(GROUP * cols);
+    if groups.len() < 4 {
+        return groups.map(|group| pack_group(group, cols)).collect();
     }
+    let mut packed = vec![Vec::new(); groups.len()];
+    spin::each(groups.zip(&mut packed).collect(), |(group, packed)| {
+        *packed = pack_group(group, cols)
+    });
     packed
 }
 
-/// Packs one group into its lines, which hold zeros.
-fn pack_group(group: &[f32], cols: usize, out: &mut [Line]) {
-    let rows = group.len() / cols;
-    for (i, row) in group.chunks_exact(cols).enumerate() {
-        let (whole, rest) = row.as_chunks();
-        let mut lines = out[i..].iter_mut().step_by(rows);
-        for (values, line) in whole.iter().zip(lines.by_ref()) {
-            line.0 = *values;
-        }
-        if let Some(last) = lines.next() {
-            last.0[..rest.len()].copy_from_slice(rest);
+fn pack_group(group: &[f32], cols: usize) -> Vec<Line> {
+    let lines = cols.next_multiple_of(PART) / 16;
+    let mut packed = Vec::with_capacity(group.len() / cols * lines);
+    for first in (0..16 * lines).step_by(16) {
+        for row in group.chunks_exact(cols) {
+            let values = row.get(first..).unwrap_or_default();
+            packed.push(Line(values.first_chunk().copied().unwrap_or_else(|| {
+                let mut padded = [0.; 16];
+                padded[..values.len()].copy_from_slice(values);
+                padded
+            })));
         }
     }
+    packed
 }

@@ -97,6 +97,7 @@ pub(in crate::weights) struct Q4K;
 
 impl Format for Q4K {
     type Scales<V: Vector> = Scales;
+    const TWO_IN_BYTES: bool = true;
     blocks!(8, 144);
 
     #[inline(always)]
