@@ -28,6 +28,33 @@ __device__ __forceinline__ int thread_anew() {
     return thread;
 }
 
+/// Loads four or two words of global memory at once, from a multiple of their size. Behind a pointer
+/// to const, nobody may write them while the kernel runs: they can be loaded ahead of any store.
+__device__ __forceinline__ void load_words(unsigned (&w)[4], const void *from) {
+    const uint4 v = __ldg(static_cast<const uint4 *>(from));
+    w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
+}
+__device__ __forceinline__ void load_words(unsigned (&w)[2], const void *from) {
+    const uint2 v = __ldg(static_cast<const uint2 *>(from));
+    w[0] = v.x, w[1] = v.y;
+}
+__device__ __forceinline__ void load_words(unsigned (&w)[4], void *from) {
+    const uint4 v = *static_cast<uint4 *>(from);
+    w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
+}
+__device__ __forceinline__ void load_words(unsigned (&w)[2], void *from) {
+    const uint2 v = *static_cast<uint2 *>(from);
+    w[0] = v.x, w[1] = v.y;
+}
+
+/// Stores four or two words at once.
+__device__ __forceinline__ void store_words(void *to, const unsigned (&w)[4]) {
+    *static_cast<uint4 *>(to) = make_uint4(w[0], w[1], w[2], w[3]);
+}
+__device__ __forceinline__ void store_words(void *to, const unsigned (&w)[2]) {
+    *static_cast<uint2 *>(to) = make_uint2(w[0], w[1]);
+}
+
 /// Starts to copy 16 bytes from global to shared memory; zeros arrive where `there` is false.
 __device__ __forceinline__ void copy_async(void *to, const void *from, bool there) {
     const int bytes = there ? 16 : 0;

@@ -14,7 +14,7 @@ use super::{FLAGS, compile_object, compiler, machine, scratch, sources};
 use crate::cargo::run;
 
 /// A mutant may look wrong, and must be compiled fast.
-const MUTANT: &[&str] = &["-O1", "-w"];
+const MUTANT: &[&str] = &["-Og", "-w"];
 
 /// A suite and the parts of its program, compiled, that no fault changes.
 struct Built {

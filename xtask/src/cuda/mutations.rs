@@ -6,9 +6,14 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 
+pub(super) mod adamw;
 pub(super) mod attention;
 pub(super) mod attention_decode;
+pub(super) mod embedding;
 pub(super) mod few_rows;
+pub(super) mod rms_norm;
+pub(super) mod rope;
+pub(super) mod swiglu;
 
 /// One text of a kernel's source replaced by another.
 pub(super) struct Mutation {
@@ -67,6 +72,15 @@ pub(super) fn apply_all(source: &str, faults: &[(usize, &Mutation)]) -> Result<S
 pub(super) struct Part {
     pub(super) flags: &'static [&'static str],
     pub(super) words: &'static [&'static str],
+}
+
+/// The part of a suite of kernels for bf16 and for f32: f32 alone, or bf16 where the fault's name begins so.
+pub(super) fn one_type(mutation: &Mutation) -> Part {
+    if mutation.name.starts_with("bf16: ") {
+        Part { flags: &["-DLACUNA_ONLY=16"], words: &["bf16"] }
+    } else {
+        Part { flags: &["-DLACUNA_ONLY=32"], words: &["f32"] }
+    }
 }
 
 const fn fault(

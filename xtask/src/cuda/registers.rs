@@ -75,6 +75,7 @@ pub(super) fn table(
         });
         let shared = match start.shared {
             0 => "–".into(),
+            bytes @ ..1024 => format!("{bytes} B"),
             bytes => format!("{:.1} KB", f64::from(bytes) / 1024.),
         };
         let cells: Vec<_> = cells.collect();

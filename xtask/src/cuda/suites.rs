@@ -1,6 +1,9 @@
 //! Lists the suites of `cargo xtask cuda emulate`: each tests the kernels of an operation.
 
-use super::mutations::{Mutation, Part, attention, attention_decode, few_rows};
+use super::mutations::{
+    Mutation, Part, adamw, attention, attention_decode, embedding, few_rows, one_type, rms_norm,
+    rope, swiglu,
+};
 
 /// The kernels of an operation and the program that tests them.
 pub(super) struct Suite {
@@ -46,6 +49,51 @@ pub(super) const SUITES: &[Suite] = &[
         mutations: few_rows::MUTATIONS,
         part: few_rows::part,
         at_once: Some(&[]),
+    },
+    Suite {
+        name: "rms_norm",
+        kernels: &["rms_norm.cu"],
+        test: "rms_norm_kernels.cpp",
+        rest: &["rms_norm.cpp"],
+        mutations: rms_norm::MUTATIONS,
+        part: one_type,
+        at_once: None,
+    },
+    Suite {
+        name: "rope",
+        kernels: &["rope.cu"],
+        test: "rope_kernels.cpp",
+        rest: &["rope.cpp"],
+        mutations: rope::MUTATIONS,
+        part: one_type,
+        at_once: None,
+    },
+    Suite {
+        name: "swiglu",
+        kernels: &["swiglu.cu"],
+        test: "swiglu_kernels.cpp",
+        rest: &["swiglu.cpp"],
+        mutations: swiglu::MUTATIONS,
+        part: one_type,
+        at_once: None,
+    },
+    Suite {
+        name: "embedding",
+        kernels: &["embedding.cu"],
+        test: "embedding_kernels.cpp",
+        rest: &["embedding.cpp"],
+        mutations: embedding::MUTATIONS,
+        part: one_type,
+        at_once: None,
+    },
+    Suite {
+        name: "adamw",
+        kernels: &["adamw.cu"],
+        test: "adamw_kernels.cpp",
+        rest: &["adamw.cpp"],
+        mutations: adamw::MUTATIONS,
+        part: one_type,
+        at_once: None,
     },
 ];
 

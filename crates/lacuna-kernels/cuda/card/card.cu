@@ -5,10 +5,15 @@
 //
 // Prints a line for each result and ends with a status other than 0 if one is wrong.
 #include "../tests/primitives.cuh"
+#include "adamw.cuh"
 #include "attention.cuh"
 #include "attention_decode.cuh"
 #include "device.cuh"
+#include "embedding.cuh"
 #include "few_rows.cuh"
+#include "rms_norm.cuh"
+#include "rope.cuh"
+#include "swiglu.cuh"
 
 extern "C" void emulated_primitives(const unsigned *in, unsigned *out, int blocks, int group);
 
@@ -45,11 +50,17 @@ bool check_warp_primitives() {
         const char *name;
         int from, to;
         double tolerance; ///< relative to 1 + |expected|; none: the same bits
-    } const parts[] = {{"load_matrices", 0, 4, 0},     {"load_matrices_transposed", 4, 8, 0},
-                       {"copy_async", 8, 12, 0},       {"pack_bf16", 12, 13, 0},
-                       {"multiply_add", 13, 17, 4e-6}, {"exp2_fast", 17, 18, 3e-7},
-                       {"ballot", 18, 19, 0},          {"add_bf16", 19, 20, 0},
-                       {"from_f16", 20, 21, 0}};
+    } const parts[] = {{"load_matrices", 0, 4, 0},
+                       {"load_matrices_transposed", 4, 8, 0},
+                       {"copy_async", 8, 12, 0},
+                       {"pack_bf16", 12, 13, 0},
+                       {"multiply_add", 13, 17, 4e-6},
+                       {"exp2_fast", 17, 18, 3e-7},
+                       {"ballot", 18, 19, 0},
+                       {"add_bf16", 19, 20, 0},
+                       {"from_f16", 20, 21, 0},
+                       {"shuffle", 21, 22, 0},
+                       {"load_words, store_words", 24, 32, 0}};
     bool good = true;
     for (const auto &part : parts) {
         long wrong = 0, differ = 0;
@@ -125,6 +136,11 @@ const Operation OPERATIONS[] = {
     {"attention", attention::check, attention::time},
     {"attention_decode", attention_decode_card::check, attention_decode_card::time},
     {"few_rows", few_rows_card::check, few_rows_card::time},
+    {"rms_norm", norms::check, norms::time},
+    {"rope", ropes::check, ropes::time},
+    {"swiglu", swiglus::check, swiglus::time},
+    {"embedding", embeddings::check, embeddings::time},
+    {"adamw", optimizer::check, optimizer::time},
 };
 
 } // namespace

@@ -2,9 +2,12 @@
 #pragma once
 #include <algorithm>
 #include <cstdio>
+#include <cstdint>
 #include <cstdlib>
 #include <string>
 #include <vector>
+
+#include "../tests/numbers.h"
 
 inline void must(cudaError_t error, const char *what) {
     if (error == cudaSuccess) return;
@@ -41,6 +44,44 @@ template <class T> class Buffer {
 inline void allow_shared(const void *kernel, int bytes) {
     if (bytes > 48 << 10)
         MUST(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+}
+
+/// Starts a kernel.
+template <auto KERNEL, class Args>
+void launch(dim3 grid, int threads, size_t shared, const Args &args) {
+    allow_shared(reinterpret_cast<const void *>(KERNEL), static_cast<int>(shared));
+    KERNEL<<<grid, threads, shared>>>(args);
+    MUST(cudaGetLastError());
+}
+
+/// The suite as tests/suite.h has it for the emulated machine: here each case runs twice and must
+/// give the same bits.
+class Suite {
+  public:
+    template <class Check> void each_type(Check check) const {
+        check(uint16_t(), "bf16 ");
+        check(float(), "f32  ");
+    }
+    template <class Run, class Compare>
+    void check(const std::string &name, Run run, Compare compare) {
+        const auto first = run();
+        const bool same = same_bits(run(), first);
+        const Verdict verdict = compare(first);
+        good &= same && verdict.good;
+        std::printf("check %-52s %s%s%s\n", name.c_str(), verdict.text.c_str(),
+                    same ? "" : "  a second run gave other bits",
+                    same && verdict.good ? "" : "  FAILED");
+    }
+    bool good = true;
+};
+
+/// bf16 numbers for times: a table of normal draws over and over.
+inline std::vector<uint16_t> any_numbers(size_t n) {
+    Numbers numbers{5};
+    const auto table = draw<uint16_t>(numbers, 1 << 16);
+    std::vector<uint16_t> x(n);
+    for (size_t i = 0; i < n; i++) x[i] = table[i % table.size()];
+    return x;
 }
 
 /// Median milliseconds of one call.
@@ -84,4 +125,9 @@ inline void report_bytes(const char *kernel, const std::string &what, double ms,
     std::printf("time %-34s %-40s %8.3f ms, floor %.3f, %.0f %% of a copy's rate\n", kernel,
                 what.c_str(), ms, floor, 100 * floor / ms);
     std::fflush(stdout);
+}
+/// Times a call and reports it so.
+template <class F>
+void time_bytes(const char *kernels, const std::string &what, double bytes, F call) {
+    report_bytes(kernels, what, milliseconds(call), bytes);
 }

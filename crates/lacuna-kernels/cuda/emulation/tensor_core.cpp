@@ -7,10 +7,13 @@
 
 #include "state.h"
 
+void emulation::check_global(const void *address, size_t bytes) {
+    if (reinterpret_cast<uintptr_t>(address) % bytes) fail("a misaligned address in global memory");
+}
+
 void copy_async(void *to, const void *from, bool there) {
     emulation::check_shared(to, 16);
-    if (there && reinterpret_cast<uintptr_t>(from) % 16)
-        emulation::fail("a misaligned address in global memory");
+    if (there) emulation::check_global(from, 16);
     const emulation::Copy copy{to, there ? from : nullptr};
     if (emulation::schedule.copies_land_at_once) {
         copy.land();

@@ -113,6 +113,8 @@ inline void products_begin() {}
 void products_commit();
 
 namespace emulation {
+/// Ends the program unless the address is a multiple of `bytes`.
+void check_global(const void *address, size_t bytes);
 void wait_for_copies(size_t pending);
 void wait_for_products(size_t pending);
 void start_tiles(float *d, int columns, unsigned long long a, unsigned long long b, bool add);
@@ -120,6 +122,14 @@ void start_weighted_tile(float *d, int columns, const unsigned (&a)[4], unsigned
 inline void set_thread(int thread) { threadIdx = {static_cast<unsigned>(thread), 0, 0}; }
 } // namespace emulation
 
+template <int WORDS> void load_words(unsigned (&w)[WORDS], const void *from) {
+    emulation::check_global(from, sizeof w);
+    std::memcpy(w, from, sizeof w);
+}
+template <int WORDS> void store_words(void *to, const unsigned (&w)[WORDS]) {
+    emulation::check_global(to, sizeof w);
+    std::memcpy(to, w, sizeof w);
+}
 template <int PENDING> void copies_wait() { emulation::wait_for_copies(PENDING); }
 template <int PENDING> void products_wait() { emulation::wait_for_products(PENDING); }
 template <int EIGHTS>

@@ -3,7 +3,11 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
+#include <initializer_list>
+#include <string>
+#include <utility>
 #include <vector>
 
 struct Numbers {
@@ -39,16 +43,36 @@ inline float from_bf16(uint16_t x) {
 inline double number(uint16_t x) { return from_bf16(x); }
 inline double number(float x) { return x; }
 
-/// ‖got − want‖ / ‖want‖; a NaN, which poisoned results begin as, makes it one.
+/// The number of a tensor that is nearest; `narrow<T>(x)` of a kernel's T.
+template <class T> T nearest(double x) {
+    if constexpr (sizeof(T) == 2)
+        return to_bf16(static_cast<float>(x));
+    else
+        return static_cast<T>(x);
+}
+
+/// Normal numbers as a tensor holds them.
+template <class T> std::vector<T> draw(Numbers &numbers, size_t n) {
+    std::vector<T> x(n);
+    for (auto &y : x) y = nearest<T>(numbers.normal());
+    return x;
+}
+
+/// ‖got − want‖ / ‖want‖ over what should be a number. A NaN, which poisoned results begin as,
+/// makes it one; where a NaN is wanted, anything else makes it infinite.
 template <class T>
 double relative_error(const std::vector<T> &got, const std::vector<double> &want) {
     double error = 0, size = 0;
     for (size_t i = 0; i < want.size(); i++) {
+        if (std::isnan(want[i])) {
+            if (!std::isnan(number(got[i]))) return INFINITY;
+            continue;
+        }
         const double e = number(got[i]) - want[i];
         error += e * e;
         size += want[i] * want[i];
     }
-    return std::sqrt(error / size);
+    return size ? std::sqrt(error / size) : error;
 }
 
 template <class T>
@@ -64,4 +88,21 @@ double largest_error(const std::vector<T> &got, const std::vector<double> &want)
 
 template <class T> bool same_bits(const std::vector<T> &a, const std::vector<T> &b) {
     return a.size() == b.size() && !std::memcmp(a.data(), b.data(), a.size() * sizeof(T));
+}
+
+/// The outcome of a comparison: the errors, in words, and whether all are within their tolerances.
+struct Verdict {
+    std::string text;
+    bool good;
+};
+
+/// Errors as a verdict tells them.
+inline std::string error_text(std::initializer_list<std::pair<const char *, double>> errors) {
+    std::string text;
+    for (const auto &[of, error] : errors) {
+        char one[64];
+        std::snprintf(one, sizeof one, "%s%s %.1e", text.empty() ? "" : " ", of, error);
+        text += one;
+    }
+    return text;
 }

@@ -3,13 +3,14 @@
 #pragma once
 #include "../hopper.cuh"
 
-constexpr int TILE_WORDS = 512, LANE_WORDS = 24, RESULT_WORDS = 21;
+constexpr int TILE_WORDS = 512, LANE_WORDS = 24, RESULT_WORDS = 32;
 constexpr int PRIMITIVE_INPUT = TILE_WORDS + 32 * LANE_WORDS, PRIMITIVE_OUTPUT = 32 * RESULT_WORDS;
 
 struct PrimitiveArgs {
     const unsigned *in; ///< of each block: a tile of shared memory, then the words of each lane
     unsigned *out; ///< of each block and lane: words 0..8 loads, 8..12 copies, 12 rounding, 13..17
-                   ///< products, 17 exp2, 18 ballot, 19 sums in bf16, 20 f16
+                   ///< products, 17 exp2, 18 ballot, 19 sums in bf16, 20 f16, 21 shuffle, 24..32
+                   ///< vectors
 };
 
 __device__ __forceinline__ void run_primitives(const PrimitiveArgs &p) {
@@ -46,6 +47,15 @@ __device__ __forceinline__ void run_primitives(const PrimitiveArgs &p) {
     out[18] = __ballot_sync(~0u, mine[4] & 1);
     out[19] = add_bf16(mine[19], mine[20]);
     out[20] = static_cast<unsigned>(__float_as_int(from_f16(mine[3] & 0xffffbfff))); // below 2
+    out[21] = __shfl_xor_sync(~0u, mine[0], 8);
+    out[22] = out[23] = 0;
+    unsigned four[4], two[2];
+    load_words(four, mine + 4);
+    store_words(out + 24, four);
+    for (int i = 0; i < 2; i++) {
+        load_words(two, mine + 2 * i);
+        store_words(out + 28 + 2 * i, two);
+    }
 }
 
 /// Words of a block's input for products of a warp group: tiles [64, D] and [D, D], and D / 16 · 4

@@ -5,6 +5,12 @@
 #include "../attention_decode.cu"
 #include "../few_rows.cu"
 
+#include "../adamw.cu"
+#include "../embedding.cu"
+#include "../rms_norm.cu"
+#include "../rope.cu"
+#include "../swiglu.cu"
+
 #include "attention.h"
 
 namespace {
@@ -14,9 +20,25 @@ template <class W> void print_few_rows(const char *weights) {
         std::printf("few_rows_%s_%s %d %d\n", weights, x, PRODUCT_WARPS * 32, few_rows_shared<W>());
 }
 
+/// Kernels for bf16 and for f32, whose shared memory may depend on the type.
+void print_typed(const char *name, int shared_bf16, int shared_f32) {
+    std::printf("%s_bf16 %d %d\n%s_f32 %d %d\n", name, THREADS, shared_bf16, name, THREADS,
+                shared_f32);
+}
+
 } // namespace
 
 int main() {
+    print_typed("rms_norm", NORM_SHARED, NORM_SHARED);
+    print_typed("add_rms_norm", NORM_SHARED, NORM_SHARED);
+    print_typed("rms_norm_backward", norm_backward_shared<bf16>(2048),
+                norm_backward_shared<float>(2048));
+    print_typed("rms_norm_backward_weight", NORM_WEIGHT_SHARED, NORM_WEIGHT_SHARED);
+    for (const char *name :
+         {"rope", "swiglu", "swiglu_backward", "embedding", "embedding_backward", "adamw"})
+        print_typed(name, 0, 0);
+    print_typed("gradient_squares", SCRATCH, SCRATCH);
+    std::printf("gradient_norm %d %d\n", NORM_THREADS, GRADIENT_NORM_SHARED);
     std::printf("attention_sights 128 0\n");
     for (const Shape &s : SHAPES) {
         const bool plain = !std::strchr(s.name, '_'), small = !std::strcmp(s.name, "64_small");

@@ -15,32 +15,38 @@
 #pragma once
 #include <cstdio>
 #include <cstdlib>
-#include <initializer_list>
 #include <iterator>
 #include <string>
-#include <utility>
 
 #include <sys/mman.h>
 
 #include "../emulation/machine.h"
 #include "numbers.h"
 
-/// Memory that ends where a page that can't be read begins: what is read beyond the end is not
-/// overlooked. It begins as NaNs.
+/// Memory that begins, as a card's does, at a multiple of sixteen bytes and ends where a page that
+/// can't be read begins, or less than sixteen bytes before it: what is read or written beyond the
+/// end is not overlooked. It begins as NaNs; those beyond its end are signalling ones, whose bits
+/// change in whatever is made of them.
 template <class T> class Buffer {
   public:
     explicit Buffer(size_t n) : n_(n) {
-        const size_t page = 4096;
-        size_ = (n * sizeof(T) + page - 1) / page * page + page;
+        const size_t page = 4096, bytes = (n * sizeof(T) + 15) / 16 * 16;
+        size_ = (bytes + page - 1) / page * page + page;
         base_ = static_cast<char *>(
             mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
         if (base_ == MAP_FAILED || mprotect(base_ + size_ - page, page, PROT_NONE))
             emulation::fail("no memory");
-        data_ = reinterpret_cast<T *>(base_ + size_ - page - n * sizeof(T));
+        end_ = base_ + size_ - page;
+        data_ = reinterpret_cast<T *>(end_ - bytes);
         std::memset(static_cast<void *>(data_), 0xff, n * sizeof(T));
+        for (char *at = beyond(); at < end_; at++) *at = signalling(at);
     }
     Buffer(const Buffer &) = delete;
-    ~Buffer() { munmap(base_, size_); }
+    ~Buffer() {
+        for (const char *at = beyond(); at < end_; at++)
+            if (*at != signalling(at)) emulation::fail("a write beyond the end of a buffer");
+        munmap(base_, size_);
+    }
     template <class U> explicit Buffer(const std::vector<U> &from) : Buffer(from.size()) {
         static_assert(sizeof(T) == sizeof(U));
         std::memcpy(static_cast<void *>(data_), from.data(), n_ * sizeof(T));
@@ -52,27 +58,14 @@ template <class T> class Buffer {
     }
 
   private:
+    char *beyond() const { return reinterpret_cast<char *>(data_ + n_); }
+    /// A byte of 0x7fa5, which signals as bf16 and, twice, as f32.
+    char signalling(const char *at) const { return (end_ - at) % 2 ? '\x7f' : '\xa5'; }
+
     size_t n_, size_;
-    char *base_;
+    char *base_, *end_;
     T *data_;
 };
-
-/// What a comparison says: the errors, in words, and whether all are within their tolerances.
-struct Verdict {
-    std::string text;
-    bool good;
-};
-
-/// Errors as a verdict says them.
-inline std::string error_text(std::initializer_list<std::pair<const char *, double>> errors) {
-    std::string text;
-    for (const auto &[of, error] : errors) {
-        char one[64];
-        std::snprintf(one, sizeof one, "%s%s %.1e", text.empty() ? "" : " ", of, error);
-        text += one;
-    }
-    return text;
-}
 
 class Suite {
   public:
@@ -86,6 +79,12 @@ class Suite {
         for (const auto &mine : words_)
             if (mine == word) return true;
         return false;
+    }
+
+    /// Calls `check` for bf16 and for f32, or for the one that a word names.
+    template <class Check> void each_type(Check check) const {
+        if (!has("f32")) check(uint16_t(), "bf16 ");
+        if (!has("bf16")) check(float(), "f32  ");
     }
 
     /// Runs a case under every schedule. Results must be what `compare` wants, have the same bits
@@ -105,8 +104,9 @@ class Suite {
             std::printf("  other bits under the schedule \"%s\"\n", schedule.name);
             verdict.good = false;
         }
-        verdict.text += ", " + std::to_string(emulation::counters.products) + " products, " +
-                        std::to_string(emulation::counters.bank_conflicts) + " bank conflicts";
+        if (const auto &counted = emulation::counters; counted.products)
+            verdict.text += ", " + std::to_string(counted.products) + " products, " +
+                            std::to_string(counted.bank_conflicts) + " bank conflicts";
         expect(name, verdict);
     }
 

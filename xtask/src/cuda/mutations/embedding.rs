@@ -1,0 +1,46 @@
+//! Lists faults that someone could make in the kernels of the embedding.
+
+use super::{Mutation, fault};
+
+const FILE: &str = "embedding.cu";
+
+pub(in super::super) const MUTATIONS: &[Mutation] = &[
+    // The rows that are looked up.
+    fault("an id beyond the table is read", FILE, ("id < static_cast<unsigned>(p.v)", 0), "true"),
+    fault(
+        "the last id is beyond the table",
+        FILE,
+        ("id < static_cast<unsigned>(p.v)", 0),
+        "id + 1 < static_cast<unsigned>(p.v)",
+    ),
+    fault("a row's end is left out", FILE, ("i < p.h; i += THREADS * N", 0), "i < p.h; i += p.h"),
+    fault("numbers beyond a row are written", FILE, ("x, p.h - i", 0), "x, N"),
+    fault(
+        "rows of the table overlap",
+        FILE,
+        ("(long long)id * p.h", 0),
+        "(long long)id * (p.h - 1)",
+    ),
+    // The table's gradient.
+    fault(
+        "backward: what is there is lost",
+        FILE,
+        ("load<WHOLE>(sum, to, left);", 0),
+        "for (float &s : sum) s = 0;",
+    ),
+    fault(
+        "backward: a token's first place is left out",
+        FILE,
+        ("place = p.starts[blockIdx.x]", 0),
+        "place = p.starts[blockIdx.x] + 1",
+    ),
+    fault("backward: a place of the next token", FILE, ("place < end", 0), "place <= end"),
+    fault(
+        "backward: every block takes the first columns",
+        FILE,
+        ("(blockIdx.y * THREADS + threadIdx.x)", 0),
+        "threadIdx.x",
+    ),
+    fault("backward: columns beyond a row", FILE, ("if (left <= 0) return;", 0), ""),
+    fault("backward: rows as they stand, not by token", FILE, ("p.places[place]", 0), "place"),
+];
