@@ -29,15 +29,15 @@
 //! | for | a function and its tests | programs with files, event loops | compilers, scripts of a shell |
 //! | threads, signals to itself, timers | yes | yes | yes |
 //! | reads `/usr`, `/bin`, `/lib`, the program, [`Policy::readable`] | yes | yes | yes |
-//! | writes regular files and folders in one folder | no | yes | yes |
+//! | makes and changes regular files and folders in one folder | no | yes | yes |
 //! | `socketpair` of a stream | no | yes | yes |
 //! | starts other processes, signals them | no | no | yes |
 //! | Linux | 5.13 | 5.13 | 6.12 |
 //!
 //! # What is prevented, and by what
 //!
-//! - Opening, making, renaming or removing any other file: Landlock. Modes, times, owners and attributes of files, which
-//!   Landlock leaves alone, and mapped or nameless files that no limit would count: seccomp.
+//! - Opening, making, renaming or removing any other file: Landlock. Owners and attributes of files, which Landlock leaves
+//!   alone, modes and times outside of the folder, and files without a name, which no limit would count: seccomp.
 //! - Sockets of every kind, also abstract ones, and datagrams from a `socketpair`: seccomp; TCP and abstract sockets by
 //!   Landlock too, where it can.
 //! - Signals to others, directly or by way of a file's owner (`F_SETOWN`): seccomp; in `spawn` Landlock's scope.
@@ -62,15 +62,18 @@
 //! - Reading what is installed: whatever is a secret in `/usr`, or below a path of [`Policy::readable`], is none here.
 //! - A folder beyond its size for the moment until it is measured, and by files that were deleted and are still open: at most
 //!   `open_files` times `file_bytes` for each process. For a hard bound give a folder on a file system of that size.
+//! - Buffers of pipes and sockets in `spawn`: each process may fill as many as it may open.
 //! - Measuring: time, the load of the machine, caches of the processor. And faults of the kernel itself in the calls that are
 //!   left; against those a virtual machine helps.
-//! - `chmod` and changes of times fail even in the program's own folder, because they could not be confined to it. So what
-//!   GNU `ld` links in `spawn` is not yet executable: set its mode before you run it with [`Policy::files`].
+//! - In `files` and `spawn` the caller carries out `chmod` and changes of times, in the folder alone, when the program asks
+//!   for them. It can't where it may not look into the program (root in a container without `CAP_SYS_PTRACE`), or where
+//!   a sandbox around it is asked in the same way already. There they fail, and what GNU `ld` links is not executable.
 //!
 //! It knows Linux on x86-64 and 64-bit ARM; on macOS and Windows it compiles and refuses with a sentence. The crate starts
 //! no thread and keeps no state.
 
 #![deny(unsafe_code)]
+#![cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "nothing is run there"))]
 
 mod error;
 #[cfg(target_os = "linux")]

@@ -5,9 +5,12 @@ mod calls;
 mod child;
 mod filter;
 mod folder;
+mod modes;
 mod rules;
 #[expect(unsafe_code, reason = "system calls of the caller")]
 mod sys;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod usage;
 mod watch;
@@ -16,6 +19,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -25,7 +29,7 @@ use libc::c_long;
 
 use child::{KeeperPlan, Plan, Strings};
 use filter::Filters;
-use sys::Ended;
+use sys::{Ended, Requests};
 use tree::{Keeper, Tree, await_start};
 use watch::{Pipes, Seen, Watch};
 
@@ -38,9 +42,15 @@ const SCOPES_ABI: u32 = 6;
 /// The stack of a first thread, unless the program asks for more: what systems commonly set.
 const STACK_BYTES: u64 = 8 << 20;
 
+/// Timers and queued signals. The kernel counts all of a user's, and every user has room for more.
+const QUEUED_SIGNALS: u64 = 1024;
+
 /// Everything that this machine lacks for a policy.
 pub(crate) fn missing(policy: &Policy) -> Vec<Missing> {
-    let abi = sys::landlock_abi();
+    missing_with(policy, sys::landlock_abi())
+}
+
+fn missing_with(policy: &Policy, abi: u32) -> Vec<Missing> {
     let spawns = matches!(policy.profile, Profile::Spawn(_));
     let needs_scopes = spawns && (1..SCOPES_ABI).contains(&abi);
     let has_processor = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
@@ -58,22 +68,31 @@ pub(crate) fn missing(policy: &Policy) -> Vec<Missing> {
 
 /// Runs a program, and returns when it has ended with everything that it started.
 pub(crate) fn run(program: &Program, policy: &Policy) -> Result<Report, Error> {
-    let missing = missing(policy);
+    run_with(program, policy, sys::landlock_abi())
+}
+
+/// Runs a program with a version of Landlock's interface, so that tests can stand on older kernels.
+fn run_with(program: &Program, policy: &Policy, abi: u32) -> Result<Report, Error> {
+    let missing = missing_with(policy, abi);
     if !missing.is_empty() && !policy.is_insisted {
         return Err(Error::Missing { missing });
     }
+    let folder = policy.folder().map(folder::without_links).transpose()?;
     let own_bytes = usage::own_resident_bytes();
-    let Prepared { mut plan, mut pipes, setup, keeper } = prepare(program, policy, &missing)?;
+    let Prepared { mut plan, mut pipes, setup, asked, keeper } =
+        prepare(program, policy, abi, &missing)?;
     let started = Instant::now();
     let child = child::start(&mut plan).map_err(system("fork"))?;
     let mut tree = Tree { child, keeper };
     // The fork's ends of the pipes are closed here, so that each pipe ends with the program.
     drop(plan);
     await_start(setup, policy.limits.wall_time)?;
+    let requests = Requests::receive(asked.as_fd());
     let watched = Watch {
         child: &tree.child,
         is_keeper: tree.keeper.is_some(),
-        folder: policy.folder(),
+        folder: folder.as_deref(),
+        requests: requests.as_ref(),
         limits: &policy.limits,
         started,
     };
@@ -125,43 +144,34 @@ struct Prepared {
     pipes: Pipes,
     /// Brings the step that failed, or ends with the program's first instruction.
     setup: PipeReader,
+    /// Brings the descriptor by which the program asks, if it can.
+    asked: UnixStream,
     keeper: Option<Keeper>,
 }
 
-fn prepare(program: &Program, policy: &Policy, missing: &[Missing]) -> Result<Prepared, Error> {
-    let lacks = |what: &[Missing]| missing.iter().any(|missing| what.contains(missing));
-    let abi = sys::landlock_abi();
+fn prepare(
+    program: &Program,
+    policy: &Policy,
+    abi: u32,
+    missing: &[Missing],
+) -> Result<Prepared, Error> {
     let user = user(policy)?;
     let path = std::path::absolute(&program.path).map_err(system("find the working directory"))?;
     let file = rules::open(&path)?;
-    let landlock = if abi == 0 {
-        None
-    } else {
-        rules::of_program(policy, (&path, &file), rules::version(abi))?
+    let landlock = match abi {
+        0 => None,
+        abi => rules::of_program(policy, (&path, &file), rules::version(abi))?,
     };
-    let filters = if lacks(&[Missing::Seccomp, Missing::Processor]) {
-        None
-    } else {
-        let filters = Filters::new(&policy.profile);
-        Some(filters.map_err(|error| Error::Request {
-            reason: format!("no filter could be made: {error}"),
-        })?)
-    };
-    let arguments =
-        std::iter::once(path.as_os_str()).chain(program.args.iter().map(|arg| arg.as_os_str()));
-    let arguments = arguments.map(text).collect::<Result<_, _>>()?;
-    let variable = |(name, value): &(OsString, OsString)| {
-        text(OsStr::from_bytes(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
-    };
-    let environment = program.env.iter().map(variable).collect::<Result<_, _>>()?;
+    let (arguments, environment) = strings(&path, program)?;
     let (stdin_reader, stdin) = pipe()?;
     let (stdout, stdout_writer) = pipe()?;
     let (stderr, stderr_writer) = pipe()?;
     let (setup, setup_writer) = pipe()?;
+    let (asked, asking) = UnixStream::pair().map_err(system("make a pair of sockets"))?;
     let (keeper_plan, keeper) = keeper(policy, abi)?.unzip();
     let plan = Plan {
-        arguments: Strings::new(arguments),
-        environment: Strings::new(environment),
+        arguments,
+        environment,
         stdio: [high(&stdin_reader)?, high(&stdout_writer)?, high(&stderr_writer)?],
         program: high(&file)?,
         setup: high(&setup_writer)?,
@@ -171,16 +181,35 @@ fn prepare(program: &Program, policy: &Policy, missing: &[Missing]) -> Result<Pr
         open_files: policy.limits.open_files,
         user: user.map(|user| (user.uid, user.gid)),
         landlock: landlock.as_ref().map(high).transpose()?,
-        filters,
+        filters: filters(policy, missing)?,
+        requests: policy.folder().map(|_| high(&asking)).transpose()?,
         keeper: keeper_plan,
     };
-    let pipes = Pipes {
-        stdin: Some(stdin),
-        _stdin_reader: stdin_reader,
-        stdout: Some(stdout),
-        stderr: Some(stderr),
+    let (stdout, stderr) = (Some(stdout), Some(stderr));
+    let pipes = Pipes { stdin: Some(stdin), _stdin_reader: stdin_reader, stdout, stderr };
+    Ok(Prepared { plan, pipes, setup, asked, keeper })
+}
+
+/// Arguments, the program's own path first, and variables.
+fn strings(path: &Path, program: &Program) -> Result<(Strings, Strings), Error> {
+    let arguments = std::iter::once(path.as_os_str()).chain(program.args.iter().map(|arg| &**arg));
+    let arguments = arguments.map(text).collect::<Result<_, _>>()?;
+    let variable = |(name, value): &(OsString, OsString)| {
+        text(OsStr::from_bytes(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
     };
-    Ok(Prepared { plan, pipes, setup, keeper })
+    let environment = program.env.iter().map(variable).collect::<Result<_, _>>()?;
+    Ok((Strings::new(arguments), Strings::new(environment)))
+}
+
+/// The profile's filters, where there can be any.
+fn filters(policy: &Policy, missing: &[Missing]) -> Result<Option<Filters>, Error> {
+    if missing.contains(&Missing::Seccomp) || missing.contains(&Missing::Processor) {
+        return Ok(None);
+    }
+    let filters = Filters::new(&policy.profile);
+    filters
+        .map(Some)
+        .map_err(|error| Error::Request { reason: format!("no filter can be made: {error}") })
 }
 
 /// The keeper's ends of its pipes and its rules, and the caller's ends, if the profile starts processes.
@@ -240,6 +269,7 @@ fn resources(policy: &Policy, user: Option<User>) -> Vec<(c_long, u64, u64)> {
         (libc::RLIMIT_FSIZE.into(), file_bytes, file_bytes),
         (libc::RLIMIT_MEMLOCK.into(), 0, 0),
         (libc::RLIMIT_STACK.into(), STACK_BYTES, memory_bytes),
+        (libc::RLIMIT_SIGPENDING.into(), QUEUED_SIGNALS, QUEUED_SIGNALS),
     ];
     if let Profile::Spawn(_) = policy.profile {
         // Memory that is only reserved does not count: some runtimes reserve more than there is.

@@ -33,7 +33,6 @@ pub struct Policy {
 
 /// The kinds of program that the filters are made for.
 #[derive(Debug, Clone)]
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux runs programs"))]
 pub(crate) enum Profile {
     Function,
     Files(PathBuf),
@@ -42,7 +41,6 @@ pub(crate) enum Profile {
 
 /// The one that a program runs as when the caller is root.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux runs programs"))]
 pub(crate) struct User {
     pub(crate) uid: u32,
     pub(crate) gid: u32,

@@ -20,8 +20,8 @@ pub struct Report {
     pub wall_time: Duration,
     /// Time of the processor, of all threads, and of all processes that were waited for.
     pub cpu_time: Duration,
-    /// The most memory that a process held at once. If the caller holds more than the program does, it is looked at
-    /// every few milliseconds, and a shorter peak is missed.
+    /// The most memory that a process held at once. If the caller holds more than the program does, the program is looked
+    /// at every 20 ms, and a shorter peak is missed: this is 0 of one that ended sooner.
     pub peak_memory_bytes: u64,
     /// The parts of the policy that this kernel could not enforce: empty unless the caller insisted with
     /// [`Policy::unsafe_execution`](crate::Policy::unsafe_execution).

@@ -46,6 +46,8 @@ pub(super) struct Plan {
     pub(super) user: Option<(u32, u32)>,
     pub(super) landlock: Option<OwnedFd>,
     pub(super) filters: Option<Filters>,
+    /// Takes the descriptor by which the caller is asked about modes and times, if the program has a folder.
+    pub(super) requests: Option<OwnedFd>,
     /// The process between the caller and the program, if that may start others.
     pub(super) keeper: Option<KeeperPlan>,
 }
@@ -189,6 +191,9 @@ unsafe fn prepare(plan: &mut Plan, parent: pid_t) -> Result<RawFd, Failed> {
         if let Some(rules) = &plan.landlock {
             check(Step::Landlock, enter(rules.as_raw_fd()))?;
         }
+        ask(plan)?;
+        let files = plan.open_files;
+        limit(libc::RLIMIT_NOFILE.into(), files, files)?;
         filters(plan, program)?;
         Ok(program)
     }
@@ -269,21 +274,26 @@ unsafe fn descriptors(plan: &Plan) -> Result<RawFd, Failed> {
 }
 
 unsafe fn limits(plan: &Plan) -> Result<(), Failed> {
-    let files = [(libc::RLIMIT_NOFILE.into(), plan.open_files, plan.open_files)];
     let cores = [(libc::RLIMIT_CORE.into(), CORE_BYTES, CORE_BYTES)];
-    for &(resource, soft, hard) in plan.limits.iter().chain(&cores).chain(&files) {
-        // SAFETY: numbers, and structures that the calls read and fill.
-        unsafe {
-            let mut now: libc::rlimit = std::mem::zeroed();
-            check(Step::Limits, resource_limit(resource, null(), &raw mut now))?;
-            // A limit that the caller lives under can't be raised, and need not be.
-            let [soft, hard] = [soft, hard].map(|limit| limit.min(now.rlim_max));
-            let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-            check(Step::Limits, resource_limit(resource, &raw const limit, null_mut()))?;
-        }
+    for &(resource, soft, hard) in plan.limits.iter().chain(&cores) {
+        // SAFETY: handed on.
+        unsafe { limit(resource, soft, hard) }?;
     }
     // SAFETY: a number.
     unsafe { libc::umask(0o022) };
+    Ok(())
+}
+
+/// Lowers a limit. One that the caller lives under can't be raised, and need not be.
+unsafe fn limit(resource: c_long, soft: u64, hard: u64) -> Result<(), Failed> {
+    // SAFETY: numbers, and structures that the calls read and fill.
+    unsafe {
+        let mut now: libc::rlimit = std::mem::zeroed();
+        check(Step::Limits, resource_limit(resource, null(), &raw mut now))?;
+        let [soft, hard] = [soft, hard].map(|limit| limit.min(now.rlim_max));
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+        check(Step::Limits, resource_limit(resource, &raw const limit, null_mut()))?;
+    }
     Ok(())
 }
 
@@ -349,27 +359,70 @@ unsafe fn enter(rules: RawFd) -> c_long {
     unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules, 0_usize) }
 }
 
+/// Has the caller asked about modes and times, if the program has a folder. It goes before the limit of open files,
+/// under which there may be no number left for the listener.
+unsafe fn ask(plan: &mut Plan) -> Result<(), Failed> {
+    let (Some(filters), Some(socket)) = (&mut plan.filters, &plan.requests) else { return Ok(()) };
+    // SAFETY: handed on.
+    unsafe {
+        let listener = filter(&mut filters.asking, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+        let done = match listener {
+            -1 => filter(&mut filters.refusing, 0),
+            listener => send(socket.as_raw_fd(), listener as RawFd),
+        };
+        check(Step::Seccomp, done)?;
+    }
+    Ok(())
+}
+
 /// Writes into the filters the two numbers that were not known before, and hands them to the kernel.
 unsafe fn filters(plan: &mut Plan, program: RawFd) -> Result<(), Failed> {
     let Some(filters) = &mut plan.filters else { return Ok(()) };
     // SAFETY: the call has no condition.
     let own = unsafe { libc::getpid() };
-    let [_, allowed] = &mut filters.programs;
     for (places, number) in [(&filters.own_process, own), (&filters.program_file, program)] {
         for place in places {
-            if let Some(instruction) = allowed.get_mut(*place) {
+            if let Some(instruction) = filters.allowed.get_mut(*place) {
                 instruction.k = number as u32;
             }
         }
     }
-    for program in &mut filters.programs {
-        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-        let set = libc::SECCOMP_SET_MODE_FILTER;
-        // SAFETY: the kernel reads `len` instructions from a vector of as many.
-        let answer = unsafe { libc::syscall(libc::SYS_seccomp, set, 0_usize, &raw const program) };
-        check(Step::Seccomp, answer)?;
+    // SAFETY: handed on.
+    unsafe {
+        check(Step::Seccomp, filter(&mut filters.old, 0))?;
+        check(Step::Seccomp, filter(&mut filters.allowed, 0))?;
     }
     Ok(())
+}
+
+/// Hands a filter to the kernel.
+unsafe fn filter(instructions: &mut [libc::sock_filter], flags: c_ulong) -> c_long {
+    let len = instructions.len() as u16;
+    let program = libc::sock_fprog { len, filter: instructions.as_mut_ptr() };
+    let set = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: the kernel reads `len` instructions from a slice of as many.
+    unsafe { libc::syscall(libc::SYS_seccomp, set, flags, &raw const program) }
+}
+
+/// Sends a descriptor to the caller. The fork's own is closed when the program starts.
+unsafe fn send(socket: RawFd, descriptor: RawFd) -> c_long {
+    let mut byte = 0_u8;
+    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let mut room = [0_u64; 4];
+    // SAFETY: all bits zero are a valid message; its buffers are as long as is said, and there is room for one descriptor.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = room.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as _;
+        let rights = libc::CMSG_FIRSTHDR(&raw const message);
+        (*rights).cmsg_level = libc::SOL_SOCKET;
+        (*rights).cmsg_type = libc::SCM_RIGHTS;
+        (*rights).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
+        libc::CMSG_DATA(rights).cast::<RawFd>().write_unaligned(descriptor);
+        libc::sendmsg(socket, &raw const message, libc::MSG_NOSIGNAL) as c_long
+    }
 }
 
 /// Runs the executable by its descriptor, the one that the filter allows. It returns only if that fails.

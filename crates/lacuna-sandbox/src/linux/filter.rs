@@ -31,9 +31,16 @@ const NAMESPACES: c_int = libc::CLONE_NEWNS
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
 
-/// The filters of a process, to be applied in this order, and the places in them that its number and that of its file belong in.
+/// The filters of a process, and the places in them that its number and that of its file belong in.
 pub(super) struct Filters {
-    pub(super) programs: [Vec<libc::sock_filter>; 2],
+    /// Asks the caller about calls that change modes and times. It goes first, while it can still be handed over.
+    pub(super) asking: Vec<libc::sock_filter>,
+    /// Refuses the same calls, for programs that somebody else is asked about already: the kernel has one that asks.
+    pub(super) refusing: Vec<libc::sock_filter>,
+    /// Answers calls that hide their arguments.
+    pub(super) old: Vec<libc::sock_filter>,
+    /// Allows what is listed.
+    pub(super) allowed: Vec<libc::sock_filter>,
     pub(super) own_process: Vec<usize>,
     pub(super) program_file: Vec<usize>,
 }
@@ -42,17 +49,30 @@ impl Filters {
     /// The filters of a profile; an error is a fault of this file, or a processor without a list.
     pub(super) fn new(profile: &Profile) -> Result<Filters, seccompiler::Error> {
         let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-        let old = [libc::SYS_clone3, libc::SYS_openat2].map(|call| (call, vec![])).into();
-        let no_such_call = SeccompAction::Errno(libc::ENOSYS as u32);
-        let old = SeccompFilter::new(old, SeccompAction::Allow, no_such_call, arch)?;
+        let for_calls = |calls: &[c_long], action| {
+            let rules = calls.iter().map(|call| (*call, vec![])).collect();
+            let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch)?;
+            Ok::<_, seccompiler::Error>(program(filter.try_into()?))
+        };
+        let error = |code: c_int| SeccompAction::Errno(code as u32);
+        // The builder has no word for a question. A tracer's stands in its place.
+        let mut asking = for_calls(calls::MODES, SeccompAction::Trace(0))?;
+        let answers =
+            asking.iter_mut().filter(|instruction| instruction.k == libc::SECCOMP_RET_TRACE);
+        answers.for_each(|instruction| instruction.k = libc::SECCOMP_RET_USER_NOTIF);
+        // The last filter may say nothing of the others' calls but "allowed": the sternest answer counts.
         let rules = Rules::of(profile)?;
-        let refused = SeccompAction::Errno(libc::EPERM as u32);
-        let allowed = SeccompFilter::new(rules.0, refused, SeccompAction::Allow, arch)?;
-        // The second one may say nothing of the first one's calls but "allowed": the sterner answer counts.
-        let (old, allowed) = (program(old.try_into()?), program(allowed.try_into()?));
+        let allowed = SeccompFilter::new(rules.0, error(libc::EPERM), SeccompAction::Allow, arch)?;
+        let allowed = program(allowed.try_into()?);
         let places = |of: u32| (0..allowed.len()).filter(|at| allowed[*at].k == of).collect();
-        let (own_process, program_file) = (places(OWN_PROCESS), places(PROGRAM_FILE));
-        Ok(Filters { programs: [old, allowed], own_process, program_file })
+        Ok(Filters {
+            asking,
+            refusing: for_calls(calls::MODES, error(libc::EPERM))?,
+            old: for_calls(&[libc::SYS_clone3, libc::SYS_openat2], error(libc::ENOSYS))?,
+            own_process: places(OWN_PROCESS),
+            program_file: places(PROGRAM_FILE),
+            allowed,
+        })
     }
 }
 
@@ -89,7 +109,7 @@ impl Rules {
     fn of(profile: &Profile) -> Result<Rules, seccompiler::BackendError> {
         let mut rules = Rules(BTreeMap::new());
         rules.any(&[calls::ALWAYS, calls::ALWAYS_HERE]);
-        // The second filter answers these.
+        // Another filter answers these.
         rules.any(&[&[libc::SYS_clone3, libc::SYS_openat2]]);
         rules.opens()?;
         rules.requests()?;
@@ -97,6 +117,8 @@ impl Rules {
         rules.when(libc::SYS_prlimit64, &[Arg::is(0, 0)])?;
         if !matches!(profile, Profile::Function) {
             rules.any(&[calls::FILES, calls::FILES_HERE]);
+            // Another filter asks about these, or refuses them.
+            rules.any(&[calls::MODES]);
             rules.each(libc::SYS_fcntl, 1, calls::LOCKS)?;
             rules.sockets()?;
         }

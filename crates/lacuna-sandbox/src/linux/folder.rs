@@ -3,7 +3,9 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use crate::Error;
 
 /// A block of `stat`, whatever the file system's own are.
 const BLOCK_BYTES: u64 = 512;
@@ -13,6 +15,14 @@ const BLOCK_BYTES: u64 = 512;
 pub(super) struct Contents {
     pub(super) bytes: u64,
     pub(super) entries: u64,
+}
+
+/// The path of a folder as the kernel tells it, which is compared with others that it tells.
+pub(super) fn without_links(folder: &Path) -> Result<PathBuf, Error> {
+    fs::canonicalize(folder).map_err(|error| Error::Path {
+        path: folder.into(),
+        reason: format!("can't be opened: {error}"),
+    })
 }
 
 /// Measures a folder with all that is below it, no further than `entries_max`. Links are not followed.

@@ -1,8 +1,9 @@
 //! Makes safe functions of the system calls that the caller's side needs and the standard library does not offer.
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::null;
 use std::time::Duration;
 
@@ -170,4 +171,103 @@ impl Child {
 fn duration(time: libc::timeval) -> Duration {
     let seconds = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
     seconds + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
+}
+
+/// The two times of `utimensat`, each of seconds and nanoseconds.
+pub(super) const TIMES_BYTES: usize = size_of::<[libc::timespec; 2]>();
+
+/// Sets the times of a file: of the last access and the last change.
+pub(super) fn set_times(path: &CStr, times: Option<[u8; TIMES_BYTES]>) -> io::Result<()> {
+    let times = times.as_ref().map_or(null(), |times| times.as_ptr());
+    // SAFETY: the path ends with a zero; the kernel reads so many bytes, whatever their alignment, and checks them.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_utimensat, libc::AT_FDCWD, path.as_ptr(), times, 0_usize)
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Calls of programs, at which the kernel stops them and asks.
+pub(super) struct Requests {
+    pub(super) listener: OwnedFd,
+}
+
+/// A call that waits for an answer.
+pub(super) struct Request {
+    id: u64,
+    pub(super) pid: u32,
+    pub(super) call: libc::c_long,
+    pub(super) args: [u64; 6],
+}
+
+impl Requests {
+    /// Takes the listener that a fork has sent, if it has.
+    pub(super) fn receive(from: BorrowedFd) -> Option<Requests> {
+        let mut byte = 0_u8;
+        let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+        let mut room = [0_u64; 4];
+        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+        // SAFETY: all bits zero are a valid message; its buffers are as long as is said and outlive the call. A message
+        // with rights holds one descriptor, which the kernel has just opened for us.
+        unsafe {
+            let mut message: libc::msghdr = std::mem::zeroed();
+            message.msg_iov = &raw mut part;
+            message.msg_iovlen = 1;
+            message.msg_control = room.as_mut_ptr().cast();
+            message.msg_controllen = size_of_val(&room) as _;
+            if libc::recvmsg(from.as_raw_fd(), &raw mut message, flags) != 1 {
+                return None;
+            }
+            let rights = libc::CMSG_FIRSTHDR(&raw const message);
+            if rights.is_null() || (*rights).cmsg_type != libc::SCM_RIGHTS {
+                return None;
+            }
+            let descriptor = libc::CMSG_DATA(rights).cast::<i32>().read_unaligned();
+            Some(Requests { listener: OwnedFd::from_raw_fd(descriptor) })
+        }
+    }
+
+    /// The next call that waits. Without one, to ask the kernel could take for ever.
+    pub(super) fn next(&self) -> io::Result<Request> {
+        let listener = self.listener.as_raw_fd();
+        let mut entry = Waiting::Readable(self.listener.as_fd()).entry();
+        // SAFETY: one entry.
+        unsafe { libc::poll(&raw mut entry, 1, 0) };
+        if entry.revents & libc::POLLIN == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        // More than today's kernels write, should later ones write more.
+        let mut room = [0_u64; 64];
+        // SAFETY: the kernel wants zeros and writes one request, which begins with this structure.
+        let request = unsafe {
+            if libc::ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, room.as_mut_ptr()) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            room.as_ptr().cast::<libc::seccomp_notif>().read()
+        };
+        let libc::seccomp_notif { id, pid, data, .. } = request;
+        Ok(Request { id, pid, call: data.nr.into(), args: data.args })
+    }
+
+    /// Tells whether the call still waits, so that its process is still the one of that number.
+    pub(super) fn is_waiting(&self, request: &Request) -> bool {
+        let (listener, id) = (self.listener.as_raw_fd(), request.id);
+        // SAFETY: the call reads a number.
+        unsafe { libc::ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }
+    }
+
+    /// Has the call return 0, or fail for a reason.
+    pub(super) fn answer(&self, request: &Request, refusal: i32) {
+        let mut room = [0_u64; 64];
+        let answer = libc::seccomp_notif_resp { id: request.id, val: 0, error: -refusal, flags: 0 };
+        // SAFETY: the structure has room, and the kernel reads no more than there is. A program that has ended needs no
+        // answer.
+        unsafe {
+            room.as_mut_ptr().cast::<libc::seccomp_notif_resp>().write(answer);
+            libc::ioctl(
+                self.listener.as_raw_fd(),
+                libc::SECCOMP_IOCTL_NOTIF_SEND,
+                room.as_mut_ptr(),
+            );
+        }
+    }
 }

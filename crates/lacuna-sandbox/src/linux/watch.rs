@@ -5,9 +5,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::folder;
-use super::sys::{Child, Waiting, wait_for};
+use super::sys::{Child, Requests, Waiting, wait_for};
 use super::usage::{self, Usage};
+use super::{folder, modes};
 use crate::{Limit, Limits};
 
 /// The time between two looks at what the program uses.
@@ -34,6 +34,8 @@ pub(super) struct Watch<'a> {
     /// True if `child` keeps others, which are counted in its place.
     pub(super) is_keeper: bool,
     pub(super) folder: Option<&'a Path>,
+    /// The calls that the caller is asked about.
+    pub(super) requests: Option<&'a Requests>,
     pub(super) limits: &'a Limits,
     pub(super) started: Instant,
 }
@@ -61,24 +63,16 @@ pub(super) fn watch(watch: &Watch, pipes: &mut Pipes, stdin: &[u8]) -> io::Resul
             break;
         };
         let pause = left.min(next_look.saturating_duration_since(now));
-        let [can_write, has_output, has_errors, has_ended] = wait_for(
-            [
-                pipes
-                    .stdin
-                    .as_ref()
-                    .map_or(Waiting::Nothing, |pipe| Waiting::Writable(pipe.as_fd())),
-                readable(pipes.stdout.as_ref()),
-                readable(pipes.stderr.as_ref()),
-                Waiting::Readable(watch.child.handle.as_fd()),
-            ],
-            pause,
-        )?;
+        let [can_write, has_output, has_errors, has_ended, has_asked] = ready(watch, pipes, pause)?;
         if can_write {
             rest = feed(pipes.stdin.as_mut(), rest)?;
         }
         listen(pipes, [has_output, has_errors], watch.limits, &mut seen)?;
         if has_ended {
             break;
+        }
+        if has_asked && let (Some(requests), Some(folder)) = (watch.requests, watch.folder) {
+            modes::answer(requests, folder);
         }
         let now = Instant::now();
         if now >= next_look {
@@ -93,6 +87,20 @@ pub(super) fn watch(watch: &Watch, pipes: &mut Pipes, stdin: &[u8]) -> io::Resul
         }
     }
     Ok(seen)
+}
+
+/// Waits until there is something to do: with standard input, output, errors, the program's end, a call of its.
+fn ready(watch: &Watch, pipes: &Pipes, at_most: Duration) -> io::Result<[bool; 5]> {
+    let stdin = pipes.stdin.as_ref().map(|pipe| Waiting::Writable(pipe.as_fd()));
+    let asked = watch.requests.map(|asked| Waiting::Readable(asked.listener.as_fd()));
+    let entries = [
+        stdin.unwrap_or(Waiting::Nothing),
+        readable(pipes.stdout.as_ref()),
+        readable(pipes.stderr.as_ref()),
+        Waiting::Readable(watch.child.handle.as_fd()),
+        asked.unwrap_or(Waiting::Nothing),
+    ];
+    wait_for(entries, at_most)
 }
 
 /// Reads what an ended program has left in its pipes.

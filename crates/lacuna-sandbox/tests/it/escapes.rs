@@ -1,5 +1,6 @@
 //! Tries to get out, in every way of a table, and looks at the world afterwards.
 
+use std::path::Path;
 use std::time::Duration;
 
 use lacuna_sandbox::Policy;
@@ -62,10 +63,7 @@ const ATTEMPTS: &[(&str, &str)] = &[
     ),
     ("read the users", "open('/etc/passwd').read(); print('ACHIEVED')"),
     ("list the root", "os.listdir('/'); print('ACHIEVED')"),
-    (
-        "list the home",
-        "os.listdir(os.path.expanduser('~') if 'HOME' in os.environ else '/root'); print('ACHIEVED')",
-    ),
+    ("list the home", "os.listdir(os.path.expanduser('~')); print('ACHIEVED')"),
     ("list a folder", "os.listdir(outside); print('ACHIEVED')"),
     (
         "find the caller's variables",
@@ -217,6 +215,37 @@ const TRAPS: &[(&str, &str)] = &[
     ),
     ("set a set-id bit", "open('x', 'w'); os.chmod('x', 0o4777); print('ACHIEVED')"),
     ("make a file without a name", "os.open('.', os.O_TMPFILE | os.O_RDWR); print('ACHIEVED')"),
+    (
+        "set a set-id bit by descriptor",
+        "os.fchmod(os.open('x', os.O_CREAT | os.O_RDWR), 0o2777); print('ACHIEVED')",
+    ),
+    (
+        "change modes outside from here",
+        "for p in (outside, os.path.relpath(outside), '/proc/self/cwd/' + os.path.relpath(outside)):\n\
+         \x20 for f in (os.chmod, lambda p, m: os.utime(p, (0, 0))):\n\
+         \x20   try: f(p + '/kept', 0o600)\n\
+         \x20   except OSError: pass",
+    ),
+    (
+        "change a mode outside by a descriptor",
+        "os.chmod('kept', 0o600, dir_fd=os.open(outside, os.O_PATH))",
+    ),
+    (
+        "change the mode of a place outside",
+        "os.utime(os.open(outside + '/kept', os.O_PATH), (0, 0))",
+    ),
+    ("write by a link of the caller's", "open('caller', 'w')"),
+    ("change a mode by a link of the caller's", "os.chmod('caller', 0o600)"),
+    (
+        "swap the path while it is looked at",
+        "import threading\nopen('a', 'w'); b = ctypes.create_string_buffer(99); i = ['a', outside + '/kept']; e = time.time() + 0.5\n\
+         def swap():\n\
+         \x20 while time.time() < e:\n\
+         \x20   for p in i: b.value = p.encode()\n\
+         t = threading.Thread(target=swap); t.start(); c = libc()\n\
+         while time.time() < e: c.chmod(b, 0o600)\n\
+         t.join()",
+    ),
     ("go up", "open('../lacuna-sandbox-x', 'w'); print('ACHIEVED')"),
 ];
 
@@ -228,7 +257,12 @@ libc = lambda: ctypes.CDLL(None, use_errno=True)
 ";
 
 /// Runs each attempt, and returns those that came through.
-fn escaped(attempts: &[&[(&str, &str)]], policy: &Policy, spawns: bool) -> Vec<String> {
+fn escaped(
+    attempts: &[&[(&str, &str)]],
+    policy: &Policy,
+    folder: Option<&Path>,
+    spawns: bool,
+) -> Vec<String> {
     let Some(python) = python().filter(|_| can_run(policy)) else { return Vec::new() };
     let mut policy = policy.clone();
     policy.limits.wall_time = Duration::from_secs(5);
@@ -238,6 +272,11 @@ fn escaped(attempts: &[&[(&str, &str)]], policy: &Policy, spawns: bool) -> Vec<S
     let inherited = unsafe { libc::dup(2) };
     for (name, code) in attempts.iter().copied().flatten() {
         let code = format!("{PREAMBLE}spawns = {}\n{code}", if spawns { "True" } else { "False" });
+        if let Some(folder) = folder {
+            let link = folder.join("caller");
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink(world.path("kept"), link).expect("ours");
+        }
         let report = report(&world.shown_to(script(&python, &code)), &policy);
         let text = out(&report);
         let mut effects = world.changes();
@@ -257,21 +296,27 @@ fn escaped(attempts: &[&[(&str, &str)]], policy: &Policy, spawns: bool) -> Vec<S
 
 #[test]
 fn a_function_reaches_nothing_outside() {
-    assert_eq!(escaped(&[ATTEMPTS, PROCESSES], &Policy::function(), false), [""; 0]);
+    assert_eq!(escaped(&[ATTEMPTS, PROCESSES], &Policy::function(), None, false), [""; 0]);
 }
 
 #[test]
 fn a_program_with_files_reaches_nothing_outside_and_lays_no_traps() {
     let folder = folder();
     let processes = &PROCESSES[..PROCESSES.len() - 1];
-    let escaped = escaped(&[ATTEMPTS, processes, TRAPS], &Policy::files(folder.path()), false);
+    let escaped = escaped(
+        &[ATTEMPTS, processes, TRAPS],
+        &Policy::files(folder.path()),
+        Some(folder.path()),
+        false,
+    );
     assert_eq!(escaped, [""; 0]);
 }
 
 #[test]
 fn programs_that_start_others_reach_nothing_outside() {
     let folder = folder();
-    assert_eq!(escaped(&[ATTEMPTS, TRAPS], &Policy::spawn(folder.path()), true), [""; 0]);
+    let policy = Policy::spawn(folder.path());
+    assert_eq!(escaped(&[ATTEMPTS, TRAPS], &policy, Some(folder.path()), true), [""; 0]);
 }
 
 /// The attempts are worth something only if they come through where nobody stops them.

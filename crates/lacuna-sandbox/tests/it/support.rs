@@ -23,6 +23,15 @@ pub(crate) fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// Tells whether a caller can look into programs, and so change modes for them: root in a container often can't.
+pub(crate) fn can_look_inside() -> bool {
+    const CAP_SYS_PTRACE: u64 = 1 << 19;
+    let status = fs::read_to_string("/proc/self/status").expect("tests need /proc");
+    let rights = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let rights = rights.and_then(|rights| u64::from_str_radix(rights.trim(), 16).ok());
+    !is_root() || rights.is_some_and(|rights| rights & CAP_SYS_PTRACE != 0)
+}
+
 /// Tells whether this machine can run the policy, and says so aloud if not: a test that can't run is no failure.
 pub(crate) fn can_run(policy: &Policy) -> bool {
     policy.check().inspect_err(|error| eprintln!("SKIPPED: {error}")).is_ok()
