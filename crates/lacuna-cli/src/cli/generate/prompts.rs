@@ -410,7 +410,7 @@ fn key(place: &Path, request: &Resolved) -> String {
     };
     let mut all =
         vec![json!(place.to_string_lossy()), json!(request.prompt), json!(request.stop), plan];
-    // What is exact is not named, so that files of earlier versions are continued.
+    // Exact settings are not named, so that files of earlier versions are continued.
     if request.cache != CachePrecision::F32 {
         all.push(request.cache.name().into());
     }
