@@ -39,8 +39,8 @@ struct Target {
 unsafe impl Sync for Target {}
 
 impl Fill<'_> {
-    /// Gives the matrices, each `[rows, cols]`. A task is told the number of its matrix and its first column, and fills every
-    /// row of the columns that it is given.
+    /// Gives the matrices, each `[rows, cols]`. A task is told the number of its matrix and its first column, and fills
+    /// every row of the columns that it is given.
     ///
     /// # Panics
     /// If a task leaves a row unfilled.

@@ -41,8 +41,8 @@ pub(super) fn of_unpacked(isa: Detected, panel: Panel<'_, '_, f32>) {
     multiply::<formats::Unpacked>(isa, panel);
 }
 
-/// Gives the product of weights as they are stored with so many rows of x, if that is the faster way and there is a loop for
-/// the format with these instructions; each costs time to compile, so rare formats and portable loops have none.
+/// Gives the product of weights as they are stored with so many rows of x, if that is the faster way and there is a
+/// loop for the format with these instructions; each costs time to compile, so rare formats and portable loops have none.
 pub(super) fn of_stored(isa: Detected, dtype: StorageDtype, x_rows: usize) -> Option<Multiply<u8>> {
     if x_rows > run(isa, MostRows(dtype)) {
         return None;
@@ -75,7 +75,7 @@ impl Kernel for MostRows {
             StorageDtype::F32 => usize::MAX,
             _ if V::REGISTERS < 32 => 16,
             StorageDtype::F16 | StorageDtype::BF16 => 32,
-            StorageDtype::Q4K | StorageDtype::Q6K => 12,
+            StorageDtype::Q4K | StorageDtype::Q6K => 15,
             _ => 24,
         }
     }
@@ -309,7 +309,7 @@ fn write<V: Vector, const W: usize, const X: usize>(
             folded[at] = sum;
         }
     }
-    for i in 0..X {
-        columns.push(first + i, &results[i]);
+    for (i, results) in results.iter().enumerate() {
+        columns.push(first + i, results);
     }
 }

@@ -1,6 +1,6 @@
 //! Multiplies stored weight matrices with a few rows: y[m, n] = Σ_k x[m, k] · w[n, k].
 //!
-//! A few rows of x, twelve to thirty-two by format, are multiplied with the weights where they lie: the formats
+//! A few rows of x, fifteen to thirty-two by format, are multiplied with the weights where they lie: the formats
 //! that people use are unpacked in registers, each weight once for up to eight rows, so the weights are
 //! read from memory once and nothing is written but sums. With more rows of x (of f32 there is nothing to
 //! unpack), or in the other formats, a panel of weight rows is unpacked to f32 in the cache first.
@@ -144,8 +144,8 @@ impl Product<'_> {
         });
     }
 
-    /// A tile's products with each group of the rows of x from `x_first` on, at most [`X_ROWS`]. The sums are carried on
-    /// to the next columns, and in the end folded to results.
+    /// A tile's products with each group of the rows of x from `x_first` on, at most [`X_ROWS`]. The sums are carried
+    /// on to the next columns, and in the end folded to results.
     fn groups<T>(
         &self,
         tile: &Tile,
