@@ -78,8 +78,16 @@ pub(crate) fn compiler() -> Result<String> {
     Ok(compiler)
 }
 
-const FLAGS: &[&str] =
-    &["-std=c++20", "-DLACUNA_EMULATION", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"];
+const FLAGS: &[&str] = &[
+    "-std=c++20",
+    "-DLACUNA_EMULATION",
+    // Sums and products are rounded one by one where a kernel asks for it.
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+];
 
 fn compile_object(compiler: &str, flags: &[&str], source: &Path, object: &Path) -> Result<()> {
     run(Command::new(compiler).args(FLAGS).args(flags).arg("-c").arg(source).arg("-o").arg(object))

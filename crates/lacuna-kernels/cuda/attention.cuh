@@ -6,8 +6,7 @@
 #pragma once
 #include "tensor_core.h"
 
-#define NOTHING (-__int_as_float(0x7f800000)) // −∞
-#define EVERYTHING __int_as_float(0x7f800000)
+constexpr float EVERYTHING = __builtin_huge_valf(), NOTHING = -EVERYTHING; // ∞ and −∞
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 constexpr int NEVER = 0x7fffffff;
 /// Queries that share a `Sight`.

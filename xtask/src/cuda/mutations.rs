@@ -9,10 +9,12 @@ use anyhow::{Context, Result, ensure};
 pub(super) mod adamw;
 pub(super) mod attention;
 pub(super) mod attention_decode;
+pub(super) mod cross_entropy;
 pub(super) mod embedding;
 pub(super) mod few_rows;
 pub(super) mod rms_norm;
 pub(super) mod rope;
+pub(super) mod sample;
 pub(super) mod swiglu;
 
 /// One text of a kernel's source replaced by another.

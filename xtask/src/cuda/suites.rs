@@ -1,8 +1,8 @@
 //! Lists the suites of `cargo xtask cuda emulate`: each tests the kernels of an operation.
 
 use super::mutations::{
-    Mutation, Part, adamw, attention, attention_decode, embedding, few_rows, one_type, rms_norm,
-    rope, swiglu,
+    Mutation, Part, adamw, attention, attention_decode, cross_entropy, embedding, few_rows,
+    one_type, rms_norm, rope, sample, swiglu,
 };
 
 /// The kernels of an operation and the program that tests them.
@@ -94,6 +94,24 @@ pub(super) const SUITES: &[Suite] = &[
         mutations: adamw::MUTATIONS,
         part: one_type,
         at_once: None,
+    },
+    Suite {
+        name: "cross_entropy",
+        kernels: &["cross_entropy.cu", "cross_entropy_hopper.cu"],
+        test: "cross_entropy_kernels.cpp",
+        rest: &["cross_entropy.cpp"],
+        mutations: cross_entropy::MUTATIONS,
+        part: cross_entropy::part,
+        at_once: Some(&[]),
+    },
+    Suite {
+        name: "sample",
+        kernels: &["sample.cu"],
+        test: "sample_kernels.cpp",
+        rest: &["sample.cpp"],
+        mutations: sample::MUTATIONS,
+        part: sample::part,
+        at_once: Some(&[]),
     },
 ];
 

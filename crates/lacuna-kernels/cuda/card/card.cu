@@ -8,12 +8,14 @@
 #include "adamw.cuh"
 #include "attention.cuh"
 #include "attention_decode.cuh"
+#include "cross_entropy.cuh"
 #include "device.cuh"
 #include "embedding.cuh"
 #include "few_rows.cuh"
 #include "rms_norm.cuh"
 #include "rope.cuh"
 #include "swiglu.cuh"
+#include "sample.cuh"
 
 extern "C" void emulated_primitives(const unsigned *in, unsigned *out, int blocks, int group);
 
@@ -141,6 +143,8 @@ const Operation OPERATIONS[] = {
     {"swiglu", swiglus::check, swiglus::time},
     {"embedding", embeddings::check, embeddings::time},
     {"adamw", optimizer::check, optimizer::time},
+    {"cross_entropy", loss::check, loss::time},
+    {"sample", sample::check, sample::time},
 };
 
 } // namespace

@@ -39,6 +39,7 @@ struct float2 {
     float x, y;
 };
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+inline int2 make_int2(int x, int y) { return {x, y}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 
 inline uint3 threadIdx, blockIdx;
@@ -47,7 +48,17 @@ inline dim3 blockDim, gridDim;
 inline int min(int a, int b) { return a < b ? a : b; }
 inline long long min(long long a, long long b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(unsigned x) { return __builtin_ffs(static_cast<int>(x)); }
+// Steps that are rounded one by one, as the compiler's flags make all of them here.
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+/// Of integers alone: a sum of floats would depend on its order.
+template <class T> void atomicAdd(T *to, T value) {
+    static_assert(static_cast<T>(0.5) == 0);
+    *to += value;
+}
+inline void atomicMin(int *to, int value) { *to = min(*to, value); }
 inline float __int_as_float(int bits) {
     float x;
     std::memcpy(&x, &bits, 4);

@@ -75,13 +75,18 @@ double relative_error(const std::vector<T> &got, const std::vector<double> &want
     return size ? std::sqrt(error / size) : error;
 }
 
+/// The larger of two errors; a NaN is larger than any.
+inline double worse(double most, double error) {
+    return most >= error || std::isnan(most) ? most : error;
+}
+
 template <class T>
 double largest_error(const std::vector<T> &got, const std::vector<double> &want) {
     double most = 0;
     for (size_t i = 0; i < want.size(); i++) {
         const double e =
             number(got[i]) == want[i] ? 0 : std::fabs(number(got[i]) - want[i]); // ∞ equals itself
-        if (!(e <= most)) most = e;
+        most = worse(most, e);
     }
     return most;
 }

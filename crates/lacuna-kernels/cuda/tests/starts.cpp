@@ -10,6 +10,9 @@
 #include "../rms_norm.cu"
 #include "../rope.cu"
 #include "../swiglu.cu"
+#include "../cross_entropy.cu"
+#include "../cross_entropy_hopper.cu"
+#include "../sample.cu"
 
 #include "attention.h"
 
@@ -39,6 +42,14 @@ int main() {
         print_typed(name, 0, 0);
     print_typed("gradient_squares", SCRATCH, SCRATCH);
     std::printf("gradient_norm %d %d\n", NORM_THREADS, GRADIENT_NORM_SHARED);
+    for (const char *name : {"forward", "gradient", "d_hidden", "d_head"})
+        std::printf("cross_entropy_%s %d %d\ncross_entropy_%s_hopper %d %d\n", name,
+                    Quarters::THREADS, PRODUCT_SHARED, name, Groups::THREADS, PRODUCT_SHARED);
+    for (const char *name : {"merge", "chunk", "chunk_gradient", "chunk_gradient_bf16"})
+        std::printf("cross_entropy_%s 128 0\n", name);
+    std::printf("cross_entropy_loss 128 %d\n", LOSS_SHARED);
+    std::printf("sample_maxima %d %d\nsample_spans %d %d\nsample_rows %d %d\n", SAMPLE_THREADS,
+                MAXIMA_SHARED, SAMPLE_THREADS, SPANS_SHARED, SAMPLE_THREADS, ROWS_SHARED);
     std::printf("attention_sights 128 0\n");
     for (const Shape &s : SHAPES) {
         const bool plain = !std::strchr(s.name, '_'), small = !std::strcmp(s.name, "64_small");

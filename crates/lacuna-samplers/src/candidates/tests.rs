@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod recorded;
+
 /// The definition, in f64, without any shortcut.
 fn pick_slowly(row: &[f32], sampling: &Sampling, site: Site<'_>) -> (usize, f64) {
     let mut logits: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
