@@ -2,36 +2,12 @@
 #pragma once
 #include "device.cuh"
 
+#include "../tests/cross_entropy_kernels.h"
 #include "../tests/cross_entropy_run.h"
 
 namespace loss {
 
-const Launches ON_CARD{
-    "cross_entropy",
-    Quarters::THREADS,
-    launch<cross_entropy_forward>,
-    launch<cross_entropy_gradient>,
-    launch<cross_entropy_merge>,
-    launch<cross_entropy_loss>,
-    launch<cross_entropy_d_hidden>,
-    launch<cross_entropy_d_head>,
-    launch<cross_entropy_chunk>,
-    launch<cross_entropy_chunk_gradient>,
-    launch<cross_entropy_chunk_gradient_bf16>,
-};
-const Launches ON_HOPPER{
-    "cross_entropy_hopper",
-    Groups::THREADS,
-    launch<cross_entropy_forward_hopper>,
-    launch<cross_entropy_gradient_hopper>,
-    launch<cross_entropy_merge>,
-    launch<cross_entropy_loss>,
-    launch<cross_entropy_d_hidden_hopper>,
-    launch<cross_entropy_d_head_hopper>,
-    nullptr,
-    nullptr,
-    nullptr,
-};
+const Launches ON_CARD = plain("cross_entropy"), ON_HOPPER = hopper("cross_entropy_hopper");
 
 inline bool report(const Launches &launches, const std::string &name, bool good, bool same,
                    const std::string &errors) {
