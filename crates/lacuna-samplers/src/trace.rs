@@ -95,13 +95,19 @@ impl Line {
             View::Blocks { .. } => Mode::Fused,
             View::Causal => Mode::Autoregressive,
         };
+        Self::exact_header(request, mode, settings.clone())
+    }
+
+    /// The header of a request that is computed exactly throughout.
+    fn exact_header(request: usize, mode: Mode, settings: Request) -> Self {
+        let (prompt_precision, cache_precision) = (None, None);
         Self::Header {
             version: VERSION,
             request,
             mode,
-            settings: settings.clone(),
-            prompt_precision: None,
-            cache_precision: None,
+            settings,
+            prompt_precision,
+            cache_precision,
         }
     }
 
@@ -148,14 +154,7 @@ impl Line {
             eos_ids: settings.eos_id.into_iter().collect(),
             ..Request::new(prompt.to_vec(), settings.gen_length, block_size, settings.mask_id)
         };
-        Ok(Self::Header {
-            version: VERSION,
-            request: 0,
-            mode: Mode::Reference,
-            settings: request,
-            prompt_precision: None,
-            cache_precision: None,
-        })
+        Ok(Self::exact_header(0, Mode::Reference, request))
     }
 
     /// The last line of a request's trace.
