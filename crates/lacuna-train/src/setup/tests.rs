@@ -9,9 +9,14 @@ use lacuna_objective::{CorruptionRule, MaskSampler, Predicts, RateTransform, Wei
 use lacuna_schedules::{CosineMaskHeavy, Schedule, TimeSampling, Warmup};
 use std::path::PathBuf;
 
+/// The recipe that takes seconds.
+fn smoke() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml")
+}
+
 /// The smoke recipe from an untrained checkpoint of some mode.
 fn from(dir: &Path, mode: Mode, set: &[&str]) -> (Recipe, RunData) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml");
+    let path = smoke();
     let fresh = Recipe::load(&path, &[]).unwrap();
     let data = RunData::open(&fresh).unwrap();
     let config = Config { mode, ..fresh_config(&fresh, &data).unwrap() };
@@ -107,8 +112,7 @@ fn objectives(recipe: &Recipe) -> Vec<(StageObjective, Mode)> {
 
 #[test]
 fn a_stage_says_what_its_objective_is() {
-    let smoke = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml");
-    let recipe = Recipe::load(&smoke, &[]).unwrap();
+    let recipe = Recipe::load(&smoke(), &[]).unwrap();
     let mask = RunData::open(&recipe).unwrap().mask_id().unwrap();
     let [(plain, plain_mode), (blocks, blocks_mode)] = objectives(&recipe)[..] else {
         panic!("the smoke recipe has two stages")
@@ -127,8 +131,7 @@ fn a_stage_says_what_its_objective_is() {
 #[test]
 fn every_key_of_a_stage_reaches_its_objective() {
     let dir = tempfile::tempdir().unwrap();
-    let smoke = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml");
-    let text = std::fs::read_to_string(&smoke).unwrap();
+    let text = std::fs::read_to_string(smoke()).unwrap();
     let text =
         text.replace("../fixtures", &format!("{}/../../fixtures", env!("CARGO_MANIFEST_DIR")));
     let head = text
