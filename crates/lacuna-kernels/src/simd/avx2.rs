@@ -1,5 +1,6 @@
 //! Implements the vector with AVX2, FMA and F16C: eight lanes.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::dot::{ByteKernel, Dot};
@@ -35,6 +36,18 @@ pub(super) fn read<const N: usize, T>(from: &[T]) -> *const T {
 pub(super) fn write<const N: usize>(to: &mut [f32]) -> *mut f32 {
     assert!(to.len() >= N, "room for a vector's floats");
     to.as_mut_ptr()
+}
+
+/// Keeps the compiler from seeing that each lane holds a byte. It would take nibbles out of the bytes before it widens
+/// them, and so widen twice for the two nibbles of one byte, and mask what a shift of bytes lets in.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn as_words(mut bytes: __m256i) -> __m256i {
+    // SAFETY: there is no instruction.
+    unsafe {
+        asm!("/* {0} */", inout(ymm_reg) bytes, options(pure, nomem, nostack, preserves_flags));
+    }
+    bytes
 }
 
 // SAFETY, of every block below: code with this type runs within `enter` alone, whose caller has seen
@@ -165,7 +178,7 @@ impl Vector for Avx2 {
 
     #[inline(always)]
     fn look_up(bytes: &[u8], which: usize, (scale, offset): (__m256, __m256)) -> Self {
-        let bytes = Self::load_u8(bytes);
+        let bytes = unsafe { as_words(Self::load_u8(bytes)) };
         let q = if which == 0 { Self::and(bytes, 15) } else { Self::shr(bytes, 4) };
         Self(unsafe { _mm256_fmadd_ps(_mm256_cvtepi32_ps(q), scale, offset) })
     }

@@ -2,12 +2,12 @@
 
 use super::dtype::StorageDtype;
 use super::formats::{self, Format};
-use super::matmul::{GROUP, Line, PART};
+use super::matmul::{GROUP, Line, PANEL_ROWS, PART};
 use super::quant;
 use crate::simd::{Detected, Halves, Kernel, Rows, Vector, run};
 use crate::spin::Columns;
 
-/// `w_rows` rows of `len` weights against `x_rows` rows of x, at most [`GROUP`].
+/// `w_rows` rows of `len` weights, at most [`PANEL_ROWS`], against `x_rows` rows of x, at most [`GROUP`].
 pub(super) struct Panel<'a, 'out, T> {
     pub(super) halves: &'static Halves,
     /// Rows of weights, `w_stride` units apart; `len` is a multiple of [`PART`] and of the block.
@@ -183,23 +183,31 @@ impl<F: Format> Kernel for Product<'_, '_, F> {
 /// All weight rows against the X rows of x, W weight rows at a time.
 #[inline(always)]
 fn rows<V: Vector, F: Format, const W: usize, const X: usize>(panel: &mut Panel<'_, '_, F::Unit>) {
+    let mut results = [[0.; PANEL_ROWS]; X];
     let mut row = 0;
     while row + W <= panel.w_rows {
-        block::<V, F, W, X>(panel, row);
+        block::<V, F, W, X>(panel, row, &mut results);
         row += W;
     }
     while row < panel.w_rows {
-        block::<V, F, 1, X>(panel, row);
+        block::<V, F, 1, X>(panel, row, &mut results);
         row += 1;
+    }
+    if let Some((columns, first)) = &mut panel.sums.results {
+        for (i, results) in results.iter().enumerate() {
+            columns.push(*first + i, &results[..panel.w_rows]);
+        }
     }
 }
 
-/// W × X running sums in registers; each weight is unpacked once for X rows of x.
+/// W × X running sums in registers; each weight is unpacked once for X rows of x. Behind the last columns the sums are
+/// folded into the panel's results `[X, w_rows]`.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "rows and what belongs to them share their number")]
 fn block<V: Vector, F: Format, const W: usize, const X: usize>(
     panel: &mut Panel<'_, '_, F::Unit>,
     w_row: usize,
+    folded: &mut [[f32; PANEL_ROWS]; X],
 ) {
     let blocks = panel.len / (PART * F::PARTS);
     let rows = Rows::<F::Block, W>::new(&panel.w[w_row * panel.w_stride..], panel.w_stride, blocks);
@@ -264,14 +272,12 @@ fn block<V: Vector, F: Format, const W: usize, const X: usize>(
             part += 1;
         }
     }
-    match results {
-        Some((columns, first)) => write(&lanes, columns, *first),
-        None => {
-            for i in 0..X {
-                for j in 0..W {
-                    lanes[i][j].store(&mut carried[j][i].0);
-                }
-            }
+    if results.is_some() {
+        return fold(&lanes, w_row, folded);
+    }
+    for i in 0..X {
+        for j in 0..W {
+            lanes[i][j].store(&mut carried[j][i].0);
         }
     }
 }
@@ -291,25 +297,21 @@ fn prefetch<V: Vector, F: Format, const X: usize>(block: *const u8, ahead: usize
     }
 }
 
-/// Folds running sums `[X, W]` to the next results of X rows of the columns, from row `first` on.
+/// Folds running sums `[X, W]` to the results of weight row `w_row` and those after it.
 #[inline(always)]
-fn write<V: Vector, const W: usize, const X: usize>(
+fn fold<V: Vector, const W: usize, const X: usize>(
     lanes: &[[V; W]; X],
-    columns: &mut Columns<'_>,
-    first: usize,
+    w_row: usize,
+    results: &mut [[f32; PANEL_ROWS]; X],
 ) {
-    let mut results = [[0.; W]; X];
-    let folded = results.as_flattened_mut();
+    assert!(w_row <= PANEL_ROWS - W, "a row of the panel");
     for four in 0..(X * W).div_ceil(4) {
         let mut sums = [V::splat(0.); 4];
         for (at, sums) in (4 * four..X * W).zip(&mut sums) {
             *sums = lanes[at / W][at % W];
         }
         for (at, sum) in (4 * four..X * W).zip(V::sums(sums)) {
-            folded[at] = sum;
+            results[at / W][w_row + at % W] = sum;
         }
-    }
-    for (i, results) in results.iter().enumerate() {
-        columns.push(first + i, results);
     }
 }

@@ -114,7 +114,7 @@ impl Format for Q8_0 {
 
     #[inline(always)]
     fn scales<V: Vector>(block: &[u8; 34], halves: &Halves) -> V {
-        V::splat(halves.at(block[0], block[1]))
+        V::splat(halves.at(&block[0..]))
     }
 
     #[inline(always)]
@@ -132,7 +132,7 @@ impl Format for Q4_0 {
 
     #[inline(always)]
     fn scales<V: Vector>(block: &[u8; 18], halves: &Halves) -> V::Nibbles {
-        V::nibbles_from(-8., halves.at(block[0], block[1]))
+        V::nibbles_from(-8., halves.at(&block[0..]))
     }
 
     #[inline(always)]
@@ -150,7 +150,7 @@ impl Format for Q4_1 {
 
     #[inline(always)]
     fn scales<V: Vector>(block: &[u8; 20], halves: &Halves) -> V::Nibbles {
-        V::nibbles(halves.at(block[0], block[1]), halves.at(block[2], block[3]))
+        V::nibbles(halves.at(&block[0..]), halves.at(&block[2..]))
     }
 
     #[inline(always)]
@@ -168,7 +168,7 @@ impl Format for Q5_0 {
 
     #[inline(always)]
     fn scales<V: Vector>(block: &[u8; 22], halves: &Halves) -> V {
-        V::splat(halves.at(block[0], block[1]))
+        V::splat(halves.at(&block[0..]))
     }
 
     #[inline(always)]
@@ -187,7 +187,7 @@ impl Format for Q5_1 {
 
     #[inline(always)]
     fn scales<V: Vector>(block: &[u8; 24], halves: &Halves) -> (V, V) {
-        (V::splat(halves.at(block[0], block[1])), V::splat(halves.at(block[2], block[3])))
+        (V::splat(halves.at(&block[0..])), V::splat(halves.at(&block[2..])))
     }
 
     #[inline(always)]

@@ -30,7 +30,7 @@ pub(super) const PART: usize = 32;
 /// The distance in rows from the weights in work to those prefetched: about as many as are multiplied at once.
 const ROWS_AHEAD: usize = 4;
 /// Weight rows of a panel: a multiple of what the register blocks take.
-const PANEL_ROWS: usize = 24;
+pub(super) const PANEL_ROWS: usize = 24;
 /// Weights in one piece of work; small enough to share evenly, large enough to be worth taking.
 const TASK_WEIGHTS: usize = 32 * 1024;
 /// Multiplications below which the calling thread works alone: a few microseconds.

@@ -55,7 +55,7 @@ impl Format for Q2K {
     #[inline(always)]
     fn scales<V: Vector>(block: &[u8; 84], halves: &Halves) -> Scales {
         let both: &[u8; 16] = block.first_chunk().expect("sixteen of 84 bytes");
-        let (d, dmin) = (halves.at(block[80], block[81]), halves.at(block[82], block[83]));
+        let (d, dmin) = (halves.at(&block[80..]), halves.at(&block[82..]));
         Scales::new::<V>(d, both.map(|byte| byte & 15), dmin, both.map(|byte| byte >> 4))
     }
 
@@ -79,7 +79,7 @@ impl Format for Q3K {
     #[inline(always)]
     fn scales<V: Vector>(block: &[u8; 110], halves: &Halves) -> Scales {
         let scales = three_bit_scales(block).map(|scale| scale as u8);
-        Scales::signed::<V>(halves.at(block[108], block[109]), &scales)
+        Scales::signed::<V>(halves.at(&block[108..]), &scales)
     }
 
     #[inline(always)]
@@ -102,7 +102,7 @@ impl Format for Q4K {
 
     #[inline(always)]
     fn scales<V: Vector>(block: &[u8; 144], halves: &Halves) -> Scales {
-        let (d, dmin) = (halves.at(block[0], block[1]), halves.at(block[2], block[3]));
+        let (d, dmin) = (halves.at(&block[0..]), halves.at(&block[2..]));
         Scales::of_eight::<V>(d, dmin, six_bits(block))
     }
 
@@ -122,7 +122,7 @@ impl Format for Q5K {
 
     #[inline(always)]
     fn scales<V: Vector>(block: &[u8; 176], halves: &Halves) -> Scales {
-        let (d, dmin) = (halves.at(block[0], block[1]), halves.at(block[2], block[3]));
+        let (d, dmin) = (halves.at(&block[0..]), halves.at(&block[2..]));
         Scales::of_eight::<V>(d, dmin, six_bits(block))
     }
 
@@ -145,7 +145,7 @@ impl Format for Q6K {
 
     #[inline(always)]
     fn scales<V: Vector>(block: &[u8; 210], halves: &Halves) -> Scales {
-        Scales::signed::<V>(halves.at(block[208], block[209]), &block[192..208])
+        Scales::signed::<V>(halves.at(&block[208..]), &block[192..208])
     }
 
     #[inline(always)]

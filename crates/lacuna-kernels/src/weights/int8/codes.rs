@@ -50,7 +50,7 @@ impl Codes for Q4_0 {
 
     #[inline(always)]
     fn scales(block: &[u8; 18], halves: &Halves) -> ([f32; 16], [f32; 16]) {
-        let d = halves.at(block[0], block[1]);
+        let d = halves.at(&block[0..]);
         ([d; 16], [-8. * d; 16])
     }
 
@@ -67,7 +67,7 @@ impl Codes for Q4_1 {
 
     #[inline(always)]
     fn scales(block: &[u8; 20], halves: &Halves) -> ([f32; 16], [f32; 16]) {
-        ([halves.at(block[0], block[1]); 16], [halves.at(block[2], block[3]); 16])
+        ([halves.at(&block[0..]); 16], [halves.at(&block[2..]); 16])
     }
 
     #[inline(always)]
@@ -84,7 +84,7 @@ impl Codes for Q8_0 {
 
     #[inline(always)]
     fn scales(block: &[u8; 34], halves: &Halves) -> ([f32; 16], [f32; 16]) {
-        let d = halves.at(block[0], block[1]);
+        let d = halves.at(&block[0..]);
         ([d; 16], [-128. * d; 16])
     }
 
@@ -105,7 +105,7 @@ impl Codes for Q4K {
 
     #[inline(always)]
     fn scales(block: &[u8; 144], halves: &Halves) -> ([f32; 16], [f32; 16]) {
-        let (d, dmin) = (halves.at(block[0], block[1]), halves.at(block[2], block[3]));
+        let (d, dmin) = (halves.at(&block[0..]), halves.at(&block[2..]));
         let (bytes, mins) = six_bits(block);
         let (mut scales, mut offsets) = ([0.; 16], [0.; 16]);
         for i in 0..8 {
@@ -132,7 +132,7 @@ impl Codes for Q6K {
 
     #[inline(always)]
     fn scales(block: &[u8; 210], halves: &Halves) -> ([f32; 16], [f32; 16]) {
-        let d = halves.at(block[208], block[209]);
+        let d = halves.at(&block[208..]);
         let (mut scales, mut offsets) = ([0.; 16], [0.; 16]);
         for i in 0..16 {
             scales[i] = d * f32::from(block[192 + i] as i8);

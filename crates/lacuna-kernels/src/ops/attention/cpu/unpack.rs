@@ -43,11 +43,9 @@ fn bf16<V: Vector>(bytes: &[u8], to: &mut [f32]) {
 
 #[inline(always)]
 fn q8_0<V: Vector>(bytes: &[u8], halves: &Halves, to: &mut [f32]) {
-    for ([low, high, codes @ ..], to) in
-        bytes.as_chunks::<34>().0.iter().zip(to.as_chunks_mut::<32>().0)
-    {
-        let scale = V::splat(halves.at(*low, *high));
-        for (codes, to) in codes.chunks_exact(V::LANES).zip(to.chunks_exact_mut(V::LANES)) {
+    for (block, to) in bytes.as_chunks::<34>().0.iter().zip(to.as_chunks_mut::<32>().0) {
+        let scale = V::splat(halves.at(block));
+        for (codes, to) in block[2..].chunks_exact(V::LANES).zip(to.chunks_exact_mut(V::LANES)) {
             V::from_i8(codes).mul(scale).store(to);
         }
     }
