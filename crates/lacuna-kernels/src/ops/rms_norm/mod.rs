@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Serving};
 
 mod cpu;
 pub(crate) mod reference;
@@ -18,8 +18,8 @@ pub fn rms_norm(backend: Backend, x: &Tensor, weight: &Tensor, eps: f64) -> Resu
         bail!("rms norm: x is {:?}, expected [.., {h}] as the weight", x.dims())
     }
     match backend.serving_filled(&[x, weight]) {
-        Backend::Reference => reference::rms_norm(x, weight, eps),
-        Backend::Cpu(isa) => cpu::rms_norm(isa, x, weight, eps),
+        Serving::Reference => reference::rms_norm(x, weight, eps),
+        Serving::Cpu(isa) => cpu::rms_norm(isa, x, weight, eps),
     }
 }
 
@@ -42,8 +42,8 @@ pub fn rms_norm_backward(
         bail!("rms norm: x is {:?}, dy {:?}, weight [{h}]", x.dims(), dy.dims())
     }
     match backend.serving_filled(&[x, weight, dy, carried.unwrap_or(x)]) {
-        Backend::Reference => reference::rms_norm_backward(x, weight, eps, dy, carried),
-        Backend::Cpu(isa) => cpu::rms_norm_backward(isa, x, weight, eps as f32, dy, carried),
+        Serving::Reference => reference::rms_norm_backward(x, weight, eps, dy, carried),
+        Serving::Cpu(isa) => cpu::rms_norm_backward(isa, x, weight, eps as f32, dy, carried),
     }
 }
 
@@ -63,7 +63,7 @@ pub fn add_rms_norm(
         bail!("rms norm: x is {:?}, y {:?}, weight [{h}]", x.dims(), y.dims())
     }
     match backend.serving_filled(&[x, y, weight]) {
-        Backend::Reference => reference::add_rms_norm(x, y, weight, eps),
-        Backend::Cpu(isa) => cpu::add_rms_norm(isa, x, y, weight, eps as f32),
+        Serving::Reference => reference::add_rms_norm(x, y, weight, eps),
+        Serving::Cpu(isa) => cpu::add_rms_norm(isa, x, y, weight, eps as f32),
     }
 }
