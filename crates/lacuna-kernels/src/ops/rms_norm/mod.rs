@@ -5,6 +5,8 @@ use candle_core::{Result, Tensor, bail};
 use crate::backend::{Backend, Serving};
 
 mod cpu;
+#[cfg(feature = "metal")]
+mod metal;
 pub(crate) mod reference;
 
 /// Root-mean-square normalisation: x / sqrt(mean(x²) + eps) · weight over the last dimension, differentiable in both.
@@ -16,6 +18,10 @@ pub fn rms_norm(backend: Backend, x: &Tensor, weight: &Tensor, eps: f64) -> Resu
     let h = weight.dims1()?;
     if x.dims().last() != Some(&h) {
         bail!("rms norm: x is {:?}, expected [.., {h}] as the weight", x.dims())
+    }
+    #[cfg(feature = "metal")]
+    if backend == Backend::Metal {
+        return metal::rms_norm(x, weight, eps);
     }
     match backend.serving_filled(&[x, weight]) {
         Serving::Reference => reference::rms_norm(x, weight, eps),
