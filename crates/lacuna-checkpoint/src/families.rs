@@ -13,6 +13,7 @@ mod llama;
 mod qwen2;
 mod qwen3;
 mod refused;
+mod seed_oss;
 
 pub(crate) use called::{is_diffcoder, names_of};
 pub(crate) use llama::{DIFFCODER, LLAMA, RELEASED_MASK, RELEASED_MASK_ID, ROPE_FACTORS};
@@ -109,8 +110,8 @@ pub enum Family {
 }
 
 /// Every architecture. Of two that share a model type the first one's name is written.
-pub(crate) const ARCHITECTURES: [&Architecture; 5] =
-    [&LLAMA, &DIFFCODER, &llama::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3];
+pub(crate) const ARCHITECTURES: [&Architecture; 6] =
+    [&LLAMA, &DIFFCODER, &llama::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3, &seed_oss::SEED_OSS];
 
 const DIFFUSION: [&Diffusion; 5] =
     [&qwen3::SDAR, &a2d::LLAMA_A2D, &a2d::QWEN2_A2D, &a2d::QWEN3_A2D, &fast_dllm::FAST_DLLM];

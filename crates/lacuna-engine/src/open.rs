@@ -379,22 +379,29 @@ pub(crate) fn tokenizer_file(checkpoint: &Path) -> PathBuf {
     if checkpoint.is_dir() { checkpoint.join("tokenizer.json") } else { checkpoint.to_owned() }
 }
 
-/// The device called `cpu` or `cuda`.
+/// The device called `cpu`, `cuda` or `metal`.
 ///
 /// # Errors
-/// Errors if this build has no CUDA or the machine no device, and says which.
+/// Errors if this build has no CUDA or Metal or the machine no device, and says which.
 pub fn select_device(name: &str) -> Result<Device> {
     let device = |message: String| Error::Device(message.into());
-    match name {
-        "cpu" => Ok(Device::Cpu),
-        "cuda" if cfg!(feature = "cuda") => Device::new_cuda(0).map_err(|e| {
-            let reason = lacuna_kernels::message(&e);
-            device(format!("{} cuda: no CUDA device could be opened: {reason}", Knob::Device))
-        }),
-        "cuda" => Err(device(format!(
-            "{0} cuda: this build has no CUDA; build with --features cuda, or use {0} cpu",
-            Knob::Device
-        ))),
-        other => Err(device(format!("{} {other}: expected cpu or cuda", Knob::Device))),
-    }
+    let kind = if name == "cuda" { "CUDA" } else { "Metal" };
+    let opened = match name {
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" if cfg!(feature = "cuda") => Device::new_cuda(0),
+        "metal" if cfg!(feature = "metal") => Device::new_metal(0),
+        "cuda" | "metal" => {
+            return Err(device(format!(
+                "{0} {name}: this build has no {kind}; build with --features {name}, or use {0} cpu",
+                Knob::Device
+            )));
+        }
+        other => {
+            return Err(device(format!("{} {other}: expected cpu, cuda or metal", Knob::Device)));
+        }
+    };
+    opened.map_err(|e| {
+        let reason = lacuna_kernels::message(&e);
+        device(format!("{} {name}: no {kind} device could be opened: {reason}", Knob::Device))
+    })
 }

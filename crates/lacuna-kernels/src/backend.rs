@@ -97,6 +97,18 @@ pub enum Backend {
     /// Fused loops for f32 tensors on the CPU, with instructions up to those named; products of f32 matrices are
     /// the gemm crate's, which takes the widest there are. Tensors of other dtypes or devices go to the reference.
     Cpu(Isa),
+    /// Kernels for Apple's GPU, of the operations that have one; the others go to the reference, which is candle's
+    /// own kernels there. With the feature `metal`.
+    #[cfg(feature = "metal")]
+    Metal,
+}
+
+/// Who really computes an operation, where a [`Backend`] has no kernel of its own for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Serving {
+    Reference,
+    /// Loops for this set of instructions, which the machine has.
+    Cpu(Isa),
 }
 
 impl Backend {
@@ -105,9 +117,15 @@ impl Backend {
         Self::Cpu(Isa::best())
     }
 
-    /// The fastest backend for tensors on `device`: fused loops on the CPU, the reference elsewhere.
+    /// The fastest backend for tensors on `device`: fused loops on the CPU, kernels on Apple's GPU, the reference
+    /// elsewhere.
     pub fn of(device: &Device) -> Self {
-        if device.is_cpu() { Self::cpu() } else { Self::Reference }
+        match device {
+            Device::Cpu => Self::cpu(),
+            #[cfg(feature = "metal")]
+            Device::Metal(_) => Self::Metal,
+            _ => Self::Reference,
+        }
     }
 
     /// All backends that this machine has, for tests: the reference and every instruction set.
@@ -116,20 +134,20 @@ impl Backend {
         std::iter::once(Self::Reference).chain(fused).collect()
     }
 
-    /// The backend that really computes an operation on `tensors`: the fused loops take f32 tensors on the CPU, and
-    /// the reference all others.
-    pub(crate) fn serving(self, tensors: &[&Tensor]) -> Self {
+    /// Tells who computes an operation on `tensors`: the fused loops take f32 tensors on the CPU, and the reference
+    /// all others.
+    pub(crate) fn serving(self, tensors: &[&Tensor]) -> Serving {
         match self {
-            Self::Cpu(isa) if tensors.iter().all(|t| is_f32(t)) => Self::Cpu(isa.runnable()),
-            _ => Self::Reference,
+            Self::Cpu(isa) if tensors.iter().all(|t| is_f32(t)) => Serving::Cpu(isa.runnable()),
+            _ => Serving::Reference,
         }
     }
 
     /// [`Self::serving`] for operations whose fused loops take no empty tensors.
-    pub(crate) fn serving_filled(self, tensors: &[&Tensor]) -> Self {
+    pub(crate) fn serving_filled(self, tensors: &[&Tensor]) -> Serving {
         match tensors.iter().all(|t| t.elem_count() > 0) {
             true => self.serving(tensors),
-            false => Self::Reference,
+            false => Serving::Reference,
         }
     }
 }
@@ -156,9 +174,9 @@ mod tests {
         let f32s = Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap();
         let (empty, f64s) = (f32s.narrow(0, 0, 0).unwrap(), f32s.to_dtype(DType::F64).unwrap());
         let cpu = Backend::cpu();
-        assert_eq!(cpu.serving(&[&f32s, &empty]), cpu);
-        assert_eq!(cpu.serving(&[&f32s, &f64s]), Backend::Reference);
-        assert_eq!(cpu.serving_filled(&[&f32s, &empty]), Backend::Reference);
-        assert_eq!(Backend::Reference.serving(&[&f32s]), Backend::Reference);
+        assert_eq!(cpu.serving(&[&f32s, &empty]), Serving::Cpu(Isa::best()));
+        assert_eq!(cpu.serving(&[&f32s, &f64s]), Serving::Reference);
+        assert_eq!(cpu.serving_filled(&[&f32s, &empty]), Serving::Reference);
+        assert_eq!(Backend::Reference.serving(&[&f32s]), Serving::Reference);
     }
 }

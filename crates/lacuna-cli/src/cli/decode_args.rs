@@ -28,7 +28,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "DTYPE", value_parser = kept_dtype)]
     pub(crate) dtype: Option<StorageDtype>,
     /// Device that the model runs on
-    #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
+    #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda", "metal"])]
     pub(crate) device: String,
     /// Memory to plan with: 8GB, or unlimited for no check; default: what the machine has available
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = memory_limit)]

@@ -316,8 +316,8 @@ fn rounded(x: &Tensor) -> Result<Tensor> {
 /// The instructions that unpack and multiply: stored weights are on the CPU, whatever computes with them.
 fn loops(backend: Backend) -> Isa {
     match backend {
-        Backend::Reference => Isa::Portable,
         Backend::Cpu(isa) => isa.runnable(),
+        _ => Isa::Portable,
     }
 }
 

@@ -237,6 +237,10 @@ fn variants() -> Vec<(&'static str, Value)> {
         ("a wide head", json!({ "head_dim": 16 })),
         ("a narrow head", json!({ "head_dim": 4 })),
         ("Qwen2's biases", json!({ "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2" })),
+        (
+            "Seed-OSS's biases",
+            json!({ "architectures": ["SeedOssForCausalLM"], "model_type": "seed_oss", "attention_out_bias": false }),
+        ),
         ("Llama's biases", json!({ "attention_bias": true, "mlp_bias": true })),
         (
             "Qwen3's norms",

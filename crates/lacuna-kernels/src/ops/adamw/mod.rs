@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, Var, bail};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Serving};
 
 mod cpu;
 pub(crate) mod reference;
@@ -90,7 +90,7 @@ pub fn adamw(
     }
     let in_place = [parameter, first, second, stepped].into_iter().all(Tensor::is_contiguous);
     match backend.serving(&[first, second, stepped]) {
-        Backend::Cpu(isa) if in_place => cpu::adamw(isa, parameter, gradient, moments, update),
+        Serving::Cpu(isa) if in_place => cpu::adamw(isa, parameter, gradient, moments, update),
         _ => reference::adamw(parameter, gradient, moments, update),
     }
 }
@@ -103,8 +103,8 @@ pub fn global_norm(backend: Backend, gradients: &[Tensor]) -> Result<f64> {
     let mut sum = 0.;
     for gradient in gradients {
         sum += match backend.serving(&[gradient]) {
-            Backend::Reference => reference::sum_of_squares(gradient)?,
-            Backend::Cpu(isa) => cpu::sum_of_squares(isa, gradient)?,
+            Serving::Reference => reference::sum_of_squares(gradient)?,
+            Serving::Cpu(isa) => cpu::sum_of_squares(isa, gradient)?,
         };
     }
     Ok(sum.sqrt())

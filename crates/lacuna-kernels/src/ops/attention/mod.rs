@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Serving};
 
 mod cpu;
 mod key_ranges;
@@ -38,8 +38,8 @@ pub fn attention(
 ) -> Result<Tensor> {
     segments.check(q, k, v)?;
     match backend.serving_filled(&[q, k, v]) {
-        Backend::Reference => reference::attention(q, k, v, segments, scale),
-        Backend::Cpu(isa) => cpu::attention(isa, [q, k, v], segments, scale),
+        Serving::Reference => reference::attention(q, k, v, segments, scale),
+        Serving::Cpu(isa) => cpu::attention(isa, [q, k, v], segments, scale),
     }
 }
 
@@ -65,11 +65,11 @@ pub fn attention_kept(
 ) -> Result<AttentionOutput> {
     segments.check(q, k, v)?;
     match backend.serving_filled(&[q, k, v]) {
-        Backend::Reference => {
+        Serving::Reference => {
             let out = reference::attention(&q.detach(), &k.detach(), &v.detach(), segments, scale)?;
             Ok(AttentionOutput { out, lse: None })
         }
-        Backend::Cpu(isa) => {
+        Serving::Cpu(isa) => {
             let (out, lse) = cpu::attention_kept(isa, [q, k, v], segments, scale)?;
             Ok(AttentionOutput { out, lse: Some(Arc::new(lse)) })
         }
@@ -96,7 +96,7 @@ pub fn attention_backward(
         bail!("attention: the output is {:?}, expected {:?}", output.out.dims(), q.dims())
     }
     match (backend.serving_filled(&[q, k, v, d_out]), &output.lse) {
-        (Backend::Cpu(isa), Some(lse)) => {
+        (Serving::Cpu(isa), Some(lse)) => {
             let outer = (&output.out, d_out, &**lse);
             cpu::attention_backward(isa, [q, k, v], outer, segments, scale)
         }
@@ -125,7 +125,7 @@ pub fn attention_over(
     let floats = rows().filter(|rows| rows.precision() == CachePrecision::F32);
     let tensors: Vec<_> = [q].into_iter().chain(floats.map(StoredRows::data)).collect();
     match backend.serving_filled(&tensors) {
-        Backend::Cpu(isa) if !rows().any(is_empty) => {
+        Serving::Cpu(isa) if !rows().any(is_empty) => {
             cpu::attention_over(isa, q, caches, segments, scale)
         }
         _ => reference::attention_over(q, caches, segments, scale),

@@ -3,7 +3,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Serving};
 
 mod cpu;
 pub(crate) mod reference;
@@ -38,8 +38,8 @@ pub fn linear_cross_entropy(
 ) -> Result<CrossEntropy> {
     check(hidden, head, targets, Some(weights))?;
     match backend.serving_filled(&[hidden, head]) {
-        Backend::Reference => reference::linear_cross_entropy(hidden, head, targets, weights),
-        Backend::Cpu(isa) => cpu::linear_cross_entropy(isa, hidden, head, targets, weights),
+        Serving::Reference => reference::linear_cross_entropy(hidden, head, targets, weights),
+        Serving::Cpu(isa) => cpu::linear_cross_entropy(isa, hidden, head, targets, weights),
     }
 }
 
@@ -69,10 +69,10 @@ pub fn linear_cross_entropy_gradients(
 ) -> Result<CrossEntropyGradients> {
     check(hidden, head, targets, Some(weights))?;
     match backend.serving_filled(&[hidden, head]) {
-        Backend::Reference => {
+        Serving::Reference => {
             reference::linear_cross_entropy_gradients(hidden, head, targets, weights)
         }
-        Backend::Cpu(isa) => {
+        Serving::Cpu(isa) => {
             cpu::linear_cross_entropy_gradients(isa, hidden, head, targets, weights)
         }
     }
@@ -90,8 +90,8 @@ pub fn token_nll(
 ) -> Result<Vec<f32>> {
     check(hidden, head, targets, None)?;
     match backend.serving_filled(&[hidden, head]) {
-        Backend::Reference => reference::token_nll(hidden, head, targets),
-        Backend::Cpu(isa) => cpu::token_nll(isa, hidden, head, targets),
+        Serving::Reference => reference::token_nll(hidden, head, targets),
+        Serving::Cpu(isa) => cpu::token_nll(isa, hidden, head, targets),
     }
 }
 

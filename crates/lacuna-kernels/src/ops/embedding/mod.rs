@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Serving};
 
 mod cpu;
 pub(crate) mod reference;
@@ -23,8 +23,8 @@ pub fn embedding(backend: Backend, table: &Tensor, ids: &Tensor) -> Result<Tenso
         bail!("embedding: id {id} at {at}, expected one below {v}")
     }
     match backend.serving_filled(&[table]) {
-        Backend::Reference => reference::embedding(table, ids),
-        Backend::Cpu(_) => {
+        Serving::Reference => reference::embedding(table, ids),
+        Serving::Cpu(_) => {
             let mut shape = ids.dims().to_vec();
             shape.push(h);
             cpu::embedding(table, list, shape)
@@ -51,7 +51,7 @@ pub fn embedding_backward(
         bail!("embedding: dy is {:?} for {} ids and a table [{v}, {h}]", dy.dims(), ids.len())
     }
     match backend.serving_filled(&[onto]) {
-        Backend::Cpu(_) if backend.serving(&[dy]) != Backend::Reference => {
+        Serving::Cpu(_) if backend.serving(&[dy]) != Serving::Reference => {
             cpu::embedding_backward(&ids, dy, onto)
         }
         _ => reference::embedding_backward(&ids, dy, onto),

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Serving};
 
 mod cpu;
 pub(crate) mod reference;
@@ -14,8 +14,8 @@ pub(crate) mod reference;
 pub fn linear(backend: Backend, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let (rows, shape) = check(x, weight)?;
     match backend.serving(&[x, weight]) {
-        Backend::Reference => reference::linear(x, weight),
-        Backend::Cpu(_) => cpu::linear(x, weight, rows, shape),
+        Serving::Reference => reference::linear(x, weight),
+        Serving::Cpu(_) => cpu::linear(x, weight, rows, shape),
     }
 }
 
@@ -42,8 +42,8 @@ pub fn linear_input_gradient(backend: Backend, terms: &[(&Tensor, &Tensor)]) -> 
     }
     let tensors: Vec<_> = terms.iter().flat_map(|(dy, weight)| [*dy, *weight]).collect();
     match backend.serving(&tensors) {
-        Backend::Reference => reference::linear_input_gradient(terms)?.reshape(shape),
-        Backend::Cpu(_) => cpu::linear_input_gradient(terms, rows, shape),
+        Serving::Reference => reference::linear_input_gradient(terms)?.reshape(shape),
+        Serving::Cpu(_) => cpu::linear_input_gradient(terms, rows, shape),
     }
 }
 
@@ -60,8 +60,8 @@ pub fn linear_weight_gradient(backend: Backend, dy: &Tensor, x: &Tensor) -> Resu
         bail!("linear: dy is {:?} and x {:?}, expected as many rows", dy.dims(), x.dims())
     }
     match backend.serving(&[dy, x]) {
-        Backend::Reference => reference::linear_weight_gradient(dy, x),
-        Backend::Cpu(_) => cpu::linear_weight_gradient(dy, x, [rows, out, inner]),
+        Serving::Reference => reference::linear_weight_gradient(dy, x),
+        Serving::Cpu(_) => cpu::linear_weight_gradient(dy, x, [rows, out, inner]),
     }
 }
 

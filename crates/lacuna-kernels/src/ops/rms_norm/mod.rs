@@ -2,9 +2,11 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Serving};
 
 mod cpu;
+#[cfg(feature = "metal")]
+mod metal;
 pub(crate) mod reference;
 
 /// Root-mean-square normalisation: x / sqrt(mean(x²) + eps) · weight over the last dimension, differentiable in both.
@@ -17,9 +19,13 @@ pub fn rms_norm(backend: Backend, x: &Tensor, weight: &Tensor, eps: f64) -> Resu
     if x.dims().last() != Some(&h) {
         bail!("rms norm: x is {:?}, expected [.., {h}] as the weight", x.dims())
     }
+    #[cfg(feature = "metal")]
+    if backend == Backend::Metal {
+        return metal::rms_norm(x, weight, eps);
+    }
     match backend.serving_filled(&[x, weight]) {
-        Backend::Reference => reference::rms_norm(x, weight, eps),
-        Backend::Cpu(isa) => cpu::rms_norm(isa, x, weight, eps),
+        Serving::Reference => reference::rms_norm(x, weight, eps),
+        Serving::Cpu(isa) => cpu::rms_norm(isa, x, weight, eps),
     }
 }
 
@@ -42,8 +48,8 @@ pub fn rms_norm_backward(
         bail!("rms norm: x is {:?}, dy {:?}, weight [{h}]", x.dims(), dy.dims())
     }
     match backend.serving_filled(&[x, weight, dy, carried.unwrap_or(x)]) {
-        Backend::Reference => reference::rms_norm_backward(x, weight, eps, dy, carried),
-        Backend::Cpu(isa) => cpu::rms_norm_backward(isa, x, weight, eps as f32, dy, carried),
+        Serving::Reference => reference::rms_norm_backward(x, weight, eps, dy, carried),
+        Serving::Cpu(isa) => cpu::rms_norm_backward(isa, x, weight, eps as f32, dy, carried),
     }
 }
 
@@ -63,7 +69,7 @@ pub fn add_rms_norm(
         bail!("rms norm: x is {:?}, y {:?}, weight [{h}]", x.dims(), y.dims())
     }
     match backend.serving_filled(&[x, y, weight]) {
-        Backend::Reference => reference::add_rms_norm(x, y, weight, eps),
-        Backend::Cpu(isa) => cpu::add_rms_norm(isa, x, y, weight, eps as f32),
+        Serving::Reference => reference::add_rms_norm(x, y, weight, eps),
+        Serving::Cpu(isa) => cpu::add_rms_norm(isa, x, y, weight, eps as f32),
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Serving};
 
 mod cpu;
 pub(crate) mod reference;
@@ -19,8 +19,8 @@ pub use tables::Rope;
 pub fn rope(backend: Backend, x: &Tensor, rope: &Rope, positions: &[u32]) -> Result<Tensor> {
     let tables = rope.tables(x, positions)?;
     match backend.serving_filled(&[x, &tables.cos]) {
-        Backend::Reference => reference::rope(x, rope, positions),
-        Backend::Cpu(isa) => cpu::rope(isa, x, tables, positions),
+        Serving::Reference => reference::rope(x, rope, positions),
+        Serving::Cpu(isa) => cpu::rope(isa, x, tables, positions),
     }
 }
 
@@ -36,7 +36,7 @@ pub fn rope_backward(
 ) -> Result<Tensor> {
     let tables = rope.tables(dy, positions)?;
     match backend.serving_filled(&[dy, &tables.cos]) {
-        Backend::Reference => reference::rope_backward(dy, rope, positions),
-        Backend::Cpu(isa) => cpu::rope_backward(isa, dy, tables, positions),
+        Serving::Reference => reference::rope_backward(dy, rope, positions),
+        Serving::Cpu(isa) => cpu::rope_backward(isa, dy, tables, positions),
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Serving};
 
 mod cpu;
 pub(crate) mod reference;
@@ -16,8 +16,8 @@ pub fn swiglu(backend: Backend, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         bail!("swiglu: up is {:?}, expected {:?} as gate", up.dims(), gate.dims())
     }
     match backend.serving(&[gate, up]) {
-        Backend::Reference => reference::swiglu(gate, up),
-        Backend::Cpu(isa) => cpu::swiglu(isa, gate, up),
+        Serving::Reference => reference::swiglu(gate, up),
+        Serving::Cpu(isa) => cpu::swiglu(isa, gate, up),
     }
 }
 
@@ -36,7 +36,7 @@ pub fn swiglu_backward(
         bail!("swiglu: gate is {:?}, up {:?}, dy {:?}", gate.dims(), up.dims(), dy.dims())
     }
     match backend.serving(&[gate, up, dy]) {
-        Backend::Reference => reference::swiglu_backward(gate, up, dy),
-        Backend::Cpu(isa) => cpu::swiglu_backward(isa, gate, up, dy),
+        Serving::Reference => reference::swiglu_backward(gate, up, dy),
+        Serving::Cpu(isa) => cpu::swiglu_backward(isa, gate, up, dy),
     }
 }
