@@ -180,10 +180,17 @@ impl<F: Format> Kernel for Product<'_, '_, F> {
     }
 }
 
+/// A panel's results for X rows of x.
+///
+/// They begin with a cache line, and with them the frame in which compilers keep the vectors that find no register: one
+/// that straddles two lines, as chance would have it, makes a product half as long again.
+#[repr(C, align(64))]
+struct Results<const X: usize>([[f32; PANEL_ROWS]; X]);
+
 /// All weight rows against the X rows of x, W weight rows at a time.
 #[inline(always)]
 fn rows<V: Vector, F: Format, const W: usize, const X: usize>(panel: &mut Panel<'_, '_, F::Unit>) {
-    let mut results = [[0.; PANEL_ROWS]; X];
+    let mut results = Results([[0.; PANEL_ROWS]; X]);
     let mut row = 0;
     while row + W <= panel.w_rows {
         block::<V, F, W, X>(panel, row, &mut results);
@@ -194,7 +201,7 @@ fn rows<V: Vector, F: Format, const W: usize, const X: usize>(panel: &mut Panel<
         row += 1;
     }
     if let Some((columns, first)) = &mut panel.sums.results {
-        for (i, results) in results.iter().enumerate() {
+        for (i, results) in results.0.iter().enumerate() {
             columns.push(*first + i, &results[..panel.w_rows]);
         }
     }
@@ -207,7 +214,7 @@ fn rows<V: Vector, F: Format, const W: usize, const X: usize>(panel: &mut Panel<
 fn block<V: Vector, F: Format, const W: usize, const X: usize>(
     panel: &mut Panel<'_, '_, F::Unit>,
     w_row: usize,
-    folded: &mut [[f32; PANEL_ROWS]; X],
+    folded: &mut Results<X>,
 ) {
     let blocks = panel.len / (PART * F::PARTS);
     let rows = Rows::<F::Block, W>::new(&panel.w[w_row * panel.w_stride..], panel.w_stride, blocks);
@@ -302,7 +309,7 @@ fn prefetch<V: Vector, F: Format, const X: usize>(block: *const u8, ahead: usize
 fn fold<V: Vector, const W: usize, const X: usize>(
     lanes: &[[V; W]; X],
     w_row: usize,
-    results: &mut [[f32; PANEL_ROWS]; X],
+    Results(results): &mut Results<X>,
 ) {
     assert!(w_row <= PANEL_ROWS - W, "a row of the panel");
     for four in 0..(X * W).div_ceil(4) {
