@@ -1,4 +1,4 @@
-//! Drafts what a request is about to write, so that many of its blocks are checked in one pass.
+//! Makes drafts of the text that a request is about to write, so that many of its blocks are checked in one pass.
 //!
 //! [`Speculative::speculate`] denoises several fully masked blocks at once, each seeing the draft's
 //! blocks before it. As long as every earlier block came out equal to its draft, that *is* the
@@ -254,7 +254,7 @@ impl Odds {
         self.misses = self.misses * Self::KEPT + f64::from(u8::from(accepted < drafted));
     }
 
-    /// What is known grows old, so that a source that was of no use is tried again.
+    /// Lets earlier drafts count less, so that a source that was of no use is tried again.
     fn age(&mut self) {
         self.hits *= Self::KEPT_UNUSED;
         self.misses *= Self::KEPT_UNUSED;

@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             options.eos_ids.get_or_insert_with(ends);
             let seen = seen(args, &model, hole.as_ref(), options.max_new_tokens)?;
             if seen.is_some() {
-                // What the model does not see may be copied from all the same.
+                // Drafts may be copied from text that the model does not see.
                 let near = [end(prefix, COPIED_BYTES), start(suffix, COPIED_BYTES)];
                 let near = near.map(|text| tokenizer.encode_ordinary(text));
                 options.draft_texts = near.into_iter().collect::<Result<_, _>>()?;
