@@ -9,7 +9,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use lacuna::{
-    Algorithm, CachePrecision, Engine, EngineOptions, Event, GenerateOptions, Model, OpenOptions,
+    Algorithm, CachePrecision, DraftSource, Engine, EngineOptions, Event, GenerateOptions, Model,
+    OpenOptions,
     Resolved, Session, generate,
 };
 use lacuna_checkpoint::{Config, Mode};
@@ -164,6 +165,8 @@ fn options(model: &Model, algorithm: Algorithm) -> GenerateOptions {
         mask_id: Some(model.config().mask_token_id().unwrap_or(MASK_ID)),
         algorithm: Some(algorithm),
         allow_mode_mismatch: true,
+        // Kernels and passes are timed, not what a text repeats.
+        drafts: Some(DraftSource::None),
         ..GenerateOptions::default()
     }
 }

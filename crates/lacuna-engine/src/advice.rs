@@ -27,6 +27,14 @@ pub enum Knob {
     MaskId,
     /// [`GenerateOptions::allow_mode_mismatch`](crate::GenerateOptions::allow_mode_mismatch).
     AllowModeMismatch,
+    /// [`GenerateOptions::drafts`](crate::GenerateOptions::drafts).
+    Drafts,
+    /// [`GenerateOptions::pattern`](crate::GenerateOptions::pattern).
+    Pattern,
+    /// [`GenerateOptions::stop`](crate::GenerateOptions::stop).
+    Stop,
+    /// [`GenerateOptions::min_new_tokens`](crate::GenerateOptions::min_new_tokens).
+    MinNewTokens,
     /// [`generate`](crate::generate).
     Generate,
     /// [`ConvertOptions::force`](crate::ConvertOptions::force).
@@ -39,7 +47,7 @@ pub enum Knob {
     MaskEmbedding,
 }
 
-const ALL: [Knob; 15] = [
+const ALL: [Knob; 19] = [
     Knob::PromptIds,
     Knob::Dtype,
     Knob::Memory,
@@ -50,6 +58,10 @@ const ALL: [Knob; 15] = [
     Knob::Threshold,
     Knob::MaskId,
     Knob::AllowModeMismatch,
+    Knob::Drafts,
+    Knob::Pattern,
+    Knob::Stop,
+    Knob::MinNewTokens,
     Knob::Generate,
     Knob::Force,
     Knob::ToBlockDiffusion,
@@ -74,6 +86,10 @@ impl Knob {
             Self::Threshold => "FillRule::Threshold",
             Self::MaskId => "mask_id",
             Self::AllowModeMismatch => "allow_mode_mismatch",
+            Self::Drafts => "drafts",
+            Self::Pattern => "pattern",
+            Self::Stop => "stop",
+            Self::MinNewTokens => "min_new_tokens",
             Self::Generate => "generate",
             Self::Force => "force",
             Self::ToBlockDiffusion => "ToBlockDiffusion",

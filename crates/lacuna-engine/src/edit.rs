@@ -1,14 +1,14 @@
 //! Writes a text anew with its old version as draft.
 
-use lacuna_samplers::{Drafting, Event};
+use lacuna_samplers::Event;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::generate::{Completion, write};
 use crate::open::Model;
-use crate::options::{GenerateOptions, Prompt, prompt_ids};
-use crate::resolve::{Plan, Resolved};
+use crate::options::{DraftSource, GenerateOptions, Prompt, prompt_ids};
+use crate::resolve::{Plan, Resolved, drafting};
 use crate::session::Session;
 
 /// Continues a prompt that asks for `old`, changed, with the blocks of `old` as draft: many are verified in
@@ -17,8 +17,7 @@ use crate::session::Session;
 /// [`Threshold`](lacuna_samplers::FillRule::Threshold) does where the model is sure.
 ///
 /// # Errors
-/// As [`generate`](crate::generate); also for an autoregressive checkpoint and for reference mode, which know
-/// no drafts.
+/// As [`generate`](crate::generate); also in reference mode, which knows no drafts.
 pub fn edit(
     model: &Model,
     prompt: impl Into<Prompt>,
@@ -27,11 +26,18 @@ pub fn edit(
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<Completion> {
     let old = prompt_ids(model, Prompt::Ids(old.to_vec()))?;
-    let resolved = Resolved::new(model, prompt, options)?;
-    let Plan::Blocks(request) = &resolved.plan else {
-        let message = "only block diffusion in fused mode takes drafts; decode without one";
-        return Err(Error::Request(message.into()));
+    // The old text is the draft.
+    let options = GenerateOptions { drafts: Some(DraftSource::None), ..options.clone() };
+    let resolved = Resolved::new(model, prompt, &options)?;
+    let (request, causal) = match &resolved.plan {
+        Plan::Blocks(request) => (request, false),
+        Plan::Autoregressive(request) => (request, true),
+        Plan::Reference(_) => {
+            let message = "the released algorithm takes no drafts; decode without one";
+            return Err(Error::Request(message.into()));
+        }
     };
+    let limits = drafting(model, causal);
     let mut observe = |event: Event<'_>| {
         observe(event);
         ControlFlow::Continue(())
@@ -40,8 +46,7 @@ pub fn edit(
         let request = request.clone();
         let mut session = Session::new(Arc::clone(&model.transformer));
         session.begin(true, resolved.prompt_precision);
-        let edit =
-            lacuna_samplers::edit(&mut session, request, &old, Drafting::default(), observer)?;
-        Ok((edit, session.prefill_seconds()))
+        let edited = lacuna_samplers::edit(&mut session, request, &old, limits, observer)?;
+        Ok((edited, session.prefill_seconds()))
     })
 }

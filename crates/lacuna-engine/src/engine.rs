@@ -3,7 +3,7 @@
 use lacuna_model::{Activations, KvCache};
 use lacuna_samplers::{
     BlockEvent, Decoder, DraftCounts, Error as SamplerError, Event as SamplerEvent, FinishReason,
-    Generation, Refinement, Request, Step,
+    Generation, Guidance, Refinement, Request, Step,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::generate::{Completion, Seconds};
 use crate::memory::MemoryLimit;
 use crate::open::Model;
+use crate::options::DraftSource;
 use crate::resolve::{Plan, Resolved};
 use crate::session::Session;
 use crate::text::{TokenText, check_stops};
@@ -150,6 +151,7 @@ pub struct Engine<'m> {
 #[derive(Debug)]
 struct Waiting<'m> {
     request: Request,
+    guidance: Guidance,
     running: Running<'m>,
 }
 
@@ -162,6 +164,7 @@ struct Running<'m> {
     taken: usize,
     prompt_tokens: usize,
     prompt_precision: Activations,
+    draft_source: DraftSource,
     /// Bytes of keys and values at its longest.
     memory: u64,
     /// Since when it runs, and seconds until its first pass was over.
@@ -192,6 +195,8 @@ impl<'m> Engine<'m> {
     /// Errors if it asks for the released algorithm, which decodes one text at a time, if a setting is out of range,
     /// if there is no tokenizer for its stop texts, or if it alone needs more memory than all may take.
     pub fn push(&mut self, request: Resolved) -> Result<Id> {
+        let (guidance, draft_source) = (request.guidance()?, request.drafts());
+        let drafted = request.lookup.as_ref().map_or(0, |lookup| lookup.limits.blocks_max);
         let Resolved { prompt, prompt_precision, stop, plan, .. } = request;
         let request = match plan {
             Plan::Autoregressive(request) | Plan::Blocks(request) => request,
@@ -209,7 +214,10 @@ impl<'m> Engine<'m> {
         let tokenizer = self.model.tokenizer.as_deref();
         let text =
             tokenizer.map(|tokenizer| TokenText::new(tokenizer, &prompt, stop)).transpose()?;
-        let memory = self.cache_bytes(request.prompt.len() + request.max_new_tokens);
+        // A draft and its masks are there until it is known how much of it holds.
+        let drafted = 2 * drafted * request.block_size().get();
+        let longest = request.prompt.len() + request.max_new_tokens;
+        let memory = self.cache_bytes(longest.saturating_add(drafted));
         if let Some(most) = self.memory_max.filter(|most| memory > *most) {
             return Err(Error::Request(format!(
                 "a prompt of {} tokens and {} new ones need {memory} bytes of keys and values: at most {most} may \
@@ -227,12 +235,13 @@ impl<'m> Engine<'m> {
             taken: 0,
             prompt_tokens,
             prompt_precision,
+            draft_source,
             memory,
             began,
             joined: None,
             failed: None,
         };
-        self.waiting.push_back(Waiting { request, running });
+        self.waiting.push_back(Waiting { request, guidance, running });
         Ok(id)
     }
 
@@ -262,7 +271,7 @@ impl<'m> Engine<'m> {
         let mut events = Vec::new();
         self.admit(&mut events);
         let Self { options, session, decoder, running, .. } = self;
-        let Step { finished, failed } = decoder.step(session, |event| {
+        let Step { finished, failed } = decoder.step_drafting(session, |event| {
             let number = match event {
                 SamplerEvent::Refinement(refinement) => refinement.request,
                 SamplerEvent::Block(block) => block.request,
@@ -305,6 +314,7 @@ impl<'m> Engine<'m> {
                 finish: FinishReason::Stop,
                 forwards: 0,
                 blocks: 0,
+                drafts: DraftCounts::default(),
             });
         }
         let found = self.running.iter().find(|(_, one)| one.id == id).map(|(number, _)| *number);
@@ -326,9 +336,11 @@ impl<'m> Engine<'m> {
             if no_room || joining > JOINING_MAX.max(next.request.prompt.len()) {
                 return;
             }
-            let Some(Waiting { request, mut running }) = self.waiting.pop_front() else { return };
+            let Some(Waiting { request, guidance, mut running }) = self.waiting.pop_front() else {
+                return;
+            };
             running.began = Instant::now();
-            match self.decoder.push(request) {
+            match self.decoder.push_with(request, guidance) {
                 Ok(number) => {
                     self.session.read_prompt_in(number, running.prompt_precision);
                     self.running.insert(number, running);
@@ -415,7 +427,7 @@ impl Running<'_> {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let Generation { tokens, text_len, finish, forwards, .. } = generation;
+        let Generation { tokens, text_len, finish, forwards, drafts, .. } = generation;
         // A character that is cut off at the prompt's end is no text of a request that wrote
         // nothing.
         let text = match self.text.filter(|_| !tokens.is_empty()) {
@@ -433,7 +445,8 @@ impl Running<'_> {
             forwards,
             finish,
             seconds,
-            drafts: DraftCounts::default(),
+            draft_source: self.draft_source,
+            drafts,
         })
     }
 }

@@ -3,14 +3,14 @@
 use lacuna_model::Activations;
 use lacuna_samplers::reference::{self, Settings};
 use lacuna_samplers::trace::Line;
-use lacuna_samplers::{DraftCounts, Edit, Event, FinishReason, Generation, Request};
+use lacuna_samplers::{DraftCounts, Event, FinishReason, Generation, Guidance, Request};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::Result;
 use crate::open::Model;
-use crate::options::{GenerateOptions, Prompt};
+use crate::options::{DraftSource, GenerateOptions, Prompt};
 use crate::resolve::{Plan, Resolved};
 use crate::session::Session;
 use crate::text::{Stops, TokenText};
@@ -43,7 +43,9 @@ pub struct Completion {
     pub finish: FinishReason,
     /// Wall time.
     pub seconds: Seconds,
-    /// The use of its draft; all zero without one.
+    /// The source of its drafts: lookup, if drafts were looked up.
+    pub draft_source: DraftSource,
+    /// The use of its drafts; all zero without any.
     pub drafts: DraftCounts,
 }
 
@@ -98,7 +100,7 @@ pub fn generate_in(
     session.begin(fused, resolved.prompt_precision);
     write(model, &resolved, &mut observe, |observer| match &resolved.plan {
         Plan::Autoregressive(request) | Plan::Blocks(request) => {
-            decoded(session, request.clone(), observer)
+            decoded(session, request.clone(), resolved.guidance()?, observer)
         }
         Plan::Reference(settings) => released(session, &resolved.prompt, settings, observer),
     })
@@ -110,7 +112,7 @@ pub(crate) fn write(
     model: &Model,
     resolved: &Resolved,
     observe: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    decode: impl FnOnce(Observer<'_>) -> Result<(Edit, f64)>,
+    decode: impl FnOnce(Observer<'_>) -> Result<(Generation, f64)>,
 ) -> Result<Completion> {
     let Resolved { prompt, stop, .. } = resolved;
     let began = Instant::now();
@@ -122,8 +124,8 @@ pub(crate) fn write(
             ControlFlow::Break(()) => ControlFlow::Break(usize::MAX),
         }
     };
-    let (Edit { generation, drafts }, prefill) = decode(&mut on_event)?;
-    let Generation { tokens, text_len, forwards, finish, .. } = generation;
+    let (generation, prefill) = decode(&mut on_event)?;
+    let Generation { tokens, text_len, forwards, finish, drafts, .. } = generation;
     let elapsed = began.elapsed().as_secs_f64();
     let text = match &model.tokenizer {
         Some(tokenizer) => {
@@ -142,16 +144,22 @@ pub(crate) fn write(
         forwards,
         finish,
         seconds: Seconds { prefill, decode: elapsed - prefill },
+        draft_source: resolved.drafts(),
         drafts,
     })
 }
 
 pub(crate) type Observer<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<usize>;
 
-/// Decodes a request in blocks or token by token, as it says.
-fn decoded(session: &mut Session, request: Request, observer: Observer<'_>) -> Result<(Edit, f64)> {
-    let generation = lacuna_samplers::generate(session, request, observer)?;
-    Ok((Edit { generation, drafts: DraftCounts::default() }, session.prefill_seconds()))
+/// Decodes a request in blocks or token by token, as it says, with what it brings along.
+fn decoded(
+    session: &mut Session,
+    request: Request,
+    guidance: Guidance,
+    observer: Observer<'_>,
+) -> Result<(Generation, f64)> {
+    let generation = lacuna_samplers::generate_with(session, request, guidance, observer)?;
+    Ok((generation, session.prefill_seconds()))
 }
 
 fn released(
@@ -159,11 +167,13 @@ fn released(
     prompt: &[u32],
     settings: &Settings,
     observer: Observer<'_>,
-) -> Result<(Edit, f64)> {
+) -> Result<(Generation, f64)> {
     let output = reference::generate(session, prompt, settings, observer)?;
     let tokens = output.tokens().to_vec();
     let text_len = tokens.iter().position(|t| Some(*t) == settings.eos_id).unwrap_or(tokens.len());
     let (finish, forwards) = (output.finish, output.nfe);
-    let generation = Generation { request: 0, tokens, text_len, finish, forwards, blocks: 0 };
-    Ok((Edit { generation, drafts: DraftCounts::default() }, session.prefill_seconds()))
+    let drafts = DraftCounts::default();
+    let generation =
+        Generation { request: 0, tokens, text_len, finish, forwards, blocks: 0, drafts };
+    Ok((generation, session.prefill_seconds()))
 }

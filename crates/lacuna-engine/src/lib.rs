@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod advice;
+mod constraint;
 mod convert;
 mod edit;
 mod engine;
@@ -46,10 +47,12 @@ pub use lacuna_checkpoint::Workload;
 pub use lacuna_kernels::{Activations, CachePrecision, StorageDtype};
 pub use lacuna_samplers::reference::Settings;
 pub use lacuna_samplers::{
-    DraftCounts, Event as DecodeEvent, FillRule, FinishReason, Refinement, Request, Sampling,
+    DraftCounts, Drafting, Event as DecodeEvent, FillRule, FinishReason, Refinement, Request,
+    Sampling,
 };
 
 pub use advice::{Advice, Knob};
+pub use constraint::Pattern;
 pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffusion, convert};
 pub use edit::edit;
 pub use engine::{Engine, EngineOptions, Event, Id};
@@ -58,8 +61,8 @@ pub use generate::{Completion, Seconds, generate, generate_in};
 pub use hub::{Download, locate};
 pub use memory::{MemoryLimit, available_bytes};
 pub use open::{Model, OpenOptions, select_device, usual_mask};
-pub use options::{Algorithm, GenerateOptions, MAX_NEW_TOKENS, Prompt, prompt_ids};
-pub use resolve::{Plan, Resolved, algorithm, mismatch as mode_mismatch, no_mask};
+pub use options::{Algorithm, DraftSource, GenerateOptions, MAX_NEW_TOKENS, Prompt, prompt_ids};
+pub use resolve::{Lookup, Plan, Resolved, Rule, algorithm, mismatch as mode_mismatch, no_mask};
 pub use session::Session;
 pub use text::TokenText;
 pub use trace::TraceFile;

@@ -3,13 +3,13 @@
 use candle_core::Device;
 use lacuna_checkpoint::{CachePrecision, Config, Mode, StorageDtype, Weights, Workload};
 use lacuna_model::Transformer;
-use lacuna_samplers::Sampling;
+use lacuna_samplers::{Sampling, Vocabulary};
 use lacuna_text::{ChatTemplate, ModelFiles, Settings, Tokenizer};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::advice::{Advice, Knob};
 use crate::error::{Error, Result, unsupported};
@@ -75,6 +75,8 @@ pub struct Model {
     notes: Vec<Advice>,
     /// Bytes of everything but keys and values, as planned.
     taken: u64,
+    /// The bytes of the tokens, once a constraint asked for them.
+    pub(crate) vocabulary: Arc<OnceLock<Arc<Vocabulary>>>,
 }
 
 impl Model {
@@ -136,6 +138,7 @@ impl Model {
             fallbacks,
             notes,
             taken,
+            vocabulary: Arc::default(),
         })
     }
 

@@ -4,6 +4,7 @@ use lacuna_model::Activations;
 use lacuna_samplers::{FillRule, Sampling};
 use std::num::NonZeroUsize;
 
+use crate::constraint::Pattern;
 use crate::error::{Error, Result};
 use crate::open::Model;
 
@@ -60,6 +61,14 @@ pub struct GenerateOptions {
     pub prompt_precision: Activations,
     /// Texts that end the continuation, which does not include them.
     pub stop: Vec<String>,
+    /// The rule that all of the new text keeps to. It may then end only where the rule says so: `stop` and
+    /// `min_new_tokens` go without. At `max_new_tokens` it ends wherever it is, with [`FinishReason::Length`](crate::FinishReason::Length).
+    pub pattern: Option<Pattern>,
+    /// The source of drafts, which save passes and change no token (lookup for an autoregressive model, else none;
+    /// the released algorithm and a shifted head take none).
+    pub drafts: Option<DraftSource>,
+    /// Texts besides the request's own in which drafts are looked up, such as the file that a prompt shows a part of.
+    pub draft_texts: Vec<Vec<u32>>,
     /// Decode a checkpoint in the mode that it was not trained for.
     pub allow_mode_mismatch: bool,
 }
@@ -79,7 +88,29 @@ impl Default for GenerateOptions {
             forbid_mask: false,
             prompt_precision: Activations::F32,
             stop: Vec::new(),
+            pattern: None,
+            drafts: None,
+            draft_texts: Vec::new(),
             allow_mode_mismatch: false,
+        }
+    }
+}
+
+/// The source of drafts: tokens that are guessed, and checked many at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DraftSource {
+    /// No drafts.
+    None,
+    /// The place at which the newest tokens stood before: in the prompt, in what was written, in other texts.
+    Lookup,
+}
+
+impl DraftSource {
+    /// Its name in flags, JSON and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Lookup => "lookup",
         }
     }
 }

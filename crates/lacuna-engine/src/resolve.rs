@@ -5,13 +5,14 @@ use lacuna_checkpoint::{CachePrecision, Mode, Predicts};
 use lacuna_model::Activations;
 use lacuna_samplers::reference::{Remasking, Settings};
 use lacuna_samplers::trace::Line;
-use lacuna_samplers::{FillRule, Request};
+use lacuna_samplers::{Constraint, Drafter, Drafting, FillRule, Guidance, Request};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use crate::advice::{Advice, Knob};
 use crate::error::{Error, Result, unsupported};
 use crate::open::Model;
-use crate::options::{Algorithm, GenerateOptions, Prompt, prompt_ids};
+use crate::options::{Algorithm, DraftSource, GenerateOptions, Prompt, prompt_ids};
 
 /// Tokens in a block where neither options nor checkpoint say.
 const BLOCK_SIZE: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
@@ -32,6 +33,29 @@ pub struct Resolved {
     pub plan: Plan,
     /// The precision in which the model keeps keys and values.
     pub cache: CachePrecision,
+    /// The texts in which drafts are looked up besides the request, and the limits of drafts; None where nothing is
+    /// drafted.
+    pub lookup: Option<Lookup>,
+    /// The rule that the new text keeps to.
+    pub constraint: Option<Rule>,
+}
+
+/// A pattern, made a rule for a model.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The regular expression that it is.
+    pub regex: String,
+    /// The automaton over the model's tokens.
+    pub constraint: Arc<Constraint>,
+}
+
+/// Drafts by lookup, as far as a request decides them.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    /// Texts besides prompt and what is written.
+    pub texts: Vec<Vec<u32>>,
+    /// Limits, from what the model's passes cost.
+    pub limits: Drafting,
 }
 
 /// The arguments of the sampler that decodes a request.
@@ -99,7 +123,29 @@ impl Resolved {
         };
         let prompt_precision = model.prompt_precision(options.prompt_precision);
         let cache = model.transformer.cache_precision();
-        Ok(Self { prompt, prompt_precision, stop: options.stop.clone(), plan, cache })
+        let lookup = lookup(model, &plan, options)?;
+        let constraint = rule(model, &plan, options)?;
+        let stop = options.stop.clone();
+        Ok(Self { prompt, prompt_precision, stop, plan, cache, lookup, constraint })
+    }
+
+    /// The source of its drafts and its rule, for whoever decodes it.
+    ///
+    /// # Errors
+    /// Limits of drafts that are out of range.
+    pub fn guidance(&self) -> Result<Guidance> {
+        let drafter =
+            self.lookup.as_ref().map(|lookup| Drafter::lookup(&lookup.texts, lookup.limits));
+        let constraint = self.constraint.as_ref().map(|rule| Arc::clone(&rule.constraint));
+        Ok(Guidance { drafter: drafter.transpose()?, constraint })
+    }
+
+    /// The source of its drafts, by name.
+    pub fn drafts(&self) -> DraftSource {
+        match self.lookup {
+            Some(_) => DraftSource::Lookup,
+            None => DraftSource::None,
+        }
     }
 
     /// The algorithm, with its settings.
@@ -125,9 +171,17 @@ impl Resolved {
             Activations::F32 => header,
             rounded => header.with_prompt_precision(rounded.name()),
         };
-        Ok(match self.cache {
+        let header = match self.cache {
             CachePrecision::F32 => header,
             packed => header.with_cache_precision(packed.name()),
+        };
+        let header = match self.drafts() {
+            DraftSource::None => header,
+            source => header.with_drafts(source.name()),
+        };
+        Ok(match &self.constraint {
+            None => header,
+            Some(rule) => header.with_constraint(&rule.regex),
         })
     }
 
@@ -175,6 +229,87 @@ fn eos_ids(model: &Model, options: &GenerateOptions) -> Vec<u32> {
 
 fn mask_id(model: &Model, options: &GenerateOptions) -> Result<u32> {
     options.mask_id.or_else(|| model.mask_id()).ok_or_else(|| unsupported(no_mask(model)))
+}
+
+/// Drafts by lookup, if they were asked for or pay.
+fn lookup(model: &Model, plan: &Plan, options: &GenerateOptions) -> Result<Option<Lookup>> {
+    let shifted = model.config().predicts == Predicts::Next;
+    let (refusal, pays) = match plan {
+        Plan::Autoregressive(_) => (None, true),
+        Plan::Reference(_) => (
+            Some("the released algorithm, which checks no drafts; leave out one of the two"),
+            false,
+        ),
+        Plan::Blocks(_) if shifted => {
+            (Some("a model whose head is shifted, behind which drafts can't be checked"), false)
+        }
+        // Blocks of four come true too rarely for what their rows cost: see `drafting`.
+        Plan::Blocks(_) => (None, false),
+    };
+    match (
+        options.drafts.unwrap_or(if pays { DraftSource::Lookup } else { DraftSource::None }),
+        refusal,
+    ) {
+        (DraftSource::None, _) => Ok(None),
+        (DraftSource::Lookup, Some(reason)) => {
+            Err(unsupported(format!("{} lookup: this is {reason}", Knob::Drafts)))
+        }
+        (DraftSource::Lookup, None) => {
+            let texts = options.draft_texts.iter();
+            let texts = texts.map(|text| prompt_ids(model, Prompt::Ids(text.clone())));
+            let texts = texts.collect::<Result<_>>()?;
+            let causal = matches!(plan, Plan::Autoregressive(_));
+            Ok(Some(Lookup { texts, limits: drafting(model, causal) }))
+        }
+    }
+}
+
+/// The rule of a pattern, where nothing else says where the text ends.
+fn rule(model: &Model, plan: &Plan, options: &GenerateOptions) -> Result<Option<Rule>> {
+    let Some(pattern) = &options.pattern else { return Ok(None) };
+    let refusal = match plan {
+        Plan::Reference(_) => Some((
+            Knob::Algorithm,
+            "the released algorithm fills positions without looking at what stands beside them",
+        )),
+        _ if !options.stop.is_empty() => {
+            Some((Knob::Stop, "a stop text would end the text where the pattern does not"))
+        }
+        _ if options.min_new_tokens > 0 => {
+            Some((Knob::MinNewTokens, "the pattern itself says where the text may end"))
+        }
+        _ => None,
+    };
+    if let Some((knob, reason)) = refusal {
+        return Err(unsupported(format!(
+            "{} and {knob}: {reason}; leave one of the two out",
+            Knob::Pattern
+        )));
+    }
+    let (Plan::Autoregressive(request) | Plan::Blocks(request)) = plan else { return Ok(None) };
+    if request.eos_ids.is_empty() {
+        let message = format!(
+            "{}: a text that keeps to a pattern ends with an end-of-text token, and there is none here",
+            Knob::Pattern
+        );
+        return Err(unsupported(message));
+    }
+    let constraint = pattern.constraint(model, &request.eos_ids)?;
+    Ok(Some(Rule { regex: pattern.regex()?, constraint }))
+}
+
+/// The limits of drafts, from what a pass of more rows costs on this model.
+pub(crate) fn drafting(model: &Model, causal: bool) -> Drafting {
+    // By the passes of 1 to 16 rows in benches/record/2026-11-26-intel-xeon-2t each row more takes 5 to 9 % of a pass of
+    // one row where weights are floats, for which a pass waits, 5 to 14 % in 8 bits and 18 to 22 % in 4. The passes that
+    // this saves of whole decodes are in benches/record/2026-11-26-amd-epyc-2t/drafts.md.
+    let row_cost = match model.prompt_precision(Activations::Int8) {
+        _ if !model.transformer.device().is_cpu() => 0.005,
+        Activations::F32 => 0.06,
+        Activations::Int8 => 0.18,
+    };
+    let blocks_max = if causal { 24 } else { 8 };
+    Drafting { blocks_max, row_cost, ..Drafting::default() }
 }
 
 /// No more new tokens than the model has positions for.

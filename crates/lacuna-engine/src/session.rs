@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Storage, Tensor};
 use lacuna_kernels::AttentionMask;
 use lacuna_model::{Activations, Batch, KvCache, Predicts, Sequence as Rows, Transformer};
-use lacuna_samplers::{Denoiser, Segment, View};
+use lacuna_samplers::{Denoiser, Segment, Speculative, View};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -52,11 +52,19 @@ struct Sequence {
     boundary: Option<Tensor>,
 }
 
-/// The last `speculate`: behind `draft` masks, its pass held finished tokens and then the draft.
+/// A draft that was read and is neither accepted nor dropped.
 #[derive(Debug)]
 struct Pending {
-    draft: usize,
-    finished: Vec<u32>,
+    /// Rows of masks that come first in the pass.
+    masks: usize,
+    /// Finished tokens, `queued` of them, and then the draft.
+    tokens: Vec<u32>,
+    queued: usize,
+    /// The number of `tokens` that the pass read: all, but under the causal view, where nothing is wanted behind the
+    /// last one.
+    read: usize,
+    /// The logits behind the last finished token and behind each of the draft, under the causal view.
+    logits: Option<Tensor>,
 }
 
 /// A sequence's part in a pass.
@@ -370,43 +378,7 @@ impl Denoiser for Session {
     }
 
     fn denoise(&mut self, segments: &[Segment<'_>], read: &mut dyn FnMut(&[f32])) -> Result<()> {
-        let began = Instant::now();
-        let head = self.model.config().predicts;
-        let mut shares = Vec::with_capacity(segments.len());
-        for segment in segments {
-            let at = self.place(segment.sequence)?;
-            shares.push(self.sequences[at].share(at, segment, head)?);
-        }
-        let only_prompts = shares.iter().all(|share| !self.sequences[share.at].begun);
-        let logits = self.pass(&shares, Activations::F32)?;
-        if only_prompts {
-            self.prefill_seconds += began.elapsed().as_secs_f64();
-        }
-
-        let mut first = 0;
-        for (share, segment) in shares.iter().zip(segments) {
-            let state = &mut self.sequences[share.at];
-            let count = share.rows.len();
-            let rows = match &logits {
-                Some(logits) if count > 0 => Some(logits.narrow(0, first, count)?),
-                _ => None,
-            };
-            first += count;
-            if count < segment.rows.len()
-                && let Some(boundary) = &state.boundary
-            {
-                each_row(boundary, read)?;
-            }
-            if let Some(rows) = &rows {
-                each_row(rows, read)?;
-            }
-            // The row at the last finished token is the first that was read, if its successor was asked for.
-            let is_read =
-                state.predicts(head) == Predicts::Next && segment.rows.first() == Some(&0);
-            let boundary = rows.filter(|_| is_read).map(|rows| rows.narrow(0, 0, 1)).transpose()?;
-            state.keep_queued(boundary)?;
-        }
-        Ok(())
+        self.speculate(segments, &[], read)
     }
 
     fn commit(&mut self, sequence: usize, tokens: &[u32]) -> Result<()> {

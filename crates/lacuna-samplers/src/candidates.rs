@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 
+use crate::constraint::Mask;
 use crate::error::{Error, Result, setting};
 use crate::fill::{Candidate, Needs};
 use crate::keyed::{Purpose, Words, ln_exponential, stream, uniform};
@@ -90,12 +91,15 @@ pub(crate) struct Site<'a> {
     pub(crate) forbidden: &'a [u32],
     /// Tokens that the repetition penalty applies to.
     pub(crate) seen: &'a BTreeSet<u32>,
+    /// The only tokens that may come out; None: any.
+    pub(crate) allowed: Option<&'a Mask>,
 }
 
 /// Draws candidates; keeps its buffers from row to row.
 #[derive(Debug, Default)]
 pub(crate) struct CandidateSampler {
     chunk_max: Vec<f32>,
+    masked: Vec<f32>,
     penalised: Vec<f32>,
     pool: Vec<(f32, u32)>,
 }
@@ -109,7 +113,7 @@ impl CandidateSampler {
         needs: Needs,
         site: Site<'_>,
     ) -> Result<Candidate> {
-        let Site { request, position, refinement, forbidden, seen } = site;
+        let Site { request, position, refinement, forbidden, seen, allowed } = site;
         let max = rows::max(row, &mut self.chunk_max).map_err(|value| Error::NotFinite {
             request,
             position,
@@ -126,20 +130,29 @@ impl CandidateSampler {
             (rows::exp_sums::<false>(row, max.value, 1.0).0, 0.0)
         };
 
-        let plain = !sampling.penalises() && !is_member(forbidden, max.index);
+        let masked = std::mem::take(&mut self.masked);
+        let masked = allowed.map(|allowed| mask(row, masked, allowed));
+        let possible = masked.as_deref().unwrap_or(row);
+        let plain = !sampling.penalises()
+            && !is_member(forbidden, max.index)
+            && allowed.is_none_or(|allowed| allowed.holds(max.index));
         let token = if sampling.temperature == 0.0 && plain {
             max.index
         } else {
             let mut penalised = std::mem::take(&mut self.penalised);
-            let logits =
-                if sampling.penalises() {
-                    penalise(row, &mut penalised, sampling.repetition_penalty, seen);
-                    rows::max(&penalised, &mut self.chunk_max)
-                        .map_err(|value| Error::NotFinite { request, position, value })?;
-                    &penalised
-                } else {
-                    row
-                };
+            let logits = if sampling.penalises() {
+                penalise(possible, &mut penalised, sampling.repetition_penalty, seen);
+                &penalised
+            } else {
+                possible
+            };
+            if sampling.penalises() || masked.is_some() {
+                rows::max(logits, &mut self.chunk_max).map_err(|value| Error::NotFinite {
+                    request,
+                    position,
+                    value,
+                })?;
+            }
             let token = self.draw(logits, sampling, site);
             self.penalised = penalised;
             token.ok_or(nothing)?
@@ -151,7 +164,7 @@ impl CandidateSampler {
             let mut excluded = forbidden.to_vec();
             excluded.push(token as u32);
             excluded.sort_unstable();
-            let other = rows::max_excluding(row, &excluded);
+            let other = rows::max_excluding(possible, &excluded);
             confidence - other.map_or(0.0, |(_, logit)| probability(logit))
         } else {
             0.0
@@ -161,6 +174,7 @@ impl CandidateSampler {
         } else {
             0.0
         };
+        self.masked = masked.unwrap_or_default();
         Ok(Candidate { position, token: token as u32, confidence, margin, entropy, uniform })
     }
 
@@ -321,6 +335,17 @@ fn scale(temperature: f64) -> f32 {
 /// Tells whether `token` is among `ids` (ascending).
 fn is_member(ids: &[u32], token: usize) -> bool {
     u32::try_from(token).is_ok_and(|token| ids.binary_search(&token).is_ok())
+}
+
+/// The row with -∞ for all tokens but those that are allowed.
+fn mask(row: &[f32], mut out: Vec<f32>, allowed: &Mask) -> Vec<f32> {
+    out.clear();
+    let kept = |(token, logit): (usize, &f32)| match allowed.holds(token) {
+        true => *logit,
+        false => f32::NEG_INFINITY,
+    };
+    out.extend(row.iter().enumerate().map(kept));
+    out
 }
 
 fn penalise(row: &[f32], out: &mut Vec<f32>, penalty: f64, seen: &BTreeSet<u32>) {

@@ -91,30 +91,92 @@ pub trait Denoiser {
     fn release(&mut self, sequence: usize);
 }
 
-/// A denoiser that can look at a draft: it denoises many blocks in one pass, each seeing the
-/// draft's blocks before it. [`edit`](crate::edit) decodes on one.
+/// A guess at the tokens that a sequence goes on with, to be checked in one pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Draft<'a> {
+    /// The sequence, which has nothing filled in of its open block.
+    pub sequence: usize,
+    /// The view that it was begun with.
+    pub view: View,
+    /// The guess: whole blocks, at least one. They start where the committed tokens end.
+    pub tokens: &'a [u32],
+    /// MASK.
+    pub mask_id: u32,
+}
+
+/// A denoiser that can check drafts: it denoises many blocks of a sequence in one pass, each behind
+/// the draft's blocks before it.
+///
+/// [`Decoder::step_drafting`](crate::Decoder::step_drafting) decodes on one.
 pub trait Speculative: Denoiser {
-    /// One pass over \[masked blocks | draft blocks\] of equal length under the training mask:
-    /// masked block b sees the committed tokens, itself, and draft blocks before b. The draft is a
-    /// multiple of the sequence's block size long.
+    /// One pass over open blocks, as [`denoise`](Denoiser::denoise), and over drafts. No sequence is
+    /// listed twice.
     ///
-    /// Calls `read` with the logits, `[vocab]`, of every row of the masked half, in order, and keeps
-    /// the draft's keys and values pending until [`accept`](Self::accept).
+    /// Under [`View::Blocks`] a draft is read as \[masked blocks | draft blocks\] of equal length
+    /// under the training mask: masked block b sees the committed tokens, itself, and draft blocks
+    /// before b. Under [`View::Causal`] it is read as it stands.
+    ///
+    /// Calls `read` with the logits, `[vocab]`, of every wanted row of the segments in order, then
+    /// for each draft with as many rows as it has tokens: those of its masked blocks, or of the
+    /// tokens that it guesses. Keeps the draft's keys and values pending until
+    /// [`accept`](Self::accept).
     ///
     /// # Errors
-    /// The model's.
+    /// The model's. A pass that fails leaves all of its sequences as they were.
     fn speculate(
         &mut self,
-        sequence: usize,
-        draft: &[u32],
-        mask_id: u32,
+        segments: &[Segment<'_>],
+        drafts: &[Draft<'_>],
         read: &mut dyn FnMut(&[f32]),
     ) -> Result<(), Self::Error>;
 
-    /// Commits the first `tokens` of the pending draft (whole blocks, no further pass) and drops
-    /// the rest.
+    /// Commits the first `tokens` of the pending draft (whole blocks, maybe none) without a further
+    /// pass, and drops the rest.
     ///
     /// # Errors
     /// The model's.
     fn accept(&mut self, sequence: usize, tokens: usize) -> Result<(), Self::Error>;
+}
+
+/// A denoiser that is given no drafts, in the place of one that checks them.
+pub(crate) struct Plain<'a, D>(pub(crate) &'a mut D);
+
+impl<D: Denoiser> Denoiser for Plain<'_, D> {
+    type Error = D::Error;
+
+    fn prefill(&mut self, sequence: usize, tokens: &[u32], view: View) -> Result<(), D::Error> {
+        self.0.prefill(sequence, tokens, view)
+    }
+
+    fn denoise(
+        &mut self,
+        segments: &[Segment<'_>],
+        read: &mut dyn FnMut(&[f32]),
+    ) -> Result<(), D::Error> {
+        self.0.denoise(segments, read)
+    }
+
+    fn commit(&mut self, sequence: usize, tokens: &[u32]) -> Result<(), D::Error> {
+        self.0.commit(sequence, tokens)
+    }
+
+    fn release(&mut self, sequence: usize) {
+        self.0.release(sequence);
+    }
+}
+
+impl<D: Denoiser> Speculative for Plain<'_, D> {
+    fn speculate(
+        &mut self,
+        segments: &[Segment<'_>],
+        drafts: &[Draft<'_>],
+        read: &mut dyn FnMut(&[f32]),
+    ) -> Result<(), D::Error> {
+        debug_assert!(drafts.is_empty(), "nothing is drafted for a plain denoiser");
+        self.0.denoise(segments, read)
+    }
+
+    fn accept(&mut self, _: usize, _: usize) -> Result<(), D::Error> {
+        Ok(())
+    }
 }

@@ -114,6 +114,13 @@ impl FillRule {
     ///
     /// `quota` is how many a scheduled rule fills; the others ignore it.
     pub fn select(self, candidates: &[Candidate], quota: usize) -> Vec<usize> {
+        let mut chosen = self.ranked(candidates, quota);
+        chosen.sort_unstable();
+        chosen
+    }
+
+    /// Those to fill, the one that ranks highest first.
+    pub(crate) fn ranked(self, candidates: &[Candidate], quota: usize) -> Vec<usize> {
         if candidates.is_empty() {
             return Vec::new();
         }
@@ -146,7 +153,6 @@ impl FillRule {
             _ => quota,
         };
         order.truncate(count.clamp(1, candidates.len()));
-        order.sort_unstable();
         order
     }
 

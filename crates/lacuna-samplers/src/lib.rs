@@ -46,7 +46,9 @@
 //! - [`Decoder`] is the loop, for many requests at once, block diffusion and autoregressive ones side by side, each of
 //!   which may fail alone; [`generate_batch`] and [`generate`] run it to the end.
 //! - [`reference`](mod@reference) is the released algorithm, faults included, to compare with.
-//! - [`edit`] writes the same text in fewer passes, with an old version of it as draft.
+//! - A request may bring [`Guidance`] along ([`generate_with`]): a [`Drafter`] saves passes with drafts from an old
+//!   version of the text ([`edit`]) or from wherever its newest tokens stood before; a [`Constraint`] holds the text to
+//!   an automaton, in whatever order its positions are filled.
 //! - An [`Event`] tells an observer what happened, for streaming, stop strings and [`trace`]s.
 //!
 //! Randomness is counter-based: a draw depends on the request's seed, the position and the
@@ -56,8 +58,10 @@
 #![forbid(unsafe_code)]
 
 mod candidates;
+mod constraint;
 mod decoder;
 mod denoiser;
+mod drafts;
 mod error;
 mod fill;
 mod keyed;
@@ -65,16 +69,16 @@ pub mod reference;
 mod request;
 mod rows;
 mod sequence;
-mod speculative;
 pub mod trace;
 
 pub use candidates::Sampling;
-pub use decoder::{Decoder, Failure, Step, generate, generate_batch};
-pub use denoiser::{Denoiser, Segment, Speculative, View};
+pub use constraint::{ByteAutomaton, Constraint, Vocabulary};
+pub use decoder::{Decoder, Failure, Guidance, Step, generate, generate_batch};
+pub use denoiser::{Denoiser, Draft, Segment, Speculative, View};
+pub use drafts::{DraftCounts, Drafter, Drafting, edit, generate_with};
 pub use error::{Error, Result};
 pub use fill::{Candidate, FillRule, quota};
 pub use request::{BlockEvent, Event, FinishReason, Generation, Refinement, Request};
-pub use speculative::{DraftCounts, Drafting, Edit, edit};
 
 /// The guide, compiled and run as a documentation test.
 #[cfg(doctest)]

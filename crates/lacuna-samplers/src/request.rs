@@ -4,10 +4,10 @@ use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 
-use crate::View;
 use crate::candidates::Sampling;
 use crate::error::{Result, setting};
 use crate::fill::{Candidate, FillRule};
+use crate::{DraftCounts, View};
 
 /// One text to continue.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -152,6 +152,8 @@ pub struct Generation {
     pub forwards: usize,
     /// Blocks that were filled.
     pub blocks: usize,
+    /// The use of its drafts; all zero without any.
+    pub drafts: DraftCounts,
 }
 
 impl Generation {

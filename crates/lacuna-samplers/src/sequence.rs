@@ -1,10 +1,13 @@
 //! Takes one request on its way: the block that is being filled, and what lies behind it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use crate::candidates::{CandidateSampler, Site};
-use crate::error::Result;
+use crate::constraint::{Constraint, Mask};
+use crate::drafts::{DraftCounts, Drafter};
+use crate::error::{Result, setting};
 use crate::fill::{Candidate, quota};
 use crate::request::{BlockEvent, Event, FinishReason, Generation, Refinement, Request};
 
@@ -35,6 +38,15 @@ pub(crate) struct Sequence {
     pub(crate) holes: Vec<usize>,
     /// Passes so far; counted by whoever runs them.
     pub(crate) forwards: usize,
+    /// The source of drafts, and their use so far.
+    pub(crate) drafter: Option<Drafter>,
+    pub(crate) drafts: DraftCounts,
+    /// Blocks that were drafted and are still to come, the open one first.
+    ahead: VecDeque<Ahead>,
+    /// Blocks of the last draft, and those of them that came true.
+    drafted: (usize, usize),
+    /// The rule that its new text keeps to.
+    pub(crate) guide: Option<Guide>,
     masked: usize,
     refinement: usize,
     blocks: usize,
@@ -44,7 +56,56 @@ pub(crate) struct Sequence {
     finish: Option<(FinishReason, usize)>,
 }
 
+/// A block that was drafted.
+#[derive(Debug)]
+struct Ahead {
+    tokens: Vec<u32>,
+    /// The candidates of the first refinement of the block behind it, if this one comes true.
+    next: Option<Result<Vec<Candidate>>>,
+}
+
+/// A rule, and how far its automaton has read the request's new text.
+#[derive(Clone, Debug)]
+pub(crate) struct Guide {
+    pub(crate) constraint: Arc<Constraint>,
+    /// The state at the first new position of the open block.
+    pub(crate) state: u32,
+}
+
 impl Sequence {
+    /// Holds the new text to a rule.
+    pub(crate) fn constrain(&mut self, constraint: Arc<Constraint>) -> Result<()> {
+        let Request { min_new_tokens, eos_ids, stop_ids, .. } = &self.request;
+        if *min_new_tokens > 0 {
+            let expected = "0 under a constraint, which says itself where a text may end";
+            return setting("min_new_tokens", min_new_tokens, expected);
+        }
+        let ends: BTreeSet<u32> = eos_ids.iter().chain(stop_ids).copied().collect();
+        if !ends.iter().eq(constraint.ends()) {
+            let expected = format!("those of the constraint, {:?}", constraint.ends());
+            return setting("eos_ids and stop_ids", format!("{ends:?}"), expected);
+        }
+        self.guide = Some(Guide { constraint, state: 0 });
+        Ok(())
+    }
+
+    /// The tokens that may stand at each masked position of the open block; none without a rule.
+    pub(crate) fn masks(&self) -> Vec<Option<Mask>> {
+        let masks = |guide: &Guide| guide.constraint.masks(guide.state, &self.slots());
+        self.guide.as_ref().map(masks).unwrap_or_default()
+    }
+
+    /// The new positions of the open block, None where they are masked.
+    fn slots(&self) -> Vec<Option<u32>> {
+        let known = |at: usize| self.holes.binary_search(&at).is_err().then(|| self.block[at]);
+        (self.first_new()..self.block.len()).map(known).collect()
+    }
+
+    /// The offset in the open block behind what it holds of the prompt.
+    fn first_new(&self) -> usize {
+        self.request.prompt.len().saturating_sub(self.block_start())
+    }
+
     pub(crate) fn new(id: usize, request: Request) -> Result<Self> {
         request.validate()?;
         let prompt = &request.prompt;
@@ -62,6 +123,11 @@ impl Sequence {
             block: prompt[whole..].to_vec(),
             holes: Vec::new(),
             forwards: 0,
+            drafter: None,
+            drafts: DraftCounts::default(),
+            ahead: VecDeque::new(),
+            drafted: (0, 0),
+            guide: None,
             masked: 0,
             refinement: 0,
             blocks: 0,
@@ -95,24 +161,108 @@ impl Sequence {
         self.refinement = 0;
     }
 
+    /// The tokens that the next passes are expected to give; none where the open block has begun.
+    pub(crate) fn draft(&mut self) -> Vec<u32> {
+        let is_whole = self.holes.len() == self.request.block_size().get();
+        let asks = is_whole && self.ahead.is_empty();
+        let Some(mut drafter) = self.drafter.take_if(|_| asks) else { return Vec::new() };
+        let draft = drafter.draft(self);
+        self.drafter = Some(drafter);
+        self.within_rule(draft)
+    }
+
+    /// Takes down what a pass over a draft says of the blocks behind the open one.
+    pub(crate) fn expect(
+        &mut self,
+        draft: &[u32],
+        mut proposals: impl Iterator<Item = Result<Vec<Candidate>>>,
+    ) {
+        let blocks = draft.chunks(self.request.block_size().get());
+        self.ahead =
+            blocks.map(|block| Ahead { tokens: block.to_vec(), next: proposals.next() }).collect();
+        self.drafted = (self.ahead.len(), 0);
+        self.drafts.speculative_passes += 1;
+        self.drafts.drafted_blocks += self.ahead.len();
+    }
+
+    /// Compares a finished block with its draft. If it came true, the candidates of the next block's first refinement,
+    /// where they are known.
+    pub(crate) fn came_true(
+        &mut self,
+        written: Option<&[u32]>,
+    ) -> Option<Option<Result<Vec<Candidate>>>> {
+        let Ahead { tokens, next } = self.ahead.pop_front()?;
+        let is_true = written == Some(&tokens);
+        self.drafted.1 += usize::from(is_true);
+        self.drafts.accepted_blocks += usize::from(is_true);
+        if !is_true || next.is_none() {
+            self.ahead.clear();
+            let (drafted, came_true) = self.drafted;
+            if let Some(drafter) = &mut self.drafter {
+                drafter.learn(drafted, came_true);
+            }
+        }
+        is_true.then_some(next)
+    }
+
+    /// The blocks of a draft that keep to the request's rule.
+    fn within_rule(&self, mut draft: Vec<u32>) -> Vec<u32> {
+        if let Some(Guide { constraint, state }) = &self.guide {
+            let (mut state, size) = (*state, self.request.block_size().get());
+            let mut keeps = |block: &[u32]| match constraint.behind(state, block) {
+                Some(next) => {
+                    state = next;
+                    true
+                }
+                None => false,
+            };
+            let kept = draft.chunks(size).take_while(|block| keeps(block)).count();
+            draft.truncate(kept * size);
+        }
+        draft
+    }
+
     /// The candidate for the hole `index`, from its logits, `[vocab]`.
     pub(crate) fn candidate(
         &self,
         index: usize,
+        allowed: Option<&Mask>,
+        logits: &[f32],
+        sampler: &mut CandidateSampler,
+    ) -> Result<Candidate> {
+        let position = self.block_start() + self.holes[index];
+        self.pick((position, self.refinement), (&self.seen, allowed), logits, sampler)
+    }
+
+    /// The candidate for a position of the first refinement of a later block, in which these tokens have
+    /// been seen. The blocks before it are whole.
+    pub(crate) fn candidate_behind(
+        &self,
+        position: usize,
+        (seen, allowed): (&BTreeSet<u32>, Option<&Mask>),
+        logits: &[f32],
+        sampler: &mut CandidateSampler,
+    ) -> Result<Candidate> {
+        self.pick((position, 0), (seen, allowed), logits, sampler)
+    }
+
+    fn pick(
+        &self,
+        (position, refinement): (usize, usize),
+        (seen, allowed): (&BTreeSet<u32>, Option<&Mask>),
         logits: &[f32],
         sampler: &mut CandidateSampler,
     ) -> Result<Candidate> {
         let Request { prompt, min_new_tokens, sampling, fill, .. } = &self.request;
-        let position = self.block_start() + self.holes[index];
         let early = position < prompt.len() + min_new_tokens;
-        let site = Site {
-            request: self.id,
-            position,
-            refinement: self.refinement,
-            forbidden: if early { &self.forbidden_early } else { &self.forbidden },
-            seen: &self.seen,
-        };
+        let forbidden = if early { &self.forbidden_early } else { &self.forbidden };
+        let site = Site { request: self.id, position, refinement, forbidden, seen, allowed };
         sampler.pick(logits, sampling, fill.needs(), site)
+    }
+
+    /// The tokens that the repetition penalty applies to; empty without one.
+    pub(crate) fn seen(&self) -> &BTreeSet<u32> {
+        &self.seen
     }
 
     /// One refinement, from a candidate for every hole: rule, fill. Counts no pass, since a
@@ -126,7 +276,8 @@ impl Sequence {
         let Request { sampling, fill, .. } = &self.request;
         let start = self.block_start();
         let steps = self.request.steps_per_block();
-        let chosen = fill.select(&candidates, quota(self.masked, steps, self.refinement));
+        let chosen = fill.ranked(&candidates, quota(self.masked, steps, self.refinement));
+        let chosen = self.holding_together(chosen, &candidates);
         for &index in &chosen {
             self.block[self.holes[index]] = candidates[index].token;
             if sampling.penalises() {
@@ -146,10 +297,31 @@ impl Sequence {
         self.settle(observer)
     }
 
+    /// Of candidates in falling rank those that a rule allows beside the ones before them, ascending. The first is
+    /// allowed, since nothing was filled since it was proposed; what is left out is proposed again.
+    fn holding_together(&self, mut chosen: Vec<usize>, candidates: &[Candidate]) -> Vec<usize> {
+        if let Some(Guide { constraint, state }) = &self.guide
+            && chosen.len() > 1
+        {
+            let (mut slots, first_new) = (self.slots(), self.first_new());
+            chosen.retain(|index| {
+                let at = self.holes[*index] - first_new;
+                slots[at] = Some(candidates[*index].token);
+                let holds = constraint.can_hold(*state, &slots);
+                if !holds {
+                    slots[at] = None;
+                }
+                holds
+            });
+        }
+        chosen.sort_unstable();
+        chosen
+    }
+
     /// Ends the block if it is full, or if an eos or stop id stands in it with no hole before it.
     fn settle(&mut self, observer: &mut Observer<'_>) -> Progress {
         let start = self.block_start();
-        let first_new = self.request.prompt.len().saturating_sub(start);
+        let first_new = self.first_new();
         let first_hole = self.holes.first().copied().unwrap_or(self.block.len());
         let known = &self.block[first_new.min(first_hole)..first_hole];
         let Request { eos_ids, stop_ids, .. } = &self.request;
@@ -170,6 +342,10 @@ impl Sequence {
             return Progress::Open;
         }
 
+        if let (Some(guide), None) = (&mut self.guide, finish) {
+            let behind = guide.constraint.behind(guide.state, &self.block[first_new..]);
+            guide.state = behind.expect("every token was allowed where it was filled in");
+        }
         self.blocks += 1;
         self.canvas.append(&mut self.block);
         let new = self.generated().len();
@@ -216,6 +392,7 @@ impl Sequence {
             finish,
             forwards: self.forwards,
             blocks: self.blocks,
+            drafts: self.drafts,
         }
     }
 }

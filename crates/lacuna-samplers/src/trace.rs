@@ -46,6 +46,10 @@ pub enum Mode {
 /// One line of a trace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a request has one header, and hundreds of other lines"
+)]
 pub enum Line {
     /// The settings that were asked for.
     Header {
@@ -63,6 +67,13 @@ pub enum Line {
         /// The format that keys and values were kept in, if it was less precise than they were computed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cache_precision: Option<String>,
+        /// The source of drafts, if there was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        drafts: Option<String>,
+        /// The rule that the text keeps to, if there was one: a refinement fills none of its candidates that do not agree
+        /// with those ranked higher.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        constraint: Option<String>,
     },
     /// One pass over one block.
     Refinement(Refinement),
@@ -100,7 +111,7 @@ impl Line {
 
     /// The header of a request that is computed exactly throughout.
     fn exact_header(request: usize, mode: Mode, settings: Request) -> Self {
-        let (prompt_precision, cache_precision) = (None, None);
+        let (prompt_precision, cache_precision, drafts, constraint) = (None, None, None, None);
         Self::Header {
             version: VERSION,
             request,
@@ -108,6 +119,8 @@ impl Line {
             settings,
             prompt_precision,
             cache_precision,
+            drafts,
+            constraint,
         }
     }
 
@@ -125,6 +138,24 @@ impl Line {
     pub fn with_cache_precision(mut self, name: &str) -> Self {
         if let Self::Header { cache_precision, .. } = &mut self {
             *cache_precision = Some(name.to_owned());
+        }
+        self
+    }
+
+    /// The header of a request whose tokens were drafted, and checked several at a time; other lines stay as they are.
+    #[must_use]
+    pub fn with_drafts(mut self, source: &str) -> Self {
+        if let Self::Header { drafts, .. } = &mut self {
+            *drafts = Some(source.to_owned());
+        }
+        self
+    }
+
+    /// The header of a request whose text keeps to a rule; other lines stay as they are.
+    #[must_use]
+    pub fn with_constraint(mut self, rule: &str) -> Self {
+        if let Self::Header { constraint, .. } = &mut self {
+            *constraint = Some(rule.to_owned());
         }
         self
     }
@@ -259,8 +290,9 @@ impl Trace {
         for (index, line) in self.lines.iter().enumerate() {
             let wrong = |reason: String| Error::Trace { line: index + 1, reason };
             let request = line.request();
-            if let Line::Header { mode, settings, .. } = line {
-                let replay = Replay::new(request, *mode, settings).map_err(wrong)?;
+            if let Line::Header { mode, settings, constraint, .. } = line {
+                let mut replay = Replay::new(request, *mode, settings).map_err(wrong)?;
+                replay.is_constrained = constraint.is_some();
                 if replays.insert(request, replay).is_some() {
                     return Err(wrong(format!("request {request} has two headers")));
                 }
@@ -278,6 +310,8 @@ impl Trace {
 /// The state of one request in a replay.
 struct Replay {
     mode: Mode,
+    /// True if a rule may have left out what did not agree with a candidate that ranks higher.
+    is_constrained: bool,
     canvas: Vec<u32>,
     /// The start of the open block, and its masked positions (absolute), ascending.
     block_start: usize,
@@ -296,6 +330,7 @@ impl Replay {
         let size = settings.block_size().get();
         let mut replay = Self {
             mode,
+            is_constrained: false,
             canvas: settings.prompt.clone(),
             block_start: settings.prompt.len() / size * size,
             holes: Vec::new(),
@@ -382,7 +417,13 @@ impl Replay {
         }
         let settings = &self.out.settings;
         let count = quota(self.masked, settings.steps_per_block(), *number);
-        let chosen = settings.fill.select(candidates, count);
+        let mut chosen = settings.fill.ranked(candidates, count);
+        if self.is_constrained {
+            // The one that ranks highest is filled whatever the rule says of others.
+            let first = chosen[0];
+            chosen.retain(|&at| at == first || filled.contains(&candidates[at].position));
+        }
+        chosen.sort_unstable();
         let derived: Vec<usize> = chosen.iter().map(|&index| candidates[index].position).collect();
         if derived != *filled {
             return Err(format!("filled {filled:?}: the rule fills {derived:?}"));

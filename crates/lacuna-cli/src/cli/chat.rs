@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::decode_args::{DecodeArgs, ModelArgs, used};
+use super::guidance_args::DraftArgs;
 use super::progress::count;
 use super::show::{ShowArgs, read_text};
 
@@ -47,6 +48,8 @@ pub(crate) struct Args {
     model: ModelArgs,
     #[command(flatten)]
     decode: DecodeArgs,
+    #[command(flatten)]
+    draft: DraftArgs,
     #[command(flatten)]
     show: ShowArgs,
 }
@@ -142,6 +145,7 @@ struct Turns<'a> {
 impl<'a> Turns<'a> {
     fn new(args: &'a Args, model: &'a Model, format: Option<&ChatTemplate>) -> Result<Self> {
         let mut options = args.decode.sampled_options(model)?;
+        args.draft.set(&args.decode, &mut options)?;
         if let (Some(format), None, false) = (format, &options.eos_ids, args.decode.is_reference())
         {
             options.eos_ids = Some(model.answer_ends(format));

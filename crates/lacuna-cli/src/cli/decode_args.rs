@@ -352,6 +352,7 @@ impl Flags {
             prompt_precision: self.prompt_precision,
             stop: self.stop.clone(),
             allow_mode_mismatch: self.allow_mode_mismatch,
+            ..GenerateOptions::default()
         }
     }
 }

@@ -4,7 +4,8 @@ use anyhow::Result;
 use lacuna::checkpoint::Predicts;
 use lacuna::text::{Message, RenderOptions, Tokenizer};
 use lacuna::{
-    Algorithm, Completion, DraftCounts, FinishReason, GenerateOptions, Model, Prompt, algorithm,
+    Algorithm, Completion, DraftCounts, DraftSource, FinishReason, GenerateOptions, Model, Prompt,
+    algorithm,
 };
 use serde_json::json;
 use std::io::IsTerminal;
@@ -112,8 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// does.
 fn takes_drafts(args: &Args, model: &Model, options: &GenerateOptions) -> bool {
     let reason = match algorithm(model, options) {
-        // Next-token decoding knows no drafts.
-        Algorithm::Autoregressive => return false,
+        Algorithm::Autoregressive => return true,
         _ if model.config().predicts == Predicts::Next => {
             "the model reads each token off the position before it (a shifted head)"
         }
@@ -262,6 +262,7 @@ fn wanted(draft: usize) -> usize {
 /// The options of the flags, with what an edit needs: room for the file, and a rule that fills whole blocks.
 fn options(args: &Args, model: &Model, prompt: usize, draft: usize) -> GenerateOptions {
     let mut options = args.decode.options(model);
+    options.drafts = Some(DraftSource::None);
     if args.decode.max_new_tokens.is_none() {
         // Whole blocks, as far as the model reaches.
         let room = model.config().max_position_embeddings.saturating_sub(prompt);
@@ -306,7 +307,7 @@ fn conclude(
         Err(_) if shown_only => Some(answer.clone()),
         Err(_) => None,
     };
-    report(args, file, new.as_deref(), edited, found.as_ref().err())?;
+    report(args, file, new.as_deref(), (edited, drafted), found.as_ref().err())?;
     match found {
         Err(reason) if !shown_only => {
             if !args.show.quiet && !args.show.json && !cut {
@@ -345,17 +346,12 @@ fn report(
     args: &Args,
     file: &UserFile,
     new: Option<&str>,
-    edited: &Completion,
+    (edited, drafted): (&Completion, bool),
     refused: Option<&String>,
 ) -> Result<()> {
-    let DraftCounts { speculative_passes, drafted_blocks, accepted_blocks, passes_saved } =
-        edited.drafts;
     let diff = new.filter(|_| args.diff).map(|new| file.diff(new));
     let mut more = json!({
-        "drafted_blocks": drafted_blocks,
-        "accepted_blocks": accepted_blocks,
-        "speculative_passes": speculative_passes,
-        "passes_saved": passes_saved,
+        "draft": if drafted { "old-text" } else { "none" },
         "cache_precision": args.decode.cache_precision.name(),
     });
     if let Some(diff) = &diff {

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use super::Usage;
 use super::decode_args::{DecodeArgs, ModelArgs, used};
 use super::edit::region;
+use super::guidance_args::{DraftArgs, PatternArgs};
 use super::show::{ShowArgs, ids, read_text};
 use super::user_file::{Question, UserFile, shown};
 
@@ -23,6 +24,7 @@ use super::user_file::{Question, UserFile, shown};
 Examples:
   lacuna fill --model M --prefix before.py --suffix after.py
   lacuna fill --model M parser.py --at 12:5         lines, columns from 1
+  lacuna fill --model M parser.py --at 12:5 --regex '[a-z_]+'   one name
   lacuna fill --model M parser.py --at 12:5 --in-place")]
 pub(crate) struct Args {
     /// The file with the hole; `-` reads stdin
@@ -54,6 +56,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     decode: DecodeArgs,
     #[command(flatten)]
+    draft: DraftArgs,
+    #[command(flatten)]
+    pattern: PatternArgs,
+    #[command(flatten)]
     show: ShowArgs,
 }
 
@@ -65,10 +71,13 @@ struct Hole {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let pattern = args.pattern.pattern(&args.decode)?;
     let hole = hole(args)?;
     let length = hole.as_ref().map_or(0, |hole| hole.prefix.len() + hole.suffix.len());
     let model = args.model.open(args.decode.work(length))?;
     let mut options = args.decode.sampled_options(&model)?;
+    args.draft.set(&args.decode, &mut options)?;
+    options.pattern = pattern;
     let prompt = match (&args.decode.prompt_ids, &hole) {
         (Some(ids), _) => ids.0.clone(),
         (None, Some(Hole { prefix, suffix, .. })) => {
@@ -78,6 +87,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             let ends = || [model.ends_of_text(), fim.ends.clone()].concat();
             options.eos_ids.get_or_insert_with(ends);
             let seen = seen(args, &model, hole.as_ref(), options.max_new_tokens)?;
+            if seen.is_some() {
+                // Drafts may be copied from text that the model does not see.
+                let near = [end(prefix, COPIED_BYTES), start(suffix, COPIED_BYTES)];
+                let near = near.map(|text| tokenizer.encode_ordinary(text));
+                options.draft_texts = near.into_iter().collect::<Result<_, _>>()?;
+            }
             let (prefix, suffix) = seen.unwrap_or((prefix, suffix));
             fim.prompt_text(tokenizer, prefix, suffix)?
         }
@@ -111,6 +126,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         file.replace(&whole, Question { yes: args.yes, seen: false, quiet })?;
     }
     Ok(())
+}
+
+/// Bytes on each side of the hole from which drafts are copied.
+const COPIED_BYTES: usize = 100_000;
+
+/// The last bytes of a text, at most so many.
+fn end(text: &str, bytes: usize) -> &str {
+    let from = text.len().saturating_sub(bytes);
+    let from = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    &text[from..]
+}
+
+/// The first bytes of a text, at most so many.
+fn start(text: &str, bytes: usize) -> &str {
+    let to = (0..=bytes.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    &text[..to]
 }
 
 /// The text that the model sees of a file that has no room in its positions: the lines next to the

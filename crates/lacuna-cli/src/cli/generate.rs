@@ -8,6 +8,7 @@ use std::path::Path;
 use super::Usage;
 use super::console::Out;
 use super::decode_args::{DecodeArgs, ModelArgs, used};
+use super::guidance_args::{DraftArgs, PatternArgs};
 use super::show::{ShowArgs, ids, read_text};
 use prompts::PromptsArgs;
 
@@ -24,6 +25,8 @@ Examples:
   lacuna generate --model M --threshold 0.9 --json 'fn main() {'
   lacuna generate --model M --watch 'import '
   cat half.py | lacuna generate --model M --stream -
+  lacuna generate --model M --regex '(yes|no)' 'Is 7 a prime number? Answer: '
+  lacuna generate --model M --json-schema person.json 'A person as JSON: '
   lacuna generate --model M --prompts tasks.jsonl --out answers.jsonl")]
 pub(crate) struct Args {
     /// The text to continue; `-` reads it from stdin
@@ -34,14 +37,20 @@ pub(crate) struct Args {
     #[command(flatten)]
     decode: DecodeArgs,
     #[command(flatten)]
+    draft: DraftArgs,
+    #[command(flatten)]
+    pattern: PatternArgs,
+    #[command(flatten)]
     show: ShowArgs,
     #[command(flatten)]
     many: PromptsArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let pattern = args.pattern.pattern(&args.decode)?;
     if let Some(prompts) = &args.many.prompts {
-        return args.many.run(prompts, &args.model, &args.decode, args.show.json);
+        let how = (&args.decode, &args.draft, pattern);
+        return args.many.run(prompts, &args.model, how, args.show.json);
     }
     let prompt = prompt(args)?;
     let length = match &prompt {
@@ -49,7 +58,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Prompt::Ids(_) => 0,
     };
     let model = args.model.open(args.decode.work(length))?;
-    let options = args.decode.sampled_options(&model)?;
+    let mut options = args.decode.sampled_options(&model)?;
+    args.draft.set(&args.decode, &mut options)?;
+    options.pattern = pattern;
     let view = args.show.for_people(&model);
     // On a terminal the prompt is shown with its continuation; a pipe gets the new text alone.
     let mut out = Out::new();

@@ -19,6 +19,7 @@ mod edit;
 mod fill;
 mod flags;
 mod generate;
+mod guidance_args;
 mod init;
 mod inspect;
 mod logits;

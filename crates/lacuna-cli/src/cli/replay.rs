@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use lacuna::samplers::trace::{Line, Mode, Replayed, Trace};
 use lacuna::text::Tokenizer;
+use lacuna_files::printable;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
@@ -94,6 +95,10 @@ struct Timeline<'a> {
     prompt_precision: Option<&'a str>,
     /// The format of keys and values, if it was less precise than they were computed.
     cache_precision: Option<&'a str>,
+    /// The source of drafts, if there was one.
+    drafts: Option<&'a str>,
+    /// The regular expression that the text keeps to, if there is one.
+    constraint: Option<&'a str>,
     replayed: &'a Replayed,
     /// All its lines but the header.
     lines: Vec<&'a Line>,
@@ -101,9 +106,10 @@ struct Timeline<'a> {
 
 impl<'a> Timeline<'a> {
     fn new(trace: &'a Trace, replayed: &'a Replayed) -> Self {
-        let (prompt_precision, cache_precision) = (None, None);
+        let (prompt_precision, cache_precision, drafts, constraint) = (None, None, None, None);
         let (mode, lines) = (Mode::Fused, Vec::new());
-        let mut timeline = Self { mode, prompt_precision, cache_precision, replayed, lines };
+        let mut timeline =
+            Self { mode, prompt_precision, cache_precision, drafts, constraint, replayed, lines };
         for line in &trace.lines {
             let request = match line {
                 Line::Header { request, .. } | Line::Block { request, .. } => *request,
@@ -112,10 +118,19 @@ impl<'a> Timeline<'a> {
             };
             match line {
                 _ if request != replayed.request => {}
-                Line::Header { mode, prompt_precision, cache_precision, .. } => {
+                Line::Header {
+                    mode,
+                    prompt_precision,
+                    cache_precision,
+                    drafts,
+                    constraint,
+                    ..
+                } => {
                     timeline.mode = *mode;
                     timeline.prompt_precision = prompt_precision.as_deref();
                     timeline.cache_precision = cache_precision.as_deref();
+                    timeline.drafts = drafts.as_deref();
+                    timeline.constraint = constraint.as_deref();
                 }
                 _ => timeline.lines.push(line),
             }
@@ -154,7 +169,11 @@ impl<'a> Timeline<'a> {
             self.prompt_precision.map_or_else(String::new, |name| format!(", prompt in {name}"))
                 + &self
                     .cache_precision
-                    .map_or_else(String::new, |name| format!(", keys and values in {name}")),
+                    .map_or_else(String::new, |name| format!(", keys and values in {name}"))
+                + &self.drafts.map_or_else(String::new, |name| format!(", drafts by {name}"))
+                + &self
+                    .constraint
+                    .map_or_else(String::new, |regex| format!(", held to {}", printable(regex))),
             tokens.len(),
             self.finish(),
         )
@@ -203,6 +222,8 @@ impl<'a> Timeline<'a> {
             "temperature": settings.sampling.temperature,
             "promptPrecision": self.prompt_precision,
             "cachePrecision": self.cache_precision,
+            "drafts": self.drafts,
+            "constraint": self.constraint,
             "finish": self.finish(),
             "tokens": tokens.len(),
             "refinements": refinements,

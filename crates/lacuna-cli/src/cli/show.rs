@@ -355,6 +355,11 @@ pub(crate) fn as_json(written: &Completion) -> Value {
         "prompt_tokens": written.prompt_tokens,
         "prompt_precision": written.prompt_precision.name(),
         "forwards": written.forwards,
+        "draft": written.draft_source.name(),
+        "drafted_blocks": written.drafts.drafted_blocks,
+        "accepted_blocks": written.drafts.accepted_blocks,
+        "speculative_passes": written.drafts.speculative_passes,
+        "passes_saved": written.drafts.passes_saved,
         "finish_reason": finish_name(written.finish),
         "tokens_per_forward": written.tokens_per_forward(),
         "seconds": { "prefill": written.seconds.prefill, "decode": written.seconds.decode },
@@ -376,8 +381,12 @@ pub(crate) fn summary(written: &Completion, rule: &str) -> String {
     let rate = n as f64 / written.seconds.decode.max(1e-9);
     // No digits that say nothing: the line fits one of a terminal.
     let digits = usize::from(rate < 100.0);
+    let saved = match written.drafts.passes_saved {
+        0 => String::new(),
+        n => format!(", drafts saved {n}"),
+    };
     format!(
-        "{n} tokens, {:.2} per forward ({rule}), {rate:.digits$}/s; prompt {:.1} s, text {:.1} s",
+        "{n} tokens, {:.2} per forward ({rule}{saved}), {rate:.digits$}/s; prompt {:.1} s, text {:.1} s",
         written.tokens_per_forward(),
         written.seconds.prefill,
         written.seconds.decode,

@@ -173,7 +173,9 @@ fn an_autoregressive_checkpoint_is_decoded_token_by_token_and_refuses_to_fill_in
         tokens.push(best.unwrap() as u32);
     }
     assert_eq!(object["tokens"], serde_json::json!(tokens[3..]));
-    assert_eq!(object["tokens_per_forward"], 1.0);
+    let plain = json(&[&args[..], &["--max-new-tokens", "12", "--draft", "none"]].concat());
+    assert_eq!(plain["tokens"], object["tokens"]);
+    assert_eq!(plain["tokens_per_forward"], 1.0);
     let error = refusal(&[&args[..], &["--mode", "reference"]].concat(), 1);
     assert!(error.contains("autoregressive") && error.contains("--allow-mode-mismatch"), "{error}");
 }

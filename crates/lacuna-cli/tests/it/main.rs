@@ -8,6 +8,7 @@ mod convert;
 #[cfg(target_os = "linux")]
 mod eight_b;
 mod families;
+mod guidance;
 #[cfg(feature = "hub")]
 mod hostile_hub;
 #[cfg(feature = "hub")]

@@ -1,10 +1,14 @@
-//! Edits real files with the old text as draft: this writes the tokens of plain decoding, in fewer
-//! passes.
+//! Decodes real files with drafts, from an old text and looked up: this writes the tokens of plain decoding, in
+//! fewer passes.
 
 use lacuna_data::{Corpus, CorpusOptions};
-use lacuna_engine::{Algorithm, GenerateOptions, Model, OpenOptions, Prompt};
-use lacuna_samplers::{Event, FillRule};
+use lacuna_engine::{
+    Algorithm, DraftSource, Engine, EngineOptions, Event, GenerateOptions, Model, OpenOptions,
+    Prompt, Resolved, Sampling,
+};
+use lacuna_samplers::{Event as SamplerEvent, FillRule};
 use lacuna_test::fixtures;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 fn model() -> Model {
@@ -46,6 +50,7 @@ fn options(tau: f64, max_new_tokens: usize) -> GenerateOptions {
         fill: Some(FillRule::Threshold { tau }),
         block_size: NonZeroUsize::new(4),
         eos_ids: Some(Vec::new()),
+        drafts: Some(DraftSource::None),
         ..GenerateOptions::default()
     }
 }
@@ -64,7 +69,7 @@ fn fifty_edited_files_come_out_token_for_token_as_from_plain_decoding() {
         let prompt = Prompt::Ids(file);
         let mut refinements = Vec::new();
         let plain = lacuna_engine::generate(&model, prompt.clone(), &options, |event| {
-            if let Event::Refinement(refinement) = event {
+            if let SamplerEvent::Refinement(refinement) = event {
                 refinements.push(refinement.filled.clone());
             }
         })
@@ -72,7 +77,7 @@ fn fifty_edited_files_come_out_token_for_token_as_from_plain_decoding() {
         let old = changed(&plain.tokens, number);
         let mut again = Vec::new();
         let edited = lacuna_engine::edit(&model, prompt, &old, &options, |event| {
-            if let Event::Refinement(refinement) = event {
+            if let SamplerEvent::Refinement(refinement) = event {
                 again.push(refinement.filled.clone());
             }
         })
@@ -108,21 +113,104 @@ fn a_draft_that_is_not_what_the_model_writes_changes_nothing() {
 }
 
 #[test]
-fn only_block_diffusion_in_fused_mode_takes_drafts() {
-    // Asked for, any checkpoint decodes token by token.
-    let autoregressive = GenerateOptions {
-        algorithm: Some(Algorithm::Autoregressive),
-        allow_mode_mismatch: true,
-        ..GenerateOptions::default()
-    };
+fn the_released_algorithm_and_a_shifted_head_take_no_drafts() {
     let default = GenerateOptions::default();
-    let refused =
-        lacuna_engine::edit(&model(), vec![1], &[5], &autoregressive, |_| {}).unwrap_err();
-    assert!(refused.to_string().contains("drafts"), "{refused}");
     let reference =
         GenerateOptions { algorithm: Some(Algorithm::Reference), ..GenerateOptions::default() };
     let refused = lacuna_engine::edit(&model(), vec![1], &[5], &reference, |_| {}).unwrap_err();
     assert!(refused.to_string().contains("drafts"), "{refused}");
     let refused = lacuna_engine::edit(&model(), vec![1], &[99_999], &default, |_| {}).unwrap_err();
     assert!(refused.to_string().contains("99999"), "{refused}");
+
+    let lookup =
+        |options: GenerateOptions| GenerateOptions { drafts: Some(DraftSource::Lookup), ..options };
+    let refused = lacuna_engine::generate(&model(), vec![1; 4], &lookup(reference), |_| {});
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("`drafts` lookup") && refused.contains("released"), "{refused}");
+    let mut shifted = model();
+    let mut transformer = lacuna_model::Transformer::clone(&shifted.transformer);
+    transformer.set_predicts(lacuna_model::Predicts::Next);
+    shifted.transformer = transformer.into();
+    let refused = lacuna_engine::generate(&shifted, vec![1; 4], &lookup(default.clone()), |_| {});
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("shifted"), "{refused}");
+    // Nobody asked for them, so there are none.
+    let plain = Resolved::new(&shifted, vec![1; 4], &default).unwrap();
+    assert_eq!(plain.drafts(), DraftSource::None);
+}
+
+/// A random model in few bits of context repeats itself, and where it does, lookup finds it.
+#[test]
+fn lookup_writes_the_tokens_of_plain_decoding_in_every_mode() {
+    let model = model();
+    let (mut saved, mut passes) = ([0; 2], [0; 2]);
+    for (number, file) in files(&model, 100).into_iter().step_by(5).enumerate() {
+        for (at, algorithm) in
+            [Algorithm::Blocks, Algorithm::Autoregressive].into_iter().enumerate()
+        {
+            for temperature in [0.0, 0.7] {
+                let plain = GenerateOptions {
+                    algorithm: Some(algorithm),
+                    allow_mode_mismatch: true,
+                    drafts: Some(DraftSource::None),
+                    sampling: Sampling { temperature, seed: 7, ..Sampling::default() },
+                    ..options(0.1, 60)
+                };
+                let lookup = GenerateOptions { drafts: Some(DraftSource::Lookup), ..plain.clone() };
+                let expected = lacuna_engine::generate(&model, file.clone(), &plain, |_| {});
+                let expected = expected.unwrap();
+                let found = lacuna_engine::generate(&model, file.clone(), &lookup, |_| {}).unwrap();
+                let case = format!("file {number}, {algorithm:?}, temperature {temperature}");
+                assert_eq!(found.tokens, expected.tokens, "{case}");
+                assert_eq!(found.text, expected.text, "{case}");
+                assert_eq!(found.forwards + found.drafts.passes_saved, expected.forwards, "{case}");
+                assert_eq!(found.draft_source, DraftSource::Lookup);
+                saved[at] += found.drafts.passes_saved;
+                passes[at] += expected.forwards;
+            }
+        }
+    }
+    println!("saved of blocks and of tokens one by one: {saved:?} of {passes:?} passes");
+    assert!(saved[1] > 0, "{saved:?}");
+}
+
+#[test]
+fn drafts_of_several_requests_share_passes_and_change_none_of_them() {
+    let model = model();
+    let all: Vec<(Vec<u32>, GenerateOptions)> = files(&model, 80)
+        .into_iter()
+        .take(9)
+        .enumerate()
+        .map(|(number, file)| {
+            let algorithm = [Algorithm::Blocks, Algorithm::Autoregressive][number % 2];
+            let drafts = [DraftSource::Lookup, DraftSource::None][number % 3 / 2];
+            let options = GenerateOptions {
+                algorithm: Some(algorithm),
+                allow_mode_mismatch: true,
+                drafts: Some(drafts),
+                ..options(0.1, 40)
+            };
+            (file, options)
+        })
+        .collect();
+    let mut engine = Engine::new(&model, EngineOptions::default());
+    for (file, options) in &all {
+        engine.push(Resolved::new(&model, file.clone(), options).unwrap()).unwrap();
+    }
+    let mut done = BTreeMap::new();
+    while !engine.is_empty() {
+        for event in engine.step() {
+            match event {
+                Event::Finished { id, completion } => drop(done.insert(id, completion)),
+                Event::Failed { error, .. } => panic!("{error}"),
+                _ => {}
+            }
+        }
+    }
+    for ((file, options), (id, together)) in all.iter().zip(done) {
+        let alone = lacuna_engine::generate(&model, file.clone(), options, |_| {}).unwrap();
+        assert_eq!(together.tokens, alone.tokens, "request {id}");
+        assert_eq!(together.drafts, alone.drafts, "request {id}");
+        assert_eq!(together.forwards, alone.forwards, "request {id}");
+    }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod batches;
+mod constraints;
 mod conversation;
 mod decoding;
 mod editing;

@@ -1,12 +1,12 @@
 //! Holds a session to keep what it has when a call fails, and to know its sequences by name.
 
-use crate::support::tiny_in;
+use crate::support::{tiny, tiny_in};
 use candle_core::{DType, Device};
 use lacuna_engine::{Activations, Error, Session, StorageDtype};
 use lacuna_model::{
     AttentionMask, Batch, CachePrecision, Config, KvCache, Mode, Predicts, Sequence, Transformer,
 };
-use lacuna_samplers::{Denoiser, Segment, Speculative, View};
+use lacuna_samplers::{Denoiser, Draft, Segment, Speculative, View};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -107,7 +107,8 @@ fn a_sequence_that_was_not_begun_is_an_error_and_not_an_empty_one() {
     let unknown = "sequence 7 was not begun, or has been released";
     assert_eq!(said(logits(&mut session, &[causal(7)]).map(drop)), unknown);
     assert_eq!(said(session.commit(7, &[9])), unknown);
-    assert_eq!(said(session.speculate(7, &[9; 4], MASK, &mut |_| {})), unknown);
+    let draft = Draft { sequence: 7, view: BLOCKS, tokens: &[9; 4], mask_id: MASK };
+    assert_eq!(said(session.speculate(&[], &[draft], &mut |_| {})), unknown);
     assert_eq!(said(session.accept(7, 0)), unknown);
     assert_eq!(said(session.rewind(7, &[9], View::Causal).map(drop)), unknown);
     session.release(7);
@@ -231,4 +232,70 @@ fn what_was_read_in_one_precision_is_not_remembered_in_another() {
             assert_eq!(logits(&mut session, &[segment]).unwrap(), *expected, "{precision:?}");
         }
     }
+}
+
+/// The logits of a draft's rows.
+fn drafted(session: &mut Session, view: View, tokens: &[u32]) -> Vec<Vec<f32>> {
+    let draft = Draft { sequence: 0, view, tokens, mask_id: MASK };
+    let mut rows = Vec::new();
+    session.speculate(&[], &[draft], &mut |row| rows.push(row.to_vec())).unwrap();
+    rows
+}
+
+#[test]
+fn a_drafts_rows_are_those_of_its_blocks_one_after_the_other_and_any_part_of_it_may_be_accepted() {
+    let segment = |view| match view {
+        View::Causal => causal(0),
+        View::Blocks { .. } => blocks(0, &[0, 1, 2, 3]),
+    };
+    for view in [BLOCKS, View::Causal] {
+        let (size, draft) = (view.block_size().get(), tokens(8, 5));
+        for accepted in 0..=draft.len() / size {
+            let begun = || {
+                let mut session = Session::new(tiny("tiny_untied").transformer);
+                session.prefill(0, &tokens(8, 1), view).unwrap();
+                session.commit(0, &tokens(size as u32, 3)).unwrap();
+                session
+            };
+            let (mut whole, mut single) = (begun(), begun());
+            let rows = drafted(&mut whole, view, &draft);
+            assert_eq!(rows.len(), draft.len());
+            whole.accept(0, accepted * size).unwrap();
+            let close = |found: &[Vec<f32>], expected: &[Vec<f32>]| {
+                assert_eq!(found.len(), expected.len());
+                for (a, b) in found.iter().flatten().zip(expected.iter().flatten()) {
+                    assert!((a - b).abs() < 1e-4, "{view:?}, {accepted} accepted: {a} and {b}");
+                }
+            };
+            for (block, rows) in draft.chunks(size).zip(rows.chunks(size)).take(accepted) {
+                close(rows, &logits(&mut single, &[segment(view)]).unwrap());
+                single.commit(0, block).unwrap();
+            }
+            // Behind what was accepted, with another block committed and without.
+            let expected = logits(&mut single, &[segment(view)]).unwrap();
+            close(&logits(&mut whole, &[segment(view)]).unwrap(), &expected);
+            close(&logits(&mut whole, &[segment(view)]).unwrap(), &expected);
+            let other = tokens(size as u32, 9);
+            whole.commit(0, &other).unwrap();
+            single.commit(0, &other).unwrap();
+            let expected = logits(&mut single, &[segment(view)]).unwrap();
+            close(&logits(&mut whole, &[segment(view)]).unwrap(), &expected);
+        }
+    }
+}
+
+#[test]
+fn a_draft_right_behind_an_accepted_one_is_read_from_the_logits_that_are_there() {
+    let mut whole = Session::new(tiny("tiny_untied").transformer);
+    whole.prefill(0, &tokens(8, 1), View::Causal).unwrap();
+    let draft = tokens(6, 5);
+    let first = drafted(&mut whole, View::Causal, &draft);
+    whole.accept(0, 3).unwrap();
+    // Nothing is queued now: the first row is the last one that was accepted.
+    let again = drafted(&mut whole, View::Causal, &draft[3..]);
+    for (a, b) in first[3..].iter().flatten().zip(again.iter().flatten()) {
+        assert!((a - b).abs() < 1e-4, "{a} and {b}");
+    }
+    whole.accept(0, 3).unwrap();
+    assert_eq!(logits(&mut whole, &[causal(0)]).unwrap().len(), 1);
 }

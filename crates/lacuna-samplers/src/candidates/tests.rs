@@ -87,7 +87,14 @@ proptest! {
         position in 0usize..100, refinement in 0usize..4,
     ) {
         let forbidden: Vec<u32> = forbidden.into_iter().collect();
-        let site = Site { request: 0, position, refinement, forbidden: &forbidden, seen: &seen };
+        let site = Site {
+            request: 0,
+            position,
+            refinement,
+            forbidden: &forbidden,
+            seen: &seen,
+            allowed: None,
+        };
         let (token, confidence) = pick_slowly(&row, &sampling, site);
         let needs = Needs { margin: true, entropy: true, uniform: true };
         let fast = CandidateSampler::default().pick(&row, &sampling, needs, site).unwrap();
@@ -101,7 +108,7 @@ proptest! {
 
 fn site(forbidden: &[u32]) -> Site<'_> {
     static NONE: BTreeSet<u32> = BTreeSet::new();
-    Site { request: 3, position: 7, refinement: 0, forbidden, seen: &NONE }
+    Site { request: 3, position: 7, refinement: 0, forbidden, seen: &NONE, allowed: None }
 }
 
 #[test]

@@ -73,18 +73,18 @@ proptest! {
             changed(&plain.tokens, &edits)
         };
         let mut edit_lines = Vec::new();
-        let drafting = Drafting { blocks_max, match_min };
+        let drafting = Drafting { blocks_max, match_min, ..Drafting::default() };
         let edited = edit(&mut model, request, &old, drafting, lines(&mut edit_lines)).unwrap();
 
         prop_assert!(model.is_clean());
-        prop_assert_eq!(&edited.generation.tokens, &plain.tokens);
-        prop_assert_eq!(edited.generation.finish, plain.finish);
-        prop_assert_eq!(edited.generation.text_len, plain.text_len);
+        prop_assert_eq!(&edited.tokens, &plain.tokens);
+        prop_assert_eq!(edited.finish, plain.finish);
+        prop_assert_eq!(edited.text_len, plain.text_len);
         prop_assert_eq!(edit_lines, plain_lines);
-        prop_assert_eq!(edited.generation.forwards, model.passes);
-        prop_assert_eq!(plain.forwards - edited.generation.forwards, edited.drafts.passes_saved);
+        prop_assert_eq!(edited.forwards, model.passes);
+        prop_assert_eq!(plain.forwards - edited.forwards, edited.drafts.passes_saved);
         prop_assert!(edited.drafts.accepted_blocks <= edited.drafts.drafted_blocks);
-        prop_assert!(edited.drafts.speculative_passes <= edited.generation.forwards);
+        prop_assert!(edited.drafts.speculative_passes <= edited.forwards);
     }
 }
 
@@ -104,11 +104,11 @@ fn a_small_change_in_a_long_text_costs_few_passes() {
     let edited =
         edit(&mut model, request, &old, Drafting::default(), |_| ControlFlow::Continue(()));
     let (plain, edited) = (plain.unwrap(), edited.unwrap());
-    assert_eq!(edited.generation.tokens, text);
+    assert_eq!(edited.tokens, text);
     assert_eq!(plain.forwards, 100, "sure everywhere: one pass a block");
-    assert!(edited.generation.forwards <= 30, "{edited:?}");
+    assert!(edited.forwards <= 30, "{edited:?}");
     assert!(edited.drafts.acceptance() > 0.7, "{edited:?}");
-    assert_eq!(plain.forwards - edited.generation.forwards, edited.drafts.passes_saved);
+    assert_eq!(plain.forwards - edited.forwards, edited.drafts.passes_saved);
 }
 
 #[test]
@@ -126,26 +126,30 @@ fn the_end_of_the_old_text_is_drafted_too() {
     let edited =
         edit(&mut model, request, &old, Drafting::default(), |_| ControlFlow::Continue(()));
     let edited = edited.unwrap();
-    assert_eq!(edited.generation.tokens, text[..12]);
-    assert_eq!(edited.generation.finish, FinishReason::Eos);
-    assert_eq!((edited.drafts.accepted_blocks, edited.generation.forwards), (3, 2));
+    assert_eq!(edited.tokens, text[..12]);
+    assert_eq!(edited.finish, FinishReason::Eos);
+    assert_eq!((edited.drafts.accepted_blocks, edited.forwards), (3, 2));
 }
 
 #[test]
 fn drafts_of_no_blocks_are_refused() {
     let request = Request::new(vec![], 8, NonZeroUsize::MIN, MASK);
-    let drafting = Drafting { blocks_max: 0, match_min: 1 };
+    let drafting = Drafting { blocks_max: 0, ..Drafting::default() };
     let refused =
         edit(&mut Scripted::new(1), request, &[], drafting, |_| ControlFlow::Continue(()));
     assert!(refused.unwrap_err().to_string().starts_with("blocks_max is 0"));
 }
 
 #[test]
-fn an_autoregressive_request_takes_no_draft() {
-    let request = Request::autoregressive(vec![7], 8);
+fn an_autoregressive_request_is_edited_too() {
+    let text: Vec<u32> = (0..60).map(|i| 6 + (i * i / 3 + i) % 17).collect();
+    let request = Request { mask_id: MASK, ..Request::autoregressive(vec![7], 59) };
+    let mut model = Scripted::new(3).with_sureness(100).with_target(&text);
     let go_on = |_: Event<'_>| ControlFlow::Continue(());
-    let refused = edit(&mut Scripted::new(1), request, &[7], Drafting::default(), go_on);
-    assert!(refused.unwrap_err().to_string().starts_with("view is causal"));
+    let edited = edit(&mut model, request, &text[1..], Drafting::default(), go_on).unwrap();
+    assert_eq!(edited.tokens, text[1..]);
+    assert!(edited.forwards <= 12, "{edited:?}");
+    assert_eq!(edited.forwards + edited.drafts.passes_saved, 59);
 }
 
 #[test]
@@ -161,7 +165,7 @@ fn an_edits_trace_is_plain_decodings_trace() {
             Drafting::default(),
             lines(&mut trace),
         );
-        trace.push(Line::end(&run.unwrap().generation));
+        trace.push(Line::end(&run.unwrap()));
         traces.push(trace.iter().map(Line::to_json).collect::<String>());
     }
     assert_eq!(traces[0], traces[1]);

@@ -53,7 +53,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn requests()(
+    pub(crate) fn requests()(
         prompt in prompts(),
         (max_new_tokens, min_share) in (1usize..30, 0.0f64..1.0),
         block_size in prop_oneof![Just(1usize), Just(2), Just(4), Just(7), Just(8), Just(32)],

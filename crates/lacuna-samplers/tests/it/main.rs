@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod batches;
+mod constraints;
+mod drafts;
 mod editing;
 mod laws;
 mod scripted;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use lacuna_samplers::{Denoiser, Event, Segment, Speculative, View};
+use lacuna_samplers::{Denoiser, Draft, Event, Segment, Speculative, View};
 
 pub(crate) const VOCAB: usize = 23;
 pub(crate) const MASK: u32 = 5;
@@ -144,8 +144,27 @@ impl Scripted {
     }
 
     fn fails(&self, sequence: usize, how: fn(usize) -> Failing) -> bool {
-        let tokens = self.committed.get(&sequence).map_or(0, Vec::len);
+        self.fails_at(sequence, self.committed.get(&sequence).map_or(0, Vec::len), how)
+    }
+
+    fn fails_at(&self, sequence: usize, tokens: usize, how: fn(usize) -> Failing) -> bool {
         (0..=tokens).any(|since| self.failing.get(&sequence) == Some(&how(since)))
+    }
+
+    fn failing_row(
+        &self,
+        sequence: usize,
+        committed: &[u32],
+        block: &[u32],
+        at: usize,
+    ) -> Vec<f32> {
+        let mut row = self.row(committed, block, at);
+        if self.fails_at(sequence, committed.len(), Failing::NotANumber) {
+            row[7] = f32::NAN;
+        } else if self.fails_at(sequence, committed.len(), Failing::Nothing) {
+            row.fill(f32::NEG_INFINITY);
+        }
+        row
     }
 }
 
@@ -196,13 +215,7 @@ impl Denoiser for Scripted {
                 return Err(Broken("the pass is too long"));
             }
             for &row in rows {
-                let mut row = self.row(&committed, block, row);
-                if self.fails(sequence, Failing::NotANumber) {
-                    row[7] = f32::NAN;
-                } else if self.fails(sequence, Failing::Nothing) {
-                    row.fill(f32::NEG_INFINITY);
-                }
-                read(&row);
+                read(&self.failing_row(sequence, &committed, block, row));
             }
             self.seen.push((sequence, committed, block.to_vec()));
         }
@@ -229,21 +242,33 @@ impl Denoiser for Scripted {
 impl Speculative for Scripted {
     fn speculate(
         &mut self,
-        sequence: usize,
-        draft: &[u32],
-        mask_id: u32,
+        segments: &[Segment<'_>],
+        drafts: &[Draft<'_>],
         read: &mut dyn FnMut(&[f32]),
     ) -> Result<(), Broken> {
-        let block_size = self.views[&sequence].block_size().get();
-        assert!(!draft.is_empty() && draft.len().is_multiple_of(block_size));
-        self.passes += 1;
-        let mut committed = self.of(sequence).to_vec();
-        let masked = vec![mask_id; block_size];
-        for block in draft.chunks(block_size) {
-            (0..block_size).for_each(|row| read(&self.row(&committed, &masked, row)));
-            committed.extend_from_slice(block);
+        self.denoise(segments, read)?;
+        self.widest = self.widest.max(segments.len() + drafts.len());
+        for Draft { sequence, view, tokens, .. } in drafts {
+            let block_size = view.block_size().get();
+            assert_eq!(self.views[sequence], *view);
+            assert!(!tokens.is_empty() && tokens.len().is_multiple_of(block_size));
+            assert!(!self.pending.contains_key(sequence), "a draft is pending");
+            let last = self.of(*sequence).len() + tokens.len() - block_size;
+            if self.fails_at(*sequence, last, Failing::Denoise) {
+                return Err(Broken("the pass is too long"));
+            }
+            let mut committed = self.of(*sequence).to_vec();
+            let masked = vec![MASK; block_size];
+            for block in tokens.chunks(block_size) {
+                for row in 0..block_size {
+                    read(&self.failing_row(*sequence, &committed, &masked, row));
+                }
+                committed.extend_from_slice(block);
+            }
         }
-        self.pending.insert(sequence, draft.to_vec());
+        for draft in drafts {
+            self.pending.insert(draft.sequence, draft.tokens.to_vec());
+        }
         Ok(())
     }
 

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result};
 use lacuna::{
-    Activations, CachePrecision, Engine, EngineOptions, Event, GenerateOptions, Id, Model, Plan,
-    Prompt, Resolved,
+    Activations, CachePrecision, DraftSource, Engine, EngineOptions, Event, GenerateOptions, Id,
+    Model, Pattern, Plan, Prompt, Resolved,
 };
 use lacuna_files::{Log, printable};
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ impl PromptsArgs {
         &self,
         from: &Path,
         model: &ModelArgs,
-        decode: &super::DecodeArgs,
+        (decode, draft, pattern): (&super::DecodeArgs, &super::DraftArgs, Option<Pattern>),
         as_object: bool,
     ) -> Result<()> {
         let out = self.out.as_deref().context("--prompts: give --out FILE too")?;
@@ -80,7 +80,11 @@ impl PromptsArgs {
         work.logit_rows = work.logit_rows.saturating_mul(self.batch.get().min(entries.len()));
         let memory = model.memory.unwrap_or_default();
         let model = model.open(work)?;
-        let options = decode.sampled_options(&model)?;
+        let mut options = decode.sampled_options(&model)?;
+        draft.set(decode, &mut options)?;
+        options.pattern = pattern;
+        // Rows of drafts are rows that the others wait for: they pay when few are under way.
+        options.drafts.get_or_insert(DraftSource::None);
         // A fault that no prompt can change is said before anything is written.
         check_against(&model, &Prompt::Ids(Vec::new()), &options)?;
         Resolved::new(&model, vec![0], &options)?;
@@ -402,7 +406,7 @@ fn place(model: &Model) -> PathBuf {
     model.path().canonicalize().unwrap_or_else(|_| model.path().to_owned())
 }
 
-/// A name for everything that an answer depends on: the model's place, the prompt, and every option.
+/// A name for everything that an answer depends on: the model's place, the prompt, and every option. Drafts change none.
 fn key(place: &Path, request: &Resolved) -> String {
     let plan = match &request.plan {
         Plan::Autoregressive(request) | Plan::Blocks(request) => json!(request),
@@ -416,6 +420,9 @@ fn key(place: &Path, request: &Resolved) -> String {
     }
     if request.prompt_precision != Activations::F32 {
         all.push(request.prompt_precision.name().into());
+    }
+    if let Some(rule) = &request.constraint {
+        all.push(json!({ "regex": rule.regex }));
     }
     let all = Value::from(all);
     lacuna_files::hash(all.to_string().as_bytes())[..16].to_owned()

@@ -72,6 +72,7 @@ impl Case {
             refinement: self.refinement(),
             forbidden: &self.forbidden,
             seen: &seen,
+            allowed: None,
         };
         let needs = Needs { margin: true, entropy: true, uniform: true };
         CandidateSampler::default().pick(logits, &self.sampling, needs, site).unwrap()
