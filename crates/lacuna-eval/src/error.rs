@@ -52,7 +52,7 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// What was asked for does not go together.
+    /// The request can't be met, or its parts do not go together.
     #[error("{0}")]
     Request(String),
 }

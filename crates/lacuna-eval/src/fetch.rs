@@ -1,4 +1,4 @@
-//! Gets a benchmark's data from where its authors publish it, once, and holds it to its hash from then on.
+//! Fetches a benchmark's data from where its authors publish it, once, and holds it to its hash from then on.
 
 use std::path::{Path, PathBuf};
 

@@ -55,9 +55,9 @@ pub enum Question {
     },
     /// A message, and the words that the answer begins with.
     Chat {
-        /// What the user says.
+        /// The words of the user.
         message: String,
-        /// The beginning of what the assistant says.
+        /// The first words of the assistant.
         answer: String,
     },
 }

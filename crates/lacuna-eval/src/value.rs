@@ -233,7 +233,7 @@ fn list(items: &[Json]) -> Result<Vec<Value>, String> {
     items.iter().map(Value::from_json).collect()
 }
 
-/// What stands in a set or as a key has a hash; NaN has one too.
+/// Members of a set and keys have a hash; NaN has one too.
 fn hashable(items: Vec<Value>) -> Result<Vec<Value>, String> {
     fn has_hash(value: &Value) -> bool {
         match value {

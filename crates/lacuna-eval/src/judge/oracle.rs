@@ -98,7 +98,7 @@ impl Oracle<'_> {
             }
             entry if AS_SETS.contains(&entry) => {
                 let (value, expected) = (value.items()?, expected.items()?);
-                // What has no hash makes no set.
+                // A value without a hash makes no set.
                 let all =
                     |items: &[Value]| items.iter().map(Value::key).collect::<Option<Vec<_>>>();
                 all(&value)?;

@@ -1,4 +1,4 @@
-//! Tries to get a wrong program past the judge, by every way that is known from harnesses, and some more.
+//! Checks that no wrong program gets past the judge, by any way that is known from harnesses, and some more.
 
 use crate::support::{checked, compared, judge, verdict};
 use lacuna_eval::{Judge, Task};
@@ -226,7 +226,7 @@ fn the_corpus_is_a_corpus_and_the_right_answer_passes() {
     let Some(judge) = judge() else { return };
     for task in &tasks() {
         assert!(verdict(&judge, task, SOLUTION).passed);
-        // What a program does besides is its own matter, as long as it answers.
+        // A program may do other things besides, as long as it answers.
         let noisy = "import sys, threading\nprint('hello')\nsys.stderr.write('x' * 100000)\n\
                      t = threading.Thread(target=print); t.start(); t.join()\ndef add(a, b): return a + b";
         assert!(verdict(&judge, task, noisy).passed);

@@ -103,7 +103,7 @@ fn a_run_goes_from_prompts_to_a_score_in_the_forms_of_all_harnesses() {
     );
     assert_eq!(summary.to_json()["pass@1"], 0.25);
     export(folder.path(), &tasks, &samples, &verdicts, &summary, "2026-01-01 00:00").unwrap();
-    // What was written is read again as the same programs.
+    // The files that were written are read again as the same programs.
     let programs = |samples: Vec<lacuna_eval::Sample>| {
         let mut all: Vec<_> =
             samples.into_iter().map(|sample| (sample.task, sample.program)).collect();
