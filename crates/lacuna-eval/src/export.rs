@@ -54,7 +54,10 @@ fn lines(objects: Vec<Json>) -> String {
 }
 
 /// Samples with their verdicts, by task, in the benchmark's order.
-struct Judged<'a>(Vec<(&'a Task, Vec<(&'a Sample, &'a Verdict)>)>);
+struct Judged<'a>(Vec<Group<'a>>);
+
+/// A task with its samples.
+type Group<'a> = (&'a Task, Vec<(&'a Sample, &'a Verdict)>);
 
 impl<'a> Judged<'a> {
     fn new(tasks: &'a [Task], samples: &'a [Sample], verdicts: &'a [Verdict]) -> Judged<'a> {
@@ -139,7 +142,7 @@ impl<'a> Judged<'a> {
     }
 
     fn lm_eval(&self) -> Vec<Json> {
-        let one = |(number, (task, all)): (usize, &(&Task, Vec<(&Sample, &Verdict)>))| {
+        let one = |(number, (task, all)): (usize, &Group<'_>)| {
             let passed = all.iter().filter(|(_, verdict)| verdict.passed).count();
             let written = |sample: &Sample| match sample.line.get("raw") {
                 Some(Json::String(raw)) => raw.clone(),

@@ -19,10 +19,11 @@
 //!     instruction: None,
 //! };
 //! let judge = Judge::new(Python::find()?);
-//! let samples = ["    return b + a\n", "    return a - b\n", "    import os; os._exit(0)\n"];
+//! let forged = ["    import os; os._exit(0)\n", "    from unittest.mock import ANY; return ANY\n"];
+//! let samples = ["    return b + a\n", "    return a - b\n", forged[0], forged[1]];
 //! let passed = samples.iter().map(|sample| judge.judge(&task, &task.program(sample)));
 //! let passed = passed.filter(|verdict| verdict.as_ref().is_ok_and(|verdict| verdict.passed)).count();
-//! assert_eq!(pass_at_k(samples.len(), passed, 1), 1.0 / 3.0);
+//! assert_eq!(pass_at_k(samples.len(), passed, 1), 0.25);
 //! # Ok::<(), lacuna_eval::Error>(())
 //! ```
 //!

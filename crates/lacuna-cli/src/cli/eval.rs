@@ -37,7 +37,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Args),
+    Run(Box<run::Args>),
     Judge(judge::Args),
     /// Get a benchmark's data from where its authors publish it.
     ///

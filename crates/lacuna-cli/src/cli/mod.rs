@@ -50,7 +50,7 @@ Examples:
   lacuna fill --model M f.py --at 12:5               fill in the middle
   lacuna edit --model M f.py --instruction '…'       rewrite a file
   lacuna score --model runs/tiny/final --text f.py --method exact
-  lacuna eval run humaneval --model M                pass@1, every program run contained
+  lacuna eval run humaneval --model M                pass@1, by running answers
   lacuna inspect runs/tiny/final                     what a checkpoint is
   lacuna convert runs/tiny/final tiny.gguf           the same in another format
 

@@ -1,7 +1,7 @@
 //! Holds the judge to right verdicts on honest programs.
 
 use crate::support::{checked, compared, judge, problems, problems_plus, verdict, wrong};
-use lacuna_eval::{Python, Task, Tests, sanitize};
+use lacuna_eval::{Benchmark, PromptForm, Python, Task, Tests, answer, sanitize};
 
 #[test]
 fn every_solution_passes_and_every_wrong_one_fails() {
@@ -105,6 +105,28 @@ fn a_task_at_fault_is_an_error_and_no_verdict() {
     );
     let check = "import os\ndef check(candidate):\n    os._exit(0)\n";
     fails(&checked("ends", "def ends(x):\n    return x\n", check), "ends the process");
+}
+
+#[test]
+fn an_answer_of_a_chat_has_the_imports_of_its_prompt_as_human_eval_gives_it() {
+    let Some(judge) = judge() else { return };
+    let check = "def check(candidate):\n    assert candidate(2) == [1, 1]\n";
+    let task = Task {
+        prompt:
+            "from typing import List\n\n\ndef ones(n: int) -> List[int]:\n    \"\"\"Ones.\"\"\"\n"
+                .into(),
+        canonical: "    return [1] * n\n".into(),
+        ..checked("ones", "", check)
+    };
+    let words = "def ones(n: int) -> List[int]:\n    return [1] * n\n```\nThat is all.";
+    let humaneval = Benchmark::named("humaneval").unwrap();
+    let made = answer(judge.python(), humaneval, &task, PromptForm::Chat, words).unwrap();
+    assert_eq!(made.solution, task.program(&made.completion));
+    assert!(verdict(&judge, &task, &made.solution).passed);
+    let plus = Benchmark::named("humaneval+").unwrap();
+    let task = Task { tests: compared("ones", "", "[[2]]", "[]").tests, ..task };
+    let made = answer(judge.python(), plus, &task, PromptForm::Chat, words).unwrap();
+    assert!(verdict(&judge, &task, &made.solution).result.contains("NameError"), "as in EvalPlus");
 }
 
 #[test]
