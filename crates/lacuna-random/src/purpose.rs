@@ -21,6 +21,8 @@ pub enum Purpose {
     SampleEnd = u64::from_le_bytes(*b"eoscount"),
     /// The values of fresh weights; counters: number of the tensor, 0.
     Weights = u64::from_le_bytes(*b"init\0\0\0\0"),
+    /// The tasks that a score's interval is drawn from; counters: the k of pass@k, 0.
+    Resampling = u64::from_le_bytes(*b"resample"),
     /// The token at a position; counters: position, refinement.
     Token = 0x746f_6b65_6e00_0001,
     /// The position that is filled next; counters: position, refinement.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use lacuna_random::{Purpose, RngCore, below, permutation, stream, uniform, uniform_f32};
 
 /// Seed 7, counters (3, 0) or (3, 5): the first four words of each purpose.
-const RECORDED: [(Purpose, u64, [u64; 4]); 9] = [
+const RECORDED: [(Purpose, u64, [u64; 4]); 10] = [
     (
         Purpose::Shuffle,
         0,
@@ -95,6 +95,16 @@ const RECORDED: [(Purpose, u64, [u64; 4]); 9] = [
             0x1b1f_2e7e_0b39_82aa,
             0xcce8_655b_e9c7_562f,
             0x2caa_13a4_eb4c_7af2,
+        ],
+    ),
+    (
+        Purpose::Resampling,
+        0,
+        [
+            0x82f2_2d2d_695f_6b98,
+            0xed93_8e04_99bb_6cab,
+            0xd230_386c_0271_fc4f,
+            0x39f0_1835_32a7_76a5,
         ],
     ),
 ];

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 #[macro_use]
 mod console;
 
+mod bench;
 mod canvas;
 mod chat;
 mod convert;
@@ -16,6 +17,7 @@ mod corpus_args;
 mod decode_args;
 mod diff;
 mod edit;
+mod eval;
 mod fill;
 mod flags;
 mod generate;
@@ -49,6 +51,7 @@ Examples:
   lacuna fill --model M f.py --at 12:5               fill in the middle
   lacuna edit --model M f.py --instruction '…'       rewrite a file
   lacuna score --model runs/tiny/final --text f.py --method exact
+  lacuna eval run humaneval --model M                pass@1, by running answers
   lacuna inspect runs/tiny/final                     what a checkpoint is
   lacuna convert runs/tiny/final tiny.gguf           the same in another format
 
@@ -80,6 +83,8 @@ enum Command {
     Edit(edit::Args),
     Replay(replay::Args),
     Score(score::Args),
+    Eval(Box<eval::Args>),
+    Bench(bench::Args),
     Logits(logits::Args),
     Inspect(inspect::Args),
     Convert(convert::Args),
@@ -124,6 +129,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Edit(args) => edit::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Score(args) => score::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
@@ -161,10 +168,14 @@ fn program() -> clap::Command {
 /// The command line, and whether it says `--quiet`.
 fn parse() -> Result<(Cli, bool), clap::Error> {
     let matches = program().try_get_matches().map_err(named_both_ways)?;
-    let command = matches.subcommand();
-    let quiet =
-        command.and_then(|(_, command)| command.try_get_one("quiet").ok().flatten().copied());
-    Ok((Cli::from_arg_matches(&matches)?, quiet.unwrap_or(false)))
+    // Commands may have commands of their own.
+    let mut quiet = false;
+    let mut innermost = &matches;
+    while let Some((_, command)) = innermost.subcommand() {
+        quiet |= command.try_get_one("quiet").ok().flatten().copied().unwrap_or(false);
+        innermost = command;
+    }
+    Ok((Cli::from_arg_matches(&matches)?, quiet))
 }
 
 /// A model that is missing can be given in two ways.

@@ -196,3 +196,30 @@ fn watching_without_a_terminal_is_refused() {
     let model = tiny();
     refusal(&["generate", "--model", &model, "--watch", "x"], 2, &["needs a terminal", "--trace"]);
 }
+
+#[test]
+fn a_model_is_timed_beside_what_memory_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = lacuna_test::checkpoints::scripted(&folder.path().join("model"), &["a", "b"]);
+    let folder = folder.path().join("model");
+    drop(model);
+    let args = [
+        "bench",
+        "--model",
+        folder.to_str().unwrap(),
+        "--prompt-tokens",
+        "20",
+        "--new-tokens",
+        "4",
+    ];
+    let args = [&args[..], &["--seconds", "0.01"]].concat();
+    let table = crate::support::stdout(&crate::support::lacuna(&args));
+    for row in ["| prompt of 20 |", "| pass over 16 rows |", "| 4 tokens written |"] {
+        assert!(table.contains(row), "{table}");
+    }
+    let json = crate::support::stdout(&crate::support::lacuna(&[&args[..], &["--json"]].concat()));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let rows = json["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 6);
+    assert!(rows.iter().all(|row| row["tokens_per_second"].as_f64() > Some(0.0)), "{json}");
+}

@@ -7,6 +7,8 @@ mod commands;
 mod convert;
 #[cfg(target_os = "linux")]
 mod eight_b;
+#[cfg(target_os = "linux")]
+mod eval;
 mod families;
 mod guidance;
 #[cfg(feature = "hub")]

@@ -1,0 +1,94 @@
+//! Describes one task: what a model is given, and what its answer is tested with.
+
+/// One task of a benchmark.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    /// Its name, such as `HumanEval/0`.
+    pub id: String,
+    /// The text that a solution begins with.
+    pub prompt: String,
+    /// The text behind the hole, where one is to be filled.
+    pub suffix: Option<String>,
+    /// The instruction, where a text is to be changed; the text is the prompt.
+    pub instruction: Option<String>,
+    /// The function that is tested.
+    pub entry: String,
+    /// The data set's own solution: what it wants between prompt and suffix.
+    pub canonical: String,
+    /// The tests.
+    pub tests: Tests,
+}
+
+/// The way in which a task's answers are tested.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Tests {
+    /// By the task's own program of assertions, which calls the function.
+    Check {
+        /// The program.
+        program: String,
+        /// True if it defines `check(candidate)`, false if it calls the function by its name.
+        takes_candidate: bool,
+    },
+    /// By comparison with what the data set's own solution returns, as EvalPlus does.
+    Differential {
+        /// The inputs of the original benchmark, as the data set's own JSON.
+        base: String,
+        /// The inputs that EvalPlus adds.
+        plus: String,
+        /// The absolute tolerance of numbers.
+        atol: f64,
+        /// The data set, whose special cases differ.
+        dataset: Dataset,
+    },
+    /// By the value that a function returns for an input: the answer is an expression.
+    Output {
+        /// The expression of the right value.
+        output: String,
+    },
+    /// By an input for which a function returns a value: the answer is a call.
+    Input {
+        /// The program that defines the function.
+        code: String,
+        /// The expression of the value.
+        output: String,
+    },
+    /// By assertions that look into the program, and so run in its process. A hostile program can forge their verdict.
+    Together {
+        /// The assertions.
+        program: String,
+    },
+}
+
+/// One of EvalPlus's data sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dataset {
+    /// HumanEval+.
+    HumanEval,
+    /// MBPP+.
+    Mbpp,
+}
+
+impl Task {
+    /// The whole program that a completion of the prompt makes.
+    #[must_use]
+    pub fn program(&self, completion: &str) -> String {
+        match self.tests {
+            // The answer stands for itself.
+            Tests::Output { .. } | Tests::Input { .. } | Tests::Together { .. } => {
+                completion.into()
+            }
+            _ => [&self.prompt, completion, self.suffix.as_deref().unwrap_or_default()].concat(),
+        }
+    }
+
+    /// The data set's own solution, whole.
+    #[must_use]
+    pub fn solution(&self) -> String {
+        self.program(&self.canonical)
+    }
+
+    /// The number at the end of its name, if there is one.
+    pub(crate) fn number(&self) -> Option<u64> {
+        self.id.rsplit('/').next()?.parse().ok()
+    }
+}

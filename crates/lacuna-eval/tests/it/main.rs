@@ -1,0 +1,10 @@
+//! Tests claims about the judge, the benchmarks' files, and runs from a model to its score.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test panics where it fails")]
+
+mod files;
+mod forgeries;
+mod humaneval;
+mod judging;
+mod runs;
+mod support;
