@@ -26,22 +26,36 @@ pub fn edit(
     options: &GenerateOptions,
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<Completion> {
-    let old = prompt_ids(model, Prompt::Ids(old.to_vec()))?;
+    let session = &mut Session::new(Arc::clone(&model.transformer));
     let resolved = Resolved::new(model, prompt, options)?;
+    edit_in(session, model, &resolved, old, |event| {
+        observe(event);
+        ControlFlow::Continue(())
+    })
+}
+
+/// [`edit`] of a request that is resolved, in a session of its caller, on the same model: its sequence 0, which may be
+/// [seated](Session::seat) with what was read of the prompt. Where `observe` breaks, the text ends with its last
+/// finished block.
+///
+/// # Errors
+/// As [`edit`].
+pub fn edit_in(
+    session: &mut Session,
+    model: &Model,
+    resolved: &Resolved,
+    old: &[u32],
+    mut observe: impl FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<Completion> {
+    let old = prompt_ids(model, Prompt::Ids(old.to_vec()))?;
     let Plan::Blocks(request) = &resolved.plan else {
         let message = "only block diffusion in fused mode takes drafts; decode without one";
         return Err(Error::Request(message.into()));
     };
-    let mut observe = |event: Event<'_>| {
-        observe(event);
-        ControlFlow::Continue(())
-    };
-    write(model, &resolved, &mut observe, |observer| {
+    write(model, resolved, &mut observe, |observer| {
         let request = request.clone();
-        let mut session = Session::new(Arc::clone(&model.transformer));
         session.begin(true, resolved.prompt_precision);
-        let edit =
-            lacuna_samplers::edit(&mut session, request, &old, Drafting::default(), observer)?;
+        let edit = lacuna_samplers::edit(session, request, &old, Drafting::default(), observer)?;
         Ok((edit, session.prefill_seconds()))
     })
 }

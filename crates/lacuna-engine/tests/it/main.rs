@@ -6,6 +6,7 @@ mod batches;
 mod conversation;
 mod decoding;
 mod editing;
+mod reading;
 mod released_tokenizer;
 mod sessions;
 mod smollm2;
