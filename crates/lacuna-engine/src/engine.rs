@@ -146,7 +146,7 @@ pub struct Engine<'m> {
     session: Session,
     decoder: Decoder,
     next_id: usize,
-    /// What was read of texts that are done with, where it is kept.
+    /// The beginnings of texts that are done with, if they are kept.
     prefixes: Option<Prefixes>,
     waiting: VecDeque<Waiting<'m>>,
     /// By their numbers in the decoder.
@@ -157,7 +157,7 @@ pub struct Engine<'m> {
 #[derive(Debug)]
 struct Waiting<'m> {
     request: Request,
-    /// What was read of its prompt before.
+    /// The part of its prompt that was read before.
     prefix: Option<Prefix>,
     running: Running<'m>,
 }
@@ -166,7 +166,7 @@ struct Waiting<'m> {
 #[derive(Debug)]
 struct Running<'m> {
     id: Id,
-    /// Whose text it is, for what is remembered of it.
+    /// The editor, or whoever it is whose text is remembered apart.
     slot: Option<u64>,
     text: Option<TokenText<'m>>,
     /// New tokens that `text` has.
