@@ -38,6 +38,7 @@ use lacuna_engine::{MemoryLimit, Model};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use app::App;
 use metrics::Metrics;
@@ -88,8 +89,16 @@ pub fn serve(
     ready(address);
     runtime.block_on(http::serve(listener, app));
     // Handlers that are left hold the way to the thread; they are dropped with their tasks.
-    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
-    thread.join().map_err(|_| Error::Worker)
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    // A pass of a large model may take longer than whoever stops it waits; the thread ends behind it.
+    let until = Instant::now() + Duration::from_millis(500);
+    while !thread.is_finished() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    match thread.is_finished() {
+        true => thread.join().map_err(|_| Error::Worker),
+        false => Ok(()),
+    }
 }
 
 /// The memory of what is decoded and of what is remembered, which gets at most half of both.

@@ -102,7 +102,7 @@ pub struct Limits {
     pub body: Duration,
     /// For which a client may take nothing of an answer (30 s).
     pub stall: Duration,
-    /// In which requests under way may end once the server is told to stop (4 s).
+    /// In which requests under way may end once the server is told to stop (3.5 s).
     pub drain: Duration,
     /// Bytes of a header (32 KiB).
     pub header_bytes: usize,
@@ -118,7 +118,7 @@ impl Default for Limits {
             header: Duration::from_secs(30),
             body: Duration::from_secs(30),
             stall: Duration::from_secs(30),
-            drain: Duration::from_secs(4),
+            drain: Duration::from_millis(3500),
             header_bytes: 32 << 10,
             body_bytes: 8 << 20,
             connections: 512,

@@ -29,6 +29,7 @@ mod ranges;
 mod replay;
 mod score;
 mod screen;
+mod serve;
 mod show;
 mod signals;
 mod sizes;
@@ -47,6 +48,7 @@ Examples:
   lacuna generate --model runs/tiny/final 'def '     continue a text
   lacuna fill --model M f.py --at 12:5               fill in the middle
   lacuna edit --model M f.py --instruction '…'       rewrite a file
+  lacuna serve --model M                             answer editors over HTTP
   lacuna score --model runs/tiny/final --text f.py --method exact
   lacuna inspect runs/tiny/final                     what a checkpoint is
   lacuna convert runs/tiny/final tiny.gguf           the same in another format
@@ -78,6 +80,7 @@ enum Command {
     Fill(fill::Args),
     Edit(edit::Args),
     Replay(replay::Args),
+    Serve(serve::Args),
     Score(score::Args),
     Logits(logits::Args),
     Inspect(inspect::Args),
@@ -122,6 +125,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Fill(args) => fill::run(&args),
         Command::Edit(args) => edit::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Inspect(args) => inspect::run(&args),
