@@ -1,4 +1,4 @@
-" Has llama.vim (a1c8e6e) fill a hole in a headless vim and accepts what it shows; `run.sh` calls it. It reads from the
+" Has llama.vim (a1c8e6e), which wants vim 9.1 or newer, fill a hole in a headless vim and accepts what it shows; `run.sh` calls it. It reads from the
 " environment LLAMA_VIM, the plugin's folder, SERVER, and OUT, the file for the text that comes of it.
 set nocompatible encoding=utf-8 noswapfile nomore
 execute 'set runtimepath^=' . $LLAMA_VIM
@@ -8,6 +8,7 @@ runtime plugin/llama.vim
 call llama#init()
 call setline(1, ['def fibonacci(n):', '    if n < 2:', '        return n', '    return ', '', 'print(fibonacci(9))'])
 let g:tries = 0
+autocmd VimEnter * startinsert!
 
 function! Ask(timer)
     call llama#fim(-1, -1, v:false, [], v:false)
@@ -19,7 +20,7 @@ function! Look(timer)
         call llama#fim_accept('full')
         call writefile(getline(1, '$'), $OUT)
         qall!
-    elseif g:tries > 300
+    elseif g:tries > 150
         call writefile(['nothing was shown'] + split(execute('messages'), "\n"), $OUT)
         cquit!
     endif
@@ -28,4 +29,3 @@ endfunction
 call timer_start(300, 'Ask')
 call timer_start(200, 'Look', { 'repeat': -1 })
 call cursor(4, 99)
-startinsert!

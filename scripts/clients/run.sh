@@ -3,7 +3,7 @@
 #
 #     run.sh http://127.0.0.1:8080 [FOLDER for what is installed]
 #
-# OpenAI's Python package always; llama.vim where LLAMA_VIM names its folder (commit a1c8e6e) and vim 9 is there; lm-eval
+# OpenAI's Python package always; llama.vim where LLAMA_VIM names its folder (commit a1c8e6e) and vim is 9.1 or newer; lm-eval
 # where LM_EVAL=yes. Nothing of it is needed to build or test lacuna.
 set -eu
 server=$1
@@ -16,7 +16,8 @@ test -d "$folder" || python3 -m venv "$folder"
 if test -n "${LLAMA_VIM:-}"; then
     OUT=$(mktemp)
     export OUT SERVER="$server"
-    vim -n -T dumb --not-a-term -u "$here/llama_vim.vim" > /dev/null < /dev/null
+    # A terminal that nobody types in.
+    sleep 40 | script -qec "vim -n -T xterm -u $here/llama_vim.vim" /dev/null > /dev/null || true
     echo "llama.vim:"
     sed 's/^/    /' "$OUT"
     rm "$OUT"
