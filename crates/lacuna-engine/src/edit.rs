@@ -25,10 +25,30 @@ pub fn edit(
     options: &GenerateOptions,
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<Completion> {
-    let old = prompt_ids(model, Prompt::Ids(old.to_vec()))?;
     // The old text is the draft.
     let options = GenerateOptions { drafts: Some(DraftSource::None), ..options.clone() };
+    let session = &mut Session::new(Arc::clone(&model.transformer));
     let resolved = Resolved::new(model, prompt, &options)?;
+    edit_in(session, model, &resolved, old, |event| {
+        observe(event);
+        ControlFlow::Continue(())
+    })
+}
+
+/// [`edit`] of a request that is resolved, in a session of its caller, on the same model: its sequence 0, which may be
+/// [seated](Session::seat) with what was read of the prompt. Where `observe` breaks, the text ends with its last
+/// finished block. Nothing is looked up, whatever the request says: the old text is the draft.
+///
+/// # Errors
+/// As [`edit`].
+pub fn edit_in(
+    session: &mut Session,
+    model: &Model,
+    resolved: &Resolved,
+    old: &[u32],
+    mut observe: impl FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<Completion> {
+    let old = prompt_ids(model, Prompt::Ids(old.to_vec()))?;
     let (request, causal) = match &resolved.plan {
         Plan::Blocks(request) => (request, false),
         Plan::Autoregressive(request) => (request, true),
@@ -38,15 +58,10 @@ pub fn edit(
         }
     };
     let limits = drafting(model, causal);
-    let mut observe = |event: Event<'_>| {
-        observe(event);
-        ControlFlow::Continue(())
-    };
-    write(model, &resolved, &mut observe, |observer| {
+    write(model, resolved, &mut observe, |observer| {
         let request = request.clone();
-        let mut session = Session::new(Arc::clone(&model.transformer));
         session.begin(true, resolved.prompt_precision);
-        let edited = lacuna_samplers::edit(&mut session, request, &old, limits, observer)?;
+        let edited = lacuna_samplers::edit(session, request, &old, limits, observer)?;
         Ok((edited, session.prefill_seconds()))
     })
 }

@@ -17,9 +17,14 @@ use crate::generate::{Completion, Seconds};
 use crate::memory::MemoryLimit;
 use crate::open::Model;
 use crate::options::DraftSource;
+use crate::prefixes::Prefixes;
 use crate::resolve::{Plan, Resolved};
-use crate::session::Session;
+use crate::session::{Prefix, Session};
 use crate::text::{TokenText, check_stops};
+
+mod reading;
+
+pub use reading::Reading;
 
 /// Tokens of prompts that join in one step. A longer prompt joins in a step of its own, so that those under way do not
 /// wait for several.
@@ -142,6 +147,8 @@ pub struct Engine<'m> {
     session: Session,
     decoder: Decoder,
     next_id: usize,
+    /// The beginnings of texts that are done with, if they are kept.
+    prefixes: Option<Prefixes>,
     waiting: VecDeque<Waiting<'m>>,
     /// By their numbers in the decoder.
     running: BTreeMap<usize, Running<'m>>,
@@ -152,6 +159,8 @@ pub struct Engine<'m> {
 struct Waiting<'m> {
     request: Request,
     guidance: Guidance,
+    /// The part of its prompt that was read before.
+    prefix: Option<Prefix>,
     running: Running<'m>,
 }
 
@@ -159,6 +168,8 @@ struct Waiting<'m> {
 #[derive(Debug)]
 struct Running<'m> {
     id: Id,
+    /// The editor, or whoever it is whose text is remembered apart.
+    slot: Option<u64>,
     text: Option<TokenText<'m>>,
     /// New tokens that `text` has.
     taken: usize,
@@ -184,6 +195,7 @@ impl<'m> Engine<'m> {
             session: Session::new(Arc::clone(&model.transformer)),
             decoder: Decoder::new(),
             next_id: 0,
+            prefixes: None,
             waiting: VecDeque::new(),
             running: BTreeMap::new(),
         }
@@ -195,6 +207,11 @@ impl<'m> Engine<'m> {
     /// Errors if it asks for the released algorithm, which decodes one text at a time, if a setting is out of range,
     /// if there is no tokenizer for its stop texts, or if it alone needs more memory than all may take.
     pub fn push(&mut self, request: Resolved) -> Result<Id> {
+        self.take(request, None, None)
+    }
+
+    /// [`push`](Self::push) of a request of which something may have been read.
+    fn take(&mut self, request: Resolved, prefix: Option<Prefix>, slot: Option<u64>) -> Result<Id> {
         let (guidance, draft_source) = (request.guidance()?, request.drafts());
         let drafted = request.lookup.as_ref().map_or(0, |lookup| lookup.limits.blocks_max);
         let Resolved { prompt, prompt_precision, stop, plan, .. } = request;
@@ -231,6 +248,7 @@ impl<'m> Engine<'m> {
         let (prompt_tokens, began) = (prompt.len(), Instant::now());
         let running = Running {
             id,
+            slot,
             text,
             taken: 0,
             prompt_tokens,
@@ -241,7 +259,7 @@ impl<'m> Engine<'m> {
             joined: None,
             failed: None,
         };
-        self.waiting.push_back(Waiting { request, guidance, running });
+        self.waiting.push_back(Waiting { request, guidance, prefix, running });
         Ok(id)
     }
 
@@ -283,11 +301,13 @@ impl<'m> Engine<'m> {
         });
         for generation in finished {
             if let Some(one) = self.running.remove(&generation.request) {
+                keep(&mut self.session, &mut self.prefixes, generation.request, one.slot);
                 one.end(generation, &mut events);
             }
         }
         for failure in failed {
             if let Some(one) = self.running.remove(&failure.request) {
+                keep(&mut self.session, &mut self.prefixes, failure.request, one.slot);
                 events.push(Event::Failed { id: one.id, error: failure.error.into() });
             }
         }
@@ -304,8 +324,9 @@ impl<'m> Engine<'m> {
     /// Errors if no request of that id runs or waits, or its tokens make no text.
     pub fn cancel(&mut self, id: Id) -> Result<Completion> {
         if let Some(at) = self.waiting.iter().position(|one| one.running.id == id)
-            && let Some(Waiting { mut running, .. }) = self.waiting.remove(at)
+            && let Some(Waiting { mut running, prefix, .. }) = self.waiting.remove(at)
         {
+            self.put_away(prefix, running.slot);
             running.began = Instant::now();
             return running.completion(Generation {
                 request: id.0,
@@ -321,6 +342,7 @@ impl<'m> Engine<'m> {
         let number = found.ok_or(SamplerError::NotUnderWay { request: id.0 })?;
         let generation = self.decoder.cancel(&mut self.session, number)?;
         let one = self.running.remove(&number).expect("found above");
+        keep(&mut self.session, &mut self.prefixes, number, one.slot);
         one.completion(generation)
     }
 
@@ -330,19 +352,23 @@ impl<'m> Engine<'m> {
         while let Some(next) = self.waiting.front() {
             let taken: u64 = self.running.values().map(|one| one.memory).sum();
             let memory = taken.saturating_add(next.running.memory);
-            joining += next.request.prompt.len();
+            let read = next.prefix.as_ref().map_or(0, |prefix| prefix.tokens().len());
+            joining += next.request.prompt.len() - read;
             let no_room = self.running.len() >= self.options.running_max.get()
                 || self.memory_max.is_some_and(|most| memory > most);
             if no_room || joining > JOINING_MAX.max(next.request.prompt.len()) {
                 return;
             }
-            let Some(Waiting { request, guidance, mut running }) = self.waiting.pop_front() else {
+            let Some(Waiting { request, guidance, prefix, mut running }) = self.waiting.pop_front() else {
                 return;
             };
             running.began = Instant::now();
             match self.decoder.push_with(request, guidance) {
                 Ok(number) => {
                     self.session.read_prompt_in(number, running.prompt_precision);
+                    if let Some(prefix) = prefix {
+                        self.session.seat(number, prefix);
+                    }
                     self.running.insert(number, running);
                 }
                 Err(error) => events.push(Event::Failed { id: running.id, error: error.into() }),
@@ -356,6 +382,13 @@ impl<'m> Engine<'m> {
         let tokens = tokens.max(crate::session::FIRST_CAPACITY);
         let bytes = self.model.transformer.cache_bytes_per_token();
         bytes.saturating_mul(KvCache::capacity_for(tokens) as u64)
+    }
+}
+
+/// Keeps what was read of a sequence that has ended, where anything is kept.
+fn keep(session: &mut Session, prefixes: &mut Option<Prefixes>, number: usize, slot: Option<u64>) {
+    if let (Some(prefixes), Some(prefix)) = (prefixes, session.unseat(number)) {
+        prefixes.put(slot, prefix);
     }
 }
 

@@ -16,6 +16,8 @@
 //! - [`edit`] writes a text in fewer passes, with an old version of it as draft.
 //! - [`Engine`] serves many requests at once, which come and go between two passes; its events own their pieces of text.
 //! - [`Session`] holds the sequences that a model is decoding, with their caches; the sampler works on it.
+//! - [`Prefix`] is what was read of a text's beginning: an engine that is [`Engine::remembering`] reads of the next text
+//!   only what differs, and a [`Reading`] reads a prompt in parts between the passes of others.
 //! - [`TokenText`] turns tokens into text as they come: it finds stop texts, and holds back a character that is cut
 //!   between two tokens.
 //! - [`TraceFile`] records what was decoded and how, so that it can be replayed.
@@ -29,6 +31,7 @@
 mod advice;
 mod constraint;
 mod convert;
+mod cost;
 mod edit;
 mod engine;
 mod error;
@@ -37,6 +40,7 @@ mod hub;
 mod memory;
 mod open;
 mod options;
+mod prefixes;
 mod resolve;
 mod session;
 mod text;
@@ -54,8 +58,9 @@ pub use lacuna_samplers::{
 pub use advice::{Advice, Knob};
 pub use constraint::Pattern;
 pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffusion, convert};
-pub use edit::edit;
-pub use engine::{Engine, EngineOptions, Event, Id};
+pub use cost::pass_seconds;
+pub use edit::{edit, edit_in};
+pub use engine::{Engine, EngineOptions, Event, Id, Reading};
 pub use error::{Error, Result};
 pub use generate::{Completion, Seconds, generate, generate_in};
 pub use hub::{Download, locate};
@@ -63,6 +68,6 @@ pub use memory::{MemoryLimit, available_bytes};
 pub use open::{Model, OpenOptions, select_device, usual_mask};
 pub use options::{Algorithm, DraftSource, GenerateOptions, MAX_NEW_TOKENS, Prompt, prompt_ids};
 pub use resolve::{Lookup, Plan, Resolved, Rule, algorithm, mismatch as mode_mismatch, no_mask};
-pub use session::Session;
+pub use session::{Prefix, Session};
 pub use text::TokenText;
 pub use trace::TraceFile;

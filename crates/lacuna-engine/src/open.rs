@@ -1,7 +1,7 @@
 //! Opens a checkpoint for use: weights, tokenizer, mode, device.
 
 use candle_core::Device;
-use lacuna_checkpoint::{CachePrecision, Config, Mode, StorageDtype, Weights, Workload};
+use lacuna_checkpoint::{CachePrecision, Config, Mode, Predicts, StorageDtype, Weights, Workload};
 use lacuna_model::Transformer;
 use lacuna_samplers::{Sampling, Vocabulary};
 use lacuna_text::{ChatTemplate, ModelFiles, Settings, Tokenizer};
@@ -185,6 +185,12 @@ impl Model {
     /// Tells whether the checkpoint says it is a block-diffusion model.
     pub fn is_block_diffusion(&self) -> bool {
         matches!(self.config().mode, Mode::BlockDiffusion { .. })
+    }
+
+    /// Tells whether the model reads a token off the position before it, also where it fills in masked ones: such a one
+    /// verifies no drafts.
+    pub fn is_shifted(&self) -> bool {
+        self.config().predicts == Predicts::Next
     }
 
     /// The chat template that the checkpoint brings: in its folder or its GGUF metadata.

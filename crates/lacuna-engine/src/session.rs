@@ -11,6 +11,9 @@ use std::time::Instant;
 use crate::error::{Error, Result};
 
 mod drafts;
+mod prefix;
+
+pub use prefix::Prefix;
 
 /// Decoding state of any number of sequences on one model: what a sampler decodes on. Sequences in blocks and causal
 /// ones share their passes.
@@ -28,6 +31,7 @@ pub struct Session {
     /// The precisions that [`Session::read_prompt_in`] has named for sequences that are still to be begun.
     prompt_precisions: BTreeMap<usize, Activations>,
     passes: usize,
+    prompt_rows: usize,
     prefill_seconds: f64,
 }
 
@@ -107,6 +111,7 @@ impl Session {
             remembers: false,
             prompt_precisions: BTreeMap::new(),
             passes: 0,
+            prompt_rows: 0,
             prefill_seconds: 0.0,
         }
     }
@@ -159,6 +164,11 @@ impl Session {
     /// Forward passes so far, prefill included.
     pub fn passes(&self) -> usize {
         self.passes
+    }
+
+    /// Tokens of prompts that were read so far, those that a cache held left out.
+    pub fn prompt_rows(&self) -> usize {
+        self.prompt_rows
     }
 
     /// Wall time of the passes that did nothing but read prompts.
@@ -231,18 +241,23 @@ pub(crate) const FIRST_CAPACITY: usize = 256;
 
 impl Sequence {
     fn new(number: usize, model: &Transformer, view: View) -> Result<Self> {
-        Ok(Self {
+        Ok(Self::with(number, model.new_cache(FIRST_CAPACITY)?, view))
+    }
+
+    /// A sequence that is not begun, with a cache of its own.
+    fn with(number: usize, cache: KvCache, view: View) -> Self {
+        Self {
             number,
             view,
             in_use: false,
             precision: Activations::F32,
-            cache: model.new_cache(FIRST_CAPACITY)?,
+            cache,
             cached: Vec::new(),
             queued: Vec::new(),
             begun: false,
             pending: None,
             boundary: None,
-        })
+        }
     }
 
     /// Forgets what was read of a prompt in another precision.
@@ -365,6 +380,7 @@ impl Denoiser for Session {
         let state = &mut self.sequences[at];
         state.read_in(precision);
         let held = state.rewind(&tokens[..read], view, head);
+        self.prompt_rows += tokens.len() - held;
         (state.in_use, state.begun) = (true, !causal);
         state.queued.extend_from_slice(&tokens[held..read]);
         let apart = !causal || precision != Activations::F32;

@@ -15,6 +15,7 @@
 //! ```
 //!
 //! - [`likelihood()`] scores texts; [`Scoring`] says how, [`Likelihood`] is the sum.
+//! - [`token_scores`] tells the likelihood of each token, where it has one of its own.
 //! - [`scored_positions`] flags the tokens that count, for baselines that must count the same.
 //!
 //! The crate joins a model with the passes of `lacuna-objective`, which know no model. It knows no corpus, no
@@ -24,6 +25,8 @@
 
 mod error;
 mod likelihood;
+mod tokens;
 
 pub use error::{Error, Result};
 pub use likelihood::{Blocks, Likelihood, Method, Scoring, Text, likelihood, scored_positions};
+pub use tokens::{TokenScore, token_scores};

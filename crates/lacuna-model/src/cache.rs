@@ -89,6 +89,23 @@ impl KvCache {
         Ok(())
     }
 
+    /// A copy of its first `len` committed tokens, for another sequence that begins with them; no more than there are.
+    ///
+    /// # Errors
+    /// Errors if the device has no room.
+    pub fn copied(&self, len: usize) -> Result<Self> {
+        let len = self.len.min(len);
+        let capacity = Self::capacity_for(len);
+        let copy = |rows: &StoredRows| rows.grown(capacity, len);
+        let layers = self.layers.iter().map(|(k, v)| Ok((copy(k)?, copy(v)?)));
+        Ok(Self { layers: layers.collect::<Result<_>>()?, len, uncommitted: 0, capacity })
+    }
+
+    /// The number of tokens that it has room for: what its memory is counted by.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// The number of tokens that a cache has room for after it grew to hold `tokens`, for whoever plans its memory.
     /// It is an eighth more: if caches doubled, the token after a long prompt would take as much memory again as the
     /// prompt.

@@ -65,7 +65,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "lacuna-text",
         ],
     ),
-    ("lacuna-serve", &["lacuna-engine", "lacuna-files", "lacuna-text"]),
+    ("lacuna-serve", &["lacuna-engine", "lacuna-likelihood", "lacuna-text"]),
     // Beside the levels: what tests share. It may see what several crates' tests want, and only tests see it.
     ("lacuna-test", &["lacuna-text"]),
     // Level 3: what people add and run.

@@ -56,6 +56,7 @@ const DESERIALIZES: &[(&str, &str)] = &[
     ("crates/lacuna-samplers/src/candidates", "the request inside a trace"),
     ("crates/lacuna-samplers/src/fill", "the request inside a trace"),
     ("crates/lacuna-samplers/src/reference", "the request inside a trace"),
+    ("crates/lacuna-serve/src/api", "the requests of clients"),
 ];
 
 /// Public traits. A third needs its reason in docs/design.md, where `tidy` looks for its name.

@@ -32,6 +32,7 @@ mod ranges;
 mod replay;
 mod score;
 mod screen;
+mod serve;
 mod show;
 mod signals;
 mod sizes;
@@ -50,6 +51,7 @@ Examples:
   lacuna generate --model runs/tiny/final 'def '     continue a text
   lacuna fill --model M f.py --at 12:5               fill in the middle
   lacuna edit --model M f.py --instruction '…'       rewrite a file
+  lacuna serve --model M                             answer editors over HTTP
   lacuna score --model runs/tiny/final --text f.py --method exact
   lacuna eval run humaneval --model M                pass@1, by running answers
   lacuna inspect runs/tiny/final                     what a checkpoint is
@@ -82,6 +84,7 @@ enum Command {
     Fill(fill::Args),
     Edit(edit::Args),
     Replay(replay::Args),
+    Serve(serve::Args),
     Score(score::Args),
     Eval(Box<eval::Args>),
     Bench(bench::Args),
@@ -128,6 +131,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Fill(args) => fill::run(&args),
         Command::Edit(args) => edit::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),

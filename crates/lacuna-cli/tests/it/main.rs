@@ -22,6 +22,8 @@ mod people;
 mod prompts;
 mod reliability;
 #[cfg(unix)]
+mod serving;
+#[cfg(unix)]
 mod stopping;
 mod support;
 mod traces;

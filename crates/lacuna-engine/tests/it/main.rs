@@ -7,6 +7,7 @@ mod constraints;
 mod conversation;
 mod decoding;
 mod editing;
+mod reading;
 mod released_tokenizer;
 mod sessions;
 mod smollm2;
