@@ -10,8 +10,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use lacuna::{
     Algorithm, CachePrecision, DraftSource, Engine, EngineOptions, Event, GenerateOptions, Model,
-    OpenOptions,
-    Resolved, Session, generate,
+    OpenOptions, Resolved, Session, generate,
 };
 use lacuna_checkpoint::{Config, Mode};
 use lacuna_model::Transformer;

@@ -359,7 +359,8 @@ impl<'m> Engine<'m> {
             if no_room || joining > JOINING_MAX.max(next.request.prompt.len()) {
                 return;
             }
-            let Some(Waiting { request, guidance, prefix, mut running }) = self.waiting.pop_front() else {
+            let Some(Waiting { request, guidance, prefix, mut running }) = self.waiting.pop_front()
+            else {
                 return;
             };
             running.began = Instant::now();

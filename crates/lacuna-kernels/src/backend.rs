@@ -103,7 +103,7 @@ pub enum Backend {
     Metal,
 }
 
-/// Who really computes an operation, where a [`Backend`] has no kernel of its own for it.
+/// Tells who really computes an operation, where a [`Backend`] has no kernel of its own for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Serving {
     Reference,
