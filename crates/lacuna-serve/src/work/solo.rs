@@ -17,7 +17,7 @@ impl Worker<'_> {
     /// Decodes a request by itself.
     pub(super) fn alone(&mut self, solo: Solo) {
         match solo {
-            Solo::Edit { opening, draft } => self.edit(opening, &draft),
+            Solo::Edit { opening, draft } => self.edit(*opening, &draft),
             Solo::Score { job, tokens, best } => self.score(&job, &tokens, best),
         }
     }

@@ -79,7 +79,7 @@ struct Running {
 /// A request that is decoded by itself, a pass at a time, with a pass of all others after each of its own.
 #[derive(Debug)]
 pub(super) enum Solo {
-    Edit { opening: Opening, draft: Vec<u32> },
+    Edit { opening: Box<Opening>, draft: Vec<u32> },
     Score { job: Job, tokens: Vec<u32>, best: usize },
 }
 
@@ -323,7 +323,9 @@ impl<'m> Worker<'m> {
     fn join(&mut self, mut opening: Opening) {
         match std::mem::replace(&mut opening.job.task, Task::Score { tokens: Vec::new(), best: 0 })
         {
-            Task::Edit { draft, .. } => self.solos.push_back(Solo::Edit { opening, draft }),
+            Task::Edit { draft, .. } => {
+                self.solos.push_back(Solo::Edit { opening: Box::new(opening), draft });
+            }
             _ if opening.job.class == Class::Background => self.engine.abandon(opening.reading),
             _ => {
                 let Opening { job, reading, began } = opening;
