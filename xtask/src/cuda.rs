@@ -3,6 +3,7 @@
 
 mod emulate;
 mod mutations;
+mod plan;
 mod registers;
 mod suites;
 
@@ -17,9 +18,10 @@ use suites::SUITES;
 /// The task with the kernels that is asked for.
 #[derive(clap::Subcommand)]
 pub(crate) enum Task {
-    /// Run every kernel on the CPU, and see that planted faults are found; needs g++ alone
+    /// Run every kernel on the CPU, alone and as a training step that Rust plans, and see that planted faults are found;
+    /// needs g++ alone
     Emulate {
-        /// Suites that are run, all if none is named
+        /// Suites that are run, all if none is named; `plan` is the training step
         #[arg(value_name = "NAME", value_parser = suite_names())]
         names: Vec<String>,
         /// Only the kernels as they are, without planted faults
@@ -47,7 +49,7 @@ pub(crate) fn cuda(task: &Task) -> Result<()> {
 }
 
 fn suite_names() -> clap::builder::PossibleValuesParser {
-    SUITES.iter().map(|suite| suite.name).collect::<Vec<_>>().into()
+    SUITES.iter().map(|suite| suite.name).chain([plan::NAME]).collect::<Vec<_>>().into()
 }
 
 /// The folder of the kernels' sources.

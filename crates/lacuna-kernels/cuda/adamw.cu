@@ -5,16 +5,24 @@
 //   m ← β₁ m + (1 − β₁) g
 //   v ← β₂ v + (1 − β₂) g²
 //   p ← p · shrink − step_size · m / (√v · root_scale + eps)
+//
+// What changes from step to step lies in memory, so that recorded launches can be played again.
 #include "vectors.cuh"
 
-/// A parameter with what AdamW keeps of it.
-template <class T> struct AdamWParameter {
+/// A parameter of T with a gradient of G, and what AdamW keeps of it.
+template <class T, class G = T> struct AdamWParameter {
     T *values;
-    const T *gradient;
+    const G *gradient;
     float *master; ///< the f32 copy of a bf16 parameter, which small steps add up in
     float *first, *second;
     long long n;
-    float shrink; ///< 1 − lr · weight_decay, or 1 for a parameter without decay
+    bool decays;
+};
+
+/// What changes from step to step.
+struct AdamWStep {
+    float step_size, root_scale;
+    float shrink; ///< 1 − lr · weight_decay, of parameters that decay
 };
 
 /// Numbers of a block.
@@ -24,14 +32,15 @@ struct AdamWChunk {
     int parameter, index;
 };
 
-template <class T> struct AdamWArgs {
-    const AdamWParameter<T> *parameters;
+template <class T, class G = T> struct AdamWArgs {
+    const AdamWParameter<T, G> *parameters;
     const AdamWChunk *chunks; ///< one for each block
     float *squares;           ///< `[chunks]`: the sum of squares of each
     const float *norm;        ///< of all gradients; null: nothing is clipped
+    const AdamWStep *step;
     float clip, beta1, beta2;
     float rest1, rest2; ///< 1 − β₁ and 1 − β₂, rounded once
-    float eps, step_size, root_scale;
+    float eps;
 };
 struct GradientNormArgs {
     const float *squares;
@@ -76,9 +85,10 @@ __device__ __forceinline__ void norm_of_chunks(const GradientNormArgs &p) {
 }
 
 /// Four numbers of a parameter step.
-template <class T, bool WHOLE>
-__device__ __forceinline__ void adamw_step(const AdamWArgs<T> &p, const AdamWParameter<T> &of,
-                                           float scale, long long at, int left) {
+template <class T, class G, bool WHOLE>
+__device__ __forceinline__ void adamw_step(const AdamWArgs<T, G> &p, const AdamWStep &step,
+                                           const AdamWParameter<T, G> &of, float scale,
+                                           long long at, int left) {
     float *master = sizeof(T) == 2 ? of.master : reinterpret_cast<float *>(of.values);
     float g[4], x[4], m[4], v[4];
     load<WHOLE>(g, of.gradient + at, left);
@@ -90,25 +100,27 @@ __device__ __forceinline__ void adamw_step(const AdamWArgs<T> &p, const AdamWPar
         g[k] *= scale;
         m[k] = p.beta1 * m[k] + p.rest1 * g[k];
         v[k] = p.beta2 * v[k] + p.rest2 * g[k] * g[k];
-        x[k] = x[k] * of.shrink - p.step_size * m[k] / (sqrtf(v[k]) * p.root_scale + p.eps);
+        x[k] = x[k] * step.shrink - step.step_size * m[k] / (sqrtf(v[k]) * step.root_scale + p.eps);
     }
     store<WHOLE>(master + at, x, left);
     store<WHOLE>(of.first + at, m, left);
     store<WHOLE>(of.second + at, v, left);
     if (sizeof(T) == 2) store<WHOLE>(of.values + at, x, left);
 }
-template <class T> __device__ __forceinline__ void adamw(const AdamWArgs<T> &p) {
+template <class T, class G> __device__ __forceinline__ void adamw(const AdamWArgs<T, G> &p) {
     const AdamWChunk chunk = p.chunks[blockIdx.x];
-    const AdamWParameter<T> of = p.parameters[chunk.parameter];
+    const AdamWParameter<T, G> of = p.parameters[chunk.parameter];
+    AdamWStep step = *p.step;
+    if (!of.decays) step.shrink = 1;
     const long long begin = (long long)chunk.index * ADAMW_CHUNK;
     float scale = p.norm ? p.clip / (*p.norm + 1e-6f) : 1;
     if (scale > 1) scale = 1; // a NaN stays one
     for (int i = threadIdx.x * 4; i < ADAMW_CHUNK; i += THREADS * 4) {
         const long long left = of.n - begin - i;
         if (left >= 4)
-            adamw_step<T, true>(p, of, scale, begin + i, 4);
+            adamw_step<T, G, true>(p, step, of, scale, begin + i, 4);
         else if (left > 0)
-            adamw_step<T, false>(p, of, scale, begin + i, static_cast<int>(left));
+            adamw_step<T, G, false>(p, step, of, scale, begin + i, static_cast<int>(left));
     }
 }
 
@@ -126,4 +138,6 @@ __global__ void __launch_bounds__(NORM_THREADS) gradient_norm(GradientNormArgs p
 }
 __global__ void __launch_bounds__(THREADS) adamw_bf16(AdamWArgs<bf16> p) { adamw(p); }
 __global__ void __launch_bounds__(THREADS) adamw_f32(AdamWArgs<float> p) { adamw(p); }
+/// Parameters in bf16 with gradients in f32, as micro-batches add up.
+__global__ void __launch_bounds__(THREADS) adamw_bf16_f32(AdamWArgs<bf16, float> p) { adamw(p); }
 }

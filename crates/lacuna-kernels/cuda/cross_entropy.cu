@@ -12,10 +12,10 @@ __global__ void __launch_bounds__(Quarters::THREADS, 2) cross_entropy_gradient(H
     head_gradient<Quarters>(p);
 }
 __global__ void __launch_bounds__(Quarters::THREADS, 2) cross_entropy_d_hidden(SumArgs p) {
-    sum_up<Quarters, Along::Rows>(p);
+    sum_up<Quarters, Along::Rows, Along::Columns>(p);
 }
 __global__ void __launch_bounds__(Quarters::THREADS, 2) cross_entropy_d_head(SumArgs p) {
-    sum_up<Quarters, Along::Columns>(p);
+    sum_up<Quarters, Along::Columns, Along::Columns>(p);
 }
 __global__ void __launch_bounds__(128) cross_entropy_chunk(ChunkArgs p) { chunk_part(p); }
 __global__ void __launch_bounds__(128) cross_entropy_chunk_gradient(ChunkArgs p) {

@@ -37,13 +37,6 @@ struct HeadArgs {
     int columns;    ///< a multiple of 8
 };
 
-struct SumArgs {
-    Matrix left, right;
-    float *out; ///< `[rows, right.columns]`
-    int rows;
-    bool add; ///< to what is there
-};
-
 /// A chunk of logits in f32. Rows begin at multiples of 16 bytes, `stride` is a multiple of 8.
 struct ChunkArgs {
     LossRows loss;
@@ -206,31 +199,6 @@ template <class Warps> __device__ __forceinline__ void head_gradient(const HeadA
                                           ? d.of(z[m][n][2 * half + i], token + n * 8 + i)
                                           : 0.f;
                         *reinterpret_cast<unsigned *>(to + n * 8) = pack_bf16(pair[0], pair[1]);
-                    }
-                }
-        });
-}
-
-/// out = left · right or out += left · right, in f32. A block takes one tile.
-template <class Warps, Along LEFT> __device__ __forceinline__ void sum_up(const SumArgs &p) {
-    const int row0 = blockIdx.x * TILE, tile = blockIdx.y;
-    multiply<Warps, LEFT, Along::Columns>(
-        p.left, p.right, row0, tile, tile + 1, [&](int, typename Warps::Part &sums) {
-            const int column = tile * TILE + Warps::column();
-#pragma unroll
-            for (int m = 0; m < Warps::BANDS; m++)
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    const int row = row0 + Warps::row() + m * 16 + half * 8;
-                    if (row >= p.rows) continue;
-                    float *to = p.out + (long long)row * p.right.columns + column;
-#pragma unroll
-                    for (int n = 0; n < Warps::EIGHTS; n++) {
-                        if (column + n * 8 >= p.right.columns) continue;
-                        float2 *pair = reinterpret_cast<float2 *>(to + n * 8);
-                        const float2 old = p.add ? *pair : make_float2(0, 0);
-                        *pair = make_float2(old.x + sums[m][n][2 * half],
-                                            old.y + sums[m][n][2 * half + 1]);
                     }
                 }
         });

@@ -10,9 +10,9 @@ __global__ void __launch_bounds__(Groups::THREADS, 2) cross_entropy_gradient_hop
     HOPPER((head_gradient<Groups>(p)));
 }
 __global__ void __launch_bounds__(Groups::THREADS, 2) cross_entropy_d_hidden_hopper(SumArgs p) {
-    HOPPER((sum_up<Groups, Along::Rows>(p)));
+    HOPPER((sum_up<Groups, Along::Rows, Along::Columns>(p)));
 }
 __global__ void __launch_bounds__(Groups::THREADS, 2) cross_entropy_d_head_hopper(SumArgs p) {
-    HOPPER((sum_up<Groups, Along::Columns>(p)));
+    HOPPER((sum_up<Groups, Along::Columns, Along::Columns>(p)));
 }
 }

@@ -151,3 +151,44 @@ __device__ __forceinline__ void multiply(const Matrix &left, const Matrix &right
     copies_wait<0>();
     __syncthreads();
 }
+
+/// A product that goes to memory: in f32, by itself or on top of what is there, in bf16, or both.
+struct SumArgs {
+    Matrix left, right;
+    float *out; ///< `[rows, columns]`; null if it is only wanted in bf16
+    int rows;
+    bool add;                ///< to what is in `out`
+    bf16 *rounded = nullptr; ///< the same numbers in bf16, if it is not null
+};
+
+/// Sums along rows or columns of both operands; `columns` of the result are then the rows or the
+/// columns of the right one, an even number. A block takes one tile.
+template <class Warps, Along LEFT, Along RIGHT>
+__device__ __forceinline__ void sum_up(const SumArgs &p) {
+    const int row0 = blockIdx.x * TILE, tile = blockIdx.y,
+              columns = RIGHT == Along::Rows ? p.right.rows : p.right.columns;
+    multiply<Warps, LEFT, RIGHT>(
+        p.left, p.right, row0, tile, tile + 1, [&](int, typename Warps::Part &sums) {
+            const int column = tile * TILE + Warps::column();
+#pragma unroll
+            for (int m = 0; m < Warps::BANDS; m++)
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    const int row = row0 + Warps::row() + m * 16 + half * 8;
+                    if (row >= p.rows) continue;
+                    const long long at = (long long)row * columns + column;
+#pragma unroll
+                    for (int n = 0; n < Warps::EIGHTS; n++) {
+                        if (column + n * 8 >= columns) continue;
+                        float2 *pair = reinterpret_cast<float2 *>(p.out + at + n * 8);
+                        const float2 old = p.add ? *pair : make_float2(0, 0),
+                                     sum = make_float2(old.x + sums[m][n][2 * half],
+                                                       old.y + sums[m][n][2 * half + 1]);
+                        if (p.out) *pair = sum;
+                        if (p.rounded)
+                            *reinterpret_cast<unsigned *>(p.rounded + at + n * 8) =
+                                pack_bf16(sum.x, sum.y);
+                    }
+                }
+        });
+}

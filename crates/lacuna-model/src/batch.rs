@@ -1,12 +1,13 @@
 //! Collects the rows of one pass, on the host: tokens, their positions, the keys that each sees, and the rows whose
 //! hidden states are wanted.
 
-use lacuna_kernels::{Activations, AttentionMask, KeyRanges};
+use lacuna_kernels::{Activations, AttentionMask, KeyRanges, Segments};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use crate::clean::CleanKeys;
 use crate::error::{Error, Result};
+use crate::rows::{segments, whole};
 
 /// The tokens of one sequence in a pass, with their past, their documents, and the rows that are wanted of them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -215,6 +216,24 @@ impl Batch {
     /// The rows whose hidden states are wanted, in the order in which a pass gives them.
     pub fn wanted(&self) -> &[u32] {
         &self.wanted
+    }
+
+    /// The sequences, and what each row sees of its own, in a pass without caches: for whoever computes a pass elsewhere.
+    ///
+    /// # Errors
+    /// Errors if a sequence has a past.
+    pub fn segments(&self) -> Result<Segments> {
+        let all: Vec<usize> = (0..self.parts.len()).collect();
+        segments(self, &all, false, whole)
+    }
+
+    /// The sequences of a pass over caches, and what each row sees of its own cache, the pass's rows included.
+    ///
+    /// # Errors
+    /// Errors if rows see more than a sequence has.
+    pub fn segments_in_caches(&self) -> Result<Segments> {
+        let all: Vec<usize> = (0..self.parts.len()).collect();
+        segments(self, &all, true, whole)
     }
 
     pub(crate) fn parts(&self) -> &[Part] {

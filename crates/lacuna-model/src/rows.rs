@@ -171,7 +171,7 @@ impl Rows {
 /// The segments of the listed parts, of which `queries` gives the number of queries and the keys that they see. Keys
 /// are those of the pass, each part's own followed by those of its clean read; in a pass over caches they are the
 /// cache's.
-fn segments(
+pub(crate) fn segments(
     batch: &Batch,
     listed: &[usize],
     in_caches: bool,
@@ -205,7 +205,7 @@ fn segments(
 }
 
 /// Every query of a part.
-fn whole(part: &Part) -> (usize, KeyRanges) {
+pub(crate) fn whole(part: &Part) -> (usize, KeyRanges) {
     (part.rows.len(), part.ranges.clone())
 }
 

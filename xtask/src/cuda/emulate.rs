@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result, ensure};
 
 use super::mutations::{self, Mutation};
+use super::plan;
 use super::suites::{self, Suite};
 use super::{FLAGS, compile_object, compiler, machine, scratch, sources};
 use crate::cargo::run;
@@ -29,7 +30,10 @@ pub(super) fn emulate(names: &[String], faults: bool) -> Result<()> {
     let build_and_run = |suite| build_and_run(&compiler, &machine, suite);
     let built: Vec<_> =
         suites::named(names).into_iter().map(build_and_run).collect::<Result<_>>()?;
-    if faults { plant_faults(&compiler, &built) } else { Ok(()) }
+    if names.is_empty() || names.iter().any(|name| name == plan::NAME) {
+        plan::emulate(&compiler, faults)?;
+    }
+    if faults && !built.is_empty() { plant_faults(&compiler, &built) } else { Ok(()) }
 }
 
 fn build_and_run(compiler: &str, machine: &[PathBuf], suite: &'static Suite) -> Result<Built> {

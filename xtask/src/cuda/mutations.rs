@@ -12,6 +12,7 @@ pub(super) mod attention_decode;
 pub(super) mod cross_entropy;
 pub(super) mod embedding;
 pub(super) mod few_rows;
+pub(super) mod linear;
 pub(super) mod rms_norm;
 pub(super) mod rope;
 pub(super) mod sample;

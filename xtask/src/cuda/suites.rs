@@ -1,7 +1,7 @@
 //! Lists the suites of `cargo xtask cuda emulate`: each tests the kernels of an operation.
 
 use super::mutations::{
-    Mutation, Part, adamw, attention, attention_decode, cross_entropy, embedding, few_rows,
+    Mutation, Part, adamw, attention, attention_decode, cross_entropy, embedding, few_rows, linear,
     one_type, rms_norm, rope, sample, swiglu,
 };
 
@@ -48,6 +48,15 @@ pub(super) const SUITES: &[Suite] = &[
         rest: &[],
         mutations: few_rows::MUTATIONS,
         part: few_rows::part,
+        at_once: Some(&[]),
+    },
+    Suite {
+        name: "linear",
+        kernels: &["linear.cu", "linear_hopper.cu"],
+        test: "linear_kernels.cpp",
+        rest: &[],
+        mutations: linear::MUTATIONS,
+        part: linear::part,
         at_once: Some(&[]),
     },
     Suite {

@@ -23,6 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("lacuna-model", &["lacuna-checkpoint", "lacuna-kernels", "lacuna-random"]),
     ("lacuna-samplers", &["lacuna-random"]),
+    ("lacuna-device", &["lacuna-checkpoint", "lacuna-kernels"]),
     // Level 1b: they join two of level 1.
     ("lacuna-likelihood", &["lacuna-kernels", "lacuna-model", "lacuna-objective", "lacuna-random"]),
     (
@@ -90,6 +91,7 @@ const MAY_NEVER_USE: &[(&str, &[&str])] = &[
     ("lacuna-objective", &["tokenizers", "serde"]),
     ("lacuna-samplers", &["candle", "tokenizers", "safetensors", "memmap2"]),
     ("lacuna-likelihood", &["tokenizers", "serde"]),
+    ("lacuna-device", &["tokenizers", "serde", "memmap2"]),
     ("xtask", &["candle", "tokenizers"]),
 ];
 

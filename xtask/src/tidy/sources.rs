@@ -8,6 +8,7 @@ use super::{Tree, crate_of};
 const UNSAFE: &[(&str, &str)] = &[
     ("lacuna-kernels", "vector instructions"),
     ("lacuna-files", "mapped files"),
+    ("lacuna-device", "the CUDA driver"),
     ("lacuna-sandbox", "a fork on its way to a program"),
     ("lacuna-test", "an allocator that counts"),
 ];

@@ -24,6 +24,7 @@ mod generate;
 mod guidance_args;
 mod init;
 mod inspect;
+mod kernels;
 mod logits;
 mod man;
 mod pack;
@@ -57,7 +58,7 @@ Examples:
   lacuna inspect runs/tiny/final                     what a checkpoint is
   lacuna convert runs/tiny/final tiny.gguf           the same in another format
 
-Exit status: 0 done, 1 failed, 2 wrong usage.")]
+Exit status: 0 done, 1 failed, 2 wrong usage; `lacuna kernels` without a card: 3.")]
 struct Cli {
     /// CPU threads to compute with; default: all cores. Results don't depend on it
     #[arg(
@@ -91,6 +92,7 @@ enum Command {
     Logits(logits::Args),
     Inspect(inspect::Args),
     Convert(convert::Args),
+    Kernels(kernels::Args),
     Man(man::Args),
     /// Print a completion script for a shell.
     #[command(after_help = "\
@@ -138,6 +140,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Completions { shell } => completions(shell),
@@ -235,7 +238,11 @@ fn report(error: &anyhow::Error) -> ExitCode {
     }
     // Spelt out in a file too: logs are read on terminals.
     note!("error: {}", printable(&said(error)));
-    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+    ExitCode::from(match () {
+        () if error.is::<Usage>() => 2,
+        () if error.is::<NoCard>() => 3,
+        () => 1,
+    })
 }
 
 /// An error and its causes in one line.
@@ -270,6 +277,18 @@ impl std::fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// The reason for which nothing can be done on a card: exit status 3.
+#[derive(Debug)]
+pub(crate) struct NoCard(pub(crate) String);
+
+impl std::fmt::Display for NoCard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoCard {}
 
 #[cfg(test)]
 mod tests;

@@ -28,6 +28,18 @@ fn json(args: &[&str]) -> Value {
 }
 
 #[test]
+#[cfg(not(feature = "cuda"))]
+fn kernels_without_a_card_say_so_in_a_sentence_and_leave_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("kernels");
+    let args = ["kernels", "--check", "--bench", "--out", &out.display().to_string()];
+    let error = refusal(&args, 3);
+    assert!(error.contains("built without the feature `cuda`"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(!out.exists());
+}
+
+#[test]
 fn generate_answers_in_the_agreed_json() {
     let model = golden_model();
     let args = ["generate", "--model", &model, "--prompt-ids", "184,332,261", "--json"];

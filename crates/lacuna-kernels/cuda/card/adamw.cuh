@@ -13,24 +13,25 @@ inline void time_step(int n) {
     const std::vector<float> ones(n, 1.f);
     const Buffer<float> master(ones), first(ones), second(ones), norm(1);
     const std::vector<AdamWParameter<bf16>> parameter{
-        {values.data(), gradient.data(), master.data(), first.data(), second.data(), n, 1}};
+        {values.data(), gradient.data(), master.data(), first.data(), second.data(), n, true}};
     std::vector<AdamWChunk> each;
     for (int i = 0; i * ADAMW_CHUNK < n; i++) each.push_back({0, i});
     const Buffer<AdamWParameter<bf16>> parameters(parameter);
     const Buffer<AdamWChunk> chunks(each);
     const Buffer<float> squares(each.size());
+    const std::vector<AdamWStep> this_step{{STEP_SIZE, ROOT_SCALE, ADAMW_SHRINKS[0]}};
+    const Buffer<AdamWStep> step(this_step);
     const AdamWArgs<bf16> args{parameters.data(),
                                chunks.data(),
                                squares.data(),
                                norm.data(),
+                               step.data(),
                                1,
                                BETA1,
                                BETA2,
                                REST1,
                                REST2,
-                               ADAMW_EPS,
-                               STEP_SIZE,
-                               ROOT_SCALE};
+                               ADAMW_EPS};
     const dim3 blocks(each.size());
     const std::string what = std::to_string(n >> 20) + " Mi numbers";
     time_bytes("gradient_squares, gradient_norm", what, 2. * n, [&] {

@@ -12,6 +12,7 @@
 #include "device.cuh"
 #include "embedding.cuh"
 #include "few_rows.cuh"
+#include "linear.cuh"
 #include "rms_norm.cuh"
 #include "rope.cuh"
 #include "swiglu.cuh"
@@ -138,6 +139,7 @@ const Operation OPERATIONS[] = {
     {"attention", attention::check, attention::time},
     {"attention_decode", attention_decode_card::check, attention_decode_card::time},
     {"few_rows", few_rows_card::check, few_rows_card::time},
+    {"linear", linears::check, linears::time},
     {"rms_norm", norms::check, norms::time},
     {"rope", ropes::check, ropes::time},
     {"swiglu", swiglus::check, swiglus::time},

@@ -12,6 +12,7 @@ constexpr size_t STACK_BYTES = 128 << 10;
 
 Schedule schedule = SCHEDULES[0];
 Counters counters;
+void (*on_failure)(const char *what) = nullptr;
 alignas(1024) unsigned char shared_memory[SHARED_BYTES];
 alignas(1024) unsigned char published[SHARED_BYTES];
 std::vector<Fibre> fibres;
@@ -46,7 +47,10 @@ void first_entry() {
 } // namespace
 
 void fail(const char *what) {
-    std::printf("emulation: %s (thread %d, %s)\n", what, current, schedule.name);
+    char said[256];
+    std::snprintf(said, sizeof said, "%s (thread %d, %s)", what, current, schedule.name);
+    if (on_failure) on_failure(said);
+    std::printf("emulation: %s\n", said);
     std::fflush(stdout);
     _exit(3);
 }

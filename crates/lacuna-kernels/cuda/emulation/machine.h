@@ -47,7 +47,9 @@ extern Schedule schedule;
 extern Counters counters;
 extern unsigned char shared_memory[SHARED_BYTES];
 
-/// Ends the program with status 3 and says what went wrong.
+/// Hears of what goes wrong, if it is not null, and must not return.
+extern void (*on_failure)(const char *what);
+/// Ends the program with status 3 and says what went wrong, unless somebody else hears of it.
 [[noreturn]] void fail(const char *what);
 
 /// Where the 32 lanes of a warp meet in one operation: the last to come computes everybody's result

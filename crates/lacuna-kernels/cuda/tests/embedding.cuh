@@ -21,5 +21,23 @@ template <class T> void run(const EmbeddingCase &c, EmbeddingPass<T> &pass) {
         grid, 0,
         EmbeddingBackwardArgs<E>{d_out.data(), tokens.data(), starts.data(), places.data(),
                                  d_table.data(), c.h});
-    out.read(pass.out), d_table.read(pass.d_table);
+    const Buffer<float> wide(pass.d_table_f32);
+    const dim3 wide_grid{grid.x, static_cast<unsigned>(embedding_slices<float>(c.h))};
+    launch_typed<T, embedding_backward_bf16_f32, embedding_backward_f32>(
+        wide_grid, 0,
+        EmbeddingBackwardArgs<E, float>{d_out.data(), tokens.data(), starts.data(), places.data(),
+                                        wide.data(), c.h});
+    const Buffer<float> out_f32((size_t)rows * c.h);
+    const Buffer<bf16> placed((size_t)rows * c.h);
+    std::vector<int> reversed;
+    for (int i = 0; i < rows; i++) reversed.push_back(rows - 1 - i);
+    const Buffer<int> reverse(reversed);
+    launch_typed<T, embedding_bf16_f32, embedding_f32>(
+        dim3{static_cast<unsigned>(rows)}, 0,
+        EmbeddingArgs<E, float>{table.data(), ids.data(), out_f32.data(), rows, c.v, c.h});
+    launch<place_rows_f32_bf16>(
+        dim3{static_cast<unsigned>(rows)}, THREADS, 0,
+        PlacedArgs{out_f32.data(), reverse.data(), placed.data(), rows, c.h});
+    out_f32.read(pass.out_f32), placed.read(pass.placed);
+    out.read(pass.out), d_table.read(pass.d_table), wide.read(pass.d_table_f32);
 }

@@ -21,6 +21,9 @@ constexpr EmbeddingCase EMBEDDING_CASES[] = {
 template <class T> struct EmbeddingPass {
     std::vector<uint32_t> ids, looked_up;      ///< looked_up: ids, one beyond the table perhaps
     std::vector<T> table, d_out, out, d_table; ///< d_table: what is there already, then the sum
+    std::vector<float> d_table_f32;            ///< the same in f32, of gradients of T
+    std::vector<float> out_f32;                ///< rows of the table in f32
+    std::vector<uint16_t> placed;              ///< these rows in reverse order, in bf16
 };
 
 template <class T> EmbeddingPass<T> draw(const EmbeddingCase &c) {
@@ -35,13 +38,16 @@ template <class T> EmbeddingPass<T> draw(const EmbeddingCase &c) {
     if (c.beyond) p.looked_up[1] = static_cast<uint32_t>(c.v);
     p.table = draw<T>(numbers, (size_t)c.v * c.h);
     p.d_table = draw<T>(numbers, (size_t)c.v * c.h);
+    for (const T x : p.d_table) p.d_table_f32.push_back(static_cast<float>(number(x)));
     p.d_out = draw<T>(numbers, (size_t)c.rows * c.h);
     p.d_out[c.h - 1] = nearest<T>(NAN);
     return p;
 }
 
 template <class T> bool same_bits(const EmbeddingPass<T> &a, const EmbeddingPass<T> &b) {
-    return same_bits(a.out, b.out) && same_bits(a.d_table, b.d_table);
+    return same_bits(a.out, b.out) && same_bits(a.d_table, b.d_table) &&
+           same_bits(a.d_table_f32, b.d_table_f32) && same_bits(a.out_f32, b.out_f32) &&
+           same_bits(a.placed, b.placed);
 }
 
 /// The places of each token that occurs, as the gradient's kernel reads it.
@@ -75,11 +81,17 @@ template <class Suite> void check_embedding(Suite &suite) {
                 out.push_back(id < (size_t)c.v ? number(inputs.table[id * c.h + column]) : NAN);
                 d_table[inputs.ids[row] * c.h + column] += number(inputs.d_out[i]);
             }
-            const double copied = relative_error(pass.out, out),
-                         gradient = relative_error(pass.d_table, d_table);
+            std::vector<double> reversed;
+            for (int i = 0; i < c.rows * c.h; i++)
+                reversed.push_back(out[(c.rows - 1 - i / c.h) * c.h + i % c.h]);
+            // bf16 is rounded once, by at most 2⁻⁹ of each number.
+            const bool placed = relative_error(pass.placed, reversed) <= 2e-3;
+            const double copied = relative_error(pass.out, out) + relative_error(pass.out_f32, out),
+                         gradient = relative_error(pass.d_table, d_table),
+                         wide = relative_error(pass.d_table_f32, d_table);
             // bf16 is rounded once, by at most 2⁻⁹ of each number; f32 with each row.
             const double tolerance = sizeof(inputs.table[0]) == 2 ? 2e-3 : 1e-6;
-            return Verdict{error_text({{"out", copied}, {"d_table", gradient}}),
-                           copied == 0 && gradient <= tolerance};
+            return Verdict{error_text({{"out", copied}, {"d_table", gradient}, {"in f32", wide}}),
+                           copied == 0 && placed && gradient <= tolerance && wide <= 1e-6};
         });
 }

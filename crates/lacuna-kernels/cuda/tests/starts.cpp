@@ -7,6 +7,8 @@
 
 #include "../adamw.cu"
 #include "../embedding.cu"
+#include "../linear.cu"
+#include "../linear_hopper.cu"
 #include "../rms_norm.cu"
 #include "../rope.cu"
 #include "../swiglu.cu"
@@ -40,11 +42,17 @@ int main() {
     for (const char *name :
          {"rope", "swiglu", "swiglu_backward", "embedding", "embedding_backward", "adamw"})
         print_typed(name, 0, 0);
+    for (const char *name : {"adamw_bf16_f32", "embedding_backward_bf16_f32", "embedding_bf16_f32",
+                             "place_rows_f32_bf16"})
+        std::printf("%s %d 0\n", name, THREADS);
     print_typed("gradient_squares", SCRATCH, SCRATCH);
     std::printf("gradient_norm %d %d\n", NORM_THREADS, GRADIENT_NORM_SHARED);
     for (const char *name : {"forward", "gradient", "d_hidden", "d_head"})
         std::printf("cross_entropy_%s %d %d\ncross_entropy_%s_hopper %d %d\n", name,
                     Quarters::THREADS, PRODUCT_SHARED, name, Groups::THREADS, PRODUCT_SHARED);
+    for (const char *name : {"forward", "input_gradient", "weight_gradient"})
+        std::printf("linear_%s %d %d\nlinear_%s_hopper %d %d\n", name, Quarters::THREADS,
+                    PRODUCT_SHARED, name, Groups::THREADS, PRODUCT_SHARED);
     for (const char *name : {"merge", "chunk", "chunk_gradient", "chunk_gradient_bf16"})
         std::printf("cross_entropy_%s 128 0\n", name);
     std::printf("cross_entropy_loss 128 %d\n", LOSS_SHARED);

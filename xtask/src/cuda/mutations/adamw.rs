@@ -51,7 +51,8 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("if (scale > 1)", 0),
         "if (!(scale <= 1))",
     ),
-    fault("step: decay is left out", FILE, (" * of.shrink", 0), ""),
+    fault("step: decay is left out", FILE, (" * step.shrink", 0), ""),
+    fault("step: every parameter decays", FILE, ("if (!of.decays)", 0), "if (false)"),
     fault("step: eps is left out", FILE, (" + p.eps", 0), ""),
     fault(
         "step: the gradient is not squared",

@@ -94,7 +94,7 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
     ),
     fault(
         "chunks replace each other",
-        LOSS,
+        PRODUCT,
         ("p.add ? *pair : make_float2(0, 0)", 0),
         "make_float2(0, 0)",
     ),

@@ -21,6 +21,19 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("(long long)id * p.h", 0),
         "(long long)id * (p.h - 1)",
     ),
+    // Rows to their places.
+    fault(
+        "placed: rows stay in their order",
+        FILE,
+        ("p.places[blockIdx.x] * p.h", 0),
+        "blockIdx.x * p.h",
+    ),
+    fault(
+        "placed: numbers beyond a row",
+        FILE,
+        ("store<WHOLE>(to + i, x, p.h - i);", 1),
+        "store<WHOLE>(to + i, x, N);",
+    ),
     // The table's gradient.
     fault(
         "backward: what is there is lost",

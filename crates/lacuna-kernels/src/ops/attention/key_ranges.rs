@@ -141,7 +141,7 @@ impl KeyRanges {
     }
 
     /// The two ranges of a query beyond the prefix, ascending; either may be empty.
-    pub(crate) fn ranges(&self, q: usize) -> &[Range<usize>; 2] {
+    pub fn ranges(&self, q: usize) -> &[Range<usize>; 2] {
         &self.0.queries[q]
     }
 

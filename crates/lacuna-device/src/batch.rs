@@ -1,0 +1,191 @@
+//! Prepares the rows of a batch for the kernels: everything that only the host knows, as tables.
+
+use lacuna_kernels::{KeyRanges, Segments};
+
+use crate::error::{Error, Result};
+use crate::launch::Bytes;
+use crate::layout::Layout;
+use crate::recorder::{Occurrences, Recorder};
+
+/// The rows of a pass and what is learnt from them. Sequences of any lengths lie end to end.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainingBatch<'a> {
+    /// The token of each row.
+    pub tokens: &'a [u32],
+    /// The position of each row in its sequence or document.
+    pub positions: &'a [u32],
+    /// The sequences, and what each row sees of its own.
+    pub segments: &'a Segments,
+    /// The rows whose hidden states are supervised.
+    pub wanted: &'a [u32],
+    /// The token that each of them is to predict.
+    pub targets: &'a [u32],
+    /// The weight of each one's loss, the step's denominator included.
+    pub weights: &'a [f32],
+}
+
+/// The two ranges of keys that a query sees, counted over all keys of the pass.
+pub(crate) type Seen = [std::ops::Range<usize>; 2];
+
+/// The rows of a batch, checked.
+pub(crate) struct Rows<'a> {
+    pub(crate) batch: TrainingBatch<'a>,
+    seen: Vec<Seen>,
+}
+
+/// No tensor of a pass has this many numbers: kernels count them in an `int`.
+const MOST_NUMBERS: usize = 1 << 31;
+
+impl<'a> Rows<'a> {
+    pub(crate) fn new(batch: TrainingBatch<'a>, layout: &Layout) -> Result<Self> {
+        let config = &layout.config;
+        let input = |reason: String| Err(Error::Input(reason));
+        let (rows, wanted) = (batch.tokens.len(), batch.wanted.len());
+        if rows == 0 || wanted == 0 {
+            return input("a batch of which no row is wanted has no gradient".into());
+        }
+        let lengths = (batch.positions.len(), batch.segments.query_rows());
+        if lengths != (rows, rows) {
+            let (positions, queries) = lengths;
+            return input(format!("{rows} tokens, {positions} positions, {queries} queries"));
+        }
+        if (batch.targets.len(), batch.weights.len()) != (wanted, wanted) {
+            let (targets, weights) = (batch.targets.len(), batch.weights.len());
+            return input(format!("{wanted} wanted rows, {targets} targets, {weights} weights"));
+        }
+        let tokens = batch.tokens.iter().chain(batch.targets);
+        if let Some(token) = tokens.copied().find(|token| *token as usize >= config.vocab_size) {
+            return input(format!("token {token} is outside the vocabulary"));
+        }
+        let beyond = |most: usize| move |row: &u32| *row as usize >= most;
+        if let Some(row) = batch.wanted.iter().copied().find(beyond(rows)) {
+            return input(format!("row {row} is wanted of {rows}"));
+        }
+        if let Some(position) = batch.positions.iter().copied().find(beyond(layout.positions)) {
+            return input(format!("position {position}, planned for {}", layout.positions));
+        }
+        let widths =
+            [config.num_heads * config.head_dim, config.hidden_size, config.intermediate_size];
+        let widest = widths.into_iter().max().unwrap_or(0);
+        if rows.max(wanted).saturating_mul(widest) >= MOST_NUMBERS {
+            return input(format!("{rows} rows of {widest} numbers are too many for one pass"));
+        }
+        Ok(Self { batch, seen: seen(batch.segments, rows)? })
+    }
+
+    /// True if every row is wanted, in order.
+    pub(crate) fn wants_all(&self) -> bool {
+        let wanted = self.batch.wanted;
+        wanted.len() == self.batch.tokens.len()
+            && wanted.iter().enumerate().all(|(i, row)| i == *row as usize)
+    }
+
+    /// The ranges of all rows, or of the wanted ones, as kernels read them.
+    pub(crate) fn ranges(&self, of_wanted: bool) -> Bytes {
+        let words = |seen: &Seen| seen.clone().map(|range| [range.start as i32, range.end as i32]);
+        let words: Vec<[[i32; 2]; 2]> = match of_wanted {
+            true => self.batch.wanted.iter().map(|row| words(&self.seen[*row as usize])).collect(),
+            false => self.seen.iter().map(words).collect(),
+        };
+        Bytes::of(words.as_flattened().as_flattened(), i32::to_ne_bytes)
+    }
+
+    /// The positions of the wanted rows.
+    pub(crate) fn wanted_positions(&self) -> Vec<u32> {
+        let of = |row: &u32| self.batch.positions[*row as usize];
+        self.batch.wanted.iter().map(of).collect()
+    }
+}
+
+/// The keys that each row sees, among those of the whole pass: so one launch takes sequences of any lengths.
+fn seen(segments: &Segments, keys: usize) -> Result<Vec<Seen>> {
+    let mut seen = Vec::with_capacity(keys);
+    for segment in segments.iter() {
+        if segment.keys.end > keys {
+            let reason = format!("a sequence reads keys {:?} of {keys}", segment.keys);
+            return Err(Error::Input(reason));
+        }
+        for query in 0..segment.queries.len() {
+            seen.push(key_ranges(&segment.ranges, query, segment.keys.start)?);
+        }
+    }
+    Ok(seen)
+}
+
+/// The keys that a query sees, its prefix among them, as two ranges that are counted from `first` on.
+pub(crate) fn key_ranges(ranges: &KeyRanges, query: usize, first: usize) -> Result<Seen> {
+    let [one, two] = ranges.ranges(query).clone();
+    let mut own: Vec<std::ops::Range<usize>> = Vec::new();
+    for range in [0..ranges.prefix(), one, two].into_iter().filter(|range| !range.is_empty()) {
+        match own.last_mut().filter(|last| last.end == range.start) {
+            Some(last) => last.end = range.end,
+            None => own.push(range),
+        }
+    }
+    if own.len() > 2 {
+        let reason = "a row sees three ranges of keys, and the kernels know of two";
+        return Err(Error::Input(reason.into()));
+    }
+    own.resize(2, 0..0);
+    let shift = |range: &std::ops::Range<usize>| match range.is_empty() {
+        true => 0..0,
+        false => range.start + first..range.end + first,
+    };
+    Ok([shift(&own[0]), shift(&own[1])])
+}
+
+/// Writes the places of each id that occurs, those of one together and ascending.
+pub(crate) fn occurrences(recorder: &mut Recorder, ids: &[u32]) -> Occurrences {
+    let mut places: Vec<u32> = (0..ids.len() as u32).collect();
+    places.sort_by_key(|place| ids[*place as usize]);
+    let (mut tokens, mut starts) = (Vec::new(), Vec::new());
+    for (i, place) in places.iter().enumerate() {
+        let id = ids[*place as usize];
+        if tokens.last() != Some(&id) {
+            tokens.push(id);
+            starts.push(i as u32);
+        }
+    }
+    starts.push(ids.len() as u32);
+    let n = tokens.len();
+    let [tokens, starts, places] =
+        [tokens, starts, places].map(|list| recorder.upload(words(&list)));
+    Occurrences { n, tokens, starts, places }
+}
+
+/// A list of numbers as a kernel reads it.
+pub(crate) fn words(list: &[u32]) -> Bytes {
+    Bytes::of(list, u32::to_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lacuna_kernels::AttentionMask;
+
+    #[test]
+    fn every_row_sees_what_its_sequence_says() {
+        let block_size = 2.try_into().unwrap();
+        let mask = |seq_len| AttentionMask::BlockDiffusion { block_size, seq_len };
+        let ranges = [
+            KeyRanges::new(mask(3), 6, 6, 0),
+            KeyRanges::documents(mask(5), &[2, 3]).unwrap(),
+            KeyRanges::new(AttentionMask::Causal, 4, 4, 0),
+        ];
+        let segments = Segments::end_to_end(ranges.clone());
+        let seen = seen(&segments, 20).unwrap();
+        let (mut row, mut key) = (0, 0);
+        for ranges in ranges {
+            for query in 0..ranges.q_len() {
+                for at in 0..20 {
+                    let own = at >= key && at < key + ranges.kv_len();
+                    let expected = own && ranges.visible(query, at - key);
+                    assert_eq!(seen[row].iter().any(|r| r.contains(&at)), expected, "{row} {at}");
+                }
+                row += 1;
+            }
+            key += ranges.kv_len();
+        }
+        assert_eq!((row, key), (20, 20));
+    }
+}

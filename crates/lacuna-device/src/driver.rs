@@ -1,0 +1,262 @@
+//! Runs plans on a card through the CUDA driver, step by step or recorded as a graph.
+#![allow(unsafe_code, reason = "every call of the driver is; each says why it may be made")]
+
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError, result, sys,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::card::Card;
+use crate::error::{Error, Result};
+use crate::launch::{Bytes, Launch, Machine, Step};
+
+/// A card with an arena in its memory, and the kernels that were loaded.
+pub struct Driver {
+    context: Arc<CudaContext>,
+    /// A stream of its own: the default one can't be recorded.
+    stream: Arc<CudaStream>,
+    modules: Vec<Arc<CudaModule>>,
+    functions: HashMap<&'static str, CudaFunction>,
+    base: sys::CUdeviceptr,
+    bytes: u64,
+    /// Counts the arenas, so that a recording of another is not played.
+    arena: u64,
+}
+
+/// Steps that were recorded as a graph, to be started at once as often as wanted.
+pub struct Recorded {
+    graph: CudaGraph,
+    stream: Arc<CudaStream>,
+    arena: u64,
+}
+
+/// Bytes of shared memory that every kernel may take without asking.
+const PLAIN_SHARED: u32 = 48 << 10;
+
+impl Driver {
+    /// Opens a card. `images` are the kernels' code, as `nvcc -cubin` or `-fatbin` writes it, for this card.
+    ///
+    /// # Errors
+    /// Errors if there is no such card, or an image is not for it.
+    pub fn new(ordinal: usize, images: Vec<Vec<u8>>) -> Result<Self> {
+        let context = CudaContext::new(ordinal).map_err(failed("opening a card"))?;
+        let stream = context.new_stream().map_err(failed("opening a stream"))?;
+        let load = |image| context.load_module(Ptx::from_binary(image));
+        let modules = images.into_iter().map(load).collect::<std::result::Result<_, _>>();
+        let modules = modules.map_err(failed("loading kernels"))?;
+        Ok(Self {
+            context,
+            stream,
+            modules,
+            functions: HashMap::new(),
+            base: 0,
+            bytes: 0,
+            arena: 0,
+        })
+    }
+
+    /// The kernels that serve the card best.
+    ///
+    /// # Errors
+    /// Errors if the driver does not say what card it is, or it is older than sm_80.
+    pub fn card(&self) -> Result<Card> {
+        match self.context.compute_capability().map_err(failed("asking what card it is"))? {
+            (9, _) => Ok(Card::Hopper),
+            (8, 0) => Ok(Card::Large),
+            (8.., _) => Ok(Card::Small),
+            (major, minor) => Err(Error::Unsupported {
+                what: format!("a card of compute capability {major}.{minor}"),
+                expected: "8.0 and newer",
+            }),
+        }
+    }
+
+    /// Records steps without running them. What is uploaded later is read when they are played.
+    ///
+    /// # Errors
+    /// As [`run`](Machine::run), and if the driver can't record.
+    pub fn record(&mut self, steps: &[Step]) -> Result<Recorded> {
+        // Functions are looked up first: that is nothing to be recorded.
+        for step in steps {
+            if let Step::Launch(launch) = step {
+                self.function(launch)?;
+            }
+        }
+        let relaxed = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(relaxed).map_err(failed("recording"))?;
+        let started = self.start(steps);
+        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = self.stream.end_capture(flags).map_err(failed("recording"));
+        started?;
+        match graph? {
+            Some(graph) => Ok(Recorded { graph, stream: self.stream.clone(), arena: self.arena }),
+            None => Err(Error::Input("there is nothing to record".into())),
+        }
+    }
+
+    /// Plays a recording.
+    ///
+    /// # Errors
+    /// Errors if it was recorded for another arena, or the driver fails.
+    pub fn play(&mut self, recorded: &Recorded) -> Result<()> {
+        if recorded.arena != self.arena || !Arc::ptr_eq(&recorded.stream, &self.stream) {
+            return Err(Error::Input("the arena is another than the recording's".into()));
+        }
+        recorded.graph.launch().map_err(failed("playing a recording"))
+    }
+
+    /// A kernel by its name, from whichever image has it, allowed to take its shared memory.
+    fn function(&mut self, launch: &Launch) -> Result<CudaFunction> {
+        let name = launch.kernel;
+        if let Some(function) = self.functions.get(name) {
+            return Ok(function.clone());
+        }
+        let found = self.modules.iter().find_map(|module| module.load_function(name).ok());
+        let function = found.ok_or_else(|| Error::Machine {
+            doing: name.into(),
+            reason: "no image has this kernel".into(),
+        })?;
+        if launch.shared > PLAIN_SHARED {
+            let most =
+                sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(most, launch.shared as i32).map_err(failed(name))?;
+        }
+        self.functions.insert(name, function.clone());
+        Ok(function)
+    }
+
+    /// The address of `bytes` at a place of the arena.
+    fn address(&self, at: u64, bytes: u64) -> Result<sys::CUdeviceptr> {
+        match at.checked_add(bytes) {
+            Some(end) if end <= self.bytes => Ok(self.base + at),
+            _ => Err(Error::Input(format!(
+                "{bytes} bytes at {at} do not lie in an arena of {}",
+                self.bytes
+            ))),
+        }
+    }
+
+    /// Puts steps into the stream, which runs or records them.
+    fn start(&mut self, steps: &[Step]) -> Result<()> {
+        self.context.bind_to_thread().map_err(failed("choosing the card"))?;
+        for step in steps {
+            match step {
+                Step::Fresh { .. } => {}
+                Step::Zero { at, bytes } => {
+                    let to = self.address(*at, *bytes)?;
+                    let stream = self.stream.cu_stream();
+                    // SAFETY: the region lies in the arena, which lives until the stream is done (`drop`, `reserve`).
+                    unsafe { result::memset_d8_async(to, 0, *bytes as usize, stream) }
+                        .map_err(failed("filling with zeros"))?;
+                }
+                Step::Launch(launch) => self.start_kernel(launch)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn start_kernel(&mut self, launch: &Launch) -> Result<()> {
+        let function = self.function(launch)?;
+        for at in launch.args.offsets() {
+            self.address(at, 1)?;
+        }
+        // Words, so that the struct lies at a multiple of its alignment.
+        let bytes = launch.args.in_arena(self.base);
+        let words = bytes.chunks(8).map(|chunk| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u64::from_ne_bytes(word)
+        });
+        let mut words: Vec<u64> = words.collect();
+        let [x, y, z] = launch.grid;
+        // SAFETY: the function's module lives as long as `self`. The driver copies the one argument, a struct of this
+        // many bytes, before it returns. Its pointers begin in the arena; that the kernel stays there is the plan's word,
+        // as tests on the emulated kernels hold it.
+        unsafe {
+            result::launch_kernel(
+                function.cu_function(),
+                (x, y, z),
+                (launch.threads, 1, 1),
+                launch.shared,
+                self.stream.cu_stream(),
+                &mut [words.as_mut_ptr().cast()],
+            )
+        }
+        .map_err(failed(launch.kernel))
+    }
+
+    fn release(&mut self) -> Result<()> {
+        self.stream.synchronize().map_err(failed("waiting for the card"))?;
+        let base = std::mem::take(&mut self.base);
+        if base != 0 {
+            // SAFETY: `reserve` allocated it, nothing in the stream uses it any more, and nobody frees it again.
+            unsafe { result::free_sync(base) }.map_err(failed("freeing memory"))?;
+        }
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // A card that fails here has failed before; its memory goes with the process.
+        let _ = self.context.bind_to_thread();
+        let _ = self.release();
+    }
+}
+
+impl Machine for Driver {
+    fn reserve(&mut self, bytes: u64) -> Result<()> {
+        if bytes <= self.bytes {
+            return Ok(());
+        }
+        self.context.bind_to_thread().map_err(failed("choosing the card"))?;
+        self.release()?;
+        // SAFETY: `release` frees it, once.
+        self.base = unsafe { result::malloc_sync(bytes as usize) }
+            .map_err(failed(&format!("allocating {bytes} bytes on the card")))?;
+        (self.bytes, self.arena) = (bytes, self.arena + 1);
+        Ok(())
+    }
+
+    fn write(&mut self, at: u64, data: &Bytes) -> Result<()> {
+        self.context.bind_to_thread().map_err(failed("choosing the card"))?;
+        let bytes = data.in_arena(self.base);
+        let to = self.address(at, bytes.len() as u64)?;
+        self.stream.synchronize().map_err(failed("waiting for the card"))?;
+        // SAFETY: the region lies in the arena, no kernel is under way, and the bytes live until the call returns.
+        unsafe { result::memcpy_htod_sync(to, &bytes) }.map_err(failed("writing to the card"))
+    }
+
+    fn read(&mut self, at: u64, bytes: &mut [u8]) -> Result<()> {
+        self.context.bind_to_thread().map_err(failed("choosing the card"))?;
+        let from = self.address(at, bytes.len() as u64)?;
+        self.stream.synchronize().map_err(failed("waiting for the card"))?;
+        // SAFETY: as in `write`.
+        unsafe { result::memcpy_dtoh_sync(bytes, from) }.map_err(failed("reading from the card"))
+    }
+
+    fn run(&mut self, steps: &[Step]) -> Result<()> {
+        self.start(steps)
+    }
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Recorded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorded").finish_non_exhaustive()
+    }
+}
+
+/// The driver's own words, with what was being done.
+fn failed(doing: &str) -> impl FnOnce(DriverError) -> Error {
+    let doing = doing.to_owned();
+    move |error| Error::Machine { doing, reason: error.to_string() }
+}

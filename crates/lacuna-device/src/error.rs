@@ -1,0 +1,29 @@
+//! Names what can go wrong between a plan and a machine.
+
+/// The reasons for which a plan can't be made or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernels have no form for such a model.
+    #[error("{what}: the CUDA kernels take {expected}")]
+    Unsupported {
+        /// The thing that is asked for.
+        what: String,
+        /// The things that would do.
+        expected: &'static str,
+    },
+    /// The batch does not fit the model, or itself.
+    #[error("{0}")]
+    Input(String),
+    /// The machine failed, or refused a step.
+    #[error("{doing}: {reason}")]
+    Machine {
+        /// The step, in words.
+        doing: String,
+        /// The machine's own words.
+        reason: String,
+    },
+}
+
+/// The result of anything here that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

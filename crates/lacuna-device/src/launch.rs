@@ -1,0 +1,205 @@
+//! Describes what a device is asked to do: launches of kernels, with their arguments as offsets into an arena, in an
+//! order that is known before any of them runs.
+
+use crate::error::Result;
+
+/// A work of a device, from the first launch to the last, and the memory that it takes.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Plan {
+    /// Bytes that are written to the arena before the first step.
+    pub uploads: Vec<Upload>,
+    /// The steps, one after the other.
+    pub steps: Vec<Step>,
+    /// The bytes of the arena: no step touches anything behind them.
+    pub arena_bytes: u64,
+}
+
+impl Plan {
+    /// The launches in their order.
+    pub fn launches(&self) -> impl Iterator<Item = &Launch> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Launch(launch) => Some(launch),
+            Step::Zero { .. } | Step::Fresh { .. } => None,
+        })
+    }
+}
+
+/// One step of a plan.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Step {
+    /// Starts a kernel.
+    Launch(Launch),
+    /// Fills a region with zeros.
+    Zero {
+        /// The region's first byte.
+        at: u64,
+        /// Its length.
+        bytes: u64,
+    },
+    /// Says that a buffer begins its life here and holds nothing yet. A machine that looks for mistakes fills it with
+    /// NaNs; a card has nothing to do.
+    Fresh {
+        /// The region's first byte.
+        at: u64,
+        /// Its length.
+        bytes: u64,
+    },
+}
+
+/// One start of a kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Launch {
+    /// The name that the kernel is exported by.
+    pub kernel: &'static str,
+    /// Blocks in each direction.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of shared memory that a block takes.
+    pub shared: u32,
+    /// The one argument, a struct.
+    pub args: Bytes,
+}
+
+/// Bytes that a kernel reads as a struct: numbers as they are, and pointers, which are offsets until an arena has its
+/// place.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Bytes {
+    /// The bytes; those of a pointer hold its offset.
+    pub bytes: Vec<u8>,
+    /// The places of the pointers among them. A null pointer is none.
+    pub pointers: Vec<usize>,
+}
+
+/// Bytes for a place in the arena.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upload {
+    /// The place.
+    pub at: u64,
+    /// The bytes.
+    pub data: Bytes,
+}
+
+impl Bytes {
+    /// The bytes with every pointer shifted by the arena's address.
+    pub fn in_arena(&self, base: u64) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        for place in &self.pointers {
+            let slot = &mut bytes[*place..*place + 8];
+            let offset = u64::from_ne_bytes(slot.try_into().expect("a pointer has eight bytes"));
+            slot.copy_from_slice(&(base + offset).to_ne_bytes());
+        }
+        bytes
+    }
+
+    /// The offsets that the pointers hold.
+    pub fn offsets(&self) -> impl Iterator<Item = u64> {
+        let of = |place: &usize| self.bytes[*place..*place + 8].try_into().map(u64::from_ne_bytes);
+        self.pointers.iter().map(move |place| of(place).expect("a pointer has eight bytes"))
+    }
+
+    /// A slice of numbers.
+    pub(crate) fn of<const N: usize, T: Copy>(values: &[T], bytes: impl Fn(T) -> [u8; N]) -> Self {
+        Self { bytes: values.iter().flat_map(|value| bytes(*value)).collect(), pointers: vec![] }
+    }
+
+    fn align(mut self, to: usize) -> Self {
+        self.bytes.resize(self.bytes.len().next_multiple_of(to), 0);
+        self
+    }
+
+    fn push<const N: usize>(self, bytes: [u8; N]) -> Self {
+        let mut aligned = self.align(N);
+        aligned.bytes.extend(bytes);
+        aligned
+    }
+
+    /// A pointer into the arena.
+    pub(crate) fn pointer(self, at: u64) -> Self {
+        let mut aligned = self.align(8);
+        aligned.pointers.push(aligned.bytes.len());
+        aligned.push(at.to_ne_bytes())
+    }
+
+    /// A pointer that may be null.
+    pub(crate) fn pointer_or_null(self, at: Option<u64>) -> Self {
+        match at {
+            Some(at) => self.pointer(at),
+            None => self.push(0u64.to_ne_bytes()),
+        }
+    }
+
+    /// An `int`; sizes are bounded where a plan begins.
+    pub(crate) fn int(self, value: usize) -> Self {
+        debug_assert!(i32::try_from(value).is_ok(), "{value} is no int");
+        self.push((value as i32).to_ne_bytes())
+    }
+
+    /// A `long long`.
+    pub(crate) fn long(self, value: usize) -> Self {
+        self.push((value as i64).to_ne_bytes())
+    }
+
+    /// A `float`.
+    pub(crate) fn float(self, value: f64) -> Self {
+        self.push((value as f32).to_ne_bytes())
+    }
+
+    /// A `double`.
+    pub(crate) fn double(self, value: f64) -> Self {
+        self.push(value.to_ne_bytes())
+    }
+
+    /// A `bool`.
+    pub(crate) fn flag(self, value: bool) -> Self {
+        self.push([u8::from(value)])
+    }
+
+    /// The end of a struct that holds pointers, or the place where one begins.
+    pub(crate) fn end(self) -> Self {
+        self.align(8)
+    }
+}
+
+/// A machine that keeps an arena and runs plans on it: a card, or its emulation.
+pub trait Machine {
+    /// Makes the arena as large as `bytes`; what it held is lost if it has to grow.
+    ///
+    /// # Errors
+    /// Errors if there is no room.
+    fn reserve(&mut self, bytes: u64) -> Result<()>;
+
+    /// Writes bytes to a place of the arena.
+    ///
+    /// # Errors
+    /// Errors if they do not lie in the arena, or the machine fails.
+    fn write(&mut self, at: u64, data: &Bytes) -> Result<()>;
+
+    /// Reads bytes from a place of the arena, behind all that was run.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn read(&mut self, at: u64, bytes: &mut [u8]) -> Result<()>;
+
+    /// Runs steps, one after the other.
+    ///
+    /// # Errors
+    /// Errors if a kernel is missing or can't be started as it is asked to.
+    fn run(&mut self, steps: &[Step]) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_lie_where_c_puts_them() {
+        let of = Bytes::default().flag(true).int(7).pointer(16).float(0.5).pointer_or_null(None);
+        let of = of.int(1).end();
+        let bytes = of.in_arena(1 << 20);
+        assert_eq!((bytes.len(), &of.pointers[..]), (40, &[8][..]));
+        assert_eq!((bytes[0], bytes[4]), (1, 7));
+        assert_eq!(bytes[8..16], ((1u64 << 20) + 16).to_ne_bytes());
+        assert_eq!((&bytes[16..20], &bytes[24..32]), (&0.5f32.to_ne_bytes()[..], &[0; 8][..]));
+    }
+}

@@ -1,0 +1,58 @@
+//! Leads from Rust to the CUDA kernels: a training step, or a pass of a decoder, as a list of launches that is known before
+//! any of them runs, with the place of every buffer in one arena.
+//!
+//! ```
+//! use lacuna_checkpoint::Config;
+//! use lacuna_device::{Layout, StepOptions, TrainingBatch, TrainingStep};
+//! use lacuna_kernels::{AttentionMask, KeyRanges, Segments};
+//!
+//! let config = Config { head_dim: 64, num_layers: 2, ..Config::default() };
+//! let layout = Layout::new(&config, 128)?;
+//! let batch = TrainingBatch {
+//!     tokens: &[7, 8, 9],
+//!     positions: &[0, 1, 2],
+//!     segments: &Segments::end_to_end([KeyRanges::new(AttentionMask::Causal, 3, 3, 0)]),
+//!     wanted: &[0, 1],
+//!     targets: &[8, 9],
+//!     weights: &[0.5, 0.5],
+//! };
+//! let step = TrainingStep::new(&layout, batch, &StepOptions::default())?;
+//! assert_eq!(step.plan.launches().next().unwrap().kernel, "attention_sights");
+//! assert!(step.plan.arena_bytes > layout.bytes());
+//! # Ok::<(), lacuna_device::Error>(())
+//! ```
+//!
+//! - [`Layout`] places a model's parameters, gradients and moments at the front of the arena.
+//! - [`TrainingStep`] plans a step on a [`TrainingBatch`] of sequences of any lengths and masks.
+//! - [`DecodePass`] plans a decoder's pass over a [`DecodeBatch`] behind [`Caches`], with [`Weights`] placed for it.
+//! - [`Plan`] is the result: [`Upload`]s, then [`Step`]s, and the bytes of the arena.
+//! - A [`Machine`] runs plans. With the feature `cuda` there is the one for a card; tests have another, which runs the
+//!   same kernels by emulation.
+//!
+//! It compiles no kernel and reads no file: whoever makes a machine gives it the kernels' code.
+
+// Unsafe code is allowed in one module alone: `driver`, which calls the CUDA driver.
+#![deny(unsafe_code)]
+
+mod arena;
+mod batch;
+mod card;
+mod decode;
+#[cfg(feature = "cuda")]
+mod driver;
+mod error;
+mod launch;
+mod layout;
+mod recorder;
+mod step;
+
+pub use arena::Region;
+pub use batch::TrainingBatch;
+pub use card::Card;
+pub use decode::{CachedSequence, Caches, Candidate, DecodeBatch, DecodePass, Draw, Weights};
+#[cfg(feature = "cuda")]
+pub use driver::{Driver, Recorded};
+pub use error::{Error, Result};
+pub use launch::{Bytes, Launch, Machine, Plan, Step, Upload};
+pub use layout::{Layout, Place};
+pub use step::{Optimizer, StepOptions, TrainingStep};

@@ -1,0 +1,212 @@
+//! Holds a step in the making: what the host knows of the batch, written down before the first launch.
+
+use lacuna_checkpoint::{Layer, Linear};
+
+use super::{Optimizer, StepOptions};
+use crate::arena::Region;
+use crate::batch::{Rows, occurrences, words};
+use crate::layout::{Layout, Place};
+use crate::recorder::{AdamW, Heads, Matrix, Occurrences, Recorder};
+
+pub(super) struct Builder<'a> {
+    pub(super) recorder: Recorder,
+    pub(super) layout: &'a Layout,
+    pub(super) options: &'a StepOptions,
+    pub(super) sizes: Sizes,
+    /// The rows of all layers but the last, and of the last.
+    passes: [Pass; 2],
+    pub(super) tables: Tables,
+}
+
+/// The widths of a model's rows.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) hidden: usize,
+    pub(super) inner: usize,
+    pub(super) head_dim: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) vocab: usize,
+    pub(super) eps: f64,
+}
+
+impl Sizes {
+    /// The width of all query heads.
+    pub(super) fn q(self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// The width of all key heads.
+    pub(super) fn kv(self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}
+
+/// The rows of a layer: those that have keys, and those that have queries.
+#[derive(Clone, Copy)]
+pub(super) struct Pass {
+    pub(super) heads: Heads,
+    /// Positions of the keys, and of the queries.
+    pub(super) positions: [u64; 2],
+    /// The rows that queries are formed from and that go on behind the attention, if they are not all.
+    pub(super) selected: Option<Selected>,
+}
+
+/// Some of a pass's rows, by their numbers, and where each of these occurs.
+#[derive(Clone, Copy)]
+pub(super) struct Selected {
+    pub(super) rows: u64,
+    pub(super) occurrences: Occurrences,
+}
+
+impl Pass {
+    pub(super) fn keys(&self) -> usize {
+        self.heads.keys
+    }
+
+    pub(super) fn queries(&self) -> usize {
+        self.heads.queries
+    }
+}
+
+/// Lists that the host makes of a batch.
+#[derive(Clone, Copy)]
+pub(super) struct Tables {
+    pub(super) tokens: u64,
+    pub(super) of_token: Occurrences,
+    pub(super) targets: u64,
+    pub(super) weights: u64,
+}
+
+impl<'a> Builder<'a> {
+    /// Writes the tables; everything that is written before the first step has memory of its own.
+    pub(super) fn new(
+        mut recorder: Recorder,
+        layout: &'a Layout,
+        rows: &Rows<'_>,
+        options: &'a StepOptions,
+    ) -> Self {
+        let (config, batch, r) = (&layout.config, rows.batch, &mut recorder);
+        let (n, queries) = (batch.tokens.len(), batch.wanted.len());
+        let tables = Tables {
+            tokens: r.upload(words(batch.tokens)),
+            of_token: occurrences(r, batch.tokens),
+            targets: r.upload(words(batch.targets)),
+            weights: r.upload(crate::launch::Bytes::of(batch.weights, f32::to_ne_bytes)),
+        };
+        let positions = r.upload(words(batch.positions));
+        let ranges = r.upload(rows.ranges(false));
+        let of_wanted = (!rows.wants_all()).then(|| {
+            let selected = Selected {
+                rows: r.upload(words(batch.wanted)),
+                occurrences: occurrences(r, batch.wanted),
+            };
+            let positions = r.upload(words(&rows.wanted_positions()));
+            (selected, positions, r.upload(rows.ranges(true)))
+        });
+        let mut heads = |ranges, queries| Heads {
+            queries,
+            keys: n,
+            heads: config.num_heads,
+            kv_heads: config.num_kv_heads,
+            head_dim: config.head_dim,
+            ranges,
+            sights: r.sights(ranges, queries, n),
+        };
+        let every =
+            Pass { heads: heads(ranges, n), positions: [positions, positions], selected: None };
+        let last = of_wanted.map_or(every, |(selected, at, ranges)| Pass {
+            heads: heads(ranges, queries),
+            positions: [positions, at],
+            selected: Some(selected),
+        });
+        let sizes = Sizes {
+            hidden: config.hidden_size,
+            inner: config.intermediate_size,
+            head_dim: config.head_dim,
+            heads: config.num_heads,
+            kv_heads: config.num_kv_heads,
+            vocab: config.vocab_size,
+            eps: config.rms_norm_eps,
+        };
+        Self { recorder, layout, options, sizes, passes: [every, last], tables }
+    }
+
+    pub(super) fn n_layers(&self) -> usize {
+        self.layout.parameters().layers.len()
+    }
+
+    /// A layer's parameters and rows.
+    pub(super) fn layer(&self, i: usize) -> (&'a Layer<Place>, Pass) {
+        let is_last = i + 1 == self.n_layers();
+        (&self.layout.parameters().layers[i], self.passes[usize::from(is_last)])
+    }
+
+    /// Rows of the pass before the last attention.
+    pub(super) fn n_rows(&self) -> usize {
+        self.passes[0].keys()
+    }
+
+    /// Rows of the pass behind it.
+    pub(super) fn n_wanted(&self) -> usize {
+        self.passes[1].queries()
+    }
+
+    /// Norms rows into a new buffer.
+    pub(super) fn norm(&mut self, x: Region, norm: Place, [rows, width]: [usize; 2]) -> Region {
+        let normed = self.recorder.bf16(rows * width);
+        let x = matrix(x, rows, width);
+        self.recorder.rms_norm(x, None, norm.values, normed.at, self.sizes.eps);
+        normed
+    }
+
+    /// Turns heads by the positions of their rows, into a new buffer; `direction` −1 turns back.
+    pub(super) fn turn(
+        &mut self,
+        x: Region,
+        positions: u64,
+        [rows, heads]: [usize; 2],
+        direction: f64,
+    ) -> Region {
+        let shape = [rows, heads, self.sizes.head_dim];
+        let turned = self.recorder.bf16(shape.iter().product());
+        let tables = [self.layout.cos, self.layout.sin, positions];
+        self.recorder.rope((x.at, turned.at), tables, shape, direction);
+        turned
+    }
+
+    /// The rows of x that a pass selects, in a new buffer; none if it is all of them.
+    pub(super) fn gather(&mut self, x: Region, pass: Pass, width: usize) -> Option<Region> {
+        let selected = pass.selected?;
+        let rows = self.recorder.bf16(pass.queries() * width);
+        let table = matrix(x, pass.keys(), width);
+        self.recorder.embedding(table, selected.rows, rows.at, pass.queries());
+        Some(rows)
+    }
+
+    /// The norm of all gradients, and the update of every parameter.
+    pub(super) fn optimize(&mut self, of: Optimizer) {
+        let layout = self.layout;
+        self.recorder.adamw(AdamW {
+            parameters: layout.table,
+            chunks: layout.chunks,
+            n_chunks: layout.n_chunks,
+            squares: layout.squares,
+            norm: layout.norm,
+            step: layout.step,
+            clip: of.clip_norm,
+            betas: [of.beta1, of.beta2],
+            eps: of.eps,
+        });
+    }
+}
+
+/// A buffer of rows as a product reads it.
+pub(super) fn matrix(region: Region, rows: usize, columns: usize) -> Matrix {
+    Matrix { at: region.at, rows, columns }
+}
+
+/// A projection's weight, [out, in], as a product reads it.
+pub(super) fn weight(linear: &Linear<Place>, out: usize, columns: usize) -> Matrix {
+    Matrix { at: linear.weight.values, rows: out, columns }
+}

@@ -1,0 +1,168 @@
+//! Runs plans on the CUDA kernels as g++ compiles them for the CPU: a [`Machine`] without a card.
+
+use lacuna_device::{Bytes, Error, Machine, Result, Step};
+use std::alloc::{Layout, alloc, dealloc};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// The variable that names the library.
+const LIBRARY: &str = "LACUNA_EMULATED_KERNELS";
+/// NaNs behind the arena, for kernels that a fault sends there.
+const SLACK: usize = 16 << 20;
+
+type Start = unsafe extern "C" fn(
+    name: *const c_char,
+    grid: *const [c_uint; 3],
+    threads: c_uint,
+    shared: usize,
+    args: *const c_void,
+    args_bytes: usize,
+    schedule: c_int,
+) -> *const c_char;
+
+/// The library's functions. It has one state for all callers: they take turns.
+struct Library {
+    start: Start,
+    schedules: c_int,
+}
+
+static LOADED: OnceLock<Library> = OnceLock::new();
+static TURN: Mutex<()> = Mutex::new(());
+
+fn library() -> &'static Library {
+    LOADED.get_or_init(|| {
+        let path = std::env::var_os(LIBRARY).unwrap_or_else(|| {
+            panic!("{LIBRARY} names no library: run `cargo xtask cuda emulate plan`")
+        });
+        // SAFETY: the library is built from `emulation/library.cpp` of this tree, whose constructors touch nothing of
+        // ours, and is never unloaded.
+        let library = Box::leak(Box::new(unsafe { libloading::Library::new(path) }.unwrap()));
+        // SAFETY: the types are those of the functions in `emulation/library.cpp`.
+        unsafe {
+            let schedules = *library.get::<extern "C" fn() -> c_int>(b"lacuna_schedules").unwrap();
+            let start = *library.get::<Start>(b"lacuna_launch").unwrap();
+            Library { start, schedules: schedules() }
+        }
+    })
+}
+
+/// An arena in the CPU's memory, and the emulated kernels under one schedule of their threads.
+pub(crate) struct Emulation {
+    base: *mut u8,
+    bytes: usize,
+    schedule: c_int,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Emulation {
+    /// A machine whose warps run in the order of schedule `schedule` (`emulation/machine.h` lists them). Another test's
+    /// is waited for.
+    pub(crate) fn new(schedule: c_int) -> Self {
+        assert!((0..library().schedules).contains(&schedule));
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { base: std::ptr::null_mut(), bytes: 0, schedule, _turn: turn }
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::from_size_align(self.bytes + SLACK, 4096).unwrap()
+    }
+
+    fn release(&mut self) {
+        if !self.base.is_null() {
+            // SAFETY: `reserve` allocated it with this layout.
+            unsafe { dealloc(self.base, self.layout()) };
+        }
+    }
+
+    fn check(&self, at: u64, bytes: usize, doing: &str) -> Result<usize> {
+        let at = usize::try_from(at).unwrap();
+        if at + bytes > self.bytes {
+            let reason = format!("{bytes} bytes from {at} on, in an arena of {}", self.bytes);
+            return Err(Error::Machine { doing: doing.into(), reason });
+        }
+        Ok(at)
+    }
+
+    fn fill(&mut self, at: u64, bytes: u64, with: u8) -> Result<()> {
+        let at = self.check(at, bytes as usize, "filling memory")?;
+        // SAFETY: `check` has found the region inside of the arena.
+        unsafe { self.base.add(at).write_bytes(with, bytes as usize) };
+        Ok(())
+    }
+}
+
+impl Drop for Emulation {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl Machine for Emulation {
+    fn reserve(&mut self, bytes: u64) -> Result<()> {
+        if bytes as usize <= self.bytes {
+            return Ok(());
+        }
+        self.release();
+        self.bytes = bytes as usize;
+        // SAFETY: the layout has a size. Every byte is written before anything is read.
+        unsafe {
+            self.base = alloc(self.layout());
+            assert!(!self.base.is_null(), "no memory");
+            self.base.write_bytes(0xff, self.bytes + SLACK);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, at: u64, data: &Bytes) -> Result<()> {
+        let bytes = data.in_arena(self.base as u64);
+        let at = self.check(at, bytes.len(), "writing")?;
+        // SAFETY: `check` has found the region inside of the arena, which nobody else refers to.
+        unsafe { self.base.add(at).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn read(&mut self, at: u64, bytes: &mut [u8]) -> Result<()> {
+        let at = self.check(at, bytes.len(), "reading")?;
+        // SAFETY: as in `write`; every byte of the arena has been written.
+        unsafe { self.base.add(at).copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn run(&mut self, steps: &[Step]) -> Result<()> {
+        for step in steps {
+            let launch = match step {
+                Step::Zero { at, bytes } => {
+                    self.fill(*at, *bytes, 0)?;
+                    continue;
+                }
+                Step::Fresh { at, bytes } => {
+                    self.fill(*at, *bytes, 0xff)?;
+                    continue;
+                }
+                Step::Launch(launch) => launch,
+            };
+            let name = CString::new(launch.kernel).unwrap();
+            let args = launch.args.in_arena(self.base as u64);
+            // SAFETY: `TURN` makes this the only caller. Name, grid and arguments live until the call returns. The kernel
+            // reads and writes where its arguments point: into the arena, which nobody refers to meanwhile; a planted
+            // fault may send it a little beyond, into the slack.
+            let said = unsafe {
+                (library().start)(
+                    name.as_ptr(),
+                    &raw const launch.grid,
+                    launch.threads,
+                    launch.shared as usize,
+                    args.as_ptr().cast(),
+                    args.len(),
+                    self.schedule,
+                )
+            };
+            if !said.is_null() {
+                // SAFETY: the library gives strings that live until its next call.
+                let reason = unsafe { CStr::from_ptr(said) }.to_string_lossy().into_owned();
+                return Err(Error::Machine { doing: launch.kernel.into(), reason });
+            }
+        }
+        Ok(())
+    }
+}

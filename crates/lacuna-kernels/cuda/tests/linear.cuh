@@ -1,0 +1,43 @@
+// A layer's products on a machine, which names `Buffer` and `launch`: one pass.
+#pragma once
+#include "../linear.cu"
+
+#include "../linear_hopper.cu"
+#include "linear.h"
+
+/// The kernels of one way to multiply, and the threads of their blocks.
+template <auto FORWARD, auto INPUT, auto WEIGHT, int BLOCK>
+void run(const LinearCase &c, LinearPass &pass) {
+    const auto grid = [](int rows, int columns) {
+        return dim3{static_cast<unsigned>((rows + TILE - 1) / TILE),
+                    static_cast<unsigned>((columns + TILE - 1) / TILE)};
+    };
+    const Buffer<bf16> x(pass.x), w(pass.w), d_y(pass.d_y), other_w(pass.other_w),
+        other_d_y(pass.other_d_y), y((size_t)c.rows * c.out), d_x((size_t)c.rows * c.in);
+    const Buffer<float> sums((size_t)c.rows * c.in), d_w((size_t)c.out * c.in);
+    const auto by_in = [&](const Buffer<bf16> &m, int rows) {
+        return Matrix{m.data(), c.in, rows, c.in};
+    };
+    const auto by_out = [&](const Buffer<bf16> &m) { return Matrix{m.data(), c.out, c.rows, c.out}; };
+    launch<FORWARD>(grid(c.rows, c.out), BLOCK, PRODUCT_SHARED,
+                    SumArgs{by_in(x, c.rows), by_in(w, c.out), nullptr, c.rows, false, y.data()});
+    launch<INPUT>(grid(c.rows, c.in), BLOCK, PRODUCT_SHARED,
+                  SumArgs{by_out(d_y), by_in(w, c.out), sums.data(), c.rows, false, nullptr});
+    launch<INPUT>(grid(c.rows, c.in), BLOCK, PRODUCT_SHARED,
+                  SumArgs{by_out(other_d_y), by_in(other_w, c.out), sums.data(), c.rows, true,
+                          d_x.data()});
+    SumArgs weight{by_out(d_y), by_in(x, c.rows), d_w.data(), c.out, false, nullptr};
+    launch<WEIGHT>(grid(c.out, c.in), BLOCK, PRODUCT_SHARED, weight);
+    d_w.read(pass.d_w);
+    weight.add = true;
+    launch<WEIGHT>(grid(c.out, c.in), BLOCK, PRODUCT_SHARED, weight);
+    d_w.read(pass.d_w_twice), y.read(pass.y), d_x.read(pass.d_x), sums.read(pass.d_x_f32);
+}
+
+inline void run_plain(const LinearCase &c, LinearPass &pass) {
+    run<linear_forward, linear_input_gradient, linear_weight_gradient, Quarters::THREADS>(c, pass);
+}
+inline void run_hopper(const LinearCase &c, LinearPass &pass) {
+    run<linear_forward_hopper, linear_input_gradient_hopper, linear_weight_gradient_hopper,
+        Groups::THREADS>(c, pass);
+}
