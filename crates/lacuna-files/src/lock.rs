@@ -79,8 +79,7 @@ impl Drop for FolderLock {
 /// The lock of something that several processes may want at once: an empty file of its own, which stays.
 #[derive(Debug)]
 pub struct FileLock {
-    // The system ends the lock with the handle.
-    _file: File,
+    file: File,
 }
 
 impl FileLock {
@@ -92,8 +91,15 @@ impl FileLock {
         let file = File::to_write(path)?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => Ok(None),
-            _ => Ok(Some(Self { _file: file })),
+            _ => Ok(Some(Self { file })),
         }
+    }
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // The end of the handle is not enough: a process that is being started has a copy until it runs its program.
+        let _ = self.file.unlock();
     }
 }
 

@@ -24,6 +24,13 @@ pub struct Log {
     torn: bool,
 }
 
+impl Drop for Log {
+    fn drop(&mut self) {
+        // The end of the handle is not enough: a process that is being started has a copy until it runs its program.
+        let _ = self.file.unlock();
+    }
+}
+
 impl Log {
     /// Goes on behind what is there; the file is made if need be. A pipe that nobody reads is an error and not waited
     /// for.

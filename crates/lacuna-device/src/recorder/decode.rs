@@ -73,14 +73,14 @@ impl Recorder {
     pub(crate) fn embedding_f32(
         &mut self,
         table: Matrix,
-        is_f32: bool,
+        in_f32: bool,
         ids: u64,
         out: u64,
         rows: usize,
     ) {
         let args = Bytes::default().pointer(table.at).pointer(ids).pointer(out);
         let args = args.int(rows).int(table.rows).int(table.columns);
-        let kernel = if is_f32 { "embedding_f32" } else { "embedding_bf16_f32" };
+        let kernel = if in_f32 { "embedding_f32" } else { "embedding_bf16_f32" };
         self.launch(kernel, [rows, 1, 1], (THREADS, 0), args);
     }
 

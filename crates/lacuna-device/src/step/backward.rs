@@ -49,7 +49,7 @@ impl Builder<'_> {
             Some(kept) => kept,
             None => {
                 let normed = self.norm(x, layer.input_norm, [pass.keys(), self.sizes.hidden]);
-                self.to_gates(i, x, normed)
+                self.up_to_gates(i, x, normed)
             }
         };
         let Kept { unnormed, qkv, out, log_sums, h, gate, up } = kept;

@@ -35,7 +35,7 @@ impl Builder<'_> {
             self.norm(x, parameters.layers[0].input_norm, [self.n_rows(), self.sizes.hidden]);
         let mut layers = Vec::new();
         for i in 0..self.n_layers() {
-            let kept = self.to_gates(i, x, normed);
+            let kept = self.up_to_gates(i, x, normed);
             let fed = self.feed(i, &kept);
             let rows = self.layer(i).1.queries();
             let norm = match parameters.layers.get(i + 1) {
@@ -81,7 +81,7 @@ impl Builder<'_> {
     }
 
     /// A layer from its normed input, which is dropped, to the two inputs of the gated activation.
-    pub(super) fn to_gates(&mut self, i: usize, x: Region, normed: Region) -> Kept {
+    pub(super) fn up_to_gates(&mut self, i: usize, x: Region, normed: Region) -> Kept {
         let ((layer, pass), sizes) = (self.layer(i), self.sizes);
         let (rows, h) = (pass.queries(), sizes.hidden);
         let (unnormed, qkv) = self.project_heads(layer, pass, normed);

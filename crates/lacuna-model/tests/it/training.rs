@@ -146,11 +146,13 @@ fn gradients_written_out_are_the_graphs() {
 
 /// Gradients by the fused f32 operations, both ways, are compared with f64: written out they must be as near to it as
 /// the graph's are. (Which gradients are small sums of large terms depends on the case, so the graph's own error is
-/// the measure.)
+/// the measure.) The largest errors of two ways to round scatter by some times, above all of norms with few numbers, and
+/// otherwise on each set of instructions; so the mean over a configuration is held tightly, a single one loosely.
 #[test]
 fn gradients_in_f32_are_as_exact_as_the_graphs() {
     for (name, config) in configs() {
         let (exact, model) = (model(&config, DType::F64), model(&config, DType::F32));
+        let mut times = Vec::new();
         for (pass, batch) in passes() {
             let (_, expected) = by_graph(&exact, &batch);
             let (_, graph) = by_graph(&model, &batch);
@@ -159,10 +161,13 @@ fn gradients_in_f32_are_as_exact_as_the_graphs() {
             for (parameter, ((a, b), c)) in all.zip(&expected).unwrap().iter() {
                 let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
                 let (off, graph_off) = (error(&wide(a), c), error(&wide(b), c));
-                let bound = 3.0 * graph_off + 1e-6;
+                let bound = 10.0 * graph_off + 1e-6;
                 assert!(off <= bound, "{name}, {pass}: {parameter} is {off:.1e} off, {bound:.1e}");
+                times.push(((off + 1e-7) / (graph_off + 1e-7)).ln());
             }
         }
+        let mean = (times.iter().sum::<f64>() / times.len() as f64).exp();
+        assert!(mean <= 1.25, "{name}: errors are {mean:.2} times the graph's");
     }
 }
 
