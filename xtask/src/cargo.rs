@@ -40,26 +40,38 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
 
 /// Builds with `cargo build ARGS…`, cargo's progress on stderr, and returns the path of program `name`.
 pub(crate) fn build(name: &str, args: &[&str]) -> Result<PathBuf> {
-    let mut child = cargo(["build", "--message-format=json-render-diagnostics"])
-        .args(args)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("can't run cargo build")?;
+    built(cargo(["build"]).args(args), |message| message["target"]["name"] == name)
+}
+
+/// Returns the program that runs a package's integration tests, as the tests of the whole workspace build it: alone it
+/// would have dependencies with other features, which would all be compiled once more.
+pub(crate) fn tests_of(package: &str) -> Result<PathBuf> {
+    let mut command = cargo(["test", "--locked", "--workspace", "--no-run", JOBS]);
+    built(&mut command, |message| {
+        let id = message["package_id"].as_str().unwrap_or_default();
+        message["target"]["name"] == "it" && id.contains(&format!("/{package}#"))
+    })
+}
+
+/// Runs a build, cargo's progress on stderr, and returns the last program that `wanted` knows in cargo's messages.
+fn built(command: &mut Command, wanted: impl Fn(&serde_json::Value) -> bool) -> Result<PathBuf> {
+    let command = command.arg("--message-format=json-render-diagnostics");
+    let mut child = command.stdout(Stdio::piped()).spawn().context("can't run cargo")?;
     let messages = BufReader::new(child.stdout.take().expect("stdout is piped"));
     let mut program = None;
     for line in messages.lines() {
-        program = executable(&line?, name).or(program);
+        program = executable(&line?, &wanted).or(program);
     }
     if !child.wait()?.success() {
-        bail!("cargo build {} failed", args.join(" "));
+        bail!("{} failed", shown(command));
     }
-    program.with_context(|| format!("cargo build {} made no program `{name}`", args.join(" ")))
+    program.with_context(|| format!("{} made no such program", shown(command)))
 }
 
-/// The program that one of cargo's JSON messages reports, if it is `name`.
-fn executable(message: &str, name: &str) -> Option<PathBuf> {
+/// The program that one of cargo's JSON messages reports, if it is wanted.
+fn executable(message: &str, wanted: impl Fn(&serde_json::Value) -> bool) -> Option<PathBuf> {
     let message: serde_json::Value = serde_json::from_str(message).ok()?;
-    let ours = message["reason"] == "compiler-artifact" && message["target"]["name"] == name;
+    let ours = message["reason"] == "compiler-artifact" && wanted(&message);
     ours.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
 }
 
@@ -128,11 +140,12 @@ mod tests {
                 r#"{{"reason":"compiler-artifact","target":{{"name":"{name}"}},"executable":{program}}}"#
             )
         };
-        let found = executable(&message("lacuna", "\"/t/release/lacuna\""), "lacuna");
+        let wanted = |message: &serde_json::Value| message["target"]["name"] == "lacuna";
+        let found = executable(&message("lacuna", "\"/t/release/lacuna\""), wanted);
         assert_eq!(found, Some("/t/release/lacuna".into()));
-        assert_eq!(executable(&message("lacuna", "null"), "lacuna"), None, "the library");
-        assert_eq!(executable(&message("other", "\"/t/release/other\""), "lacuna"), None);
-        assert_eq!(executable("not json", "lacuna"), None);
+        assert_eq!(executable(&message("lacuna", "null"), wanted), None, "the library");
+        assert_eq!(executable(&message("other", "\"/t/release/other\""), wanted), None);
+        assert_eq!(executable("not json", wanted), None);
     }
 
     #[test]

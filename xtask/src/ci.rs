@@ -366,8 +366,9 @@ fn cuda_check() -> Result<Outcome> {
     }
     let target = cargo::target_dir()?.join("cuda-check");
     let args = ["clippy", "--locked", "--package", "lacuna-engine", "--package", "lacuna-train"];
+    let features = "lacuna-engine/cuda,lacuna-train/cuda,lacuna-device/cuda";
     passed(run(cargo(args)
-        .args(["--no-default-features", "--features", "lacuna-engine/cuda,lacuna-train/cuda"])
+        .args(["--package", "lacuna-device", "--no-default-features", "--features", features])
         .args([JOBS, "--", "-D", "warnings"])
         .env("NVCC", cargo::root().join("scripts/cuda/nvcc-none"))
         .env("CUDA_COMPUTE_CAP", "90")

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::{FLAGS, scratch, sources};
-use crate::cargo::{self, JOBS, run};
+use crate::cargo::{self, run};
 
 /// The step's name beside those of the suites.
 pub(super) const NAME: &str = "plan";
@@ -25,8 +25,7 @@ pub(super) fn emulate(compiler: &str, faults: bool) -> Result<()> {
         .args(["-O2", "-fPIC", "-shared", "-o"])
         .arg(&library)
         .args(parts))?;
-    let tests = ["test", "--locked", JOBS, "-p", "lacuna-device", "--test", "it", "--"];
-    let mut tests = cargo::cargo(tests);
+    let mut tests = Command::new(cargo::tests_of("lacuna-device")?);
     tests.args(["--ignored", "--test-threads=1", "--nocapture"]);
     if !faults {
         tests.args(["--skip", FAULTS]);

@@ -83,7 +83,7 @@ impl Emulation {
         Ok(at)
     }
 
-    fn fill(&mut self, at: u64, bytes: u64, with: u8) -> Result<()> {
+    pub(crate) fn fill(&mut self, at: u64, bytes: u64, with: u8) -> Result<()> {
         let at = self.check(at, bytes as usize, "filling memory")?;
         // SAFETY: `check` has found the region inside of the arena.
         unsafe { self.base.add(at).write_bytes(with, bytes as usize) };

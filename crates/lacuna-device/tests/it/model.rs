@@ -223,6 +223,8 @@ impl<'a> Planned<'a> {
     pub(crate) fn run(&self, machine: &mut Emulation) -> lacuna_device::Result<Results> {
         let plan = &self.step.plan;
         machine.reserve(plan.arena_bytes)?;
+        // Nothing that an earlier run has left may stand in for what this one leaves out.
+        machine.fill(0, plan.arena_bytes, 0xff)?;
         for upload in self.layout.uploads().iter().chain(&plan.uploads) {
             machine.write(upload.at, &upload.data)?;
         }
