@@ -55,7 +55,7 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("tile * TILE + Warps::column()", 0),
         "tile * TILE + lane_column()",
     ),
-    fault("every block takes the first rows", PRODUCT, ("row0 = blockIdx.x * TILE", 0), "row0 = 0"),
+    fault("every block takes the first rows", PRODUCT, ("blockIdx.x * TILE", 0), "0"),
     fault(
         "the gradient of x goes along the rows of W",
         LINEAR,
