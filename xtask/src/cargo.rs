@@ -118,9 +118,15 @@ pub(crate) fn shown(command: &Command) -> String {
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
 
-/// The release binary of the program, built if need be.
+/// The program as the tests of the whole workspace build it: what steps run with it costs no build of its own.
 pub(crate) fn lacuna() -> Result<PathBuf> {
-    build("lacuna", &["--locked", "--release", "--package", "lacuna-cli", JOBS])
+    let mut command = cargo(["test", "--locked", "--workspace", "--no-run", JOBS]);
+    built(&mut command, |message| {
+        let target = &message["target"];
+        target["name"] == "lacuna"
+            && target["kind"][0] == "bin"
+            && message["profile"]["test"] == false
+    })
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ const STEPS: &[Step] = &[
         check: example,
     },
     Step { name: "package", about: "every crate can be packaged as it is", check: package },
-    Step { name: "smoke", about: "a release build trains and generates", check: smoke },
+    Step { name: "smoke", about: "the program trains and generates", check: smoke },
     Step {
         name: "fixtures",
         about: "shipped files are what their makers make",
@@ -280,7 +280,7 @@ fn package() -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// The release binary trains the seconds-long recipe and continues a prompt with what came out.
+/// The program trains the seconds-long recipe and continues a prompt with what came out.
 fn smoke() -> Result<Outcome> {
     let lacuna = lacuna()?;
     let out = cargo::target_dir()?.join("smoke");
