@@ -46,11 +46,15 @@ pub(crate) fn build(name: &str, args: &[&str]) -> Result<PathBuf> {
 /// Returns the program that runs a package's integration tests, as the tests of the whole workspace build it: alone it
 /// would have dependencies with other features, which would all be compiled once more.
 pub(crate) fn tests_of(package: &str) -> Result<PathBuf> {
-    let mut command = cargo(["test", "--locked", "--workspace", "--no-run", JOBS]);
-    built(&mut command, |message| {
+    built_by_tests(|message| {
         let id = message["package_id"].as_str().unwrap_or_default();
         message["target"]["name"] == "it" && id.contains(&format!("/{package}#"))
     })
+}
+
+/// The last program that `wanted` knows among those that the tests of the whole workspace are built with.
+fn built_by_tests(wanted: impl Fn(&serde_json::Value) -> bool) -> Result<PathBuf> {
+    built(&mut cargo(["test", "--locked", "--workspace", "--no-run", JOBS]), wanted)
 }
 
 /// Runs a build, cargo's progress on stderr, and returns the last program that `wanted` knows in cargo's messages.
@@ -120,8 +124,7 @@ pub(crate) fn shown(command: &Command) -> String {
 
 /// The program as the tests of the whole workspace build it: what steps run with it costs no build of its own.
 pub(crate) fn lacuna() -> Result<PathBuf> {
-    let mut command = cargo(["test", "--locked", "--workspace", "--no-run", JOBS]);
-    built(&mut command, |message| {
+    built_by_tests(|message| {
         let target = &message["target"];
         target["name"] == "lacuna"
             && target["kind"][0] == "bin"
