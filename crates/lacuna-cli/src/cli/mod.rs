@@ -31,6 +31,7 @@ mod pack;
 mod progress;
 mod ranges;
 mod replay;
+mod sandbox;
 mod score;
 mod screen;
 mod serve;
@@ -88,6 +89,7 @@ enum Command {
     Serve(serve::Args),
     Score(score::Args),
     Eval(Box<eval::Args>),
+    Sandbox(sandbox::Args),
     Bench(bench::Args),
     Logits(logits::Args),
     Inspect(inspect::Args),
@@ -136,6 +138,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Sandbox(args) => return sandbox::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -21,6 +21,7 @@ mod packing;
 mod people;
 mod prompts;
 mod reliability;
+mod sandbox;
 #[cfg(unix)]
 mod serving;
 #[cfg(unix)]
