@@ -1,0 +1,156 @@
+//! Draws an experiment's figures as SVG.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use plotters::prelude::*;
+
+use super::Experiment;
+use super::measures::{Measured, Sample, median};
+use super::page::label;
+
+/// Colours that readers with any sight tell apart (Okabe and Ito), and that print on white.
+const COLOURS: [RGBColor; 8] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(110, 110, 110),
+    RGBColor(0, 0, 0),
+];
+const WIDTH: u32 = 860;
+const FONT: (&str, i32) = ("sans-serif", 14);
+
+/// Each arm's first score: its seeds as points, their mean with the interval that holds it nineteen times of twenty.
+pub(super) fn scores(
+    path: &Path,
+    experiment: &Experiment,
+    measured: &[Vec<Measured>],
+) -> Result<()> {
+    let score = &experiment.scores[0];
+    let values = |runs: &Vec<Measured>| -> Vec<f64> {
+        runs.iter().filter_map(|run| run.scores.get(score).copied()).collect()
+    };
+    let rows: Vec<Vec<f64>> = measured.iter().map(values).collect();
+    let all = || rows.iter().flatten().copied();
+    let (low, high) =
+        (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
+    let margin = (0.08 * (high - low)).max(0.01);
+    let count = rows.len() as f64;
+    let mut text = String::new();
+    {
+        let root = SVGBackend::with_string(&mut text, (WIDTH, 60 + 42 * rows.len() as u32));
+        let root = root.into_drawing_area();
+        root.fill(&WHITE).map_err(failed)?;
+        let mut chart = ChartBuilder::on(&root)
+            .margin(12)
+            .set_label_area_size(LabelAreaPosition::Left, 290)
+            .set_label_area_size(LabelAreaPosition::Bottom, 44)
+            .build_cartesian_2d(low - margin..high + margin, -0.5..count - 0.5)
+            .map_err(failed)?;
+        let name = |y: &f64| {
+            // From the top, in the order of the table.
+            let row = (count - 1.0 - y).round() as usize;
+            experiment.arm.get(row).map(|arm| arm.name.clone()).unwrap_or_default()
+        };
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .y_labels(rows.len())
+            .y_label_formatter(&name)
+            .x_desc(format!("{}, nats per token", label(score)))
+            .label_style(FONT)
+            .draw()
+            .map_err(failed)?;
+        for (row, values) in rows.iter().enumerate() {
+            let (y, colour) = (count - 1.0 - row as f64, COLOURS[row % COLOURS.len()]);
+            let sample = Sample::of(values);
+            let half = sample.interval().min(high - low + 2.0 * margin);
+            let interval = [(sample.mean - half, y), (sample.mean + half, y)];
+            chart.draw_series(LineSeries::new(interval, colour.stroke_width(2))).map_err(failed)?;
+            let points = values.iter().map(|x| Circle::new((*x, y), 4, colour.mix(0.45).filled()));
+            chart.draw_series(points).map_err(failed)?;
+            let mean = [(sample.mean, y - 0.22), (sample.mean, y + 0.22)];
+            chart.draw_series(LineSeries::new(mean, colour.stroke_width(3))).map_err(failed)?;
+        }
+        root.present().map_err(failed)?;
+    }
+    std::fs::write(path, text)?;
+    Ok(())
+}
+
+/// A number of every step, a line an arm: the median of its seeds, over ten steps.
+pub(super) fn curve(
+    path: &Path,
+    key: &str,
+    experiment: &Experiment,
+    measured: &[Vec<Measured>],
+) -> Result<()> {
+    let lines: Vec<Vec<(f64, f64)>> = measured.iter().map(|runs| smoothed(runs, key)).collect();
+    let all = || lines.iter().flatten().copied().filter(|(_, y)| *y > 0.0);
+    let end = all().map(|(x, _)| x).fold(1.0, f64::max);
+    let (low, high) = (
+        all().map(|(_, y)| y).fold(f64::INFINITY, f64::min),
+        all().map(|(_, y)| y).fold(f64::MIN_POSITIVE, f64::max),
+    );
+    let mut text = String::new();
+    {
+        let root = SVGBackend::with_string(&mut text, (WIDTH, 440)).into_drawing_area();
+        root.fill(&WHITE).map_err(failed)?;
+        let mut chart = ChartBuilder::on(&root)
+            .margin(12)
+            .set_label_area_size(LabelAreaPosition::Left, 64)
+            .set_label_area_size(LabelAreaPosition::Bottom, 44)
+            .build_cartesian_2d(0.0..end, (low / 1.2..high * 1.2).log_scale())
+            .map_err(failed)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .x_desc("step")
+            .y_desc(key.replace('_', " "))
+            .label_style(FONT)
+            .draw()
+            .map_err(failed)?;
+        for (row, line) in lines.iter().enumerate() {
+            let colour = COLOURS[row % COLOURS.len()];
+            let drawn = line.iter().copied().filter(|(_, y)| *y > 0.0);
+            chart
+                .draw_series(LineSeries::new(drawn, colour.stroke_width(2)))
+                .map_err(failed)?
+                .label(experiment.arm[row].name.clone())
+                .legend(move |(x, y)| {
+                    PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3))
+                });
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(WHITE.mix(0.85))
+            .label_font(FONT)
+            .draw()
+            .map_err(failed)?;
+        root.present().map_err(failed)?;
+    }
+    std::fs::write(path, text)?;
+    Ok(())
+}
+
+fn smoothed(runs: &[Measured], key: &str) -> Vec<(f64, f64)> {
+    const STEPS: usize = 10;
+    let curves: Vec<_> = runs.iter().map(|run| run.curve(key)).collect();
+    let Some(first) = curves.first() else { return Vec::new() };
+    let starts = (0..first.len()).step_by(if first.len() > 20 * STEPS { STEPS } else { 1 });
+    let width = if first.len() > 20 * STEPS { STEPS } else { 1 };
+    let point = |start: usize| {
+        let window = start..(start + width).min(first.len());
+        let values = curves.iter().filter_map(|curve| curve.get(window.clone())).flatten();
+        (first[start].0, median(values.map(|(_, y)| *y).collect()))
+    };
+    starts.map(point).collect()
+}
+
+fn failed<E: std::error::Error + Send + Sync>(error: DrawingAreaErrorKind<E>) -> anyhow::Error {
+    anyhow!("drawing: {error}")
+}
