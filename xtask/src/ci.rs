@@ -366,7 +366,7 @@ fn cuda_check() -> Result<Outcome> {
     }
     let target = cargo::target_dir()?.join("cuda-check");
     let args = ["clippy", "--locked", "--package", "lacuna-engine", "--package", "lacuna-train"];
-    let features = "lacuna-engine/cuda,lacuna-train/cuda,lacuna-device/cuda";
+    let features = "lacuna-engine/cuda,lacuna-train/nccl,lacuna-device/cuda";
     passed(run(cargo(args)
         .args(["--package", "lacuna-device", "--no-default-features", "--features", features])
         .args([JOBS, "--", "-D", "warnings"])

@@ -9,7 +9,9 @@ mod cargo;
 mod ci;
 mod cuda;
 mod fixtures;
+mod mpi;
 mod readme;
+mod reproduce;
 mod tidy;
 mod train;
 
@@ -31,6 +33,7 @@ Examples:
   cargo xtask train                            train recipes/tiny.toml, minutes on a laptop
   cargo xtask train recipes/tiny.toml --resume go on from the newest checkpoint
   cargo xtask bench attention                  only the benchmarks with `attention` in their name
+  cargo xtask reproduce clip --smoke           an experiment's path in minutes
   cargo xtask ci --only test                   one step of what CI runs";
 
 #[derive(Subcommand)]
@@ -53,6 +56,12 @@ enum Task {
     /// Test, compile or carry the kernels for NVIDIA
     #[command(subcommand)]
     Cuda(cuda::Task),
+    /// Train an experiment about the paper's claims, and write its page; without a name, list them
+    Reproduce(reproduce::Args),
+    /// Run the same training with 1, 2 and 4 ranks under mpirun, compare the bits, and kill one
+    ///
+    /// Needs an MPI library and libclang: Debian's openmpi-bin, libopenmpi-dev and libclang-dev.
+    Mpi,
     /// Run every check that a change must pass
     Ci(ci::Args),
     /// Rebuild the shipped tokenizer and the hostile model files, and compare with what is in the tree
@@ -68,6 +77,8 @@ fn main() -> ExitCode {
         Task::Train { args } => train::train(&args),
         Task::Bench { args } => bench::bench(&args),
         Task::Cuda(task) => cuda::cuda(&task),
+        Task::Reproduce(args) => reproduce::reproduce(&args),
+        Task::Mpi => mpi::check(),
         Task::Ci(args) => ci::ci(&args),
         Task::Fixtures(args) => fixtures::fixtures(args),
         Task::Readmes => readme::write(),

@@ -3,6 +3,9 @@
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor, Var, bail};
 use lacuna_kernels::{AdamWUpdate, Backend, Moments, adamw, global_norm};
+use std::ops::Range;
+
+use crate::collective::shards::Shards;
 
 /// Hyper-parameters that stay the same over a run; the learning rate comes with each step.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -61,13 +64,10 @@ pub struct AdamWState {
 pub struct AdamW {
     config: AdamWConfig,
     step: u64,
-    slots: Vec<Slot>,
-}
-
-#[derive(Debug)]
-struct Slot {
-    parameter: Parameter,
-    moments: Moments,
+    parameters: Vec<Parameter>,
+    /// The parameters that this optimizer updates, and their moments: all, unless ranks share them out.
+    own: Range<usize>,
+    moments: Vec<Moments>,
 }
 
 impl AdamW {
@@ -76,10 +76,23 @@ impl AdamW {
     /// # Errors
     /// If a parameter is not a float tensor.
     pub fn new(parameters: Vec<Parameter>, config: AdamWConfig) -> Result<Self> {
-        let slot =
-            |parameter: Parameter| Ok(Slot { moments: Moments::zeros(&parameter.var)?, parameter });
-        let slots = parameters.into_iter().map(slot).collect::<Result<_>>()?;
-        Ok(Self { config, step: 0, slots })
+        let own = 0..parameters.len();
+        Self::of_rank(parameters, own, config)
+    }
+
+    /// An optimizer that updates some of the parameters and keeps no moments of the others, which are other ranks'.
+    ///
+    /// # Errors
+    /// As [`AdamW::new`].
+    pub(crate) fn of_rank(
+        parameters: Vec<Parameter>,
+        own: Range<usize>,
+        config: AdamWConfig,
+    ) -> Result<Self> {
+        let moments =
+            parameters[own.clone()].iter().map(|parameter| Moments::zeros(&parameter.var));
+        let moments = moments.collect::<Result<_>>()?;
+        Ok(Self { config, step: 0, parameters, own, moments })
     }
 
     /// Makes one update; returns the global gradient norm before clipping.
@@ -96,7 +109,7 @@ impl AdamW {
         self.step_tensors(backend, &gradients, learning_rate)
     }
 
-    /// [`AdamW::step`] on gradients given in the order of the parameters.
+    /// [`AdamW::step`] on gradients given in the order of the parameters that it updates.
     ///
     /// # Errors
     /// If the number or a shape differs from the parameters'.
@@ -122,19 +135,20 @@ impl AdamW {
         norm: f64,
         learning_rate: f64,
     ) -> Result<()> {
-        if gradients.len() != self.slots.len() {
-            let (got, want) = (gradients.len(), self.slots.len());
+        let own = &self.parameters[self.own.clone()];
+        if gradients.len() != own.len() {
+            let (got, want) = (gradients.len(), own.len());
             bail!("adamw: {got} gradients, expected {want}, one per parameter")
         }
-        for (i, (slot, grad)) in self.slots.iter().zip(gradients).enumerate() {
-            let want = slot.parameter.var.dims();
+        for (i, (parameter, grad)) in own.iter().zip(gradients).enumerate() {
+            let want = parameter.var.dims();
             if grad.dims() != want {
                 bail!("adamw: gradient {i} is {:?}, expected {want:?}", grad.dims())
             }
         }
         self.step += 1;
         let update = update_of(&self.config, self.step, norm, learning_rate);
-        for (Slot { parameter, moments }, gradient) in self.slots.iter_mut().zip(gradients) {
+        for ((parameter, moments), gradient) in own.iter().zip(&mut self.moments).zip(gradients) {
             let shrink = if parameter.decay { update.shrink } else { 1. };
             let update = AdamWUpdate { shrink, ..update };
             adamw(backend, &parameter.var, gradient, moments, &update)?;
@@ -149,58 +163,69 @@ impl AdamW {
 
     /// The parameters, in order.
     pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
-        self.slots.iter().map(|slot| &slot.parameter)
+        self.parameters.iter()
     }
 
-    /// A copy of the state, for a checkpoint.
+    /// The tensors of the parameters, in order.
+    pub(crate) fn tensors(&self) -> Vec<&Tensor> {
+        self.parameters.iter().map(|parameter| parameter.var.as_tensor()).collect()
+    }
+
+    /// The parts of the parameters that so many ranks update.
+    pub(crate) fn shards(&self, ranks: usize) -> Shards {
+        shards_of(&self.parameters, ranks)
+    }
+
+    /// A copy of the state of the parameters that it updates, for a checkpoint.
     ///
     /// # Errors
     /// If a copy fails on the device.
     pub fn state(&self) -> Result<AdamWState> {
         let (mut moments, mut masters) = (vec![], vec![]);
-        for slot in &self.slots {
-            let Moments { first, second, master } = slot.moments.copied()?;
+        for own in &self.moments {
+            let Moments { first, second, master } = own.copied()?;
             moments.push((first, second));
             masters.push(master);
         }
         Ok(AdamWState { step: self.step, moments, masters })
     }
 
-    /// Continues from a saved state.
+    /// Continues from a saved state, which is that of all parameters.
     ///
     /// # Errors
     /// If the number or a shape differs from the parameters'.
     pub fn restore(&mut self, state: AdamWState) -> Result<()> {
-        let n = self.slots.len();
+        let n = self.parameters.len();
         if state.moments.len() != n || state.masters.len() != n {
             bail!("adamw: state of {} parameters, expected {n}", state.moments.len())
         }
-        for (i, (slot, (m, v))) in self.slots.iter().zip(&state.moments).enumerate() {
-            let want = slot.parameter.var.dims();
+        for (i, (parameter, (m, v))) in self.parameters.iter().zip(&state.moments).enumerate() {
+            let want = parameter.var.dims();
             let master = state.masters[i].as_ref().map_or(want, Tensor::dims);
             if m.dims() != want || v.dims() != want || master != want {
                 bail!("adamw: moments {i} are {:?}, {:?}, expected {want:?}", m.dims(), v.dims())
             }
-            if is_half(&slot.parameter.var) != state.masters[i].is_some() {
+            if is_half(&parameter.var) != state.masters[i].is_some() {
                 bail!("adamw: master copy {i} is missing or superfluous")
             }
         }
         self.step = state.step;
-        for ((slot, (m, v)), master) in self.slots.iter_mut().zip(state.moments).zip(state.masters)
+        let states = state.moments.into_iter().zip(state.masters).skip(self.own.start);
+        for ((i, moments), ((m, v), master)) in self.own.clone().zip(&mut self.moments).zip(states)
         {
-            let var = &slot.parameter.var;
-            let dtype = slot.moments.first.dtype();
+            let var = &self.parameters[i].var;
+            let dtype = moments.first.dtype();
             let place = |x: Tensor| x.to_dtype(dtype)?.to_device(var.device());
             let master = master.map(place).transpose()?;
-            slot.moments = Moments { first: place(m)?, second: place(v)?, master }.copied()?;
+            *moments = Moments { first: place(m)?, second: place(v)?, master }.copied()?;
         }
         Ok(())
     }
 
     fn collect(&self, gradients: &GradStore) -> Result<Vec<Tensor>> {
-        let mut found = Vec::with_capacity(self.slots.len());
-        for (i, slot) in self.slots.iter().enumerate() {
-            let var = &slot.parameter.var;
+        let mut found = Vec::with_capacity(self.own.len());
+        for i in self.own.clone() {
+            let var = &self.parameters[i].var;
             let Some(grad) = gradients.get(var) else {
                 bail!("adamw: parameter {i} of shape {:?} got no gradient", var.dims())
             };
@@ -208,6 +233,12 @@ impl AdamW {
         }
         Ok(found)
     }
+}
+
+/// The parts of some parameters that so many ranks update.
+pub(crate) fn shards_of(parameters: &[Parameter], ranks: usize) -> Shards {
+    let sizes: Vec<usize> = parameters.iter().map(|one| one.var.elem_count()).collect();
+    Shards::of(&sizes, ranks)
 }
 
 fn update_of(config: &AdamWConfig, step: u64, norm: f64, learning_rate: f64) -> AdamWUpdate {

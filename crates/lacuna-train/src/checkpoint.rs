@@ -58,7 +58,7 @@ const PROGRESS: &str = "progress.json";
 pub(crate) fn save(
     dir: &Path,
     model: &Transformer,
-    optimizer: &AdamW,
+    state: AdamWState,
     progress: &Progress,
     side: &ModelFiles,
 ) -> Result<PathBuf> {
@@ -66,7 +66,6 @@ pub(crate) fn save(
     let folder = WholeFolder::beside(&target)?;
     model.save(folder.path())?;
     side.write(folder.path())?;
-    let state = optimizer.state()?;
     let mut tensors = Vec::new();
     for (i, ((name, _), (m, v))) in model.parameters()?.iter().zip(state.moments).enumerate() {
         tensors.push((format!("{name}.first_moment"), m));
@@ -81,7 +80,7 @@ pub(crate) fn save(
         );
         TrainError::File { path: target.clone(), reason }
     })?;
-    let progress = Progress { optimizer_step: optimizer.steps(), ..progress.clone() };
+    let progress = Progress { optimizer_step: state.step, ..progress.clone() };
     let json = serde_json::to_string_pretty(&progress).expect("numbers serialize");
     lacuna_files::write_file(&folder.path().join(PROGRESS), json.as_bytes())?;
     Manifest::of(folder.path())?.write(folder.path())?;

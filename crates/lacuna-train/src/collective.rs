@@ -1,15 +1,37 @@
 //! Joins the ranks that share a run: each takes its part of every step, and all go on with the same sum.
 //!
 //! Every rank reads all windows and forms all examples of a step, because times are stratified over the whole of it;
-//! it runs its share of the micro-batches. Sums are formed in the order of the ranks, so that they do not depend on who
-//! is faster. The first rank alone writes anything.
+//! it runs its share of the micro-batches. Sums are formed in one fixed order of the micro-batches, so that neither the
+//! number of ranks nor their speed changes a bit. The first rank alone writes anything.
+//!
+//! Ranks agree on everything by one operation, in which each has a message for each ([`Collective::exchange`]), so
+//! that an engine is the few lines that carry bytes.
 
-use std::any::Any;
+use candle_core::Device;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::error::{Result, TrainError};
+
+mod launch;
+#[cfg(feature = "mpi")]
+mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
+#[cfg(any(test, feature = "nccl"))]
+mod rendezvous;
+pub(crate) mod shards;
+mod threads;
+pub(crate) mod tree;
+
+pub use launch::{Launch, Launcher};
+#[cfg(feature = "mpi")]
+pub use mpi::MpiSeat;
+#[cfg(feature = "nccl")]
+pub use nccl::NcclSeat;
+pub use threads::Seat;
 
 /// The ranks of a run, as one of them sees them.
 #[derive(Debug, Default)]
@@ -20,25 +42,13 @@ pub enum Collective {
     Alone,
     /// This thread is one of several of its process that take each step together.
     Thread(Seat),
+    /// This process is one of several, on one machine or many, that MPI joins.
+    #[cfg(feature = "mpi")]
+    Mpi(MpiSeat),
+    /// This process is one of several with a GPU each, that NCCL joins.
+    #[cfg(feature = "nccl")]
+    Nccl(NcclSeat),
 }
-
-/// A thread's place among the ranks. Made by [`Collective::threads`].
-#[derive(Debug)]
-pub struct Seat {
-    rank: usize,
-    size: usize,
-    /// Lines to every other rank in the first one's seat, and to the first one in the others'.
-    lines: Vec<Line>,
-}
-
-/// A line between two ranks: the end that one speaks into, and the end that it hears the other from.
-#[derive(Debug)]
-struct Line {
-    say: Sender<Message>,
-    hear: Receiver<Message>,
-}
-
-type Message = Box<dyn Any + Send>;
 
 impl Collective {
     /// The seats of `size` threads, first rank first.
@@ -46,33 +56,50 @@ impl Collective {
     /// ```
     /// use lacuna_train::Collective;
     ///
-    /// let sums = std::thread::scope(|scope| {
+    /// let all = std::thread::scope(|scope| {
     ///     let ranks = Collective::threads(2.try_into().unwrap()).into_iter();
     ///     let threads: Vec<_> = ranks
-    ///         .map(|rank| scope.spawn(move || rank.joined(rank.rank() + 1, |all| Ok(all.iter().sum()))))
+    ///         .map(|rank| scope.spawn(move || rank.gathered("numbers", &rank.rank())))
     ///         .collect();
-    ///     threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect::<Vec<usize>>()
+    ///     threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect::<Vec<_>>()
     /// });
-    /// assert_eq!(sums, [3, 3]);
+    /// assert_eq!(all, [[0, 1], [0, 1]]);
     /// ```
     pub fn threads(size: NonZeroUsize) -> Vec<Self> {
-        let size = size.get();
-        let (mut first, mut others) = (Vec::new(), Vec::new());
-        for rank in 1..size {
-            let ((say, heard), (answer, hear)) = (channel(), channel());
-            first.push(Line { say, hear });
-            let lines = vec![Line { say: answer, hear: heard }];
-            others.push(Self::Thread(Seat { rank, size, lines }));
+        threads::seats(size.get()).into_iter().map(Self::Thread).collect()
+    }
+
+    /// The seat that a launcher has given this process: alone unless it is one of several, which
+    /// [`Launch::from_environment`] tells. `device` is the one that the rank trains on.
+    ///
+    /// # Errors
+    /// Errors if it is one of several and this build can't join them as they were started.
+    pub fn launched(launch: Option<&Launch>, device: &Device) -> Result<Self> {
+        let Some(launch) = launch.filter(|launch| launch.size > 1) else {
+            return Ok(Self::Alone);
+        };
+        #[cfg(feature = "mpi")]
+        if launch.launcher.speaks_mpi() {
+            return mpi::seat(launch).map(Self::Mpi);
         }
-        let first = Self::Thread(Seat { rank: 0, size, lines: first });
-        std::iter::once(first).chain(others).collect()
+        #[cfg(feature = "nccl")]
+        if launch.launcher == Launcher::Torchrun {
+            return nccl::seat(launch, device).map(Self::Nccl);
+        }
+        // Engines that need no device, and builds without any.
+        let _ = device;
+        Err(TrainError::Rank { rank: launch.rank, reason: launch.obstacle() })
     }
 
     /// This rank's number among the ranks, from 0.
     pub fn rank(&self) -> usize {
         match self {
             Self::Alone => 0,
-            Self::Thread(seat) => seat.rank,
+            Self::Thread(seat) => seat.rank(),
+            #[cfg(feature = "mpi")]
+            Self::Mpi(seat) => seat.rank(),
+            #[cfg(feature = "nccl")]
+            Self::Nccl(seat) => seat.rank(),
         }
     }
 
@@ -80,7 +107,11 @@ impl Collective {
     pub fn size(&self) -> usize {
         match self {
             Self::Alone => 1,
-            Self::Thread(seat) => seat.size,
+            Self::Thread(seat) => seat.size(),
+            #[cfg(feature = "mpi")]
+            Self::Mpi(seat) => seat.size(),
+            #[cfg(feature = "nccl")]
+            Self::Nccl(seat) => seat.size(),
         }
     }
 
@@ -96,42 +127,63 @@ impl Collective {
         end(self.rank())..end(self.rank() + 1)
     }
 
-    /// Joins the parts of all ranks, in their order; every rank has the outcome.
+    /// Gives every rank the message that this one has for it (in their order, its own included), and returns those
+    /// that they have for this one. `place` names the point of the run, which must be the same on all ranks.
     ///
     /// # Errors
-    /// Errors if the parts can't be joined, or a rank has ended or is elsewhere in the run.
-    pub fn joined<T: Clone + Send + 'static>(
-        &self,
-        own: T,
-        join: impl FnOnce(Vec<T>) -> Result<T>,
-    ) -> Result<T> {
-        let lines = match self {
-            Self::Alone => &[][..],
-            Self::Thread(seat) if seat.rank > 0 => {
-                seat.lines[0].say(0, own)?;
-                return seat.lines[0].hear(0);
-            }
-            Self::Thread(seat) => &seat.lines,
+    /// Errors if a rank has ended or is elsewhere in the run.
+    pub fn exchange(&self, place: &'static str, messages: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+        assert_eq!(messages.len(), self.size(), "a message for each rank");
+        match self {
+            Self::Alone => Ok(messages),
+            Self::Thread(seat) => seat.exchange(place, messages),
+            #[cfg(feature = "mpi")]
+            Self::Mpi(seat) => seat.exchange(place, messages),
+            #[cfg(feature = "nccl")]
+            Self::Nccl(seat) => seat.exchange(place, messages),
+        }
+    }
+
+    /// The values of all ranks, in their order. Floats are not carried exactly: send their bits.
+    ///
+    /// # Errors
+    /// As [`exchange`](Self::exchange).
+    pub fn gathered<T>(&self, place: &'static str, own: &T) -> Result<Vec<T>>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let bytes = serde_json::to_vec(own).expect("a value without maps of odd keys serializes");
+        let all = self.exchange(place, vec![bytes; self.size()])?;
+        let read = |(rank, bytes): (usize, &Vec<u8>)| {
+            serde_json::from_slice(bytes).map_err(|_| elsewhere(rank))
         };
-        let mut parts = vec![own];
-        for (line, rank) in lines.iter().zip(1..) {
-            parts.push(line.hear(rank)?);
-        }
-        let joined = join(parts)?;
-        for (line, rank) in lines.iter().zip(1..) {
-            line.say(rank, joined.clone())?;
-        }
-        Ok(joined)
+        all.iter().enumerate().map(read).collect()
     }
 
     /// Gives every rank the value that the first one finds.
     ///
     /// # Errors
     /// Errors if the first rank does, or a rank has ended or is elsewhere in the run.
-    pub fn told<T: Clone + Send + 'static>(&self, find: impl FnOnce() -> Result<T>) -> Result<T> {
-        let own = if self.is_first() { Some(find()?) } else { None };
-        let told = self.joined(own, |mut parts| Ok(parts.swap_remove(0)))?;
-        told.ok_or_else(|| gone(0))
+    pub fn told<T>(&self, place: &'static str, find: impl FnOnce() -> Result<T>) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        // In a list, so that a value that is nothing differs from no value.
+        let mut own = Vec::new();
+        if self.is_first() {
+            own.push(find()?);
+        }
+        let told = self.gathered(place, &own)?.swap_remove(0);
+        // The first rank's own value needs no way through bytes.
+        own.into_iter().chain(told).next().ok_or_else(|| gone(0))
+    }
+
+    /// Tells whether any rank says yes.
+    ///
+    /// # Errors
+    /// As [`exchange`](Self::exchange).
+    pub fn any(&self, place: &'static str, own: bool) -> Result<bool> {
+        Ok(self.gathered(place, &own)?.contains(&true))
     }
 
     /// Does this rank's whole part. If it fails or panics the others are told, so that none waits for it for ever.
@@ -145,12 +197,18 @@ impl Collective {
         outcome
     }
 
-    /// Tells whether any rank says yes.
-    ///
-    /// # Errors
-    /// Errors if a rank has ended or is elsewhere in the run.
-    pub fn any(&self, own: bool) -> Result<bool> {
-        self.joined(own, |all| Ok(all.contains(&true)))
+    /// Ends all processes of the run with a status, after this one has said why it can't go on. Returns where there
+    /// is no other process.
+    pub fn end_all(&self, status: i32) {
+        match self {
+            Self::Alone | Self::Thread(_) => {}
+            #[cfg(feature = "mpi")]
+            Self::Mpi(seat) => seat.end_all(status),
+            // torchrun ends the others when one has ended.
+            #[cfg(feature = "nccl")]
+            Self::Nccl(_) => {}
+        }
+        let _ = status;
     }
 }
 
@@ -160,34 +218,18 @@ struct Leaving<'a> {
     well: bool,
 }
 
-/// The last message of a rank that did not end well.
-struct Ended;
-
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        if let (Collective::Thread(seat), false) = (self.collective, self.well) {
-            for line in &seat.lines {
-                // A rank that has gone itself need not hear it.
-                let _ = line.say.send(Box::new(Ended));
-            }
+        match self.collective {
+            _ if self.well => {}
+            Collective::Alone => {}
+            Collective::Thread(seat) => seat.leave(),
+            #[cfg(feature = "mpi")]
+            Collective::Mpi(seat) => seat.leave(),
+            // The communicator is aborted when it is dropped.
+            #[cfg(feature = "nccl")]
+            Collective::Nccl(_) => {}
         }
-    }
-}
-
-impl Line {
-    fn say<T: Send + 'static>(&self, other: usize, message: T) -> Result<()> {
-        self.say.send(Box::new(message)).map_err(|_| gone(other))
-    }
-
-    fn hear<T: 'static>(&self, other: usize) -> Result<T> {
-        let message = self.hear.recv().map_err(|_| gone(other))?;
-        if message.is::<Ended>() {
-            return Err(gone(other));
-        }
-        message.downcast().map(|message| *message).map_err(|_| {
-            let reason = "is elsewhere in the run; start all ranks with the same recipe";
-            TrainError::Rank { rank: other, reason: reason.into() }
-        })
     }
 }
 
@@ -196,60 +238,10 @@ fn gone(rank: usize) -> TrainError {
     TrainError::Rank { rank, reason: reason.into() }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::thread;
-
-    fn ranks(size: usize) -> Vec<Collective> {
-        Collective::threads(size.try_into().unwrap())
-    }
-
-    #[test]
-    fn every_micro_batch_is_taken_once_and_in_the_order_of_the_ranks() {
-        for (size, micro_batches) in [(1, 5), (2, 2), (2, 5), (3, 1), (4, 10)] {
-            let shares = ranks(size).into_iter().flat_map(|rank| rank.share(micro_batches));
-            assert_eq!(shares.collect::<Vec<_>>(), (0..micro_batches).collect::<Vec<_>>());
-        }
-        assert_eq!(Collective::Alone.share(3), 0..3);
-    }
-
-    #[test]
-    fn parts_are_joined_in_the_order_of_the_ranks_whoever_comes_first() {
-        thread::scope(|scope| {
-            for rank in ranks(3) {
-                scope.spawn(move || {
-                    thread::sleep(std::time::Duration::from_millis(20 * (2 - rank.rank() as u64)));
-                    let all = rank.joined(vec![rank.rank()], |parts| Ok(parts.concat())).unwrap();
-                    assert_eq!(all, [0, 1, 2]);
-                    assert!(rank.any(rank.rank() == 2).unwrap());
-                    assert_eq!(rank.told(|| Ok("from here")).unwrap(), "from here");
-                });
-            }
-        });
-    }
-
-    #[test]
-    fn a_rank_that_fails_or_panics_ends_the_others_although_its_seat_is_kept() {
-        let all = ranks(2);
-        assert!(all[0].guarded(|| Err::<(), _>(gone(1))).is_err());
-        let told = all[1].any(false).unwrap_err().to_string();
-        assert!(told.contains("rank 0 has ended"), "{told}");
-        let all = ranks(2);
-        let part = std::panic::AssertUnwindSafe(|| all[1].guarded::<()>(|| panic!("a fault")));
-        assert!(std::panic::catch_unwind(part).is_err());
-        assert!(all[0].any(false).is_err());
-        assert_eq!(Collective::Alone.guarded(|| Ok(3)).unwrap(), 3);
-    }
-
-    #[test]
-    fn a_rank_that_has_ended_ends_the_others() {
-        let mut all = ranks(2);
-        drop(all.pop());
-        let told = all[0].any(false).unwrap_err().to_string();
-        assert!(told.contains("rank 1") && told.contains("ended"), "{told}");
-        let mut all = ranks(2);
-        drop(all.remove(0));
-        assert!(all[0].any(false).is_err());
-    }
+fn elsewhere(rank: usize) -> TrainError {
+    let reason = "is elsewhere in the run; start all ranks with the same program and recipe";
+    TrainError::Rank { rank, reason: reason.into() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,7 +49,11 @@ mod telemetry;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState, Parameter};
 pub use checkpoint::{Progress, newest as newest_checkpoint};
-pub use collective::{Collective, Seat};
+#[cfg(feature = "mpi")]
+pub use collective::MpiSeat;
+#[cfg(feature = "nccl")]
+pub use collective::NcclSeat;
+pub use collective::{Collective, Launch, Launcher, Seat};
 pub use error::{Result, TrainError};
 pub use evaluation::{Evaluation, ScoreName, evaluate};
 pub use example::Example;

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use lacuna_checkpoint::Predicts;
 use lacuna_model::Transformer;
 
-use crate::adamw::{AdamW, AdamWConfig, Parameter};
+use crate::adamw::{AdamW, AdamWConfig, Parameter, shards_of};
+use crate::collective::Collective;
 use crate::error::Result;
 use crate::learning_rate::LearningRate;
 
@@ -178,8 +179,8 @@ pub struct OptimizerRecipe {
 }
 
 impl OptimizerRecipe {
-    /// The optimizer of a model's parameters.
-    pub(crate) fn of(&self, model: &Transformer) -> Result<AdamW> {
+    /// A rank's optimizer of a model's parameters.
+    pub(crate) fn of(&self, model: &Transformer, ranks: &Collective) -> Result<AdamW> {
         let config = AdamWConfig {
             beta1: self.beta1,
             beta2: self.beta2,
@@ -188,8 +189,9 @@ impl OptimizerRecipe {
             clip_norm: Some(self.clip),
         };
         let parameters = model.parameters()?.iter();
-        let parameters = parameters.map(|(_, var)| Parameter::new(var.clone())).collect();
-        Ok(AdamW::new(parameters, config)?)
+        let parameters: Vec<_> = parameters.map(|(_, var)| Parameter::new(var.clone())).collect();
+        let own = shards_of(&parameters, ranks.size()).range(ranks.rank());
+        Ok(AdamW::of_rank(parameters, own, config)?)
     }
 }
 

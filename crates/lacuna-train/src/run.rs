@@ -128,24 +128,35 @@ fn run_as_rank(
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
     let own = recipe.fingerprint();
-    let all = options.collective.joined(vec![own.clone()], |all| Ok(all.concat()))?;
+    let all = options.collective.gathered("recipe", &own)?;
     if let Some(rank) = all.iter().position(|other| *other != own) {
         let reason = "runs another recipe; start all ranks with the same".into();
         return Err(TrainError::Rank { rank, reason });
     }
     // The first rank alone enters the folder; the others go on from where it says.
     let mut entered = None;
-    let place = options.collective.told(|| start::enter(recipe, options, &mut entered, observe))?;
-    let (newest, place) = match place {
-        ControlFlow::Break(finished) => return Ok(finished),
-        ControlFlow::Continue(place) => place,
+    let mut finished = None;
+    let place = options.collective.told("start", || {
+        Ok(match start::enter(recipe, options, &mut entered, observe)? {
+            ControlFlow::Continue(place) => Some(place),
+            ControlFlow::Break(outcome) => {
+                finished = Some(outcome);
+                None
+            }
+        })
+    })?;
+    let Some((newest, place)) = place else {
+        let model = options.dir.join("final");
+        let finished_before =
+            Outcome { finished_before: true, ..Outcome::of_other_rank(false, model) };
+        return Ok(finished.unwrap_or(finished_before));
     };
     let data = RunData::open(recipe)?;
     if let Some(entered) = &mut entered {
         entered.check(recipe, &data, &options.dir)?;
     }
     let model = build_model(recipe, &data, newest.as_deref(), &options.device)?;
-    let mut optimizer = recipe.optimizer.of(&model)?;
+    let mut optimizer = recipe.optimizer.of(&model, &options.collective)?;
     let mut progress = match &newest {
         Some(newest) => checkpoint::restore(newest, &model, &mut optimizer)?,
         None => Progress::default(),
@@ -186,8 +197,9 @@ impl Run<'_> {
             let mut stopped = self.stopped()?;
             while self.progress.stage_step < stage.steps && !stopped {
                 self.step(stage, &objective, observe)?;
-                stopped = self.stopped()?;
-                if self.progress.stage_step < stage.steps && (stopped || self.is_due(stage)) {
+                let saves;
+                (stopped, saves) = self.next(stage)?;
+                if self.progress.stage_step < stage.steps && (stopped || saves) {
                     self.checkpoint(observe)?;
                 }
             }
@@ -262,17 +274,27 @@ impl Run<'_> {
 
     /// Tells whether the run is to end after this step. All ranks end after the same one.
     fn stopped(&self) -> Result<bool> {
-        self.options.collective.any(self.options.stop.load(Ordering::Relaxed))
+        self.options.collective.any("stop", self.options.stop.load(Ordering::Relaxed))
     }
 
-    fn is_due(&self, stage: &Stage) -> bool {
-        self.keeper.as_ref().is_some_and(|keeper| keeper.is_due(stage, &self.progress))
+    /// Tells whether the run is to end after this step, and whether a checkpoint is due, which the first rank's clock
+    /// decides for all.
+    fn next(&self, stage: &Stage) -> Result<(bool, bool)> {
+        let is_due = |keeper: &Keeper<'_>| keeper.is_due(stage, &self.progress);
+        let due = self.keeper.as_ref().is_some_and(is_due);
+        let own = (self.options.stop.load(Ordering::Relaxed), due);
+        let all = self.options.collective.gathered("next", &own)?;
+        Ok((all.iter().any(|(stop, _)| *stop), all.iter().any(|(_, due)| *due)))
     }
 
+    /// Writes a checkpoint. All ranks take part: each has its own moments.
     fn checkpoint(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
-        let Some(keeper) = &mut self.keeper else { return Ok(()) };
+        let collective = &self.options.collective;
+        let shards = self.optimizer.shards(collective.size());
+        let state = shards.whole_state(collective, &self.optimizer)?;
+        let Some((keeper, state)) = self.keeper.as_mut().zip(state) else { return Ok(()) };
         let files = self.data.side_files();
-        keeper.checkpoint((&self.model, &self.optimizer), &self.progress, files, observe)
+        keeper.checkpoint((&self.model, state), &self.progress, files, observe)
     }
 
     fn measure(&mut self, index: usize, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {

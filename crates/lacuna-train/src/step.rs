@@ -1,10 +1,11 @@
 //! Takes one optimizer step: the lines that say what training is.
 
-use lacuna_kernels::global_norm;
 use lacuna_model::Transformer;
 
 use crate::adamw::AdamW;
 use crate::collective::Collective;
+use crate::collective::shards::Sum;
+use crate::collective::tree;
 use crate::error::{Result, TrainError};
 use crate::example::Example;
 use crate::objective::{LossAndGradients, StageObjective};
@@ -34,7 +35,8 @@ pub struct StepSettings<'a> {
 /// Takes one step: forward, backward, sum, clip, update.
 ///
 /// The loss of each micro-batch is divided by the eligible tokens of the *whole* step, so gradients add up to the same
-/// sum for any split, over micro-batches and over ranks.
+/// sum for any split, over micro-batches and over ranks. They are added in one order, which the number of micro-batches
+/// decides; each rank updates its part of the parameters and then has them all.
 ///
 /// # Errors
 /// Errors if a loss or gradient is no number (the weights are left as they were), or a tensor operation fails.
@@ -48,36 +50,31 @@ pub fn step(
     let StepSettings { micro_batch_size, learning_rate, collective } = settings;
     let eligible = examples.iter().map(|example| example.eligible).sum();
     let micro_batches: Vec<_> = examples.chunks(micro_batch_size).collect();
+    let shards = optimizer.shards(collective.size());
 
-    let mut sum = None;
-    for examples in &micro_batches[collective.share(micro_batches.len())] {
-        sum = added(sum, objective.loss_and_gradients(model, examples, eligible)?)?;
-    }
-    let sum = collective.joined(sum, |parts| parts.into_iter().try_fold(None, added))?;
-    let Some(LossAndGradients { loss, nll, gradients }) = sum else {
+    let mut part =
+        |i: usize| part_of(objective.loss_and_gradients(model, micro_batches[i], eligible)?);
+    let own = tree::nodes(micro_batches.len(), &collective.share(micro_batches.len()));
+    let sums =
+        own.into_iter().map(|node| Ok((node.clone(), tree::sum(node, &mut part, &Sum::add)?)));
+    let sums = sums.collect::<Result<_>>()?;
+    let Some(sum) = shards.sum(collective, micro_batches.len(), sums, &optimizer.tensors())? else {
         return Ok(StepOutcome::default());
     };
-    let gradients: Vec<_> = gradients.iter().map(|(_, gradient)| gradient.clone()).collect();
+    let Sum { loss, nll, gradients } = sum;
     let loss = finite("loss", loss)?;
-    let grad_norm = finite("gradient norm", global_norm(model.backend(), &gradients)?)?;
+    let grad_norm = finite("gradient norm", shards.norm(collective, model.backend(), &gradients)?)?;
     optimizer.step_with_norm(model.backend(), &gradients, grad_norm, learning_rate)?;
+    shards.spread(collective, optimizer)?;
     Ok(StepOutcome { loss, grad_norm, nll })
 }
 
-/// The sum of two parts of a step, either of which may have no supervised token.
-fn added(
-    sum: Option<LossAndGradients>,
-    part: Option<LossAndGradients>,
-) -> Result<Option<LossAndGradients>> {
-    let (mut sum, part) = match (sum, part) {
-        (Some(sum), Some(part)) => (sum, part),
-        (sum, part) => return Ok(sum.or(part)),
-    };
-    sum.loss += part.loss;
-    sum.nll.extend(part.nll);
-    let pairs = sum.gradients.zip(&part.gradients).expect("two gradients of one model");
-    let gradients = pairs.try_map(|_, (sum, part)| *sum + *part)?;
-    Ok(Some(LossAndGradients { gradients, ..sum }))
+/// A micro-batch's share as a sum of one.
+fn part_of(share: Option<LossAndGradients>) -> Result<Option<Sum>> {
+    Ok(share.map(|LossAndGradients { loss, nll, gradients }| {
+        let gradients = gradients.iter().map(|(_, gradient)| gradient.clone()).collect();
+        Sum { loss, nll, gradients }
+    }))
 }
 
 fn finite(what: &'static str, value: f64) -> Result<f64> {

@@ -1,11 +1,12 @@
 //! `lacuna train` runs a recipe, and resumes a run.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use lacuna::samplers::FillRule;
 use lacuna::train::{
-    Collective, Evaluation, Event, Outcome, Recipe, RunOptions, ScoreName, StageData, StepMetrics,
-    run as run_recipe,
+    Collective, Evaluation, Event, Launch, Launcher, Outcome, Recipe, RunOptions, ScoreName,
+    StageData, StepMetrics, TrainError, run as run_recipe,
 };
 use lacuna::{GenerateOptions, Model, OpenOptions, select_device};
 use std::io::{IsTerminal, Write};
@@ -66,7 +67,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(from) = &mut recipe.model.from {
         *from = lacuna::locate(from, &downloads(!args.quiet && std::io::stderr().is_terminal()))?;
     }
-    let device = select_device(&args.device)?;
+    let launch = Launch::from_environment();
+    let device = device(&args.device, launch.as_ref())?;
+    let collective = Collective::launched(launch.as_ref(), &device)?;
+    // The first rank alone speaks, but for why another ends.
+    let quiet = args.quiet || !collective.is_first();
     let dir = match &args.out {
         Some(dir) => dir.clone(),
         None => default_directory(&recipe.name, args.resume || args.resume_step.is_some()),
@@ -80,10 +85,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         device,
         stop: stop.flag(),
         surroundings: surroundings::of(&args.device),
-        collective: Collective::Alone,
+        collective,
     };
-    let mut progress = Progress::new(args.quiet, recipe.total_steps());
-    if args.quiet {
+    let mut progress = Progress::new(quiet, recipe.total_steps());
+    if quiet {
         be_quiet();
     }
     let mut opening = Some(Waiting::spinning("reading and packing text"));
@@ -94,7 +99,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     });
     drop(opening);
     progress.bar.finish_and_clear();
-    let outcome = outcome?;
+    let outcome = outcome.inspect_err(|error| end_all(&options.collective, error))?;
+    if !options.collective.is_first() {
+        return Ok(());
+    }
     if outcome.interrupted {
         let model = outcome.model.display();
         // Whoever read it may be gone with the terminal; the status is told all the same.
@@ -123,6 +131,27 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     out!("{}", results(&recipe, &dir, &outcome)?.trim_end());
     Ok(())
+}
+
+/// The device of a rank: of several that torchrun starts on a machine, each has a GPU of its own.
+fn device(name: &str, launch: Option<&Launch>) -> Result<Device> {
+    match launch {
+        Some(Launch { launcher: Launcher::Torchrun, size: 2.., local_rank, .. })
+            if name == "cuda" =>
+        {
+            Device::new_cuda(*local_rank)
+                .with_context(|| format!("--device cuda, GPU {local_rank}"))
+        }
+        _ => Ok(select_device(name)?),
+    }
+}
+
+/// Says why this rank ends, and ends the others: one that waits for it would wait for ever.
+fn end_all(ranks: &Collective, error: &TrainError) {
+    if ranks.size() > 1 {
+        note!("error: rank {}: {error}", ranks.rank());
+        ranks.end_all(1);
+    }
 }
 
 /// runs/NAME, or the next free number; to resume, the highest that exists.

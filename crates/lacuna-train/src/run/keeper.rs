@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::start::Start;
 use super::{Event, Outcome, RunOptions};
-use crate::adamw::AdamW;
+use crate::adamw::AdamWState;
 use crate::checkpoint::kept::{self, Divergence};
 use crate::checkpoint::{self, Progress};
 use crate::error::{Result, TrainError};
@@ -112,7 +112,7 @@ impl Keeper<'_> {
     /// Writes a checkpoint, which says by itself what it is of.
     pub(super) fn checkpoint(
         &mut self,
-        (model, optimizer): (&Transformer, &AdamW),
+        (model, state): (&Transformer, AdamWState),
         progress: &Progress,
         files: &ModelFiles,
         observe: Observer<'_>,
@@ -123,7 +123,7 @@ impl Keeper<'_> {
         files.insert("recipe.toml", self.recipe.as_str());
         files.insert("run.json", self.record.to_json());
         self.metrics.sync();
-        self.newest = checkpoint::save(&dir, model, optimizer, progress, &files)?;
+        self.newest = checkpoint::save(&dir, model, state, progress, &files)?;
         self.saved = Instant::now();
         observe(Event::Checkpoint(&self.newest));
         self.unproven = Some(self.newest.clone());

@@ -64,9 +64,9 @@ fn ranks_of_different_recipes_are_refused_before_anything_is_written() {
     assert!(!dir.exists());
 }
 
-fn two_ranks(recipe: &Recipe, dir: &Path, steps: u64) -> Vec<Outcome> {
+fn ranks(size: usize, recipe: &Recipe, dir: &Path, steps: u64) -> Vec<Outcome> {
     thread::scope(|scope| {
-        let ranks = Collective::threads(2.try_into().unwrap()).into_iter();
+        let ranks = Collective::threads(size.try_into().unwrap()).into_iter();
         let threads: Vec<_> =
             ranks.map(|rank| scope.spawn(move || run_as(recipe, dir, rank, steps))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -104,6 +104,20 @@ fn metrics(dir: &Path) -> Vec<String> {
     text.lines().map(timeless).collect()
 }
 
+/// Asserts that two folders hold the same files with the same bytes, but for the checkpoint of a step.
+fn assert_same(one: &Path, other: &Path, without: u64) {
+    let extra = PathBuf::from(format!("checkpoints/step-{without}"));
+    let (one, mut other) = (files(one), files(other));
+    other.retain(|(path, _)| !path.starts_with(&extra));
+    let names = |files: &[(PathBuf, Vec<u8>)]| -> Vec<PathBuf> {
+        files.iter().map(|(path, _)| path.clone()).collect()
+    };
+    assert_eq!(names(&one), names(&other));
+    for ((path, one), (_, other)) in one.iter().zip(&other) {
+        assert!(one == other, "{}", path.display());
+    }
+}
+
 #[test]
 fn two_ranks_of_one_micro_batch_each_write_the_bytes_of_one_rank_of_two() {
     let folder = tempfile::tempdir().unwrap();
@@ -112,21 +126,35 @@ fn two_ranks_of_one_micro_batch_each_write_the_bytes_of_one_rank_of_two() {
     let outcome = run_as(&recipe, &alone, Collective::Alone, u64::MAX);
     assert!(!outcome.interrupted);
     // Once over, stopped in the second stage: both ranks end after the same step, and both go on.
-    let stopped = two_ranks(&recipe, &shared, 17);
+    let stopped = ranks(2, &recipe, &shared, 17);
     assert!(stopped.iter().all(|outcome| outcome.interrupted));
-    let finished = two_ranks(&recipe, &shared, u64::MAX);
+    let finished = ranks(2, &recipe, &shared, u64::MAX);
     assert!(finished.iter().all(|outcome| !outcome.interrupted));
     assert_eq!(metrics(&alone), metrics(&shared));
-    let extra = Path::new("checkpoints/step-17");
-    let (alone, mut shared) = (files(&alone), files(&shared));
-    shared.retain(|(path, _)| !path.starts_with(extra));
-    let names = |files: &[(PathBuf, Vec<u8>)]| -> Vec<PathBuf> {
-        files.iter().map(|(path, _)| path.clone()).collect()
-    };
-    assert_eq!(names(&alone), names(&shared));
-    for ((path, one), (_, other)) in alone.iter().zip(&shared) {
-        assert!(one == other, "{}", path.display());
-    }
-    let again = two_ranks(&recipe, &folder.path().join("shared"), u64::MAX);
+    assert_same(&alone, &shared, 17);
+    let again = ranks(2, &recipe, &shared, u64::MAX);
     assert!(again.iter().all(|outcome| outcome.finished_before));
+}
+
+#[test]
+fn any_number_of_ranks_writes_the_same_bytes_and_goes_on_from_any_other_s_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut recipe = recipe();
+    recipe.stage.truncate(1);
+    let stage = &mut recipe.stage[0];
+    // Five micro-batches: no number of ranks has equal shares, and that of eight has ranks without one.
+    (stage.steps, stage.batch_size, stage.micro_batch_size) = (4, 5, Some(1));
+    let alone = folder.path().join("alone");
+    run_as(&recipe, &alone, Collective::Alone, u64::MAX);
+    for size in [2, 3, 4, 8] {
+        let dir = folder.path().join(size.to_string());
+        ranks(size, &recipe, &dir, 2);
+        // Moments that several ranks kept are one rank's, and the reverse.
+        match size {
+            3 => drop(run_as(&recipe, &dir, Collective::Alone, u64::MAX)),
+            _ => drop(ranks(7 - size.min(6), &recipe, &dir, u64::MAX)),
+        }
+        assert_eq!(metrics(&alone), metrics(&dir), "{size} ranks");
+        assert_same(&alone, &dir, 2);
+    }
 }

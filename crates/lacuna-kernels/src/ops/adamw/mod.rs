@@ -102,10 +102,18 @@ pub fn adamw(
 pub fn global_norm(backend: Backend, gradients: &[Tensor]) -> Result<f64> {
     let mut sum = 0.;
     for gradient in gradients {
-        sum += match backend.serving(&[gradient]) {
-            Serving::Reference => reference::sum_of_squares(gradient)?,
-            Serving::Cpu(isa) => cpu::sum_of_squares(isa, gradient)?,
-        };
+        sum += sum_of_squares(backend, gradient)?;
     }
     Ok(sum.sqrt())
+}
+
+/// Σ x² over a tensor. It does not depend on the number of threads.
+///
+/// # Errors
+/// If the tensor is not of a float dtype.
+pub fn sum_of_squares(backend: Backend, x: &Tensor) -> Result<f64> {
+    match backend.serving(&[x]) {
+        Serving::Reference => reference::sum_of_squares(x),
+        Serving::Cpu(isa) => cpu::sum_of_squares(isa, x),
+    }
 }
