@@ -80,6 +80,7 @@ const OPERATIONS: &[&str] = &[
     "swiglu_backward",
     "adamw",
     "global_norm",
+    "moving_average",
     "embedding_backward",
     "attention_over",
     "attention_backward",
