@@ -1,7 +1,7 @@
 //! Updates a list of parameters by AdamW, with decoupled weight decay and clipping by the global norm.
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Result, Tensor, Var, bail};
+use candle_core::{Result, Tensor, Var, bail};
 use lacuna_kernels::{AdamWUpdate, Backend, Moments, adamw, global_norm};
 
 /// Hyper-parameters that stay the same over a run; the learning rate comes with each step.
@@ -32,13 +32,15 @@ pub struct Parameter {
     pub var: Var,
     /// True if weight decay applies to it.
     pub decay: bool,
+    /// True if passes read it rounded to bf16, while an f32 copy kept inside adds up the updates.
+    pub rounds: bool,
 }
 
 impl Parameter {
     /// A parameter that decays if it is a matrix, and does not if it is a vector (norm weights and biases).
     pub fn new(var: Var) -> Self {
         let decay = var.rank() > 1;
-        Self { var, decay }
+        Self { var, decay, rounds: false }
     }
 }
 
@@ -49,7 +51,7 @@ pub struct AdamWState {
     pub step: u64,
     /// (first moment, second moment) of each parameter, in the parameter's shape.
     pub moments: Vec<(Tensor, Tensor)>,
-    /// The f32 master copy of each half-precision parameter; `None` for the others.
+    /// The f32 master copy of each half-precision or rounded parameter; `None` for the others.
     pub masters: Vec<Option<Tensor>>,
 }
 
@@ -76,10 +78,23 @@ impl AdamW {
     /// # Errors
     /// If a parameter is not a float tensor.
     pub fn new(parameters: Vec<Parameter>, config: AdamWConfig) -> Result<Self> {
-        let slot =
-            |parameter: Parameter| Ok(Slot { moments: Moments::zeros(&parameter.var)?, parameter });
+        let slot = |parameter: Parameter| Ok(Slot { moments: moments(&parameter)?, parameter });
         let slots = parameters.into_iter().map(slot).collect::<Result<_>>()?;
         Ok(Self { config, step: 0, slots })
+    }
+
+    /// Forgets what it has seen: moments of zero, before the first step. The parameters stay as they are, and so do the
+    /// f32 copies of rounded ones.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn reset(&mut self) -> Result<()> {
+        for Slot { parameter, moments } in &mut self.slots {
+            let zeros = Moments::zeros(&parameter.var)?;
+            *moments = Moments { master: moments.master.take(), ..zeros };
+        }
+        self.step = 0;
+        Ok(())
     }
 
     /// Makes one update; returns the global gradient norm before clipping.
@@ -152,6 +167,22 @@ impl AdamW {
         self.slots.iter().map(|slot| &slot.parameter)
     }
 
+    /// The values that updates add up in, in the order of the parameters: the f32 copy where there is one, else the
+    /// parameter itself.
+    pub fn values(&self) -> impl Iterator<Item = &Tensor> {
+        self.slots.iter().map(|Slot { parameter, moments }| {
+            moments.master.as_ref().unwrap_or(parameter.var.as_tensor())
+        })
+    }
+
+    /// The state itself and no copy of it, for a caller that is done with it before the next step.
+    pub(crate) fn shared_state(&self) -> AdamWState {
+        let moments = self.slots.iter().map(|slot| &slot.moments);
+        let moments = moments.map(|m| (m.first.clone(), m.second.clone())).collect();
+        let masters = self.slots.iter().map(|slot| slot.moments.master.clone()).collect();
+        AdamWState { step: self.step, moments, masters }
+    }
+
     /// A copy of the state, for a checkpoint.
     ///
     /// # Errors
@@ -181,7 +212,7 @@ impl AdamW {
             if m.dims() != want || v.dims() != want || master != want {
                 bail!("adamw: moments {i} are {:?}, {:?}, expected {want:?}", m.dims(), v.dims())
             }
-            if is_half(&slot.parameter.var) != state.masters[i].is_some() {
+            if slot.moments.master.is_some() != state.masters[i].is_some() {
                 bail!("adamw: master copy {i} is missing or superfluous")
             }
         }
@@ -223,6 +254,9 @@ fn update_of(config: &AdamWConfig, step: u64, norm: f64, learning_rate: f64) -> 
     }
 }
 
-fn is_half(x: &Tensor) -> bool {
-    matches!(x.dtype(), DType::BF16 | DType::F16)
+fn moments(parameter: &Parameter) -> Result<Moments> {
+    match parameter.rounds {
+        true => Moments::rounding(&parameter.var),
+        false => Moments::zeros(&parameter.var),
+    }
 }

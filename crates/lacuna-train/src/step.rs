@@ -1,12 +1,15 @@
 //! Takes one optimizer step: the lines that say what training is.
 
-use lacuna_kernels::global_norm;
+use candle_core::Tensor;
+use lacuna_kernels::sums_of_squares;
 use lacuna_model::Transformer;
+use std::collections::BTreeMap;
 
 use crate::adamw::AdamW;
 use crate::collective::Collective;
 use crate::error::{Result, TrainError};
 use crate::example::Example;
+use crate::groups::ParameterGroup;
 use crate::objective::{LossAndGradients, StageObjective};
 
 /// The outcome of a step. All of it is 0 and empty if no token was supervised, and nothing was updated then.
@@ -16,6 +19,8 @@ pub struct StepOutcome {
     pub loss: f64,
     /// Norm of the whole gradient before clipping.
     pub grad_norm: f64,
+    /// The norm of each group's part of it.
+    pub group_norms: BTreeMap<ParameterGroup, f64>,
     /// Cross-entropy of every supervised token, in the order of the examples.
     pub nll: Vec<f32>,
 }
@@ -57,11 +62,21 @@ pub fn step(
     let Some(LossAndGradients { loss, nll, gradients }) = sum else {
         return Ok(StepOutcome::default());
     };
-    let gradients: Vec<_> = gradients.iter().map(|(_, gradient)| gradient.clone()).collect();
     let loss = finite("loss", loss)?;
-    let grad_norm = finite("gradient norm", global_norm(model.backend(), &gradients)?)?;
+    let squares = sums_of_squares(model.backend(), &gradients)?;
+    let grad_norm = finite("gradient norm", squares.iter().sum::<f64>().sqrt())?;
+    let group_norms = group_norms(model, &squares)?;
     optimizer.step_with_norm(model.backend(), &gradients, grad_norm, learning_rate)?;
-    Ok(StepOutcome { loss, grad_norm, nll })
+    Ok(StepOutcome { loss, grad_norm, group_norms, nll })
+}
+
+/// The norms of the groups that have gradients, given the sum of squares of each of what is trained.
+fn group_norms(model: &Transformer, squares: &[f64]) -> Result<BTreeMap<ParameterGroup, f64>> {
+    let mut sums = BTreeMap::new();
+    for ((name, _), square) in model.trained()?.iter().zip(squares) {
+        *sums.entry(ParameterGroup::of(name.parameter())).or_insert(0.0) += square;
+    }
+    Ok(sums.into_iter().map(|(group, sum): (_, f64)| (group, sum.sqrt())).collect())
 }
 
 /// The sum of two parts of a step, either of which may have no supervised token.
@@ -75,8 +90,11 @@ fn added(
     };
     sum.loss += part.loss;
     sum.nll.extend(part.nll);
-    let pairs = sum.gradients.zip(&part.gradients).expect("two gradients of one model");
-    let gradients = pairs.try_map(|_, (sum, part)| *sum + *part)?;
+    assert_eq!(sum.gradients.len(), part.gradients.len(), "two gradients of one model");
+    // Each pair goes when its sum is there, so that there are never three gradients in memory.
+    let pairs = std::mem::take(&mut sum.gradients).into_iter().zip(part.gradients);
+    let gradients =
+        pairs.map(|(sum, part)| sum + part).collect::<candle_core::Result<Vec<Tensor>>>()?;
     Ok(Some(LossAndGradients { gradients, ..sum }))
 }
 
