@@ -29,7 +29,7 @@ impl Adapter {
     }
 }
 
-/// What training does with a parameter.
+/// The part that a parameter has in training.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Role {
     /// It is trained.
@@ -143,7 +143,7 @@ impl Transformer {
         Ok(self)
     }
 
-    /// What is trained, in the order in which [`gradients`](Self::gradients) gives its gradients: the parameters that
+    /// Everything that is trained, in the order in which [`gradients`](Self::gradients) gives its gradients: the parameters that
     /// are not frozen, or the adapters.
     ///
     /// # Errors

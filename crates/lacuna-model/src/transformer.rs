@@ -18,7 +18,7 @@ pub struct Transformer {
     pub(crate) weights: Parameters<Weight>,
     /// The trainable parameters, which `weights` share; `None` in a model opened for inference.
     pub(crate) parameters: Option<Parameters<Var>>,
-    /// What training does with each parameter.
+    /// The part that each parameter has in training.
     pub(crate) roles: Arc<Parameters<Role>>,
     /// The implementation that computes its operations.
     pub(crate) backend: Backend,

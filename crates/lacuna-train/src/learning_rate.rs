@@ -20,7 +20,7 @@ pub enum LearningRateShape {
 pub struct LearningRate {
     /// The highest rate.
     pub peak: f64,
-    /// What it does behind the warmup.
+    /// Its shape behind the warmup.
     pub shape: LearningRateShape,
     /// Steps in which it rises from 0.
     pub warmup: u64,

@@ -233,7 +233,7 @@ pub struct Stage {
     pub micro_batch_size: Option<usize>,
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// What the learning rate does behind its warmup.
+    /// The shape of the learning rate behind its warmup.
     #[serde(default)]
     pub learning_rate_shape: LearningRateShape,
     /// Steps in which the learning rate rises from 0.

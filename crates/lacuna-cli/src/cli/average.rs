@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// A run's folder, or two or more checkpoints; the last one's configuration and tokenizer go along
     #[arg(value_name = "FROM", required = true)]
     from: Vec<PathBuf>,
-    /// How many of the run's newest checkpoints are taken
+    /// The number of the run's newest checkpoints that are taken
     #[arg(long, value_name = "N", default_value = "3", allow_hyphen_values = true, value_parser = ranges::size)]
     last: NonZeroUsize,
     /// The folder to write

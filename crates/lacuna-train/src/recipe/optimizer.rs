@@ -69,7 +69,7 @@ impl Recipe {
 pub struct LoraRecipe {
     /// Rows of A and columns of B.
     pub rank: usize,
-    /// What is added to a matrix is alpha / rank · B · A; default: twice the rank.
+    /// The numerator of the factor in alpha / rank · B · A, which is added to a matrix; default: twice the rank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
     /// The projections that have an adapter in every layer.

@@ -209,7 +209,7 @@ fn every_shipped_recipe_is_read_and_names_nothing_that_is_not_known() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|end| end == "toml") {
                 let recipe = Recipe::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
-                // What is written out is read back as the same recipe.
+                // The recipe as it is written out is read back as the same one.
                 let place = tempfile::tempdir().unwrap();
                 let again = place.path().join("recipe.toml");
                 std::fs::write(&again, recipe.to_toml()).unwrap();
