@@ -5,6 +5,8 @@
 #
 #   scripts/smollm2.sh            fetch and compare
 #   scripts/smollm2.sh fetch      fetch only; prints the file's path
+#   scripts/smollm2.sh start      fetch, and make it a start for block diffusion in target/smollm2/start, by $LACUNA or
+#                                 the `lacuna` on the path; prints that folder
 set -eu
 cd "$(dirname "$0")/.."
 folder=target/smollm2
@@ -26,6 +28,14 @@ if ! is_whole; then
 fi
 if [ "${1:-}" = fetch ]; then
     echo "$file"
+    exit
+fi
+if [ "${1:-}" = start ]; then
+    start=$folder/start
+    if [ ! -e "$start/config.json" ]; then
+        "${LACUNA:-lacuna}" convert "$file" "$start" --to block-diffusion --mask-token append >&2
+    fi
+    echo "$start"
     exit
 fi
 export LACUNA_SMOLLM2_GGUF=$PWD/$file

@@ -10,6 +10,10 @@ use crate::cargo;
 
 const DEFAULT_RECIPE: &str = "recipes/tiny.toml";
 
+/// The recipes that start from a real model, each with the script that fetches it and makes it their start.
+const PREPARED: &[(&str, &[&str])] =
+    &[("recipes/smollm2-135m.toml", &["scripts/smollm2.sh", "start"])];
+
 /// Builds `lacuna` in release and becomes `lacuna train` with these arguments.
 pub(crate) fn train(args: &[OsString]) -> Result<()> {
     let mut build = vec!["--release", "--package", "lacuna-cli", "--bin", "lacuna"];
@@ -18,6 +22,9 @@ pub(crate) fn train(args: &[OsString]) -> Result<()> {
     }
     let program = cargo::build("lacuna", &build)?;
     let (recipes, rest) = leading_recipes(args);
+    for recipe in args.iter().filter(|arg| is_recipe(arg)) {
+        prepare(Path::new(recipe), &program)?;
+    }
     if recipes.len() > 1 {
         // A shell's `recipes/curricula/*.toml`: each in turn, the same further arguments for all.
         for recipe in recipes {
@@ -39,16 +46,33 @@ pub(crate) fn train(args: &[OsString]) -> Result<()> {
 
 /// The words ending in `.toml` that the arguments begin with, and the others.
 fn leading_recipes(args: &[OsString]) -> (&[OsString], &[OsString]) {
-    let is_recipe = |arg: &OsString| Path::new(arg).extension().is_some_and(|end| end == "toml");
     args.split_at(args.iter().take_while(|arg| is_recipe(arg)).count())
+}
+
+fn is_recipe(arg: &OsString) -> bool {
+    Path::new(arg).extension().is_some_and(|end| end == "toml")
+}
+
+/// Fetches what one of this repository's recipes starts from, if it is not there yet, and says so.
+fn prepare(recipe: &Path, program: &Path) -> Result<()> {
+    let Some((known, script)) = preparation(recipe) else { return Ok(()) };
+    eprintln!("{known}: {} makes its start", script.join(" "));
+    let mut command = Command::new("sh");
+    cargo::run(command.args(script).env("LACUNA", program).current_dir(cargo::root()))
+}
+
+fn preparation(recipe: &Path) -> Option<&'static (&'static str, &'static [&'static str])> {
+    let real = recipe.canonicalize().ok()?;
+    PREPARED.iter().find(|(known, _)| {
+        cargo::root().join(known).canonicalize().is_ok_and(|known| known == real)
+    })
 }
 
 /// Tells whether a recipe is among the arguments: the first word, or any that ends in `.toml`.
 fn names_a_recipe(args: &[OsString]) -> bool {
     let is_flag = |arg: &OsString| arg.to_string_lossy().starts_with('-');
-    let is_toml = |arg: &OsString| Path::new(arg).extension().is_some_and(|end| end == "toml");
     args.first().is_some_and(|first| !is_flag(first))
-        || args.iter().any(|arg| !is_flag(arg) && is_toml(arg))
+        || args.iter().any(|arg| !is_flag(arg) && is_recipe(arg))
 }
 
 fn asks_for_cuda(args: &[OsString]) -> bool {
@@ -73,6 +97,17 @@ mod tests {
         assert!(names_a_recipe(&words("recipes/smoke.toml")));
         assert!(names_a_recipe(&words("my-recipe --resume")));
         assert!(names_a_recipe(&words("--out runs/a recipes/smoke.toml")));
+    }
+
+    #[test]
+    fn every_prepared_recipe_and_its_script_are_there() {
+        for (recipe, script) in PREPARED {
+            let path = cargo::root().join(recipe);
+            assert_eq!(preparation(&path).map(|(known, _)| *known), Some(*recipe));
+            assert!(cargo::root().join(script[0]).exists(), "{script:?}");
+        }
+        assert!(preparation(&cargo::root().join(DEFAULT_RECIPE)).is_none());
+        assert!(preparation(Path::new("nowhere.toml")).is_none());
     }
 
     #[test]

@@ -115,6 +115,12 @@ pub(crate) fn layout(dir: &Path) -> Result<Layout> {
     } else {
         ""
     };
+    let is_adapter = dir.join("adapter_model.safetensors").exists();
+    let hint = if is_adapter {
+        "; it is an adapter: `lacuna convert BASE OUT --adapter DIR` merges it into the checkpoint that it stands beside"
+    } else {
+        hint
+    };
     let reason = format!("holds neither {SINGLE} nor {INDEX}{hint}");
     Err(Error::file(dir, reason))
 }

@@ -23,6 +23,7 @@
 //! - [`Parameters`] holds shapes, weights or gradients as one typed tree; a [`Name`] is a parameter's place in it.
 //! - [`Weights`] is an opened checkpoint, safetensors or GGUF. Its weights stay mapped where the file has them.
 //! - [`save_safetensors`] and [`save_gguf`] write checkpoints, whole or not at all; an [`Outgoing`] is a tensor on its way.
+//! - [`AdapterWeights`] and [`save_adapter`] read and write LoRA adapters as PEFT does.
 //! - [`verify`] tells whether the bytes are still those that were written.
 //! - [`MemoryEstimate`] is what a model needs for a given [`Workload`], before a weight is read.
 //!
@@ -34,6 +35,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adapter;
 mod config;
 mod directory;
 mod error;
@@ -50,6 +52,9 @@ mod permute;
 mod safetensors;
 mod weights;
 
+pub use adapter::{
+    AdapterConfig, AdapterWeights, adapter_tensor, save_adapter, target_module, targeted_field,
+};
 pub use config::{Attention, Config, Mode, Predicts, RopeScaling};
 pub use directory::{LONGEST_INDEX, MODEL_FILES};
 pub use error::{Error, Result};

@@ -201,6 +201,8 @@ fn metrics(step: u64) -> StepMetrics {
         loss_unweighted: 3.0,
         supervised: 1,
         grad_norm: 1.0,
+        grad_norms: Default::default(),
+        clipped_steps: 0,
         lr: 1e-3,
         mask_rate: None,
         tokens: step,

@@ -3,10 +3,13 @@
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::window::Window;
-use lacuna_random::{Purpose, permutation, stream};
+use lacuna_random::{IndexedOrder, Purpose, permutation, stream};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// An epoch of up to so many windows has its order listed, eight bytes a window.
+const MOST_LISTED: u64 = 1 << 24;
 
 /// A place in an endless walk through a dataset, one epoch after the other.
 ///
@@ -102,7 +105,7 @@ impl Batches {
     /// When its window cannot be read.
     pub fn row(&self, number: u64) -> Result<Row> {
         let Cursor { epoch, index } = self.cursor(number);
-        let window_index = self.order(epoch)[index as usize];
+        let window_index = self.window_index(epoch, index);
         Ok(Row { number, window_index, window: self.dataset.window(window_index)? })
     }
 
@@ -116,6 +119,17 @@ impl Batches {
     pub(crate) fn row_number(&self, cursor: Cursor) -> u64 {
         let seen = cursor.epoch.saturating_mul(self.dataset.windows() as u64);
         seen.saturating_add(cursor.index)
+    }
+
+    /// The window at a place of an epoch. A long order is never listed: a run that goes on pays nothing for what it has
+    /// read.
+    fn window_index(&self, epoch: u64, index: u64) -> usize {
+        let windows = self.dataset.windows() as u64;
+        if windows <= MOST_LISTED {
+            return self.order(epoch)[index as usize];
+        }
+        let mut rng = stream(self.seed, Purpose::Shuffle, epoch, 0);
+        IndexedOrder::new(&mut rng, windows).at(index) as usize
     }
 
     fn order(&self, epoch: u64) -> Arc<[usize]> {

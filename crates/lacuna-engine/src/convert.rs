@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
+mod adapter;
 mod block_diffusion;
 mod files;
-mod place;
+pub(crate) mod place;
 
 pub use block_diffusion::{MaskStart, MaskToken, ToBlockDiffusion};
+pub(crate) use files::CarriedFiles;
 
 /// Settings of what [`convert`] writes.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct ConvertOptions {
     pub max_shard_bytes: u64,
     /// Make the checkpoint a start for block-diffusion training.
     pub block_diffusion: Option<ToBlockDiffusion>,
+    /// The folder of a LoRA adapter to merge into the checkpoint's matrices.
+    pub adapter: Option<PathBuf>,
     /// Replace a checkpoint that stands at the target.
     pub force: bool,
 }
@@ -37,7 +41,14 @@ pub struct ConvertOptions {
 impl Default for ConvertOptions {
     fn default() -> Self {
         let max_shard_bytes = SaveOptions::default().max_shard_bytes;
-        Self { format: None, dtype: None, max_shard_bytes, block_diffusion: None, force: false }
+        Self {
+            format: None,
+            dtype: None,
+            max_shard_bytes,
+            block_diffusion: None,
+            adapter: None,
+            force: false,
+        }
     }
 }
 
@@ -61,7 +72,8 @@ pub struct Converted {
 
 /// Writes the checkpoint at `from` to `to`, complete or not at all.
 ///
-/// Tensors pass through a few rows at a time, and bit for bit where their format stays. The tokenizer, the chat
+/// Tensors pass through a few rows at a time, and bit for bit where their format stays; those that an adapter is merged
+/// into are computed in f32, one at a time. The tokenizer, the chat
 /// template and the generation settings go along, whichever way. `progress` gets bytes written and bytes in all.
 ///
 /// # Errors
@@ -83,16 +95,22 @@ pub fn convert(
     place::check(from, to, format, options.force)?;
     let weights = Weights::open(from)?;
     let mut config = weights.config().clone();
-    let mut side = files::CarriedFiles::read(from, &weights)?;
+    let mut side = CarriedFiles::read(from, &weights)?;
     if format == Format::Gguf {
         side.check_tokenizer()?;
     }
+    let adapter = options.adapter.as_deref();
+    let adapter = adapter.map(|dir| adapter::open(dir, &weights, &mut config)).transpose()?;
     let rows = match &options.block_diffusion {
         Some(to) => block_diffusion::apply(&weights, &mut config, &mut side, to)?,
         None => Vec::new(),
     };
     let tensors: Vec<Outgoing<'_>> = weights
         .outgoing()
+        .map(|tensor| match &adapter {
+            Some(adapter) => adapter::merged(tensor, &weights, adapter),
+            None => tensor,
+        })
         .map(|tensor| block_diffusion::with_rows(tensor, &rows))
         .collect::<Result<_>>()?;
 

@@ -21,7 +21,8 @@
 //! - [`TokenText`] turns tokens into text as they come: it finds stop texts, and holds back a character that is cut
 //!   between two tokens.
 //! - [`TraceFile`] records what was decoded and how, so that it can be replayed.
-//! - [`convert`] writes a checkpoint in another format, or as the start of block-diffusion training.
+//! - [`convert`] writes a checkpoint in another format, as the start of block-diffusion training, or with an adapter
+//!   merged; [`average`] writes the mean of some.
 //!
 //! It joins model, sampler and text, which do not know each other, and has no method of its own. It knows no terminal
 //! and no command line: a program, a server and an evaluation stand on it alike.
@@ -29,6 +30,7 @@
 #![forbid(unsafe_code)]
 
 mod advice;
+mod average;
 mod constraint;
 mod convert;
 mod cost;
@@ -56,6 +58,7 @@ pub use lacuna_samplers::{
 };
 
 pub use advice::{Advice, Knob};
+pub use average::average;
 pub use constraint::Pattern;
 pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffusion, convert};
 pub use cost::pass_seconds;

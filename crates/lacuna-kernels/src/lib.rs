@@ -47,7 +47,7 @@ mod weights;
 pub use backend::{Backend, Isa};
 pub use ffi::{give_back_freed_memory, keep_freed_memory};
 pub use message::message;
-pub use ops::adamw::{AdamWUpdate, Moments, adamw, global_norm, sum_of_squares};
+pub use ops::adamw::{AdamWUpdate, Moments, adamw, global_norm, moving_average, sums_of_squares};
 pub use ops::attention::{
     AttentionMask, AttentionOutput, CachePrecision, KeyRanges, Segment, Segments, StoredRows,
     attention, attention_backward, attention_kept, attention_over,

@@ -8,7 +8,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor, Var};
 
-pub use crate::ops::adamw::reference::{adamw, global_norm};
+pub use crate::ops::adamw::reference::{adamw, global_norm, moving_average};
 pub use crate::ops::attention::reference::{attention, attention_backward, attention_over};
 pub use crate::ops::cross_entropy::reference::{
     linear_cross_entropy, linear_cross_entropy_gradients, token_nll,

@@ -4,12 +4,14 @@ use candle_core::Tensor;
 use lacuna_checkpoint::{Layer, Linear, Parameters};
 use lacuna_kernels::{
     AttentionOutput, Backend, add_rms_norm, attention_backward, attention_kept, embedding_backward,
-    linear_input_gradient, linear_weight_gradient, rms_norm, rms_norm_backward, rope,
+    linear, linear_input_gradient, linear_weight_gradient, rms_norm, rms_norm_backward, rope,
     rope_backward, swiglu, swiglu_backward,
 };
 
+use crate::dropout::{Dropout, Term};
 use crate::error::Result;
 use crate::keys::Keys;
+use crate::role::{Adapter, Gradient, Role};
 use crate::rows::{Plan, Rows, gather, gather_backward};
 use crate::transformer::Transformer;
 use crate::weight::{Weight, project};
@@ -23,6 +25,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) keys: Keys<'a>,
     /// True if a backward pass will ask for the activations.
     pub(crate) saves: bool,
+    /// The values that are dropped from what layers add to the residual stream; `None`: none.
+    pub(crate) dropout: Option<&'a Dropout>,
 }
 
 /// The activations of a layer's forward pass that its backward pass needs.
@@ -57,14 +61,16 @@ impl Pass<'_> {
         i: usize,
         mut x: Stream,
     ) -> Result<(Stream, Option<Activations>)> {
-        let layer = &self.weights.layers[i];
+        let layer = &*self.model.layer(self.weights, (i, !self.saves))?;
         let normed = x.norm(self.model, &layer.input_norm)?;
         let input = self.saves.then(|| x.sum.clone());
-        let (attended, heads) = self.attend(i, normed)?;
+        let (attended, heads) = self.attend((i, layer), normed)?;
+        let attended = self.dropped((i, Term::Attention), attended)?;
         let mut h = x.select(self.model, &self.plan.layers[i])?.plus(attended);
         let normed = h.norm(self.model, &layer.mlp_norm)?;
         let middle = self.saves.then(|| h.sum.clone());
         let (fed, gated) = self.mlp(layer, normed)?;
+        let fed = self.dropped((i, Term::FeedForward), fed)?;
         let saved = match (input, heads, middle, gated) {
             (Some(x), Some(heads), Some(h), Some([gate, up])) => {
                 Some(Activations { x, heads, h, gate, up })
@@ -76,8 +82,12 @@ impl Pass<'_> {
 
     /// The attention's term of the residual stream, for the rows that the rest of the layer is computed for. Tensors
     /// are dropped as soon as they are not needed any more: those of a long prompt are large.
-    fn attend(&mut self, i: usize, normed: Tensor) -> Result<(Tensor, Option<Heads>)> {
-        let (model, rows, layer) = (self.model, &self.plan.layers[i], &self.weights.layers[i]);
+    fn attend(
+        &mut self,
+        (i, layer): (usize, &Layer<Weight>),
+        normed: Tensor,
+    ) -> Result<(Tensor, Option<Heads>)> {
+        let (model, rows) = (self.model, &self.plan.layers[i]);
         let backend = model.backend();
         let [q, k, v] = self.project_heads(layer, rows, normed)?;
         let unnormed = (self.saves && layer.q_norm.is_some()).then(|| (q.clone(), k.clone()));
@@ -146,7 +156,8 @@ impl Pass<'_> {
 
     /// Computes the keys and values of a last layer of which nothing else is read.
     pub(crate) fn keys_alone(&mut self, i: usize, mut x: Stream) -> Result<()> {
-        let (model, layer) = (self.model, &self.weights.layers[i]);
+        let model = self.model;
+        let layer = &*model.layer(self.weights, (i, !self.saves))?;
         let (backend, heads) = (model.backend(), model.config.num_kv_heads);
         let normed = x.norm(model, &layer.input_norm)?;
         let [k, v] = self.project([&layer.k, &layer.v], &normed)?;
@@ -166,26 +177,37 @@ impl Pass<'_> {
         Ok((fed, saved))
     }
 
+    /// A term of the residual stream, or its gradient, without the values that are dropped.
+    fn dropped(&self, at: (usize, Term), x: Tensor) -> Result<Tensor> {
+        match self.dropout {
+            None => Ok(x),
+            Some(dropout) => Ok((x * dropout.factors((self.model, self.plan), at)?)?),
+        }
+    }
+
     /// The gradients of the input of layer `i` and of its parameters, given that of its output.
     pub(crate) fn block_backward(
         &self,
         i: usize,
         saved: Activations,
         d_y: &Tensor,
-    ) -> Result<(Tensor, Layer<Tensor>)> {
+    ) -> Result<(Tensor, Layer<Gradient>)> {
         let (model, rows) = (self.model, &self.plan.layers[i]);
         let (backend, eps) = (model.backend(), model.config.rms_norm_eps);
-        let layer = self.weights.layers[i].try_map(|_, _, weight| weight.tensor().cloned())?;
+        let layer = model.layer(self.weights, (i, false))?;
+        let layer = layer.try_map(|_, _, weight| weight.tensor().cloned())?;
+        let roles = &model.roles.layers[i];
         let Activations { x, heads, h, gate, up } = saved;
 
         // y = h + mlp(norm(h))
-        let d_gated = linear_input_gradient(backend, &[(d_y, &layer.down.weight)])?;
+        let d_fed = self.dropped((i, Term::FeedForward), d_y.clone())?;
+        let d_gated = linear_input_gradient(backend, &[(&d_fed, &layer.down.weight)])?;
         let [gated, d_gate, d_up] = swiglu_backward(backend, &gate, &up, &d_gated)?;
-        let down = linear_gradients(backend, &layer.down, d_y, &gated)?;
-        drop((d_gated, gated, gate, up));
+        let down = linear_gradients(backend, (&roles.down, &layer.down), &d_fed, &gated)?;
+        drop((d_fed, d_gated, gated, gate, up));
         let normed = rms_norm(backend, &h, &layer.mlp_norm, eps)?;
-        let gate = linear_gradients(backend, &layer.gate, &d_gate, &normed)?;
-        let up = linear_gradients(backend, &layer.up, &d_up, &normed)?;
+        let gate = linear_gradients(backend, (&roles.gate, &layer.gate), &d_gate, &normed)?;
+        let up = linear_gradients(backend, (&roles.up, &layer.up), &d_up, &normed)?;
         let terms = [(&d_gate, &layer.gate.weight), (&d_up, &layer.up.weight)];
         let d_normed = linear_input_gradient(backend, &terms)?;
         let (d_h, mlp_norm) =
@@ -196,8 +218,10 @@ impl Pass<'_> {
         let Heads { unnormed, qkv, output } = heads;
         let attended = flat(output.out.clone())?;
         let read = gather(model, attended.clone(), rows.attended.as_ref())?;
-        let o = linear_gradients(backend, &layer.o, &d_h, &read)?;
-        let d_read = linear_input_gradient(backend, &[(&d_h, &layer.o.weight)])?;
+        let d_attended = self.dropped((i, Term::Attention), d_h.clone())?;
+        let o = linear_gradients(backend, (&roles.o, &layer.o), &d_attended, &read)?;
+        let d_read = linear_input_gradient(backend, &[(&d_attended, &layer.o.weight)])?;
+        drop(d_attended);
         let d_out = gather_backward(model, d_read, rows.attended.as_ref(), attended.dim(0)?)?;
         let d_out = d_out.reshape(output.out.shape())?;
         drop((attended, read));
@@ -212,43 +236,59 @@ impl Pass<'_> {
         let (d_k, k_norm) = self.head_norm_backward(k.as_ref(), &layer.k_norm, d_k)?;
         let normed = rms_norm(backend, &x, &layer.input_norm, eps)?;
         let ([q, k, v], d_normed) =
-            self.project_heads_backward(&layer, rows, &normed, [d_q, d_k, d_v])?;
+            self.project_heads_backward((i, &layer), rows, &normed, [d_q, d_k, d_v])?;
         let carried = rows.residual.is_none().then_some(&d_h);
         let (mut d_x, input_norm) =
             rms_norm_backward(backend, &x, &layer.input_norm, eps, &d_normed, carried)?;
         if let Some(residual) = &rows.residual {
             d_x = embedding_backward(backend, residual, &d_h, &d_x)?;
         }
-        let gradients = Layer { input_norm, q, k, v, o, q_norm, k_norm, mlp_norm, gate, up, down };
+        let of_head_norm = |role: &Option<Role>, d: Option<Tensor>| {
+            role.as_ref().zip(d).map(|(role, d)| Gradient::unless_frozen(role, d))
+        };
+        let gradients = Layer {
+            input_norm: Gradient::unless_frozen(&roles.input_norm, input_norm),
+            q,
+            k,
+            v,
+            o,
+            q_norm: of_head_norm(&roles.q_norm, q_norm),
+            k_norm: of_head_norm(&roles.k_norm, k_norm),
+            mlp_norm: Gradient::unless_frozen(&roles.mlp_norm, mlp_norm),
+            gate,
+            up,
+            down,
+        };
         Ok((d_x, gradients))
     }
 
     /// The gradients of the three projections, and of the normed inputs that they read.
     fn project_heads_backward(
         &self,
-        layer: &Layer<Tensor>,
+        (i, layer): (usize, &Layer<Tensor>),
         rows: &Rows,
         normed: &Tensor,
         [d_q, d_k, d_v]: [Tensor; 3],
-    ) -> Result<([Linear<Tensor>; 3], Tensor)> {
+    ) -> Result<([Linear<Gradient>; 3], Tensor)> {
         let (model, backend) = (self.model, self.model.backend());
+        let roles = &model.roles.layers[i];
         let inputs = normed.dim(0)?;
         let gathered = |d: Tensor| gather_backward(model, flat(d)?, rows.inputs.as_ref(), inputs);
         let (d_k, d_v) = (gathered(d_k)?, gathered(d_v)?);
-        let k = linear_gradients(backend, &layer.k, &d_k, normed)?;
-        let v = linear_gradients(backend, &layer.v, &d_v, normed)?;
+        let k = linear_gradients(backend, (&roles.k, &layer.k), &d_k, normed)?;
+        let v = linear_gradients(backend, (&roles.v, &layer.v), &d_v, normed)?;
         let [of_k, of_v] = [(&d_k, &layer.k.weight), (&d_v, &layer.v.weight)];
         match &rows.queries {
             None => {
                 let d_q = gathered(d_q)?;
-                let q = linear_gradients(backend, &layer.q, &d_q, normed)?;
+                let q = linear_gradients(backend, (&roles.q, &layer.q), &d_q, normed)?;
                 let terms = [(&d_q, &layer.q.weight), of_k, of_v];
                 Ok(([q, k, v], linear_input_gradient(backend, &terms)?))
             }
             Some(queries) => {
                 let d_q = flat(d_q)?;
                 let read = gather(model, normed.clone(), Some(queries))?;
-                let q = linear_gradients(backend, &layer.q, &d_q, &read)?;
+                let q = linear_gradients(backend, (&roles.q, &layer.q), &d_q, &read)?;
                 let onto = linear_input_gradient(backend, &[of_k, of_v])?;
                 let d_read = linear_input_gradient(backend, &[(&d_q, &layer.q.weight)])?;
                 let d_normed = embedding_backward(backend, queries, &d_read, &onto)?;
@@ -313,15 +353,30 @@ impl Stream {
     }
 }
 
-/// The gradients of a projection's weight, and of its bias if it has one.
+/// The gradients of a projection's weight or of its adapter, and of its bias if it has one, as far as they are trained.
 fn linear_gradients(
     backend: Backend,
-    layer: &Linear<Tensor>,
+    (roles, layer): (&Linear<Role>, &Linear<Tensor>),
     d_y: &Tensor,
     x: &Tensor,
-) -> Result<Linear<Tensor>> {
-    let weight = linear_weight_gradient(backend, d_y, x)?;
-    let bias = layer.bias.as_ref().map(|_| d_y.sum(0)).transpose()?;
+) -> Result<Linear<Gradient>> {
+    let weight = match &roles.weight {
+        Role::Trained => Gradient::Of(linear_weight_gradient(backend, d_y, x)?),
+        Role::Frozen => Gradient::Nothing,
+        // y = x · (W + s · B · A)ᵀ: dA = s · (dy · B)ᵀ · x and dB = s · dyᵀ · (x · Aᵀ).
+        Role::Adapted(Adapter { a, b, scale }) => {
+            let (a, b) = (a.as_tensor().detach(), b.as_tensor().detach());
+            let inner = linear_input_gradient(backend, &[(d_y, &b)])?;
+            let d_a = linear_weight_gradient(backend, &inner, x)?;
+            let d_b = linear_weight_gradient(backend, d_y, &linear(backend, x, &a)?)?;
+            Gradient::OfAdapter((d_a * *scale)?, (d_b * *scale)?)
+        }
+    };
+    let bias = match (&layer.bias, &roles.bias) {
+        (Some(_), Some(Role::Trained)) => Some(Gradient::Of(d_y.sum(0)?)),
+        (Some(_), _) => Some(Gradient::Nothing),
+        (None, _) => None,
+    };
     Ok(Linear { weight, bias })
 }
 

@@ -1,11 +1,14 @@
 //! Makes a [`Transformer`]: fresh, from parameters, or from a checkpoint to train or to run.
 
 use candle_core::{DType, Device, Tensor, Var};
-use lacuna_checkpoint::{Config, Parameters, SaveOptions, StorageDtype, Weights, save_safetensors};
+use lacuna_checkpoint::{
+    Config, Outgoing, Parameters, SaveOptions, StorageDtype, Weights, save_safetensors,
+};
 use lacuna_kernels::{Backend, CachePrecision, Rope, WeightMatrix};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::role::Role;
 use crate::transformer::Transformer;
 use crate::weight::Weight;
 
@@ -116,10 +119,12 @@ impl Transformer {
             dtype,
             device,
         )?;
+        let roles = Arc::new(weights.map(|_, _| Role::default()));
         Ok(Self {
             config,
             weights,
             parameters: None,
+            roles,
             backend: Backend::of(device),
             dtype,
             rope,
@@ -130,14 +135,31 @@ impl Transformer {
         })
     }
 
-    /// Writes `config.json` and `model.safetensors` into `dir`, which others (transformers among them) load.
+    /// Writes `config.json` and `model.safetensors` into `dir`, which others (transformers among them) load. Adapters
+    /// are merged into their matrices.
     ///
     /// # Errors
     /// Errors if the model has no parameters (it was opened for inference) or the disk refuses.
     pub fn save(&self, dir: &std::path::Path) -> Result<()> {
-        let tensors = self.parameters()?.iter();
-        let tensors = tensors.map(|(name, var)| (name.to_string(), var.as_tensor().clone()));
-        save_safetensors(dir, &self.config, tensors, &SaveOptions::default())?;
+        self.save_in(dir, self.dtype)
+    }
+
+    /// [`save`](Self::save) with every tensor in `dtype`.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub fn save_in(&self, dir: &std::path::Path, dtype: DType) -> Result<()> {
+        let tensors = self.parameters()?.iter().zip(self.roles.iter());
+        let tensors = tensors.map(|((name, var), (_, role))| {
+            let stored = StorageDtype::from_candle(var.dtype()).unwrap_or(StorageDtype::F32);
+            // One at a time, when its turn comes: there is never a second model in memory.
+            Outgoing::new(name.to_string(), stored, var.dims(), move || match role {
+                Role::Adapted(adapter) => Ok(adapter.merged(var.as_tensor())?.detach()),
+                Role::Trained | Role::Frozen => Ok(var.as_tensor().detach()),
+            })
+        });
+        let options = SaveOptions { dtype: Some(dtype), ..SaveOptions::default() };
+        save_safetensors(dir, &self.config, tensors, &options)?;
         Ok(())
     }
 }

@@ -67,8 +67,14 @@ impl Transformer {
         whole.map_err(lacuna_checkpoint::Error::from)?;
         self.check_positions(batch)?;
         let plan = Plan::new(batch, purpose, self)?;
-        let mut pass =
-            Pass { model: self, weights: &self.weights, plan: &plan, keys, saves: false };
+        let mut pass = Pass {
+            model: self,
+            weights: &self.weights,
+            plan: &plan,
+            keys,
+            saves: false,
+            dropout: None,
+        };
         let mut x = Stream::new(self.embed(&plan.tokens)?);
         for i in 0..plan.layers.len() {
             if i + 1 == plan.layers.len() && plan.ends_with_keys() {

@@ -22,6 +22,9 @@
 //!   before.
 //! - [`Transformer::forward_train`] is the same pass for training: it keeps [`SavedActivations`] for
 //!   [`backward`](Transformer::backward), which is written out and gives [`Parameters`] of gradients.
+//! - [`Transformer::frozen`] and [`adapted`](Transformer::adapted) say what of a model is trained: some parameters, or an
+//!   [`Adapter`] beside some matrices. [`gradients`](Transformer::gradients) gives the gradients of what
+//!   [`trained`](Transformer::trained) lists. [`Dropout`] drops the same values for any split of a step.
 //! - [`Transformer::init`], [`trainable`](Transformer::trainable), [`mapped`](Transformer::mapped) and
 //!   [`resident`](Transformer::resident) make a model, fresh or from the [`Weights`] of a checkpoint.
 //!
@@ -36,10 +39,12 @@ mod block;
 mod cache;
 mod clean;
 mod construct;
+mod dropout;
 mod error;
 mod forward;
 mod init;
 mod keys;
+mod role;
 mod rows;
 mod train;
 mod transformer;
@@ -48,8 +53,10 @@ mod weight;
 pub use batch::{Batch, Sequence};
 pub use cache::KvCache;
 pub use clean::CleanKeys;
+pub use dropout::Dropout;
 pub use error::{Error, Result};
 pub use lacuna_checkpoint::{Attention, Config, Mode, Parameters, Predicts, StorageDtype, Weights};
 pub use lacuna_kernels::{Activations, AttentionMask, CachePrecision};
+pub use role::{Adapter, TrainedName};
 pub use train::SavedActivations;
 pub use transformer::Transformer;

@@ -51,6 +51,8 @@ pub(crate) struct Rows {
     pub(crate) segments: Segments,
     /// The parts of the batch that the segments are of.
     pub(crate) parts: Arc<[usize]>,
+    /// The batch's rows that the rest of the layer is computed for; `None`: all, in order.
+    pub(crate) kept: Option<Arc<[u32]>>,
 }
 
 impl Plan {
@@ -67,6 +69,7 @@ impl Plan {
             positions: positions.clone(),
             segments: segments(batch, &all, in_caches, whole)?,
             parts: all.into(),
+            kept: None,
         };
         let mut layers = vec![every; model.config().num_layers];
         if !batch.wants_all()
@@ -122,6 +125,7 @@ impl Rows {
             return Ok(Self {
                 attended: Some(wanted.clone()),
                 residual: Some(wanted),
+                kept: Some(batch.wanted().into()),
                 ..self.clone()
             });
         }
@@ -142,6 +146,7 @@ impl Rows {
             residual: Some(wanted),
             segments: segments(batch, &parts, in_caches, whole)?,
             parts: parts.into(),
+            kept: Some(batch.wanted().into()),
         })
     }
 
@@ -164,6 +169,7 @@ impl Rows {
             positions: wanted.iter().map(|row| batch.positions()[*row as usize]).collect(),
             segments: segments(batch, &parts, false, selected)?,
             parts: parts.into(),
+            kept: Some(wanted.into()),
         })
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 
 use crate::cache::KvCache;
 use crate::error::{Error, Result};
+use crate::role::Role;
 use crate::weight::Weight;
 
 /// A Llama-shaped decoder with every attention mask that block diffusion needs.
@@ -17,6 +18,8 @@ pub struct Transformer {
     pub(crate) weights: Parameters<Weight>,
     /// The trainable parameters, which `weights` share; `None` in a model opened for inference.
     pub(crate) parameters: Option<Parameters<Var>>,
+    /// The part that each parameter has in training.
+    pub(crate) roles: Arc<Parameters<Role>>,
     /// The implementation that computes its operations.
     pub(crate) backend: Backend,
     pub(crate) dtype: DType,

@@ -21,6 +21,11 @@ pub enum Purpose {
     SampleEnd = u64::from_le_bytes(*b"eoscount"),
     /// The values of fresh weights; counters: number of the tensor, 0.
     Weights = u64::from_le_bytes(*b"init\0\0\0\0"),
+    /// The values that a training pass drops; counters: step, number of the sample in the step and of the term in the
+    /// model.
+    Dropout = u64::from_le_bytes(*b"dropout\0"),
+    /// The first values of an adapter; counters: number of the adapter, 0.
+    Adapter = u64::from_le_bytes(*b"adapter\0"),
     /// The tasks that a score's interval is drawn from; counters: the k of pass@k, 0.
     Resampling = u64::from_le_bytes(*b"resample"),
     /// The token at a position; counters: position, refinement.

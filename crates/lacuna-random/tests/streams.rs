@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use lacuna_random::{Purpose, RngCore, below, permutation, stream, uniform, uniform_f32};
+use lacuna_random::{
+    IndexedOrder, Purpose, RngCore, below, permutation, stream, uniform, uniform_f32,
+};
 
 /// Seed 7, counters (3, 0) or (3, 5): the first four words of each purpose.
-const RECORDED: [(Purpose, u64, [u64; 4]); 10] = [
+const RECORDED: [(Purpose, u64, [u64; 4]); 12] = [
     (
         Purpose::Shuffle,
         0,
@@ -107,6 +109,26 @@ const RECORDED: [(Purpose, u64, [u64; 4]); 10] = [
             0x39f0_1835_32a7_76a5,
         ],
     ),
+    (
+        Purpose::Dropout,
+        5,
+        [
+            0x34ea_0ceb_b255_7f36,
+            0xf3f1_d4ac_5e8d_e0f7,
+            0xef89_e312_69fc_7e24,
+            0xf821_8e2c_70b2_7181,
+        ],
+    ),
+    (
+        Purpose::Adapter,
+        0,
+        [
+            0xd5ed_3a28_a8ea_8699,
+            0x7534_1d1a_ef88_5e82,
+            0xe972_7b65_6808_e9ce,
+            0x1acb_da1f_17d2_93c2,
+        ],
+    ),
 ];
 
 #[test]
@@ -174,4 +196,35 @@ fn every_order_of_three_comes_equally_often() {
     assert_eq!(counts.len(), 6);
     // Each count is binomial with mean 1000 and deviation 29; 5 deviations.
     assert!(counts.values().all(|count| count.abs_diff(1000) < 145), "{counts:?}");
+}
+
+#[test]
+fn an_order_found_place_by_place_has_every_number_once() {
+    for len in (1..=70).chain([255, 256, 257, 1000, 4096, 4097, 65_537]) {
+        let order = IndexedOrder::new(&mut stream(7, Purpose::Shuffle, 0, 0), len);
+        let mut seen = vec![false; len as usize];
+        for place in 0..len {
+            let number = order.at(place);
+            assert!(!std::mem::replace(&mut seen[number as usize], true), "{len}: {number} twice");
+        }
+        assert!(seen.into_iter().all(|seen| seen));
+    }
+}
+
+#[test]
+fn an_order_found_place_by_place_is_another_for_another_epoch_and_favours_no_place() {
+    let len = 1 << 40;
+    let order = |epoch| IndexedOrder::new(&mut stream(7, Purpose::Shuffle, epoch, 0), len);
+    assert_eq!(order(3).at(1 << 39), order(3).at(1 << 39));
+    let same = (0..1000).filter(|place| order(0).at(*place) == order(1).at(*place)).count();
+    assert_eq!(same, 0);
+    // Places that stand together come from all over: sixteen equal parts, 256 of 4096 expected in each, and the sum of
+    // squares over them is chi-squared with 15 degrees of freedom, above 45 once in ten thousand times.
+    let mut counts = [0f64; 16];
+    let order = order(0);
+    (0..4096).for_each(|place| counts[(order.at(place) >> 36) as usize] += 1.0);
+    let chi: f64 = counts.iter().map(|count| (count - 256.0).powi(2) / 256.0).sum();
+    assert!(chi < 45.0, "{chi}: {counts:?}");
+    let neighbours = (0..4096u64).filter(|p| order.at(p + 1).abs_diff(order.at(*p)) < len / 4096);
+    assert!(neighbours.count() < 20);
 }

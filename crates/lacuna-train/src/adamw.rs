@@ -5,7 +5,8 @@ use candle_core::{DType, Result, Tensor, Var, bail};
 use lacuna_kernels::{AdamWUpdate, Backend, Moments, adamw, global_norm};
 use std::ops::Range;
 
-use crate::collective::shards::Shards;
+use crate::collective::Collective;
+use crate::collective::shards::Ranks;
 
 /// Hyper-parameters that stay the same over a run; the learning rate comes with each step.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -35,13 +36,20 @@ pub struct Parameter {
     pub var: Var,
     /// True if weight decay applies to it.
     pub decay: bool,
+    /// True if passes read it rounded to bf16, while an f32 copy kept inside adds up the updates.
+    pub rounds: bool,
 }
 
 impl Parameter {
     /// A parameter that decays if it is a matrix, and does not if it is a vector (norm weights and biases).
     pub fn new(var: Var) -> Self {
         let decay = var.rank() > 1;
-        Self { var, decay }
+        Self { var, decay, rounds: false }
+    }
+
+    /// True if updates add up in an f32 copy of it.
+    pub(crate) fn has_master(&self) -> bool {
+        self.rounds || matches!(self.var.dtype(), DType::BF16 | DType::F16)
     }
 }
 
@@ -52,7 +60,7 @@ pub struct AdamWState {
     pub step: u64,
     /// (first moment, second moment) of each parameter, in the parameter's shape.
     pub moments: Vec<(Tensor, Tensor)>,
-    /// The f32 master copy of each half-precision parameter; `None` for the others.
+    /// The f32 master copy of each half-precision or rounded parameter; `None` for the others.
     pub masters: Vec<Option<Tensor>>,
 }
 
@@ -89,10 +97,23 @@ impl AdamW {
         own: Range<usize>,
         config: AdamWConfig,
     ) -> Result<Self> {
-        let moments =
-            parameters[own.clone()].iter().map(|parameter| Moments::zeros(&parameter.var));
-        let moments = moments.collect::<Result<_>>()?;
+        let moments = parameters[own.clone()].iter().map(moments).collect::<Result<_>>()?;
         Ok(Self { config, step: 0, parameters, own, moments })
+    }
+
+    /// Forgets what it has seen: moments of zero, before the first step. The parameters stay as they are, and so do the
+    /// f32 copies of rounded ones.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn reset(&mut self) -> Result<()> {
+        for (parameter, moments) in self.parameters[self.own.clone()].iter().zip(&mut self.moments)
+        {
+            let zeros = Moments::zeros(&parameter.var)?;
+            *moments = Moments { master: moments.master.take(), ..zeros };
+        }
+        self.step = 0;
+        Ok(())
     }
 
     /// Makes one update; returns the global gradient norm before clipping.
@@ -171,9 +192,30 @@ impl AdamW {
         self.parameters.iter().map(|parameter| parameter.var.as_tensor()).collect()
     }
 
-    /// The parts of the parameters that so many ranks update.
-    pub(crate) fn shards(&self, ranks: usize) -> Shards {
-        shards_of(&self.parameters, ranks)
+    /// The parameters that it updates, and that it has moments of.
+    pub(crate) fn own(&self) -> Range<usize> {
+        self.own.clone()
+    }
+
+    /// The ranks that share out its parameters.
+    pub(crate) fn ranks<'a>(&self, collective: &'a Collective) -> Ranks<'a> {
+        Ranks::of(collective, &sizes(&self.parameters))
+    }
+
+    /// The values that updates add up in, of the parameters that it updates and in their order: the f32 copy where there
+    /// is one, else the parameter itself.
+    pub fn values(&self) -> impl Iterator<Item = &Tensor> {
+        let own = self.parameters[self.own.clone()].iter();
+        own.zip(&self.moments).map(|(parameter, moments)| {
+            moments.master.as_ref().unwrap_or(parameter.var.as_tensor())
+        })
+    }
+
+    /// The state itself and no copy of it, for a caller that is done with it before the next step.
+    pub(crate) fn shared_state(&self) -> AdamWState {
+        let moments = self.moments.iter().map(|m| (m.first.clone(), m.second.clone())).collect();
+        let masters = self.moments.iter().map(|moments| moments.master.clone()).collect();
+        AdamWState { step: self.step, moments, masters }
     }
 
     /// A copy of the state of the parameters that it updates, for a checkpoint.
@@ -205,7 +247,7 @@ impl AdamW {
             if m.dims() != want || v.dims() != want || master != want {
                 bail!("adamw: moments {i} are {:?}, {:?}, expected {want:?}", m.dims(), v.dims())
             }
-            if is_half(&parameter.var) != state.masters[i].is_some() {
+            if parameter.has_master() != state.masters[i].is_some() {
                 bail!("adamw: master copy {i} is missing or superfluous")
             }
         }
@@ -235,10 +277,9 @@ impl AdamW {
     }
 }
 
-/// The parts of some parameters that so many ranks update.
-pub(crate) fn shards_of(parameters: &[Parameter], ranks: usize) -> Shards {
-    let sizes: Vec<usize> = parameters.iter().map(|one| one.var.elem_count()).collect();
-    Shards::of(&sizes, ranks)
+/// The number of values of each parameter.
+pub(crate) fn sizes(parameters: &[Parameter]) -> Vec<usize> {
+    parameters.iter().map(|parameter| parameter.var.elem_count()).collect()
 }
 
 fn update_of(config: &AdamWConfig, step: u64, norm: f64, learning_rate: f64) -> AdamWUpdate {
@@ -254,6 +295,9 @@ fn update_of(config: &AdamWConfig, step: u64, norm: f64, learning_rate: f64) -> 
     }
 }
 
-fn is_half(x: &Tensor) -> bool {
-    matches!(x.dtype(), DType::BF16 | DType::F16)
+fn moments(parameter: &Parameter) -> Result<Moments> {
+    match parameter.rounds {
+        true => Moments::rounding(&parameter.var),
+        false => Moments::zeros(&parameter.var),
+    }
 }

@@ -1,8 +1,8 @@
 //! Saves and restores checkpoints that are whole or absent: weights in Hugging Face layout, optimizer state, place in
 //! the data.
 
-use candle_core::{Device, Tensor};
-use lacuna_checkpoint::save_tensors;
+use candle_core::{DType, Device, Tensor};
+use lacuna_checkpoint::{AdapterConfig, save_adapter, save_tensors};
 use lacuna_data::Cursor;
 use lacuna_files::{Manifest, WholeFolder};
 use lacuna_model::Transformer;
@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 use crate::adamw::{AdamW, AdamWState};
+use crate::collective::shards::Gathered;
+use crate::ema::Ema;
 use crate::error::{Result, TrainError};
 
 pub(crate) mod kept;
@@ -32,6 +34,25 @@ pub struct Progress {
     pub sft: Cursor,
     /// Clean tokens seen.
     pub tokens: u64,
+    /// Steps whose gradient was clipped.
+    #[serde(default)]
+    pub clipped_steps: u64,
+}
+
+/// The form in which a run writes its models.
+#[derive(Clone, Debug)]
+pub(crate) struct Form {
+    /// The type of the weights.
+    pub(crate) dtype: DType,
+    /// The description of its adapters, if these are what is trained: a checkpoint holds them alone.
+    pub(crate) adapter: Option<AdapterConfig>,
+}
+
+/// All that a checkpoint keeps besides the run's place.
+pub(crate) struct State<'a> {
+    pub(crate) model: &'a Transformer,
+    pub(crate) form: &'a Form,
+    pub(crate) gathered: Gathered,
 }
 
 /// Tells whether a checkpoint's file is one that weights or the run's place are kept in. Every other file is listed
@@ -41,6 +62,7 @@ fn is_ours(name: &str) -> bool {
     weights
         || ["config.json", "model.safetensors.index.json", OPTIMIZER, PROGRESS, kept::PROOF]
             .contains(&name)
+        || ["adapter_config.json", "adapter_model.safetensors"].contains(&name)
 }
 
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -57,17 +79,23 @@ const PROGRESS: &str = "progress.json";
 /// Errors if the disk is full or gone; a half-written folder is removed.
 pub(crate) fn save(
     dir: &Path,
-    model: &Transformer,
-    state: AdamWState,
+    state: State<'_>,
     progress: &Progress,
     side: &ModelFiles,
 ) -> Result<PathBuf> {
+    let State { model, form, gathered: Gathered { state, means } } = state;
     let target = dir.join(format!("step-{}", progress.step));
     let folder = WholeFolder::beside(&target)?;
-    model.save(folder.path())?;
+    match &form.adapter {
+        None => model.save_in(folder.path(), form.dtype)?,
+        Some(adapter) => write_adapter(folder.path(), model, adapter)?,
+    }
     side.write(folder.path())?;
     let mut tensors = Vec::new();
-    for (i, ((name, _), (m, v))) in model.parameters()?.iter().zip(state.moments).enumerate() {
+    for (i, ((name, _), (m, v))) in model.trained()?.iter().zip(state.moments).enumerate() {
+        if let Some(means) = &means {
+            tensors.push((format!("{name}.mean"), means[i].clone()));
+        }
         tensors.push((format!("{name}.first_moment"), m));
         tensors.push((format!("{name}.second_moment"), v));
         if let Some(master) = &state.masters[i] {
@@ -88,6 +116,16 @@ pub(crate) fn save(
     Ok(target)
 }
 
+/// Writes the adapters of a model as PEFT does, and beside them the `config.json` of the model that they make with
+/// their base.
+fn write_adapter(folder: &Path, model: &Transformer, adapter: &AdapterConfig) -> Result<()> {
+    let trained = model.trained()?.into_iter();
+    let tensors = trained.map(|(name, var)| (name.to_string(), var.as_tensor().clone()));
+    save_adapter(folder, adapter, tensors.collect())?;
+    let config = folder.join("config.json");
+    Ok(lacuna_files::write_file(&config, model.config().to_json().as_bytes())?)
+}
+
 /// Writes the model alone, in Hugging Face layout with its other files and their hashes, complete or not at all. A
 /// folder that holds exactly this already is left as it is; what others put into it stays. Returns the files of
 /// others that had to take another name.
@@ -97,10 +135,32 @@ pub(crate) fn save(
 pub(crate) fn save_final(
     target: &Path,
     model: &Transformer,
+    form: &Form,
     side: &ModelFiles,
 ) -> Result<Vec<PathBuf>> {
+    save_whole(target, side, &|folder| Ok(model.save_in(folder, form.dtype)?))
+}
+
+/// [`save_final`] of the adapters alone.
+///
+/// # Errors
+/// As [`save`].
+pub(crate) fn save_final_adapter(
+    target: &Path,
+    model: &Transformer,
+    adapter: &AdapterConfig,
+    side: &ModelFiles,
+) -> Result<Vec<PathBuf>> {
+    save_whole(target, side, &|folder| write_adapter(folder, model, adapter))
+}
+
+fn save_whole(
+    target: &Path,
+    side: &ModelFiles,
+    write: &dyn Fn(&Path) -> Result<()>,
+) -> Result<Vec<PathBuf>> {
     let folder = WholeFolder::beside(target)?;
-    model.save(folder.path())?;
+    write(folder.path())?;
     side.write(folder.path())?;
     let manifest = Manifest::of(folder.path())?;
     let there = Manifest::read(target).ok().flatten();
@@ -111,6 +171,21 @@ pub(crate) fn save_final(
     Ok(folder.replace(is_ours)?)
 }
 
+/// A run's checkpoints with the steps that they were written after, newest first.
+///
+/// # Errors
+/// Errors if there are none, or the folder can't be read.
+pub fn of_run(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let all = kept::list(&run.join("checkpoints"))?;
+    match all.is_empty() {
+        false => Ok(all),
+        true => {
+            let reason = "holds no checkpoints; name a run's folder".into();
+            Err(TrainError::Run { path: run.to_owned(), reason })
+        }
+    }
+}
+
 /// The newest checkpoint of a run, if there is one.
 ///
 /// # Errors
@@ -119,17 +194,24 @@ pub fn newest(dir: &Path) -> Result<Option<PathBuf>> {
     Ok(kept::list(dir)?.into_iter().next().map(|(_, path)| path))
 }
 
-/// Reads a checkpoint's place and restores the optimizer, whose parameters are `model`'s, in order.
+/// Reads a checkpoint's place and restores the optimizer, whose parameters are what is trained of `model`, in order. The
+/// running mean of the weights goes on as well, if there is one; a checkpoint from before it was kept begins it.
 ///
 /// # Errors
 /// Errors if a file is missing or does not belong to this model.
-pub(crate) fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) -> Result<Progress> {
+pub(crate) fn restore(
+    dir: &Path,
+    model: &Transformer,
+    optimizer: &mut AdamW,
+    ema: Option<&mut Ema>,
+) -> Result<Progress> {
     let progress = read_progress(dir)?;
     let path = dir.join(OPTIMIZER);
     let broken = |reason: String| TrainError::File { path: path.clone(), reason };
-    // Two moments and perhaps a master copy of every parameter, in f32 at most, and the header.
-    let numbers: usize = model.parameters()?.iter().map(|(_, var)| var.elem_count()).sum();
-    let bytes = lacuna_files::read_file(&path, 12 * numbers as u64 + HEADER_BYTES)
+    // Two moments, perhaps a master copy and a mean of everything that is trained, in f32 at most, and the header.
+    let trained = model.trained()?;
+    let numbers: usize = trained.iter().map(|(_, var)| var.elem_count()).sum();
+    let bytes = lacuna_files::read_file(&path, 16 * numbers as u64 + HEADER_BYTES)
         .map_err(|e| broken(format!("not readable as optimizer state: {e}")))?;
     let mut tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| {
         broken(format!("not readable as optimizer state: {}", lacuna_kernels::message(&e)))
@@ -137,15 +219,22 @@ pub(crate) fn restore(dir: &Path, model: &Transformer, optimizer: &mut AdamW) ->
     drop(bytes);
     let mut state =
         AdamWState { step: progress.optimizer_step, moments: Vec::new(), masters: Vec::new() };
-    for (name, _) in model.parameters()?.iter() {
+    let mut means = Vec::new();
+    for (name, _) in &trained {
         let mut take = |kind: &str| -> Option<Tensor> { tensors.remove(&format!("{name}.{kind}")) };
         match (take("first_moment"), take("second_moment")) {
             (Some(m), Some(v)) => state.moments.push((m, v)),
             _ => return Err(broken(format!("no moments for parameter {name}"))),
         }
         state.masters.push(take("master"));
+        means.extend(take("mean"));
     }
     optimizer.restore(state)?;
+    match ema {
+        Some(ema) if means.is_empty() => ema.begin(optimizer)?,
+        Some(ema) => ema.restore(means.get(optimizer.own()).unwrap_or_default())?,
+        None => {}
+    }
     Ok(progress)
 }
 

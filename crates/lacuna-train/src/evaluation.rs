@@ -111,7 +111,7 @@ pub fn evaluate(
             method: *method,
             blocks,
             attention: model.config().attention,
-            document_mask: recipe.data.document_mask,
+            document_mask: recipe.document_mask(stage),
             batch_size: 8,
         };
         let mut report = |done| progress(i * count + done, all);
@@ -123,7 +123,7 @@ pub fn evaluate(
     let (mut by_unigram, mut by_bigram, mut bytes) =
         (Likelihood::default(), Likelihood::default(), 0);
     for (window, text) in windows.iter().zip(&texts) {
-        let scored = scored_positions(text, recipe.data.document_mask);
+        let scored = scored_positions(text, recipe.document_mask(stage));
         for i in (1..scored.len()).filter(|i| scored[*i]) {
             let (previous, token) = (window.tokens[i - 1], window.tokens[i]);
             by_unigram.nats -= unigram.probability(token).ln();

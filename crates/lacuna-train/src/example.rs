@@ -12,6 +12,18 @@ use crate::error::Result;
 use crate::objective::StageObjective;
 use crate::recipe::ObjectiveKind;
 
+/// The address of what is drawn at random for an example: it is the same for any split of the step, any number of ranks
+/// and after any resume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Address {
+    /// The run's seed.
+    pub seed: u64,
+    /// The step, counted over all stages.
+    pub step: u64,
+    /// The example's number in the step.
+    pub row: u64,
+}
+
 /// One window, ready for the model.
 #[derive(Clone, Debug)]
 pub struct Example {
@@ -27,6 +39,8 @@ pub struct Example {
     pub eligible: usize,
     /// The draw of each block; empty in an autoregressive stage.
     pub blocks: Vec<BlockStats>,
+    /// The address of what is dropped.
+    pub address: Address,
 }
 
 impl Example {
@@ -41,6 +55,7 @@ impl Example {
             eligible: targets.len(),
             targets,
             blocks: Vec::new(),
+            address: Address::default(),
         }
     }
 
@@ -61,6 +76,7 @@ impl Example {
             targets: masked_targets(row, &weights, rows, &apart),
             eligible: window.eligible.iter().filter(|eligible| **eligible).count(),
             blocks,
+            address: Address::default(),
         })
     }
 }

@@ -33,9 +33,11 @@
 mod adamw;
 mod checkpoint;
 mod collective;
+mod ema;
 mod error;
 mod evaluation;
 mod example;
+mod groups;
 mod learning_rate;
 mod metrics;
 mod objective;
@@ -48,23 +50,25 @@ mod step;
 mod telemetry;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState, Parameter};
-pub use checkpoint::{Progress, newest as newest_checkpoint};
+pub use checkpoint::{Progress, newest as newest_checkpoint, of_run as checkpoints};
 #[cfg(feature = "mpi")]
 pub use collective::MpiSeat;
 #[cfg(feature = "nccl")]
 pub use collective::NcclSeat;
 pub use collective::{Collective, Launch, Launcher, Seat};
+pub use ema::Ema;
 pub use error::{Result, TrainError};
 pub use evaluation::{Evaluation, ScoreName, evaluate};
-pub use example::Example;
-pub use learning_rate::LearningRate;
+pub use example::{Address, Example};
+pub use groups::ParameterGroup;
+pub use learning_rate::{LearningRate, LearningRateShape};
 pub use metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, MetricsWriter, StepMetrics, read_metrics};
 pub use objective::{LossAndGradients, StageObjective};
 pub use recipe::{
-    CorruptionRecipe, DataRecipe, EvaluationRecipe, MaskEmbedding, ModelRecipe, ObjectiveKind,
-    OptimizerRecipe, Recipe, SftRecipe, Stage, StageData,
+    CorruptionRecipe, DataRecipe, EvaluationRecipe, LoraRecipe, MaskEmbedding, ModelRecipe,
+    ObjectiveKind, OptimizerRecipe, Precision, Recipe, SftRecipe, Stage, StageData,
 };
-pub use record::results::HeldOutPoint;
+pub use record::results::{HeldOutPoint, START};
 pub use record::{Machine, Surroundings};
 pub use run::{Event, Outcome, RunOptions, run};
 pub use setup::{RunData, SpecialIds, open_tokenizer};

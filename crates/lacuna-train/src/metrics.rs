@@ -2,10 +2,12 @@
 
 use lacuna_files::Log;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
+use crate::groups::ParameterGroup;
 
 /// Mask rates fall into this many equal buckets of (0, 1] in [`DiffusionMetrics::loss_by_mask_rate`].
 pub const MASK_RATE_BUCKETS: usize = 10;
@@ -29,6 +31,12 @@ pub struct StepMetrics {
     /// Norm of the whole gradient before clipping.
     #[serde(with = "number")]
     pub grad_norm: f64,
+    /// The norm of each parameter group's part of it; empty if nothing was supervised.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub grad_norms: BTreeMap<ParameterGroup, f64>,
+    /// Steps of the whole run so far whose gradient was clipped.
+    #[serde(default)]
+    pub clipped_steps: u64,
     /// Learning rate of the step.
     #[serde(with = "number")]
     pub lr: f64,

@@ -3,14 +3,14 @@
 
 use candle_core::Tensor;
 use lacuna_data::Window;
-use lacuna_model::{Parameters, Transformer};
+use lacuna_model::{Dropout, Transformer};
 use lacuna_objective::{CorruptionRule, MaskSampler, Predicts, Targets, draw_times, weighted_loss};
 use lacuna_random::{Purpose, stream};
 use lacuna_schedules::TimeSampling;
 use std::num::NonZeroUsize;
 
 use crate::error::Result;
-use crate::example::Example;
+use crate::example::{Address, Example};
 use crate::recipe::ObjectiveKind;
 
 /// The objective of a stage, as plain values.
@@ -28,6 +28,8 @@ pub struct StageObjective {
     pub document_mask: bool,
     /// True if only each layer's input is kept for the backward pass.
     pub recompute: bool,
+    /// The part of the values that is dropped from what layers add to the residual stream.
+    pub dropout: f64,
 }
 
 /// A micro-batch's share of a step.
@@ -37,8 +39,21 @@ pub struct LossAndGradients {
     pub loss: f64,
     /// Cross-entropy of every supervised token, in the order of the examples.
     pub nll: Vec<f32>,
-    /// The loss's gradient in every parameter.
-    pub gradients: Parameters<Tensor>,
+    /// The loss's gradient in everything that is trained, in the order of [`Transformer::trained`].
+    pub gradients: Vec<Tensor>,
+}
+
+impl LossAndGradients {
+    /// The sum of two parts of a step, the first one's tokens first.
+    pub(crate) fn add(self, part: Self) -> Result<Self> {
+        assert_eq!(self.gradients.len(), part.gradients.len(), "two gradients of one model");
+        // Each pair goes when its sum is there, so that there are never three gradients in memory.
+        let pairs = self.gradients.into_iter().zip(part.gradients);
+        let gradients = pairs.map(|(sum, part)| sum + part).collect::<candle_core::Result<_>>()?;
+        let mut nll = self.nll;
+        nll.extend(part.nll);
+        Ok(Self { loss: self.loss + part.loss, nll, gradients })
+    }
 }
 
 impl StageObjective {
@@ -63,7 +78,11 @@ impl StageObjective {
         stage_step: u64,
     ) -> Result<Vec<Example>> {
         let Some((rule, sampling)) = self.corruption else {
-            return Ok(windows.iter().map(|w| Example::next_token(self, w)).collect());
+            let example = |(row, window): (u64, &Window)| Example {
+                address: Address { seed, step, row },
+                ..Example::next_token(self, window)
+            };
+            return Ok((0..).zip(windows).map(example).collect());
         };
         let rule = rule.at_step(stage_step)?;
         let blocks: Vec<_> = windows.iter().map(|window| self.blocks(window)).collect();
@@ -75,10 +94,11 @@ impl StageObjective {
         let example = |(r, window): (usize, &Window)| {
             let noise = rule.noise_of(r);
             let mut rng = stream(seed, Purpose::Masks, step, noise.row as u64);
-            Example::masked(self, window, &blocks[r], |row| {
+            let example = Example::masked(self, window, &blocks[r], |row| {
                 let drawn = rule.corrupt_row(row, times[noise.row], &mut rng)?;
                 if noise.complement { rule.complement(row, &drawn) } else { Ok(drawn) }
-            })
+            })?;
+            Ok(Example { address: Address { seed, step, row: r as u64 }, ..example })
         };
         windows.iter().enumerate().map(example).collect()
     }
@@ -98,10 +118,20 @@ impl StageObjective {
         if targets.ids.is_empty() {
             return Ok(None);
         }
-        let (hidden, saved) = model.forward_train(&self.batch(examples)?, self.recompute)?;
+        let batch = self.batch(examples)?;
+        let (hidden, saved) =
+            model.forward_dropping(&batch, self.recompute, self.dropout_of(examples))?;
         let (backend, head) = (model.backend(), model.head()?.detach());
         let loss = weighted_loss(backend, &hidden, &head, &targets, eligible as f64)?;
-        let gradients = model.backward(saved, &loss.hidden, &loss.head)?;
+        let gradients = model.gradients(saved, &loss.hidden, &loss.head)?;
         Ok(Some(LossAndGradients { loss: loss.loss, nll: loss.nll, gradients }))
+    }
+
+    /// The values that a pass over these examples drops, by their addresses.
+    fn dropout_of(&self, examples: &[Example]) -> Option<Dropout> {
+        let first = examples.first().filter(|_| self.dropout > 0.0)?;
+        let Address { seed, step, .. } = first.address;
+        let samples = examples.iter().map(|example| example.address.row).collect();
+        Some(Dropout { rate: self.dropout, seed, step, samples })
     }
 }

@@ -4,23 +4,21 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 use lacuna_checkpoint::{Attention, Predicts};
-use lacuna_model::Transformer;
 
-use crate::adamw::{AdamW, AdamWConfig, Parameter, shards_of};
-use crate::collective::Collective;
-use crate::error::Result;
-use crate::learning_rate::LearningRate;
+use crate::groups::ParameterGroup;
+use crate::learning_rate::{LearningRate, LearningRateShape};
 
 mod bounds;
 mod corruption;
 mod data;
-mod defaults;
 pub(crate) mod keys;
 mod load;
+mod optimizer;
 mod overrides;
 mod words;
 
 pub use corruption::CorruptionRecipe;
+pub use optimizer::{LoraRecipe, OptimizerRecipe};
 
 /// A whole run: model, data, optimizer, stages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,6 +39,9 @@ pub struct Recipe {
     /// Chat-formatted samples for stages with `data = "sft"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sft: Option<SftRecipe>,
+    /// Adapters that are trained in place of the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraRecipe>,
     /// AdamW's settings.
     #[serde(default)]
     pub optimizer: OptimizerRecipe,
@@ -92,6 +93,15 @@ pub struct ModelRecipe {
     /// The start of the MASK row of an AR checkpoint (choice 10).
     #[serde(default)]
     pub mask_embedding: MaskEmbedding,
+    /// The groups of parameters that are not trained.
+    #[serde(default)]
+    pub frozen: Vec<ParameterGroup>,
+    /// The number of first layers that are not trained.
+    #[serde(default)]
+    pub frozen_layers: usize,
+    /// The values that passes read, and that checkpoints hold.
+    #[serde(default)]
+    pub precision: Precision,
     /// True to start an autoregressive stage from a block-diffusion checkpoint, or one with another MASK.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_mode_mismatch: bool,
@@ -106,6 +116,20 @@ pub enum MaskEmbedding {
     Checkpoint,
     /// The mean of all rows plus noise of a hundredth of their spread.
     Mean,
+    /// The one of some rows (the checkpoint's own, the mean, those of special tokens) under which masked tokens of the
+    /// first training windows cost least.
+    Measured,
+}
+
+/// The precision of the parameters that passes read. Sums are formed in f32 in either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// The parameters as updates left them.
+    #[default]
+    F32,
+    /// Their roundings to bf16; updates add up in an f32 copy. Checkpoints hold the roundings, and so half the bytes.
+    Bf16,
 }
 
 /// Text and how it is cut.
@@ -163,45 +187,6 @@ pub struct SftRecipe {
     pub template: Option<String>,
 }
 
-/// The settings of AdamW (choice 11).
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimizerRecipe {
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Decoupled decay of matrices (norm weights and biases do not decay).
-    pub weight_decay: f64,
-    /// Largest norm of the whole gradient.
-    pub clip: f64,
-}
-
-impl OptimizerRecipe {
-    /// A rank's optimizer of a model's parameters.
-    pub(crate) fn of(&self, model: &Transformer, ranks: &Collective) -> Result<AdamW> {
-        let config = AdamWConfig {
-            beta1: self.beta1,
-            beta2: self.beta2,
-            eps: self.epsilon,
-            weight_decay: self.weight_decay,
-            clip_norm: Some(self.clip),
-        };
-        let parameters = model.parameters()?.iter();
-        let parameters: Vec<_> = parameters.map(|(_, var)| Parameter::new(var.clone())).collect();
-        let own = shards_of(&parameters, ranks.size()).range(ranks.rank());
-        Ok(AdamW::of_rank(parameters, own, config)?)
-    }
-}
-
-impl Default for OptimizerRecipe {
-    fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, clip: 1.0 }
-    }
-}
-
 /// The objective that a stage learns by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -237,13 +222,20 @@ pub struct Stage {
     pub objective: ObjectiveKind,
     /// Optimizer steps.
     pub steps: u64,
-    /// Windows in an optimizer step.
+    /// Windows in an optimizer step; or give `batch_tokens`.
+    #[serde(default)]
     pub batch_size: usize,
+    /// Tokens in an optimizer step, a whole number of windows, in place of `batch_size`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_tokens: Option<usize>,
     /// Windows in a forward pass; gradients of a step's micro-batches add up. Default: `batch_size`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch_size: Option<usize>,
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// The shape of the learning rate behind its warmup.
+    #[serde(default)]
+    pub learning_rate_shape: LearningRateShape,
     /// Steps in which the learning rate rises from 0.
     #[serde(default)]
     pub learning_rate_warmup: u64,
@@ -253,6 +245,15 @@ pub struct Stage {
     /// Learning rate of the last step, as a part of the peak.
     #[serde(default)]
     pub learning_rate_final: f64,
+    /// True to begin the stage with an optimizer that has seen nothing.
+    #[serde(default)]
+    pub reset_optimizer: bool,
+    /// The part of the values that is dropped from what attention and feed-forward parts add to the residual stream.
+    #[serde(default)]
+    pub dropout: f64,
+    /// True to keep packed documents apart in this stage; default: `data.document_mask`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document_mask: Option<bool>,
     /// The source of the windows.
     #[serde(default)]
     pub data: StageData,
@@ -280,6 +281,13 @@ pub struct Stage {
     pub checkpoint_minutes: f64,
 }
 
+impl Recipe {
+    /// True if the documents of a stage's windows see nothing of each other.
+    pub fn document_mask(&self, stage: &Stage) -> bool {
+        stage.document_mask.unwrap_or(self.data.document_mask)
+    }
+}
+
 impl Stage {
     /// The token that the logits at a masked position predict.
     pub fn predicts(&self) -> Predicts {
@@ -299,6 +307,7 @@ impl Stage {
     pub fn learning_rate(&self) -> LearningRate {
         LearningRate {
             peak: self.learning_rate,
+            shape: self.learning_rate_shape,
             warmup: self.learning_rate_warmup,
             decay: self.learning_rate_decay,
             last: self.learning_rate_final,
@@ -312,6 +321,8 @@ impl Stage {
 pub struct EvaluationRecipe {
     /// Held-out windows scored (0: none).
     pub windows: usize,
+    /// True to score them before the first step too, as the first stage is scored at its end.
+    pub at_start: bool,
     /// Prompts completed at the end.
     pub prompts: Vec<String>,
     /// Tokens of each completion.
@@ -320,7 +331,7 @@ pub struct EvaluationRecipe {
 
 impl Default for EvaluationRecipe {
     fn default() -> Self {
-        Self { windows: 32, prompts: Vec::new(), max_new_tokens: 64 }
+        Self { windows: 32, at_start: false, prompts: Vec::new(), max_new_tokens: 64 }
     }
 }
 

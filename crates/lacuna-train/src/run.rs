@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::adamw::AdamW;
-use crate::checkpoint::{self, Progress};
+use crate::checkpoint::{self, Form, Progress, State};
 use crate::collective::Collective;
+use crate::collective::shards::Gathered;
+use crate::ema::Ema;
 use crate::error::{Result, TrainError};
 use crate::evaluation::{Evaluation, evaluate};
 use crate::metrics::StepMetrics;
@@ -74,6 +76,11 @@ pub enum Event<'a> {
     Checkpoint(&'a Path),
     /// Held-out text is being scored: passes done and in all.
     Evaluating(usize, usize),
+    /// Held-out text was scored before the first step.
+    Start {
+        /// The scores.
+        evaluation: &'a Evaluation,
+    },
     /// A stage ended.
     StageEnd {
         /// The stage.
@@ -155,10 +162,15 @@ fn run_as_rank(
     if let Some(entered) = &mut entered {
         entered.check(recipe, &data, &options.dir)?;
     }
-    let model = build_model(recipe, &data, newest.as_deref(), &options.device)?;
-    let mut optimizer = recipe.optimizer.of(&model, &options.collective)?;
+    let mut notice = |told| observe(Event::Notice(told));
+    let model = build_model(recipe, &data, newest.as_deref(), &options.device, &mut notice)?;
+    let mut optimizer = recipe.optimizer_of(&model, &options.collective)?;
+    let decay = recipe.optimizer.ema_decay;
+    let mut ema = (decay > 0.0).then(|| Ema::new(decay, &optimizer)).transpose()?;
+    // Only now: the f32 copies that updates add up in keep what rounding takes off.
+    recipe.round_parameters(&model)?;
     let mut progress = match &newest {
-        Some(newest) => checkpoint::restore(newest, &model, &mut optimizer)?,
+        Some(newest) => checkpoint::restore(newest, &model, &mut optimizer, ema.as_mut())?,
         None => Progress::default(),
     };
     // A finished stage that is given more steps goes on.
@@ -166,7 +178,8 @@ fn run_as_rank(
     let keeper = entered.map(|entered| entered.keeper(recipe, options, &progress, observe));
     let keeper = keeper.transpose()?;
     observe(Event::Ready { data: &data, model: &model, step: progress.step });
-    let mut run = Run { recipe, options, data, model, optimizer, progress, keeper };
+    let form = recipe.form();
+    let mut run = Run { recipe, options, data, model, optimizer, ema, form, progress, keeper };
     let outcome = run.stages(observe)?;
     if let Some(keeper) = &run.keeper {
         keeper.seal(observe);
@@ -181,6 +194,9 @@ struct Run<'a> {
     data: RunData,
     model: Transformer,
     optimizer: AdamW,
+    /// The running mean of the weights, if the recipe asks for one.
+    ema: Option<Ema>,
+    form: Form,
     progress: Progress,
     /// The writer of everything, which the first rank alone has.
     keeper: Option<Keeper<'a>>,
@@ -188,11 +204,15 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn stages(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
+        self.measure_start(observe)?;
         self.measure_late(observe)?;
         let stages = &self.recipe.stage;
         for (i, stage) in stages.iter().enumerate().skip(self.progress.stage) {
             self.progress.stage = i;
             self.enter(stage)?;
+            if stage.reset_optimizer && self.progress.stage_step == 0 {
+                self.optimizer.reset()?;
+            }
             let objective = self.data.objective(self.recipe, stage)?;
             let mut stopped = self.stopped()?;
             while self.progress.stage_step < stage.steps && !stopped {
@@ -236,8 +256,13 @@ impl Run<'_> {
             learning_rate: stage.learning_rate().at(at.stage_step, stage.steps),
             collective: &self.options.collective,
         };
+        let updates = self.optimizer.steps();
         let outcome = step(&self.model, objective, &mut self.optimizer, &examples, settings)
             .map_err(|error| self.diverged(error))?;
+        if let Some(ema) = self.ema.as_mut().filter(|_| self.optimizer.steps() > updates) {
+            ema.update(self.model.backend(), &self.optimizer)?;
+        }
+        self.progress.clipped_steps += u64::from(outcome.grad_norm > self.recipe.optimizer.clip);
         self.progress.step += 1;
         self.progress.stage_step += 1;
         self.progress.tokens += windows.iter().map(|w| w.tokens.len() as u64).sum::<u64>();
@@ -288,24 +313,45 @@ impl Run<'_> {
         Ok((all.iter().any(|(stop, _)| *stop), all.iter().any(|(_, due)| *due)))
     }
 
+    /// The optimizer's state and the running means of all ranks, on the first one. All ranks take part.
+    fn gathered(&self) -> Result<Option<Gathered>> {
+        let ranks = self.optimizer.ranks(&self.options.collective);
+        ranks.gathered(&self.optimizer, self.ema.as_ref())
+    }
+
     /// Writes a checkpoint. All ranks take part: each has its own moments.
     fn checkpoint(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
-        let collective = &self.options.collective;
-        let shards = self.optimizer.shards(collective.size());
-        let state = shards.whole_state(collective, &self.optimizer)?;
-        let Some((keeper, state)) = self.keeper.as_mut().zip(state) else { return Ok(()) };
-        let files = self.data.side_files();
-        keeper.checkpoint((&self.model, state), &self.progress, files, observe)
+        let Some(gathered) = self.gathered()? else { return Ok(()) };
+        let Self { data, model, form, progress, keeper, .. } = self;
+        let Some(keeper) = keeper else { return Ok(()) };
+        keeper.checkpoint(State { model, form, gathered }, progress, data.side_files(), observe)
     }
 
     fn measure(&mut self, index: usize, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
         let Some(keeper) = &mut self.keeper else { return Ok(()) };
         let stage = &self.recipe.stage[index];
-        let evaluation =
-            evaluate(self.recipe, stage, &self.data, &self.model, &mut |done, all| {
-                observe(Event::Evaluating(done, all));
-            })?;
+        let model = self.model.unrecorded()?;
+        let evaluation = evaluate(self.recipe, stage, &self.data, &model, &mut |done, all| {
+            observe(Event::Evaluating(done, all));
+        })?;
         keeper.scores((index, stage), self.progress.step, evaluation.as_ref(), observe);
+        Ok(())
+    }
+
+    /// Measures the model from before the first step, as its first stage will be measured.
+    fn measure_start(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+        let stage = &self.recipe.stage[0];
+        if self.progress.step > 0 || !self.recipe.evaluation.at_start || self.keeper.is_none() {
+            return Ok(());
+        }
+        self.enter(stage)?;
+        let model = self.model.unrecorded()?;
+        let evaluation = evaluate(self.recipe, stage, &self.data, &model, &mut |done, all| {
+            observe(Event::Evaluating(done, all));
+        })?;
+        if let (Some(keeper), Some(evaluation)) = (&mut self.keeper, &evaluation) {
+            keeper.start_scores(evaluation, observe);
+        }
         Ok(())
     }
 
@@ -335,10 +381,14 @@ impl Run<'_> {
     }
 
     fn finished(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
-        let files = self.data.side_files();
-        match &mut self.keeper {
-            Some(keeper) => keeper.finish(&self.model, files, self.progress.step, observe),
-            None => Ok(Outcome::of_other_rank(false, self.options.dir.join("final"))),
+        let gathered = self.gathered()?;
+        let Self { data, model, form, progress, keeper, options, .. } = self;
+        match keeper.as_mut().zip(gathered) {
+            Some((keeper, gathered)) => {
+                let state = State { model, form, gathered };
+                keeper.finish(state, data.side_files(), progress.step, observe)
+            }
+            None => Ok(Outcome::of_other_rank(false, options.dir.join("final"))),
         }
     }
 }

@@ -1,22 +1,26 @@
 //! Prepares what a run starts from: packed text, tokenizer, model.
 
 use candle_core::{DType, Device};
-use lacuna_checkpoint::{Config, Mode, Weights, mean_row};
+use lacuna_checkpoint::{Config, Mode, Weights};
 use lacuna_data::corpus::Skipped;
 use lacuna_data::{Batches, Corpus, Dataset, Document, Packer, Remainder, pack};
 use lacuna_model::Transformer;
-use lacuna_random::{Purpose, stream, uniform_f32};
 use lacuna_text::{ModelFiles, Tokenizer};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Result, TrainError};
 use crate::objective::StageObjective;
-use crate::recipe::{MaskEmbedding, ObjectiveKind, Recipe, Stage};
+use crate::recipe::{ObjectiveKind, Recipe, Stage};
 
+mod mask_row;
 mod side;
+mod trained;
 
 pub use side::open_tokenizer;
+
+/// The type that training computes in.
+const DTYPE: DType = DType::F32;
 
 /// The special ids that training needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,8 +168,9 @@ impl RunData {
             block_size: self.corrupted_block(stage),
             corruption,
             predicts: stage.predicts(),
-            document_mask: recipe.data.document_mask,
+            document_mask: recipe.document_mask(stage),
             recompute: stage.recompute_activations,
+            dropout: stage.dropout,
         })
     }
 
@@ -253,7 +258,9 @@ fn special_ids(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<SpecialIds> {
     Ok(SpecialIds { bos, pad, eos: eos_id, mask })
 }
 
-/// The model a run starts with: a checkpoint of the run itself, one that the recipe names, or a fresh one.
+/// The model a run starts with: a checkpoint of the run itself, one that the recipe names, or a fresh one. Where
+/// adapters are trained, the run's own checkpoints hold them alone, and the model is the recipe's. `notice` hears what a
+/// user may want to know of it.
 ///
 /// # Errors
 /// Errors if a checkpoint is damaged or its vocabulary is not the tokenizer's.
@@ -262,12 +269,28 @@ pub(crate) fn build_model(
     data: &RunData,
     resumed: Option<&Path>,
     device: &Device,
+    notice: &mut dyn FnMut(String),
 ) -> Result<Transformer> {
-    const DTYPE: DType = DType::F32;
-    let Some(from) = resumed.or(recipe.model.from.as_deref()) else {
-        return Ok(Transformer::init(fresh_config(recipe, data)?, recipe.seed, DTYPE, device)?);
+    let own = resumed.filter(|_| recipe.lora.is_none());
+    let model = match own.or(recipe.model.from.as_deref()) {
+        Some(from) => model_from(recipe, data, from, (own.is_some(), device), notice)?,
+        None => Transformer::init(fresh_config(recipe, data)?, recipe.seed, DTYPE, device)?,
     };
-    if resumed.is_none() {
+    match &recipe.lora {
+        Some(lora) => trained::adapted(model, lora, resumed, recipe.seed),
+        None => trained::frozen(model, &recipe.model),
+    }
+}
+
+/// The model of a checkpoint, which is the run's own, or the one that the recipe names.
+fn model_from(
+    recipe: &Recipe,
+    data: &RunData,
+    from: &Path,
+    (resumed, device): (bool, &Device),
+    notice: &mut dyn FnMut(String),
+) -> Result<Transformer> {
+    if !resumed {
         // A run's own checkpoints were compared when one was chosen.
         lacuna_checkpoint::verify(from)?;
     }
@@ -287,18 +310,15 @@ pub(crate) fn build_model(
             recipe.data.window
         ));
     }
-    if resumed.is_none()
+    if !resumed
         && !recipe.model.allow_mode_mismatch
         && let Err(reason) = check_mode(recipe, data, weights.config().mode)
     {
         return refuse(reason);
     }
     let model = Transformer::trainable(&weights, DTYPE, device)?;
-    if resumed.is_none()
-        && recipe.model.mask_embedding == MaskEmbedding::Mean
-        && let Some(mask) = data.special.mask
-    {
-        set_mask_embedding(&model, mask, recipe.seed)?;
+    if !resumed && let Some(told) = mask_row::start(&model, recipe, data)? {
+        notice(told);
     }
     Ok(model)
 }
@@ -359,18 +379,6 @@ fn fresh_config(recipe: &Recipe, data: &RunData) -> Result<Config> {
         other => other.into(),
     })?;
     Ok(config)
-}
-
-/// Lets the MASK row start as [`mean_row`], which is choice 10's option.
-fn set_mask_embedding(model: &Transformer, mask: u32, seed: u64) -> Result<()> {
-    let table = &model.parameters()?.embed;
-    let (_, width) = table.dims2()?;
-    let mut values = table.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    let mut rng = stream(seed, Purpose::MaskEmbedding, 0, 0);
-    let row = mean_row(width, [Ok(values.clone())], || uniform_f32(&mut rng) - 0.5)?;
-    values[mask as usize * width..][..width].copy_from_slice(&row);
-    let filled = candle_core::Tensor::from_vec(values, table.shape(), &Device::Cpu)?;
-    Ok(table.set(&filled.to_dtype(table.dtype())?.to_device(table.device())?)?)
 }
 
 #[cfg(test)]

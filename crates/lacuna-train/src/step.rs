@@ -1,13 +1,14 @@
 //! Takes one optimizer step: the lines that say what training is.
 
 use lacuna_model::Transformer;
+use std::collections::BTreeMap;
 
 use crate::adamw::AdamW;
 use crate::collective::Collective;
-use crate::collective::shards::Sum;
 use crate::collective::tree;
 use crate::error::{Result, TrainError};
 use crate::example::Example;
+use crate::groups::ParameterGroup;
 use crate::objective::{LossAndGradients, StageObjective};
 
 /// The outcome of a step. All of it is 0 and empty if no token was supervised, and nothing was updated then.
@@ -17,6 +18,8 @@ pub struct StepOutcome {
     pub loss: f64,
     /// Norm of the whole gradient before clipping.
     pub grad_norm: f64,
+    /// The norm of each group's part of it.
+    pub group_norms: BTreeMap<ParameterGroup, f64>,
     /// Cross-entropy of every supervised token, in the order of the examples.
     pub nll: Vec<f32>,
 }
@@ -50,31 +53,34 @@ pub fn step(
     let StepSettings { micro_batch_size, learning_rate, collective } = settings;
     let eligible = examples.iter().map(|example| example.eligible).sum();
     let micro_batches: Vec<_> = examples.chunks(micro_batch_size).collect();
-    let shards = optimizer.shards(collective.size());
+    let ranks = optimizer.ranks(collective);
 
-    let mut part =
-        |i: usize| part_of(objective.loss_and_gradients(model, micro_batches[i], eligible)?);
+    let mut part = |i: usize| objective.loss_and_gradients(model, micro_batches[i], eligible);
     let own = tree::nodes(micro_batches.len(), &collective.share(micro_batches.len()));
-    let sums =
-        own.into_iter().map(|node| Ok((node.clone(), tree::sum(node, &mut part, &Sum::add)?)));
+    let sums = own
+        .into_iter()
+        .map(|node| Ok((node.clone(), tree::sum(node, &mut part, &LossAndGradients::add)?)));
     let sums = sums.collect::<Result<_>>()?;
-    let Some(sum) = shards.sum(collective, micro_batches.len(), sums, &optimizer.tensors())? else {
+    let sum = ranks.sum(micro_batches.len(), sums, &optimizer.tensors())?;
+    let Some(LossAndGradients { loss, nll, gradients }) = sum else {
         return Ok(StepOutcome::default());
     };
-    let Sum { loss, nll, gradients } = sum;
     let loss = finite("loss", loss)?;
-    let grad_norm = finite("gradient norm", shards.norm(collective, model.backend(), &gradients)?)?;
+    let squares = ranks.sums_of_squares(model.backend(), &gradients)?;
+    let grad_norm = finite("gradient norm", squares.iter().sum::<f64>().sqrt())?;
+    let group_norms = group_norms(model, &squares)?;
     optimizer.step_with_norm(model.backend(), &gradients, grad_norm, learning_rate)?;
-    shards.spread(collective, optimizer)?;
-    Ok(StepOutcome { loss, grad_norm, nll })
+    ranks.spread(optimizer)?;
+    Ok(StepOutcome { loss, grad_norm, group_norms, nll })
 }
 
-/// A micro-batch's share as a sum of one.
-fn part_of(share: Option<LossAndGradients>) -> Result<Option<Sum>> {
-    Ok(share.map(|LossAndGradients { loss, nll, gradients }| {
-        let gradients = gradients.iter().map(|(_, gradient)| gradient.clone()).collect();
-        Sum { loss, nll, gradients }
-    }))
+/// The norms of the groups that have gradients, given the sum of squares of each of what is trained.
+fn group_norms(model: &Transformer, squares: &[f64]) -> Result<BTreeMap<ParameterGroup, f64>> {
+    let mut sums = BTreeMap::new();
+    for ((name, _), square) in model.trained()?.iter().zip(squares) {
+        *sums.entry(ParameterGroup::of(name.parameter())).or_insert(0.0) += square;
+    }
+    Ok(sums.into_iter().map(|(group, sum): (_, f64)| (group, sum.sqrt())).collect())
 }
 
 fn finite(what: &'static str, value: f64) -> Result<f64> {

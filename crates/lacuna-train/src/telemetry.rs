@@ -52,6 +52,8 @@ impl Taken<'_> {
             loss_unweighted: nll_sum / outcome.nll.len().max(1) as f64,
             supervised: outcome.nll.len() as u64,
             grad_norm: outcome.grad_norm,
+            grad_norms: outcome.group_norms.clone(),
+            clipped_steps: at.clipped_steps,
             lr,
             mask_rate,
             tokens: at.tokens,
@@ -122,9 +124,11 @@ pub(crate) fn next_token_loss(
         predicts: Predicts::Next,
         document_mask,
         recompute: false,
+        dropout: 0.0,
     };
     let examples: Vec<_> = windows.iter().map(|w| Example::next_token(&objective, w)).collect();
     let targets = Targets::of(examples.iter().flat_map(|example| &example.targets));
+    let model = model.unrecorded()?;
     let nll = model.token_nll(&model.forward(&objective.batch(&examples)?)?, &targets.ids)?;
     Ok(nll.iter().map(|v| f64::from(*v)).sum::<f64>() / nll.len().max(1) as f64)
 }

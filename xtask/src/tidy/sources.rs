@@ -36,6 +36,8 @@ const TOUCHES_FILES: &[&str] =
 const DESERIALIZES: &[(&str, &str)] = &[
     ("crates/lacuna-files/src/manifest", "manifests of hashes"),
     ("crates/lacuna-train/src/recipe", "recipes"),
+    ("crates/lacuna-train/src/groups", "names of groups in recipes and metrics"),
+    ("crates/lacuna-train/src/learning_rate", "names of shapes in recipes"),
     (
         "crates/lacuna-train/src/checkpoint",
         "a checkpoint's place in the run, what its weights were worth",
@@ -80,6 +82,7 @@ const OPERATIONS: &[&str] = &[
     "swiglu_backward",
     "adamw",
     "global_norm",
+    "moving_average",
     "embedding_backward",
     "attention_over",
     "attention_backward",

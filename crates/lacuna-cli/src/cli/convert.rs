@@ -15,7 +15,7 @@ use super::progress::{At, Progress, downloads, shows_progress};
 use super::ranges;
 use super::sizes::{ByteSize, shown};
 
-/// Write a checkpoint in another format, or make it a start for block diffusion.
+/// Write a checkpoint in another format, make it a start for block diffusion, or merge an adapter into it.
 ///
 /// Tensors whose format stays are written bit for bit; the tokenizer, the chat template and the generation
 /// settings go along. The result appears whole or not at all.
@@ -26,7 +26,8 @@ Examples:
   lacuna convert model.gguf M                         for transformers
   lacuna convert M M-bf16 --dtype bf16 --max-shard-size 2GB
   lacuna convert M start --to block-diffusion --mask-token append
-  lacuna convert M new --to block-diffusion --mask-token 7 --mask-embedding mean")]
+  lacuna convert M new --to block-diffusion --mask-token 7 --mask-embedding mean
+  lacuna convert M merged --adapter runs/mine/final-adapter")]
 pub(crate) struct Args {
     /// A folder in Hugging Face layout, a .gguf file, or hf:OWNER/NAME[@REVISION]
     #[arg(value_name = "IN")]
@@ -60,6 +61,9 @@ pub(crate) struct Args {
     /// Names the noise of --mask-embedding mean
     #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = ranges::seed)]
     seed: u64,
+    /// A LoRA adapter to merge, a folder as PEFT writes it: W + alpha / r · B · A
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Replace the checkpoint at OUT
     #[arg(long)]
     force: bool,
@@ -109,6 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }),
             seed: args.seed,
         }),
+        adapter: args.adapter.clone(),
         force: args.force,
     };
     let from = lacuna::locate(&args.from, &downloads(shows_progress()))?;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 #[macro_use]
 mod console;
 
+mod average;
 mod bench;
 mod canvas;
 mod chat;
@@ -94,6 +95,7 @@ enum Command {
     Logits(logits::Args),
     Inspect(inspect::Args),
     Convert(convert::Args),
+    Average(average::Args),
     Kernels(kernels::Args),
     Man(man::Args),
     /// Print a completion script for a shell.
@@ -143,6 +145,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Average(args) => average::run(&args),
         Command::Kernels(args) => kernels::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Man(args) => man::run(&args),

@@ -5,7 +5,7 @@ use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use lacuna::samplers::FillRule;
 use lacuna::train::{
-    Collective, Evaluation, Event, Launch, Launcher, Outcome, Recipe, RunOptions, ScoreName,
+    Collective, Evaluation, Event, Launch, Launcher, Outcome, Recipe, RunOptions, START, ScoreName,
     StageData, StepMetrics, TrainError, run as run_recipe,
 };
 use lacuna::{Attention, GenerateOptions, Model, OpenOptions, select_device};
@@ -185,7 +185,7 @@ impl Progress {
         let terminal = std::io::stderr().is_terminal();
         let bar = if quiet || !terminal { ProgressBar::hidden() } else { ProgressBar::new(total) };
         // One line of a narrow terminal: what is wider is torn, and can't be taken away again.
-        let template = "{bar:12} {pos}/{len}  {wide_msg}  {eta} left";
+        let template = "{bar:12} {pos}/{len}  {wide_msg}";
         bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
         Self { bar, quiet, terminal, total, tokens_per_second: 0.0 }
     }
@@ -243,6 +243,10 @@ impl Progress {
             Event::Evaluating(done, all) => {
                 self.bar.set_message(format!("scoring held-out text {done}/{all}"));
             }
+            Event::Start { evaluation } => {
+                let scores = own_scores(evaluation);
+                self.say(&format!("before the first step:\n  {scores} nats/token"));
+            }
             Event::Recorded { dir, held_out } => {
                 if let Err(reason) = plot::draw_run(dir, held_out) {
                     let told = format!("no plots: {reason:#}");
@@ -252,13 +256,7 @@ impl Progress {
             Event::StageEnd { stage, evaluation } => {
                 let mut text = format!("stage `{}` done", stage.name);
                 if let Some(evaluation) = evaluation {
-                    // Those of counting, which are the same after each stage, are in the table at the end.
-                    let own = evaluation.scores.iter().filter(|(name, _)| is_own(*name));
-                    let scores = own.map(|(name, score)| {
-                        format!("{} {:.3}", name.label(), score.nats_per_token())
-                    });
-                    let scores: Vec<_> = scores.collect();
-                    text.push_str(&format!(":\n  {} nats/token", scores.join(", ")));
+                    text.push_str(&format!(":\n  {} nats/token", own_scores(evaluation)));
                 }
                 self.say(&text);
             }
@@ -267,20 +265,32 @@ impl Progress {
 
     fn step(&mut self, m: &StepMetrics) {
         const LINES: u64 = 20;
-        let fresh = if self.tokens_per_second == 0.0 { 1.0 } else { 0.1 };
-        self.tokens_per_second += fresh * (m.tokens_per_second - self.tokens_per_second);
-        let line = format!(
-            "{}: loss {:.3}  {:.0} tokens/s",
-            m.stage, m.loss_unweighted, self.tokens_per_second
-        );
+        // A step without a masked token, early in the warmup, computes nothing and says nothing about the speed.
+        if m.supervised > 0 {
+            let fresh = if self.tokens_per_second == 0.0 { 1.0 } else { 0.1 };
+            self.tokens_per_second += fresh * (m.tokens_per_second - self.tokens_per_second);
+        }
+        let line = match m.supervised {
+            0 => format!("{}: nothing masked", m.stage),
+            _ => format!(
+                "{}: loss {:.3}  {:.0} tokens/s",
+                m.stage, m.loss_unweighted, self.tokens_per_second
+            ),
+        };
+        let left = match self.tokens_per_second {
+            0.0 => String::new(),
+            speed => {
+                let tokens = (self.total - m.step) as f64 * (m.tokens as f64 / m.step as f64);
+                format!("  about {:.0} s left", tokens / speed)
+            }
+        };
+        let line = format!("{line}{left}");
         self.bar.set_position(m.step);
         self.bar.set_message(line.clone());
         if !self.terminal
             && (m.step.is_multiple_of((self.total / LINES).max(1)) || m.step == self.total)
         {
-            let left = (self.total - m.step) as f64 * (m.tokens as f64 / m.step as f64)
-                / self.tokens_per_second;
-            self.say(&format!("step {}/{}  {line}  about {left:.0} s left", m.step, self.total));
+            self.say(&format!("step {}/{}  {line}", m.step, self.total));
         }
     }
 }
@@ -319,6 +329,14 @@ fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
         "\nmodel        {dir}/final\nloss plot    {dir}/loss.png, {dir}/loss.svg\n\
          metrics      {dir}/metrics.jsonl\nscores       {dir}/results.json\nrecord       {dir}/run.json\ncheckpoints  {dir}/checkpoints\nrecipe       {dir}/recipe.toml\n"
     ));
+    for (label, name) in [("mean", "final-ema"), ("adapter", "final-adapter")] {
+        if outcome.model.with_file_name(name).exists() {
+            text.push_str(&format!(
+                "{label:<12} {}\n",
+                outcome.model.with_file_name(name).display()
+            ));
+        }
+    }
     if let Some(peak) = memory {
         text.push_str(&format!("memory       {:.0} MiB at most\n", peak as f64 / (1 << 20) as f64));
     }
@@ -328,6 +346,13 @@ fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
         false => format!("\ntry: lacuna generate --model {model} 'def '\n"),
     });
     Ok(text)
+}
+
+/// The model's scores in a line. Those of counting, which are the same after each stage, are in the table at the end.
+fn own_scores(evaluation: &Evaluation) -> String {
+    let own = evaluation.scores.iter().filter(|(name, _)| is_own(*name));
+    let scores = own.map(|(name, score)| format!("{} {:.3}", name.label(), score.nats_per_token()));
+    scores.collect::<Vec<_>>().join(", ")
 }
 
 /// Tells whether a score is the model's, and none of counting tokens.
@@ -349,7 +374,9 @@ fn table(evaluations: &[(String, Evaluation)]) -> String {
     };
     for (stage, evaluation) in evaluations {
         for (name, score) in evaluation.scores.iter().filter(|(name, _)| is_own(*name)) {
-            line(format!("{} (after {stage})", name.label()), score, evaluation.bytes);
+            let when =
+                if stage == START { "at the start".into() } else { format!("after {stage}") };
+            line(format!("{} ({when})", name.label()), score, evaluation.bytes);
         }
     }
     for name in [ScoreName::Bigram, ScoreName::Unigram] {

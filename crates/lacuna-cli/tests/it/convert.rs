@@ -8,18 +8,18 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn golden(name: &str) -> String {
+pub(crate) fn golden(name: &str) -> String {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/models");
     root.join(name).display().to_string()
 }
 
-fn done(args: &[&str]) -> String {
+pub(crate) fn done(args: &[&str]) -> String {
     let output = lacuna(args);
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn refusal(args: &[&str], status: i32) -> String {
+pub(crate) fn refusal(args: &[&str], status: i32) -> String {
     let output = lacuna(args);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(status), "{args:?}: {error}");
@@ -28,14 +28,14 @@ fn refusal(args: &[&str], status: i32) -> String {
 }
 
 /// Paths below a temporary directory.
-struct Folder(tempfile::TempDir);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn at(&self, name: &str) -> String {
+    pub(crate) fn at(&self, name: &str) -> String {
         self.0.path().join(name).display().to_string()
     }
 
@@ -48,7 +48,7 @@ impl Folder {
     }
 }
 
-fn values(weights: &Weights, name: &str) -> Vec<f32> {
+pub(crate) fn values(weights: &Weights, name: &str) -> Vec<f32> {
     let tensor = weights.tensor(name, DType::F32, &Device::Cpu).unwrap();
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }

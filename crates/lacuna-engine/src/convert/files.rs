@@ -17,7 +17,7 @@ const CARD: &str = "README.md";
 const LONGEST_EDITED: usize = 1 << 20;
 
 /// The files of a checkpoint beside weights and `config.json`.
-pub(super) struct CarriedFiles {
+pub(crate) struct CarriedFiles {
     /// The text of `tokenizer.json`.
     pub(super) tokenizer: Option<String>,
     /// The chat template, wherever it stood.
@@ -34,7 +34,7 @@ pub(super) struct CarriedFiles {
 }
 
 impl CarriedFiles {
-    pub(super) fn read(from: &Path, weights: &Weights) -> Result<Self> {
+    pub(crate) fn read(from: &Path, weights: &Weights) -> Result<Self> {
         let format = weights.report().format;
         let chat_template = match format {
             Format::Gguf => weights.chat_template(),
@@ -77,7 +77,7 @@ impl CarriedFiles {
     }
 
     /// Writes the files into a directory that nobody sees yet.
-    pub(super) fn write(&self, dir: &Path, config: &Config) -> Result<()> {
+    pub(crate) fn write(&self, dir: &Path, config: &Config) -> Result<()> {
         let mut files = lacuna_text::ModelFiles::default();
         for (name, text) in &self.others {
             files.insert(name.as_str(), text.as_str());

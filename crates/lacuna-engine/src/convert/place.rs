@@ -7,7 +7,7 @@ use crate::advice::{Advice, Knob};
 use crate::error::{Error, Result};
 
 /// Refuses what would be lost or could not be read back.
-pub(super) fn check(from: &Path, to: &Path, format: Format, force: bool) -> Result<()> {
+pub(crate) fn check(from: &Path, to: &Path, format: Format, force: bool) -> Result<()> {
     let refuse = |reason: Advice| Err(Error::Place { path: to.to_owned(), reason });
     if to.file_name().is_none() {
         return refuse("is no name for a new file or directory".into());
@@ -57,7 +57,7 @@ fn holds_only_a_checkpoint(dir: &Path) -> bool {
 
 /// The files that `--force` replaces in a folder: a checkpoint's files. Others' stay where they
 /// are.
-pub(super) fn is_of_a_checkpoint(name: &str) -> bool {
+pub(crate) fn is_of_a_checkpoint(name: &str) -> bool {
     let weights = name.starts_with("model") && name.ends_with(".safetensors");
     weights
         || ["config.json", "model.safetensors.index.json", "tokenizer.json"].contains(&name)

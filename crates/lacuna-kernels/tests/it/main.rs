@@ -78,6 +78,8 @@ on_every_backend! {
     }
     optimizer {
         ten_steps_follow_the_formula
+        small_steps_are_not_lost_in_rounded_parameters
+        a_running_mean_agrees_with_its_definition
         fused_steps_agree_with_composed_ones
         small_steps_are_not_lost_in_half_precision
         thread_count_does_not_matter

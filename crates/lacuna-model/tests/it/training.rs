@@ -1,8 +1,8 @@
 //! Compares the backward pass that is written out with the graph that candle walks back.
 
 use candle_core::{DType, Device, Tensor, Var};
-use lacuna_checkpoint::Parts;
-use lacuna_model::{AttentionMask, Batch, Config, Parameters, Sequence, Transformer};
+use lacuna_checkpoint::{Kind, Name, Parts};
+use lacuna_model::{Adapter, AttentionMask, Batch, Config, Parameters, Sequence, Transformer};
 use std::num::NonZeroUsize;
 
 const WINDOW: usize = 24;
@@ -139,6 +139,67 @@ fn gradients_written_out_are_the_graphs() {
             for (parameter, (a, b)) in found.zip(&expected).unwrap().iter() {
                 let off = error(a, b);
                 assert!(off <= 1e-12, "{name}, {pass}: {parameter} is {off:.1e} off");
+            }
+        }
+    }
+}
+
+/// A model with adapters of rank 2 beside every second matrix of its layers.
+fn adapted(config: &Config) -> Transformer {
+    let shapes = config.shapes();
+    model(config, DType::F64)
+        .adapted(|name: Name| {
+            let layer = name.layer.filter(|_| name.kind == Kind::Weight && !name.is_norm())?;
+            let (_, shape) = shapes.iter().find(|(other, _)| *other == name)?;
+            let waves = |shape: (usize, usize), salt: usize| {
+                let n = shape.0 * shape.1;
+                let waves: Vec<f64> =
+                    (0..n).map(|i| 0.3 * ((i * 31 + salt) as f64).sin()).collect();
+                Var::from_tensor(&Tensor::from_vec(waves, shape, &Device::Cpu).unwrap()).unwrap()
+            };
+            let salt = layer + name.field as usize;
+            let (a, b) = (waves((2, shape[1]), salt), waves((shape[0], 2), salt + 7));
+            salt.is_multiple_of(2).then_some(Adapter { a, b, scale: 0.7 })
+        })
+        .unwrap()
+}
+
+#[test]
+fn the_gradients_of_adapters_written_out_are_the_graphs() {
+    for (name, config) in configs() {
+        let model = adapted(&config);
+        for (pass, batch) in passes() {
+            let hidden = model.forward(&batch).unwrap();
+            let store = probe(&hidden, &model.head().unwrap()).backward().unwrap();
+            let (found_hidden, saved) = model.forward_train(&batch, true).unwrap();
+            let leaf = Var::from_tensor(&found_hidden).unwrap();
+            let head = Var::from_tensor(&model.head().unwrap().detach()).unwrap();
+            let outer = probe(leaf.as_tensor(), head.as_tensor()).backward().unwrap();
+            let (d_hidden, d_head) = (outer.get(&leaf).unwrap(), outer.get(&head).unwrap());
+            let found = model.gradients(saved, d_hidden, d_head).unwrap();
+            assert!(error(&found_hidden, &hidden.detach()) <= 1e-12, "{name}, {pass}");
+            let trained = model.trained().unwrap();
+            assert_eq!(trained.len(), found.len());
+            for ((what, var), gradient) in trained.iter().zip(&found) {
+                let off = error(gradient, store.get(var.as_tensor()).unwrap());
+                assert!(off <= 1e-12, "{name}, {pass}: {what} is {off:.1e} off");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pass_that_records_nothing_gives_the_bits_of_one_that_does() {
+    for dtype in [DType::F32, DType::F64] {
+        for (name, config) in configs() {
+            let model = model(&config, dtype);
+            let reader = model.unrecorded().unwrap();
+            assert!(reader.parameters().is_err());
+            for (pass, batch) in passes() {
+                let (one, other) =
+                    (model.forward(&batch).unwrap(), reader.forward(&batch).unwrap());
+                assert!(!other.track_op(), "{name}, {pass}");
+                assert_eq!(error(&other, &one.detach()), 0.0, "{name}, {pass}");
             }
         }
     }

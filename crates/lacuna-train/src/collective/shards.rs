@@ -3,164 +3,181 @@
 
 use bytemuck::{Pod, cast_slice, pod_collect_to_vec};
 use candle_core::{DType, Tensor};
-use lacuna_kernels::{Backend, sum_of_squares};
+use lacuna_kernels::{Backend, sums_of_squares};
 use std::ops::Range;
 
 use super::tree::{self, Part};
 use super::{Collective, elsewhere};
 use crate::adamw::{AdamW, AdamWState};
+use crate::ema::Ema;
 use crate::error::Result;
+use crate::objective::LossAndGradients;
 
-/// A sum over micro-batches: of the losses, and of the gradients of some parameters, in their order.
-#[derive(Clone, Debug)]
-pub(crate) struct Sum {
-    pub(crate) loss: f64,
-    pub(crate) nll: Vec<f32>,
-    pub(crate) gradients: Vec<Tensor>,
+/// The ranks of a run, and the parameters that each updates: ranges that lie behind each other, in the order of the
+/// ranks.
+#[derive(Debug)]
+pub(crate) struct Ranks<'a> {
+    collective: &'a Collective,
+    shards: Vec<Range<usize>>,
 }
 
-impl Sum {
-    /// The sum of two, the first one's tokens first.
-    pub(crate) fn add(mut self, other: Self) -> Result<Self> {
-        self.loss += other.loss;
-        self.nll.extend(other.nll);
-        for (sum, part) in self.gradients.iter_mut().zip(&other.gradients) {
-            *sum = (&*sum + part)?;
+/// Cuts parameters of these sizes into as many parts as there are ranks, as equal as whole parameters can be.
+pub(crate) fn shards(sizes: &[usize], ranks: usize) -> Vec<Range<usize>> {
+    let total: usize = sizes.iter().sum();
+    let (mut ranges, mut start, mut before) = (Vec::with_capacity(ranks), 0, 0);
+    for rank in 1..=ranks {
+        let mut end = start;
+        // A parameter goes to the rank in whose part its middle lies.
+        while end < sizes.len()
+            && (rank == ranks || (2 * before + sizes[end]) * ranks < 2 * total * rank)
+        {
+            before += sizes[end];
+            end += 1;
         }
-        Ok(self)
+        ranges.push(start..end);
+        start = end;
     }
+    ranges
 }
 
-/// The parameters of each rank: ranges that lie behind each other, in the order of the ranks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Shards(Vec<Range<usize>>);
-
-impl Shards {
-    /// Cuts parameters of these sizes into as many parts as there are ranks, as equal as whole parameters can be.
-    pub(crate) fn of(sizes: &[usize], ranks: usize) -> Self {
-        let total: usize = sizes.iter().sum();
-        let (mut ranges, mut start, mut before) = (Vec::with_capacity(ranks), 0, 0);
-        for rank in 1..=ranks {
-            let mut end = start;
-            // A parameter goes to the rank in whose part its middle lies.
-            while end < sizes.len()
-                && (rank == ranks || (2 * before + sizes[end]) * ranks < 2 * total * rank)
-            {
-                before += sizes[end];
-                end += 1;
-            }
-            ranges.push(start..end);
-            start = end;
-        }
-        Self(ranges)
+impl<'a> Ranks<'a> {
+    /// The ranks that share out parameters of these sizes.
+    pub(crate) fn of(collective: &'a Collective, sizes: &[usize]) -> Self {
+        Self { collective, shards: shards(sizes, collective.size()) }
     }
 
-    /// The parameters of one rank.
-    pub(crate) fn range(&self, rank: usize) -> Range<usize> {
-        self.0[rank].clone()
+    /// The parameters of this rank.
+    pub(crate) fn own(&self) -> Range<usize> {
+        self.shards[self.collective.rank()].clone()
+    }
+
+    fn are_one(&self) -> bool {
+        self.collective.size() == 1
     }
 
     /// The sum over all micro-batches of all ranks, with the gradients of this rank's parameters; `None` if no token
     /// of any is supervised. `parts` are this rank's nodes of the [tree] over `leaves` micro-batches.
     pub(crate) fn sum(
         &self,
-        collective: &Collective,
         leaves: usize,
-        parts: Vec<Part<Sum>>,
+        parts: Vec<Part<LossAndGradients>>,
         parameters: &[&Tensor],
-    ) -> Result<Option<Sum>> {
-        if collective.size() == 1 {
-            return tree::joined(leaves, parts, &Sum::add);
+    ) -> Result<Option<LossAndGradients>> {
+        if self.are_one() {
+            return tree::joined(leaves, parts, &LossAndGradients::add);
         }
         let message = |own: &Range<usize>| encoded(&parts, own);
-        let messages = self.0.iter().map(message).collect::<Result<_>>()?;
+        let messages = self.shards.iter().map(message).collect::<Result<_>>()?;
         drop(parts);
-        let messages = collective.exchange("gradients", messages)?;
-        let own = &parameters[self.range(collective.rank())];
+        let messages = self.collective.exchange("gradients", messages)?;
+        let own = &parameters[self.own()];
         let mut all = Vec::new();
         for (rank, message) in messages.iter().enumerate() {
             all.extend(decoded(message, own)?.ok_or_else(|| elsewhere(rank))?);
         }
-        tree::joined(leaves, all, &Sum::add)
+        tree::joined(leaves, all, &LossAndGradients::add)
     }
 
-    /// The norm of the whole gradient, from this rank's part of it. It has the same bits for any number of ranks:
-    /// squares are summed for each parameter, and then in the order of the parameters.
-    pub(crate) fn norm(
+    /// Σ g² of every parameter, in their order, from this rank's part of the gradient. It has the same bits for any
+    /// number of ranks.
+    pub(crate) fn sums_of_squares(
         &self,
-        collective: &Collective,
         backend: Backend,
         gradients: &[Tensor],
-    ) -> Result<f64> {
-        let squares = gradients.iter().map(|gradient| sum_of_squares(backend, gradient));
-        let bits = squares.map(|square| Ok(square?.to_bits())).collect::<Result<Vec<u64>>>()?;
-        let all = collective.gathered("norm", &bits)?.concat();
-        Ok(all.into_iter().map(f64::from_bits).fold(0., |sum, square| sum + square).sqrt())
+    ) -> Result<Vec<f64>> {
+        let squares = sums_of_squares(backend, gradients)?;
+        if self.are_one() {
+            return Ok(squares);
+        }
+        let bits: Vec<u64> = squares.into_iter().map(f64::to_bits).collect();
+        let all = self.collective.gathered("norm", &bits)?.concat();
+        Ok(all.into_iter().map(f64::from_bits).collect())
     }
 
     /// Gives every rank the parameters that each has updated.
-    pub(crate) fn spread(&self, collective: &Collective, optimizer: &AdamW) -> Result<()> {
-        if collective.size() == 1 {
+    pub(crate) fn spread(&self, optimizer: &AdamW) -> Result<()> {
+        if self.are_one() {
             return Ok(());
         }
         let parameters: Vec<_> = optimizer.parameters().map(|parameter| &parameter.var).collect();
         let mut own = Vec::new();
-        for var in &parameters[self.range(collective.rank())] {
+        for var in &parameters[self.own()] {
             write(&mut own, var)?;
         }
-        let messages = collective.exchange("parameters", vec![own; collective.size()])?;
+        let messages = self.collective.exchange("parameters", vec![own; self.collective.size()])?;
         for (rank, message) in messages.iter().enumerate() {
-            if rank == collective.rank() {
+            if rank == self.collective.rank() {
                 continue;
             }
             let mut rest = message.as_slice();
-            for var in &parameters[self.range(rank)] {
+            for var in &parameters[self.shards[rank].clone()] {
                 var.set(&read(&mut rest, var, var.dtype())?.ok_or_else(|| elsewhere(rank))?)?;
             }
         }
         Ok(())
     }
 
-    /// The optimizer's whole state for the first rank, which writes it; `None` for the others.
-    pub(crate) fn whole_state(
+    /// The state of the optimizer for all parameters, and the running means of all, for the first rank, which writes
+    /// them; `None` for the others. It shares memory with the optimizer's own.
+    pub(crate) fn gathered(
         &self,
-        collective: &Collective,
         optimizer: &AdamW,
-    ) -> Result<Option<AdamWState>> {
-        let state = optimizer.state()?;
-        if collective.size() == 1 {
-            return Ok(Some(state));
+        ema: Option<&Ema>,
+    ) -> Result<Option<Gathered>> {
+        let state = optimizer.shared_state();
+        let means = ema.map(|ema| ema.means().to_vec());
+        if self.are_one() {
+            return Ok(Some(Gathered { state, means }));
         }
-        let mut messages = vec![Vec::new(); collective.size()];
-        if !collective.is_first() {
-            for ((first, second), master) in state.moments.iter().zip(&state.masters) {
-                write(&mut messages[0], first)?;
-                write(&mut messages[0], second)?;
-                master.iter().try_for_each(|master| write(&mut messages[0], master))?;
+        let mut messages = vec![Vec::new(); self.collective.size()];
+        if !self.collective.is_first() {
+            for (i, ((first, second), master)) in
+                state.moments.iter().zip(&state.masters).enumerate()
+            {
+                let mean = means.as_ref().map(|means| &means[i]);
+                let all = [Some(first), Some(second), master.as_ref(), mean];
+                all.into_iter().flatten().try_for_each(|one| write(&mut messages[0], one))?;
             }
         }
-        let messages = collective.exchange("optimizer", messages)?;
-        if !collective.is_first() {
+        let messages = self.collective.exchange("optimizer", messages)?;
+        if !self.collective.is_first() {
             return Ok(None);
         }
-        let mut whole = state;
-        let parameters: Vec<_> = optimizer.parameters().map(|parameter| &parameter.var).collect();
+        let mut whole = Gathered { state, means };
+        let parameters: Vec<_> = optimizer.parameters().collect();
         for (rank, message) in messages.iter().enumerate().skip(1) {
             let mut rest = message.as_slice();
-            for var in &parameters[self.range(rank)] {
-                let dtype = if var.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-                let mut take = || read(&mut rest, var, dtype)?.ok_or_else(|| elsewhere(rank));
-                whole.moments.push((take()?, take()?));
-                let is_half = matches!(var.dtype(), DType::BF16 | DType::F16);
-                whole.masters.push(is_half.then(take).transpose()?);
+            for parameter in &parameters[self.shards[rank].clone()] {
+                let var = &parameter.var;
+                let dtype = summed_in(var);
+                let mut take = |dtype| read(&mut rest, var, dtype)?.ok_or_else(|| elsewhere(rank));
+                whole.state.moments.push((take(dtype)?, take(dtype)?));
+                let master = parameter.has_master().then(|| take(dtype)).transpose()?;
+                whole.state.masters.push(master);
+                if let Some(means) = &mut whole.means {
+                    means.push(take(DType::F32)?);
+                }
             }
         }
         Ok(Some(whole))
     }
 }
 
+/// All that a checkpoint keeps of the optimizer, of every rank.
+#[derive(Clone, Debug)]
+pub(crate) struct Gathered {
+    pub(crate) state: AdamWState,
+    /// The running means, if the run keeps them.
+    pub(crate) means: Option<Vec<Tensor>>,
+}
+
+/// The type that gradients and moments of a parameter have.
+fn summed_in(parameter: &Tensor) -> DType {
+    if parameter.dtype() == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
 /// The parts of a sum as bytes, with the gradients of some parameters.
-fn encoded(parts: &[Part<Sum>], own: &Range<usize>) -> Result<Vec<u8>> {
+fn encoded(parts: &[Part<LossAndGradients>], own: &Range<usize>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let number = |bytes: &mut Vec<u8>, n: u64| bytes.extend(n.to_le_bytes());
     for (node, sum) in parts {
@@ -178,7 +195,7 @@ fn encoded(parts: &[Part<Sum>], own: &Range<usize>) -> Result<Vec<u8>> {
 }
 
 /// [`encoded`], read again; `None` if the bytes are something else.
-fn decoded(mut bytes: &[u8], own: &[&Tensor]) -> Result<Option<Vec<Part<Sum>>>> {
+fn decoded(mut bytes: &[u8], own: &[&Tensor]) -> Result<Option<Vec<Part<LossAndGradients>>>> {
     let mut parts = Vec::new();
     while !bytes.is_empty() {
         let mut number = || Some(u64::from_le_bytes(*bytes.split_off(..8)?.first_chunk()?));
@@ -194,11 +211,12 @@ fn decoded(mut bytes: &[u8], own: &[&Tensor]) -> Result<Option<Vec<Part<Sum>>>> 
         let Some(nll) = values(&mut bytes, tokens as usize) else { return Ok(None) };
         let mut gradients = Vec::with_capacity(own.len());
         for parameter in own {
-            let dtype = if parameter.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-            let Some(gradient) = read(&mut bytes, parameter, dtype)? else { return Ok(None) };
+            let Some(gradient) = read(&mut bytes, parameter, summed_in(parameter))? else {
+                return Ok(None);
+            };
             gradients.push(gradient);
         }
-        parts.push((node, Some(Sum { loss, nll, gradients })));
+        parts.push((node, Some(LossAndGradients { loss, nll, gradients })));
     }
     Ok(Some(parts))
 }
@@ -240,13 +258,11 @@ mod tests {
     #[test]
     fn every_parameter_belongs_to_one_rank_and_parts_are_about_equal() {
         for (sizes, ranks) in [(vec![100, 10, 10, 10, 30], 2), (vec![5; 40], 7), (vec![9, 1], 4)] {
-            let shards = Shards::of(&sizes, ranks);
-            let all: Vec<usize> = (0..ranks).flat_map(|rank| shards.range(rank)).collect();
+            let all: Vec<usize> = shards(&sizes, ranks).into_iter().flatten().collect();
             assert_eq!(all, (0..sizes.len()).collect::<Vec<_>>(), "{sizes:?} by {ranks}");
         }
-        let parts = Shards::of(&[5; 40], 4);
-        assert!((0..4).all(|rank| parts.range(rank).len() == 10));
-        assert_eq!(Shards::of(&[], 2).range(1), 0..0);
+        assert!(shards(&[5; 40], 4).into_iter().all(|part| part.len() == 10));
+        assert_eq!(shards(&[], 2), [0..0, 0..0]);
     }
 
     #[test]
@@ -255,7 +271,8 @@ mod tests {
             |values: &[f32]| Tensor::from_slice(values, (values.len(),), &Device::Cpu).unwrap();
         let gradients =
             vec![tensor(&[1.0]), tensor(&[0.1, -0.0, f32::MIN_POSITIVE]), tensor(&[3.0])];
-        let sum = Sum { loss: 0.1 + 0.2, nll: vec![1.5, 2.5], gradients: gradients.clone() };
+        let sum =
+            LossAndGradients { loss: 0.1 + 0.2, nll: vec![1.5, 2.5], gradients: gradients.clone() };
         let parts = vec![(0..1, None), (1..3, Some(sum))];
         let bytes = encoded(&parts, &(1..2)).unwrap();
         let read = decoded(&bytes, &[&gradients[1]]).unwrap().unwrap();

@@ -12,6 +12,8 @@ fn step(step: u64, loss: f64) -> StepMetrics {
         loss_unweighted: loss,
         supervised: 3,
         grad_norm: 1.0,
+        grad_norms: BTreeMap::new(),
+        clipped_steps: 0,
         lr: 1e-3,
         mask_rate: Some(0.5),
         tokens: 64 * step,

@@ -77,6 +77,28 @@ impl CorruptionRecipe {
     }
 }
 
+/// Writes out the defaults of stages whose whole window is corrupted at once: plain Eq. 4, in which every token is masked
+/// with probability t and weighs 1/t. The clip and the forced mask belong to blocks (paper §3.3). A stage that forces
+/// masks by its own words is left with the rates that go with that.
+pub(super) fn fill_in(table: &mut toml::Table) {
+    let stages = table.get_mut("stage").and_then(toml::Value::as_array_mut);
+    for stage in stages.into_iter().flatten().filter_map(toml::Value::as_table_mut) {
+        let objective = stage.get("objective").and_then(toml::Value::as_str);
+        if !matches!(objective, Some("full-diffusion" | "causal-diffusion")) {
+            continue;
+        }
+        let nothing = || toml::Value::Table(toml::Table::new());
+        let corruption = stage.entry("corruption").or_insert_with(nothing);
+        let Some(corruption) = corruption.as_table_mut() else { continue };
+        let forced =
+            corruption.get("mask").and_then(toml::Value::as_str) == Some("bernoulli-forced");
+        if !forced && !corruption.contains_key("transform") {
+            corruption.insert("transform".into(), "identity".into());
+        }
+        corruption.entry("mask").or_insert_with(|| "bernoulli".into());
+    }
+}
+
 const TIMES: &[&str] = &["permuted-stratified", "stratified", "independent"];
 const SCHEDULES: &[&str] = &[
     "linear",
@@ -137,6 +159,38 @@ mod tests {
 
     fn read(line: &str) -> Result<CorruptionRecipe, String> {
         toml::from_str(line).map_err(|error| error.message().to_owned())
+    }
+
+    #[test]
+    fn a_window_that_is_corrupted_at_once_is_so_by_plain_eq_4_unless_the_recipe_says_otherwise() {
+        let filled = |lines: &str| -> toml::Table {
+            let mut table: toml::Table = format!("[[stage]]\n{lines}").parse().unwrap();
+            fill_in(&mut table);
+            let stage = table["stage"][0].as_table().unwrap();
+            stage.get("corruption").map_or_else(toml::Table::new, |c| c.as_table().unwrap().clone())
+        };
+        let text =
+            |table: &toml::Table, key: &str| table.get(key).map(|v| v.as_str().unwrap().to_owned());
+        let both = |lines: &str| {
+            let table = filled(lines);
+            (text(&table, "transform"), text(&table, "mask"))
+        };
+        let some = |a: &str, b: &str| (Some(a.to_owned()), Some(b.to_owned()));
+        for objective in ["full-diffusion", "causal-diffusion"] {
+            let begin = format!("objective = \"{objective}\"\n");
+            assert_eq!(both(&begin), some("identity", "bernoulli"));
+            let own = format!("{begin}corruption.mask = \"exact-count\"");
+            assert_eq!(both(&own), some("identity", "exact-count"));
+            let own = format!("{begin}corruption.transform = \"block-clip\"");
+            assert_eq!(both(&own), some("block-clip", "bernoulli"));
+            let own = format!("{begin}corruption.mask = \"bernoulli-forced\"");
+            assert_eq!(both(&own), (None, Some("bernoulli-forced".to_owned())));
+            assert!(
+                read("transform = \"identity\"\nmask = \"bernoulli\"").unwrap().rule(5).is_ok()
+            );
+        }
+        assert_eq!(both("objective = \"block-diffusion\""), (None, None));
+        assert_eq!(both("objective = \"autoregressive\""), (None, None));
     }
 
     #[test]

@@ -50,6 +50,7 @@ use OnResume::{ByContent, Ignored, Insisted, Obeyed, Refused};
 const SHAPE: &str = "the weights have this shape";
 const START: &str = "the weights began with it";
 const MEASURED: &str = "the weights were learnt under it";
+const TRAINED: &str = "the moments are of what was trained";
 const FUTURE: &str = "the steps to come can have another value";
 const TEXT: &str = "the place in the data counts windows of the text that the run began with";
 
@@ -69,6 +70,9 @@ pub(crate) const KEYS: &[Key] = &[
     key("model.tie_word_embeddings", Refused, SHAPE),
     key("model.mask_token", Refused, MEASURED),
     key("model.mask_embedding", Refused, START),
+    key("model.frozen", Refused, TRAINED),
+    key("model.frozen_layers", Refused, TRAINED),
+    key("model.precision", Refused, "the weights were rounded by it, or not"),
     key("model.allow_mode_mismatch", Ignored, "it was asked when the run began"),
     key("data.tokenizer", ByContent, "the embedding's rows are its tokens"),
     key("data.corpus", ByContent, TEXT),
@@ -85,20 +89,30 @@ pub(crate) const KEYS: &[Key] = &[
     key("data.document_mask", Refused, MEASURED),
     key("sft.samples", ByContent, TEXT),
     key("sft.template", ByContent, "the samples were written in it"),
+    key("lora.rank", Refused, "the adapters have this shape"),
+    key("lora.alpha", Refused, MEASURED),
+    key("lora.targets", Refused, TRAINED),
     key("optimizer.beta1", Insisted, FUTURE),
     key("optimizer.beta2", Insisted, FUTURE),
     key("optimizer.epsilon", Insisted, FUTURE),
     key("optimizer.weight_decay", Insisted, FUTURE),
+    key("optimizer.decay", Insisted, FUTURE),
     key("optimizer.clip", Insisted, FUTURE),
+    key("optimizer.ema_decay", Insisted, "the mean of the steps to come has another span"),
     key("stage.name", Refused, "its lines in metrics.jsonl have this name"),
     key("stage.objective", Refused, MEASURED),
     key("stage.steps", Insisted, "more or fewer steps to come; never fewer than were taken"),
     key("stage.batch_size", Insisted, FUTURE),
+    key("stage.batch_tokens", Insisted, FUTURE),
     key("stage.micro_batch_size", Insisted, "sums are rounded in another order"),
     key("stage.learning_rate", Insisted, FUTURE),
+    key("stage.learning_rate_shape", Insisted, FUTURE),
     key("stage.learning_rate_warmup", Insisted, FUTURE),
     key("stage.learning_rate_decay", Insisted, FUTURE),
     key("stage.learning_rate_final", Insisted, FUTURE),
+    key("stage.reset_optimizer", Refused, "its first step was taken so"),
+    key("stage.dropout", Insisted, FUTURE),
+    key("stage.document_mask", Refused, MEASURED),
     key("stage.data", Refused, MEASURED),
     key("stage.block_size", Refused, MEASURED),
     key("stage.logit_shift", Refused, MEASURED),
@@ -115,6 +129,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("stage.checkpoint_every", Obeyed, "it only saves"),
     key("stage.checkpoint_minutes", Obeyed, "it only saves"),
     key("evaluation.windows", Insisted, "scores of later stages are of other text"),
+    key("evaluation.at_start", Ignored, "the first step is taken"),
     key("evaluation.prompts", Obeyed, "completions are written at the end"),
     key("evaluation.max_new_tokens", Obeyed, "completions are written at the end"),
 ];
@@ -193,7 +208,7 @@ enum State {
 pub(crate) fn extended(old: &Recipe, new: &Recipe, at: &Progress) -> Option<usize> {
     let last = at.stage.checked_sub(1).filter(|_| at.stage_step == 0)?;
     let (before, now) = (old.stage.get(last)?, new.stage.get(last)?);
-    (now.steps > before.steps && before.learning_rate_decay == 0).then_some(last)
+    (now.steps > before.steps && !before.learning_rate().falls()).then_some(last)
 }
 
 /// The keys in which `new` differs from `old`, each with what is to be done about it in a run that is at `at`.
@@ -283,7 +298,7 @@ impl Place<'_> {
             rule.name == "stage.steps" && self.new.stage[stage].steps > self.old.stage[stage].steps;
         let why = match more && stage + 1 == self.at.stage && self.at.stage_step == 0 {
             true => {
-                "the stage is finished and its learning rate has fallen (learning_rate_decay): more steps would raise \
+                "the stage is finished and its learning rate has fallen (learning_rate_decay, cosine): more steps would raise \
                  it again; add a [[stage]] in its place"
             }
             false => "the stage is finished",

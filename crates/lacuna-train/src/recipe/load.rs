@@ -4,8 +4,9 @@ use lacuna_objective::MaskSampler;
 use std::path::Path;
 
 use super::overrides::{anchor_paths, check_paths, set};
-use super::{ObjectiveKind, Recipe, Stage, StageData, bounds, defaults, words};
+use super::{ObjectiveKind, Precision, Recipe, Stage, StageData, bounds, corruption, words};
 use crate::error::{IoContext, Result, TrainError};
+use crate::learning_rate::LearningRateShape;
 
 /// The most bytes of a recipe.
 const LONGEST: u64 = 16 << 20;
@@ -30,11 +31,11 @@ impl Recipe {
             set(&mut table, item).map_err(&fail)?;
         }
         check_paths(&table).map_err(&fail)?;
+        corruption::fill_in(&mut table);
         // Paths are absolute by now: the values that two errors quote may differ.
         let kind = |error: &toml::de::Error| error.message().chars().take(14).collect::<String>();
         let here = std::env::current_dir().at("resolving", Path::new("."))?;
         anchor_paths(&mut table, &here);
-        defaults::fill_in(&mut table);
         let mut recipe: Recipe = table.try_into().map_err(|error: toml::de::Error| {
             // As a rule the file alone has the same fault, and then there is a place for it.
             match toml::from_str::<Recipe>(text) {
@@ -43,6 +44,7 @@ impl Recipe {
             }
         })?;
         recipe.file = path.to_owned();
+        recipe.count_windows().map_err(&fail)?;
         recipe.validate().map_err(fail)?;
         Ok(recipe)
     }
@@ -65,6 +67,30 @@ impl Recipe {
     /// Optimizer steps of all stages.
     pub fn total_steps(&self) -> u64 {
         self.stage.iter().map(|s| s.steps).sum()
+    }
+
+    /// Makes windows of a batch that is given in tokens.
+    fn count_windows(&mut self) -> std::result::Result<(), String> {
+        let window = self.data.window.max(1);
+        for (i, stage) in self.stage.iter_mut().enumerate() {
+            let Some(tokens) = stage.batch_tokens else { continue };
+            let at = format!("stage {} (`{}`)", i + 1, lacuna_files::printable(&stage.name));
+            let windows = tokens / window;
+            if tokens == 0 || !tokens.is_multiple_of(window) {
+                let (less, more) = (windows.max(1) * window, (windows + 1).saturating_mul(window));
+                return Err(format!(
+                    "{at}: batch_tokens is {tokens}, expected a whole number of windows of {window}: {less} or {more}"
+                ));
+            }
+            if stage.batch_size != 0 && stage.batch_size != windows {
+                return Err(format!(
+                    "{at}: batch_size is {}, and batch_tokens are {windows} windows; give one of the two",
+                    stage.batch_size
+                ));
+            }
+            stage.batch_size = windows;
+        }
+        Ok(())
     }
 
     fn validate(&self) -> std::result::Result<(), String> {
@@ -106,12 +132,33 @@ impl Recipe {
                 format!("optimizer.{key} is {beta}, expected 0 to below 1"),
             )?;
         }
+        need(
+            (0.0..1.0).contains(&o.ema_decay),
+            format!("optimizer.ema_decay is {}, expected 0 (none) to below 1", o.ema_decay),
+        )?;
+        self.validate_trained()?;
         bounds::check(self)?;
         self.stage.iter().enumerate().try_for_each(|(i, stage)| {
             let shown = lacuna_files::printable(&stage.name);
             let at = |reason: String| format!("stage {} (`{shown}`): {reason}", i + 1);
             self.validate_stage(stage).map_err(at)
         })
+    }
+
+    fn validate_trained(&self) -> std::result::Result<(), String> {
+        let m = &self.model;
+        let Some(lora) = &self.lora else { return Ok(()) };
+        lora.check()?;
+        if m.from.is_none() {
+            return Err("[lora] needs a checkpoint to stand beside: give model.from".into());
+        }
+        if !m.frozen.is_empty() || m.frozen_layers > 0 {
+            return Err("with [lora] every weight stays as it is: take model.frozen and model.frozen_layers out".into());
+        }
+        if m.precision != Precision::F32 {
+            return Err("model.precision = \"bf16\" rounds weights that [lora] does not train; take one out".into());
+        }
+        Ok(())
     }
 
     fn validate_heads(&self) -> std::result::Result<(), String> {
@@ -139,7 +186,10 @@ impl Recipe {
     fn validate_stage(&self, stage: &Stage) -> std::result::Result<(), String> {
         words::check_name("name", &stage.name)?;
         if stage.steps == 0 || stage.batch_size == 0 {
-            return Err("steps and batch_size must be at least 1".into());
+            return Err("steps and batch_size (or batch_tokens) must be at least 1".into());
+        }
+        if !(0.0..1.0).contains(&stage.dropout) {
+            return Err(format!("dropout is {}, expected 0 to below 1", stage.dropout));
         }
         let micro = stage.micro_batch_size.unwrap_or(stage.batch_size);
         if micro == 0 || micro > stage.batch_size {
@@ -157,6 +207,13 @@ impl Recipe {
         let ramps = stage.learning_rate_warmup.checked_add(stage.learning_rate_decay);
         if ramps.is_none_or(|ramps| ramps > stage.steps) {
             return Err("learning_rate_warmup + learning_rate_decay exceed steps".into());
+        }
+        if stage.learning_rate_decay > 0
+            && stage.learning_rate_shape != LearningRateShape::WarmupStableDecay
+        {
+            return Err(
+                "learning_rate_decay belongs to learning_rate_shape = \"warmup-stable-decay\" alone".into()
+            );
         }
         if stage.data == StageData::Sft && self.sft.is_none() {
             return Err("data = \"sft\" needs an [sft] section with samples".into());

@@ -31,7 +31,10 @@ pub struct HeldOutPoint {
     pub nats_per_token: f64,
 }
 
-/// The scores at a stage's end.
+/// The name of the scores from before the first step, among those of stages. No stage can be called so.
+pub const START: &str = "the start";
+
+/// The scores at a stage's end, or at the start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct StageResult {
     stage: String,
@@ -48,7 +51,44 @@ struct StageResult {
 /// The whole file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Stages {
+    /// The scores from before the first step, if they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    start: Option<StageResult>,
     stages: Vec<StageResult>,
+}
+
+impl StageResult {
+    fn of((index, stage): (usize, &str), step: u64, evaluation: Option<&Evaluation>) -> Self {
+        let bytes = evaluation.map_or(0, |e| e.bytes);
+        let score = |(name, l): &(ScoreName, Likelihood)| Score {
+            name: *name,
+            nats_per_token: l.nats_per_token(),
+            bits_per_byte: l.bits_per_byte(bytes),
+            nats: l.nats,
+            tokens: l.tokens,
+            passes: l.passes,
+            standard_error: l.standard_error,
+        };
+        Self {
+            stage: stage.to_owned(),
+            index,
+            step,
+            windows: evaluation.map_or(0, |e| e.windows),
+            bytes,
+            scores: evaluation.map_or(Vec::new(), |e| e.scores.iter().map(score).collect()),
+        }
+    }
+}
+
+/// The line of scores for `metrics.jsonl`.
+fn line_of(stage: &str, step: u64, evaluation: Option<&Evaluation>) -> serde_json::Value {
+    let scores = evaluation.map_or(&[][..], |e| &e.scores);
+    let nats = |(name, l): &(ScoreName, Likelihood)| {
+        let name = serde_json::to_value(name).ok()?.as_str()?.to_owned();
+        Some((name, l.nats_per_token().into()))
+    };
+    let scores: serde_json::Map<_, _> = scores.iter().filter_map(nats).collect();
+    serde_json::json!({ "step": step, "stage": stage, "nats_per_token": scores })
 }
 
 /// A run's scores, kept in its folder.
@@ -66,6 +106,7 @@ impl Results {
         let text = lacuna_files::read_text(&path, super::LONGEST).unwrap_or_default();
         let mut stages: Stages = serde_json::from_str(&text).unwrap_or_default();
         stages.stages.retain(|stage| stage.index < at.stage && stage.step <= at.step);
+        stages.start = stages.start.filter(|_| at.step > 0);
         Self { path, stages }
     }
 
@@ -81,32 +122,16 @@ impl Results {
         step: u64,
         evaluation: Option<&Evaluation>,
     ) -> serde_json::Value {
-        let bytes = evaluation.map_or(0, |e| e.bytes);
-        let score = |(name, l): &(ScoreName, Likelihood)| Score {
-            name: *name,
-            nats_per_token: l.nats_per_token(),
-            bits_per_byte: l.bits_per_byte(bytes),
-            nats: l.nats,
-            tokens: l.tokens,
-            passes: l.passes,
-            standard_error: l.standard_error,
-        };
+        let result = StageResult::of((index, stage), step, evaluation);
         self.stages.stages.retain(|stage| stage.index != index);
-        self.stages.stages.push(StageResult {
-            stage: stage.to_owned(),
-            index,
-            step,
-            windows: evaluation.map_or(0, |e| e.windows),
-            bytes,
-            scores: evaluation.map_or(Vec::new(), |e| e.scores.iter().map(score).collect()),
-        });
-        let scores = evaluation.map_or(&[][..], |e| &e.scores);
-        let nats = |(name, l): &(ScoreName, Likelihood)| {
-            let name = serde_json::to_value(name).ok()?.as_str()?.to_owned();
-            Some((name, l.nats_per_token().into()))
-        };
-        let scores: serde_json::Map<_, _> = scores.iter().filter_map(nats).collect();
-        serde_json::json!({ "step": step, "stage": stage, "nats_per_token": scores })
+        self.stages.stages.push(result);
+        line_of(stage, step, evaluation)
+    }
+
+    /// Adds the scores from before the first step; returns the line of them for `metrics.jsonl`.
+    pub(crate) fn add_start(&mut self, evaluation: &Evaluation) -> serde_json::Value {
+        self.stages.start = Some(StageResult::of((0, START), 0, Some(evaluation)));
+        line_of(START, 0, Some(evaluation))
     }
 
     /// Writes the file as it stands. If it can't be written, the user is told and the run goes on: scores are a
@@ -129,7 +154,7 @@ impl Results {
             label: score.name.label(),
             nats_per_token: score.nats_per_token,
         };
-        let stages = self.stages.stages.iter();
+        let stages = self.stages.start.iter().chain(&self.stages.stages);
         stages
             .flat_map(|s| s.scores.iter().filter(of_model).map(|score| point(s.step, score)))
             .collect()
@@ -141,7 +166,8 @@ impl Results {
             let &Score { nats, tokens, passes, standard_error, .. } = score;
             (score.name, Likelihood { nats, tokens, passes, standard_error })
         };
-        let measured = self.stages.stages.iter().filter(|stage| stage.windows > 0);
+        let measured = self.stages.start.iter().chain(&self.stages.stages);
+        let measured = measured.filter(|stage| stage.windows > 0);
         measured
             .map(|stage| {
                 let scores = stage.scores.iter().map(likelihood).collect();

@@ -2,16 +2,14 @@
 //!
 //! The first rank alone has a keeper; to the others a run is steps and nothing else.
 
-use lacuna_model::Transformer;
 use lacuna_text::ModelFiles;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::start::Start;
 use super::{Event, Outcome, RunOptions};
-use crate::adamw::AdamWState;
 use crate::checkpoint::kept::{self, Divergence};
-use crate::checkpoint::{self, Progress};
+use crate::checkpoint::{self, Progress, State};
 use crate::error::{Result, TrainError};
 use crate::evaluation::Evaluation;
 use crate::metrics::{MetricsWriter, StepMetrics};
@@ -112,7 +110,7 @@ impl Keeper<'_> {
     /// Writes a checkpoint, which says by itself what it is of.
     pub(super) fn checkpoint(
         &mut self,
-        (model, state): (&Transformer, AdamWState),
+        state: State<'_>,
         progress: &Progress,
         files: &ModelFiles,
         observe: Observer<'_>,
@@ -123,7 +121,7 @@ impl Keeper<'_> {
         files.insert("recipe.toml", self.recipe.as_str());
         files.insert("run.json", self.record.to_json());
         self.metrics.sync();
-        self.newest = checkpoint::save(&dir, model, state, progress, &files)?;
+        self.newest = checkpoint::save(&dir, state, progress, &files)?;
         self.saved = Instant::now();
         observe(Event::Checkpoint(&self.newest));
         self.unproven = Some(self.newest.clone());
@@ -171,16 +169,37 @@ impl Keeper<'_> {
         observe(Event::StageEnd { stage, evaluation });
     }
 
-    /// Writes the finished model.
+    /// Adds the scores from before the first step.
+    pub(super) fn start_scores(&mut self, evaluation: &Evaluation, observe: Observer<'_>) {
+        let line = self.results.add_start(evaluation);
+        self.results.keep(observe);
+        if let Some(notice) = self.metrics.append(&line) {
+            observe(Event::Notice(notice));
+        }
+        observe(Event::Start { evaluation });
+    }
+
+    /// Writes the finished model: in `final`, beside it the mean of its weights and its adapters, if there are some.
     pub(super) fn finish(
         &mut self,
-        model: &Transformer,
+        state: State<'_>,
         files: &ModelFiles,
         step: u64,
         observe: Observer<'_>,
     ) -> Result<Outcome> {
+        let State { model, form, gathered } = state;
         let target = self.options.dir.join("final");
-        for kept in checkpoint::save_final(&target, model, files)? {
+        let mut renamed = checkpoint::save_final(&target, model, form, files)?;
+        if let Some(means) = gathered.means {
+            let target = self.options.dir.join("final-ema");
+            let averaged = model.with_trained(&means)?;
+            renamed.extend(checkpoint::save_final(&target, &averaged, form, files)?);
+        }
+        if let Some(adapter) = &form.adapter {
+            let target = self.options.dir.join("final-adapter");
+            renamed.extend(checkpoint::save_final_adapter(&target, model, adapter, files)?);
+        }
+        for kept in renamed {
             let notice = format!("{}: what stood there is kept under this name", kept.display());
             observe(Event::Notice(notice));
         }

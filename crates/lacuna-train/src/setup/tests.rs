@@ -42,7 +42,7 @@ fn the_mask_row_starts_as_the_recipe_says_and_no_other_changes() {
     let build = |set: &[&str]| {
         let (recipe, data) = from(dir.path(), Mode::Autoregressive, set);
         let mask = data.mask_id().unwrap() as usize;
-        (table(&build_model(&recipe, &data, None, &Device::Cpu).unwrap()), mask)
+        (table(&build_model(&recipe, &data, None, &Device::Cpu, &mut |_| {}).unwrap()), mask)
     };
     let (as_is, mask) = build(&[]);
     let weights = Weights::open(dir.path()).unwrap();
@@ -69,11 +69,48 @@ fn the_mask_row_starts_as_the_recipe_says_and_no_other_changes() {
 }
 
 #[test]
+fn a_measured_mask_row_is_the_start_under_which_masked_tokens_cost_least() {
+    let dir = tempfile::tempdir().unwrap();
+    let (recipe, data) = from(dir.path(), Mode::Autoregressive, &["model.mask_embedding=measured"]);
+    let mask = data.mask_id().unwrap() as usize;
+    let mut told = Vec::new();
+    let model = build_model(&recipe, &data, None, &Device::Cpu, &mut |t| told.push(t)).unwrap();
+    let told = told.pop().unwrap();
+    let rows = table(&model);
+    // The costs are told in their order, and the row is the first one's.
+    let costs: Vec<f64> = told
+        .rsplit(": ")
+        .next()
+        .unwrap()
+        .split(", ")
+        .map(|cost| cost.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert!(costs.len() >= 3 && costs.is_sorted(), "{told}");
+    let as_is = table(
+        &Transformer::trainable(&Weights::open(dir.path()).unwrap(), DType::F32, &Device::Cpu)
+            .unwrap(),
+    );
+    for (row, (before, after)) in as_is.iter().zip(&rows).enumerate() {
+        assert!(before == after || row == mask, "row {row}");
+    }
+    let names = ["the checkpoint's row", "the mean row", "the row of the"];
+    let first = told.strip_prefix("MASK starts as ").unwrap();
+    assert!(names.iter().any(|name| first.starts_with(name)), "{told}");
+    if first.starts_with("the checkpoint's row") {
+        assert_eq!(rows[mask], as_is[mask]);
+    } else {
+        assert_ne!(rows[mask], as_is[mask]);
+    }
+}
+
+#[test]
 fn a_block_diffusion_checkpoint_is_not_trained_as_another_kind_unasked() {
     let dir = tempfile::tempdir().unwrap();
     let build = |mode, set: &[&str]| {
         let (recipe, data) = from(dir.path(), mode, set);
-        build_model(&recipe, &data, None, &Device::Cpu).map(|_| ()).map_err(|e| e.to_string())
+        build_model(&recipe, &data, None, &Device::Cpu, &mut |_| {})
+            .map(|_| ())
+            .map_err(|e| e.to_string())
     };
     // The smoke recipe's first stage is autoregressive.
     build(Mode::Autoregressive, &[]).unwrap();
@@ -94,13 +131,16 @@ fn a_block_diffusion_checkpoint_is_not_trained_as_another_kind_unasked() {
 fn training_starts_from_a_gguf_file_too() {
     let dir = tempfile::tempdir().unwrap();
     let (mut recipe, data) = from(dir.path(), Mode::Autoregressive, &[]);
-    let expected = table(&build_model(&recipe, &data, None, &Device::Cpu).unwrap());
+    let expected = table(&build_model(&recipe, &data, None, &Device::Cpu, &mut |_| {}).unwrap());
     let weights = Weights::open(dir.path()).unwrap();
     let file = dir.path().join("m.gguf");
     save_gguf(&file, weights.config(), weights.outgoing(), &Default::default()).unwrap();
     recipe.model.from = Some(file);
     let data = RunData::open(&recipe).unwrap();
-    assert_eq!(table(&build_model(&recipe, &data, None, &Device::Cpu).unwrap()), expected);
+    assert_eq!(
+        table(&build_model(&recipe, &data, None, &Device::Cpu, &mut |_| {}).unwrap()),
+        expected
+    );
 }
 
 /// The objective of each of a recipe's stages, with the mode that its checkpoint would declare.
@@ -150,11 +190,11 @@ fn every_key_of_a_stage_reaches_its_objective() {
         stage(
             "block-diffusion",
             &format!(
-                "block_size = 8\nlogit_shift = true\nrecompute_activations = true\n{corruption}"
+                "block_size = 8\nlogit_shift = true\nrecompute_activations = true\ndropout = 0.25\n{corruption}"
             ),
         ),
         stage("full-diffusion", ""),
-        stage("causal-diffusion", ""),
+        stage("causal-diffusion", "document_mask = false"),
     ];
     let file = dir.path().join("recipe.toml");
     std::fs::write(&file, head + &stages.concat()).unwrap();
@@ -179,8 +219,17 @@ fn every_key_of_a_stage_reaches_its_objective() {
         predicts: Predicts::Next,
         document_mask: true,
         recompute: true,
+        dropout: 0.25,
     };
     assert_eq!(blocks, expected);
+    assert!(full.document_mask && !causal.document_mask);
+    // Plain Eq. 4: each token with probability t, and weight 1/t.
+    let plain = CorruptionRule {
+        transform: RateTransform::Identity,
+        mask_sampler: MaskSampler::Bernoulli,
+        ..CorruptionRule::paper(mask)
+    };
+    assert_eq!([full, causal].map(|o| o.corruption.unwrap().0), [plain; 2]);
     // A window is one block when it is corrupted; under causal attention it is decoded token by token.
     assert_eq!((full.block_size.get(), causal.block_size.get()), (32, 32));
     let size = |mode| match mode {

@@ -5,4 +5,7 @@
 mod adamw;
 mod golden;
 mod laws;
+mod order;
 mod ranks;
+mod stops;
+mod trained;

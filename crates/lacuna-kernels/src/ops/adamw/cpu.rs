@@ -40,6 +40,9 @@ pub(super) fn adamw(
         match storage {
             CpuStorage::BF16(p) => round_all(&master, &mut p[own], bf16::from_f32),
             CpuStorage::F16(p) => round_all(&master, &mut p[own], f16::from_f32),
+            CpuStorage::F32(p) => {
+                round_all(&master, &mut p[own], |value| bf16::from_f32(value).to_f32());
+            }
             _ => bail!("adamw: a parameter changed its type, expected the one it began with"),
         }
         Ok(())
@@ -110,6 +113,19 @@ fn step_body<const FMA: bool>(
         let root = madd::<FMA>(v.sqrt(), u.root_scale, u.eps);
         *p = madd::<FMA>(*p, u.shrink, -(u.step_size * *m / root));
     }
+}
+
+pub(super) fn moving_average(mean: &Tensor, value: &Tensor, decay: f64) -> Result<()> {
+    let [value] = elements([value])?;
+    let (kept, taken) = (decay as f32, (1. - decay) as f32);
+    lend(mean, |mean| {
+        mean.par_chunks_mut(CHUNK).zip(value.par_chunks(CHUNK)).for_each(|(mean, value)| {
+            mean.iter_mut().zip(value).for_each(|(mean, value)| {
+                *mean = kept * *mean + taken * value;
+            });
+        });
+        Ok(())
+    })
 }
 
 /// Σ x²: each block of 4096 elements is summed in f32, the blocks' sums are added in f64.

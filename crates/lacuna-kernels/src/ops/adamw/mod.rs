@@ -14,7 +14,8 @@ pub struct Moments {
     pub first: Tensor,
     /// The running mean of the gradient's square.
     pub second: Tensor,
-    /// The f32 copy of a half-precision parameter, which small steps add up in.
+    /// The f32 copy of a half-precision parameter, which small steps add up in; of an f32 parameter, the copy that it
+    /// is a rounding to bf16 of.
     pub master: Option<Tensor>,
 }
 
@@ -34,6 +35,17 @@ impl Moments {
         let half = matches!(parameter.dtype(), DType::BF16 | DType::F16);
         let master = half.then(|| parameter.to_dtype(DType::F32)?.copy()).transpose()?;
         Ok(Self { first: zeros()?, second: zeros()?, master })
+    }
+
+    /// [`zeros`](Self::zeros) of an f32 parameter whose values passes read rounded to bf16: it has a copy too, of the
+    /// values as they are now, and is their rounding behind every update.
+    ///
+    /// # Errors
+    /// As [`zeros`](Self::zeros).
+    pub fn rounding(parameter: &Tensor) -> Result<Self> {
+        let zeros = Self::zeros(parameter)?;
+        let copied = (parameter.dtype() == DType::F32).then(|| parameter.detach().copy());
+        Ok(Self { master: zeros.master.or(copied.transpose()?), ..zeros })
     }
 
     /// Contiguous copies that share no memory with these.
@@ -100,20 +112,41 @@ pub fn adamw(
 /// # Errors
 /// If a tensor is not of a float dtype.
 pub fn global_norm(backend: Backend, gradients: &[Tensor]) -> Result<f64> {
-    let mut sum = 0.;
-    for gradient in gradients {
-        sum += sum_of_squares(backend, gradient)?;
-    }
-    Ok(sum.sqrt())
+    Ok(sums_of_squares(backend, gradients)?.iter().sum::<f64>().sqrt())
 }
 
-/// Σ x² over a tensor. It does not depend on the number of threads.
+/// Σ g² of each tensor, of which [`global_norm`] is the root of the sum.
 ///
 /// # Errors
-/// If the tensor is not of a float dtype.
-pub fn sum_of_squares(backend: Backend, x: &Tensor) -> Result<f64> {
-    match backend.serving(&[x]) {
-        Serving::Reference => reference::sum_of_squares(x),
-        Serving::Cpu(isa) => cpu::sum_of_squares(isa, x),
+/// If a tensor is not of a float dtype.
+pub fn sums_of_squares(backend: Backend, gradients: &[Tensor]) -> Result<Vec<f64>> {
+    let of_one = |gradient: &Tensor| match backend.serving(&[gradient]) {
+        Serving::Reference => reference::sum_of_squares(gradient),
+        Serving::Cpu(isa) => cpu::sum_of_squares(isa, gradient),
+    };
+    gradients.iter().map(of_one).collect()
+}
+
+/// Lets `mean` take in `value`: mean ← decay · mean + (1 − decay) · value. The mean is overwritten in place, so it must
+/// share no memory with others.
+///
+/// # Errors
+/// If the shapes differ.
+pub fn moving_average(
+    backend: Backend,
+    mean: &mut Tensor,
+    value: &Tensor,
+    decay: f64,
+) -> Result<()> {
+    if mean.dims() != value.dims() {
+        bail!("average: a value is {:?}, expected {:?}", value.dims(), mean.dims())
+    }
+    let in_place = mean.is_contiguous() && value.is_contiguous();
+    match backend.serving(&[mean, value]) {
+        Serving::Cpu(_) if in_place => cpu::moving_average(mean, value, decay),
+        _ => {
+            *mean = reference::moving_average(mean, value, decay)?;
+            Ok(())
+        }
     }
 }

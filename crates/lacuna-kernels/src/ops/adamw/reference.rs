@@ -21,11 +21,24 @@ pub fn adamw(
     *v = ((&*v * update.beta2)? + (g.sqr()? * (1. - update.beta2))?)?;
     let root = ((v.sqrt()? * update.root_scale)? + update.eps)?;
     let p = ((p * update.shrink)? - (m.div(&root)? * update.step_size)?)?;
-    parameter.set(&p.to_dtype(parameter.dtype())?)?;
+    let read = match (&master, parameter.dtype()) {
+        (Some(_), DType::F32) => p.to_dtype(DType::BF16)?.to_dtype(DType::F32)?,
+        (_, dtype) => p.to_dtype(dtype)?,
+    };
+    parameter.set(&read)?;
     if master.is_some() {
         *master = Some(p);
     }
     Ok(())
+}
+
+/// decay · mean + (1 − decay) · value.
+///
+/// # Errors
+/// If shapes disagree.
+pub fn moving_average(mean: &Tensor, value: &Tensor, decay: f64) -> Result<Tensor> {
+    let value = value.detach().to_dtype(mean.dtype())?;
+    (mean * decay)? + (value * (1. - decay))?
 }
 
 /// sqrt(Σ g²) over all tensors.

@@ -1,7 +1,7 @@
 //! Compares AdamW's update with its formula and with its definition.
 
 use super::*;
-use lacuna_kernels::{AdamWUpdate, Backend, Moments, adamw, global_norm};
+use lacuna_kernels::{AdamWUpdate, Backend, Moments, adamw, global_norm, moving_average};
 
 fn variables(dtype: DType) -> Vec<Var> {
     let mut draw = Numbers::new(71);
@@ -118,6 +118,43 @@ pub(crate) fn small_steps_are_not_lost_in_half_precision(backend: Backend) {
             assert!((x - 0.9).abs() < 4e-3, "{dtype:?} {x}");
         }
     }
+}
+
+/// An f32 parameter that passes read rounded is the bf16 of its copy, in which small steps add up.
+pub(crate) fn small_steps_are_not_lost_in_rounded_parameters(backend: Backend) {
+    for (dtype, copies) in [(DType::F32, true), (DType::F64, false)] {
+        let ones = Tensor::full(1f32, 70_000, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        let vars = [Var::from_tensor(&ones).unwrap()];
+        let mut adamw = Optimizer::new(&vars, f64::INFINITY);
+        adamw.moments = vec![Moments::rounding(&vars[0]).unwrap()];
+        assert_eq!(adamw.moments[0].master.is_some(), copies);
+        for _ in 0..100 {
+            adamw.step(backend, std::slice::from_ref(&ones), 1e-4);
+        }
+        if let Some(master) = &adamw.moments[0].master {
+            let rounded = master.to_dtype(DType::BF16).unwrap();
+            assert_eq!(numbers(&vars[0]), numbers(&rounded));
+            for x in numbers(master) {
+                assert!((x - 0.99).abs() < 1e-5, "{x}");
+            }
+        }
+    }
+}
+
+/// mean ← d · mean + (1 − d) · value, in place, as its definition says in f64.
+pub(crate) fn a_running_mean_agrees_with_its_definition(backend: Backend) {
+    let mut draw = Numbers::new(5);
+    let (mean, value) = (draw.tensor(&[70_000]), draw.tensor(&[70_000]));
+    let mut fast = mean.copy().unwrap();
+    let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+    let mut slow = wide(&mean);
+    for _ in 0..3 {
+        moving_average(backend, &mut fast, &value, 0.9).unwrap();
+        slow = lacuna_kernels::reference::moving_average(&slow, &wide(&value), 0.9).unwrap();
+    }
+    assert!(error(&fast, &slow) < 1e-6);
+    let short = draw.tensor(&[3]);
+    assert!(moving_average(backend, &mut fast, &short, 0.9).is_err());
 }
 
 pub(crate) fn thread_count_does_not_matter(backend: Backend) {

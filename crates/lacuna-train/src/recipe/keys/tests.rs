@@ -154,12 +154,25 @@ fn told(result: Result<Outcome, TrainError>) -> String {
 /// Every key that the recipe's form knows, as serde lists them, stages without their number.
 fn known_keys() -> BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml");
-    let sections =
-        ["", "model", "data", "sft", "optimizer", "stage.0", "stage.0.corruption", "evaluation"];
+    let sections = [
+        "",
+        "model",
+        "data",
+        "sft",
+        "lora",
+        "optimizer",
+        "stage.0",
+        "stage.0.corruption",
+        "evaluation",
+    ];
     let mut known = BTreeSet::new();
     for section in sections {
         let dot = if section.is_empty() { "" } else { "." };
-        let set = [format!("{section}{dot}no_such_key=1"), "sft.samples=[\"a\"]".to_owned()];
+        let set = [
+            format!("{section}{dot}no_such_key=1"),
+            "sft.samples=[\"a\"]".to_owned(),
+            "lora.rank=1".to_owned(),
+        ];
         let error = Recipe::load(&path, &set).unwrap_err().to_string();
         let listed = error.split("known here: ").nth(1).expect(&error).split(')').next().unwrap();
         for key in listed.split(", ") {
@@ -190,6 +203,34 @@ fn the_docs_have_the_table_of_classes() {
     let row = |key: &Key| format!("| `{}` | {} | {} |\n", key.name, key.on_resume.word(), key.why);
     let table: String = KEYS.iter().map(row).collect();
     assert!(page.contains(&table), "docs/guides/write-a-recipe.md lacks:\n{table}");
+}
+
+#[test]
+fn the_guide_explains_every_key_in_its_section_and_no_other() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guides/write-a-recipe.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, explained) = page.split_once("## Every key").unwrap();
+    let (explained, _) = explained.split_once("## Resume a run").unwrap();
+    let mut found = BTreeSet::new();
+    for section in explained.split("\n### ").skip(1) {
+        let (title, body) = section.split_once('\n').unwrap();
+        let prefix = match title {
+            "Top level" => String::new(),
+            // [`data`], [[stage]], [stage.corruption]: the name, and a dot.
+            title => format!("{}.", title.trim_matches(['`', '[', ']'])),
+        };
+        // The rows of the section's first table; a row may be of several keys.
+        let table = body.lines().skip_while(|line| !line.starts_with("| key |"));
+        for row in table.skip(2).take_while(|line| line.starts_with('|')) {
+            let keys = row.split('|').nth(1).unwrap();
+            let keys = keys.split(',').map(|key| key.trim().trim_matches('`'));
+            keys.for_each(|key| assert!(found.insert(format!("{prefix}{key}")), "{key} twice"));
+        }
+    }
+    let known: BTreeSet<String> = KEYS.iter().map(|key| key.name.to_owned()).collect();
+    let missing: Vec<_> = known.difference(&found).collect();
+    let unknown: Vec<_> = found.difference(&known).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "missing {missing:?}, unknown {unknown:?}");
 }
 
 #[test]

@@ -12,6 +12,8 @@ fn metrics(step: u64, stage: &str, grad_norm: f64) -> StepMetrics {
         loss_unweighted: 3.0,
         supervised: 1,
         grad_norm,
+        grad_norms: Default::default(),
+        clipped_steps: 0,
         lr: 1e-3,
         mask_rate: None,
         tokens: step,

@@ -17,6 +17,9 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("model.tie_word_embeddings", &["model.tie_word_embeddings=false"]),
     ("model.mask_token", &["model.mask_token=<[fim-prefix]>"]),
     ("model.mask_embedding", &["model.mask_embedding=mean"]),
+    ("model.frozen", &["model.frozen=[\"norms\"]"]),
+    ("model.frozen_layers", &["model.frozen_layers=1"]),
+    ("model.precision", &["model.precision=bf16"]),
     ("model.allow_mode_mismatch", &["model.allow_mode_mismatch=true"]),
     // These keys do not change the text that is read here.
     ("data.max_document_bytes", &["data.max_document_bytes=5000"]),
@@ -32,16 +35,23 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("optimizer.beta2", &["optimizer.beta2=0.8"]),
     ("optimizer.epsilon", &["optimizer.epsilon=1e-6"]),
     ("optimizer.weight_decay", &["optimizer.weight_decay=0.0"]),
+    ("optimizer.decay", &["optimizer.decay=[\"norms\"]"]),
+    ("optimizer.ema_decay", &["optimizer.ema_decay=0.9"]),
     ("optimizer.clip", &["optimizer.clip=2.0"]),
     ("stage.name", &["stage.1.name=renamed"]),
     ("stage.objective", &["stage.1.objective=full-diffusion"]),
     ("stage.steps", &["stage.1.steps=8"]),
     ("stage.batch_size", &["stage.1.batch_size=4"]),
+    ("stage.batch_tokens", &["stage.1.batch_tokens=16"]),
     ("stage.micro_batch_size", &["stage.1.micro_batch_size=1"]),
     ("stage.learning_rate", &["stage.1.learning_rate=2e-3"]),
+    ("stage.learning_rate_shape", &["stage.1.learning_rate_shape=cosine"]),
     ("stage.learning_rate_warmup", &["stage.1.learning_rate_warmup=1"]),
     ("stage.learning_rate_decay", &["stage.1.learning_rate_decay=1"]),
     ("stage.learning_rate_final", &["stage.1.learning_rate_final=0.5"]),
+    ("stage.reset_optimizer", &["stage.1.reset_optimizer=true"]),
+    ("stage.dropout", &["stage.1.dropout=0.1"]),
+    ("stage.document_mask", &["stage.1.document_mask=true"]),
     ("stage.data", &["stage.1.data=sft"]),
     ("stage.block_size", &["stage.1.block_size=2"]),
     ("stage.logit_shift", &["stage.1.logit_shift=true"]),
@@ -61,6 +71,7 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("stage.checkpoint_every", &["stage.1.checkpoint_every=1"]),
     ("stage.checkpoint_minutes", &["stage.1.checkpoint_minutes=1.0"]),
     ("evaluation.windows", &["evaluation.windows=2"]),
+    ("evaluation.at_start", &["evaluation.at_start=true"]),
     ("evaluation.prompts", &["evaluation.prompts=[\"def \"]"]),
     ("evaluation.max_new_tokens", &["evaluation.max_new_tokens=3"]),
 ];
@@ -81,8 +92,8 @@ fn a_run_resumed_with_any_key_changed_does_what_the_table_says() {
     place.keep();
     let before = place.recorded();
     let tried: BTreeSet<&str> = CHANGES.iter().chain(CONTENTS).map(|(key, _)| *key).collect();
-    // These two take another kind of recipe, and have tests of their own below.
-    let elsewhere = ["model.from", "data.shards"];
+    // These take another kind of recipe, and have tests of their own.
+    let elsewhere = ["model.from", "data.shards", "lora.rank", "lora.alpha", "lora.targets"];
     for key in KEYS.iter().filter(|key| !elsewhere.contains(&key.name)) {
         assert!(tried.contains(key.name), "no change of {} is tried", key.name);
     }

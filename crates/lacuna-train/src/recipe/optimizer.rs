@@ -1,0 +1,121 @@
+//! Reads from `[optimizer]` and `[lora]` what is trained, and by which rule.
+
+use lacuna_checkpoint::{AdapterConfig, Field, target_module, targeted_field};
+use lacuna_model::Transformer;
+use serde::{Deserialize, Serialize};
+
+use crate::adamw::{AdamW, AdamWConfig, Parameter, sizes};
+use crate::collective::Collective;
+use crate::collective::shards::Ranks;
+use crate::error::Result;
+use crate::groups::ParameterGroup;
+use crate::recipe::{Precision, Recipe};
+
+/// The settings of AdamW (choice 11).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerRecipe {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled decay of the groups in `decay`.
+    pub weight_decay: f64,
+    /// The groups of parameters that decay.
+    pub decay: Vec<ParameterGroup>,
+    /// Largest norm of the whole gradient.
+    pub clip: f64,
+    /// Decay of the running mean of the weights, which is saved as a model of its own; 0: none is kept.
+    pub ema_decay: f64,
+}
+
+impl Default for OptimizerRecipe {
+    fn default() -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            decay: ParameterGroup::MATRICES.into(),
+            clip: 1.0,
+            ema_decay: 0.0,
+        }
+    }
+}
+
+impl Recipe {
+    /// A rank's optimizer of what is trained of a model.
+    pub(crate) fn optimizer_of(&self, model: &Transformer, ranks: &Collective) -> Result<AdamW> {
+        let optimizer = &self.optimizer;
+        let config = AdamWConfig {
+            beta1: optimizer.beta1,
+            beta2: optimizer.beta2,
+            eps: optimizer.epsilon,
+            weight_decay: optimizer.weight_decay,
+            clip_norm: Some(optimizer.clip),
+        };
+        let parameters = model.trained()?.into_iter().map(|(name, var)| Parameter {
+            var: var.clone(),
+            decay: optimizer.decay.contains(&ParameterGroup::of(name.parameter())),
+            rounds: self.model.precision == Precision::Bf16,
+        });
+        let parameters: Vec<_> = parameters.collect();
+        let own = Ranks::of(ranks, &sizes(&parameters)).own();
+        Ok(AdamW::of_rank(parameters, own, config)?)
+    }
+}
+
+/// Low-rank adapters (LoRA): they alone are trained, beside the matrices of `model.from`, which stay as they are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraRecipe {
+    /// Rows of A and columns of B.
+    pub rank: usize,
+    /// The numerator of the factor in alpha / rank · B · A, which is added to a matrix; default: twice the rank.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+    /// The projections that have an adapter in every layer.
+    #[serde(default = "all_targets")]
+    pub targets: Vec<String>,
+}
+
+fn all_targets() -> Vec<String> {
+    use Field::{Down, Gate, K, O, Q, Up, V};
+    [Q, K, V, O, Gate, Up, Down].into_iter().filter_map(target_module).collect()
+}
+
+impl LoraRecipe {
+    /// The factor's numerator.
+    pub fn alpha(&self) -> f64 {
+        self.alpha.unwrap_or(2.0 * self.rank as f64)
+    }
+
+    /// The description that is written beside adapters trained on the checkpoint `base`.
+    pub(crate) fn config(&self, base: Option<String>) -> AdapterConfig {
+        let targets = self.targets.iter().filter_map(|module| targeted_field(module)).collect();
+        AdapterConfig { rank: self.rank, alpha: self.alpha(), targets, base }
+    }
+
+    /// Names the first value that no adapter can have.
+    pub(super) fn check(&self) -> std::result::Result<(), String> {
+        if self.rank == 0 || self.rank > 1 << 16 {
+            return Err(format!("lora.rank is {}, expected 1 to {}", self.rank, 1 << 16));
+        }
+        if !(self.alpha().is_finite() && self.alpha() > 0.0) {
+            return Err(format!("lora.alpha is {}, expected a number above 0", self.alpha()));
+        }
+        if self.targets.is_empty() {
+            return Err("lora.targets is empty: nothing would be trained".into());
+        }
+        match self.targets.iter().find(|module| targeted_field(module).is_none()) {
+            None => Ok(()),
+            Some(module) => Err(format!(
+                "lora.targets: `{}` is no projection of a layer; expected some of {}",
+                lacuna_files::printable(module),
+                all_targets().join(", ")
+            )),
+        }
+    }
+}
