@@ -57,11 +57,12 @@ pub use learning_rate::LearningRate;
 pub use metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, MetricsWriter, StepMetrics, read_metrics};
 pub use objective::{LossAndGradients, StageObjective};
 pub use recipe::{
-    CorruptionRecipe, DataRecipe, EvaluationRecipe, MaskEmbedding, ModelRecipe, ObjectiveKind,
-    OptimizerRecipe, Recipe, SftRecipe, Stage, StageData,
+    CorruptionRecipe, DataRecipe, EvaluationRecipe, FimOrderKey, FimRecipe, MaskEmbedding,
+    ModelRecipe, ObjectiveKind, OptimizerRecipe, Recipe, SamplePacking, SftRecipe, SourceRecipe,
+    Stage, StageData,
 };
 pub use record::results::HeldOutPoint;
 pub use record::{Machine, Surroundings};
 pub use run::{Event, Outcome, RunOptions, run};
-pub use setup::{RunData, SpecialIds, open_tokenizer};
+pub use setup::{RunData, SpecialIds, ends_of_text, open_template, open_tokenizer};
 pub use step::{StepOutcome, StepSettings, step};

@@ -23,6 +23,7 @@ corpus = ["src"]
 window = 8
 [sft]
 samples = ["chat.jsonl"]
+packing = "split-long"
 [evaluation]
 windows = 1
 [[stage]]
@@ -154,22 +155,41 @@ fn told(result: Result<Outcome, TrainError>) -> String {
 /// Every key that the recipe's form knows, as serde lists them, stages without their number.
 fn known_keys() -> BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml");
-    let sections =
-        ["", "model", "data", "sft", "optimizer", "stage.0", "stage.0.corruption", "evaluation"];
+    let sections = [
+        "",
+        "model",
+        "data",
+        "data.fim",
+        "data.source.0",
+        "sft",
+        "optimizer",
+        "stage.0",
+        "stage.0.corruption",
+        "evaluation",
+    ];
     let mut known = BTreeSet::new();
     for section in sections {
         let dot = if section.is_empty() { "" } else { "." };
-        let set = [format!("{section}{dot}no_such_key=1"), "sft.samples=[\"a\"]".to_owned()];
+        let set = [
+            "sft.samples=[\"a\"]".to_owned(),
+            "data.fim.rate=0.5".to_owned(),
+            "data.source=[{corpus=[\"a\"]}]".to_owned(),
+            format!("{section}{dot}no_such_key=1"),
+        ];
         let error = Recipe::load(&path, &set).unwrap_err().to_string();
         let listed = error.split("known here: ").nth(1).expect(&error).split(')').next().unwrap();
         for key in listed.split(", ") {
-            known.insert(format!("{section}{dot}{key}").replace("stage.0", "stage"));
+            known.insert(numberless(&format!("{section}{dot}{key}")));
         }
     }
-    for section in sections.map(|section| section.replace("stage.0", "stage")) {
+    for section in sections.map(numberless) {
         known.remove(&section);
     }
     known
+}
+
+fn numberless(key: &str) -> String {
+    key.replace(".0", "")
 }
 
 #[test]
