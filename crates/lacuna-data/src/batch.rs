@@ -2,8 +2,9 @@
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
+use crate::mixture::Mixture;
 use crate::window::Window;
-use lacuna_random::{IndexedOrder, Purpose, permutation, stream};
+use lacuna_random::{Places, Purpose, permutation, stream};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,8 @@ const MOST_LISTED: u64 = 1 << 24;
 
 /// A place in an endless walk through a dataset, one epoch after the other.
 ///
-/// All that a checkpoint needs to go on with the very next row.
+/// All that a checkpoint needs to go on with the very next row. Where several sources are mixed, it counts rows of
+/// all of them, and an epoch is as many rows as there are windows in all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Cursor {
     /// The number of times that every window has been seen.
@@ -34,7 +36,8 @@ pub struct Row {
     pub window: Window,
 }
 
-/// Deals out a dataset's windows, every one once an epoch, each epoch in a new order.
+/// Deals out a dataset's windows, every one once an epoch, each epoch in a new order; or those of several sources in
+/// fixed shares, each source in epochs of its own.
 ///
 /// The order depends on the seed and the epoch alone, so a batch is the same for any split into
 /// micro-batches, any number of ranks and after any resume.
@@ -53,12 +56,41 @@ pub struct Row {
 #[derive(Debug)]
 pub struct Batches {
     dataset: Dataset,
+    /// Where there are several sources, which windows are joined in `dataset`.
+    mixture: Option<Sources>,
     seed: u64,
     /// The order of the epoch asked for last.
     order: Mutex<Option<(u64, Arc<[usize]>)>>,
 }
 
+#[derive(Debug)]
+struct Sources {
+    mixture: Mixture,
+    /// The number of each source's first window.
+    firsts: Vec<usize>,
+}
+
 impl Batches {
+    /// Deals out windows of several datasets by their weights: see [`Mixture`]. Row `number` is sample `number` of the
+    /// mixture.
+    ///
+    /// # Errors
+    /// As [`Mixture::new`] and [`Dataset::joined`].
+    pub fn mixed(sources: Vec<(Dataset, f64)>, seed: u64) -> Result<Self> {
+        let sizes: Vec<_> =
+            sources.iter().map(|(dataset, weight)| (dataset.windows() as u64, *weight)).collect();
+        let mixture = Mixture::new(&sizes)?;
+        let mut next = 0;
+        let first = |(dataset, _): &(Dataset, f64)| {
+            next += dataset.windows();
+            next - dataset.windows()
+        };
+        let firsts = sources.iter().map(first).collect();
+        let dataset = Dataset::joined(sources.into_iter().map(|(dataset, _)| dataset).collect())?;
+        let mixture = Some(Sources { mixture, firsts });
+        Ok(Self { dataset, mixture, seed, order: Mutex::new(None) })
+    }
+
     /// Deals out `dataset` in orders drawn from `seed`.
     ///
     /// # Errors
@@ -70,12 +102,17 @@ impl Batches {
                 dataset.window_len()
             )));
         }
-        Ok(Self { dataset, seed, order: Mutex::new(None) })
+        Ok(Self { dataset, mixture: None, seed, order: Mutex::new(None) })
     }
 
     /// The windows themselves.
     pub fn dataset(&self) -> &Dataset {
         &self.dataset
+    }
+
+    /// The mixture that rows are dealt from, if there are several sources.
+    pub fn mixture(&self) -> Option<&Mixture> {
+        self.mixture.as_ref().map(|sources| &sources.mixture)
     }
 
     /// The rows of a step, when all steps so far had batches of `batch_size`.
@@ -104,9 +141,22 @@ impl Batches {
     /// # Errors
     /// When its window cannot be read.
     pub fn row(&self, number: u64) -> Result<Row> {
-        let Cursor { epoch, index } = self.cursor(number);
-        let window_index = self.window_index(epoch, index);
+        let window_index = self.window_index(number);
         Ok(Row { number, window_index, window: self.dataset.window(window_index)? })
+    }
+
+    /// The number of the window that row `number` shows: a pure function of the seed and the number.
+    pub fn window_index(&self, number: u64) -> usize {
+        match &self.mixture {
+            Some(Sources { mixture, firsts }) => {
+                let (source, window) = mixture.at(self.seed, number);
+                firsts[source] + window as usize
+            }
+            None => {
+                let Cursor { epoch, index } = self.cursor(number);
+                self.in_epoch(epoch, index)
+            }
+        }
     }
 
     /// The cursor that stands before row `number`.
@@ -123,13 +173,13 @@ impl Batches {
 
     /// The window at a place of an epoch. A long order is never listed: a run that goes on pays nothing for what it has
     /// read.
-    fn window_index(&self, epoch: u64, index: u64) -> usize {
+    fn in_epoch(&self, epoch: u64, index: u64) -> usize {
         let windows = self.dataset.windows() as u64;
         if windows <= MOST_LISTED {
             return self.order(epoch)[index as usize];
         }
         let mut rng = stream(self.seed, Purpose::Shuffle, epoch, 0);
-        IndexedOrder::new(&mut rng, windows).at(index) as usize
+        Places::new(&mut rng, windows).at(index) as usize
     }
 
     fn order(&self, epoch: u64) -> Arc<[usize]> {

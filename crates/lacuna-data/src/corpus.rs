@@ -1,23 +1,40 @@
-//! Reads documents from source trees, text files, JSON lines and archives.
+//! Reads documents from source trees, text files, JSON lines, Parquet files and archives.
 
 use crate::error::{Error, Result};
+use languages::Choice;
 use std::path::Path;
 
 mod fields;
+mod filters;
+mod fingerprint;
+mod languages;
 mod listing;
 mod reader;
 mod skipped;
 
+pub(crate) use fingerprint::fingerprint;
+pub use languages::languages;
 pub use skipped::{Reason, Skipped};
 
 /// One text of a corpus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
     /// The place where it was found, relative to the input that held it, with forward slashes. A
-    /// JSON line is `file.jsonl#12`, counted from 1, and so is an element of a JSON array.
+    /// JSON line is `file.jsonl#12`, counted from 1, and so is an element of a JSON array and a row of a Parquet file.
     pub path: String,
     /// The text, unchanged.
     pub text: String,
+    /// True if it is a record among others in one file. A record has no name that stays with it, so its text decides
+    /// whether it is held out.
+    pub is_record: bool,
+}
+
+impl Document {
+    /// Tells whether it belongs to the held-out part, which takes about `fraction` of the documents: a file by its
+    /// path, a record by its text. So the same records are held out whatever file they stand in, in whatever order.
+    pub fn is_held_out(&self, fraction: f64) -> bool {
+        is_held_out(if self.is_record { &self.text } else { &self.path }, fraction)
+    }
 }
 
 /// Rules by which a corpus reader takes a file or passes over it.
@@ -26,6 +43,9 @@ pub struct CorpusOptions {
     /// File name endings to take from folders and archives, without the dot; empty takes all. An
     /// input named itself is taken whatever its name.
     pub extensions: Vec<String>,
+    /// Languages to take from folders and archives, of [`languages`], by the endings and names of their files; empty
+    /// takes all. Files with one of the `extensions` are taken as well.
+    pub languages: Vec<String>,
     /// Larger files of folders, members of archives and JSON lines are passed over, and counted. A
     /// file named itself is taken whatever its size.
     pub max_document_bytes: usize,
@@ -37,6 +57,14 @@ pub struct CorpusOptions {
     pub take_hidden: bool,
     /// True if files and folders are taken that a `.gitignore` or `.ignore` names.
     pub take_ignored: bool,
+    /// True if a text is taken as often as it comes. Else the first of equal texts is taken, for which 16 bytes of
+    /// each text's hash are kept in memory.
+    pub take_duplicates: bool,
+    /// True if texts are passed over that say in their first lines that a program wrote them.
+    pub skip_generated: bool,
+    /// True if texts are passed over whose lines are longer than people write (1000 characters, or 100 in the mean),
+    /// or of which less than a quarter is letters and digits.
+    pub skip_minified: bool,
 }
 
 impl Default for CorpusOptions {
@@ -48,16 +76,11 @@ impl Default for CorpusOptions {
             take_binary: false,
             take_hidden: false,
             take_ignored: false,
+            take_duplicates: false,
+            languages: vec![],
+            skip_generated: false,
+            skip_minified: false,
         }
-    }
-}
-
-impl CorpusOptions {
-    fn wants(&self, name: &str) -> bool {
-        let ending = |extension: &String| {
-            name.strip_suffix(extension.as_str()).is_some_and(|stem| stem.ends_with('.'))
-        };
-        self.extensions.is_empty() || self.extensions.iter().any(ending)
     }
 }
 
@@ -109,9 +132,9 @@ impl Corpus {
         Ok(Self { documents, skipped })
     }
 
-    /// Splits into training and held-out documents by [`is_held_out`].
+    /// Splits into training and held-out documents by [`Document::is_held_out`].
     pub fn split(self, fraction: f64) -> (Vec<Document>, Vec<Document>) {
-        self.documents.into_iter().partition(|document| !is_held_out(&document.path, fraction))
+        self.documents.into_iter().partition(|document| !document.is_held_out(fraction))
     }
 
     /// The bytes of all texts together.
@@ -122,7 +145,7 @@ impl Corpus {
     /// A BLAKE3 hash of every path and text in their order: equal for corpora that train alike.
     pub fn hash(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
-        for Document { path, text } in &self.documents {
+        for Document { path, text, .. } in &self.documents {
             for part in [path, text] {
                 hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
             }
@@ -131,13 +154,17 @@ impl Corpus {
     }
 }
 
-/// Tells whether the document at `path` belongs to the held-out part, which takes about `fraction`
-/// of the documents.
+/// Tells whether the document that `name` stands for belongs to the held-out part, which takes about `fraction` of the
+/// documents. The name of a file is its path, that of a record its text ([`Document::is_held_out`]).
 ///
-/// Decided by the path's hash alone: adding or removing other documents moves nothing, and a larger
+/// Decided by the name's hash alone: adding or removing other documents moves nothing, and a larger
 /// fraction keeps all that a smaller one held out.
-pub fn is_held_out(path: &str, fraction: f64) -> bool {
-    let hash = blake3::hash(path.as_bytes());
+pub fn is_held_out(name: &str, fraction: f64) -> bool {
+    is_hash_held_out(blake3::hash(name.as_bytes()), fraction)
+}
+
+/// As [`is_held_out`], for what is named by a hash already.
+pub(crate) fn is_hash_held_out(hash: blake3::Hash, fraction: f64) -> bool {
     let bytes = hash.as_bytes().first_chunk().expect("a hash of 32 bytes");
     (u64::from_le_bytes(*bytes) as f64) < fraction * 2f64.powi(64)
 }
@@ -149,7 +176,10 @@ pub fn is_held_out(path: &str, fraction: f64) -> bool {
 /// files name are left out), JSON records, or any other file, taken as one text. Records are
 /// `.jsonl`, `.ndjson` (one object a line) and `.json` files that hold an array of objects or an
 /// object a line; the text stands in one of [`CorpusOptions::text_fields`]. They may be compressed
-/// (`.gz`, `.zst`). Archives are `.tar`, `.tar.gz`, `.tgz` and `.tar.zst`.
+/// (`.gz`, `.zst`). Rows of `.parquet` files are records too. Archives are `.tar`, `.tar.gz`, `.tgz` and `.tar.zst`.
+///
+/// Of equal texts the first is taken, unless [`CorpusOptions::take_duplicates`] says otherwise: so no text can be in
+/// both parts of a split corpus.
 ///
 /// A thing that can't be used is passed over, counted and named: files, members of archives, lines.
 ///
@@ -162,12 +192,13 @@ pub fn for_each_document(
     progress: &mut dyn FnMut(Reading),
     take: impl FnMut(Document) -> Result<()>,
 ) -> Result<Skipped> {
+    let choice = Choice::new(&options.extensions, &options.languages)?;
     let mut skipped = Skipped::with_limit(options.max_document_bytes);
     let mut files = vec![];
     for input in inputs {
-        files.extend(listing::list(input.as_ref(), options, &mut skipped)?);
+        files.extend(listing::list(input.as_ref(), (options, &choice), &mut skipped)?);
     }
-    let (skipped, documents) = reader::read(&files, options, skipped, progress, take)?;
+    let (skipped, documents) = reader::read(&files, (options, &choice), skipped, progress, take)?;
     if documents == 0 {
         let inputs: Vec<_> = inputs.iter().map(|p| p.as_ref().display().to_string()).collect();
         return Err(Error::EmptyCorpus {

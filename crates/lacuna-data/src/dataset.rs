@@ -6,9 +6,10 @@ use crate::shard::{Manifest, Shard};
 use crate::window::{Window, check_ids};
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 
-/// Windows to train on or to score, in memory or in mapped shards.
-#[derive(Debug)]
+/// Windows to train on or to score, in memory or in mapped shards. A clone shares them.
+#[derive(Debug, Clone)]
 pub struct Dataset {
     store: Store,
     window_len: NonZeroUsize,
@@ -16,11 +17,13 @@ pub struct Dataset {
     windows: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Store {
-    Memory(Packed),
+    Memory(Arc<Packed>),
     /// Each with the number of its first window.
-    Shards(Vec<(usize, Shard)>, Manifest),
+    Shards(Arc<(Vec<(usize, Shard)>, Manifest)>),
+    /// Each with the number of its first window.
+    Joined(Vec<(usize, Dataset)>),
 }
 
 impl Dataset {
@@ -32,7 +35,7 @@ impl Dataset {
         check_ids(&packed.stream.tokens, vocab_size)
             .map_err(|reason| Error::Packing(format!("packed windows: {reason}")))?;
         let (window_len, windows) = (packed.window_len(), packed.windows());
-        Ok(Self { store: Store::Memory(packed), window_len, vocab_size, windows })
+        Ok(Self { store: Store::Memory(Arc::new(packed)), window_len, vocab_size, windows })
     }
 
     /// Opens a folder of shards that [`ShardWriter`](crate::ShardWriter) wrote, without reading it
@@ -52,7 +55,45 @@ impl Dataset {
             shards.push((first, shard));
         }
         let (window_len, vocab_size) = (manifest.window_len, manifest.vocab_size);
-        Ok(Self { store: Store::Shards(shards, manifest), window_len, vocab_size, windows })
+        Ok(Self {
+            store: Store::Shards(Arc::new((shards, manifest))),
+            window_len,
+            vocab_size,
+            windows,
+        })
+    }
+
+    /// The windows of several datasets, one after the other.
+    ///
+    /// # Errors
+    /// When there is none, or their windows differ in length.
+    pub fn joined(parts: Vec<Self>) -> Result<Self> {
+        let lengths = || parts.iter().map(Self::window_len);
+        let Some(window_len) = lengths().next() else {
+            return Err(Error::Packing("no dataset to join".to_owned()));
+        };
+        if let Some(other) = lengths().find(|len| *len != window_len) {
+            return Err(Error::Packing(format!(
+                "windows of {window_len} and of {other} tokens cannot be mixed; pack them with one --window"
+            )));
+        }
+        let vocab_size = parts.iter().map(Self::vocab_size).max().unwrap_or(0);
+        let mut windows = 0;
+        let with_first = |part: Self| {
+            let first = windows;
+            windows += part.windows();
+            (first, part)
+        };
+        let parts = parts.into_iter().map(with_first).collect();
+        Ok(Self { store: Store::Joined(parts), window_len, vocab_size, windows })
+    }
+
+    /// The datasets that were joined to this one; itself, if it was not joined.
+    pub fn parts(&self) -> Vec<&Self> {
+        match &self.store {
+            Store::Joined(parts) => parts.iter().map(|(_, part)| part).collect(),
+            _ => vec![self],
+        }
     }
 
     /// The number of windows.
@@ -70,11 +111,11 @@ impl Dataset {
         self.vocab_size
     }
 
-    /// The folder's manifest; windows in memory have none.
+    /// The folder's manifest; windows in memory have none, nor have several folders.
     pub fn manifest(&self) -> Option<&Manifest> {
         match &self.store {
-            Store::Memory(_) => None,
-            Store::Shards(_, manifest) => Some(manifest),
+            Store::Memory(_) | Store::Joined(_) => None,
+            Store::Shards(shards) => Some(&shards.1),
         }
     }
 
@@ -89,10 +130,16 @@ impl Dataset {
         assert!(index < self.windows, "window {index} of {}", self.windows);
         match &self.store {
             Store::Memory(packed) => Ok(packed.window(index)),
-            Store::Shards(shards, _) => {
+            Store::Shards(shards) => {
+                let (shards, _) = &**shards;
                 let after = shards.partition_point(|(first, _)| *first <= index);
                 let (first, shard) = &shards[after - 1];
                 shard.window(index - first)
+            }
+            Store::Joined(parts) => {
+                let after = parts.partition_point(|(first, _)| *first <= index);
+                let (first, part) = &parts[after - 1];
+                part.window(index - first)
             }
         }
     }
@@ -114,8 +161,14 @@ impl Dataset {
     ///
     /// # Errors
     /// When a shard's contents are not what was written.
-    pub(crate) fn verify_with(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
-        let Store::Shards(shards, _) = &self.store else { return Ok(()) };
+    pub fn verify_with(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+        let shards = match &self.store {
+            Store::Memory(_) => return Ok(()),
+            Store::Shards(shards) => &shards.0,
+            Store::Joined(parts) => {
+                return parts.iter().try_for_each(|(_, part)| part.verify_with(progress));
+            }
+        };
         let all = shards.iter().map(|(_, shard)| shard.body_bytes()).sum();
         let mut done = 0;
         shards.iter().try_for_each(|(_, shard)| {

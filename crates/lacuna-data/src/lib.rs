@@ -18,27 +18,37 @@
 //! ```
 //!
 //! # The nouns
-//! - A [`Document`] is one text of a [`Corpus`]; a hash of its path decides whether it is held out.
+//! - A [`Document`] is one text of a [`Corpus`]; a hash of its path, or of the text of a record, decides whether it is
+//!   held out. Equal texts are taken once.
 //! - A [`Packer`] joins documents, or the [`Sample`]s of conversations, into [`Window`]s of one
 //!   length, which know where documents begin and which tokens may be supervised.
 //! - A [`Dataset`] is windows in memory or in mapped shards, which a [`ShardWriter`] writes and which
 //!   are [checked](shard) before they are used.
+//! - [`pack_corpus`] packs a corpus of any size into shards, on all cores; a [`PackCache`] keeps what it packed and
+//!   finds it again. [`Holes`] rewrite documents for filling in the middle.
+//! - A [`Mixture`] takes several datasets in fixed shares.
 //! - [`Batches`] deal windows out, every one once an epoch; the rows of a step are a pure function of
 //!   the seed and the step. A [`Cursor`] is all that a checkpoint keeps.
 //! - [`pack_chat`] makes samples of conversations, written as a chat template says.
 //! - [`stats`] has the unigram and bigram baselines that a model must beat.
 //!
 //! # What it does not do
-//! It knows no tensors, no masks and no models; it downloads nothing; it neither deduplicates nor
-//! judges text. Tokenizers and chat templates are `lacuna-text`'s.
+//! It knows no tensors, no masks and no models; it downloads nothing; texts that are nearly equal are different texts
+//! to it, and of a text's worth it judges no more than the length of its lines. Tokenizers and chat templates are
+//! `lacuna-text`'s.
 
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod cache;
 pub mod corpus;
 mod dataset;
 mod error;
+mod holes;
+pub mod mixture;
 pub mod packing;
+mod packs;
+mod parallel;
 mod records;
 mod sft;
 pub mod shard;
@@ -46,10 +56,14 @@ pub mod stats;
 mod window;
 
 pub use batch::{Batches, Cursor, Row};
+pub use cache::{PackCache, PackedCorpus};
 pub use corpus::{Corpus, CorpusOptions, Document};
 pub use dataset::Dataset;
 pub use error::{Error, Result};
+pub use holes::{HoleOrder, Holes};
+pub use mixture::Mixture;
 pub use packing::{Packed, Packer, Remainder, Sample, pack};
-pub use sft::pack_chat;
+pub use packs::{PackOptions, PackReport, Packing, SHARD_TOKENS, pack_corpus};
+pub use sft::{ChatOptions, ChatPacking, PackedChat, pack_chat, pack_chat_shards};
 pub use shard::{Manifest, ShardFolders, ShardOptions, ShardWriter};
 pub use window::Window;

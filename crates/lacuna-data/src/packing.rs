@@ -38,12 +38,14 @@ pub struct Packer {
     window_len: NonZeroUsize,
     remainder: Remainder,
     stream: Stream,
+    /// The number of windows that were filled before their end.
+    paddings: usize,
 }
 
 impl Packer {
     /// A packer without tokens.
     pub fn new(window_len: NonZeroUsize, remainder: Remainder) -> Self {
-        Self { window_len, remainder, stream: Stream::default() }
+        Self { window_len, remainder, stream: Stream::default(), paddings: 0 }
     }
 
     /// Adds a document and its end token, all eligible.
@@ -69,6 +71,16 @@ impl Packer {
         Ok(())
     }
 
+    /// Fills the window that is begun with padding, which is ineligible and a document of its own.
+    pub fn fill_window(&mut self, pad: u32) {
+        let begun = self.stream.tokens.len() % self.window_len;
+        if begun > 0 {
+            self.stream.begin();
+            self.stream.extend(&vec![pad; self.window_len.get() - begun], false);
+            self.paddings += 1;
+        }
+    }
+
     /// The tokens held, whole windows or not.
     pub fn tokens(&self) -> usize {
         self.stream.tokens.len()
@@ -79,13 +91,13 @@ impl Packer {
         let full = (self.stream.tokens.len() / self.window_len).min(windows);
         let rest = self.stream.split_off(full * self.window_len.get());
         let stream = std::mem::replace(&mut self.stream, rest);
-        Packed { window_len: self.window_len, stream, padding: 0 }
+        Packed { window_len: self.window_len, stream, padding: 0, paddings: 0 }
     }
 
     /// Deals with the remainder and gives all windows.
     pub fn finish(mut self) -> Packed {
         let rest = self.stream.tokens.len() % self.window_len;
-        let mut padding = 0;
+        let (mut padding, mut paddings) = (0, self.paddings);
         match self.remainder {
             Remainder::Drop => drop(self.stream.split_off(self.stream.tokens.len() - rest)),
             Remainder::Pad(pad) if rest > 0 => {
@@ -93,10 +105,11 @@ impl Packer {
                 // Padding is a document of its own, so that no text sees it.
                 self.stream.begin();
                 self.stream.extend(&vec![pad; padding], false);
+                paddings += 1;
             }
             Remainder::Pad(_) => {}
         }
-        Packed { window_len: self.window_len, stream: self.stream, padding }
+        Packed { window_len: self.window_len, stream: self.stream, padding, paddings }
     }
 }
 
@@ -157,8 +170,35 @@ pub fn pack<'a>(
     Ok(packer.finish())
 }
 
-/// The token that ends a document, where nothing else names one: the paper's, else the first of those of other
-/// families that the tokenizer has.
+/// The tokens by which families of models end a document in pretraining, as opposed to a turn of a conversation.
+const DOCUMENT_ENDS: [&str; 6] = [
+    SPECIAL_TOKENS[2],
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<｜end▁of▁sentence｜>",
+    "<eos>",
+    "</s>",
+];
+
+/// The token that ends a document, where nobody names one; `ends` are the tokens at which the checkpoint ends a text,
+/// if there is a checkpoint.
+///
+/// A checkpoint that was taught conversations ends a text where a turn ends (`<|im_end|>`), and read its documents with
+/// another end before that. So the first of these counts: a token of `ends` that is known to end documents; such a
+/// token of the tokenizer; the first of `ends`; the tokenizer's `<|im_end|>`.
+pub fn document_end(tokenizer: &Tokenizer, ends: &[u32]) -> Option<u32> {
+    let known = DOCUMENT_ENDS.iter().filter_map(|name| tokenizer.token_to_id(name));
+    let special = known.clone().find(|id| tokenizer.is_special(*id));
+    let of_checkpoint = known.clone().find(|id| ends.contains(id));
+    let of_tokenizer = special.or_else(|| known.clone().next().filter(|_| ends.is_empty()));
+    of_checkpoint
+        .or(of_tokenizer)
+        .or_else(|| ends.first().copied())
+        .or_else(|| tokenizer.token_to_id("<|im_end|>"))
+}
+
+/// The token that ends a text, where no checkpoint names one: the paper's, else the first of those of other families
+/// that the tokenizer has.
 pub fn end_of_text(tokenizer: &Tokenizer) -> Option<u32> {
     let known = [SPECIAL_TOKENS[2], "<|endoftext|>", "<|im_end|>", "</s>"];
     known.iter().find_map(|name| tokenizer.token_to_id(name))
@@ -170,6 +210,8 @@ pub struct Packed {
     window_len: NonZeroUsize,
     pub(crate) stream: Stream,
     padding: usize,
+    /// The number of documents that are padding.
+    paddings: usize,
 }
 
 impl Packed {
@@ -185,7 +227,7 @@ impl Packed {
 
     /// The number of documents that begin here.
     pub fn documents(&self) -> usize {
-        self.stream.starts.len() - usize::from(self.padding > 0)
+        self.stream.starts.len() - self.paddings
     }
 
     /// The number of last tokens that are padding.
@@ -272,8 +314,17 @@ impl Sample {
     /// Ends the sample with one to four supervised end tokens, uniformly, in place of those it ends
     /// with (choice 9). The number depends on `seed` and the sample's `number` alone.
     pub fn end(&mut self, eos: u32, seed: u64, number: u64) {
+        self.end_with(eos, (1, 4), seed, number);
+    }
+
+    /// As [`end`](Self::end), with from `least` to `most` end tokens.
+    ///
+    /// # Panics
+    /// If `most` is below `least`.
+    pub fn end_with(&mut self, eos: u32, (least, most): (u32, u32), seed: u64, number: u64) {
+        assert!(least <= most, "from {least} to {most} end tokens");
         let mut rng = stream(seed, Purpose::SampleEnd, number, 0);
-        let count = 1 + below(&mut rng, 4) as usize;
+        let count = least as usize + below(&mut rng, u64::from(most - least) + 1) as usize;
         while self.tokens.last() == Some(&eos) {
             self.tokens.pop();
         }

@@ -1,12 +1,14 @@
-//! Reads JSON records as others write them: one a line, or the elements of one array.
+//! Reads JSON records as others write them: one a line, or the elements of one array; and the rows of Parquet files.
 
 use std::io::{self, BufRead, Cursor, Read};
 
+#[cfg(feature = "parquet")]
+pub(crate) mod columns;
 mod json;
 mod stream;
 
 pub(crate) use json::{Fault, HALF, parse};
-pub(crate) use stream::{cause, is_damage, stopped, unpacked};
+pub(crate) use stream::{Counted, cause, is_damage, stopped, unpacked};
 
 /// The place of a record, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +170,11 @@ impl<R: BufRead> Records<R> {
         }
         Ok(())
     }
+}
+
+/// True for the name of a Parquet file.
+pub(crate) fn is_columns(name: &str) -> bool {
+    name.to_ascii_lowercase().ends_with(".parquet")
 }
 
 /// The words for a place that an error or a report names.

@@ -20,7 +20,7 @@
 //!   added to one of them changes no other.
 //! - [`uniform`], [`uniform_f32`], [`below`] and [`permutation`] draw from a stream, or from any other [`RngCore`].
 //!   They are written out here, so that an update of a library can't change a run.
-//! - [`IndexedOrder`] is a random order that is asked place by place and never listed: for more things than fit in memory.
+//! - [`Places`] is an order of numbers of which any place is computed by itself, however many there are.
 //!
 //! There is no generator that seeds itself, and there are no distributions: fresh weights make their normal numbers in
 //! the model, and the samplers read the words of a stream by token.
@@ -28,11 +28,9 @@
 #![forbid(unsafe_code)]
 
 mod draw;
-mod order;
 mod purpose;
 
-pub use draw::{below, permutation, uniform, uniform_f32};
-pub use order::IndexedOrder;
+pub use draw::{Places, below, permutation, uniform, uniform_f32};
 pub use purpose::Purpose;
 pub use rand_chacha::ChaCha8Rng;
 pub use rand_chacha::rand_core::RngCore;

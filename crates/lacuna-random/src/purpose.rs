@@ -17,6 +17,12 @@ pub enum Purpose {
     MaskEmbedding = 6,
     /// The order of windows within an epoch; counters: epoch, 0.
     Shuffle = u64::from_le_bytes(*b"shuffle\0"),
+    /// The order of a source's windows within an epoch, where several sources are mixed; counters: epoch, number of
+    /// the source.
+    SourceShuffle = u64::from_le_bytes(*b"sources\0"),
+    /// Whether a document is rewritten for filling in the middle, and where its hole is; counters: the first eight
+    /// bytes of the document's hash, 0.
+    Hole = u64::from_le_bytes(*b"hole\0\0\0\0"),
     /// The number of end tokens behind a conversation; counters: number of the sample, 0.
     SampleEnd = u64::from_le_bytes(*b"eoscount"),
     /// The values of fresh weights; counters: number of the tensor, 0.

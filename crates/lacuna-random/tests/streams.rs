@@ -1,14 +1,32 @@
-//! Holds every stream to its bytes, recorded when four crates derived their keys for themselves,
-//! and the laws of the draws.
+//! Holds every stream to its bytes, recorded when four crates derived their keys for themselves (those of holes and
+//! sources worked out by a program in Python), and the laws of the draws.
 
 use std::collections::BTreeMap;
 
-use lacuna_random::{
-    IndexedOrder, Purpose, RngCore, below, permutation, stream, uniform, uniform_f32,
-};
+use lacuna_random::{Places, Purpose, RngCore, below, permutation, stream, uniform, uniform_f32};
 
 /// Seed 7, counters (3, 0) or (3, 5): the first four words of each purpose.
-const RECORDED: [(Purpose, u64, [u64; 4]); 12] = [
+const RECORDED: [(Purpose, u64, [u64; 4]); 14] = [
+    (
+        Purpose::SourceShuffle,
+        5,
+        [
+            0x3d5b_7480_a53b_60f9,
+            0xf529_ca92_29c8_da31,
+            0xbc25_438d_c5e7_8953,
+            0xede9_e2c3_213d_2a46,
+        ],
+    ),
+    (
+        Purpose::Hole,
+        0,
+        [
+            0x9954_bac9_35ec_bbd9,
+            0x10c7_529d_fb1b_4967,
+            0xbabf_3a28_4638_5a57,
+            0x35ba_33dc_205c_ece6,
+        ],
+    ),
     (
         Purpose::Shuffle,
         0,
@@ -131,6 +149,9 @@ const RECORDED: [(Purpose, u64, [u64; 4]); 12] = [
     ),
 ];
 
+/// The numbers at places 0 to 4 and 999 of an order of a thousand, worked out by a program in Python.
+const RECORDED_PLACES: [u64; 6] = [369, 921, 605, 196, 260, 68];
+
 #[test]
 fn every_stream_keeps_its_bytes() {
     for (purpose, minor, words) in RECORDED {
@@ -199,22 +220,9 @@ fn every_order_of_three_comes_equally_often() {
 }
 
 #[test]
-fn an_order_found_place_by_place_has_every_number_once() {
-    for len in (1..=70).chain([255, 256, 257, 1000, 4096, 4097, 65_537]) {
-        let order = IndexedOrder::new(&mut stream(7, Purpose::Shuffle, 0, 0), len);
-        let mut seen = vec![false; len as usize];
-        for place in 0..len {
-            let number = order.at(place);
-            assert!(!std::mem::replace(&mut seen[number as usize], true), "{len}: {number} twice");
-        }
-        assert!(seen.into_iter().all(|seen| seen));
-    }
-}
-
-#[test]
 fn an_order_found_place_by_place_is_another_for_another_epoch_and_favours_no_place() {
     let len = 1 << 40;
-    let order = |epoch| IndexedOrder::new(&mut stream(7, Purpose::Shuffle, epoch, 0), len);
+    let order = |epoch| Places::new(&mut stream(7, Purpose::Shuffle, epoch, 0), len);
     assert_eq!(order(3).at(1 << 39), order(3).at(1 << 39));
     let same = (0..1000).filter(|place| order(0).at(*place) == order(1).at(*place)).count();
     assert_eq!(same, 0);
@@ -227,4 +235,36 @@ fn an_order_found_place_by_place_is_another_for_another_epoch_and_favours_no_pla
     assert!(chi < 45.0, "{chi}: {counts:?}");
     let neighbours = (0..4096u64).filter(|p| order.at(p + 1).abs_diff(order.at(*p)) < len / 4096);
     assert!(neighbours.count() < 20);
+}
+
+#[test]
+fn places_are_a_permutation_of_any_length_and_keep_their_numbers() {
+    for len in (1..70).chain([255, 256, 257, 1000, 4097]) {
+        let places = Places::new(&mut stream(7, Purpose::SourceShuffle, 3, len), len);
+        let mut all: Vec<u64> = (0..len).map(|index| places.at(index)).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..len).collect::<Vec<_>>());
+    }
+    let places = Places::new(&mut stream(7, Purpose::SourceShuffle, 3, 0), 1000);
+    assert_eq!([0, 1, 2, 3, 4, 999].map(|index| places.at(index)), RECORDED_PLACES);
+    // No table is made: the last of more places than any memory holds comes at once.
+    let many = u64::MAX - 58;
+    let places = Places::new(&mut stream(7, Purpose::SourceShuffle, 3, 0), many);
+    assert!((many - 100..many).all(|index| places.at(index) < many));
+}
+
+#[test]
+fn every_number_comes_to_every_place_equally_often() {
+    let mut counts = [[0u32; 7]; 7];
+    for trial in 0..7000 {
+        let places = Places::new(&mut stream(1, Purpose::SourceShuffle, trial, 0), 7);
+        (0..7).for_each(|index| counts[index][places.at(index as u64) as usize] += 1);
+    }
+    // Each count is binomial with mean 1000 and deviation 29; 5 deviations.
+    assert!(counts.iter().flatten().all(|count| count.abs_diff(1000) < 147), "{counts:?}");
+    // Neighbours are no nearer to each other than in any order: the mean distance of two of n numbers is n / 3.
+    let places = Places::new(&mut stream(1, Purpose::SourceShuffle, 0, 0), 10_000);
+    let distance = |index: u64| places.at(index).abs_diff(places.at(index + 1)) as f64;
+    let mean = (0..9_999).map(distance).sum::<f64>() / 9_999.0;
+    assert!((mean - 10_000.0 / 3.0).abs() < 120.0, "{mean}");
 }

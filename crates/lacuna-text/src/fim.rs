@@ -225,9 +225,13 @@ impl Fim {
 
     /// The parts in the family's order, each after its mark; what the model writes next is the middle.
     pub fn prompt(&self, prefix: &[u32], suffix: &[u32]) -> Vec<u32> {
+        self.prompt_in(self.format.order, prefix, suffix)
+    }
+
+    fn prompt_in(&self, order: FimOrder, prefix: &[u32], suffix: &[u32]) -> Vec<u32> {
         let before = [&[self.prefix], prefix];
         let after = [&[self.suffix], suffix];
-        let parts = match self.format.order {
+        let parts = match order {
             FimOrder::PrefixSuffix => [before, after],
             FimOrder::SuffixPrefix => [after, before],
         };
@@ -247,12 +251,21 @@ impl Fim {
         prefix: &str,
         suffix: &str,
     ) -> Result<Vec<u32>> {
+        self.prompt_text_in(self.format.order, tokenizer, (prefix, suffix))
+    }
+
+    fn prompt_text_in(
+        &self,
+        order: FimOrder,
+        tokenizer: &Tokenizer,
+        (prefix, suffix): (&str, &str),
+    ) -> Result<Vec<u32>> {
         let prefix = tokenizer.encode_ordinary(prefix)?;
         let suffix = match self.spaced && self.format.bare_suffix {
             true => without_first_space(tokenizer, suffix)?,
             false => tokenizer.encode_ordinary(suffix)?,
         };
-        Ok(self.prompt(&prefix, &suffix))
+        Ok(self.prompt_in(order, &prefix, &suffix))
     }
 
     /// A training example: `text` with a hole between two uniformly drawn characters, then what
@@ -266,12 +279,36 @@ impl Fim {
         text: &str,
         rng: &mut impl RngCore,
     ) -> Result<Vec<u32>> {
+        self.example_in(self.format.order, tokenizer, text, rng)
+    }
+
+    /// As [`example`](Self::example), with the parts in another order than the family's: what a model reads that is
+    /// to fill holes whichever of the two orders it is asked in. The marks are the family's in both.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on a part, or the prefix does not come last although no mark tells where the middle
+    /// begins.
+    pub fn example_in(
+        &self,
+        order: FimOrder,
+        tokenizer: &Tokenizer,
+        text: &str,
+        rng: &mut impl RngCore,
+    ) -> Result<Vec<u32>> {
+        if self.middle.is_none() && order == FimOrder::PrefixSuffix {
+            return Err(Error::Fim(format!(
+                "{} has no mark before the middle, so the prefix comes last: {}",
+                self.format.name,
+                self.format.order_in_words()
+            )));
+        }
         let mut boundaries: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
         boundaries.push(text.len());
         let mut draw = || boundaries[below(rng, boundaries.len() as u64) as usize];
         let (one, other) = (draw(), draw());
         let (begin, end) = (one.min(other), one.max(other));
-        let mut tokens = self.prompt_text(tokenizer, &text[..begin], &text[end..])?;
+        let parts = (&text[..begin], &text[end..]);
+        let mut tokens = self.prompt_text_in(order, tokenizer, parts)?;
         let middle = &text[begin..end];
         tokens.extend(match self.spaced {
             true => without_first_space(tokenizer, middle)?,

@@ -75,14 +75,15 @@ pub fn evaluate(
     model: &Transformer,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Option<Evaluation>> {
-    let count = recipe.evaluation.windows.min(data.held_out.windows());
+    let (held_out, dataset) = data.scored(stage);
+    let count = recipe.evaluation.windows.min(held_out.windows());
     if count == 0 {
         return Ok(None);
     }
     // The windows are spread over the whole held-out part, because neighbours are of one file.
-    let stride = data.held_out.windows() / count;
+    let stride = held_out.windows() / count;
     let windows: Vec<Window> =
-        (0..count).map(|i| data.held_out.window(i * stride)).collect::<lacuna_data::Result<_>>()?;
+        (0..count).map(|i| held_out.window(i * stride)).collect::<lacuna_data::Result<_>>()?;
     let texts: Vec<Text<'_>> = windows.iter().map(text).collect();
     let left_to_right = (ScoreName::LeftToRight, Method::LeftToRight);
     let monte_carlo = (ScoreName::MonteCarloNelbo, Method::MonteCarlo { samples: 8, seed: 0 });
@@ -117,7 +118,6 @@ pub fn evaluate(
         let mut report = |done| progress(i * count + done, all);
         scores.push((*name, likelihood(model, &texts, &scoring, &mut report)?));
     }
-    let dataset = data.train.dataset();
     let (unigram, bigram) = (Unigram::count(dataset)?, Bigram::count(dataset)?);
     let lengths = data.tokenizer.token_bytes();
     let (mut by_unigram, mut by_bigram, mut bytes) =

@@ -65,11 +65,12 @@ pub use learning_rate::{LearningRate, LearningRateShape};
 pub use metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, MetricsWriter, StepMetrics, read_metrics};
 pub use objective::{LossAndGradients, StageObjective};
 pub use recipe::{
-    CorruptionRecipe, DataRecipe, EvaluationRecipe, LoraRecipe, MaskEmbedding, ModelRecipe,
-    ObjectiveKind, OptimizerRecipe, Precision, Recipe, SftRecipe, Stage, StageData,
+    CorruptionRecipe, DataRecipe, EvaluationRecipe, FimOrderKey, FimRecipe, LoraRecipe,
+    MaskEmbedding, ModelRecipe, ObjectiveKind, OptimizerRecipe, Precision, Recipe, SamplePacking,
+    SftRecipe, SourceRecipe, Stage, StageData,
 };
 pub use record::results::{HeldOutPoint, START};
 pub use record::{Machine, Surroundings};
 pub use run::{Event, Outcome, RunOptions, run};
-pub use setup::{RunData, SpecialIds, open_tokenizer};
+pub use setup::{RunData, SpecialIds, ends_of_text, open_template, open_tokenizer};
 pub use step::{StepOutcome, StepSettings, step};

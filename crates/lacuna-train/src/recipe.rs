@@ -18,6 +18,7 @@ mod overrides;
 mod words;
 
 pub use corruption::CorruptionRecipe;
+pub use data::{FimOrderKey, FimRecipe, SamplePacking, SourceRecipe};
 pub use optimizer::{LoraRecipe, OptimizerRecipe};
 
 /// A whole run: model, data, optimizer, stages.
@@ -138,12 +139,15 @@ pub enum Precision {
 pub struct DataRecipe {
     /// A `tokenizer.json`.
     pub tokenizer: PathBuf,
-    /// Source trees, text files, `.jsonl[.gz|.zst]`; packed when the run starts.
+    /// Source trees, text files, `.jsonl[.gz|.zst]`, `.parquet`; packed when a run first asks for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub corpus: Vec<PathBuf>,
     /// Only files with these endings, without the dot; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extensions: Vec<String>,
+    /// Only files of these languages, by the endings and names of files; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub languages: Vec<String>,
     /// The most bytes of a document: larger files of folders, members of archives and JSON lines are passed over.
     #[serde(default = "data::max_document_bytes")]
     pub max_document_bytes: usize,
@@ -159,6 +163,19 @@ pub struct DataRecipe {
     /// True to take files and folders that a `.gitignore` or `.ignore` names.
     #[serde(default)]
     pub take_ignored: bool,
+    /// True to take equal texts as often as they come; else the first is taken.
+    #[serde(default)]
+    pub take_duplicates: bool,
+    /// True to pass over texts whose first lines say that a program wrote them.
+    #[serde(default)]
+    pub skip_generated: bool,
+    /// True to pass over texts with lines longer than people write, or of which few characters are letters or digits.
+    #[serde(default)]
+    pub skip_minified: bool,
+    /// The token that ends every document, by name; default: the one that the checkpoint read in pretraining, else the
+    /// tokenizer's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document_end: Option<String>,
     /// A directory that `lacuna pack` wrote, in place of `corpus`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<PathBuf>,
@@ -173,18 +190,34 @@ pub struct DataRecipe {
     /// True to keep packed documents apart: no attention across, positions restart (choice 8's option).
     #[serde(default)]
     pub document_mask: bool,
+    /// The documents that are rewritten for filling in the middle; default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fim: Option<FimRecipe>,
+    /// Several texts that are mixed by weight, in place of `corpus` and `shards`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source: Vec<SourceRecipe>,
 }
 
 /// Chat samples, one JSON object with `messages` a line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SftRecipe {
-    /// `.jsonl[.gz|.zst]` files.
+    /// `.jsonl[.gz|.zst]` and `.parquet` files.
     pub samples: Vec<PathBuf>,
     /// The format that conversations are written in: `model`, as the checkpoint that the run starts from has it;
     /// `seed-coder`; or a `.jinja` file. Default: the checkpoint's, else Seed-Coder's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
+    /// How samples share windows.
+    #[serde(default)]
+    pub packing: SamplePacking,
+    /// The fewest and the most end tokens behind a sample; each number between them is drawn as often as another
+    /// (choice 9).
+    #[serde(default = "data::closing_eos")]
+    pub closing_eos: [u32; 2],
+    /// Part of the conversations kept out of training, chosen by the hash of what is said in them.
+    #[serde(default = "data::sft_held_out")]
+    pub held_out: f64,
 }
 
 /// The objective that a stage learns by.

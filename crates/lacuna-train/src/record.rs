@@ -199,6 +199,7 @@ impl Record {
             "model.from" => "the checkpoint it starts from",
             "sft.samples" => "the samples, or what they are packed into,",
             "data.shards" => "the packed corpus",
+            "data.source" => "a source of the mixture",
             _ => "the corpus, or what is kept out of it,",
         };
         Err(TrainError::Run {
@@ -216,13 +217,18 @@ pub(crate) fn hashes(recipe: &Recipe, data: &RunData) -> Result<BTreeMap<String,
     let mut hashes = BTreeMap::new();
     let mut add = |key: &str, hash: String| drop(hashes.insert(key.to_owned(), hash));
     add("data.tokenizer", data.tokenizer.fingerprint());
-    let corpus = [Some(data.train.dataset()), Some(&data.held_out)];
-    let key = if recipe.data.shards.is_some() { "data.shards" } else { "data.corpus" };
-    if recipe.data.shards.is_some() || !recipe.data.corpus.is_empty() {
-        add(key, of_datasets(&corpus)?);
+    let corpus = [data.train.dataset(), &data.held_out];
+    if recipe.data.shards.is_some() {
+        add("data.shards", of_datasets(&corpus, true)?);
+    } else if !recipe.data.corpus.is_empty() {
+        add("data.corpus", of_datasets(&corpus, false)?);
+    } else if !recipe.data.source.is_empty() {
+        add("data.source", of_datasets(&corpus, true)?);
     }
     if let Some(sft) = &data.sft {
-        add("sft.samples", of_datasets(&[Some(sft.dataset())])?);
+        let held_out = Some(&data.sft_held_out).filter(|held_out| held_out.windows() > 0);
+        let samples: Vec<&Dataset> = [sft.dataset()].into_iter().chain(held_out).collect();
+        add("sft.samples", of_datasets(&samples, false)?);
     }
     if let Some(from) = &recipe.model.from {
         add("model.from", of_checkpoint(from)?);
@@ -230,13 +236,13 @@ pub(crate) fn hashes(recipe: &Recipe, data: &RunData) -> Result<BTreeMap<String,
     Ok(hashes)
 }
 
-/// The hash of all windows in order: of what was packed, whatever files it came from. Shards carry hashes of their
-/// own.
-fn of_datasets(datasets: &[Option<&Dataset>]) -> Result<String> {
+/// The hash of all windows in order: of what was packed, whatever files it came from. Where `by_shards` says so, it is
+/// that of the hashes which shards carry.
+fn of_datasets(datasets: &[&Dataset], by_shards: bool) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    for dataset in datasets.iter().flatten() {
+    for dataset in datasets.iter().flat_map(|dataset| dataset.parts()) {
         hasher.update(&(dataset.windows() as u64).to_le_bytes());
-        if let Some(manifest) = dataset.manifest() {
+        if let Some(manifest) = dataset.manifest().filter(|_| by_shards) {
             for shard in &manifest.shards {
                 hasher.update(shard.blake3.as_bytes());
             }

@@ -56,6 +56,8 @@ pub struct RunOptions<'a> {
 pub enum Event<'a> {
     /// Something that a user should know of, though nothing failed.
     Notice(String),
+    /// Text is being hashed, packed, or compared with its hashes.
+    Packing(&'a lacuna_data::cache::Step),
     /// The data is packed and the model stands.
     Ready {
         /// The run's data.
@@ -158,7 +160,8 @@ fn run_as_rank(
             Outcome { finished_before: true, ..Outcome::of_other_rank(false, model) };
         return Ok(finished.unwrap_or(finished_before));
     };
-    let data = RunData::open(recipe)?;
+    let cache = packed_corpora(&options.dir);
+    let data = RunData::open(recipe, &cache, &mut |step| observe(Event::Packing(&step)))?;
     if let Some(entered) = &mut entered {
         entered.check(recipe, &data, &options.dir)?;
     }
@@ -185,6 +188,18 @@ fn run_as_rank(
         keeper.seal(observe);
     }
     Ok(outcome)
+}
+
+/// The folder of packed corpora: beside the run, where the next one finds them, or in it, where nobody may write beside
+/// it.
+fn packed_corpora(dir: &Path) -> PathBuf {
+    const NAME: &str = ".packed";
+    let beside = dir.parent().unwrap_or(Path::new("")).join(NAME);
+    let is_open = match beside.exists() {
+        true => lacuna_files::WholeFolder::beside(&beside.join("trial")).is_ok(),
+        false => lacuna_files::WholeFolder::beside(&beside).is_ok(),
+    };
+    if is_open { beside } else { dir.join(NAME) }
 }
 
 /// A run under way.

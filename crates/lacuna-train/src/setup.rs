@@ -2,8 +2,9 @@
 
 use candle_core::{DType, Device};
 use lacuna_checkpoint::{Config, Mode, Weights};
+use lacuna_data::cache::Step as Packing;
 use lacuna_data::corpus::Skipped;
-use lacuna_data::{Batches, Corpus, Dataset, Document, Packer, Remainder, pack};
+use lacuna_data::{Batches, Dataset};
 use lacuna_model::Transformer;
 use lacuna_text::{ModelFiles, Tokenizer};
 use std::num::NonZeroUsize;
@@ -11,13 +12,15 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Result, TrainError};
 use crate::objective::StageObjective;
-use crate::recipe::{ObjectiveKind, Recipe, Stage};
+use crate::recipe::{ObjectiveKind, Recipe, Stage, StageData};
 
 mod mask_row;
 mod side;
+mod text;
 mod trained;
 
-pub use side::open_tokenizer;
+pub use side::{ends_of_text, open_template, open_tokenizer};
+use text::{Samples, Text};
 
 /// The type that training computes in.
 const DTYPE: DType = DType::F32;
@@ -29,8 +32,10 @@ pub struct SpecialIds {
     pub bos: Option<u32>,
     /// Pads the last window.
     pub pad: u32,
-    /// Ends each document.
+    /// Ends a text that the model writes, and each sample of a conversation.
     pub eos: u32,
+    /// Ends each document: what the checkpoint read in pretraining, or what the recipe names.
+    pub document_end: u32,
     /// MASK, which stands in place of a hidden token. Only diffusion stages need it.
     pub mask: Option<u32>,
 }
@@ -44,12 +49,14 @@ pub struct RunData {
     pub held_out: Dataset,
     /// SFT windows, if the recipe names samples.
     pub sft: Option<Batches>,
+    /// Windows of the conversations that were held out; none without samples.
+    pub sft_held_out: Dataset,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
     /// Its special tokens.
     pub special: SpecialIds,
-    /// The parts of the corpus that were passed over.
-    pub skipped: Skipped,
+    /// The parts of the corpus that were passed over, a line for each reason.
+    pub skipped: Vec<String>,
     /// The conversations that were passed over.
     pub sft_skipped: Skipped,
     window: usize,
@@ -58,75 +65,56 @@ pub struct RunData {
 }
 
 impl RunData {
-    /// Reads the tokenizer and the corpus (or opens shards) and packs.
+    /// Reads the tokenizer, opens shards, and packs what is not packed yet into the folder `cache`, where the next run
+    /// finds it. `tell` hears how far that is.
     ///
     /// # Errors
     /// Errors if a file is missing, damaged or empty of text, or the tokenizer lacks a token that is needed.
-    pub fn open(recipe: &Recipe) -> Result<Self> {
+    pub fn open(recipe: &Recipe, cache: &Path, tell: &mut dyn FnMut(Packing)) -> Result<Self> {
         let tokenizer = side::open_tokenizer(&recipe.data.tokenizer)?;
         let special = special_ids(recipe, &tokenizer)?;
-        let window = NonZeroUsize::new(recipe.data.window).expect("validated: at least 2");
-        let mut skipped = Skipped::default();
         let (side_files, format) = side::side_files(recipe, &tokenizer, special)?;
-        let mut sft_skipped = Skipped::default();
-        let packed = match recipe.sft.as_ref().zip(format) {
-            Some((sft, format)) => {
-                let (packed, passed_over) = lacuna_data::pack_chat(
-                    &sft.samples,
-                    &format,
-                    &tokenizer,
-                    special.eos,
-                    recipe.seed,
-                    Packer::new(window, Remainder::Pad(special.pad)),
-                )?;
-                sft_skipped = passed_over;
-                Some(packed)
-            }
+        let samples = match recipe.sft.as_ref().zip(format) {
+            Some((sft, format)) => Some(Samples::pack(recipe, sft, &format, &tokenizer, special)?),
             None => None,
         };
-        let in_memory = |packed| Dataset::from_packed(packed, tokenizer.vocab_size());
-        let (train, held_out) = match (&recipe.data.shards, &packed) {
-            (Some(dir), _) => open_shards(dir, &tokenizer, window, recipe.data.verify_shards)?,
-            // There are conversations alone: they are the run's text, and none of them is kept out.
-            (None, Some(packed)) if recipe.data.corpus.is_empty() => {
-                let nothing = Packer::new(window, Remainder::Drop).finish();
-                (in_memory(packed.clone())?, in_memory(nothing)?)
-            }
-            (None, _) => {
-                let corpus = Corpus::read(&recipe.data.corpus, &recipe.data.corpus_options())?;
-                skipped = corpus.skipped.clone();
-                let (train, held_out) = corpus.split(recipe.data.held_out);
-                if train.is_empty() {
-                    return Err(lacuna_data::Error::Packing(format!(
-                        "all {} documents are held out, by the hash of their paths; data.held_out = 0 takes them",
-                        held_out.len()
-                    ))
-                    .into());
-                }
-                let pack_all = |documents: &[Document], remainder| -> Result<Dataset> {
-                    let packer = Packer::new(window, remainder);
-                    let packed = pack(documents, &tokenizer, special.eos, packer)?;
-                    Ok(in_memory(packed)?)
-                };
-                (
-                    pack_all(&train, Remainder::Drop)?,
-                    pack_all(&held_out, Remainder::Pad(special.pad))?,
-                )
-            }
+        let sources = recipe.data.sources();
+        let text = match &samples {
+            // There are conversations alone: they are the run's text.
+            Some(samples) if sources.is_empty() => samples.as_text(recipe)?,
+            _ => Text::open(recipe, &tokenizer, special, cache, tell)?,
         };
-        let sft = packed.map(|packed| Batches::new(in_memory(packed)?, recipe.seed)).transpose()?;
+        let nothing = || text::no_windows(recipe, &tokenizer);
+        let (sft, sft_held_out, sft_skipped) = match samples {
+            Some(Samples { train, held_out, skipped }) => {
+                (Some(Batches::new(train, recipe.seed)?), held_out, skipped)
+            }
+            None => (None, nothing()?, Skipped::default()),
+        };
         Ok(Self {
-            train: Batches::new(train, recipe.seed)?,
-            held_out,
+            train: text.train,
+            held_out: text.held_out,
             sft,
+            sft_held_out,
             side_files,
             window: recipe.data.window,
             tokenizer_file: recipe.data.tokenizer.clone(),
             tokenizer,
             special,
-            skipped,
+            skipped: text.passed_over,
             sft_skipped,
         })
+    }
+
+    /// The windows that a stage is scored on, and those that it learnt from: those of conversations after a stage on
+    /// conversations, if some are held out, else those of the corpus.
+    pub(crate) fn scored(&self, stage: &Stage) -> (&Dataset, &Dataset) {
+        match &self.sft {
+            Some(sft) if stage.data == StageData::Sft && self.sft_held_out.windows() > 0 => {
+                (&self.sft_held_out, sft.dataset())
+            }
+            _ => (&self.held_out, self.train.dataset()),
+        }
     }
 
     /// The files that every checkpoint of the run has beside its weights: the tokenizer, and those that came with
@@ -192,44 +180,6 @@ impl RunData {
     }
 }
 
-fn open_shards(
-    dir: &Path,
-    tokenizer: &Tokenizer,
-    window: NonZeroUsize,
-    verify: bool,
-) -> Result<(Dataset, Dataset)> {
-    let open = |part: &str| -> Result<Dataset> {
-        let path = dir.join(part);
-        let dataset = Dataset::open(&path)?;
-        let refuse = |reason| lacuna_data::Error::Corpus { path: path.clone(), reason };
-        if dataset.window_len() != window {
-            return Err(refuse(format!(
-                "windows hold {} tokens, data.window says {window}; pack again with --window {window}, or change it",
-                dataset.window_len()
-            ))
-            .into());
-        }
-        let packed_with = dataset.manifest().map(|m| m.tokenizer.as_str()).unwrap_or_default();
-        if packed_with != tokenizer.fingerprint() {
-            let reason = "packed with another tokenizer than data.tokenizer; pack again";
-            return Err(refuse(reason.to_owned()).into());
-        }
-        if verify {
-            dataset.verify()?;
-        }
-        Ok(dataset)
-    };
-    // If nothing was held out, there is no folder, or, from earlier versions, an empty one.
-    let something = |folder: &Path| folder.read_dir().is_ok_and(|mut files| files.next().is_some());
-    let held_out = if something(&dir.join("held-out")) {
-        open("held-out")?
-    } else {
-        let nothing = Packer::new(window, Remainder::Drop).finish();
-        Dataset::from_packed(nothing, tokenizer.vocab_size())?
-    };
-    Ok((open("train")?, held_out))
-}
-
 fn special_ids(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<SpecialIds> {
     let [bos, pad, eos, _, _, mask, _] = lacuna_text::SPECIAL_TOKENS;
     let config = |from: &Path| Weights::inspect(from).map(|weights| weights.config().clone());
@@ -255,7 +205,19 @@ fn special_ids(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<SpecialIds> {
     let bos = of_checkpoint.as_ref().and_then(|c| c.bos_token_id).or_else(|| id(bos));
     let pad =
         of_checkpoint.as_ref().and_then(|c| c.pad_token_id).or_else(|| id(pad)).unwrap_or(eos_id);
-    Ok(SpecialIds { bos, pad, eos: eos_id, mask })
+    let document_end = match &recipe.data.document_end {
+        Some(name) => id(name).ok_or_else(|| {
+            let tokenizer = recipe.data.tokenizer.display();
+            recipe.fault(format!(
+                "data.document_end is `{name}`, a token that {tokenizer} does not have"
+            ))
+        })?,
+        None => {
+            let ends = of_checkpoint.as_ref().map_or(&[][..], |config| &config.eos_token_ids);
+            lacuna_data::packing::document_end(tokenizer, ends).unwrap_or(eos_id)
+        }
+    };
+    Ok(SpecialIds { bos, pad, eos: eos_id, document_end, mask })
 }
 
 /// The model a run starts with: a checkpoint of the run itself, one that the recipe names, or a fresh one. Where

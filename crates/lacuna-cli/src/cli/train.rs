@@ -12,13 +12,15 @@ use lacuna::{Attention, GenerateOptions, Model, OpenOptions, select_device};
 use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 mod plot;
 mod stop;
 mod surroundings;
 use super::init::quoted;
-use super::progress::{Progress as Waiting, be_quiet, downloads};
+use super::progress::{At, Progress as Waiting, be_quiet, downloads};
+use lacuna::data::cache::Step;
 use stop::Stop;
 
 /// Run a recipe: train, measure, write checkpoints.
@@ -91,9 +93,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if quiet {
         be_quiet();
     }
-    let mut opening = Some(Waiting::spinning("reading and packing text"));
+    let at = Arc::new(Mutex::new(At { what: "reading text".to_owned(), part: None }));
+    let shown = Arc::clone(&at);
+    let known = move || shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut opening = Some(Waiting::watching(known));
     let outcome = run_recipe(&recipe, &options, &mut |event| {
-        opening = None;
+        match &event {
+            Event::Packing(step) => {
+                *at.lock().unwrap_or_else(PoisonError::into_inner) = packing(step);
+            }
+            _ => opening = None,
+        }
         stop.hear(&event);
         progress.show(&event);
     });
@@ -152,6 +162,20 @@ fn end_all(ranks: &Collective, error: &TrainError) {
         note!("error: rank {}: {error}", ranks.rank());
         ranks.end_all(1);
     }
+}
+
+/// How far the text is on its way into windows.
+fn packing(step: &Step) -> At {
+    let (what, part) = match step {
+        Step::Hashing(at) => ("reading the corpus", Some((at.bytes, at.bytes_total))),
+        Step::Waiting => ("another run packs the same corpus", None),
+        Step::Packing(at) => {
+            ("packing the corpus", Some((at.reading.bytes, at.reading.bytes_total)))
+        }
+        Step::Verifying(done, all) => ("checking shards", Some((*done, *all))),
+        _ => ("reading text", None),
+    };
+    At { what: what.to_owned(), part }
 }
 
 /// runs/NAME, or the next free number; to resume, the highest that exists.
@@ -222,7 +246,7 @@ impl Progress {
                     parameters as f64 / 1e6,
                     data.held_out.windows()
                 ));
-                for line in data.skipped.lines().chain(data.sft_skipped.lines()) {
+                for line in data.skipped.iter().cloned().chain(data.sft_skipped.lines()) {
                     self.say(&format!("passed over {line}"));
                 }
                 if data.held_out.windows() == 0 {
@@ -235,6 +259,12 @@ impl Progress {
                 self.bar.reset_eta();
                 self.bar.enable_steady_tick(Duration::from_millis(500));
             }
+            Event::Packing(Step::Damaged(reason)) => {
+                let told =
+                    format!("warning: a packed corpus is damaged, it is packed again: {reason}");
+                self.tell(&lacuna_files::printable(&told));
+            }
+            Event::Packing(_) => {}
             Event::Step { metrics, .. } => self.step(metrics),
             Event::Checkpoint(path) => self.say(&format!("checkpoint {}", path.display())),
             Event::Notice(text) => {

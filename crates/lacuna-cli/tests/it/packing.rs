@@ -137,6 +137,130 @@ fn a_model_gives_its_tokenizer_to_packing_as_it_does_to_a_run() {
     assert!(packed("model.gguf", "of-gguf").len() == expected.len());
 }
 
+#[test]
+fn a_corpus_is_packed_beside_the_run_once() {
+    let folder = folder("corpus = [\"src\"]\nheld_out = 0.0");
+    let root = folder.path();
+    let ran = train(root, "runs/one", &[]);
+    assert!(ran.status.success(), "{}", said(&ran));
+    let kept = || -> Vec<std::path::PathBuf> {
+        let entries = fs::read_dir(root.join("runs/.packed")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
+    };
+    let first = kept();
+    assert_eq!(first.len(), 1);
+    let shard = first[0].join("train/shard-00000.bin");
+    let written = fs::metadata(&shard).unwrap().modified().unwrap();
+    let ran = train(root, "runs/two", &[]);
+    assert!(ran.status.success() && kept() == first, "{}", said(&ran));
+    assert_eq!(fs::metadata(&shard).unwrap().modified().unwrap(), written);
+    assert!(said(&ran).contains("passed over 1 hidden"), "{}", said(&ran));
+    let mut bytes = fs::read(&shard).unwrap();
+    bytes[140] ^= 1;
+    fs::write(&shard, bytes).unwrap();
+    let ran = train(root, "runs/three", &[]);
+    assert!(ran.status.success(), "{}", said(&ran));
+    assert!(said(&ran).contains("damaged") && said(&ran).contains("shard 0"), "{}", said(&ran));
+    let weights = |run: &str| fs::read(root.join(run).join("final/model.safetensors")).unwrap();
+    assert!(
+        weights("runs/one") == weights("runs/two") && weights("runs/one") == weights("runs/three")
+    );
+}
+
+#[test]
+fn a_mixture_trains_and_goes_on_where_it_stopped() {
+    let folder = folder(
+        "[[data.source]]\nshards = \"shards\"\nweight = 0.75\n[[data.source]]\ncorpus = [\"src\"]\nweight = 0.25",
+    );
+    let root = folder.path();
+    fs::create_dir(root.join("more")).unwrap();
+    fs::write(root.join("more/b.rs"), "fn f(x: u8) -> u8 { x }\n".repeat(60)).unwrap();
+    assert!(pack(root, &["--held-out", "0", "more"]).status.success());
+    let set = ["--set", "data.held_out=0.0", "--set", "stage.0.steps=6"];
+    let ran = train(root, "whole", &set);
+    assert!(ran.status.success(), "{}", said(&ran));
+    let every = [&set[..], &["--set", "stage.0.checkpoint_every=1"]].concat();
+    assert!(train(root, "parts", &every).status.success());
+    // As if it had been killed after the third step.
+    for step in ["step-4", "step-5", "step-6"] {
+        fs::remove_dir_all(root.join("parts/checkpoints").join(step)).ok();
+    }
+    fs::remove_dir_all(root.join("parts/final")).unwrap();
+    let ran = train(root, "parts", &[&every[..], &["--resume"]].concat());
+    assert!(ran.status.success(), "{}", said(&ran));
+    let weights = |run: &str| fs::read(root.join(run).join("final/model.safetensors")).unwrap();
+    assert!(weights("whole") == weights("parts"), "a resumed mixture is another one");
+    let weight = [&every[..], &["--resume", "--set", "data.source.1.weight=0.5"]].concat();
+    let ran = train(root, "parts", &weight);
+    assert!(said(&ran).contains("data.source.1.weight") && !ran.status.success(), "{}", said(&ran));
+    let text = [&every[..], &["--resume", "--set", "data.source.1.corpus=[\"more\"]"]].concat();
+    fs::remove_dir_all(root.join("parts/final")).unwrap();
+    let ran = train(root, "parts", &text);
+    assert!(said(&ran).contains("data.source") && !ran.status.success(), "{}", said(&ran));
+}
+
+#[test]
+fn documents_end_as_the_run_says_or_the_shards_are_refused() {
+    let folder = folder("shards = \"shards\"");
+    let root = folder.path();
+    let end = ["--held-out", "0", "--document-end", "<[PAD▁TOKEN]>", "src"];
+    assert!(pack(root, &end).status.success());
+    let ran = train(root, "run", &[]);
+    assert!(said(&ran).contains("its documents end with <[PAD▁TOKEN]>"), "{}", said(&ran));
+    let ran = train(root, "run", &["--set", "data.document_end=<[PAD▁TOKEN]>"]);
+    assert!(ran.status.success(), "{}", said(&ran));
+    let ran = train(root, "other", &["--set", "data.document_end=<none>"]);
+    assert!(said(&ran).contains("data.document_end is `<none>`"), "{}", said(&ran));
+}
+
+#[test]
+fn conversations_are_packed_and_threads_change_no_byte() {
+    let folder = folder("shards = \"talk\"");
+    let root = folder.path();
+    let talk: String = (0..40)
+        .map(|n| format!("{{\"prompt\": \"{n}?\", \"completion\": \"{}\"}}\n", "x ".repeat(n % 9)))
+        .collect();
+    fs::write(root.join("talk.jsonl"), talk).unwrap();
+    let arguments = ["pack", "--tokenizer", "tok.json", "--window", "32", "--conversations"];
+    let ran = lacuna(root, &[&arguments[..], &["--out", "talk", "talk.jsonl"]].concat());
+    assert!(ran.status.success() && said(&ran).contains("conversations ("), "{}", said(&ran));
+    let ran = train(root, "run", &["--set", "data.window=32", "--set", "evaluation.windows=1"]);
+    assert!(ran.status.success(), "{}", said(&ran));
+    for (threads, out) in [("1", "a"), ("3", "b")] {
+        let arguments = [
+            "--threads",
+            threads,
+            "pack",
+            "--tokenizer",
+            "tok.json",
+            "--window",
+            "16",
+            "--out",
+            out,
+            "--fim-rate",
+            "0.5",
+            "--held-out",
+            "0",
+            "src",
+            "r.toml",
+        ];
+        let ran = lacuna(root, &arguments);
+        assert!(ran.status.success(), "{}", said(&ran));
+    }
+    assert!(files(&root.join("a")) == files(&root.join("b")));
+    for flags in [
+        ["--fim-rate", "2"],
+        ["--fim-order", "middle"],
+        ["--closing-eos", "4,1"],
+        ["--template", "model"],
+    ] {
+        let ran = pack(root, &[&flags[..], &["src"]].concat());
+        assert_eq!(ran.status.code(), Some(2), "{flags:?} {}", said(&ran));
+    }
+    let ran = pack(root, &["--languages", "pyton", "src"]);
+    assert!(said(&ran).contains("no language \"pyton\""), "{}", said(&ran));
+}
+
 /// The contents of a folder's files, in the order of their paths.
 fn files(folder: &Path) -> Vec<Vec<u8>> {
     let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();

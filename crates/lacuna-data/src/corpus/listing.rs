@@ -1,5 +1,6 @@
 //! Lists the files that an input stands for, before any of them is opened.
 
+use super::languages::Choice;
 use super::{CorpusOptions, Reason, Skipped};
 use crate::error::{Error, Result, io_error};
 use ignore::gitignore::Gitignore;
@@ -24,7 +25,7 @@ pub(super) struct Found {
 /// The files of an input, sorted by their paths; what is passed over goes to `skipped`.
 pub(super) fn list(
     input: &Path,
-    options: &CorpusOptions,
+    (options, choice): (&CorpusOptions, &Choice),
     skipped: &mut Skipped,
 ) -> Result<Vec<Found>> {
     let metadata = input.metadata().map_err(io_error(input, "read"))?;
@@ -42,6 +43,7 @@ pub(super) fn list(
     let mut walk = Walk {
         root: input,
         options,
+        choice,
         skipped,
         found: vec![],
         folders: HashSet::new(),
@@ -62,6 +64,7 @@ fn is_device(input: &Path) -> bool {
 struct Walk<'a> {
     root: &'a Path,
     options: &'a CorpusOptions,
+    choice: &'a Choice,
     skipped: &'a mut Skipped,
     /// With the path relative to the root.
     found: Vec<(PathBuf, Found)>,
@@ -140,8 +143,8 @@ impl Walk<'_> {
 
     fn file(&mut self, path: PathBuf, bytes: u64) {
         let name = self.name(&path);
-        if !self.options.wants(&name) {
-            self.skipped.add(Reason::OtherEnding, name);
+        if !self.choice.takes(&name) {
+            self.skipped.add(self.choice.reason(), name);
             return;
         }
         let relative = path.strip_prefix(self.root).unwrap_or(&path).to_owned();

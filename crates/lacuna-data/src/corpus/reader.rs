@@ -1,24 +1,28 @@
 //! Turns files into documents.
 
 use super::fields::text_of;
+use super::languages::Choice;
 use super::listing::Found;
-use super::{CorpusOptions, Document, Reading, Reason, Skipped};
+use super::{CorpusOptions, Document, Reading, Reason, Skipped, filters};
 use crate::error::{Error, Result, io_error};
-use crate::records::{Fault, HALF, Records, Shape, at, cause, is_damage, stopped, unpacked};
+use crate::records::{
+    Counted, Fault, HALF, Records, Shape, at, cause, is_columns, is_damage, stopped, unpacked,
+};
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::io::{self, BufRead, BufReader, Read};
 use std::rc::Rc;
 
+mod columns;
+
 /// Endings of files that hold text and are not read.
-const OTHER_FORMATS: [&str; 12] = [
-    ".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip", ".7z", ".rar", ".parquet", ".arrow", ".feather",
-    ".avro",
-];
+const OTHER_FORMATS: [&str; 11] =
+    [".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip", ".7z", ".rar", ".arrow", ".feather", ".avro"];
 
 /// Reads the files one after the other; what was passed over, and how many documents there are.
 pub(super) fn read(
     files: &[Found],
-    options: &CorpusOptions,
+    (options, choice): (&CorpusOptions, &Choice),
     skipped: Skipped,
     progress: &mut dyn FnMut(Reading),
     take: impl FnMut(Document) -> Result<()>,
@@ -26,7 +30,9 @@ pub(super) fn read(
     let bytes_total = files.iter().map(|file| file.bytes).sum();
     let reading = Reading { files_total: files.len(), bytes_total, ..Reading::default() };
     let consumed = Rc::default();
-    let mut reader = Reader { options, take, skipped, documents: 0, progress, reading, consumed };
+    let (documents, seen) = (0, HashSet::new());
+    let mut reader =
+        Reader { options, choice, take, skipped, documents, seen, progress, reading, consumed };
     for file in files {
         let before = reader.reading.bytes;
         reader.consumed.set(before);
@@ -40,27 +46,16 @@ pub(super) fn read(
 
 struct Reader<'a, F> {
     options: &'a CorpusOptions,
+    choice: &'a Choice,
     take: F,
     skipped: Skipped,
     documents: usize,
+    /// The beginnings of the hashes of all texts that were taken.
+    seen: HashSet<[u8; 16]>,
     progress: &'a mut dyn FnMut(Reading),
     reading: Reading,
     /// Bytes that have come off the disk.
     consumed: Rc<Cell<u64>>,
-}
-
-/// A file that tells how much of it was read.
-struct Counted<R> {
-    file: R,
-    consumed: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(buffer)?;
-        self.consumed.set(self.consumed.get() + read as u64);
-        Ok(read)
-    }
 }
 
 /// The kind of file that an ending stands for.
@@ -109,6 +104,9 @@ impl From<io::Error> for Stopped {
 
 impl<F: FnMut(Document) -> Result<()>> Reader<'_, F> {
     fn file(&mut self, found: &Found) -> Result<()> {
+        if is_columns(&found.name) {
+            return self.columns(found);
+        }
         let file = match lacuna_files::open_any(&found.path) {
             Ok(file) => file,
             Err(error) if found.named => return Err(io_error(&found.path, "read")(error)),
@@ -117,7 +115,7 @@ impl<F: FnMut(Document) -> Result<()>> Reader<'_, F> {
                 return Ok(());
             }
         };
-        let counted = Counted { file, consumed: Rc::clone(&self.consumed) };
+        let counted = Counted::new(file, &self.consumed);
         let stream = BufReader::with_capacity(1 << 16, counted);
         let limit = if found.named { usize::MAX } else { self.options.max_document_bytes };
         let Err(Stopped { line, error }) = self.stream(found, &found.name, stream, limit)? else {
@@ -125,9 +123,7 @@ impl<F: FnMut(Document) -> Result<()>> Reader<'_, F> {
         };
         if !found.named {
             let line = line.map(|line| format!(":{line}")).unwrap_or_default();
-            let place = format!("{}{line} ({})", found.name, cause(&error));
-            let damage = is_damage(&error);
-            self.skipped.add(if damage { Reason::Damaged } else { Reason::Unreadable }, place);
+            self.stop_short(&format!("{}{line}", found.name), &error);
             return Ok(());
         }
         let what = match Kind::of(&found.name.to_ascii_lowercase()) {
@@ -135,6 +131,12 @@ impl<F: FnMut(Document) -> Result<()>> Reader<'_, F> {
             _ => "",
         };
         Err(stopped(&found.path, what, line, error))
+    }
+
+    /// Counts a file of a folder that can't be read to its end.
+    fn stop_short(&mut self, place: &str, error: &io::Error) {
+        let reason = if is_damage(error) { Reason::Damaged } else { Reason::Unreadable };
+        self.skipped.add(reason, format!("{place} ({})", cause(error)));
     }
 
     /// Reads a file or a member of an archive by what its name says. The inner error is the stream's.
@@ -185,8 +187,8 @@ impl<F: FnMut(Document) -> Result<()>> Reader<'_, F> {
             }
             if !(kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse()) {
                 self.skipped.add(Reason::NotAFile, format!("{}/{name}", file.name));
-            } else if !self.options.wants(&name) {
-                self.skipped.add(Reason::OtherEnding, format!("{}/{name}", file.name));
+            } else if !self.choice.takes(&name) {
+                self.skipped.add(self.choice.reason(), format!("{}/{name}", file.name));
             } else {
                 let limit = self.options.max_document_bytes;
                 if let Err(end) = self.stream(file, &name, BufReader::new(entry), limit)? {
@@ -242,15 +244,19 @@ impl<F: FnMut(Document) -> Result<()>> Reader<'_, F> {
         else {
             return Ok(Ok(()));
         };
-        let fields = self.options.text_fields.iter().map(|name| format!("{name:?}"));
-        let fields: Vec<String> = fields.collect();
         let (fields, records) =
-            (fields.join(" or "), if faults == 1 { "the only one" } else { "the first" });
+            (self.fields(), if faults == 1 { "the only one" } else { "the first" });
         let reason = format!(
             "line {line}: a JSON object is expected with a string {fields}; {words} ({records} of \
              {faults}, none of which has a text); --text-field, data.text_fields name another field"
         );
         Err(Error::Corpus { path: file.path.clone(), reason })
+    }
+
+    /// The names of the fields that may hold a text, for errors.
+    fn fields(&self) -> String {
+        let quoted = self.options.text_fields.iter().map(|name| format!("{name:?}"));
+        quoted.collect::<Vec<_>>().join(" or ")
     }
 
     /// Records, if the file begins with an array of objects that have a text, or with two such objects;
@@ -294,7 +300,7 @@ impl<F: FnMut(Document) -> Result<()>> Reader<'_, F> {
         } else if bytes.contains(&0) && !self.options.take_binary {
             self.skipped.add(Reason::Binary, name);
         } else if let Ok(text) = String::from_utf8(bytes) {
-            self.document(name, name.to_owned(), text)?;
+            self.document(name, Document { path: name.to_owned(), text, is_record: false })?;
         } else {
             self.skipped.add(Reason::NotUtf8, name);
         }
@@ -311,18 +317,33 @@ impl<F: FnMut(Document) -> Result<()>> Reader<'_, F> {
             self.skipped.add(Reason::HalfCharacter, place);
             return Ok(());
         }
-        self.document(place, path, text)
+        self.document(place, Document { path, text, is_record: true })
     }
 
-    fn document(&mut self, place: &str, path: String, text: String) -> Result<()> {
-        if text.is_empty() {
-            self.skipped.add(Reason::Empty, place);
+    fn document(&mut self, place: &str, document: Document) -> Result<()> {
+        if let Some(reason) = self.refuses(&document.text) {
+            self.skipped.add(reason, place);
             return Ok(());
         }
         self.documents += 1;
         let reading = Reading { bytes: self.consumed.get(), ..self.reading };
         (self.progress)(reading);
-        (self.take)(Document { path, text })
+        (self.take)(document)
+    }
+
+    fn refuses(&mut self, text: &str) -> Option<Reason> {
+        if text.is_empty() {
+            return Some(Reason::Empty);
+        }
+        if let Some(reason) = filters::refuses(text, self.options) {
+            return Some(reason);
+        }
+        if self.options.take_duplicates {
+            return None;
+        }
+        let hash = blake3::hash(text.as_bytes());
+        let hash = *hash.as_bytes().first_chunk().expect("a hash of 32 bytes");
+        (!self.seen.insert(hash)).then_some(Reason::Duplicate)
     }
 }
 

@@ -22,6 +22,16 @@ pub enum Reason {
     Empty,
     /// With another ending than those asked for.
     OtherEnding,
+    /// Of another language than those asked for.
+    OtherLanguage,
+    /// The same text as one that was taken before.
+    Duplicate,
+    /// Written by a program, as its first lines say.
+    Generated,
+    /// With lines that nobody wrote by hand.
+    LongLines,
+    /// With few letters and digits.
+    FewLetters,
     /// A file or folder whose name begins with a dot.
     Hidden,
     /// A file or folder that a `.gitignore` or `.ignore` names.
@@ -52,6 +62,8 @@ pub enum Reason {
     NoConversation,
     /// A turn with an image, a sound or another thing that is not text.
     NotTrainable,
+    /// A conversation of more tokens than a window has.
+    LongerThanWindow,
     /// A conversation that the chat template refuses.
     Refused,
     /// A conversation of which nothing is to be learnt: all of the assistant's turns have weight 0.
@@ -70,6 +82,11 @@ impl Reason {
             Self::Utf16 => "UTF-16, not UTF-8",
             Self::Empty => "empty",
             Self::OtherEnding => "of other endings",
+            Self::OtherLanguage => "of other languages",
+            Self::Duplicate => "the same as one before",
+            Self::Generated => "written by a program",
+            Self::LongLines => "with lines longer than people write",
+            Self::FewLetters => "with few letters and digits",
             Self::Hidden => "hidden",
             Self::Ignored => "named by an ignore file",
             Self::OtherFormat => "in a format that is not read",
@@ -85,6 +102,7 @@ impl Reason {
             Self::TooLong => "longer than 64 MiB",
             Self::NoConversation => "not a conversation",
             Self::NotTrainable => "with what is not text",
+            Self::LongerThanWindow => "longer than a window",
             Self::Refused => "refused by the chat template",
             Self::NothingSupervised => "with no turn to learn",
             Self::ToolCall => "calls of tools that the chat template does not write",
@@ -99,6 +117,11 @@ impl Reason {
             Self::Hidden => "--take-hidden, data.take_hidden",
             Self::Ignored => "--take-ignored, data.take_ignored",
             Self::OtherEnding => "--extension, data.extensions",
+            Self::OtherLanguage => "--languages, data.languages",
+            Self::Duplicate => "--take-duplicates, data.take_duplicates",
+            Self::Generated => "by --skip-generated, data.skip_generated",
+            Self::LongLines | Self::FewLetters => "by --skip-minified, data.skip_minified",
+            Self::LongerThanWindow => "--packing split-long, sft.packing",
             Self::NoText => "--text-field, data.text_fields",
             Self::OtherFormat => "unpack it first",
             Self::NotUtf8 | Self::Utf16 => "convert it first",

@@ -1,8 +1,31 @@
 //! Reads compressed streams, and has words for what is wrong with them.
 
 use crate::error::{Error, io_error};
-use std::io::{self, BufRead, BufReader};
+use std::cell::Cell;
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
+use std::rc::Rc;
+
+/// A file that tells how much of it was read.
+pub(crate) struct Counted<R> {
+    file: R,
+    consumed: Rc<Cell<u64>>,
+}
+
+impl<R> Counted<R> {
+    /// Adds the bytes that are read to `consumed`.
+    pub(crate) fn new(file: R, consumed: &Rc<Cell<u64>>) -> Self {
+        Self { file, consumed: Rc::clone(consumed) }
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.consumed.set(self.consumed.get() + read as u64);
+        Ok(read)
+    }
+}
 
 /// The stream behind `.gz` and `.zst`, by a name in small letters.
 pub(crate) fn unpacked<'a>(

@@ -25,6 +25,19 @@ pub(super) struct Conversation {
     pub(super) tools: Option<Tools>,
 }
 
+impl Conversation {
+    /// A hash of what is said in it: the same whatever file it stands in, and under every tokenizer and template.
+    pub(super) fn hash(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for message in &self.messages {
+            for part in [&message.role, &message.content] {
+                hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+            }
+        }
+        hasher.finalize()
+    }
+}
+
 /// Reads a record.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 //! counted and named.
 
 use lacuna_data::corpus::{Reason, Skipped};
-use lacuna_data::{Packed, Packer, Remainder, pack_chat};
+use lacuna_data::{ChatOptions, ChatPacking, Packed, PackedChat, pack_chat};
 use lacuna_text::{ChatTemplate, Tokenizer};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -22,8 +22,14 @@ fn pack(
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
     std::fs::write(&path, bytes).unwrap();
-    let packer = Packer::new(64.try_into().unwrap(), Remainder::Pad(1));
-    pack_chat(&[path], template, &TOKENIZER, 2, 7, packer)
+    let options = ChatOptions {
+        pad: 1,
+        seed: 7,
+        packing: ChatPacking::RunOn,
+        ..ChatOptions::new(template, &TOKENIZER, 2, 64.try_into().unwrap())
+    };
+    let PackedChat { train, skipped, .. } = pack_chat(&[path], &options)?;
+    Ok((train, skipped))
 }
 
 /// The part of the records that is learnt, ends of text as `|`, and what was passed over.

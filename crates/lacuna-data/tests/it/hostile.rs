@@ -242,7 +242,12 @@ fn all_kinds_of_input_give_their_documents() {
 
     let names = ["tree", "p.jsonl", "z.jsonl.zst", "g.jsonl.gz", "t.tar.gz", "tree/notes.md"];
     let extensions = vec!["py".into()];
-    let options = CorpusOptions { extensions, max_document_bytes: 1000, ..Default::default() };
+    let options = CorpusOptions {
+        extensions,
+        max_document_bytes: 1000,
+        take_duplicates: true,
+        ..Default::default()
+    };
     let corpus = Corpus::read(&names.map(|name| root.join(name)), &options).unwrap();
     let mut found: Vec<_> =
         corpus.documents.iter().map(|d| (d.path.as_str(), d.text.as_str())).collect();

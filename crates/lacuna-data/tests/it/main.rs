@@ -2,9 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
+mod cache;
+mod columns;
 mod conversations;
 mod corpora;
 mod golden;
 mod hostile;
 mod laws;
+mod mixtures;
+mod packs;
 mod samples;
+mod windows;

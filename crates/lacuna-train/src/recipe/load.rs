@@ -105,13 +105,9 @@ impl Recipe {
             (0.0..1.0).contains(&self.data.held_out),
             format!("data.held_out is {}, expected 0 to below 1", self.data.held_out),
         )?;
-        let (corpus, shards) = (!self.data.corpus.is_empty(), self.data.shards.is_some());
         let no_text = self.sft.is_some() && self.stage.iter().all(|s| s.data == StageData::Sft);
-        need(
-            corpus != shards || (no_text && !corpus),
-            "give data.corpus or data.shards, one of the two; none is needed where every stage has data = \"sft\""
-                .into(),
-        )?;
+        self.data.check(!no_text)?;
+        self.sft.as_ref().map_or(Ok(()), super::SftRecipe::check)?;
         if self.model.from.is_none() {
             let m = &self.model;
             for (key, value) in [

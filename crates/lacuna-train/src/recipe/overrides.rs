@@ -12,6 +12,15 @@ const PATHS: &[(&str, &str)] = &[
     ("sft", "samples"),
 ];
 
+/// The keys of a `[[data.source]]` whose values are paths.
+const SOURCE_PATHS: &[&str] = &["corpus", "shards"];
+
+/// The tables of `[[data.source]]`.
+fn sources(table: &toml::Table) -> impl Iterator<Item = &toml::Table> {
+    let sources = table.get("data").and_then(|data| data.get("source")).and_then(|s| s.as_array());
+    sources.into_iter().flatten().filter_map(toml::Value::as_table)
+}
+
 /// Refuses paths that an escape has spoilt, before they are joined with anything.
 pub(super) fn check_paths(table: &toml::Table) -> std::result::Result<(), String> {
     for (section, key) in PATHS.iter().chain(&[("sft", "template")]) {
@@ -24,6 +33,17 @@ pub(super) fn check_paths(table: &toml::Table) -> std::result::Result<(), String
             Some(toml::Value::Array(items)) => items.iter().try_for_each(check)?,
             Some(value) => check(value)?,
             None => {}
+        }
+    }
+    for (number, source) in sources(table).enumerate() {
+        for key in SOURCE_PATHS {
+            let name = format!("data.source.{number}.{key}");
+            let texts = match source.get(*key) {
+                Some(toml::Value::Array(items)) => items.iter().collect(),
+                value => Vec::from_iter(value),
+            };
+            let texts = texts.into_iter().filter_map(toml::Value::as_str);
+            texts.map(Path::new).try_for_each(|path| words::check_path(&name, path))?;
         }
     }
     Ok(())
@@ -45,11 +65,18 @@ pub(super) fn anchor_paths(table: &mut toml::Table, base: &Path) {
     if let Some(file) = template.filter(|value| !is_name(value)) {
         anchor(file);
     }
+    let anchor_all = |value: Option<&mut toml::Value>| match value {
+        Some(toml::Value::Array(items)) => items.iter_mut().for_each(anchor),
+        Some(value) => anchor(value),
+        None => {}
+    };
     for (section, key) in PATHS {
-        match table.get_mut(*section).and_then(|s| s.get_mut(key)) {
-            Some(toml::Value::Array(items)) => items.iter_mut().for_each(anchor),
-            Some(value) => anchor(value),
-            None => {}
+        anchor_all(table.get_mut(*section).and_then(|s| s.get_mut(key)));
+    }
+    let sources = table.get_mut("data").and_then(|data| data.get_mut("source"));
+    for source in sources.and_then(toml::Value::as_array_mut).into_iter().flatten() {
+        for key in SOURCE_PATHS {
+            anchor_all(source.get_mut(key));
         }
     }
 }

@@ -31,6 +31,38 @@ pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
     Ok(Tokenizer::of_checkpoint(json.as_bytes(), rows, &settings, path)?)
 }
 
+/// The tokens at which a model ends a text, if `path` is a checkpoint: a folder or a GGUF file.
+pub fn ends_of_text(path: &Path) -> Vec<u32> {
+    Weights::inspect(path).map_or(vec![], |weights| weights.config().eos_token_ids.clone())
+}
+
+/// The format of conversations that a command names: `model`, that of the checkpoint or the tokenizer's folder `path`;
+/// `seed-coder`; or a `.jinja` file. Without a name it is the model's, else Seed-Coder's.
+///
+/// # Errors
+/// Errors if the model has no format although it is asked for, or a file holds no template.
+pub fn open_template(path: &Path, name: Option<&str>) -> Result<ChatTemplate> {
+    let folder = if path.is_dir() { Some(path) } else { path.parent() };
+    let settings = match Weights::inspect(path) {
+        Ok(weights) => Settings::read(&carried(&weights)?, path)?,
+        Err(_) => match folder.filter(|folder| folder.is_dir()) {
+            Some(folder) => Settings::read(&ModelFiles::of_tokenizer(folder)?, folder)?,
+            None => Settings::default(),
+        },
+    };
+    let own = ChatTemplate::from_settings(&settings)?;
+    Ok(match (name, own) {
+        (None | Some("model"), Some(own)) => own,
+        (Some("model"), None) => {
+            let reason =
+                "there is no chat template beside the tokenizer; name seed-coder or a .jinja file";
+            return Err(TrainError::File { path: path.to_owned(), reason: reason.into() });
+        }
+        (None | Some("seed-coder"), _) => ChatTemplate::seed_coder(),
+        (Some(file), _) => ChatTemplate::from_file(Path::new(file), settings.tokens.clone())?.0,
+    })
+}
+
 /// The files that a checkpoint carries beside its weights.
 fn carried(weights: &Weights) -> Result<ModelFiles> {
     let mut files = ModelFiles::default();

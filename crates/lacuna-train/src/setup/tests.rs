@@ -14,17 +14,23 @@ fn smoke() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml")
 }
 
+/// A recipe's data, packed into a folder that nobody else has.
+fn open(recipe: &Recipe) -> Result<RunData> {
+    let cache = tempfile::tempdir().unwrap();
+    RunData::open(recipe, cache.path(), &mut |_| {})
+}
+
 /// The smoke recipe from an untrained checkpoint of some mode.
 fn from(dir: &Path, mode: Mode, set: &[&str]) -> (Recipe, RunData) {
     let path = smoke();
     let fresh = Recipe::load(&path, &[]).unwrap();
-    let data = RunData::open(&fresh).unwrap();
+    let data = open(&fresh).unwrap();
     let config = Config { mode, ..fresh_config(&fresh, &data).unwrap() };
     Transformer::init(config, 3, DType::F32, &Device::Cpu).unwrap().save(dir).unwrap();
     let mut set: Vec<String> = set.iter().map(|item| (*item).to_owned()).collect();
     set.push(format!("model.from={}", dir.display()));
     let recipe = Recipe::load(&path, &set).unwrap();
-    let data = RunData::open(&recipe).unwrap();
+    let data = open(&recipe).unwrap();
     (recipe, data)
 }
 
@@ -136,7 +142,7 @@ fn training_starts_from_a_gguf_file_too() {
     let file = dir.path().join("m.gguf");
     save_gguf(&file, weights.config(), weights.outgoing(), &Default::default()).unwrap();
     recipe.model.from = Some(file);
-    let data = RunData::open(&recipe).unwrap();
+    let data = open(&recipe).unwrap();
     assert_eq!(
         table(&build_model(&recipe, &data, None, &Device::Cpu, &mut |_| {}).unwrap()),
         expected
@@ -145,7 +151,7 @@ fn training_starts_from_a_gguf_file_too() {
 
 /// The objective of each of a recipe's stages, with the mode that its checkpoint would declare.
 fn objectives(recipe: &Recipe) -> Vec<(StageObjective, Mode)> {
-    let data = RunData::open(recipe).unwrap();
+    let data = open(recipe).unwrap();
     let of = |stage| (data.objective(recipe, stage).unwrap(), data.mode(stage).unwrap());
     recipe.stage.iter().map(of).collect()
 }
@@ -153,7 +159,7 @@ fn objectives(recipe: &Recipe) -> Vec<(StageObjective, Mode)> {
 #[test]
 fn a_stage_says_what_its_objective_is() {
     let recipe = Recipe::load(&smoke(), &[]).unwrap();
-    let mask = RunData::open(&recipe).unwrap().mask_id().unwrap();
+    let mask = open(&recipe).unwrap().mask_id().unwrap();
     let [(plain, plain_mode), (blocks, blocks_mode)] = objectives(&recipe)[..] else {
         panic!("the smoke recipe has two stages")
     };
@@ -199,7 +205,7 @@ fn every_key_of_a_stage_reaches_its_objective() {
     let file = dir.path().join("recipe.toml");
     std::fs::write(&file, head + &stages.concat()).unwrap();
     let recipe = Recipe::load(&file, &[]).unwrap();
-    let mask = RunData::open(&recipe).unwrap().mask_id().unwrap();
+    let mask = open(&recipe).unwrap().mask_id().unwrap();
     let [(blocks, _), (full, full_mode), (causal, causal_mode)] = objectives(&recipe)[..] else {
         panic!("three stages")
     };

@@ -40,7 +40,8 @@ impl Stop {
                 UNSAVED.store(true, Ordering::SeqCst);
             }
             Event::Evaluating(..) => self.nothing_to_save(),
-            Event::Notice(_)
+            Event::Packing(_)
+            | Event::Notice(_)
             | Event::Checkpoint(_)
             | Event::Recorded { .. }
             | Event::Start { .. } => {}

@@ -23,6 +23,7 @@ corpus = ["src"]
 window = 8
 [sft]
 samples = ["chat.jsonl"]
+packing = "split-long"
 [evaluation]
 windows = 1
 [[stage]]
@@ -158,6 +159,8 @@ fn known_keys() -> BTreeSet<String> {
         "",
         "model",
         "data",
+        "data.fim",
+        "data.source.0",
         "sft",
         "lora",
         "optimizer",
@@ -169,20 +172,26 @@ fn known_keys() -> BTreeSet<String> {
     for section in sections {
         let dot = if section.is_empty() { "" } else { "." };
         let set = [
-            format!("{section}{dot}no_such_key=1"),
             "sft.samples=[\"a\"]".to_owned(),
             "lora.rank=1".to_owned(),
+            "data.fim.rate=0.5".to_owned(),
+            "data.source=[{corpus=[\"a\"]}]".to_owned(),
+            format!("{section}{dot}no_such_key=1"),
         ];
         let error = Recipe::load(&path, &set).unwrap_err().to_string();
         let listed = error.split("known here: ").nth(1).expect(&error).split(')').next().unwrap();
         for key in listed.split(", ") {
-            known.insert(format!("{section}{dot}{key}").replace("stage.0", "stage"));
+            known.insert(numberless(&format!("{section}{dot}{key}")));
         }
     }
-    for section in sections.map(|section| section.replace("stage.0", "stage")) {
+    for section in sections.map(numberless) {
         known.remove(&section);
     }
     known
+}
+
+fn numberless(key: &str) -> String {
+    key.replace(".0", "")
 }
 
 #[test]

@@ -27,6 +27,10 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("data.take_binary", &["data.take_binary=true"]),
     ("data.take_hidden", &["data.take_hidden=true"]),
     ("data.take_ignored", &["data.take_ignored=true"]),
+    ("data.languages", &["data.languages=[\"python\"]"]),
+    ("data.take_duplicates", &["data.take_duplicates=true"]),
+    ("data.skip_generated", &["data.skip_generated=true"]),
+    ("data.skip_minified", &["data.skip_minified=true"]),
     ("sft.template", &["sft.template=seed-coder"]),
     ("data.verify_shards", &["data.verify_shards=false"]),
     ("data.window", &["data.window=16"]),
@@ -82,6 +86,12 @@ const CONTENTS: &[(&str, &[&str])] = &[
     ("data.corpus", &["data.corpus=[\"HERE/src/f1.py\", \"HERE/src/f2.py\"]"]),
     ("data.extensions", &["data.extensions=[\"rs\", \"md\"]"]),
     ("data.held_out", &["data.held_out=0.5"]),
+    ("data.document_end", &["data.document_end=<[PAD▁TOKEN]>"]),
+    ("data.fim.rate", &["data.fim={rate=1.0}"]),
+    ("data.fim.order", &["data.fim={rate=1.0, order=\"psm\"}"]),
+    ("sft.packing", &["sft.packing=run-on"]),
+    ("sft.closing_eos", &["sft.closing_eos=[7, 7]"]),
+    ("sft.held_out", &["sft.held_out=0.99"]),
     ("sft.samples", &["sft.samples=[\"HERE/chat.jsonl\", \"HERE/chat.jsonl\"]"]),
 ];
 
@@ -92,8 +102,17 @@ fn a_run_resumed_with_any_key_changed_does_what_the_table_says() {
     place.keep();
     let before = place.recorded();
     let tried: BTreeSet<&str> = CHANGES.iter().chain(CONTENTS).map(|(key, _)| *key).collect();
-    // These take another kind of recipe, and have tests of their own.
-    let elsewhere = ["model.from", "data.shards", "lora.rank", "lora.alpha", "lora.targets"];
+    // These take another kind of recipe, and have tests of their own below or elsewhere.
+    let elsewhere = [
+        "model.from",
+        "data.shards",
+        "data.source.corpus",
+        "data.source.shards",
+        "data.source.weight",
+        "lora.rank",
+        "lora.alpha",
+        "lora.targets",
+    ];
     for key in KEYS.iter().filter(|key| !elsewhere.contains(&key.name)) {
         assert!(tried.contains(key.name), "no change of {} is tried", key.name);
     }
@@ -162,7 +181,7 @@ fn what_paths_hold_may_move_and_not_change() {
         for accept in [false, true] {
             let error = told(place.run(set, (true, accept), 0));
             assert!(
-                ["not what the run began with", "no window", "no documents"]
+                ["not what the run began with", "no window", "no documents", "are held out"]
                     .iter()
                     .any(|words| error.contains(words)),
                 "{name}: {error}"

@@ -1,0 +1,88 @@
+//! Rewrites documents so that a model learns to fill in the middle of a text.
+
+use crate::corpus::Document;
+use crate::error::{Error, Result};
+use lacuna_random::{Purpose, stream, uniform};
+use lacuna_text::{Fim, FimOrder, Tokenizer};
+
+/// The order in which the parts of rewritten documents stand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum HoleOrder {
+    /// The order that the tokenizer's family is asked in, which is how `lacuna fill` asks.
+    #[default]
+    Model,
+    /// Prefix, suffix, middle.
+    PrefixSuffix,
+    /// Suffix, prefix, middle.
+    SuffixPrefix,
+    /// One of the two for each document, equally often.
+    Both,
+}
+
+/// The rule by which documents are rewritten for filling in the middle (FIM).
+///
+/// A part `rate` of the documents is cut in three at two uniformly drawn characters, and written as the family of the
+/// tokenizer marks it, the middle last. Which documents, and where they are cut, depends on the seed and the document's
+/// own text: not on its place, nor on the documents beside it.
+#[derive(Debug)]
+pub struct Holes<'a> {
+    tokenizer: &'a Tokenizer,
+    marks: Fim,
+    rate: f64,
+    order: HoleOrder,
+    seed: u64,
+}
+
+impl<'a> Holes<'a> {
+    /// The rule for a tokenizer.
+    ///
+    /// # Errors
+    /// When the tokenizer has no marks for holes, none before the middle although the order asks for one, or the rate
+    /// is no part.
+    pub fn new(tokenizer: &'a Tokenizer, rate: f64, order: HoleOrder, seed: u64) -> Result<Self> {
+        if !(0.0..=1.0).contains(&rate) {
+            return Err(Error::Packing(format!(
+                "the rate of documents with a hole is {rate}, expected 0 to 1"
+            )));
+        }
+        let marks = Fim::from_tokenizer(tokenizer)?;
+        let needs_middle = matches!(order, HoleOrder::PrefixSuffix | HoleOrder::Both);
+        if needs_middle && marks.middle.is_none() {
+            return Err(Error::Packing(format!(
+                "the tokenizer has the marks of {}, none of which stands before the middle: the order of the parts can \
+                 only be {}",
+                marks.format.name,
+                marks.format.order_in_words()
+            )));
+        }
+        Ok(Self { tokenizer, marks, rate, order, seed })
+    }
+
+    /// The tokens of a document that is rewritten; none if it stays as it is.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on a part.
+    pub fn rewritten(&self, document: &Document) -> Result<Option<Vec<u32>>> {
+        let hash = blake3::hash(document.text.as_bytes());
+        let name = u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("32 bytes"));
+        let mut rng = stream(self.seed, Purpose::Hole, name, 0);
+        if uniform(&mut rng) >= self.rate {
+            return Ok(None);
+        }
+        let order = match self.order {
+            HoleOrder::Model => self.marks.format.order,
+            HoleOrder::PrefixSuffix => FimOrder::PrefixSuffix,
+            HoleOrder::SuffixPrefix => FimOrder::SuffixPrefix,
+            HoleOrder::Both if uniform(&mut rng) < 0.5 => FimOrder::PrefixSuffix,
+            HoleOrder::Both => FimOrder::SuffixPrefix,
+        };
+        let tokens = self.marks.example_in(order, self.tokenizer, &document.text, &mut rng)?;
+        Ok(Some(tokens))
+    }
+
+    /// Everything that the rule depends on but the tokenizer, in words.
+    pub(crate) fn description(&self) -> String {
+        let Self { rate, order, seed, .. } = self;
+        format!("holes {rate:?} {order:?} {seed}")
+    }
+}
