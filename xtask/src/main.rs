@@ -13,6 +13,7 @@ mod mpi;
 mod readme;
 mod reproduce;
 mod tidy;
+mod torture;
 mod train;
 
 use std::ffi::OsString;
@@ -70,6 +71,8 @@ enum Task {
     Readmes,
     /// Check the rules of the house that a program can check
     Tidy,
+    /// Kill, stop and damage training runs at random, and count what does not survive
+    Torture(torture::Args),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Task::Fixtures(args) => fixtures::fixtures(args),
         Task::Readmes => readme::write(),
         Task::Tidy => tidy::tidy(),
+        Task::Torture(args) => torture::torture(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

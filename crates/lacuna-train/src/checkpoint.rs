@@ -1,7 +1,7 @@
 //! Saves and restores checkpoints that are whole or absent: weights in Hugging Face layout, optimizer state, place in
 //! the data.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use lacuna_checkpoint::{AdapterConfig, save_adapter, save_tensors};
 use lacuna_data::Cursor;
 use lacuna_files::{Manifest, WholeFolder};
@@ -14,11 +14,13 @@ use crate::adamw::{AdamW, AdamWState};
 use crate::collective::shards::Gathered;
 use crate::ema::Ema;
 use crate::error::{Result, TrainError};
+use crate::evaluation::ScoreName;
+use crate::spikes::LossWatch;
 
 pub(crate) mod kept;
 
 /// A run's place: everything besides weights and moments that the next step depends on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Steps taken, those without a masked token included.
     pub step: u64,
@@ -37,6 +39,19 @@ pub struct Progress {
     /// Steps whose gradient was clipped.
     #[serde(default)]
     pub clipped_steps: u64,
+    /// The losses before, where steps that stand out are left out.
+    #[serde(default, skip_serializing_if = "LossWatch::is_new")]
+    pub losses: LossWatch,
+    /// The last step after which held-out text was scored, or samples were written, on the way; 0 before the first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub watched: u64,
+    /// The best score on the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
+}
+
+fn is_zero(step: &u64) -> bool {
+    *step == 0
 }
 
 /// The form in which a run writes its models.
@@ -55,6 +70,35 @@ pub(crate) struct State<'a> {
     pub(crate) gathered: Gathered,
 }
 
+/// The checkpoint whose held-out score is the best of its stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Steps taken when it was measured: the checkpoint is `step-N`.
+    pub step: u64,
+    /// Index of the stage.
+    pub stage: usize,
+    /// The measure.
+    pub measure: ScoreName,
+    /// Its value.
+    pub nats_per_token: f64,
+}
+
+impl Best {
+    /// Takes a score of `self` if it is better than the best so far. A later stage learns by another objective, so it
+    /// begins anew. Tells whether it was taken.
+    pub(crate) fn rival(self, best: &mut Option<Self>) -> bool {
+        let is_better = best.as_ref().is_none_or(|old| {
+            let alike = (old.stage, old.measure) == (self.stage, self.measure);
+            !alike || self.nats_per_token < old.nats_per_token
+        });
+        let is_taken = is_better && self.nats_per_token.is_finite();
+        if is_taken {
+            *best = Some(self);
+        }
+        is_taken
+    }
+}
+
 /// Tells whether a checkpoint's file is one that weights or the run's place are kept in. Every other file is listed
 /// in the manifest, or is somebody else's.
 fn is_ours(name: &str) -> bool {
@@ -69,6 +113,44 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 /// The most bytes that the header of a safetensors file takes.
 const HEADER_BYTES: u64 = 100 << 20;
 const PROGRESS: &str = "progress.json";
+
+/// Asks whether the disk has room for a checkpoint, before any of it is written. Where the system does not say, it is
+/// tried.
+///
+/// # Errors
+/// Says what it takes and what there is.
+pub(crate) fn room(dir: &Path, state: &State<'_>, side: &ModelFiles) -> Result<()> {
+    const SMALL_FILES: u64 = 1 << 20;
+    let State { model, form, gathered: Gathered { state, means } } = state;
+    let bytes = |tensor: &Tensor| (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64;
+    let numbers = |vars: &mut dyn Iterator<Item = &Var>| -> u64 {
+        vars.map(|var| var.elem_count() as u64).sum()
+    };
+    let weights = match form.adapter {
+        Some(_) => 4 * numbers(&mut model.trained()?.into_iter().map(|(_, var)| var)),
+        None => {
+            let all = numbers(&mut model.parameters()?.iter().map(|(_, var)| var));
+            all * form.dtype.size_in_bytes() as u64
+        }
+    };
+    let moments = state.moments.iter().flat_map(|(first, second)| [first, second]);
+    let kept = moments.chain(state.masters.iter().flatten()).chain(means.iter().flatten());
+    let beside: u64 = side.iter().map(|(_, text)| text.len() as u64).sum();
+    let needed = weights + kept.map(bytes).sum::<u64>() + beside + SMALL_FILES;
+    let place = dir.ancestors().find(|folder| folder.is_dir()).unwrap_or(dir);
+    let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    match lacuna_files::free_bytes(place) {
+        Some(free) if free < needed => Err(TrainError::File {
+            path: dir.to_owned(),
+            reason: format!(
+                "a checkpoint takes {}, and the disk has {} left; make room",
+                mb(needed),
+                mb(free)
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
 
 /// Writes `dir/step-N` with the model, the optimizer and the run's place, complete or not at all.
 ///

@@ -24,7 +24,7 @@ pub struct Evaluation {
 }
 
 /// The name of a score.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScoreName {
     /// −log p of the next token.
@@ -53,6 +53,11 @@ impl ScoreName {
             Self::Bigram => "bigram baseline",
         }
     }
+
+    /// Tells whether it is a score of counting tokens, and none of the model.
+    pub fn is_baseline(self) -> bool {
+        matches!(self, Self::Unigram | Self::Bigram)
+    }
 }
 
 impl Evaluation {
@@ -62,7 +67,8 @@ impl Evaluation {
     }
 }
 
-/// Scores the held-out windows that the recipe asks for; `None` if it asks for none or there are none.
+/// Scores the held-out windows that the recipe asks for, by the model and by counting; `None` if it asks for none or
+/// there are none.
 ///
 /// `progress` hears windows done and in all.
 ///
@@ -75,15 +81,28 @@ pub fn evaluate(
     model: &Transformer,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Option<Evaluation>> {
-    let (held_out, dataset) = data.scored(stage);
-    let count = recipe.evaluation.windows.min(held_out.windows());
-    if count == 0 {
+    let mut evaluation = evaluate_model(recipe, stage, data, model, progress)?;
+    if let Some(evaluation) = &mut evaluation {
+        evaluation.scores.extend(baselines(recipe, stage, data)?);
+    }
+    Ok(evaluation)
+}
+
+/// Scores the same windows by the model alone, as is done on the way: counting tokens would read the whole corpus.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_model(
+    recipe: &Recipe,
+    stage: &Stage,
+    data: &RunData,
+    model: &Transformer,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Option<Evaluation>> {
+    let windows = held_out_windows(recipe, stage, data)?;
+    if windows.is_empty() {
         return Ok(None);
     }
-    // The windows are spread over the whole held-out part, because neighbours are of one file.
-    let stride = held_out.windows() / count;
-    let windows: Vec<Window> =
-        (0..count).map(|i| held_out.window(i * stride)).collect::<lacuna_data::Result<_>>()?;
     let texts: Vec<Text<'_>> = windows.iter().map(text).collect();
     let left_to_right = (ScoreName::LeftToRight, Method::LeftToRight);
     let monte_carlo = (ScoreName::MonteCarloNelbo, Method::MonteCarlo { samples: 8, seed: 0 });
@@ -104,7 +123,9 @@ pub fn evaluate(
         }
         Mode::Autoregressive => None,
     };
-    let all = count * methods.len();
+    // Nobody walks these passes back: a graph behind them would hold every activation of a pass until its end.
+    let model = &model.unrecorded()?;
+    let (count, all) = (windows.len(), windows.len() * methods.len());
     progress(0, all);
     let mut scores = Vec::new();
     for (i, (name, method)) in methods.iter().enumerate() {
@@ -118,24 +139,47 @@ pub fn evaluate(
         let mut report = |done| progress(i * count + done, all);
         scores.push((*name, likelihood(model, &texts, &scoring, &mut report)?));
     }
-    let (unigram, bigram) = (Unigram::count(dataset)?, Bigram::count(dataset)?);
     let lengths = data.tokenizer.token_bytes();
-    let (mut by_unigram, mut by_bigram, mut bytes) =
-        (Likelihood::default(), Likelihood::default(), 0);
-    for (window, text) in windows.iter().zip(&texts) {
-        let scored = scored_positions(text, recipe.document_mask(stage));
-        for i in (1..scored.len()).filter(|i| scored[*i]) {
-            let (previous, token) = (window.tokens[i - 1], window.tokens[i]);
-            by_unigram.nats -= unigram.probability(token).ln();
-            by_bigram.nats -= bigram.probability(Some(previous), token).ln();
-            by_unigram.tokens += 1;
-            by_bigram.tokens += 1;
-            bytes += u64::from(lengths.get(token as usize).copied().unwrap_or(0));
-        }
+    let bytes = scored_tokens(recipe.document_mask(stage), &windows)
+        .map(|(_, token)| u64::from(lengths.get(token as usize).copied().unwrap_or(0)))
+        .sum();
+    Ok(Some(Evaluation { scores, windows: windows.len(), bytes }))
+}
+
+/// The windows that are scored, spread over the whole held-out part, because neighbours are of one file.
+fn held_out_windows(recipe: &Recipe, stage: &Stage, data: &RunData) -> Result<Vec<Window>> {
+    let (held_out, _) = data.scored(stage);
+    let count = recipe.evaluation.windows.min(held_out.windows());
+    let stride = held_out.windows().checked_div(count).unwrap_or(0);
+    let windows = (0..count).map(|i| held_out.window(i * stride));
+    Ok(windows.collect::<lacuna_data::Result<_>>()?)
+}
+
+/// The tokens that are scored, each behind the one before it.
+fn scored_tokens(document_mask: bool, windows: &[Window]) -> impl Iterator<Item = (u32, u32)> {
+    windows.iter().flat_map(move |window| {
+        let scored = scored_positions(&text(window), document_mask);
+        let pairs = (1..scored.len()).filter(move |i| scored[*i]);
+        pairs.map(move |i| (window.tokens[i - 1], window.tokens[i]))
+    })
+}
+
+/// What counting the training text achieves on the same tokens.
+fn baselines(
+    recipe: &Recipe,
+    stage: &Stage,
+    data: &RunData,
+) -> Result<[(ScoreName, Likelihood); 2]> {
+    let (windows, (_, dataset)) = (held_out_windows(recipe, stage, data)?, data.scored(stage));
+    let (unigram, bigram) = (Unigram::count(dataset)?, Bigram::count(dataset)?);
+    let (mut by_unigram, mut by_bigram) = (Likelihood::default(), Likelihood::default());
+    for (previous, token) in scored_tokens(recipe.document_mask(stage), &windows) {
+        by_unigram.nats -= unigram.probability(token).ln();
+        by_bigram.nats -= bigram.probability(Some(previous), token).ln();
+        by_unigram.tokens += 1;
+        by_bigram.tokens += 1;
     }
-    scores.push((ScoreName::Unigram, by_unigram));
-    scores.push((ScoreName::Bigram, by_bigram));
-    Ok(Some(Evaluation { scores, windows: count, bytes }))
+    Ok([(ScoreName::Unigram, by_unigram), (ScoreName::Bigram, by_bigram)])
 }
 
 fn text(window: &Window) -> Text<'_> {

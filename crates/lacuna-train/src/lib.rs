@@ -37,20 +37,26 @@ mod ema;
 mod error;
 mod evaluation;
 mod example;
+mod flop;
 mod groups;
 mod learning_rate;
 mod metrics;
 mod objective;
+mod peak;
+mod plan;
 mod recipe;
 mod record;
 mod run;
 mod run_folder;
+mod samples;
 mod setup;
+mod spikes;
 mod step;
 mod telemetry;
+mod tensorboard;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState, Parameter};
-pub use checkpoint::{Progress, newest as newest_checkpoint, of_run as checkpoints};
+pub use checkpoint::{Best, Progress, newest as newest_checkpoint, of_run as checkpoints};
 #[cfg(feature = "mpi")]
 pub use collective::MpiSeat;
 #[cfg(feature = "nccl")]
@@ -58,12 +64,18 @@ pub use collective::NcclSeat;
 pub use collective::{Collective, Launch, Launcher, Seat};
 pub use ema::Ema;
 pub use error::{Result, TrainError};
-pub use evaluation::{Evaluation, ScoreName, evaluate};
+pub use evaluation::{Evaluation, ScoreName, evaluate, evaluate_model};
 pub use example::{Address, Example};
+pub use flop::step_flop;
 pub use groups::ParameterGroup;
 pub use learning_rate::{LearningRate, LearningRateShape};
-pub use metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, MetricsWriter, StepMetrics, read_metrics};
+pub use metrics::{
+    DiffusionMetrics, MASK_RATE_BUCKETS, MachineMetrics, MetricsWriter, StepMetrics, read_held_out,
+    read_metrics,
+};
 pub use objective::{LossAndGradients, StageObjective};
+pub use peak::measured_peak;
+pub use plan::{Plan, StagePlan, plan};
 pub use recipe::{
     CorruptionRecipe, DataRecipe, EvaluationRecipe, FimOrderKey, FimRecipe, LoraRecipe,
     MaskEmbedding, ModelRecipe, ObjectiveKind, OptimizerRecipe, Precision, Recipe, SamplePacking,
@@ -72,5 +84,7 @@ pub use recipe::{
 pub use record::results::{HeldOutPoint, START};
 pub use record::{Machine, Surroundings};
 pub use run::{Event, Outcome, RunOptions, run};
+pub use samples::Sample;
 pub use setup::{RunData, SpecialIds, ends_of_text, open_template, open_tokenizer};
+pub use spikes::LossWatch;
 pub use step::{StepOutcome, StepSettings, step};

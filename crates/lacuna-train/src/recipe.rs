@@ -33,6 +33,9 @@ pub struct Recipe {
     /// to be good. 0: all.
     #[serde(default = "default_keep_checkpoints")]
     pub keep_checkpoints: usize,
+    /// True to write the run's numbers for TensorBoard as well.
+    #[serde(default)]
+    pub tensorboard: bool,
     /// The model to start from.
     pub model: ModelRecipe,
     /// Tokenizer and text.
@@ -348,7 +351,8 @@ impl Stage {
     }
 }
 
-/// The measurements at the end of each stage, on held-out windows, and the completions at the end of the run.
+/// The measurements on held-out windows, on the way and at the end of each stage, and the completions on the way and at
+/// the end of the run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluationRecipe {
@@ -360,11 +364,22 @@ pub struct EvaluationRecipe {
     pub prompts: Vec<String>,
     /// Tokens of each completion.
     pub max_new_tokens: usize,
+    /// Score the windows every so many steps of a stage (0: at its end alone), and keep the best checkpoint.
+    pub evaluate_every: u64,
+    /// Complete the prompts every so many steps of a stage (0: at the end of the run alone).
+    pub sample_every: u64,
 }
 
 impl Default for EvaluationRecipe {
     fn default() -> Self {
-        Self { windows: 32, at_start: false, prompts: Vec::new(), max_new_tokens: 64 }
+        Self {
+            windows: 32,
+            at_start: false,
+            prompts: Vec::new(),
+            max_new_tokens: 64,
+            evaluate_every: 0,
+            sample_every: 0,
+        }
     }
 }
 

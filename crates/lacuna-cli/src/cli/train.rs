@@ -2,25 +2,31 @@
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use indicatif::{ProgressBar, ProgressStyle};
-use lacuna::samplers::FillRule;
+use lacuna::data::cache::Step;
+use lacuna::select_device;
 use lacuna::train::{
-    Collective, Evaluation, Event, Launch, Launcher, Outcome, Recipe, RunOptions, START, ScoreName,
-    StageData, StepMetrics, TrainError, run as run_recipe,
+    Collective, Event, Launch, Launcher, Recipe, RunOptions, TrainError, run as run_recipe,
 };
-use lacuna::{Attention, GenerateOptions, Model, OpenOptions, select_device};
 use std::io::{IsTerminal, Write};
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-mod plot;
+mod board;
+mod display;
+mod pace;
+mod plan;
+pub(super) mod plot;
+mod redraw;
+pub(super) mod report;
+mod results;
+mod samples;
 mod stop;
 mod surroundings;
-use super::init::quoted;
+use super::Usage;
 use super::progress::{At, Progress as Waiting, be_quiet, downloads};
-use lacuna::data::cache::Step;
+use display::Display;
+use redraw::Redraw;
+use samples::Sampler;
 use stop::Stop;
 
 /// Run a recipe: train, measure, write checkpoints.
@@ -32,9 +38,11 @@ use stop::Stop;
 #[command(after_help = "\
 Examples:
   lacuna train recipes/tiny.toml
+  lacuna train recipes/tiny.toml --plan                 memory, tokens, time, before it is run
   lacuna train my.toml --set stage.1.steps=2000 --set seed=7 --out runs/longer
   lacuna train my.toml --out runs/longer --resume
   lacuna train my.toml --resume --accept-changes --set stage.1.steps=3000
+  lacuna train my.toml --tui                            a dashboard; q saves and ends
 
 Exit status: 0 finished, 1 failed, 2 wrong usage, 130, 143, 129, … stopped by a signal and saved.")]
 pub(crate) struct Args {
@@ -59,13 +67,30 @@ pub(crate) struct Args {
     /// Device that the model trains on
     #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda", "metal"])]
     device: String,
+    /// Say what the run will take, in memory, operations, tokens and time, and end; writes nothing
+    #[arg(long, conflicts_with_all = ["out", "resume", "resume_step", "accept_changes", "tui"])]
+    plan: bool,
+    /// Print the plan as one JSON object
+    #[arg(long, requires = "plan")]
+    json: bool,
+    /// Show a dashboard in the terminal
+    #[arg(long, conflicts_with = "quiet")]
+    tui: bool,
+    /// Write events for TensorBoard into the run's directory
+    #[arg(long)]
+    tensorboard: bool,
     /// No progress, only the results
     #[arg(long, short)]
     quiet: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.tui && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
+        let message = "--tui needs a terminal for its input and its output; leave it out elsewhere";
+        return Err(Usage(message.into()).into());
+    }
     let mut recipe = Recipe::load(&args.recipe, &args.set)?;
+    recipe.tensorboard |= args.tensorboard;
     if let Some(from) = &mut recipe.model.from {
         *from = lacuna::locate(from, &downloads(!args.quiet && std::io::stderr().is_terminal()))?;
     }
@@ -74,6 +99,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let collective = Collective::launched(launch.as_ref(), &device)?;
     // The first rank alone speaks, but for why another ends.
     let quiet = args.quiet || !collective.is_first();
+    if quiet {
+        be_quiet();
+    }
+    if args.plan {
+        return plan::run(&recipe, &device, args.json);
+    }
     let dir = match &args.out {
         Some(dir) => dir.clone(),
         None => default_directory(&recipe.name, args.resume || args.resume_step.is_some()),
@@ -84,19 +115,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         resume: args.resume,
         resume_step: args.resume_step,
         accept_changes: args.accept_changes,
+        surroundings: surroundings::of(&args.device, &device),
         device,
         stop: stop.flag(),
-        surroundings: surroundings::of(&args.device),
         collective,
     };
-    let mut progress = Progress::new(quiet, recipe.total_steps());
-    if quiet {
-        be_quiet();
-    }
+    let tui = args.tui && options.collective.is_first();
+    let mut display = Display::new(quiet, tui, &recipe)?;
+    let (mut sampler, mut redraw) = (Sampler::default(), Redraw::new(&dir));
     let at = Arc::new(Mutex::new(At { what: "reading text".to_owned(), part: None }));
     let shown = Arc::clone(&at);
     let known = move || shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let mut opening = Some(Waiting::watching(known));
+    // The dashboard says it itself.
+    let mut opening = (!tui).then(|| Waiting::watching(known));
     let outcome = run_recipe(&recipe, &options, &mut |event| {
         match &event {
             Event::Packing(step) => {
@@ -105,10 +136,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             _ => opening = None,
         }
         stop.hear(&event);
-        progress.show(&event);
+        for notice in redraw.hear(&event) {
+            display.warn(&notice);
+        }
+        if let Event::SamplesDue { step, model, data, wanted, written } = event {
+            match sampler.write(model, data, wanted) {
+                Ok(samples) => *written = samples,
+                Err(reason) => display.warn(&format!("no samples after step {step}: {reason:#}")),
+            }
+            return display.samples(step, written);
+        }
+        display.show(&event);
     });
     drop(opening);
-    progress.bar.finish_and_clear();
+    drop(display);
     let outcome = outcome.inspect_err(|error| end_all(&options.collective, error))?;
     if !options.collective.is_first() {
         return Ok(());
@@ -139,7 +180,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         );
         return Ok(());
     }
-    out!("{}", results(&recipe, &dir, &outcome)?.trim_end());
+    out!("{}", results::results(&recipe, &dir, &outcome)?.trim_end());
     Ok(())
 }
 
@@ -193,226 +234,4 @@ fn default_directory(name: &str, resume: bool) -> PathBuf {
     let entries = lacuna_files::list("runs".as_ref()).unwrap_or_default();
     let newest = entries.iter().filter_map(number).max();
     numbered(if resume { newest.unwrap_or(1) } else { newest.map_or(1, |n| n.saturating_add(1)) })
-}
-
-/// The progress line on a terminal; a line now and then elsewhere.
-struct Progress {
-    bar: ProgressBar,
-    quiet: bool,
-    terminal: bool,
-    total: u64,
-    tokens_per_second: f64,
-}
-
-impl Progress {
-    fn new(quiet: bool, total: u64) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let bar = if quiet || !terminal { ProgressBar::hidden() } else { ProgressBar::new(total) };
-        // One line of a narrow terminal: what is wider is torn, and can't be taken away again.
-        let template = "{bar:12} {pos}/{len}  {wide_msg}";
-        bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
-        Self { bar, quiet, terminal, total, tokens_per_second: 0.0 }
-    }
-
-    fn say(&self, text: &str) {
-        if !self.quiet {
-            self.tell(text);
-        }
-    }
-
-    /// Prints what is said to the quiet too. A reader that went away, or a log on a full disk,
-    /// stops no training.
-    fn tell(&self, text: &str) {
-        if self.terminal && !self.quiet {
-            self.bar.println(text);
-        } else {
-            note!("{text}");
-        }
-    }
-
-    fn show(&mut self, event: &Event<'_>) {
-        match event {
-            Event::Ready { data, model, step } => {
-                let parameters: usize = model
-                    .parameters()
-                    .iter()
-                    .flat_map(|all| all.iter())
-                    .map(|(_, v)| v.elem_count())
-                    .sum();
-                let windows = data.train.dataset().windows();
-                let window = data.train.dataset().window_len();
-                self.say(&format!(
-                    "{:.2} M parameters; {windows} training windows of {window} tokens, {} held out",
-                    parameters as f64 / 1e6,
-                    data.held_out.windows()
-                ));
-                for line in data.skipped.iter().cloned().chain(data.sft_skipped.lines()) {
-                    self.say(&format!("passed over {line}"));
-                }
-                if data.held_out.windows() == 0 {
-                    self.say("nothing is held out: stages end without scores");
-                }
-                if *step > 0 {
-                    self.say(&format!("going on after step {step}"));
-                }
-                self.bar.set_position(*step);
-                self.bar.reset_eta();
-                self.bar.enable_steady_tick(Duration::from_millis(500));
-            }
-            Event::Packing(Step::Damaged(reason)) => {
-                let told =
-                    format!("warning: a packed corpus is damaged, it is packed again: {reason}");
-                self.tell(&lacuna_files::printable(&told));
-            }
-            Event::Packing(_) => {}
-            Event::Step { metrics, .. } => self.step(metrics),
-            Event::Checkpoint(path) => self.say(&format!("checkpoint {}", path.display())),
-            Event::Notice(text) => {
-                self.tell(&format!("warning: {}", lacuna_files::printable(text)))
-            }
-            Event::Evaluating(done, all) => {
-                self.bar.set_message(format!("scoring held-out text {done}/{all}"));
-            }
-            Event::Start { evaluation } => {
-                let scores = own_scores(evaluation);
-                self.say(&format!("before the first step:\n  {scores} nats/token"));
-            }
-            Event::Recorded { dir, held_out } => {
-                if let Err(reason) = plot::draw_run(dir, held_out) {
-                    let told = format!("no plots: {reason:#}");
-                    self.tell(&format!("warning: {}", lacuna_files::printable(&told)));
-                }
-            }
-            Event::StageEnd { stage, evaluation } => {
-                let mut text = format!("stage `{}` done", stage.name);
-                if let Some(evaluation) = evaluation {
-                    text.push_str(&format!(":\n  {} nats/token", own_scores(evaluation)));
-                }
-                self.say(&text);
-            }
-        }
-    }
-
-    fn step(&mut self, m: &StepMetrics) {
-        const LINES: u64 = 20;
-        // A step without a masked token, early in the warmup, computes nothing and says nothing about the speed.
-        if m.supervised > 0 {
-            let fresh = if self.tokens_per_second == 0.0 { 1.0 } else { 0.1 };
-            self.tokens_per_second += fresh * (m.tokens_per_second - self.tokens_per_second);
-        }
-        let line = match m.supervised {
-            0 => format!("{}: nothing masked", m.stage),
-            _ => format!(
-                "{}: loss {:.3}  {:.0} tokens/s",
-                m.stage, m.loss_unweighted, self.tokens_per_second
-            ),
-        };
-        let left = match self.tokens_per_second {
-            0.0 => String::new(),
-            speed => {
-                let tokens = (self.total - m.step) as f64 * (m.tokens as f64 / m.step as f64);
-                format!("  about {:.0} s left", tokens / speed)
-            }
-        };
-        let line = format!("{line}{left}");
-        self.bar.set_position(m.step);
-        self.bar.set_message(line.clone());
-        if !self.terminal
-            && (m.step.is_multiple_of((self.total / LINES).max(1)) || m.step == self.total)
-        {
-            self.say(&format!("step {}/{}  {line}", m.step, self.total));
-        }
-    }
-}
-
-/// Prints the end of a finished run: scores, a completion, where everything lies.
-fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
-    // Before anything else is loaded: what the training itself took.
-    let memory = surroundings::peak_memory_bytes();
-    let mut text = String::new();
-    if !outcome.evaluations.is_empty() {
-        text.push_str(&table(&outcome.evaluations));
-    }
-    let model = Model::open(&outcome.model, &OpenOptions::default())?;
-    for prompt in &recipe.evaluation.prompts {
-        // No more than the model has positions for: the training is done, and the rest of its report is wanted.
-        let block = match model.config().attention {
-            Attention::Full => 0,
-            _ => model.config().block_size().map_or(1, NonZeroUsize::get),
-        };
-        let taken = model.tokenizer()?.encode_with_special_tokens(prompt)?.len() + block;
-        let room = model.config().max_position_embeddings.saturating_sub(taken);
-        let max_new_tokens = recipe.evaluation.max_new_tokens.min(room);
-        // The most confident position a pass: what the model itself can do, not how fast.
-        let fill = Some(FillRule::LowConfidence);
-        let options = GenerateOptions { max_new_tokens, fill, ..GenerateOptions::default() };
-        let written = lacuna::generate(&model, prompt.as_str(), &options, |_| {})?;
-        text.push_str(&format!(
-            "\ncompletion ({:.2} tokens per forward):\n",
-            written.tokens_per_forward()
-        ));
-        let whole = format!("{prompt}{}", written.text);
-        whole.lines().for_each(|line| text.push_str(&format!("  | {line}\n")));
-    }
-    let (model, dir) = (quoted(&dir.join("final")), dir.display());
-    text.push_str(&format!(
-        "\nmodel        {dir}/final\nloss plot    {dir}/loss.png, {dir}/loss.svg\n\
-         metrics      {dir}/metrics.jsonl\nscores       {dir}/results.json\nrecord       {dir}/run.json\ncheckpoints  {dir}/checkpoints\nrecipe       {dir}/recipe.toml\n"
-    ));
-    for (label, name) in [("mean", "final-ema"), ("adapter", "final-adapter")] {
-        if outcome.model.with_file_name(name).exists() {
-            text.push_str(&format!(
-                "{label:<12} {}\n",
-                outcome.model.with_file_name(name).display()
-            ));
-        }
-    }
-    if let Some(peak) = memory {
-        text.push_str(&format!("memory       {:.0} MiB at most\n", peak as f64 / (1 << 20) as f64));
-    }
-    let talks = recipe.stage.last().is_some_and(|stage| stage.data == StageData::Sft);
-    text.push_str(&match talks {
-        true => format!("\ntry: lacuna chat --model {model}\n"),
-        false => format!("\ntry: lacuna generate --model {model} 'def '\n"),
-    });
-    Ok(text)
-}
-
-/// The model's scores in a line. Those of counting, which are the same after each stage, are in the table at the end.
-fn own_scores(evaluation: &Evaluation) -> String {
-    let own = evaluation.scores.iter().filter(|(name, _)| is_own(*name));
-    let scores = own.map(|(name, score)| format!("{} {:.3}", name.label(), score.nats_per_token()));
-    scores.collect::<Vec<_>>().join(", ")
-}
-
-/// Tells whether a score is the model's, and none of counting tokens.
-fn is_own(name: ScoreName) -> bool {
-    !matches!(name, ScoreName::Unigram | ScoreName::Bigram)
-}
-
-/// Scores on held-out text, one line a score; baselines once.
-fn table(evaluations: &[(String, Evaluation)]) -> String {
-    let (_, last) = &evaluations[evaluations.len() - 1];
-    let tokens = last.scores.first().map_or(0, |(_, s)| s.tokens);
-    let mut text = format!(
-        "\nheld-out text: {} windows, {tokens} tokens, {} bytes\n\n{:<44} {:>10} {:>10}\n",
-        last.windows, last.bytes, "", "nats/token", "bits/byte"
-    );
-    let mut line = |label: String, score: &lacuna::likelihood::Likelihood, bytes: u64| {
-        let (nats, bits) = (score.nats_per_token(), score.bits_per_byte(bytes));
-        text.push_str(&format!("{label:<44} {nats:>10.3} {bits:>10.3}\n"));
-    };
-    for (stage, evaluation) in evaluations {
-        for (name, score) in evaluation.scores.iter().filter(|(name, _)| is_own(*name)) {
-            let when =
-                if stage == START { "at the start".into() } else { format!("after {stage}") };
-            line(format!("{} ({when})", name.label()), score, evaluation.bytes);
-        }
-    }
-    for name in [ScoreName::Bigram, ScoreName::Unigram] {
-        if let Some(score) = last.get(name) {
-            line(format!("{} (same corpus)", name.label()), score, last.bytes);
-        }
-    }
-    text
 }

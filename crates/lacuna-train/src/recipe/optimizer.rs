@@ -27,6 +27,9 @@ pub struct OptimizerRecipe {
     pub decay: Vec<ParameterGroup>,
     /// Largest norm of the whole gradient.
     pub clip: f64,
+    /// A step whose loss lies so many standard deviations over the mean of those before it updates nothing (0: every
+    /// step does).
+    pub spike_z_score: f64,
     /// Decay of the running mean of the weights, which is saved as a model of its own; 0: none is kept.
     pub ema_decay: f64,
 }
@@ -40,6 +43,7 @@ impl Default for OptimizerRecipe {
             weight_decay: 0.1,
             decay: ParameterGroup::MATRICES.into(),
             clip: 1.0,
+            spike_z_score: 0.0,
             ema_decay: 0.0,
         }
     }

@@ -68,7 +68,12 @@ pub(crate) fn windows(n: u32) -> Vec<Window> {
 }
 
 pub(crate) fn settings(micro_batch_size: usize) -> StepSettings<'static> {
-    StepSettings { micro_batch_size, learning_rate: 1e-3, collective: &Collective::Alone }
+    StepSettings {
+        micro_batch_size,
+        learning_rate: 1e-3,
+        collective: &Collective::Alone,
+        skip_above: None,
+    }
 }
 
 pub(crate) const KINDS: [ObjectiveKind; 4] = [

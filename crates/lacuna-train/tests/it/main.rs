@@ -9,3 +9,4 @@ mod order;
 mod ranks;
 mod stops;
 mod trained;
+mod watching;
