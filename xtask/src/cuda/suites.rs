@@ -1,7 +1,7 @@
 //! Lists the suites of `cargo xtask cuda emulate`: each tests the kernels of an operation.
 
 use super::mutations::{
-    Mutation, Part, adamw, attention, attention_decode, cross_entropy, embedding, few_rows, linear,
+    Mutation, Part, adamw, attention, attention_decode, attention_f32, cross_entropy, embedding, few_rows, linear,
     one_type, rms_norm, rope, sample, swiglu,
 };
 
@@ -31,6 +31,15 @@ pub(super) const SUITES: &[Suite] = &[
         mutations: attention::MUTATIONS,
         part: attention::part,
         at_once: Some(&["-DLACUNA_FEW"]),
+    },
+    Suite {
+        name: "attention_f32",
+        kernels: &["attention_f32.cu"],
+        test: "attention_f32.cpp",
+        rest: &[],
+        mutations: attention_f32::MUTATIONS,
+        part: attention_f32::part,
+        at_once: Some(&[]),
     },
     Suite {
         name: "attention_decode",

@@ -3,6 +3,7 @@
 
 #include "../attention_backward.cu"
 #include "../attention_decode.cu"
+#include "../attention_f32.cu"
 #include "../few_rows.cu"
 
 #include "../adamw.cu"
@@ -73,6 +74,13 @@ int main() {
         }
         std::printf("attention_backward_queries_%s %d %d\n", s.name, s.threads(s.dq_queries),
                     queries);
+    }
+    for (const int d : {64, 128}) {
+        std::printf("attention_forward_%d_f32 %d %d\n", d, F32_THREADS, forward_f32_shared(d));
+        std::printf("attention_backward_rows_%d_f32 %d 0\n", d, F32_THREADS);
+        for (const char *of : {"queries", "keys"})
+            std::printf("attention_backward_%s_%d_f32 %d %d\n", of, d, F32_THREADS,
+                        backward_f32_shared(d));
     }
     std::printf("attention_decode_64 %d %d\nattention_decode_merge_64 128 0\n", DECODE_WARPS * 32,
                 decode_shared<64>());
