@@ -207,6 +207,7 @@ fn metrics(step: u64) -> StepMetrics {
         tokens_per_second: 1.0,
         autoregressive_loss: None,
         diffusion: None,
+        machine: None,
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Sum {
     pub(crate) out: Option<u64>,
     pub(crate) adds: bool,
     pub(crate) rounded: Option<u64>,
+    /// Added to each row.
+    pub(crate) bias: Option<u64>,
 }
 
 impl Sum {
@@ -197,10 +199,33 @@ impl Recorder {
         self.plan.steps.push(Step::Launch(launch));
     }
 
-    /// y = x · wᵀ; x: [rows, in], w: [out, in].
-    pub(crate) fn linear(&mut self, x: Matrix, w: Matrix, y: u64) {
+    /// y = x · wᵀ, with a bias added to each row if there is one; x: [rows, in], w: [out, in].
+    pub(crate) fn linear(&mut self, x: Matrix, (w, bias): (Matrix, Option<u64>), y: u64) {
         let (kernel, shape) = (self.products.forward, [x.rows, w.rows]);
-        self.product(kernel, [x, w], shape, Sum::rounded(y));
+        self.product(kernel, [x, w], shape, Sum { bias, ..Sum::rounded(y) });
+    }
+
+    /// A bias's gradient: the sum of the rows of d_y.
+    pub(crate) fn bias_gradient(&mut self, d_y: Matrix, d_bias: u64, adds: bool) {
+        let (rows, columns) = (d_y.rows, d_y.columns);
+        let slab = rows.div_ceil(256).next_multiple_of(16);
+        let slabs = rows.div_ceil(slab);
+        let partial = self.f32(slabs * columns);
+        let args = Bytes::default().pointer(d_y.at).pointer(partial.at);
+        let args = args.int(rows).int(columns).int(slab).end();
+        let grid = [columns.div_ceil(64), slabs, 1];
+        self.launch("linear_bias_gradient", grid, (THREADS, 16 * 64 * 4), args);
+        // The kernel that sums slabs is that of a norm's weight, and looks at nothing else of a norm.
+        let none = [None; 5].into_iter().fold(Bytes::default(), Bytes::pointer_or_null);
+        let args = none.pointer(d_bias).pointer(partial.at).int(rows).int(columns);
+        let args = args.int(0).int(slab).float(0.).flag(adds).end();
+        self.sum_slabs(columns, args);
+        self.free([partial]);
+    }
+
+    fn sum_slabs(&mut self, columns: usize, args: Bytes) {
+        let grid = [columns.div_ceil(8), 1, 1];
+        self.launch("rms_norm_backward_weight_f32", grid, (THREADS, THREADS * 4), args);
     }
 
     /// Gradients of rows: d_y · w; d_y: [rows, out], w: [out, in].
@@ -228,6 +253,7 @@ impl Recorder {
     ) {
         let args = matrix(matrix(Bytes::default(), left), right).pointer_or_null(to.out);
         let args = args.int(rows).flag(to.adds).pointer_or_null(to.rounded);
+        let args = args.pointer_or_null(to.bias);
         let tiles = |n: usize| n.div_ceil(Products::TILE);
         let grid = [tiles(rows), tiles(columns), 1];
         self.launch(kernel, grid, (self.products.threads, Products::SHARED), args);
@@ -277,14 +303,14 @@ impl Recorder {
         self.launch(kernel, [blocks, 1, 1], (THREADS, SCRATCH), args);
     }
 
-    /// Gradients of rows before their norm, `carried` added, and of the norm's weight in f32.
+    /// Gradients of rows before their norm, `carried` added, and of the norm's weight in f32, which may be added to.
     pub(crate) fn rms_norm_backward(
         &mut self,
         x: Matrix,
         (weight, eps): (u64, f64),
         d_normed: u64,
         carried: Option<u64>,
-        (dx, d_weight): (u64, u64),
+        (dx, d_weight, adds): (u64, u64, bool),
     ) {
         let (h, slab) = (x.columns, norm_slab(x.rows, x.columns));
         let blocks = x.rows.div_ceil(slab);
@@ -293,11 +319,11 @@ impl Recorder {
         let args = args.pointer_or_null(carried).pointer(dx).pointer(d_weight);
         let args =
             args.pointer(partial.at).int(x.rows).int(h).int(lanes(h, VECTOR)).int(slab).float(eps);
+        let args = args.flag(adds);
         let shared = SCRATCH + (teams(h) * h.next_multiple_of(VECTOR) * 4) as u32;
         self.launch("rms_norm_backward_bf16", [blocks, 1, 1], (THREADS, shared), args.clone());
         // The shares are f32 whatever the rows are, and this kernel writes the weight's gradient so.
-        let columns = [h.div_ceil(8), 1, 1];
-        self.launch("rms_norm_backward_weight_f32", columns, (THREADS, THREADS * 4), args);
+        self.sum_slabs(h, args);
         self.free([partial]);
     }
 
@@ -404,19 +430,29 @@ impl Recorder {
         self.launch(kernel, grid, (threads, Products::SHARED), of.head_args(chunk));
     }
 
-    /// The norm of all gradients, and a step of all parameters.
+    /// The norm of all gradients.
+    pub(crate) fn gradient_norm(&mut self, of: AdamW) {
+        let grid = [of.n_chunks, 1, 1];
+        self.launch("gradient_squares_f32", grid, (THREADS, SCRATCH), of.args());
+        let sum = Bytes::default().pointer(of.squares).int(of.n_chunks).pointer(of.norm);
+        self.launch("gradient_norm", [1, 1, 1], (1024, 1024 / 32 * 4), sum);
+    }
+
+    /// A step of all parameters.
     pub(crate) fn adamw(&mut self, of: AdamW) {
+        self.launch("adamw_bf16_f32", [of.n_chunks, 1, 1], (THREADS, 0), of.args());
+    }
+}
+
+impl AdamW {
+    fn args(&self) -> Bytes {
+        let of = self;
         let norm = of.clip.map(|_| of.norm);
         let args = [of.parameters, of.chunks, of.squares].into_iter();
         let args = args.fold(Bytes::default(), Bytes::pointer).pointer_or_null(norm);
         let [beta1, beta2] = of.betas;
         let args = args.pointer(of.step).float(of.clip.unwrap_or(0.)).float(beta1).float(beta2);
-        let args = args.float(1. - beta1).float(1. - beta2).float(of.eps);
-        let grid = [of.n_chunks, 1, 1];
-        self.launch("gradient_squares_f32", grid, (THREADS, SCRATCH), args.clone());
-        let sum = Bytes::default().pointer(of.squares).int(of.n_chunks).pointer(of.norm);
-        self.launch("gradient_norm", [1, 1, 1], (1024, 1024 / 32 * 4), sum);
-        self.launch("adamw_bf16_f32", grid, (THREADS, 0), args);
+        args.float(1. - beta1).float(1. - beta2).float(of.eps)
     }
 }
 

@@ -21,7 +21,8 @@
 //! ```
 //!
 //! - [`Recipe`] holds everything a run depends on, as TOML.
-//! - [`run`] runs its stages, one after the other, on the same weights; [`Event`] is what it tells meanwhile.
+//! - [`run`] runs its stages, one after the other, on the same weights; [`Event`] is what it tells meanwhile. [`run_on`]
+//!   takes the steps on a card by the project's own kernels.
 //! - [`step()`] is one step: forward, backward, sum, clip, update. The ranks of a [`Collective`] take it together.
 //! - [`StageObjective`] and [`Example`] lead from windows to supervised tokens.
 //! - [`evaluate`] measures what a stage has learnt, on held-out text.
@@ -39,6 +40,7 @@ mod example;
 mod learning_rate;
 mod metrics;
 mod objective;
+mod on_machine;
 mod recipe;
 mod record;
 mod run;
@@ -56,12 +58,13 @@ pub use example::Example;
 pub use learning_rate::LearningRate;
 pub use metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, MetricsWriter, StepMetrics, read_metrics};
 pub use objective::{LossAndGradients, StageObjective};
+pub use on_machine::{MachineMetrics, OnMachine};
 pub use recipe::{
     CorruptionRecipe, DataRecipe, EvaluationRecipe, MaskEmbedding, ModelRecipe, ObjectiveKind,
     OptimizerRecipe, Recipe, SftRecipe, Stage, StageData,
 };
 pub use record::results::HeldOutPoint;
 pub use record::{Machine, Surroundings};
-pub use run::{Event, Outcome, RunOptions, run};
+pub use run::{Event, Outcome, RunOptions, run, run_on};
 pub use setup::{RunData, SpecialIds, open_tokenizer};
 pub use step::{StepOutcome, StepSettings, step};

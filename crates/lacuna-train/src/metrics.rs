@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
+use crate::on_machine::MachineMetrics;
 
 /// Mask rates fall into this many equal buckets of (0, 1] in [`DiffusionMetrics::loss_by_mask_rate`].
 pub const MASK_RATE_BUCKETS: usize = 10;
@@ -46,6 +47,9 @@ pub struct StepMetrics {
     /// Telemetry of the corruption; absent in an autoregressive stage.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub diffusion: Option<DiffusionMetrics>,
+    /// Figures of the machine that took the step, if it was none of tensors.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub machine: Option<MachineMetrics>,
 }
 
 /// The figures of a step's corruption.

@@ -16,6 +16,7 @@ use crate::error::{Result, TrainError};
 use crate::evaluation::{Evaluation, evaluate};
 use crate::metrics::StepMetrics;
 use crate::objective::StageObjective;
+use crate::on_machine::{OnMachine, Steps};
 use crate::recipe::{Recipe, Stage, StageData};
 use crate::record::Surroundings;
 use crate::record::results::HeldOutPoint;
@@ -119,12 +120,32 @@ pub fn run(
     options: &RunOptions<'_>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
-    options.collective.guarded(|| run_as_rank(recipe, options, observe))
+    options.collective.guarded(|| run_as_rank(recipe, options, None, observe))
+}
+
+/// [`run`] with every step taken on a machine by planned launches, in bf16 with masters in f32. Held-out text is scored
+/// by tensors, on the options' device.
+///
+/// # Errors
+/// As [`run`], and if there are no kernels for the model, the machine fails, or there are several ranks.
+pub fn run_on(
+    recipe: &Recipe,
+    options: &RunOptions<'_>,
+    on: OnMachine<'_>,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome> {
+    if !matches!(options.collective, Collective::Alone) {
+        let what = "a run of several ranks".into();
+        let expected = "a run of one";
+        return Err(lacuna_device::Error::Unsupported { what, expected }.into());
+    }
+    run_as_rank(recipe, options, Some(on), observe)
 }
 
 fn run_as_rank(
     recipe: &Recipe,
     options: &RunOptions<'_>,
+    on: Option<OnMachine<'_>>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
     let own = recipe.fingerprint();
@@ -150,12 +171,14 @@ fn run_as_rank(
         Some(newest) => checkpoint::restore(newest, &model, &mut optimizer)?,
         None => Progress::default(),
     };
+    let machine = on.map(|on| Steps::new(on, (&model, &optimizer), recipe.data.window));
+    let machine = machine.transpose()?;
     // A finished stage that is given more steps goes on.
     (progress.stage, progress.stage_step) = (place.stage, place.stage_step);
     let keeper = entered.map(|entered| entered.keeper(recipe, options, &progress, observe));
     let keeper = keeper.transpose()?;
     observe(Event::Ready { data: &data, model: &model, step: progress.step });
-    let mut run = Run { recipe, options, data, model, optimizer, progress, keeper };
+    let mut run = Run { recipe, options, data, model, optimizer, machine, progress, keeper };
     let outcome = run.stages(observe)?;
     if let Some(keeper) = &run.keeper {
         keeper.seal(observe);
@@ -164,18 +187,20 @@ fn run_as_rank(
 }
 
 /// A run under way.
-struct Run<'a> {
+struct Run<'a, 'm> {
     recipe: &'a Recipe,
     options: &'a RunOptions<'a>,
     data: RunData,
     model: Transformer,
     optimizer: AdamW,
+    /// The machine that takes the steps in place of the tensors.
+    machine: Option<Steps<'m>>,
     progress: Progress,
     /// The writer of everything, which the first rank alone has.
     keeper: Option<Keeper<'a>>,
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
     fn stages(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
         self.measure_late(observe)?;
         let stages = &self.recipe.stage;
@@ -224,13 +249,20 @@ impl Run<'_> {
             learning_rate: stage.learning_rate().at(at.stage_step, stage.steps),
             collective: &self.options.collective,
         };
-        let outcome = step(&self.model, objective, &mut self.optimizer, &examples, settings)
-            .map_err(|error| self.diverged(error))?;
+        let outcome = match &mut self.machine {
+            None => step(&self.model, objective, &mut self.optimizer, &examples, settings),
+            Some(machine) => machine.step(objective, &examples, settings),
+        };
+        let outcome = outcome.map_err(|error| self.diverged(error))?;
+        let machine = self.machine.as_ref().map(|machine| machine.metrics(began.elapsed()));
         self.progress.step += 1;
         self.progress.stage_step += 1;
         self.progress.tokens += windows.iter().map(|w| w.tokens.len() as u64).sum::<u64>();
+        let taken = Taken { began, stage, objective, windows, examples, outcome, machine };
+        if taken.reads_the_model(self.progress.stage_step) {
+            self.settle()?;
+        }
         let Some(keeper) = &mut self.keeper else { return Ok(()) };
-        let taken = Taken { began, stage, objective, windows, examples, outcome };
         let metrics = taken.metrics(&self.model, &self.progress, settings.learning_rate)?;
         keeper.step(&metrics, self.model.config().vocab_size, observe);
         let total_steps = self.recipe.total_steps();
@@ -269,13 +301,23 @@ impl Run<'_> {
         self.keeper.as_ref().is_some_and(|keeper| keeper.is_due(stage, &self.progress))
     }
 
+    /// Brings the tensors up to date with the machine, if there is one.
+    fn settle(&mut self) -> Result<()> {
+        match &mut self.machine {
+            Some(machine) => machine.settle(&self.model, &mut self.optimizer),
+            None => Ok(()),
+        }
+    }
+
     fn checkpoint(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+        self.settle()?;
         let Some(keeper) = &mut self.keeper else { return Ok(()) };
         let files = self.data.side_files();
         keeper.checkpoint((&self.model, &self.optimizer), &self.progress, files, observe)
     }
 
     fn measure(&mut self, index: usize, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+        self.settle()?;
         let Some(keeper) = &mut self.keeper else { return Ok(()) };
         let stage = &self.recipe.stage[index];
         let evaluation =
@@ -312,6 +354,7 @@ impl Run<'_> {
     }
 
     fn finished(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
+        self.settle()?;
         let files = self.data.side_files();
         match &mut self.keeper {
             Some(keeper) => keeper.finish(&self.model, files, self.progress.step, observe),

@@ -80,7 +80,8 @@ fn added(
     Ok(Some(LossAndGradients { gradients, ..sum }))
 }
 
-fn finite(what: &'static str, value: f64) -> Result<f64> {
+/// The value, which is an error if it is no number.
+pub(crate) fn finite(what: &'static str, value: f64) -> Result<f64> {
     if value.is_finite() {
         return Ok(value);
     }

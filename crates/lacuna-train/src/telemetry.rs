@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::example::Example;
 use crate::metrics::{BucketMeans, DiffusionMetrics, MASK_RATE_BUCKETS, StepMetrics};
 use crate::objective::StageObjective;
+use crate::on_machine::MachineMetrics;
 use crate::recipe::{ObjectiveKind, Stage};
 use crate::step::StepOutcome;
 
@@ -22,9 +23,16 @@ pub(crate) struct Taken<'a> {
     pub(crate) windows: Vec<Window>,
     pub(crate) examples: Vec<Example>,
     pub(crate) outcome: StepOutcome,
+    pub(crate) machine: Option<MachineMetrics>,
 }
 
 impl Taken<'_> {
+    /// Tells whether the metrics want the next-token loss: the model as it is behind the step, the stage's `stage_step`-th.
+    pub(crate) fn reads_the_model(&self, stage_step: u64) -> bool {
+        let every = self.stage.autoregressive_loss_every;
+        self.objective.corruption.is_some() && every > 0 && stage_step.is_multiple_of(every)
+    }
+
     /// The step's metrics, at the place that the run has come to with it.
     ///
     /// # Errors
@@ -35,10 +43,8 @@ impl Taken<'_> {
         at: &Progress,
         lr: f64,
     ) -> Result<StepMetrics> {
-        let Self { stage, objective, windows, examples, outcome, began } = self;
-        let every = stage.autoregressive_loss_every;
-        let is_due = every > 0 && at.stage_step.is_multiple_of(every);
-        let autoregressive_loss = match objective.corruption.is_some() && is_due {
+        let Self { stage, objective, windows, examples, outcome, began, machine } = self;
+        let autoregressive_loss = match self.reads_the_model(at.stage_step) {
             true => Some(next_token_loss(model, windows, objective.document_mask)?),
             false => None,
         };
@@ -58,6 +64,7 @@ impl Taken<'_> {
             tokens_per_second: window_tokens as f64 / began.elapsed().as_secs_f64().max(1e-9),
             autoregressive_loss,
             diffusion,
+            machine: machine.clone(),
         })
     }
 }

@@ -157,6 +157,15 @@ mod tests {
     }
 
     #[test]
+    fn the_program_that_travels_has_every_source() {
+        let path = super::super::sources().join("card/kernels.cu");
+        let all = std::fs::read_to_string(path).unwrap();
+        for name in SUITES.iter().flat_map(|suite| suite.kernels) {
+            assert!(all.contains(&format!("#include \"../{name}\"\n")), "{name}");
+        }
+    }
+
+    #[test]
     fn every_fault_changes_the_source_and_has_a_name_of_its_own() {
         let mut names = BTreeSet::new();
         for suite in SUITES {

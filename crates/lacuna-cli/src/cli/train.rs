@@ -4,8 +4,8 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use lacuna::samplers::FillRule;
 use lacuna::train::{
-    Collective, Evaluation, Event, Outcome, Recipe, RunOptions, ScoreName, StageData, StepMetrics,
-    run as run_recipe,
+    Collective, Evaluation, Event, OnMachine, Outcome, Recipe, RunOptions, ScoreName, StageData,
+    StepMetrics, run as run_recipe, run_on,
 };
 use lacuna::{GenerateOptions, Model, OpenOptions, select_device};
 use std::io::{IsTerminal, Write};
@@ -66,7 +66,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(from) = &mut recipe.model.from {
         *from = lacuna::locate(from, &downloads(!args.quiet && std::io::stderr().is_terminal()))?;
     }
-    let device = select_device(&args.device)?;
+    // With kernels of our own in this build a card takes the steps, and tensors stay on the CPU.
+    let mut card = (args.device == "cuda" && lacuna_device::has_kernels())
+        .then(|| lacuna_device::open(0))
+        .transpose()?;
+    let device = select_device(if card.is_some() { "cpu" } else { &args.device })?;
     let dir = match &args.out {
         Some(dir) => dir.clone(),
         None => default_directory(&recipe.name, args.resume || args.resume_step.is_some()),
@@ -87,11 +91,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         be_quiet();
     }
     let mut opening = Some(Waiting::spinning("reading and packing text"));
-    let outcome = run_recipe(&recipe, &options, &mut |event| {
+    let mut observe = |event: Event<'_>| {
         opening = None;
         stop.hear(&event);
         progress.show(&event);
-    });
+    };
+    let outcome = match &mut card {
+        None => run_recipe(&recipe, &options, &mut observe),
+        Some(card) => {
+            let on = OnMachine {
+                machine: card.machine.as_mut(),
+                card: card.card,
+                peak_operations: lacuna_device::peak_operations(&card.name),
+            };
+            run_on(&recipe, &options, on, &mut observe)
+        }
+    };
     drop(opening);
     progress.bar.finish_and_clear();
     let outcome = outcome?;
@@ -240,10 +255,13 @@ impl Progress {
         const LINES: u64 = 20;
         let fresh = if self.tokens_per_second == 0.0 { 1.0 } else { 0.1 };
         self.tokens_per_second += fresh * (m.tokens_per_second - self.tokens_per_second);
-        let line = format!(
+        let mut line = format!(
             "{}: loss {:.3}  {:.0} tokens/s",
             m.stage, m.loss_unweighted, self.tokens_per_second
         );
+        if let Some(share) = m.machine.as_ref().and_then(|machine| machine.share_of_peak) {
+            line.push_str(&format!("  {:.0} % of peak", 100. * share));
+        }
         self.bar.set_position(m.step);
         self.bar.set_message(line.clone());
         if !self.terminal

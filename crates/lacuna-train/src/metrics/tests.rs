@@ -18,6 +18,7 @@ fn step(step: u64, loss: f64) -> StepMetrics {
         tokens_per_second: 100.0,
         autoregressive_loss: None,
         diffusion: None,
+        machine: None,
     }
 }
 

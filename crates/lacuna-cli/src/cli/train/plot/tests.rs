@@ -18,6 +18,7 @@ fn metrics(step: u64, stage: &str, grad_norm: f64) -> StepMetrics {
         tokens_per_second: 1.0,
         autoregressive_loss: None,
         diffusion: None,
+        machine: None,
     }
 }
 
