@@ -72,9 +72,9 @@ impl Weights {
         let mut arena = Arena::default();
         let mut take = |bytes: usize| arena.take(bytes as u64).at;
         let shapes = config.shapes();
-        let both = shapes.zip(formats).ok_or_else(|| {
-            Error::Input("formats of another model's parameters".into())
-        })?;
+        let both = shapes
+            .zip(formats)
+            .ok_or_else(|| Error::Input("formats of another model's parameters".into()))?;
         let parameters = both.try_map(|name, (shape, dtype)| {
             let dtype = if shape.len() == 1 { StorageDtype::F32 } else { **dtype };
             let bytes = match Format::of(dtype) {

@@ -52,7 +52,9 @@ mod training;
 pub use arena::Region;
 pub use batch::TrainingBatch;
 pub use card::Card;
-pub use decode::{CachedSequence, Caches, Candidate, DecodeBatch, DecodePass, Draw, Weight, Weights};
+pub use decode::{
+    CachedSequence, Caches, Candidate, DecodeBatch, DecodePass, Draw, Weight, Weights,
+};
 #[cfg(feature = "cuda")]
 pub use driver::{Driver, Recorded};
 pub use error::{Error, Result};

@@ -107,7 +107,8 @@ impl<'m> Training<'m> {
         let ParameterState { master, first, second } = state;
         let counts = [master.len(), first.len(), second.len()];
         if counts.iter().any(|count| *count != place.len) {
-            let reason = format!("{counts:?} numbers of a parameter's state, expected {}", place.len);
+            let reason =
+                format!("{counts:?} numbers of a parameter's state, expected {}", place.len);
             return Err(Error::Input(reason));
         }
         let rounded: Vec<bf16> = master.iter().map(|x| bf16::from_f32(*x)).collect();

@@ -1,8 +1,8 @@
 //! Lists the suites of `cargo xtask cuda emulate`: each tests the kernels of an operation.
 
 use super::mutations::{
-    Mutation, Part, adamw, attention, attention_decode, attention_f32, cross_entropy, embedding, few_rows, linear,
-    one_type, rms_norm, rope, sample, swiglu,
+    Mutation, Part, adamw, attention, attention_decode, attention_f32, cross_entropy, embedding,
+    few_rows, linear, one_type, rms_norm, rope, sample, swiglu,
 };
 
 /// The kernels of an operation and the program that tests them.

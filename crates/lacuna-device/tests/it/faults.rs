@@ -4,9 +4,7 @@ use lacuna_checkpoint::Parts;
 use lacuna_device::{Launch, Step};
 
 use crate::emulation::Emulation;
-use crate::model::{
-    Planned, Supervised, biased, differences, on_the_cpu, state, tied_and_normed,
-};
+use crate::model::{Planned, Supervised, biased, differences, on_the_cpu, state, tied_and_normed};
 use crate::step::options;
 
 /// A plan whose step has something wrong: the step's number, the fault in words, the steps.

@@ -36,12 +36,8 @@ pub(crate) fn config() -> Config {
 
 /// The same with a bias behind every projection.
 pub(crate) fn biased() -> Config {
-    let parts = Parts {
-        attention_bias: true,
-        attention_output_bias: true,
-        mlp_bias: true,
-        qk_norm: false,
-    };
+    let parts =
+        Parts { attention_bias: true, attention_output_bias: true, mlp_bias: true, qk_norm: false };
     Config { parts, ..config() }
 }
 

@@ -54,6 +54,9 @@ int main() {
     for (const char *name : {"forward", "input_gradient", "weight_gradient"})
         std::printf("linear_%s %d %d\nlinear_%s_hopper %d %d\n", name, Quarters::THREADS,
                     PRODUCT_SHARED, name, Groups::THREADS, PRODUCT_SHARED);
+    std::printf("linear_bias_gradient %d %d\n", THREADS, BIAS_SHARED);
+    for (const char *name : {"q8_0", "q4_0", "q4_1", "q4_k"})
+        std::printf("stored_rows_%s 128 0\n", name);
     for (const char *name : {"merge", "chunk", "chunk_gradient", "chunk_gradient_bf16"})
         std::printf("cross_entropy_%s 128 0\n", name);
     std::printf("cross_entropy_loss 128 %d\n", LOSS_SHARED);

@@ -41,7 +41,12 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
     fault("forward: no barrier before the values", F32, (BARRIER, 1), ""),
     fault("forward: keys are not waited for", F32, (WAIT, 0), LATE),
     fault("forward: values are not waited for", F32, (WAIT, 1), LATE),
-    fault("forward: values of the next tile", F32, ("load(v_tile, p.v, tile);", 0), "load(v_tile, p.v, tile + 1);"),
+    fault(
+        "forward: values of the next tile",
+        F32,
+        ("load(v_tile, p.v, tile);", 0),
+        "load(v_tile, p.v, tile + 1);",
+    ),
     fault("forward: the sum does not fade", F32, ("sum[i] *= fade;", 0), ""),
     fault("forward: results do not fade", F32, ("out[i][c][n] *= fade;", 0), ""),
     fault(

@@ -163,7 +163,12 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("W::OFFSET ? codes.offset : 0", 0),
         "0.f",
     ),
-    fault("q4_k: rows: parts of the other slice", FEW_ROWS, ("of * W::APART + k", 0), "of * 16 + k"),
+    fault(
+        "q4_k: rows: parts of the other slice",
+        FEW_ROWS,
+        ("of * W::APART + k", 0),
+        "of * 16 + k",
+    ),
     fault(
         "q8_0: rows: ids beyond the table are read",
         FEW_ROWS,
