@@ -31,7 +31,7 @@ def quota(masked: int, steps: int, step: int) -> int:
 
 def one_pass(model, canvas, start: int, end: int, cache, mask) -> torch.Tensor:
     """Logits of canvas[start:end] behind what the cache holds; appends their keys and values."""
-    positions = torch.arange(start, end)[None]
+    positions = torch.arange(start, end, device=canvas.device)[None]
     return model(
         canvas[:, start:end], attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
     ).logits
@@ -43,14 +43,14 @@ def decode(model, prompt: list, *, steps, gen_length, block_length, mask_id, thr
     if gen_length % block_length or steps % (gen_length // block_length):
         raise ValueError("gen_length must be a multiple of block_length, steps one of the number of blocks")
     steps //= gen_length // block_length
-    canvas = torch.tensor([prompt + [mask_id] * gen_length])
+    canvas = torch.tensor([prompt + [mask_id] * gen_length], device=model.device)
     cache, passes, length = DynamicCache(), 0, canvas.shape[1]
     start = len(prompt) // block_length * block_length
     if start:
-        one_pass(model, canvas, 0, start, cache, block_causal(start, block_length, model.dtype))
+        one_pass(model, canvas, 0, start, cache, block_causal(start, block_length, model.dtype).to(model.device))
     while start < length:
         end = min(start + block_length, length)
-        sees_all = torch.zeros(1, 1, end - start, end, dtype=model.dtype)
+        sees_all = torch.zeros(1, 1, end - start, end, dtype=model.dtype, device=model.device)
         block = canvas[0, start:end]  # a view: what is filled in here stands in the canvas
         masked = int((block == mask_id).sum())
         for step in range(steps):
@@ -126,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="directory in Hugging Face layout")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=128, help="length of the prompt")
@@ -135,7 +136,7 @@ def main() -> None:
     parser.add_argument("--cases", help="decode the recorded cases of this file and compare, instead of timing")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).eval()
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).eval().to(args.device)
     report = {"torch": torch.__version__, "dtype": args.dtype, "threads": args.threads}
     if args.cases:
         report |= check(model, args.cases, args.model.rstrip("/").rsplit("/", 1)[-1])

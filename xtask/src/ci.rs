@@ -368,8 +368,8 @@ fn cuda_emulate() -> Result<Outcome> {
 }
 
 /// Type-checks what is behind the feature with a stand-in for nvcc, in a target folder of its own: what the stand-in
-/// "compiles" must never meet a real build. The program itself has no code behind the feature and is left out, with
-/// all that only a program needs.
+/// "compiles" must never meet a real build. `lacuna-device` has all that calls the driver; the program itself has no
+/// code behind the feature and is left out, with all that only a program needs.
 fn cuda_check() -> Result<Outcome> {
     if cfg!(not(unix)) {
         return Ok(Outcome::Skipped("the stand-in for nvcc is a shell script".into()));

@@ -1,6 +1,7 @@
 //! `cargo xtask cuda` proves the kernels for NVIDIA as far as a machine without a card can, and
 //! makes them for one that has.
 
+mod build;
 mod emulate;
 mod mutations;
 mod plan;
@@ -30,6 +31,12 @@ pub(crate) enum Task {
     },
     /// Compile for every architecture, fail on a spilled register, and write the table of docs/gpu.md
     Compile,
+    /// Build `lacuna` with the kernels for every architecture in it; it needs the driver alone, and starts without
+    Build {
+        /// Cargo's profile
+        #[arg(long, default_value = "release")]
+        profile: String,
+    },
     /// Build the program that checks and times the kernels on a card, for another machine perhaps
     Card,
 }
@@ -44,6 +51,7 @@ pub(crate) fn cuda(task: &Task) -> Result<()> {
     match task {
         Task::Emulate { names, no_faults } => emulate::emulate(names, !no_faults),
         Task::Compile => compile(),
+        Task::Build { profile } => build::build(profile),
         Task::Card => card(),
     }
 }

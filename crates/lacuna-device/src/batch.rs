@@ -1,5 +1,6 @@
 //! Prepares the rows of a batch for the kernels: everything that only the host knows, as tables.
 
+use lacuna_checkpoint::Config;
 use lacuna_kernels::{KeyRanges, Segments};
 
 use crate::error::{Error, Result};
@@ -88,6 +89,25 @@ impl<'a> Rows<'a> {
             false => self.seen.iter().map(words).collect(),
         };
         Bytes::of(words.as_flattened().as_flattened(), i32::to_ne_bytes)
+    }
+
+    /// Operations of a step's products, as [`TrainingStep`](crate::TrainingStep) tells them.
+    pub(crate) fn operations(&self, config: &Config) -> f64 {
+        let (rows, wanted) = (self.batch.tokens.len() as f64, self.batch.wanted.len() as f64);
+        let count = |seen: &Seen| seen.iter().map(|range| range.len() as f64).sum::<f64>();
+        let all_pairs: f64 = self.seen.iter().map(count).sum();
+        let of_wanted = self.batch.wanted.iter().map(|row| count(&self.seen[*row as usize]));
+        let of_wanted: f64 = of_wanted.sum();
+        let [h, inner] = [config.hidden_size, config.intermediate_size].map(|n| n as f64);
+        let [q, kv] =
+            [config.num_heads, config.num_kv_heads].map(|heads| (heads * config.head_dim) as f64);
+        // Of the last layer only wanted rows have queries and go on behind the attention.
+        let layer = |queries: f64, pairs: f64| {
+            queries * (2. * h * q + 3. * h * inner) + rows * 2. * h * kv + pairs * 2. * q
+        };
+        let layers = (config.num_layers - 1) as f64 * layer(rows, all_pairs);
+        let products = layers + layer(wanted, of_wanted) + wanted * h * config.vocab_size as f64;
+        3. * 2. * products
     }
 
     /// The positions of the wanted rows.

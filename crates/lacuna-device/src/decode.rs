@@ -2,10 +2,10 @@
 //! wanted row.
 //!
 //! Activations and products are f32, as they are on the CPU; queries, keys, values and what attention gathers are
-//! rounded to bf16. Matrices are bf16 and read once for up to sixteen rows.
+//! rounded to bf16. Matrices are bf16 or quantized, multiplied as they are stored, and read once for up to sixteen rows.
 
 use lacuna_checkpoint::{Config, Parameters};
-use lacuna_kernels::Segments;
+use lacuna_kernels::{Segments, StorageDtype};
 
 use crate::arena::Arena;
 use crate::card::{Attention, Card};
@@ -13,18 +13,27 @@ use crate::error::{Error, Result};
 use crate::launch::{Plan, Upload};
 use crate::layout::{self, Angles};
 use crate::recorder::Recorder;
-use crate::recorder::decode::CANDIDATE_BYTES;
+use crate::recorder::decode::{CANDIDATE_BYTES, Format};
 use builder::Builder;
 use check::Checked;
 
 mod builder;
 mod check;
 
-/// The places of a model's weights and tables for decoding: matrices in bf16, norms in f32.
+/// The place of a parameter for decoding, and the format that it is stored in: vectors in f32.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Weight {
+    /// Its first byte.
+    pub at: u64,
+    /// Its format.
+    pub dtype: StorageDtype,
+}
+
+/// The places of a model's weights and tables for decoding: matrices as they are stored, norms and biases in f32.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Weights {
     config: Config,
-    parameters: Parameters<u64>,
+    parameters: Parameters<Weight>,
     positions: usize,
     cos: u64,
     sin: u64,
@@ -36,12 +45,24 @@ pub struct Weights {
 const PART: usize = 32;
 
 impl Weights {
-    /// The layout for texts of up to `positions` tokens.
+    /// The layout of a model whose matrices are bf16, for texts of up to `positions` tokens.
     ///
     /// # Errors
-    /// Errors if there are no kernels for such a model: heads of another size than 64 or 128, biases, widths that are no
-    /// multiple of 32.
+    /// As [`stored`](Self::stored).
     pub fn new(config: &Config, positions: usize) -> Result<Self> {
+        Self::stored(config, positions, &config.shapes().map(|_, _| StorageDtype::BF16))
+    }
+
+    /// The layout of a model whose matrices have these formats, GGML's; whatever is said of vectors, they are f32.
+    ///
+    /// # Errors
+    /// Errors if there are no kernels for such a model: heads of another size than 64 or 128, widths that are no
+    /// multiple of 32 (q4_k: of 256), another format than bf16, q8_0, q4_0, q4_1 and q4_k.
+    pub fn stored(
+        config: &Config,
+        positions: usize,
+        formats: &Parameters<StorageDtype>,
+    ) -> Result<Self> {
         layout::check(config, positions)?;
         let widths = [config.hidden_size, config.intermediate_size];
         if let Some(width) = widths.into_iter().find(|width| !width.is_multiple_of(PART)) {
@@ -50,10 +71,24 @@ impl Weights {
         }
         let mut arena = Arena::default();
         let mut take = |bytes: usize| arena.take(bytes as u64).at;
-        let parameters = config.shapes().map(|_, shape| {
-            let n: usize = shape.iter().product();
-            take(if shape.len() == 1 { 4 * n } else { 2 * n })
-        });
+        let shapes = config.shapes();
+        let both = shapes
+            .zip(formats)
+            .ok_or_else(|| Error::Input("formats of another model's parameters".into()))?;
+        let parameters = both.try_map(|name, (shape, dtype)| {
+            let dtype = if shape.len() == 1 { StorageDtype::F32 } else { **dtype };
+            let bytes = match Format::of(dtype) {
+                Some(format) if shape[1].is_multiple_of(format.columns) => dtype.bytes_of(shape),
+                None if shape.len() == 1 => dtype.bytes_of(shape),
+                _ => None,
+            };
+            let Some(bytes) = bytes else {
+                let what = format!("{name} of {:?} numbers in {dtype}", shape);
+                let expected = "bf16, q8_0, q4_0 and q4_1 in rows of 32 numbers, q4_k of 256";
+                return Err(Error::Unsupported { what, expected });
+            };
+            Ok(Weight { at: take(bytes), dtype })
+        })?;
         let angles = Angles { frequencies: config.inverse_frequencies(), positions };
         let tables = [f64::cos, f64::sin].map(|f| {
             let data = angles.table_f32(f);
@@ -64,8 +99,8 @@ impl Weights {
         Ok(Self { config, parameters, positions, cos, sin, uploads: tables.into(), bytes })
     }
 
-    /// The place of every parameter: vectors in f32, matrices in bf16.
-    pub fn parameters(&self) -> &Parameters<u64> {
+    /// The place of every parameter.
+    pub fn parameters(&self) -> &Parameters<Weight> {
         &self.parameters
     }
 

@@ -1,10 +1,10 @@
 //! Runs plans on a card through the CUDA driver, step by step or recorded as a graph.
 #![allow(unsafe_code, reason = "every call of the driver is; each says why it may be made")]
 
-use candle_core::cuda_backend::cudarc::driver::{
+use cudarc::driver::{
     CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError, result, sys,
 };
-use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
+use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -41,7 +41,13 @@ impl Driver {
     /// # Errors
     /// Errors if there is no such card, or an image is not for it.
     pub fn new(ordinal: usize, images: Vec<Vec<u8>>) -> Result<Self> {
-        let context = CudaContext::new(ordinal).map_err(failed("opening a card"))?;
+        // SAFETY: it looks for a library, and keeps it. Without this question a call of the driver would panic.
+        if !unsafe { sys::is_culib_present() } {
+            let why = "there is no NVIDIA driver on this machine (libcuda.so.1)";
+            return Err(Error::NoCard(why.into()));
+        }
+        let none = |error: DriverError| Error::NoCard(error.to_string());
+        let context = CudaContext::new(ordinal).map_err(none)?;
         let stream = context.new_stream().map_err(failed("opening a stream"))?;
         let load = |image| context.load_module(Ptx::from_binary(image));
         let modules = images.into_iter().map(load).collect::<std::result::Result<_, _>>();
@@ -55,6 +61,14 @@ impl Driver {
             bytes: 0,
             arena: 0,
         })
+    }
+
+    /// The card's name.
+    ///
+    /// # Errors
+    /// Errors if the driver does not tell it.
+    pub fn name(&self) -> Result<String> {
+        self.context.name().map_err(failed("asking what card it is"))
     }
 
     /// The kernels that serve the card best.

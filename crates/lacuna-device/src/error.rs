@@ -15,6 +15,9 @@ pub enum Error {
     /// The batch does not fit the model, or itself.
     #[error("{0}")]
     Input(String),
+    /// There is no card, or this build can't use one.
+    #[error("no card can be used: {0}")]
+    NoCard(String),
     /// The machine failed, or refused a step.
     #[error("{doing}: {reason}")]
     Machine {

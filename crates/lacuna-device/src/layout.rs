@@ -1,6 +1,6 @@
 //! Lays a model's state out at the front of the arena: what stays from step to step.
 
-use lacuna_checkpoint::{Config, Parameters, Parts};
+use lacuna_checkpoint::{Config, Parameters};
 
 use crate::arena::{Arena, Region};
 use crate::error::{Error, Result};
@@ -55,8 +55,8 @@ impl Layout {
     /// The layout for a model that is trained on texts of up to `positions` tokens.
     ///
     /// # Errors
-    /// Errors if there are no kernels for such a model: heads of another size than 64 or 128, biases, widths that are
-    /// no multiple of 8.
+    /// Errors if there are no kernels for such a model: heads of another size than 64 or 128, or widths that
+    /// are no multiple of 8.
     pub fn new(config: &Config, positions: usize) -> Result<Self> {
         check(config, positions)?;
         let mut arena = Arena::default();
@@ -163,9 +163,6 @@ fn optimizer_tables(parameters: &Parameters<Place>) -> (Bytes, Bytes) {
 
 pub(crate) fn check(config: &Config, positions: usize) -> Result<()> {
     let refuse = |what: String, expected| Err(Error::Unsupported { what, expected });
-    if config.parts != (Parts { qk_norm: config.parts.qk_norm, ..Parts::NONE }) {
-        return refuse("a model whose projections have biases".into(), "projections without");
-    }
     if !matches!(config.head_dim, 64 | 128) {
         return refuse(format!("heads of {} numbers", config.head_dim), "heads of 64 or 128");
     }

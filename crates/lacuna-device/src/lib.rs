@@ -24,12 +24,13 @@
 //!
 //! - [`Layout`] places a model's parameters, gradients and moments at the front of the arena.
 //! - [`TrainingStep`] plans a step on a [`TrainingBatch`] of sequences of any lengths and masks.
+//! - [`Training`] keeps a model on a machine over a run: micro-batches that add up, updates, its state in and out.
 //! - [`DecodePass`] plans a decoder's pass over a [`DecodeBatch`] behind [`Caches`], with [`Weights`] placed for it.
 //! - [`Plan`] is the result: [`Upload`]s, then [`Step`]s, and the bytes of the arena.
-//! - A [`Machine`] runs plans. With the feature `cuda` there is the one for a card; tests have another, which runs the
-//!   same kernels by emulation.
+//! - A [`Machine`] runs plans. With the feature `cuda` [`open`] gives the one for a card, by the driver that is found when
+//!   the program runs; tests have another, which runs the same kernels by emulation.
 //!
-//! It compiles no kernel and reads no file: whoever makes a machine gives it the kernels' code.
+//! It compiles no kernel: `cargo xtask cuda build` does, and puts them into the program.
 
 // Unsafe code is allowed in one module alone: `driver`, which calls the CUDA driver.
 #![deny(unsafe_code)]
@@ -43,16 +44,22 @@ mod driver;
 mod error;
 mod launch;
 mod layout;
+mod open;
 mod recorder;
 mod step;
+mod training;
 
 pub use arena::Region;
 pub use batch::TrainingBatch;
 pub use card::Card;
-pub use decode::{CachedSequence, Caches, Candidate, DecodeBatch, DecodePass, Draw, Weights};
+pub use decode::{
+    CachedSequence, Caches, Candidate, DecodeBatch, DecodePass, Draw, Weight, Weights,
+};
 #[cfg(feature = "cuda")]
 pub use driver::{Driver, Recorded};
 pub use error::{Error, Result};
 pub use launch::{Bytes, Launch, Machine, Plan, Step, Upload};
 pub use layout::{Layout, Place};
+pub use open::{Opened, card_name, has_kernels, open, peak_operations};
 pub use step::{Optimizer, StepOptions, TrainingStep};
+pub use training::{MicroBatch, ParameterState, Training};

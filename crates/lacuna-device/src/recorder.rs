@@ -6,6 +6,9 @@ use crate::card::{Attention, Card, Products};
 use crate::launch::{Bytes, Launch, Plan, Step, Upload};
 
 pub(crate) mod decode;
+mod products;
+
+pub(crate) use products::Sum;
 
 /// Threads of a block of the kernels that memory bounds.
 const THREADS: u32 = 128;
@@ -35,28 +38,6 @@ pub(crate) struct Matrix {
     pub(crate) at: u64,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
-}
-
-/// The place where a product goes: to f32, alone or on top of what is there, to bf16, or both.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Sum {
-    pub(crate) out: Option<u64>,
-    pub(crate) adds: bool,
-    pub(crate) rounded: Option<u64>,
-}
-
-impl Sum {
-    pub(crate) fn rounded(at: u64) -> Self {
-        Self { rounded: Some(at), ..Self::default() }
-    }
-
-    pub(crate) fn wide(at: u64) -> Self {
-        Self { out: Some(at), ..Self::default() }
-    }
-
-    pub(crate) fn onto(at: u64) -> Self {
-        Self { adds: true, ..Self::wide(at) }
-    }
 }
 
 /// The heads of an attention, and what its queries see of its keys.
@@ -197,42 +178,6 @@ impl Recorder {
         self.plan.steps.push(Step::Launch(launch));
     }
 
-    /// y = x · wᵀ; x: [rows, in], w: [out, in].
-    pub(crate) fn linear(&mut self, x: Matrix, w: Matrix, y: u64) {
-        let (kernel, shape) = (self.products.forward, [x.rows, w.rows]);
-        self.product(kernel, [x, w], shape, Sum::rounded(y));
-    }
-
-    /// Gradients of rows: d_y · w; d_y: [rows, out], w: [out, in].
-    pub(crate) fn input_gradient(&mut self, d_y: Matrix, w: Matrix, to: Sum) {
-        let (kernel, shape) = (self.products.input_gradient, [d_y.rows, w.columns]);
-        self.product(kernel, [d_y, w], shape, to);
-    }
-
-    /// A weight's gradient: d_yᵀ · x; d_y: [rows, out], x: [rows, in].
-    pub(crate) fn weight_gradient(&mut self, d_y: Matrix, x: Matrix, to: Sum) {
-        self.weight_gradient_of(d_y, x, d_y.columns, to);
-    }
-
-    /// The same of the first `out` columns of d_y alone.
-    pub(crate) fn weight_gradient_of(&mut self, d_y: Matrix, x: Matrix, out: usize, to: Sum) {
-        self.product(self.products.weight_gradient, [d_y, x], [out, x.columns], to);
-    }
-
-    fn product(
-        &mut self,
-        kernel: &'static str,
-        [left, right]: [Matrix; 2],
-        [rows, columns]: [usize; 2],
-        to: Sum,
-    ) {
-        let args = matrix(matrix(Bytes::default(), left), right).pointer_or_null(to.out);
-        let args = args.int(rows).flag(to.adds).pointer_or_null(to.rounded);
-        let tiles = |n: usize| n.div_ceil(Products::TILE);
-        let grid = [tiles(rows), tiles(columns), 1];
-        self.launch(kernel, grid, (self.products.threads, Products::SHARED), args);
-    }
-
     /// Rows of a table by their ids.
     pub(crate) fn embedding(&mut self, table: Matrix, ids: u64, out: u64, rows: usize) {
         let args = Bytes::default().pointer(table.at).pointer(ids).pointer(out);
@@ -277,14 +222,14 @@ impl Recorder {
         self.launch(kernel, [blocks, 1, 1], (THREADS, SCRATCH), args);
     }
 
-    /// Gradients of rows before their norm, `carried` added, and of the norm's weight in f32.
+    /// Gradients of rows before their norm, `carried` added, and of the norm's weight in f32, which may be added to.
     pub(crate) fn rms_norm_backward(
         &mut self,
         x: Matrix,
         (weight, eps): (u64, f64),
         d_normed: u64,
         carried: Option<u64>,
-        (dx, d_weight): (u64, u64),
+        (dx, d_weight, adds): (u64, u64, bool),
     ) {
         let (h, slab) = (x.columns, norm_slab(x.rows, x.columns));
         let blocks = x.rows.div_ceil(slab);
@@ -293,11 +238,11 @@ impl Recorder {
         let args = args.pointer_or_null(carried).pointer(dx).pointer(d_weight);
         let args =
             args.pointer(partial.at).int(x.rows).int(h).int(lanes(h, VECTOR)).int(slab).float(eps);
+        let args = args.flag(adds);
         let shared = SCRATCH + (teams(h) * h.next_multiple_of(VECTOR) * 4) as u32;
         self.launch("rms_norm_backward_bf16", [blocks, 1, 1], (THREADS, shared), args.clone());
         // The shares are f32 whatever the rows are, and this kernel writes the weight's gradient so.
-        let columns = [h.div_ceil(8), 1, 1];
-        self.launch("rms_norm_backward_weight_f32", columns, (THREADS, THREADS * 4), args);
+        self.sum_slabs(h, args);
         self.free([partial]);
     }
 
@@ -404,19 +349,29 @@ impl Recorder {
         self.launch(kernel, grid, (threads, Products::SHARED), of.head_args(chunk));
     }
 
-    /// The norm of all gradients, and a step of all parameters.
+    /// The norm of all gradients.
+    pub(crate) fn gradient_norm(&mut self, of: AdamW) {
+        let grid = [of.n_chunks, 1, 1];
+        self.launch("gradient_squares_f32", grid, (THREADS, SCRATCH), of.args());
+        let sum = Bytes::default().pointer(of.squares).int(of.n_chunks).pointer(of.norm);
+        self.launch("gradient_norm", [1, 1, 1], (1024, 1024 / 32 * 4), sum);
+    }
+
+    /// A step of all parameters.
     pub(crate) fn adamw(&mut self, of: AdamW) {
+        self.launch("adamw_bf16_f32", [of.n_chunks, 1, 1], (THREADS, 0), of.args());
+    }
+}
+
+impl AdamW {
+    fn args(&self) -> Bytes {
+        let of = self;
         let norm = of.clip.map(|_| of.norm);
         let args = [of.parameters, of.chunks, of.squares].into_iter();
         let args = args.fold(Bytes::default(), Bytes::pointer).pointer_or_null(norm);
         let [beta1, beta2] = of.betas;
         let args = args.pointer(of.step).float(of.clip.unwrap_or(0.)).float(beta1).float(beta2);
-        let args = args.float(1. - beta1).float(1. - beta2).float(of.eps);
-        let grid = [of.n_chunks, 1, 1];
-        self.launch("gradient_squares_f32", grid, (THREADS, SCRATCH), args.clone());
-        let sum = Bytes::default().pointer(of.squares).int(of.n_chunks).pointer(of.norm);
-        self.launch("gradient_norm", [1, 1, 1], (1024, 1024 / 32 * 4), sum);
-        self.launch("adamw_bf16_f32", grid, (THREADS, 0), args);
+        args.float(1. - beta1).float(1. - beta2).float(of.eps)
     }
 }
 

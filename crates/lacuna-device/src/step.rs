@@ -9,7 +9,7 @@ use crate::card::{Attention, Card, Products};
 use crate::error::{Error, Result};
 use crate::launch::{Bytes, Plan};
 use crate::layout::Layout;
-use crate::recorder::Recorder;
+use crate::recorder::{AdamW, Recorder};
 use builder::Builder;
 
 mod backward;
@@ -44,6 +44,40 @@ impl Optimizer {
     }
 }
 
+/// The update of every parameter from the gradients that micro-batches have left, in two plans: what stands between them
+/// may look at the norm.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Update {
+    /// Leaves the norm of all gradients at [`Layout::norm`].
+    pub(crate) norm: Plan,
+    /// AdamW, with the numbers of [`Layout::step`].
+    pub(crate) step: Plan,
+}
+
+impl Update {
+    pub(crate) fn new(layout: &Layout, card: Card, optimizer: Optimizer) -> Result<Self> {
+        let of = optimizer.on(layout);
+        let plan = |launches: fn(&mut Recorder, AdamW)| {
+            let mut recorder = Recorder::new(card, attention(card, layout)?, layout.bytes());
+            launches(&mut recorder, of);
+            Ok(recorder.finish())
+        };
+        Ok(Self { norm: plan(Recorder::gradient_norm)?, step: plan(Recorder::adamw)? })
+    }
+
+    pub(crate) fn arena_bytes(&self) -> u64 {
+        self.norm.arena_bytes.max(self.step.arena_bytes)
+    }
+}
+
+fn attention(card: Card, layout: &Layout) -> Result<Attention> {
+    let head_dim = layout.config.head_dim;
+    Attention::of(card, head_dim).ok_or(Error::Unsupported {
+        what: format!("heads of {head_dim} numbers"),
+        expected: "heads of 64 or 128",
+    })
+}
+
 /// The choices of a step that change its memory and its kernels, and no result but by rounding.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct StepOptions {
@@ -54,13 +88,16 @@ pub struct StepOptions {
     pub recompute: bool,
     /// Tokens of the vocabulary whose logits are in memory at a time: a multiple of 128.
     pub vocab_chunk: usize,
+    /// True if gradients are added to those that are there, of the micro-batches before.
+    pub adds: bool,
     /// The optimizer that ends the step; `None` ends it with the gradients.
     pub optimizer: Option<Optimizer>,
 }
 
 impl Default for StepOptions {
     fn default() -> Self {
-        Self { card: Card::default(), recompute: false, vocab_chunk: 8192, optimizer: None }
+        let card = Card::default();
+        Self { card, recompute: false, vocab_chunk: 8192, adds: false, optimizer: None }
     }
 }
 
@@ -75,10 +112,13 @@ pub struct TrainingStep {
     pub nll: u64,
     /// The number of wanted rows.
     pub wanted: usize,
+    /// Operations of its products, two for each multiplication, there and twice as many back, over visible pairs: those
+    /// that any way to compute it needs, so nothing is counted twice that is computed twice.
+    pub operations: f64,
 }
 
 impl TrainingStep {
-    /// The step of a model on a batch. Every gradient is overwritten.
+    /// The step of a model on a batch. Every gradient is overwritten, or added to.
     ///
     /// # Errors
     /// Errors if the batch does not fit the model, or the vocabulary's chunk is no multiple of 128.
@@ -89,11 +129,8 @@ impl TrainingStep {
             return Err(Error::Input(reason));
         }
         let rows = Rows::new(batch, layout)?;
-        let head_dim = layout.config.head_dim;
-        let attention = Attention::of(options.card, head_dim).ok_or(Error::Unsupported {
-            what: format!("heads of {head_dim} numbers"),
-            expected: "heads of 64 or 128",
-        })?;
+        let attention = attention(options.card, layout)?;
+        let operations = rows.operations(&layout.config);
         let recorder = Recorder::new(options.card, attention, layout.bytes());
         let mut step = Builder::new(recorder, layout, &rows, options);
         let (layers, last, hidden) = step.forward();
@@ -103,6 +140,7 @@ impl TrainingStep {
             step.optimize(optimizer);
         }
         let [loss, nll] = results.map(|region| region.at);
-        Ok(Self { plan: step.recorder.finish(), loss, nll, wanted: batch.wanted.len() })
+        let (plan, wanted) = (step.recorder.finish(), batch.wanted.len());
+        Ok(Self { plan, loss, nll, wanted, operations })
     }
 }

@@ -24,14 +24,15 @@ constexpr int PADDING = 128;
 #endif
 
 /// A tensor of rows of head size, `[batch, heads, len, d]` in any order of the first three. Strides
-/// in elements, multiples of 8; rows are contiguous and begin at multiples of 16 bytes. One head of
+/// in elements, of whole vectors of 16 bytes; rows are contiguous and begin at multiples of 16 bytes. One head of
 /// one sequence spans less than 2³¹ elements.
-struct Rows {
-    bf16 *data;
+template <class T> struct RowsOf {
+    T *data;
     long long batch, head;
     int row;
-    __device__ __forceinline__ bf16 *at(int b, int h) const { return data + b * batch + h * head; }
+    __device__ __forceinline__ T *at(int b, int h) const { return data + b * batch + h * head; }
 };
+using Rows = RowsOf<bf16>;
 
 /// What two ranges of each of 32 queries have in common.
 struct Sight {
@@ -56,16 +57,18 @@ struct Mask {
     }
 };
 
-struct ForwardArgs {
-    Rows q, k, v, out;
+template <class T> struct ForwardArgsOf {
+    RowsOf<T> q, k, v, out;
     float *log_sums; ///< `[batch, heads, q_len]`
     Mask mask;
     int heads, kv_heads;
     float scale_log2; ///< scale · log2 e
 };
 
-struct BackwardArgs {
-    Rows q, k, v, out, d_out, d_q, d_k, d_v;
+using ForwardArgs = ForwardArgsOf<bf16>;
+
+template <class T> struct BackwardArgsOf {
+    RowsOf<T> q, k, v, out, d_out, d_q, d_k, d_v;
     const float *log_sums; ///< `[batch, heads, q_len]`, of the forward pass
     float2 *rows;          ///< `[batch, heads, padded(q_len)]`, made by `attention_backward_rows`
     Mask mask;
@@ -77,6 +80,7 @@ struct BackwardArgs {
         return rows + ((long long)b * heads + head) * padded;
     }
 };
+using BackwardArgs = BackwardArgsOf<bf16>;
 
 /// Position of a 16-byte chunk in a tile of rows of D: XOR with the row spreads the chunks that one
 /// load of matrices reads over all banks.

@@ -20,6 +20,15 @@ struct FewRowsArgs {
     const void *x;              ///< `[rows, columns]`, from a multiple of 16 bytes on
     float *y;                   ///< `[rows, outputs]`
     int rows, outputs, columns; ///< rows: at most 16; columns: a multiple of 32, of 256 for q4_k
+    const float *bias = nullptr; ///< `[outputs]`, added to each row, if it is not null
+};
+
+/// Rows of a table, by their ids, as numbers: what an embedding reads.
+struct StoredRowsArgs {
+    const unsigned char *table; ///< `[v, columns]`, read as weights are
+    const unsigned *ids;        ///< `[rows]`
+    float *out;                 ///< `[rows, columns]`
+    int rows, v, columns;       ///< columns: as for a product
 };
 
 /// Numbers of x in bf16, four as they are read.
@@ -193,7 +202,9 @@ __device__ __forceinline__ void store_products(const Sums<GROUPS> &sums, const F
         float sum = 0;
 #pragma unroll
         for (int i = 0; i < PRODUCT_WARPS; i++) sum += all[i * OF_WARP + row * STRIDE + lane];
-        if (output < p.outputs) p.y[(long long)row * p.outputs + output] = sum;
+        if (output >= p.outputs) continue;
+        if (p.bias) sum += p.bias[output];
+        p.y[(long long)row * p.outputs + output] = sum;
     }
 }
 
@@ -254,6 +265,34 @@ template <class W, class X> __device__ __forceinline__ void few_rows(const FewRo
         multiply_few_rows<W, X, 2>(p);
 }
 
+/// A block unpacks a row, a thread eight numbers at a time; that of an id beyond the table becomes
+/// NaNs.
+template <class W> __device__ __forceinline__ void unpack_row(const StoredRowsArgs &p) {
+    const unsigned id = p.ids[blockIdx.x];
+    const long long begin = (long long)id * (p.columns / PART) * W::OF_PART;
+    for (int i = threadIdx.x; i < p.columns / PART * 4; i += blockDim.x) {
+        const int quarter = i % 4, slice = i / 4 * PART / W::COLUMNS,
+                  part = i / 4 - slice * (W::COLUMNS / PART);
+        float *to = p.out + (long long)blockIdx.x * p.columns + i / 4 * PART + quarter * W::EACH;
+        Codes codes = {{}, __int_as_float(0x7fffffff), 0};
+        if (id < static_cast<unsigned>(p.v)) {
+            const long long from = begin + (long long)slice * SLICE_BYTES<W>;
+            codes = W::read(p.table + (from & ~15ll), static_cast<int>(from & 15), part, quarter);
+        }
+        const float offset = W::OFFSET ? codes.offset : 0;
+#pragma unroll
+        for (int of = 0; of < 2; of++) {
+            const unsigned a = codes.words[of][0], b = codes.words[of][1];
+            // Crossed words hold numbers 0 and 2, 1 and 3.
+            const float numbers[4] = {bf16_low(a), W::CROSSED ? bf16_low(b) : bf16_high(a),
+                                      W::CROSSED ? bf16_high(a) : bf16_low(b), bf16_high(b)};
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                to[of * W::APART + k] = __fadd_rn(__fmul_rn(codes.scale, numbers[k]), offset);
+        }
+    }
+}
+
 extern "C" {
 #define FEW_ROWS(name, W, X)                                                                       \
     __global__ void __launch_bounds__(256, 2) few_rows_##name(FewRowsArgs p) { few_rows<W, X>(p); }
@@ -268,4 +307,13 @@ FEW_ROWS(q4_1_f32, Q4_1, InF32)
 FEW_ROWS(q4_k_bf16, Q4K, InBf16)
 FEW_ROWS(q4_k_f32, Q4K, InF32)
 #undef FEW_ROWS
+#define STORED_ROWS(name, W)                                                                       \
+    __global__ void __launch_bounds__(128) stored_rows_##name(StoredRowsArgs p) {                  \
+        unpack_row<W>(p);                                                                          \
+    }
+STORED_ROWS(q8_0, Q8_0)
+STORED_ROWS(q4_0, Q4_0)
+STORED_ROWS(q4_1, Q4_1)
+STORED_ROWS(q4_k, Q4K)
+#undef STORED_ROWS
 }

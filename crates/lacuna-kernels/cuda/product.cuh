@@ -159,7 +159,14 @@ struct SumArgs {
     int rows;
     bool add;                ///< to what is in `out`
     bf16 *rounded = nullptr; ///< the same numbers in bf16, if it is not null
+    const bf16 *bias = nullptr; ///< added to each row, if it is not null
 };
+
+/// Two neighbours of a row and of what is added to it.
+__device__ __forceinline__ float2 plus_bias(float2 sum, const bf16 *bias) {
+    const unsigned two = *reinterpret_cast<const unsigned *>(bias);
+    return make_float2(sum.x + bf16_low(two), sum.y + bf16_high(two));
+}
 
 /// Sums along rows or columns of both operands; `columns` of the result are then the rows or the
 /// columns of the right one, an even number. A block takes one tile.
@@ -181,9 +188,10 @@ __device__ __forceinline__ void sum_up(const SumArgs &p) {
                     for (int n = 0; n < Warps::EIGHTS; n++) {
                         if (column + n * 8 >= columns) continue;
                         float2 *pair = reinterpret_cast<float2 *>(p.out + at + n * 8);
-                        const float2 old = p.add ? *pair : make_float2(0, 0),
-                                     sum = make_float2(old.x + sums[m][n][2 * half],
-                                                       old.y + sums[m][n][2 * half + 1]);
+                        const float2 old = p.add ? *pair : make_float2(0, 0);
+                        float2 sum = make_float2(old.x + sums[m][n][2 * half],
+                                                 old.y + sums[m][n][2 * half + 1]);
+                        if (p.bias) sum = plus_bias(sum, p.bias + column + n * 8);
                         if (p.out) *pair = sum;
                         if (p.rounded)
                             *reinterpret_cast<unsigned *>(p.rounded + at + n * 8) =

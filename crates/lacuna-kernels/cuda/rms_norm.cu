@@ -65,6 +65,7 @@ template <class T> struct NormBackwardArgs {
     float *partial;           ///< `[blocks, h]`: each block's share of d_weight
     int rows, h, lanes, slab; ///< slab: rows of a block, as many for each team
     float eps;
+    bool add = false; ///< to what is in `d_weight`
 };
 
 /// dx, and the share of `slab` rows in d_weight, which teams collect in shared memory.
@@ -143,7 +144,7 @@ __device__ __forceinline__ void rms_norm_backward_weight(const NormBackwardArgs<
     __syncthreads();
     if (threadIdx.x >= NORM_COLUMNS || i >= p.h) return;
     for (int part = 1; part < PARTS; part++) sum += sums[part * NORM_COLUMNS + threadIdx.x];
-    p.d_weight[i] = narrow<T>(sum);
+    p.d_weight[i] = narrow<T>(p.add ? widen(p.d_weight[i]) + sum : sum);
 }
 
 // The blocks of each kernel, which all have THREADS threads, and their bytes of shared memory.

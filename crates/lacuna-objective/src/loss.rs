@@ -5,6 +5,20 @@ use lacuna_kernels::{Backend, CrossEntropyGradients, linear_cross_entropy_gradie
 
 use crate::{Error, Result, Targets};
 
+impl Targets {
+    /// The weights divided by `denominator`: what each target's cross-entropy counts for in the loss.
+    ///
+    /// # Errors
+    /// The denominator is not above 0.
+    pub fn weights_over(&self, denominator: f64) -> Result<Vec<f32>> {
+        if !(denominator.is_finite() && denominator > 0.0) {
+            return Err(Error::Denominator(denominator));
+        }
+        let over = |weight: &f32| (f64::from(*weight) / denominator) as f32;
+        Ok(self.weights.iter().map(over).collect())
+    }
+}
+
 /// The training loss, Σ w_i · c_i / `denominator` over the targets, with c_i each one's cross-entropy in nats, and
 /// its gradients.
 ///
@@ -21,10 +35,6 @@ pub fn weighted_loss(
     targets: &Targets,
     denominator: f64,
 ) -> Result<CrossEntropyGradients> {
-    if !(denominator.is_finite() && denominator > 0.0) {
-        return Err(Error::Denominator(denominator));
-    }
-    let over = |weight: &f32| (f64::from(*weight) / denominator) as f32;
-    let weights: Vec<f32> = targets.weights.iter().map(over).collect();
+    let weights = targets.weights_over(denominator)?;
     Ok(linear_cross_entropy_gradients(backend, hidden, head, &targets.ids, &weights)?)
 }

@@ -177,6 +177,11 @@ impl AdamW {
         Ok(())
     }
 
+    /// The hyper-parameters.
+    pub fn config(&self) -> AdamWConfig {
+        self.config
+    }
+
     /// Steps taken so far.
     pub fn steps(&self) -> u64 {
         self.step

@@ -97,6 +97,9 @@ pub enum TrainError {
     /// The corruption or the loss failed.
     #[error(transparent)]
     Objective(#[from] lacuna_objective::Error),
+    /// The machine that steps are taken on failed, or has no kernels for the model.
+    #[error(transparent)]
+    Device(#[from] lacuna_device::Error),
     /// A tensor operation failed.
     #[error("{}", lacuna_kernels::message(.0))]
     Tensor(#[from] candle_core::Error),

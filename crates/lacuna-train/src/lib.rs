@@ -21,7 +21,8 @@
 //! ```
 //!
 //! - [`Recipe`] holds everything a run depends on, as TOML.
-//! - [`run`] runs its stages, one after the other, on the same weights; [`Event`] is what it tells meanwhile.
+//! - [`run`] runs its stages, one after the other, on the same weights; [`Event`] is what it tells meanwhile. [`run_on`]
+//!   takes the steps on a card by the project's own kernels.
 //! - [`step()`] is one step: forward, backward, sum, clip, update. The ranks of a [`Collective`] take it together.
 //! - [`StageObjective`] and [`Example`] lead from windows to supervised tokens.
 //! - [`evaluate`] measures what a stage has learnt, on held-out text.
@@ -42,6 +43,7 @@ mod groups;
 mod learning_rate;
 mod metrics;
 mod objective;
+mod on_machine;
 mod peak;
 mod plan;
 mod recipe;
@@ -74,6 +76,7 @@ pub use metrics::{
     read_metrics,
 };
 pub use objective::{LossAndGradients, StageObjective};
+pub use on_machine::OnMachine;
 pub use peak::measured_peak;
 pub use plan::{Plan, StagePlan, plan};
 pub use recipe::{
@@ -83,7 +86,7 @@ pub use recipe::{
 };
 pub use record::results::{HeldOutPoint, START};
 pub use record::{Machine, Surroundings};
-pub use run::{Event, Outcome, RunOptions, run};
+pub use run::{Event, Outcome, RunOptions, run, run_on};
 pub use samples::Sample;
 pub use setup::{RunData, SpecialIds, ends_of_text, open_template, open_tokenizer};
 pub use spikes::LossWatch;

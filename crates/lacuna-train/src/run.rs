@@ -18,6 +18,7 @@ use crate::evaluation::{Evaluation, evaluate, evaluate_model};
 use crate::example::Example;
 use crate::metrics::StepMetrics;
 use crate::objective::StageObjective;
+use crate::on_machine::{OnMachine, Steps};
 use crate::recipe::{EvaluationRecipe, Recipe, Stage, StageData};
 use crate::record::Surroundings;
 use crate::record::results::HeldOutPoint;
@@ -154,12 +155,32 @@ pub fn run(
     options: &RunOptions<'_>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
-    options.collective.guarded(|| run_as_rank(recipe, options, observe))
+    options.collective.guarded(|| run_as_rank(recipe, options, None, observe))
+}
+
+/// [`run`] with every step taken on a machine by planned launches, in bf16 with masters in f32. Held-out text is scored
+/// by tensors, on the options' device.
+///
+/// # Errors
+/// As [`run`], and if there are no kernels for the model, the machine fails, or there are several ranks.
+pub fn run_on(
+    recipe: &Recipe,
+    options: &RunOptions<'_>,
+    on: OnMachine<'_>,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome> {
+    let several = !matches!(options.collective, Collective::Alone);
+    if let Some(what) = recipe.beyond_machines().or(several.then_some("a run of several ranks")) {
+        let expected = "a run without it, or one on the CPU";
+        return Err(lacuna_device::Error::Unsupported { what: what.into(), expected }.into());
+    }
+    run_as_rank(recipe, options, Some(on), observe)
 }
 
 fn run_as_rank(
     recipe: &Recipe,
     options: &RunOptions<'_>,
+    on: Option<OnMachine<'_>>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
     let own = recipe.fingerprint();
@@ -202,13 +223,16 @@ fn run_as_rank(
         Some(newest) => checkpoint::restore(newest, &model, &mut optimizer, ema.as_mut())?,
         None => Progress::default(),
     };
+    let machine = on.map(|on| Steps::new(on, (&model, &optimizer), recipe.data.window));
+    let machine = machine.transpose()?;
     // A finished stage that is given more steps goes on.
     (progress.stage, progress.stage_step) = (place.stage, place.stage_step);
     let keeper = entered.map(|entered| entered.keeper(recipe, options, &progress, observe));
     let keeper = keeper.transpose()?;
     observe(Event::Ready { data: &data, model: &model, step: progress.step });
     let form = recipe.form();
-    let mut run = Run { recipe, options, data, model, optimizer, ema, form, progress, keeper };
+    let mut run =
+        Run { recipe, options, data, model, optimizer, ema, form, machine, progress, keeper };
     let outcome = run.stages(observe)?;
     if let Some(keeper) = &run.keeper {
         keeper.seal(observe);
@@ -229,7 +253,7 @@ fn packed_corpora(dir: &Path) -> PathBuf {
 }
 
 /// A run under way.
-struct Run<'a> {
+struct Run<'a, 'm> {
     recipe: &'a Recipe,
     options: &'a RunOptions<'a>,
     data: RunData,
@@ -238,12 +262,14 @@ struct Run<'a> {
     /// The running mean of the weights, if the recipe asks for one.
     ema: Option<Ema>,
     form: Form,
+    /// The machine that takes the steps in place of the tensors.
+    machine: Option<Steps<'m>>,
     progress: Progress,
     /// The writer of everything, which the first rank alone has.
     keeper: Option<Keeper<'a>>,
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
     fn stages(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
         self.measure_start(observe)?;
         self.measure_late(observe)?;
@@ -311,8 +337,13 @@ impl Run<'_> {
             skip_above: at.losses.limit(z_score),
         };
         let updates = self.optimizer.steps();
-        let outcome = step(&self.model, objective, &mut self.optimizer, &examples, settings)
-            .map_err(|error| self.diverged(error, stage, objective, (&rows, &examples)))?;
+        let outcome = match &mut self.machine {
+            None => step(&self.model, objective, &mut self.optimizer, &examples, settings),
+            Some(machine) => machine.step(objective, &examples, settings),
+        };
+        let outcome =
+            outcome.map_err(|error| self.diverged(error, stage, objective, (&rows, &examples)))?;
+        let machine = self.machine.as_ref().map(|machine| machine.metrics(began.elapsed()));
         if let Some(ema) = self.ema.as_mut().filter(|_| self.optimizer.steps() > updates) {
             ema.update(self.model.backend(), &self.optimizer)?;
         }
@@ -326,10 +357,22 @@ impl Run<'_> {
         }
         let epoch = self.epoch(stage);
         let surroundings = &self.options.surroundings;
-        let Some(keeper) = &mut self.keeper else { return Ok(()) };
         let windows = rows.windows;
-        let taken =
-            Taken { began, stage, objective, windows, examples, outcome, epoch, surroundings };
+        let taken = Taken {
+            began,
+            stage,
+            objective,
+            windows,
+            examples,
+            outcome,
+            epoch,
+            surroundings,
+            machine,
+        };
+        if taken.reads_the_model(self.progress.stage_step) {
+            self.settle()?;
+        }
+        let Some(keeper) = &mut self.keeper else { return Ok(()) };
         let metrics = taken.metrics(&self.model, &self.progress, settings.learning_rate)?;
         keeper.step(&metrics, self.model.config().vocab_size, observe);
         let total_steps = self.recipe.total_steps();
@@ -386,6 +429,7 @@ impl Run<'_> {
         let (step, index) = (self.progress.step, self.progress.stage);
         if scores || samples {
             self.progress.watched = step;
+            self.settle()?;
         }
         let Some(keeper) = &mut self.keeper else { return Ok(false) };
         let mut is_best = false;
@@ -429,8 +473,17 @@ impl Run<'_> {
         self.options.collective.any("save", own)
     }
 
+    /// Brings the tensors up to date with the machine, if there is one.
+    fn settle(&mut self) -> Result<()> {
+        match &mut self.machine {
+            Some(machine) => machine.settle(&self.model, &mut self.optimizer),
+            None => Ok(()),
+        }
+    }
+
     /// The optimizer's state and the running means of all ranks, on the first one. All ranks take part.
-    fn gathered(&self) -> Result<Option<Gathered>> {
+    fn gathered(&mut self) -> Result<Option<Gathered>> {
+        self.settle()?;
         let ranks = self.optimizer.ranks(&self.options.collective);
         ranks.gathered(&self.optimizer, self.ema.as_ref())
     }
@@ -455,6 +508,7 @@ impl Run<'_> {
     }
 
     fn measure(&mut self, index: usize, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+        self.settle()?;
         let Some(keeper) = &mut self.keeper else { return Ok(()) };
         let stage = &self.recipe.stage[index];
         let evaluation =

@@ -101,7 +101,8 @@ fn group_norms(model: &Transformer, squares: &[f64]) -> Result<BTreeMap<Paramete
     Ok(sums.into_iter().map(|(group, sum): (_, f64)| (group, sum.sqrt())).collect())
 }
 
-fn finite(what: &'static str, value: f64) -> Result<f64> {
+/// The value, which is an error if it is no number.
+pub(crate) fn finite(what: &'static str, value: f64) -> Result<f64> {
     if value.is_finite() {
         return Ok(value);
     }

@@ -14,6 +14,7 @@ use crate::metrics::{
     BucketMeans, DiffusionMetrics, MASK_RATE_BUCKETS, MachineMetrics, StepMetrics,
 };
 use crate::objective::StageObjective;
+use crate::on_machine::MachineMetrics;
 use crate::recipe::{ObjectiveKind, Stage};
 use crate::record::Surroundings;
 use crate::step::StepOutcome;
@@ -29,9 +30,17 @@ pub(crate) struct Taken<'a> {
     /// The place in the stage's data behind the step, in passes over it.
     pub(crate) epoch: f64,
     pub(crate) surroundings: &'a Surroundings,
+    /// The figures of the machine that took the step in place of the tensors.
+    pub(crate) machine: Option<MachineMetrics>,
 }
 
 impl Taken<'_> {
+    /// Tells whether the metrics want the next-token loss: the model as it is behind the step, the stage's `stage_step`-th.
+    pub(crate) fn reads_the_model(&self, stage_step: u64) -> bool {
+        let every = self.stage.autoregressive_loss_every;
+        self.objective.corruption.is_some() && every > 0 && stage_step.is_multiple_of(every)
+    }
+
     /// The step's metrics, at the place that the run has come to with it.
     ///
     /// # Errors
@@ -42,22 +51,21 @@ impl Taken<'_> {
         at: &Progress,
         lr: f64,
     ) -> Result<StepMetrics> {
-        let Self { stage, objective, windows, examples, outcome, began, epoch, surroundings } =
-            self;
+        let Self { stage, objective, windows, examples, outcome, began, epoch, .. } = self;
         let seconds = began.elapsed().as_secs_f64().max(1e-9);
-        let every = stage.autoregressive_loss_every;
-        let is_due = every > 0 && at.stage_step.is_multiple_of(every);
-        let autoregressive_loss = match objective.corruption.is_some() && is_due {
+        let autoregressive_loss = match self.reads_the_model(at.stage_step) {
             true => Some(next_token_loss(model, windows, objective.document_mask)?),
             false => None,
         };
         let (mask_rate, diffusion) = objective.telemetry(examples, &outcome.nll, at.stage_step - 1);
         let flop = step_flop(objective, model.config(), examples)?;
-        let peak = surroundings.machine.peak_flop_per_second.filter(|peak| *peak > 0.0);
-        let machine = MachineMetrics {
-            share_of_peak: peak.map(|peak| flop / seconds / peak),
-            memory_bytes: (surroundings.memory_bytes)(),
-        };
+        let machine = self.machine.unwrap_or_else(|| {
+            let peak = self.surroundings.machine.peak_flop_per_second.filter(|peak| *peak > 0.0);
+            MachineMetrics {
+                share_of_peak: peak.map(|peak| flop / seconds / peak),
+                memory_bytes: (self.surroundings.memory_bytes)(),
+            }
+        });
         let window_tokens: u64 = windows.iter().map(|w| w.tokens.len() as u64).sum();
         Ok(StepMetrics {
             step: at.step,

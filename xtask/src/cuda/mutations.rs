@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 pub(super) mod adamw;
 pub(super) mod attention;
 pub(super) mod attention_decode;
+pub(super) mod attention_f32;
 pub(super) mod cross_entropy;
 pub(super) mod embedding;
 pub(super) mod few_rows;

@@ -1,8 +1,8 @@
 //! Lists the suites of `cargo xtask cuda emulate`: each tests the kernels of an operation.
 
 use super::mutations::{
-    Mutation, Part, adamw, attention, attention_decode, cross_entropy, embedding, few_rows, linear,
-    one_type, rms_norm, rope, sample, swiglu,
+    Mutation, Part, adamw, attention, attention_decode, attention_f32, cross_entropy, embedding,
+    few_rows, linear, one_type, rms_norm, rope, sample, swiglu,
 };
 
 /// The kernels of an operation and the program that tests them.
@@ -31,6 +31,15 @@ pub(super) const SUITES: &[Suite] = &[
         mutations: attention::MUTATIONS,
         part: attention::part,
         at_once: Some(&["-DLACUNA_FEW"]),
+    },
+    Suite {
+        name: "attention_f32",
+        kernels: &["attention_f32.cu"],
+        test: "attention_f32.cpp",
+        rest: &[],
+        mutations: attention_f32::MUTATIONS,
+        part: attention_f32::part,
+        at_once: Some(&[]),
     },
     Suite {
         name: "attention_decode",
@@ -145,6 +154,15 @@ mod tests {
         let tested: Vec<_> = SUITES.iter().flat_map(|suite| suite.kernels).collect();
         assert_eq!(sources.len(), tested.len());
         assert!(tested.into_iter().all(|name| sources.contains(*name)), "{sources:?}");
+    }
+
+    #[test]
+    fn the_program_that_travels_has_every_source() {
+        let path = super::super::sources().join("card/kernels.cu");
+        let all = std::fs::read_to_string(path).unwrap();
+        for name in SUITES.iter().flat_map(|suite| suite.kernels) {
+            assert!(all.contains(&format!("#include \"../{name}\"\n")), "{name}");
+        }
     }
 
     #[test]

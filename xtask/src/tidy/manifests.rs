@@ -44,6 +44,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "lacuna-checkpoint",
             "lacuna-data",
+            "lacuna-device",
             "lacuna-files",
             "lacuna-kernels",
             "lacuna-likelihood",

@@ -66,24 +66,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The first card's name.
-#[cfg(feature = "cuda")]
 fn find_card() -> Result<String> {
-    use candle_core::cuda_backend::cudarc::driver::CudaContext;
-    let none = |error: &dyn std::fmt::Display| NoCard(format!("there is no card: {error}"));
-    match CudaContext::device_count() {
-        Ok(0) => Err(none(&"the driver knows of none").into()),
-        Ok(_) => {
-            let context = CudaContext::new(0).map_err(|error| none(&error))?;
-            context.name().context("the card does not say its name")
-        }
-        Err(error) => Err(none(&error).into()),
-    }
-}
-
-#[cfg(not(feature = "cuda"))]
-fn find_card() -> Result<String> {
-    let why = "no card can be used: this `lacuna` was built without the feature `cuda`";
-    Err(NoCard(why.into()).into())
+    lacuna_device::card_name(0).map_err(|error| match error {
+        lacuna_device::Error::NoCard(_) => NoCard(error.to_string()).into(),
+        other => other.into(),
+    })
 }
 
 fn write(folder: &Path, card: &str, lines: &[String]) -> Result<()> {

@@ -5,7 +5,8 @@ use candle_core::Device;
 use lacuna::data::cache::Step;
 use lacuna::select_device;
 use lacuna::train::{
-    Collective, Event, Launch, Launcher, Recipe, RunOptions, TrainError, run as run_recipe,
+    Collective, Event, Launch, Launcher, OnMachine, Recipe, RunOptions, TrainError,
+    run as run_recipe, run_on,
 };
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -95,7 +96,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         *from = lacuna::locate(from, &downloads(!args.quiet && std::io::stderr().is_terminal()))?;
     }
     let launch = Launch::from_environment();
-    let device = device(&args.device, launch.as_ref())?;
+    // With kernels of our own in this build a card takes the steps, and tensors stay on the CPU.
+    let mut card = (args.device == "cuda" && lacuna_device::has_kernels() && !args.plan)
+        .then(|| lacuna_device::open(0))
+        .transpose()?;
+    let tensors = if card.is_some() { "cpu" } else { &args.device };
+    let device = device(tensors, launch.as_ref())?;
     let collective = Collective::launched(launch.as_ref(), &device)?;
     // The first rank alone speaks, but for why another ends.
     let quiet = args.quiet || !collective.is_first();
@@ -128,7 +134,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let known = move || shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
     // The dashboard says it itself.
     let mut opening = (!tui).then(|| Waiting::watching(known));
-    let outcome = run_recipe(&recipe, &options, &mut |event| {
+    let mut observe = |event: Event<'_>| {
         match &event {
             Event::Packing(step) => {
                 *at.lock().unwrap_or_else(PoisonError::into_inner) = packing(step);
@@ -147,7 +153,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             return display.samples(step, written);
         }
         display.show(&event);
-    });
+    };
+    let outcome = match &mut card {
+        None => run_recipe(&recipe, &options, &mut observe),
+        Some(card) => {
+            let on = OnMachine {
+                machine: card.machine.as_mut(),
+                card: card.card,
+                peak_operations: lacuna_device::peak_operations(&card.name),
+            };
+            run_on(&recipe, &options, on, &mut observe)
+        }
+    };
     drop(opening);
     drop(display);
     let outcome = outcome.inspect_err(|error| end_all(&options.collective, error))?;

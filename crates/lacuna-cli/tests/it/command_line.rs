@@ -28,13 +28,13 @@ fn json(args: &[&str]) -> Value {
 }
 
 #[test]
-#[cfg(not(feature = "cuda"))]
+#[cfg(not(feature = "kernels"))]
 fn kernels_without_a_card_say_so_in_a_sentence_and_leave_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("kernels");
     let args = ["kernels", "--check", "--bench", "--out", &out.display().to_string()];
     let error = refusal(&args, 3);
-    assert!(error.contains("built without the feature `cuda`"), "{error}");
+    assert!(error.contains("built without the feature `kernels`"), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
     assert!(!out.exists());
 }

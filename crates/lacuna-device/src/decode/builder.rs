@@ -1,11 +1,13 @@
 //! Writes a decoder's pass down: embedding, layers, logits, candidates.
 
+use lacuna_checkpoint::Linear;
+
 use super::check::Checked;
-use super::{Caches, Draw, Weights};
+use super::{Caches, Draw, Weight, Weights};
 use crate::arena::Region;
 use crate::batch::words;
 use crate::launch::Bytes;
-use crate::recorder::decode::{CANDIDATE_BYTES, Cached, X};
+use crate::recorder::decode::{CANDIDATE_BYTES, Cached, Format, Stored, X};
 use crate::recorder::{Matrix, Recorder};
 
 /// A pass in the making.
@@ -82,12 +84,12 @@ impl<'a> Builder<'a> {
         self.check.batch.tokens.len()
     }
 
-    /// A product of all rows with a weight, in a new buffer.
-    fn project(&mut self, x: X, weight: u64, out: usize, columns: usize) -> Region {
+    /// A projection of all rows, in a new buffer.
+    fn project(&mut self, x: X, of: &Linear<Weight>, [out, columns]: [usize; 2]) -> Region {
         let rows = self.rows();
         let y = self.recorder.f32(rows * out);
-        let w = Matrix { at: weight, rows: out, columns };
-        self.recorder.few_rows(x, rows, w, y.at);
+        let bias = of.bias.map(|bias| bias.at);
+        self.recorder.few_rows(x, rows, stored(of.weight, out, columns), bias, y.at);
         y
     }
 
@@ -115,24 +117,24 @@ impl<'a> Builder<'a> {
         let (config, parameters) = (&self.weights.config, &self.weights.parameters);
         let (rows, h) = (self.rows(), config.hidden_size);
         let mut x = self.recorder.f32(rows * h);
-        let embed = Matrix { at: parameters.embed, rows: config.vocab_size, columns: h };
-        self.recorder.embedding_f32(embed, false, self.tokens, x.at, rows);
+        let embed = stored(parameters.embed, config.vocab_size, h);
+        self.recorder.stored_rows(embed, self.tokens, x.at, rows);
         let mut term = None;
         for i in 0..parameters.layers.len() {
             let attended;
             (x, attended) = self.attend(i, x, term);
             (x, term) = self.feed(i, x, attended);
         }
-        let (x, normed) = self.norm(x, term, parameters.norm, [rows, h]);
+        let (x, normed) = self.norm(x, term, parameters.norm.at, [rows, h]);
         let wanted = self.check.batch.wanted.len();
         let r = &mut self.recorder;
         let hidden = r.f32(wanted * h);
         let table = Matrix { at: normed.at, rows, columns: h };
-        r.embedding_f32(table, true, self.wanted, hidden.at, wanted);
+        r.embedding_f32(table, self.wanted, hidden.at, wanted);
         r.free([x, normed]);
         let logits = r.f32(wanted * config.vocab_size);
-        let head = parameters.head.unwrap_or(parameters.embed);
-        r.few_rows(X::F32(hidden.at), wanted, Matrix { at: head, ..embed }, logits.at);
+        let head = parameters.head.map_or(embed, |head| stored(head, config.vocab_size, h));
+        r.few_rows(X::F32(hidden.at), wanted, head, None, logits.at);
         r.free([hidden]);
         logits
     }
@@ -142,9 +144,9 @@ impl<'a> Builder<'a> {
         let (config, layer) = (&self.weights.config, &self.weights.parameters.layers[i]);
         let (rows, h, d) = (self.rows(), config.hidden_size, config.head_dim);
         let widths = [config.num_heads * d, config.num_kv_heads * d];
-        let (x, normed) = self.norm(x, term, layer.input_norm, [rows, h]);
+        let (x, normed) = self.norm(x, term, layer.input_norm.at, [rows, h]);
         let [q, k, v] = [(&layer.q, widths[0]), (&layer.k, widths[1]), (&layer.v, widths[1])]
-            .map(|(linear, width)| self.project(X::F32(normed.at), linear.weight, width, h));
+            .map(|(linear, width)| self.project(X::F32(normed.at), linear, [width, h]));
         self.recorder.free([normed]);
         let turned = [(q, layer.q_norm, widths[0]), (k, layer.k_norm, widths[1])];
         let [q, k] = turned.map(|(x, norm, width)| {
@@ -152,7 +154,7 @@ impl<'a> Builder<'a> {
             let x = match norm {
                 None => x,
                 Some(norm) => {
-                    let (unnormed, normed) = self.norm(x, None, norm, [rows * heads, d]);
+                    let (unnormed, normed) = self.norm(x, None, norm.at, [rows * heads, d]);
                     self.recorder.free([unnormed]);
                     normed
                 }
@@ -172,7 +174,7 @@ impl<'a> Builder<'a> {
         }
         r.free([q, k, v]);
         r.attention_decode(self.cached[i], [q16.at, out.at]);
-        let attended = self.project(X::Bf16(out.at), layer.o.weight, h, widths[0]);
+        let attended = self.project(X::Bf16(out.at), &layer.o, [h, widths[0]]);
         self.recorder.free([q16, out]);
         (x, attended)
     }
@@ -181,12 +183,12 @@ impl<'a> Builder<'a> {
     fn feed(&mut self, i: usize, x: Region, attended: Region) -> (Region, Option<Region>) {
         let (config, layer) = (&self.weights.config, &self.weights.parameters.layers[i]);
         let (rows, h, inner) = (self.rows(), config.hidden_size, config.intermediate_size);
-        let (x, normed) = self.norm(x, Some(attended), layer.mlp_norm, [rows, h]);
+        let (x, normed) = self.norm(x, Some(attended), layer.mlp_norm.at, [rows, h]);
         let [gate, up] = [&layer.gate, &layer.up]
-            .map(|linear| self.project(X::F32(normed.at), linear.weight, inner, h));
+            .map(|linear| self.project(X::F32(normed.at), linear, [inner, h]));
         let gated = self.recorder.f32(rows * inner);
         self.recorder.swiglu_f32([gate.at, up.at], gated.at, rows * inner);
-        let fed = self.project(X::F32(gated.at), layer.down.weight, h, inner);
+        let fed = self.project(X::F32(gated.at), &layer.down, [h, inner]);
         self.recorder.free([normed, gate, up, gated]);
         (x, Some(fed))
     }
@@ -200,6 +202,12 @@ impl<'a> Builder<'a> {
         self.recorder.sample(logits, draws, n, candidates.at);
         candidates.at
     }
+}
+
+/// A matrix of a model as a product reads it.
+fn stored(weight: Weight, rows: usize, columns: usize) -> Stored {
+    let format = Format::of(weight.dtype).expect("`Weights::stored` has checked every format");
+    Stored { matrix: Matrix { at: weight.at, rows, columns }, format }
 }
 
 /// A draw as the kernels read it.

@@ -1,6 +1,8 @@
 //! Writes down the launches of a decoder: activations in f32, keys and values in bf16, weights read once for up to sixteen
 //! rows.
 
+use lacuna_kernels::StorageDtype;
+
 use super::{Matrix, Recorder, SCRATCH, THREADS, lanes};
 use crate::launch::Bytes;
 
@@ -9,8 +11,8 @@ const VECTOR: usize = 4;
 /// Rows that a product takes at most, and rows of weights of a block.
 const FEW: usize = 16;
 const OUTPUTS: usize = 32;
-/// Shared memory of such a product: two stages for each of eight warps, of 32 rows of weights.
-const FEW_SHARED: u32 = 2 * 8 * 32 * 192;
+/// Rows of weights in the shared memory of such a product: two stages for each of eight warps, of 32 rows.
+const FEW_STAGES: u32 = 2 * 8 * 32;
 /// Rows, each a query's head, that a block of attention takes.
 const DECODE_ROWS: usize = 64;
 /// Tokens that a block of a draw takes, and its threads.
@@ -30,6 +32,51 @@ pub(crate) const CANDIDATE_BYTES: usize = 40;
 pub(crate) enum X {
     Bf16(u64),
     F32(u64),
+}
+
+/// The kernels for matrices of one storage format.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Format {
+    /// Products with x in bf16, and in f32.
+    products: [&'static str; 2],
+    /// Rows of a table.
+    rows: &'static str,
+    /// Bytes of a row of weights in shared memory.
+    stride: u32,
+    /// Columns that a row has a multiple of.
+    pub(crate) columns: usize,
+}
+
+impl Format {
+    /// The kernels for a format, if it has any.
+    pub(crate) fn of(dtype: StorageDtype) -> Option<Self> {
+        let of = |products, rows, stride, columns| Some(Self { products, rows, stride, columns });
+        match dtype {
+            StorageDtype::BF16 => {
+                of(["few_rows_bf16_bf16", "few_rows_bf16_f32"], "embedding_bf16_f32", 192, 32)
+            }
+            StorageDtype::Q8_0 => {
+                of(["few_rows_q8_0_bf16", "few_rows_q8_0_f32"], "stored_rows_q8_0", 176, 32)
+            }
+            StorageDtype::Q4_0 => {
+                of(["few_rows_q4_0_bf16", "few_rows_q4_0_f32"], "stored_rows_q4_0", 176, 32)
+            }
+            StorageDtype::Q4_1 => {
+                of(["few_rows_q4_1_bf16", "few_rows_q4_1_f32"], "stored_rows_q4_1", 176, 32)
+            }
+            StorageDtype::Q4K => {
+                of(["few_rows_q4_k_bf16", "few_rows_q4_k_f32"], "stored_rows_q4_k", 160, 256)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A matrix as it is stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Stored {
+    pub(crate) matrix: Matrix,
+    pub(crate) format: Format,
 }
 
 /// The sequences of a pass over caches.
@@ -53,34 +100,43 @@ pub(crate) struct Cached {
 }
 
 impl Recorder {
-    /// y = x · wᵀ in f32, for any number of rows, sixteen at a time.
-    pub(crate) fn few_rows(&mut self, x: X, rows: usize, w: Matrix, y: u64) {
+    /// y = x · wᵀ in f32, with a bias added to each row if there is one, for any number of rows, sixteen at a time.
+    pub(crate) fn few_rows(
+        &mut self,
+        x: X,
+        rows: usize,
+        Stored { matrix: w, format }: Stored,
+        bias: Option<u64>,
+        y: u64,
+    ) {
         let (kernel, at, bytes) = match x {
-            X::Bf16(at) => ("few_rows_bf16_bf16", at, 2),
-            X::F32(at) => ("few_rows_bf16_f32", at, 4),
+            X::Bf16(at) => (format.products[0], at, 2),
+            X::F32(at) => (format.products[1], at, 4),
         };
         for first in (0..rows).step_by(FEW) {
             let n = FEW.min(rows - first);
             let x = at + (first * w.columns * bytes) as u64;
             let y = y + (first * w.rows * 4) as u64;
             let args = Bytes::default().pointer(w.at).pointer(x).pointer(y);
-            let args = args.int(n).int(w.rows).int(w.columns);
-            self.launch(kernel, [w.rows.div_ceil(OUTPUTS), 1, 1], (256, FEW_SHARED), args);
+            let args = args.int(n).int(w.rows).int(w.columns).pointer_or_null(bias);
+            let shared = FEW_STAGES * format.stride;
+            self.launch(kernel, [w.rows.div_ceil(OUTPUTS), 1, 1], (256, shared), args);
         }
     }
 
-    /// Rows of a table of bf16, or of f32, in f32.
-    pub(crate) fn embedding_f32(
-        &mut self,
-        table: Matrix,
-        in_f32: bool,
-        ids: u64,
-        out: u64,
-        rows: usize,
-    ) {
+    /// Rows of a table as it is stored, in f32.
+    pub(crate) fn stored_rows(&mut self, table: Stored, ids: u64, out: u64, rows: usize) {
+        self.rows_of(table.format.rows, table.matrix, ids, out, rows);
+    }
+
+    /// Rows of a table of f32.
+    pub(crate) fn embedding_f32(&mut self, table: Matrix, ids: u64, out: u64, rows: usize) {
+        self.rows_of("embedding_f32", table, ids, out, rows);
+    }
+
+    fn rows_of(&mut self, kernel: &'static str, table: Matrix, ids: u64, out: u64, rows: usize) {
         let args = Bytes::default().pointer(table.at).pointer(ids).pointer(out);
         let args = args.int(rows).int(table.rows).int(table.columns);
-        let kernel = if in_f32 { "embedding_f32" } else { "embedding_bf16_f32" };
         self.launch(kernel, [rows, 1, 1], (THREADS, 0), args);
     }
 

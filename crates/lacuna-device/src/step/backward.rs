@@ -19,7 +19,7 @@ impl Builder<'_> {
         }
         // An embedding that is the head too has the head's gradient already.
         let embed = parameters.embed;
-        if parameters.head.is_some() {
+        if parameters.head.is_some() && !self.options.adds {
             self.recorder.zero(embed.gradient, 4 * embed.len);
         }
         let (of, h) = (self.tables.of_token, self.sizes.hidden);
@@ -38,7 +38,8 @@ impl Builder<'_> {
     ) -> Region {
         let d_x = self.recorder.bf16(rows * width);
         let (x, carried) = (matrix(x, rows, width), carried.map(|carried| carried.at));
-        let (weight, to) = ((norm.values, self.sizes.eps), (d_x.at, norm.gradient));
+        let weight = (norm.values, self.sizes.eps);
+        let to = (d_x.at, norm.gradient, self.options.adds);
         self.recorder.rms_norm_backward(x, weight, d_normed.at, carried, to);
         d_x
     }
@@ -79,15 +80,13 @@ impl Builder<'_> {
         let results = [gated.at, d_gate.at, d_up.at];
         r.swiglu_backward([gate.at, up.at, d_gated.at], results, rows * inner);
         r.free([d_gated, gate, up]);
-        let to = Sum::wide(layer.down.weight.gradient);
-        r.weight_gradient(by_width(d_y), by_inner(gated), to);
-        r.free([gated]);
+        self.linear_gradients(&layer.down, by_width(d_y), by_inner(gated));
+        self.recorder.free([gated]);
         let normed = self.norm(h, layer.mlp_norm, [rows, width]);
-        let r = &mut self.recorder;
         for (d, linear) in [(d_gate, &layer.gate), (d_up, &layer.up)] {
-            let to = Sum::wide(linear.weight.gradient);
-            r.weight_gradient(by_inner(d), by_width(normed), to);
+            self.linear_gradients(linear, by_inner(d), by_width(normed));
         }
+        let r = &mut self.recorder;
         r.free([normed]);
         let (sums, d_normed) = (r.f32(rows * width), r.bf16(rows * width));
         let [of_gate, of_up] = [&layer.gate, &layer.up].map(|w| weight(w, inner, width));
@@ -111,9 +110,9 @@ impl Builder<'_> {
     ) -> [Region; 3] {
         let (rows, width, wide) = (pass.queries(), self.sizes.hidden, self.sizes.q());
         let keys = pass.keys() * self.sizes.kv();
-        let r = &mut self.recorder;
         let d_h = matrix(d_h, rows, width);
-        r.weight_gradient(d_h, matrix(out, rows, wide), Sum::wide(layer.o.weight.gradient));
+        self.linear_gradients(&layer.o, d_h, matrix(out, rows, wide));
+        let r = &mut self.recorder;
         let d_out = r.bf16(rows * wide);
         r.input_gradient(d_h, weight(&layer.o, width, wide), Sum::rounded(d_out.at));
         let [d_q, d_k, d_v] = [rows * wide, keys, keys].map(|n| r.bf16(n));
@@ -169,11 +168,10 @@ impl Builder<'_> {
             (&layer.k, d_k, normed, keys, sizes.kv()),
             (&layer.v, d_v, normed, keys, sizes.kv()),
         ];
-        let r = &mut self.recorder;
         for (linear, d, read, rows, out) in projections {
-            let to = Sum::wide(linear.weight.gradient);
-            r.weight_gradient(matrix(d, rows, out), matrix(read, rows, width), to);
+            self.linear_gradients(linear, matrix(d, rows, out), matrix(read, rows, width));
         }
+        let r = &mut self.recorder;
         r.free([normed].into_iter().chain(selected));
         let (sums, d_normed) = (r.f32(keys * width), r.bf16(keys * width));
         let q = weight(&layer.q, sizes.q(), width);

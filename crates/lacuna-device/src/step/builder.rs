@@ -6,7 +6,24 @@ use super::{Optimizer, StepOptions};
 use crate::arena::Region;
 use crate::batch::{Rows, occurrences, words};
 use crate::layout::{Layout, Place};
-use crate::recorder::{AdamW, Heads, Matrix, Occurrences, Recorder};
+use crate::recorder::{AdamW, Heads, Matrix, Occurrences, Recorder, Sum};
+
+impl Optimizer {
+    /// The optimizer on a model's state.
+    pub(super) fn on(self, layout: &Layout) -> AdamW {
+        AdamW {
+            parameters: layout.table,
+            chunks: layout.chunks,
+            n_chunks: layout.n_chunks,
+            squares: layout.squares,
+            norm: layout.norm,
+            step: layout.step,
+            clip: self.clip_norm,
+            betas: [self.beta1, self.beta2],
+            eps: self.eps,
+        }
+    }
+}
 
 pub(super) struct Builder<'a> {
     pub(super) recorder: Recorder,
@@ -186,24 +203,34 @@ impl<'a> Builder<'a> {
 
     /// The norm of all gradients, and the update of every parameter.
     pub(super) fn optimize(&mut self, of: Optimizer) {
-        let layout = self.layout;
-        self.recorder.adamw(AdamW {
-            parameters: layout.table,
-            chunks: layout.chunks,
-            n_chunks: layout.n_chunks,
-            squares: layout.squares,
-            norm: layout.norm,
-            step: layout.step,
-            clip: of.clip_norm,
-            betas: [of.beta1, of.beta2],
-            eps: of.eps,
-        });
+        let of = of.on(self.layout);
+        self.recorder.gradient_norm(of);
+        self.recorder.adamw(of);
+    }
+
+    /// The place of a gradient as a sum: over what is there, or on top of it.
+    pub(super) fn gradient(&self, of: Place) -> Sum {
+        Sum { adds: self.options.adds, ..Sum::wide(of.gradient) }
+    }
+
+    /// The gradients of a projection's weight and bias; d_y: [rows, out], x: [rows, in].
+    pub(super) fn linear_gradients(&mut self, linear: &Linear<Place>, d_y: Matrix, x: Matrix) {
+        let to = self.gradient(linear.weight);
+        self.recorder.weight_gradient(d_y, x, to);
+        if let Some(bias) = linear.bias {
+            self.recorder.bias_gradient(d_y, bias.gradient, self.options.adds);
+        }
     }
 }
 
 /// A buffer of rows as a product reads it.
 pub(super) fn matrix(region: Region, rows: usize, columns: usize) -> Matrix {
     Matrix { at: region.at, rows, columns }
+}
+
+/// A projection's weight and bias, as its product reads them.
+pub(super) fn biased(linear: &Linear<Place>, out: usize, columns: usize) -> (Matrix, Option<u64>) {
+    (weight(linear, out, columns), linear.bias.map(|bias| bias.values))
 }
 
 /// A projection's weight, [out, in], as a product reads it.

@@ -2,7 +2,7 @@
 
 use lacuna_checkpoint::Layer;
 
-use super::builder::{Builder, Pass, matrix, weight};
+use super::builder::{Builder, Pass, biased, matrix};
 use crate::arena::Region;
 use crate::layout::Place;
 use crate::recorder::Matrix;
@@ -91,14 +91,14 @@ impl Builder<'_> {
         self.recorder.attention(pass.heads, [q.at, k.at, v.at, out.at], log_sums.at);
         let attended = self.recorder.bf16(rows * h);
         let read = matrix(out, rows, sizes.q());
-        self.recorder.linear(read, weight(&layer.o, h, sizes.q()), attended.at);
+        self.recorder.linear(read, biased(&layer.o, h, sizes.q()), attended.at);
         let selected = self.gather(x, pass, h);
         let (sum, normed) =
             self.add_and_norm(selected.unwrap_or(x), attended, layer.mlp_norm, rows);
         self.recorder.free(selected);
         let [gate, up] = [&layer.gate, &layer.up].map(|linear| {
             let result = self.recorder.bf16(rows * sizes.inner);
-            let w = weight(linear, sizes.inner, h);
+            let w = biased(linear, sizes.inner, h);
             self.recorder.linear(matrix(normed, rows, h), w, result.at);
             result
         });
@@ -123,7 +123,7 @@ impl Builder<'_> {
         ];
         let [q, k, v] = projected.map(|(linear, x, rows, width)| {
             let result = self.recorder.bf16(rows * width);
-            self.recorder.linear(matrix(x, rows, h), weight(linear, width, h), result.at);
+            self.recorder.linear(matrix(x, rows, h), biased(linear, width, h), result.at);
             result
         });
         self.recorder.free([normed].into_iter().chain(selected));
@@ -154,7 +154,7 @@ impl Builder<'_> {
         self.recorder.swiglu(gates, gated.at, rows * sizes.inner);
         let fed = self.recorder.bf16(rows * h);
         let x = matrix(gated, rows, sizes.inner);
-        self.recorder.linear(x, weight(&layer.down, h, sizes.inner), fed.at);
+        self.recorder.linear(x, biased(&layer.down, h, sizes.inner), fed.at);
         self.recorder.free([gated]);
         fed
     }

@@ -18,6 +18,7 @@ impl Builder<'_> {
         let tiles = vocab.div_ceil(Products::TILE);
         let part_tiles = tiles.div_ceil(PARTS);
         let n_parts = tiles.div_ceil(part_tiles);
+        let adds = self.options.adds;
         let r = &mut self.recorder;
         let (loss, nll) = (r.f32(2), r.f32(rows));
         let [parts, target_logits, log_sums] = [2 * n_parts * rows, rows, rows].map(|n| r.f32(n));
@@ -51,9 +52,10 @@ impl Builder<'_> {
                 out: Some(sums.at),
                 adds: first > 0,
                 rounded: is_last.then_some(d_hidden.at),
+                bias: None,
             };
             r.input_gradient(d_z, weights, to);
-            let to = Sum::wide(of_chunk(head.gradient, 4));
+            let to = Sum { adds, ..Sum::wide(of_chunk(head.gradient, 4)) };
             r.weight_gradient_of(d_z, matrix(hidden, rows, h), tokens, to);
         }
         r.free([parts, target_logits, log_sums, d_logits, sums, hidden]);

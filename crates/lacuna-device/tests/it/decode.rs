@@ -1,19 +1,20 @@
 //! Decodes with planned passes, and compares the tokens with the CPU's: both are a [`Denoiser`] under the same sampler.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use half::bf16;
-use lacuna_checkpoint::{Config, Parameters};
+use lacuna_checkpoint::{Config, Name, Parameters, Parts};
 use lacuna_device::{
     Bytes, CachedSequence, Caches, Candidate, DecodeBatch, DecodePass, Draw, Error, Machine,
     Weights,
 };
+use lacuna_kernels::{Backend, StorageDtype, WeightMatrix};
 use lacuna_model::{AttentionMask, Batch, KvCache, Sequence, Transformer};
 use lacuna_samplers::{Denoiser, FillRule, Request, Segment, View, generate_batch};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
 use crate::emulation::Emulation;
-use crate::model::{State, state, tied_and_normed};
+use crate::model::{State, biased, state, tied_and_normed};
 
 const MASK: u32 = 3;
 const CAPACITY: usize = 48;
@@ -111,21 +112,19 @@ struct Planned {
 }
 
 impl Planned {
-    fn new(config: &Config, state: &Parameters<State>, schedule: i32) -> Self {
-        let weights = Weights::new(config, CAPACITY).unwrap();
+    fn new(config: &Config, kept: &Parameters<Kept>, schedule: i32) -> Self {
+        let formats = kept.map(|_, kept| kept.dtype);
+        let weights = Weights::stored(config, CAPACITY, &formats).unwrap();
         let caches = weights.caches(&[CAPACITY; 2]);
         let mut machine = Emulation::new(schedule);
         machine.reserve(8 << 20).unwrap();
         for upload in weights.uploads() {
             machine.write(upload.at, &upload.data).unwrap();
         }
-        for (name, (at, state)) in weights.parameters().zip(state).unwrap().iter() {
-            let rounded = state.master.iter().map(|x| bf16::from_f32(*x));
-            let bytes = match name.is_norm() {
-                true => rounded.flat_map(|x| x.to_f32().to_ne_bytes()).collect(),
-                false => rounded.flat_map(|x| x.to_ne_bytes()).collect(),
-            };
-            machine.write(**at, &Bytes { bytes, pointers: vec![] }).unwrap();
+        for (_, (weight, kept)) in weights.parameters().zip(kept).unwrap().iter() {
+            assert_eq!(weight.dtype, kept.dtype);
+            let bytes = Bytes { bytes: kept.bytes.clone(), pointers: vec![] };
+            machine.write(weight.at, &bytes).unwrap();
         }
         Self { weights, caches, machine, held: vec![0; 2], vocab: config.vocab_size, passes: 0 }
     }
@@ -203,10 +202,43 @@ fn config() -> Config {
     Config { hidden_size: 96, intermediate_size: 64, ..tied_and_normed() }
 }
 
-fn cpu(config: &Config, state: &Parameters<State>) -> Cpu {
-    let parameters = state.zip(&config.shapes()).unwrap().map(|_, (state, shape)| {
-        let x = Tensor::from_slice(&state.master, shape.as_slice(), &Device::Cpu).unwrap();
-        let x = x.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+/// A parameter as it is stored, and the numbers that it stands for.
+struct Kept {
+    dtype: StorageDtype,
+    bytes: Vec<u8>,
+    values: Vec<f32>,
+}
+
+impl Kept {
+    fn new(state: &State, shape: &[usize], dtype: StorageDtype) -> Self {
+        let rounded: Vec<_> = state.master.iter().map(|x| bf16::from_f32(*x)).collect();
+        let values: Vec<f32> = rounded.iter().map(|x| x.to_f32()).collect();
+        let (bytes, values) = match dtype {
+            StorageDtype::F32 => (values.iter().flat_map(|x| x.to_ne_bytes()).collect(), values),
+            StorageDtype::BF16 => (rounded.iter().flat_map(|x| x.to_ne_bytes()).collect(), values),
+            _ => {
+                let [rows, columns] = shape.try_into().unwrap();
+                let matrix = WeightMatrix::quantize(&values, rows, columns, dtype).unwrap();
+                let values = matrix.to_tensor(Backend::Reference).unwrap();
+                let values = values.flatten_all().unwrap().to_vec1().unwrap();
+                (matrix.as_bytes().to_vec(), values)
+            }
+        };
+        Self { dtype, bytes, values }
+    }
+}
+
+/// Every parameter of a model, its matrices in the format that `dtype` says.
+fn kept(config: &Config, dtype: impl Fn(Name) -> StorageDtype) -> Parameters<Kept> {
+    state(config).zip(&config.shapes()).unwrap().map(|name, (state, shape)| {
+        let dtype = if shape.len() == 1 { StorageDtype::F32 } else { dtype(name) };
+        Kept::new(state, shape, dtype)
+    })
+}
+
+fn cpu(config: &Config, kept: &Parameters<Kept>) -> Cpu {
+    let parameters = kept.zip(&config.shapes()).unwrap().map(|_, (kept, shape)| {
+        let x = Tensor::from_slice(&kept.values, shape.as_slice(), &Device::Cpu).unwrap();
         Var::from_tensor(&x).unwrap()
     });
     let model = Transformer::from_parameters(config.clone(), parameters).unwrap();
@@ -229,11 +261,39 @@ fn decode(denoiser: &mut impl Denoiser) -> Vec<Vec<u32>> {
 #[ignore = "wants emulated kernels: `cargo xtask cuda emulate plan`"]
 fn two_requests_that_are_decoded_by_planned_passes_get_the_cpus_tokens() {
     let config = config();
-    let state = state(&config);
-    let expected = decode(&mut Decoder::new(cpu(&config, &state)));
+    let kept = kept(&config, |_| StorageDtype::BF16);
+    let expected = decode(&mut Decoder::new(cpu(&config, &kept)));
     for schedule in [0, 6] {
-        let mut planned = Decoder::new(Planned::new(&config, &state, schedule));
+        let mut planned = Decoder::new(Planned::new(&config, &kept, schedule));
         assert_eq!(decode(&mut planned), expected, "schedule {schedule}");
         assert!(planned.model.passes > 4);
     }
+}
+
+#[test]
+#[ignore = "wants emulated kernels: `cargo xtask cuda emulate plan`"]
+fn quantized_weights_and_biases_give_the_cpus_tokens() {
+    let parts = Parts { qk_norm: true, ..biased().parts };
+    // Rows of whole blocks of every format, also where the attention's output is read.
+    let config = Config { hidden_size: 256, intermediate_size: 256, parts, ..config() };
+    let formats = [StorageDtype::Q8_0, StorageDtype::Q4_0, StorageDtype::Q4_1, StorageDtype::Q4K];
+    for shift in 0..formats.len() {
+        // Each projection of a layer has a format of its own, and in turn every format.
+        let kept = kept(&config, |name| formats[(name.field as usize + shift) % formats.len()]);
+        let expected = decode(&mut Decoder::new(cpu(&config, &kept)));
+        let mut planned = Decoder::new(Planned::new(&config, &kept, 0));
+        assert_eq!(decode(&mut planned), expected, "shift {shift}");
+    }
+}
+
+#[test]
+fn formats_without_kernels_and_rows_of_broken_blocks_are_refused() {
+    let refused = |config: &Config, dtype| {
+        let formats = config.shapes().map(|_, _| dtype);
+        Weights::stored(config, CAPACITY, &formats).unwrap_err().to_string()
+    };
+    let error = refused(&config(), StorageDtype::Q6K);
+    assert!(error.contains("q6_k") && error.contains("q8_0"), "{error}");
+    let error = refused(&config(), StorageDtype::Q4K);
+    assert!(error.contains("[300, 96] numbers in q4_k"), "{error}");
 }

@@ -10,4 +10,5 @@ mod emulation;
 mod faults;
 mod model;
 mod plan;
+mod run;
 mod step;

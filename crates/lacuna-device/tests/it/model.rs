@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use half::bf16;
-use lacuna_checkpoint::{Config, Parameters, Parts};
+use lacuna_checkpoint::{Config, Field, Parameters, Parts};
 use lacuna_device::{
     Bytes, Layout, Machine, Optimizer, Place, StepOptions, TrainingBatch, TrainingStep,
 };
@@ -32,6 +32,13 @@ pub(crate) fn config() -> Config {
         max_position_embeddings: 64,
         ..Config::default()
     }
+}
+
+/// The same with a bias behind every projection.
+pub(crate) fn biased() -> Config {
+    let parts =
+        Parts { attention_bias: true, attention_output_bias: true, mlp_bias: true, qk_norm: false };
+    Config { parts, ..config() }
 }
 
 /// The same with all that a model may have besides: norms of heads, and a head that is the embedding.
@@ -128,7 +135,7 @@ impl Supervised {
     }
 }
 
-/// The results of a step.
+/// The results of a step: the loss of all micro-batches, and the last one's rows.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Results {
     pub(crate) loss: f64,
@@ -147,20 +154,35 @@ fn numbers(x: &Tensor) -> Vec<f32> {
     x.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The step on the CPU, in f32 on parameters that are bf16 numbers.
-pub(crate) fn on_the_cpu(config: &Config, state: &Parameters<State>, of: &Supervised) -> Results {
+/// The step on the CPU, in f32 on parameters that are bf16 numbers; its micro-batches one after the other.
+pub(crate) fn on_the_cpu(
+    config: &Config,
+    state: &Parameters<State>,
+    micro_batches: &[&Supervised],
+) -> Results {
     let shapes = config.shapes();
     let with_shapes = state.zip(&shapes).unwrap();
     let half = with_shapes
         .map(|_, (state, shape)| tensor(&state.master, shape).to_dtype(DType::BF16).unwrap());
     let parameters = half.map(|_, x| Var::from_tensor(&x.to_dtype(DType::F32).unwrap()).unwrap());
     let model = Transformer::from_parameters(config.clone(), parameters).unwrap();
-    let (hidden, saved) = model.forward_train(&of.batch, false).unwrap();
-    let head = model.head().unwrap().detach();
-    let backend = model.backend();
-    let loss =
-        linear_cross_entropy_gradients(backend, &hidden, &head, &of.targets, &of.weights).unwrap();
-    let gradients = model.backward(saved, &loss.hidden, &loss.head).unwrap();
+    let (head, backend) = (model.head().unwrap().detach(), model.backend());
+    let (mut loss, mut nll) = (0., Vec::new());
+    let mut gradients: Option<Parameters<Tensor>> = None;
+    for of in micro_batches {
+        let (hidden, saved) = model.forward_train(&of.batch, false).unwrap();
+        let part =
+            linear_cross_entropy_gradients(backend, &hidden, &head, &of.targets, &of.weights);
+        let part = part.unwrap();
+        let of_part = model.backward(saved, &part.hidden, &part.head).unwrap();
+        loss += part.loss;
+        nll = part.nll;
+        gradients = Some(match gradients {
+            None => of_part,
+            Some(sum) => sum.zip(&of_part).unwrap().map(|_, (sum, part)| (*sum + *part).unwrap()),
+        });
+    }
+    let gradients = gradients.unwrap();
 
     let vars: Vec<_> = half.iter().map(|(_, x)| Var::from_tensor(x).unwrap()).collect();
     let Optimizer { beta1, beta2, eps, weight_decay, clip_norm } = OPTIMIZER;
@@ -177,9 +199,9 @@ pub(crate) fn on_the_cpu(config: &Config, state: &Parameters<State>, of: &Superv
     let mut masters = adamw.state().unwrap().masters.into_iter();
     let mut values = vars.iter();
     Results {
-        loss: loss.loss,
+        loss,
         norm,
-        nll: loss.nll,
+        nll,
         gradients: gradients.map(|_, x| numbers(x)),
         masters: shapes.map(|_, _| numbers(&masters.next().unwrap().unwrap())),
         values: shapes
@@ -190,6 +212,8 @@ pub(crate) fn on_the_cpu(config: &Config, state: &Parameters<State>, of: &Superv
 /// A planned step and the state that it begins with.
 pub(crate) struct Planned<'a> {
     pub(crate) layout: Layout,
+    /// The micro-batches before the last.
+    before: Vec<TrainingStep>,
     pub(crate) step: TrainingStep,
     state: &'a Parameters<State>,
 }
@@ -205,7 +229,28 @@ impl<'a> Planned<'a> {
         of: &Supervised,
         options: &StepOptions,
     ) -> Self {
+        Self::of_all(config, state, &[of], options)
+    }
+
+    /// A step of several micro-batches, of which the last one's plan ends with the optimizer.
+    pub(crate) fn of_all(
+        config: &Config,
+        state: &'a Parameters<State>,
+        micro_batches: &[&Supervised],
+        options: &StepOptions,
+    ) -> Self {
         let layout = Layout::new(config, 48).unwrap();
+        let last = micro_batches.len() - 1;
+        let plan = |(i, of): (usize, &&Supervised)| {
+            let optimizer = options.optimizer.filter(|_| i == last);
+            Self::plan(&layout, of, &StepOptions { adds: i > 0, optimizer, ..*options })
+        };
+        let mut before: Vec<_> = micro_batches.iter().enumerate().map(plan).collect();
+        let step = before.pop().unwrap();
+        Self { layout, before, step, state }
+    }
+
+    fn plan(layout: &Layout, of: &Supervised, options: &StepOptions) -> TrainingStep {
         let segments = of.batch.segments().unwrap();
         let batch = TrainingBatch {
             tokens: of.batch.tokens(),
@@ -215,17 +260,17 @@ impl<'a> Planned<'a> {
             targets: &of.targets,
             weights: &of.weights,
         };
-        let step = TrainingStep::new(&layout, batch, options).unwrap();
-        Self { layout, step, state }
+        TrainingStep::new(layout, batch, options).unwrap()
     }
 
     /// Runs the plan, or one with a fault in it, on the emulation.
     pub(crate) fn run(&self, machine: &mut Emulation) -> lacuna_device::Result<Results> {
-        let plan = &self.step.plan;
-        machine.reserve(plan.arena_bytes)?;
+        let steps = || self.before.iter().chain([&self.step]);
+        let bytes = steps().map(|step| step.plan.arena_bytes).max().unwrap();
+        machine.reserve(bytes)?;
         // Nothing that an earlier run has left may stand in for what this one leaves out.
-        machine.fill(0, plan.arena_bytes, 0xff)?;
-        for upload in self.layout.uploads().iter().chain(&plan.uploads) {
+        machine.fill(0, bytes, 0xff)?;
+        for upload in self.layout.uploads() {
             machine.write(upload.at, &upload.data)?;
         }
         for (_, (place, state)) in self.layout.parameters().zip(self.state).unwrap().iter() {
@@ -239,9 +284,16 @@ impl<'a> Planned<'a> {
         }
         machine.write(self.layout.norm, &floats(&[f32::NAN]))?;
         machine.write(self.layout.step, &OPTIMIZER.step(STEP, LEARNING_RATE))?;
-        machine.run(&plan.steps)?;
-        let mut loss = [0; 8];
-        machine.read(self.step.loss, &mut loss)?;
+        let mut loss = 0.;
+        for step in steps() {
+            for upload in &step.plan.uploads {
+                machine.write(upload.at, &upload.data)?;
+            }
+            machine.run(&step.plan.steps)?;
+            let mut bytes = [0; 8];
+            machine.read(step.loss, &mut bytes)?;
+            loss += f64::from_ne_bytes(bytes);
+        }
         let mut read = |at, n| read_floats(machine, at, n);
         let nll = read(self.step.nll, self.step.wanted)?;
         let norm = f64::from(read(self.layout.norm, 1)?[0]);
@@ -258,7 +310,6 @@ impl<'a> Planned<'a> {
                 pairs.map(|pair| bf16::from_ne_bytes([pair[0], pair[1]])).collect(),
             )
         })?;
-        let loss = f64::from_ne_bytes(loss);
         Ok(Results { loss, norm, nll, gradients, masters, values })
     }
 }
@@ -284,6 +335,9 @@ pub(crate) fn error(a: &[f32], b: &[f32]) -> f64 {
 /// The bounds of a step in bf16.
 const LOSS: f64 = 3e-3;
 const GRADIENT: f64 = 1e-2;
+/// A bias of keys moves all scores of a query alike, but for the turn by positions: its gradient is what is left of a sum
+/// that nearly cancels, and the roundings of what is summed stay.
+const GRADIENT_OF_KEYS_BIAS: f64 = 2e-2;
 const UPDATE: f64 = 1e-2;
 
 /// Everything in which a planned step differs from the CPU's by more than bf16's rounding explains.
@@ -303,7 +357,9 @@ pub(crate) fn differences(
     expect("losses of rows".into(), error(&found.nll, &cpu.nll), LOSS);
     let all = found.gradients.zip(&cpu.gradients).unwrap();
     for (name, (found, cpu)) in all.iter() {
-        expect(format!("gradient of {name}"), error(found, cpu), GRADIENT);
+        let cancels = name.is_bias() && name.field == Field::K;
+        let most = if cancels { GRADIENT_OF_KEYS_BIAS } else { GRADIENT };
+        expect(format!("gradient of {name}"), error(found, cpu), most);
     }
     let masters = found.masters.zip(&cpu.masters).unwrap();
     for (name, ((found, cpu), before)) in masters.zip(state).unwrap().iter() {

@@ -1,10 +1,10 @@
 //! Looks at plans without running them: where their pointers lead, what memory they take, what is refused.
 
-use lacuna_checkpoint::{Config, Parts};
+use lacuna_checkpoint::Config;
 use lacuna_device::{Error, Layout, Plan, Step, StepOptions, TrainingBatch, TrainingStep};
 use lacuna_kernels::{AttentionMask, KeyRanges, Segments};
 
-use crate::model::{Planned, Supervised, config, state, tied_and_normed};
+use crate::model::{Planned, Supervised, biased, config, state, tied_and_normed};
 use crate::step::options;
 
 fn expect_in_arena(plan: &Plan) {
@@ -39,7 +39,7 @@ fn expect_tables_untouched(plan: &Plan, state_bytes: u64) {
 
 #[test]
 fn plans_stay_in_their_arena_and_off_state_and_tables() {
-    for config in [config(), tied_and_normed()] {
+    for config in [config(), biased(), tied_and_normed()] {
         let state = state(&config);
         for recompute in [false, true] {
             let options = StepOptions { recompute, ..options() };
@@ -81,8 +81,6 @@ fn models_without_kernels_are_refused_with_what_would_do() {
     assert_eq!(heads, "heads of 80 numbers: the CUDA kernels take heads of 64 or 128");
     let hidden = refused(Config { hidden_size: 100, ..config() });
     assert!(hidden.contains("a hidden size of 100") && hidden.contains("multiples of 8"));
-    let parts = Parts { attention_bias: true, ..Parts::NONE };
-    assert!(refused(Config { parts, ..config() }).contains("biases"));
     assert!(Layout::new(&config(), 65).unwrap_err().to_string().contains("65 positions"));
 }
 

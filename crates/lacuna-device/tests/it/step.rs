@@ -5,7 +5,7 @@ use lacuna_device::{Card, StepOptions};
 
 use crate::emulation::Emulation;
 use crate::model::{
-    OPTIMIZER, Planned, Results, State, Supervised, config, differences, on_the_cpu, state,
+    OPTIMIZER, Planned, Results, State, Supervised, biased, config, differences, on_the_cpu, state,
     tied_and_normed,
 };
 use lacuna_checkpoint::Parameters;
@@ -39,7 +39,7 @@ fn same_bits(a: &Results, b: &Results) -> bool {
 
 fn expect_the_cpus(name: &str, config: &Config, of: &Supervised, options: &StepOptions) {
     let state = state(config);
-    let cpu = on_the_cpu(config, &state, of);
+    let cpu = on_the_cpu(config, &state, &[of]);
     let found = run(config, &state, of, options, 0);
     let told = differences(&found, &cpu, &state);
     assert!(told.is_empty(), "{name}:\n{}", told.join("\n"));
@@ -66,6 +66,35 @@ fn a_head_that_is_the_embedding_and_norms_of_heads_have_the_cpus_gradients() {
     let config = tied_and_normed();
     let of = Supervised::diffusion(&config, &[&[14], &[5, 6]]);
     expect_the_cpus("tied and normed", &config, &of, &options());
+}
+
+#[test]
+#[ignore = "wants emulated kernels: `cargo xtask cuda emulate plan`"]
+fn biases_have_the_cpus_gradients() {
+    let config = biased();
+    let of = Supervised::diffusion(&config, &[&[14], &[5, 6]]);
+    for card in [Card::Small, Card::Hopper] {
+        expect_the_cpus(&format!("{card:?}"), &config, &of, &StepOptions { card, ..options() });
+    }
+}
+
+#[test]
+#[ignore = "wants emulated kernels: `cargo xtask cuda emulate plan`"]
+fn gradients_of_micro_batches_add_up_to_the_cpus() {
+    // A head of its own, whose embedding's gradient is zeroed once; then one that both uses add to.
+    for config in [biased(), tied_and_normed()] {
+        let micro_batches = [
+            Supervised::diffusion(&config, &[&[14]]),
+            Supervised::diffusion(&config, &[&[5, 6]]),
+            Supervised::diffusion(&config, &[&[9], &[4]]),
+        ];
+        let all: Vec<&Supervised> = micro_batches.iter().collect();
+        let state = state(&config);
+        let cpu = on_the_cpu(&config, &state, &all);
+        let planned = Planned::of_all(&config, &state, &all, &options());
+        let told = differences(&planned.run(&mut Emulation::new(0)).unwrap(), &cpu, &state);
+        assert!(told.is_empty(), "{:?}:\n{}", config.parts, told.join("\n"));
+    }
 }
 
 #[test]

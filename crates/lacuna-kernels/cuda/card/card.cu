@@ -8,6 +8,7 @@
 #include "adamw.cuh"
 #include "attention.cuh"
 #include "attention_decode.cuh"
+#include "attention_f32.cuh"
 #include "cross_entropy.cuh"
 #include "device.cuh"
 #include "embedding.cuh"
@@ -137,6 +138,7 @@ struct Operation {
 const Operation OPERATIONS[] = {
     {"primitives", check_primitives, [](const cudaDeviceProp &) {}},
     {"attention", attention::check, attention::time},
+    {"attention_f32", attention_f32_card::check, attention_f32_card::time},
     {"attention_decode", attention_decode_card::check, attention_decode_card::time},
     {"few_rows", few_rows_card::check, few_rows_card::time},
     {"linear", linears::check, linears::time},

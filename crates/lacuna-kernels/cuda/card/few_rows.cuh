@@ -5,8 +5,7 @@
 
 #include "device.cuh"
 
-#include "../few_rows.cu"
-#include "../tests/few_rows.h"
+#include "../tests/stored_rows.cuh"
 
 namespace few_rows_card {
 
@@ -28,18 +27,19 @@ Kernel of_format(const char *format, bool x_is_f32) {
     std::abort();
 }
 
-void launch(const ProductCase &c, const unsigned char *weights, const void *x, float *y) {
+void multiply(const ProductCase &c, const unsigned char *weights, const void *x, float *y,
+              const float *bias = nullptr) {
     const Kernel k = of_format(c.format.name, c.x_is_f32);
     allow_shared((const void *)k.run, k.shared);
     k.run<<<(c.outputs + PRODUCT_OUTPUTS - 1) / PRODUCT_OUTPUTS, PRODUCT_WARPS * 32, k.shared>>>(
-        {weights, x, y, c.rows, c.outputs, c.columns});
+        {weights, x, y, c.rows, c.outputs, c.columns, bias});
     must(cudaGetLastError(), "few_rows");
 }
 
 std::vector<float> run(const ProductCase &c, const Product &p) {
     const Buffer<unsigned char> weights(p.weights), x(p.x);
-    const Buffer<float> y((size_t)c.rows * c.outputs);
-    launch(c, weights.data(), x.data(), y.data());
+    const Buffer<float> y((size_t)c.rows * c.outputs), bias(p.bias);
+    multiply(c, weights.data(), x.data(), y.data(), c.biased ? bias.data() : nullptr);
     MUST(cudaDeviceSynchronize());
     std::vector<float> got;
     y.read(got);
@@ -60,11 +60,13 @@ bool check_case(const ProductCase &c) {
 
 bool check(const cudaDeviceProp &) {
     bool good = true;
+    Suite suite;
     for (const Format &format : FORMATS) {
+        if (format.columns > 1) check_stored_rows(suite, product_cases(format)[0]);
         for (const ProductCase &c : product_cases(format)) good &= check_case(c);
         for (bool x_is_f32 : {false, true}) good &= check_case({format, x_is_f32, 16, 1000, 4096});
     }
-    return good;
+    return good && suite.good;
 }
 
 /// Weights of as many matrices as no cache holds are read in turn: in a decoder a matrix is read
@@ -79,7 +81,7 @@ void time_case(const ProductCase &c) {
     MUST(cudaMemset(x.data(), 0x3c, (size_t)c.rows * c.columns * 4));
     const double ms = milliseconds([&] {
                           for (size_t i = 0; i < matrices; i++)
-                              launch(c, weights.data() + i * matrix, x.data(), y.data());
+                              multiply(c, weights.data() + i * matrix, x.data(), y.data());
                       }) /
                       matrices;
     const std::string kernel =

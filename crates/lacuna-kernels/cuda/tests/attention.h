@@ -5,27 +5,28 @@
 #include "cases.h"
 #include "numbers.h"
 
-/// Values of one pass, on the host. Tensors are `[batch, len, heads, d]`, as projections leave
-/// them.
-struct Pass {
-    std::vector<uint16_t> q, k, v, d_out, out, d_q, d_k, d_v;
+/// Values of one pass, on the host, in bf16 (T: its bits) or f32. Tensors are `[batch, len, heads,
+/// d]`, as projections leave them.
+template <class T> struct PassOf {
+    std::vector<T> q, k, v, d_out, out, d_q, d_k, d_v;
     std::vector<float> log_sums;
 };
+using Pass = PassOf<uint16_t>;
 
-inline bool same_bits(const Pass &a, const Pass &b) {
+template <class T> bool same_bits(const PassOf<T> &a, const PassOf<T> &b) {
     return same_bits(a.out, b.out) && same_bits(a.log_sums, b.log_sums) &&
            same_bits(a.d_q, b.d_q) && same_bits(a.d_k, b.d_k) && same_bits(a.d_v, b.d_v);
 }
 
-inline Pass draw(const Case &c, uint64_t seed = 7) {
-    Pass p;
+template <class T = uint16_t> PassOf<T> draw(const Case &c, uint64_t seed = 7) {
+    PassOf<T> p;
     Numbers numbers{seed};
     const size_t queries = (size_t)c.batch * c.q_len() * c.heads * c.d,
                  keys = (size_t)c.batch * c.kv_len * c.kv_heads * c.d;
     for (auto *x : {&p.q, &p.d_out}) x->resize(queries);
     for (auto *x : {&p.k, &p.v}) x->resize(keys);
     for (auto *x : {&p.q, &p.k, &p.v, &p.d_out})
-        for (auto &y : *x) y = to_bf16(numbers.normal());
+        for (auto &y : *x) y = nearest<T>(numbers.normal());
     return p;
 }
 
@@ -34,7 +35,7 @@ struct Truth {
     std::vector<double> out, log_sums, d_q, d_k, d_v;
 };
 
-inline Truth truth(const Case &c, const Pass &p, double scale) {
+template <class T> Truth truth(const Case &c, const PassOf<T> &p, double scale) {
     const int q_len = c.q_len(), d = c.d, group = c.heads / c.kv_heads;
     Truth t;
     for (auto *x : {&t.out, &t.d_q}) x->assign(p.q.size(), 0);
@@ -56,7 +57,7 @@ inline Truth truth(const Case &c, const Pass &p, double scale) {
                     seen.push_back(j);
                     w[j] = 0;
                     for (int x = 0; x < d; x++)
-                        w[j] += (double)from_bf16(p.q[q + x]) * from_bf16(p.k[key(j) + x]) * scale;
+                        w[j] += number(p.q[q + x]) * number(p.k[key(j) + x]) * scale;
                     most = std::max(most, w[j]);
                 }
                 if (seen.empty()) continue;
@@ -66,17 +67,17 @@ inline Truth truth(const Case &c, const Pass &p, double scale) {
                     w[j] /= sum;
                     d_w[j] = 0;
                     for (int x = 0; x < d; x++) {
-                        t.out[q + x] += w[j] * from_bf16(p.v[key(j) + x]);
-                        d_w[j] += (double)from_bf16(p.d_out[q + x]) * from_bf16(p.v[key(j) + x]);
+                        t.out[q + x] += w[j] * number(p.v[key(j) + x]);
+                        d_w[j] += number(p.d_out[q + x]) * number(p.v[key(j) + x]);
                     }
                     delta += w[j] * d_w[j];
                 }
                 for (int j : seen)
                     for (int x = 0; x < d; x++) {
                         const double d_s = w[j] * (d_w[j] - delta) * scale;
-                        t.d_v[key(j) + x] += w[j] * from_bf16(p.d_out[q + x]);
-                        t.d_q[q + x] += d_s * from_bf16(p.k[key(j) + x]);
-                        t.d_k[key(j) + x] += d_s * from_bf16(p.q[q + x]);
+                        t.d_v[key(j) + x] += w[j] * number(p.d_out[q + x]);
+                        t.d_q[q + x] += d_s * number(p.k[key(j) + x]);
+                        t.d_k[key(j) + x] += d_s * number(p.q[q + x]);
                     }
             }
     return t;
@@ -88,8 +89,11 @@ struct Errors {
 /// What bf16 operands cost, with sums in f32: weights are rounded once more before they meet
 /// values.
 constexpr Errors TOLERANCE{3e-3, 2e-5, 1e-2, 1e-2, 1e-2};
+/// What f32 costs; measured 2e-7 to 6e-7, and a card's exponential is off by two units in the last
+/// place.
+constexpr Errors F32_TOLERANCE{5e-6, 2e-5, 5e-6, 5e-6, 5e-6};
 
-inline Errors compare(const Pass &p, const Truth &t, bool backward) {
+template <class T> Errors compare(const PassOf<T> &p, const Truth &t, bool backward) {
     Errors e{relative_error(p.out, t.out), largest_error(p.log_sums, t.log_sums)};
     if (backward)
         e.d_q = relative_error(p.d_q, t.d_q), e.d_k = relative_error(p.d_k, t.d_k),
@@ -97,9 +101,9 @@ inline Errors compare(const Pass &p, const Truth &t, bool backward) {
     return e;
 }
 
-inline bool within(const Errors &e) {
-    return e.out <= TOLERANCE.out && e.log_sum <= TOLERANCE.log_sum && e.d_q <= TOLERANCE.d_q &&
-           e.d_k <= TOLERANCE.d_k && e.d_v <= TOLERANCE.d_v;
+inline bool within(const Errors &e, const Errors &most = TOLERANCE) {
+    return e.out <= most.out && e.log_sum <= most.log_sum && e.d_q <= most.d_q &&
+           e.d_k <= most.d_k && e.d_v <= most.d_v;
 }
 
 /// How one pass is cut up: which kernels, and the tiles that they were written for.

@@ -1,10 +1,9 @@
 // Products of few rows on the emulated machine. A row must have the bits that it has alone.
 //
 //   few_rows [quick] [FORMAT…]: only weights of these formats
-#include "../few_rows.cu"
+#include "emulated.h"
 
-#include "few_rows.h"
-#include "suite.h"
+#include "stored_rows.cuh"
 
 namespace {
 
@@ -30,7 +29,9 @@ void launch_kernel(const ProductCase &c, const FewRowsArgs &args) {
 std::vector<float> run(const ProductCase &c, const Product &p) {
     const Buffer<unsigned char> weights(p.weights), x(p.x);
     const Buffer<float> y((size_t)c.rows * c.outputs);
-    launch_kernel(c, {weights.data(), x.data(), y.data(), c.rows, c.outputs, c.columns});
+    const Buffer<float> bias(p.bias);
+    launch_kernel(c, {weights.data(), x.data(), y.data(), c.rows, c.outputs, c.columns,
+                      c.biased ? bias.data() : nullptr});
     std::vector<float> got;
     y.read(got);
     return got;
@@ -61,6 +62,7 @@ int main(int argc, char **argv) {
                     return {error_text({{"y", e}}), e <= EMULATED_TOLERANCE};
                 });
         }
+        if (format.columns > 1) check_stored_rows(suite, product_cases(format)[0]);
         expect_rows_apart(suite, product_cases(format)[1]);
     }
     return suite.end();

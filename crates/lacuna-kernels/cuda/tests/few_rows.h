@@ -18,11 +18,12 @@ struct ProductCase {
     Format format;
     bool x_is_f32;
     int rows, outputs, columns;
+    bool biased = false;
 
     std::string name() const {
         return std::string(format.name) + (x_is_f32 ? ", x in f32: " : ", x in bf16: ") +
                std::to_string(rows) + " × " + std::to_string(columns) + " by " +
-               std::to_string(outputs);
+               std::to_string(outputs) + (biased ? ", biased" : "");
     }
     size_t row_bytes() const { return (size_t)columns / format.columns * format.bytes; }
     /// Bytes that must be read and written at least.
@@ -35,6 +36,7 @@ struct ProductCase {
 /// Inputs of a product: weights and x as a kernel reads them, and x as numbers.
 struct Product {
     std::vector<unsigned char> weights, x;
+    std::vector<float> bias; ///< none, or a number for each output
     std::vector<double> numbers;
 };
 
@@ -65,6 +67,7 @@ inline Product draw(const ProductCase &c) {
         p.x.insert(p.x.end(), from, from + (c.x_is_f32 ? 4 : 2));
         p.numbers.push_back(c.x_is_f32 ? x : from_bf16(rounded));
     }
+    if (c.biased) p.bias = draw<float>(numbers, c.outputs);
     return p;
 }
 
@@ -105,12 +108,33 @@ inline std::vector<double> truth(const ProductCase &c, const Product &p) {
         for (int block = 0; block < c.columns / c.format.columns; block++) {
             w = unpack(c.format,
                        &p.weights[output * c.row_bytes() + (size_t)block * c.format.bytes]);
-            for (int row = 0; row < c.rows; row++)
+            for (int row = 0; row < c.rows; row++) {
+                if (c.biased && block == 0)
+                    y[(size_t)row * c.outputs + output] += p.bias[output];
                 for (int i = 0; i < c.format.columns; i++)
                     y[(size_t)row * c.outputs + output] +=
                         w[i] * p.numbers[(size_t)row * c.columns + block * c.format.columns + i];
+            }
         }
     return y;
+}
+
+/// Ids of a table's rows, one of them twice, and one beyond the last.
+inline std::vector<uint32_t> row_ids(const ProductCase &c) {
+    return {static_cast<uint32_t>(c.outputs - 1), 0, 3, 3, static_cast<uint32_t>(c.outputs)};
+}
+/// The rows of a table of weights, as numbers: NaNs where there is none.
+inline std::vector<double> stored_rows(const ProductCase &c, const Product &p) {
+    std::vector<double> rows;
+    for (const uint32_t id : row_ids(c))
+        for (int block = 0; block < c.columns / c.format.columns; block++) {
+            std::vector<double> w(c.format.columns, NAN);
+            if (id < static_cast<uint32_t>(c.outputs))
+                w = unpack(c.format,
+                           &p.weights[id * c.row_bytes() + (size_t)block * c.format.bytes]);
+            rows.insert(rows.end(), w.begin(), w.end());
+        }
+    return rows;
 }
 
 /// The error of f32 sums: the emulation rounds every one, tensor cores cut off what is below the
@@ -146,7 +170,7 @@ inline std::vector<ProductCase> product_cases(const Format &format) {
                                           : 4448,
               few = k ? 256 : 96;
     return {{format, false, 9, 35, many},
-            {format, true, 9, 35, k ? 768 : 352},
+            {format, true, 9, 35, k ? 768 : 352, true},
             {format, false, 3, 40, few},
             {format, true, 1, 7, few}};
 }

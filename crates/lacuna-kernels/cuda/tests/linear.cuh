@@ -3,6 +3,7 @@
 #include "../linear.cu"
 
 #include "../linear_hopper.cu"
+#include "../rms_norm.cu"
 #include "linear.h"
 
 /// The kernels of one way to multiply, and the threads of their blocks.
@@ -13,14 +14,31 @@ void run(const LinearCase &c, LinearPass &pass) {
                     static_cast<unsigned>((columns + TILE - 1) / TILE)};
     };
     const Buffer<bf16> x(pass.x), w(pass.w), d_y(pass.d_y), other_w(pass.other_w),
-        other_d_y(pass.other_d_y), y((size_t)c.rows * c.out), d_x((size_t)c.rows * c.in);
-    const Buffer<float> sums((size_t)c.rows * c.in), d_w((size_t)c.out * c.in);
+        other_d_y(pass.other_d_y), bias(pass.bias), y((size_t)c.rows * c.out),
+        y_biased((size_t)c.rows * c.out), d_x((size_t)c.rows * c.in);
+    const int slab = bias_slab(c.rows), slabs = (c.rows + slab - 1) / slab;
+    const Buffer<float> sums((size_t)c.rows * c.in), d_w((size_t)c.out * c.in),
+        partial((size_t)slabs * c.out), d_bias(c.out);
     const auto by_in = [&](const Buffer<bf16> &m, int rows) {
         return Matrix{m.data(), c.in, rows, c.in};
     };
     const auto by_out = [&](const Buffer<bf16> &m) { return Matrix{m.data(), c.out, c.rows, c.out}; };
     launch<FORWARD>(grid(c.rows, c.out), BLOCK, PRODUCT_SHARED,
                     SumArgs{by_in(x, c.rows), by_in(w, c.out), nullptr, c.rows, false, y.data()});
+    launch<FORWARD>(grid(c.rows, c.out), BLOCK, PRODUCT_SHARED,
+                    SumArgs{by_in(x, c.rows), by_in(w, c.out), nullptr, c.rows, false,
+                            y_biased.data(), bias.data()});
+    launch<linear_bias_gradient>(
+        dim3{static_cast<unsigned>((c.out + BIAS_COLUMNS - 1) / BIAS_COLUMNS),
+             static_cast<unsigned>(slabs)},
+        THREADS, BIAS_SHARED, BiasArgs{d_y.data(), partial.data(), c.rows, c.out, slab});
+    // The kernel that sums slabs looks at nothing else of a norm.
+    NormBackwardArgs<float> norm{};
+    norm.d_weight = d_bias.data(), norm.partial = partial.data();
+    norm.rows = c.rows, norm.h = c.out, norm.slab = slab;
+    launch<rms_norm_backward_weight_f32>(dim3{static_cast<unsigned>(norm_weight_blocks(c.out))},
+                                         THREADS, NORM_WEIGHT_SHARED, norm);
+    y_biased.read(pass.y_biased), d_bias.read(pass.d_bias);
     launch<INPUT>(grid(c.rows, c.in), BLOCK, PRODUCT_SHARED,
                   SumArgs{by_out(d_y), by_in(w, c.out), sums.data(), c.rows, false, nullptr});
     launch<INPUT>(grid(c.rows, c.in), BLOCK, PRODUCT_SHARED,

@@ -15,14 +15,16 @@ constexpr LinearCase LINEAR_CASES[] = {
 };
 
 struct LinearPass {
-    std::vector<uint16_t> x, w, d_y, other_w, other_d_y;
-    std::vector<uint16_t> y, d_x; ///< d_x: the sum of the gradients by both projections
-    std::vector<float> d_x_f32, d_w, d_w_twice;
+    std::vector<uint16_t> x, w, bias, d_y, other_w, other_d_y;
+    /// y without and with the bias; d_x: the sum of the gradients by both projections.
+    std::vector<uint16_t> y, y_biased, d_x;
+    std::vector<float> d_x_f32, d_w, d_w_twice, d_bias;
 };
 
 inline bool same_bits(const LinearPass &a, const LinearPass &b) {
     return same_bits(a.y, b.y) && same_bits(a.d_x, b.d_x) && same_bits(a.d_x_f32, b.d_x_f32) &&
-           same_bits(a.d_w, b.d_w) && same_bits(a.d_w_twice, b.d_w_twice);
+           same_bits(a.d_w, b.d_w) && same_bits(a.d_w_twice, b.d_w_twice) &&
+           same_bits(a.y_biased, b.y_biased) && same_bits(a.d_bias, b.d_bias);
 }
 
 inline LinearPass draw(const LinearCase &c) {
@@ -31,11 +33,12 @@ inline LinearPass draw(const LinearCase &c) {
     p.x = draw<uint16_t>(numbers, (size_t)c.rows * c.in);
     for (auto *w : {&p.w, &p.other_w}) *w = draw<uint16_t>(numbers, (size_t)c.out * c.in);
     for (auto *d : {&p.d_y, &p.other_d_y}) *d = draw<uint16_t>(numbers, (size_t)c.rows * c.out);
+    p.bias = draw<uint16_t>(numbers, c.out);
     return p;
 }
 
 struct LinearTruth {
-    std::vector<double> y, d_x, d_w;
+    std::vector<double> y, y_biased, d_x, d_w, d_bias;
 };
 
 inline LinearTruth truth(const LinearCase &c, const LinearPass &p) {
@@ -43,6 +46,7 @@ inline LinearTruth truth(const LinearCase &c, const LinearPass &p) {
     t.y.assign((size_t)c.rows * c.out, 0);
     t.d_x.assign((size_t)c.rows * c.in, 0);
     t.d_w.assign((size_t)c.out * c.in, 0);
+    t.d_bias.assign(c.out, 0);
     for (int row = 0; row < c.rows; row++)
         for (int o = 0; o < c.out; o++) {
             const size_t y = (size_t)row * c.out + o;
@@ -53,6 +57,8 @@ inline LinearTruth truth(const LinearCase &c, const LinearPass &p) {
                             number(p.other_d_y[y]) * number(p.other_w[w]);
                 t.d_w[w] += number(p.d_y[y]) * number(p.x[x]);
             }
+            t.y_biased.push_back(t.y[y] + number(p.bias[o]));
+            t.d_bias[o] += number(p.d_y[y]);
         }
     return t;
 }
@@ -62,10 +68,18 @@ inline Verdict compare(const LinearCase &c, const LinearPass &inputs, const Line
     const double y = relative_error(pass.y, t.y), d_x = relative_error(pass.d_x, t.d_x),
                  sums = relative_error(pass.d_x_f32, t.d_x),
                  d_w = relative_error(pass.d_w, t.d_w);
+    const double biased = relative_error(pass.y_biased, t.y_biased),
+                 d_bias = relative_error(pass.d_bias, t.d_bias);
     for (double &x : t.d_w) x *= 2;
     const double twice = relative_error(pass.d_w_twice, t.d_w);
     // Products of bf16 are exact in f32, whose sums remain; bf16 is rounded once.
-    return {error_text(
-                {{"y", y}, {"d_x", d_x}, {"in f32", sums}, {"d_w", d_w}, {"added up", twice}}),
-            y <= 2e-3 && d_x <= 2e-3 && sums <= 1e-6 && d_w <= 1e-6 && twice <= 1e-6};
+    return {error_text({{"y", y},
+                        {"biased", biased},
+                        {"d_x", d_x},
+                        {"in f32", sums},
+                        {"d_w", d_w},
+                        {"added up", twice},
+                        {"d_bias", d_bias}}),
+            y <= 2e-3 && biased <= 2e-3 && d_x <= 2e-3 && sums <= 1e-6 && d_w <= 1e-6 &&
+                twice <= 1e-6 && d_bias <= 1e-6};
 }

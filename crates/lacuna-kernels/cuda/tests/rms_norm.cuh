@@ -17,7 +17,7 @@ template <class T> void run(const NormCase &c, NormPass<T> &pass) {
     launch_typed<T, rms_norm_bf16, rms_norm_f32>(blocks, NORM_SHARED, args);
     args.normed = normed_sum.data(), args.added = added.data(), args.sum = sum.data();
     launch_typed<T, add_rms_norm_bf16, add_rms_norm_f32>(blocks, NORM_SHARED, args);
-    const NormBackwardArgs<E> back{x.data(),
+    NormBackwardArgs<E> back{x.data(),
                                    weight.data(),
                                    d_normed.data(),
                                    c.carried ? carried.data() : nullptr,
@@ -33,6 +33,10 @@ template <class T> void run(const NormCase &c, NormPass<T> &pass) {
         slabs, norm_backward_shared<E>(c.h), back);
     launch_typed<T, rms_norm_backward_weight_bf16, rms_norm_backward_weight_f32>(
         norm_weight_blocks(c.h), NORM_WEIGHT_SHARED, back);
+    d_weight.read(pass.d_weight);
+    back.add = true;
+    launch_typed<T, rms_norm_backward_weight_bf16, rms_norm_backward_weight_f32>(
+        norm_weight_blocks(c.h), NORM_WEIGHT_SHARED, back);
     normed.read(pass.normed), sum.read(pass.sum), normed_sum.read(pass.normed_sum),
-        dx.read(pass.dx), d_weight.read(pass.d_weight);
+        dx.read(pass.dx), d_weight.read(pass.d_weight_twice);
 }

@@ -26,7 +26,8 @@ constexpr float NORM_EPS = 1e-5f;
 
 /// T: `uint16_t` for bf16, or `float`.
 template <class T> struct NormPass {
-    std::vector<T> x, added, weight, d_normed, carried, normed, sum, normed_sum, dx, d_weight;
+    std::vector<T> x, added, weight, d_normed, carried, normed, sum, normed_sum, dx, d_weight,
+        d_weight_twice;
 };
 
 template <class T> NormPass<T> draw(const NormCase &c) {
@@ -42,7 +43,7 @@ template <class T> NormPass<T> draw(const NormCase &c) {
 template <class T> bool same_bits(const NormPass<T> &a, const NormPass<T> &b) {
     return same_bits(a.normed, b.normed) && same_bits(a.sum, b.sum) &&
            same_bits(a.normed_sum, b.normed_sum) && same_bits(a.dx, b.dx) &&
-           same_bits(a.d_weight, b.d_weight);
+           same_bits(a.d_weight, b.d_weight) && same_bits(a.d_weight_twice, b.d_weight_twice);
 }
 
 /// One pass on a machine.
@@ -86,12 +87,14 @@ template <class T> NormTruth truth(const NormCase &c, const NormPass<T> &p) {
 
 template <class Suite> void check_rms_norm(Suite &suite) {
     check_cases(suite, NORM_CASES, [](const NormCase &c, const auto &inputs, const auto &pass) {
-        const NormTruth t = truth(c, inputs);
+        NormTruth t = truth(c, inputs);
         const double normed = relative_error(pass.normed, t.normed),
                      sum = relative_error(pass.sum, t.sum),
                      normed_sum = relative_error(pass.normed_sum, t.normed_sum),
                      dx = relative_error(pass.dx, t.dx),
                      d_weight = relative_error(pass.d_weight, t.d_weight);
+        for (double &x : t.d_weight) x *= 2;
+        const double twice = relative_error(pass.d_weight_twice, t.d_weight);
         // bf16 is rounded once, by at most 2⁻⁹ of each number; in f32 some roundings of sums
         // remain.
         const double tolerance = sizeof(inputs.x[0]) == 2 ? 2e-3 : 1e-6;
@@ -99,8 +102,9 @@ template <class Suite> void check_rms_norm(Suite &suite) {
                                    {"sum", sum},
                                    {"its norm", normed_sum},
                                    {"dx", dx},
-                                   {"d_weight", d_weight}}),
+                                   {"d_weight", d_weight},
+                                   {"added up", twice}}),
                        sum == 0 && normed <= tolerance && normed_sum <= tolerance &&
-                           dx <= tolerance && d_weight <= tolerance};
+                           dx <= tolerance && d_weight <= tolerance && twice <= tolerance};
     });
 }

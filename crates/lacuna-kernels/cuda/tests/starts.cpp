@@ -3,6 +3,7 @@
 
 #include "../attention_backward.cu"
 #include "../attention_decode.cu"
+#include "../attention_f32.cu"
 #include "../few_rows.cu"
 
 #include "../adamw.cu"
@@ -53,6 +54,9 @@ int main() {
     for (const char *name : {"forward", "input_gradient", "weight_gradient"})
         std::printf("linear_%s %d %d\nlinear_%s_hopper %d %d\n", name, Quarters::THREADS,
                     PRODUCT_SHARED, name, Groups::THREADS, PRODUCT_SHARED);
+    std::printf("linear_bias_gradient %d %d\n", THREADS, BIAS_SHARED);
+    for (const char *name : {"q8_0", "q4_0", "q4_1", "q4_k"})
+        std::printf("stored_rows_%s 128 0\n", name);
     for (const char *name : {"merge", "chunk", "chunk_gradient", "chunk_gradient_bf16"})
         std::printf("cross_entropy_%s 128 0\n", name);
     std::printf("cross_entropy_loss 128 %d\n", LOSS_SHARED);
@@ -73,6 +77,13 @@ int main() {
         }
         std::printf("attention_backward_queries_%s %d %d\n", s.name, s.threads(s.dq_queries),
                     queries);
+    }
+    for (const int d : {64, 128}) {
+        std::printf("attention_forward_%d_f32 %d %d\n", d, F32_THREADS, forward_f32_shared(d));
+        std::printf("attention_backward_rows_%d_f32 %d 0\n", d, F32_THREADS);
+        for (const char *of : {"queries", "keys"})
+            std::printf("attention_backward_%s_%d_f32 %d %d\n", of, d, F32_THREADS,
+                        backward_f32_shared(d));
     }
     std::printf("attention_decode_64 %d %d\nattention_decode_merge_64 128 0\n", DECODE_WARPS * 32,
                 decode_shared<64>());

@@ -9,7 +9,7 @@ use crate::collective::Collective;
 use crate::collective::shards::Ranks;
 use crate::error::Result;
 use crate::groups::ParameterGroup;
-use crate::recipe::{Precision, Recipe};
+use crate::recipe::{Precision, Recipe, Stage};
 
 /// The settings of AdamW (choice 11).
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,6 +68,31 @@ impl Recipe {
         let parameters: Vec<_> = parameters.collect();
         let own = Ranks::of(ranks, &sizes(&parameters)).own();
         Ok(AdamW::of_rank(parameters, own, config)?)
+    }
+}
+
+impl Recipe {
+    /// The first thing that the recipe asks for and that planned launches do not do.
+    pub(crate) fn beyond_machines(&self) -> Option<&'static str> {
+        let (model, optimizer) = (&self.model, &self.optimizer);
+        let any = |of: &dyn Fn(&Stage) -> bool| self.stage.iter().any(of);
+        let asked = [
+            (self.lora.is_some(), "training adapters ([lora])"),
+            (
+                !model.frozen.is_empty() || model.frozen_layers > 0,
+                "frozen parameters (model.frozen)",
+            ),
+            (
+                model.precision != Precision::F32,
+                "model.precision (a card has bf16 and f32 masters)",
+            ),
+            (optimizer.ema_decay > 0.0, "a running mean of the weights (optimizer.ema_decay)"),
+            (optimizer.spike_z_score > 0.0, "leaving out spikes (optimizer.spike_z_score)"),
+            (optimizer.decay != ParameterGroup::MATRICES, "groups that decay (optimizer.decay)"),
+            (any(&|stage| stage.dropout > 0.0), "dropout (stage.dropout)"),
+            (any(&|stage| stage.reset_optimizer), "a fresh optimizer (stage.reset_optimizer)"),
+        ];
+        asked.into_iter().find(|(is_asked, _)| *is_asked).map(|(_, what)| what)
     }
 }
 

@@ -41,7 +41,8 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("i * OF_WARP", 0),
         "(i + p.rows) % PRODUCT_WARPS * OF_WARP",
     ),
-    fault("outputs that are none are written", FEW_ROWS, ("output < p.outputs", 0), "true"),
+    fault("outputs that are none are written", FEW_ROWS, ("output >= p.outputs", 0), "false"),
+    fault("a bias is left out", FEW_ROWS, ("if (p.bias) sum += p.bias[output];", 0), ""),
     fault(
         "rows of weights that are none are read",
         FEW_ROWS,
@@ -143,4 +144,35 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         "from_f16(head.x >> 16)",
     ),
     fault("q4_k: the second of two parts is the first", WEIGHTS, ("part % 2 * 4", 1), "0"),
+    // Rows of a table.
+    fault(
+        "q4_0: rows: numbers are not crossed",
+        FEW_ROWS,
+        ("W::CROSSED ? bf16_low(b) : bf16_high(a)", 0),
+        "bf16_high(a)",
+    ),
+    fault(
+        "q8_0: rows: every slice is the first",
+        FEW_ROWS,
+        ("begin + (long long)slice * SLICE_BYTES<W>", 0),
+        "begin",
+    ),
+    fault(
+        "q4_1: rows: the offset is left out",
+        FEW_ROWS,
+        ("W::OFFSET ? codes.offset : 0", 0),
+        "0.f",
+    ),
+    fault(
+        "q4_k: rows: parts of the other slice",
+        FEW_ROWS,
+        ("of * W::APART + k", 0),
+        "of * 16 + k",
+    ),
+    fault(
+        "q8_0: rows: ids beyond the table are read",
+        FEW_ROWS,
+        ("id < static_cast<unsigned>(p.v)", 0),
+        "true",
+    ),
 ];

@@ -68,4 +68,28 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("sum_up<Quarters, Along::Columns, Along::Columns>(p);", 0),
         "sum_up<Quarters, Along::Rows, Along::Columns>(p);",
     ),
+    // What is added to each row, and its gradient.
+    fault(
+        "the bias is left out",
+        PRODUCT,
+        ("if (p.bias) sum = plus_bias(sum, p.bias + column + n * 8);", 0),
+        "",
+    ),
+    fault("one bias for two columns", PRODUCT, ("bf16_low(two)", 0), "bf16_high(two)"),
+    fault("bias: lines are summed too soon", LINEAR, ("__syncthreads();", 0), ""),
+    fault("bias: a line is left out", LINEAR, ("i < BIAS_LINES", 0), "i < BIAS_LINES - 1"),
+    fault(
+        "bias: rows beyond the last",
+        LINEAR,
+        ("column < p.columns ? min(first + p.slab, p.rows) : 0", 0),
+        "column < p.columns ? first + p.slab : 0",
+    ),
+    fault("bias: every slab is the first", LINEAR, ("blockIdx.y * p.slab", 0), "0"),
+    fault(
+        "bias: columns beyond the last are read",
+        LINEAR,
+        ("column < p.columns ? min(first + p.slab, p.rows) : 0", 0),
+        "min(first + p.slab, p.rows)",
+    ),
+    fault("bias: columns beyond the last are written", LINEAR, ("mine >= p.columns", 0), "false"),
 ];

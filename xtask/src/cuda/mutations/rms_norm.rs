@@ -49,4 +49,10 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("part * NORM_COLUMNS + threadIdx.x", 0),
         "part + threadIdx.x",
     ),
+    fault(
+        "weight: what is there is not added to",
+        NORM,
+        ("p.add ? widen(p.d_weight[i]) + sum : sum", 0),
+        "sum",
+    ),
 ];
