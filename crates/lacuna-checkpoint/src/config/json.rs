@@ -114,7 +114,7 @@ fn predicts(fields: &mut Fields, family: Option<Family>) -> Predicts {
 
 /// The attention that the file names; block-causal where it names none.
 fn attention(fields: &mut Fields) -> Result<Attention> {
-    match fields.map.remove(ATTENTION) {
+    match fields.map.remove(ATTENTION).filter(|value| !value.is_null()) {
         None => Ok(Attention::BlockCausal),
         Some(Value::String(name)) => {
             name.parse().map_err(|expected| fields.fault(ATTENTION, &name, expected))
