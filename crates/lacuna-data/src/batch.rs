@@ -56,7 +56,7 @@ pub struct Row {
 #[derive(Debug)]
 pub struct Batches {
     dataset: Dataset,
-    /// Where there are several sources, which windows are joined in `dataset`.
+    /// The several sources, if there are any, whose windows are joined in `dataset`.
     mixture: Option<Sources>,
     seed: u64,
     /// The order of the epoch asked for last.

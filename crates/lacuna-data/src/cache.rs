@@ -26,7 +26,7 @@ pub enum Step {
     Packing(Packing),
     /// Shards are compared with their hashes: bytes read, and those in all.
     Verifying(u64, u64),
-    /// What was kept is damaged, for this reason; the corpus is packed again.
+    /// The packing that was kept is damaged, for this reason; the corpus is packed again.
     Damaged(String),
 }
 
@@ -42,7 +42,7 @@ pub struct PackedCorpus {
 }
 
 impl PackedCorpus {
-    /// What of the corpus was passed over, a line for each reason.
+    /// The parts of the corpus that were passed over, a line for each reason.
     pub fn passed_over(&self) -> &[String] {
         self.train.manifest().map_or(&[], |manifest| &manifest.passed_over)
     }

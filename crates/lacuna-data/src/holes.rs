@@ -1,4 +1,4 @@
-//! Rewrites documents so that a model learns to fill in the middle of a text.
+//! Writes documents anew, so that a model learns to fill in the middle of a text.
 
 use crate::corpus::Document;
 use crate::error::{Error, Result};

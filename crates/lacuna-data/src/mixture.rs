@@ -170,7 +170,7 @@ impl Mixture {
         &self.shares
     }
 
-    /// How often a source's windows have been seen after so many samples.
+    /// The number of times that a source's windows have been seen after so many samples.
     ///
     /// # Panics
     /// If there is no such source.

@@ -50,7 +50,7 @@ impl<'a> PackOptions<'a> {
         }
     }
 
-    /// How one part of the corpus is written.
+    /// The settings by which one part of the corpus is written.
     pub(crate) fn shards(&self, remainder: Remainder) -> ShardOptions {
         ShardOptions {
             window_len: self.window_len,

@@ -17,7 +17,7 @@ mod conversation;
 mod files;
 mod fit;
 
-/// How samples of conversations share windows.
+/// The way in which samples of conversations share windows.
 ///
 /// DIFFERENCE: the paper packs samples as it packs documents, [`RunOn`](Self::RunOn). Cut in two, the second half of a
 /// conversation is learnt without its question, so samples are whole by default
@@ -49,7 +49,7 @@ pub struct ChatOptions<'a> {
     pub pad: u32,
     /// The number of tokens that every window holds.
     pub window_len: NonZeroUsize,
-    /// How samples share windows.
+    /// The way in which samples share windows.
     pub packing: ChatPacking,
     /// The part of the conversations that is kept out of training, chosen by the hash of what is said in them.
     pub held_out: f64,
@@ -159,6 +159,8 @@ pub fn pack_chat_shards(
 struct Parts<S> {
     train: Fitter<S>,
     held_out: Fitter<S>,
+    /// Conversations that could be read, those that fit into no window too: the number of the next one.
+    read: u64,
     samples: usize,
     held_out_samples: usize,
     tokens: u64,
@@ -173,6 +175,7 @@ impl<S: Sink> Parts<S> {
         Self {
             train: Fitter::new(train, options),
             held_out: Fitter::new(held_out, options),
+            read: 0,
             samples: 0,
             held_out_samples: 0,
             tokens: 0,
@@ -242,7 +245,8 @@ impl<S: Sink> Parts<S> {
         };
         end_with_turn(&mut sample, end_of_turn, options.tokenizer);
         let length = sample.tokens.len();
-        sample.end_with(options.eos, options.closing_eos, options.seed, self.samples as u64);
+        sample.end_with(options.eos, options.closing_eos, options.seed, self.read);
+        self.read += 1;
         if !ends {
             let length = length.min(sample.tokens.len());
             sample.supervised[length..].fill(false);

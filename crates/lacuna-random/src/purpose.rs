@@ -20,8 +20,8 @@ pub enum Purpose {
     /// The order of a source's windows within an epoch, where several sources are mixed; counters: epoch, number of
     /// the source.
     SourceShuffle = u64::from_le_bytes(*b"sources\0"),
-    /// Whether a document is rewritten for filling in the middle, and where its hole is; counters: the first eight
-    /// bytes of the document's hash, 0.
+    /// The documents that are rewritten for filling in the middle, and the places of their holes; counters: the first
+    /// eight bytes of the document's hash, 0.
     Hole = u64::from_le_bytes(*b"hole\0\0\0\0"),
     /// The number of end tokens behind a conversation; counters: number of the sample, 0.
     SampleEnd = u64::from_le_bytes(*b"eoscount"),

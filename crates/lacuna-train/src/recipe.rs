@@ -211,7 +211,7 @@ pub struct SftRecipe {
     /// `seed-coder`; or a `.jinja` file. Default: the checkpoint's, else Seed-Coder's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
-    /// How samples share windows.
+    /// The way in which samples share windows.
     #[serde(default)]
     pub packing: SamplePacking,
     /// The fewest and the most end tokens behind a sample; each number between them is drawn as often as another

@@ -146,7 +146,12 @@ corpus = [{}]
         "held_out = 0.08                       # part of the files that scores are made on"
     )?;
     if !args.sft.is_empty() {
-        writeln!(text, "\n[sft]\nsamples = [{}]", list(&args.sft)?)?;
+        writeln!(
+            text,
+            "\n[sft]\nsamples = [{}]\n# packing = \"split-long\"            # else conversations longer than a window are \
+             passed over and counted",
+            list(&args.sft)?
+        )?;
     }
     text.push_str("\n[optimizer]\nweight_decay = 0.1\nclip = 1.0                            # largest norm of a gradient\n");
     if start.is_none() {

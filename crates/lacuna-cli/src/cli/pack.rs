@@ -22,7 +22,7 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   lacuna pack --tokenizer tok.json --window 1024 --out shards src/ more.jsonl
-  lacuna pack --tokenizer M --out shards --languages python,rust --skip-generated --skip-minified ~/code
+  lacuna pack --tokenizer M --out shards --languages python,rust --skip-minified ~/code
   lacuna pack --tokenizer M --out shards --text-field content data/*.parquet
   lacuna pack --tokenizer M --out shards --fim-rate 0.5 src/          # half of the documents for `lacuna fill`
   lacuna pack --tokenizer M --out talk --conversations talk.jsonl     # in the model's own chat template")]

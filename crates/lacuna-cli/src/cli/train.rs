@@ -222,7 +222,7 @@ fn end_all(ranks: &Collective, error: &TrainError) {
     }
 }
 
-/// How far the text is on its way into windows.
+/// The progress of the text on its way into windows.
 fn packing(step: &Step) -> At {
     let (what, part) = match step {
         Step::Hashing(at) => ("reading the corpus", Some((at.bytes, at.bytes_total))),

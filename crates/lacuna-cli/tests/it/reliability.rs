@@ -355,14 +355,21 @@ fn pipes_and_devices_in_the_place_of_files_are_neither_waited_for_nor_read_witho
 #[test]
 fn a_limit_on_file_sizes_is_an_error_that_names_the_file() {
     let place = tempfile::tempdir().unwrap();
-    let run = place.path().join("run");
-    let script = format!(
-        "ulimit -f 40; exec {} train {} --quiet --set evaluation.windows=0 --out {}",
-        env!("CARGO_BIN_EXE_lacuna"),
-        recipe(),
-        run.display()
-    );
-    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let limited = |limit: &str, run: &str| {
+        let script = format!(
+            "{limit} exec {} train {} --quiet --set evaluation.windows=0 --out {}",
+            env!("CARGO_BIN_EXE_lacuna"),
+            recipe(),
+            place.path().join(run).display()
+        );
+        Command::new("sh").args(["-c", &script]).output().unwrap()
+    };
+    let output = limited("ulimit -f 40;", "run");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("shard-00000.bin"), "{}", said(&output));
+    // What was packed before needs no room: then the first checkpoint does.
+    assert!(limited("", "whole").status.success());
+    let output = limited("ulimit -f 40;", "second");
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(
         said(&output).contains("safetensors") || said(&output).contains("step-"),

@@ -8,7 +8,7 @@ use crate::shard::ShardWriter;
 /// The windows that wait for samples which fit into the rest of them.
 const OPEN: usize = 64;
 
-/// What samples are written into, one behind the other.
+/// The place that samples are written into, one behind the other.
 pub(super) trait Sink {
     fn push_sample(&mut self, sample: &Sample, text_bytes: usize) -> Result<()>;
     fn fill_window(&mut self, pad: u32) -> Result<()>;

@@ -32,7 +32,7 @@ pub struct Manifest {
     /// The token that ends every document, where all have the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub document_end: Option<u32>,
-    /// What of the corpus was passed over, a line for each reason, as people read it.
+    /// The parts of the corpus that were passed over, a line for each reason, as people read it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed_over: Vec<String>,
     /// In the order of their files.

@@ -142,7 +142,7 @@ fn many_at_once_get_the_same_and_one_of_them_packs() {
     });
     assert_eq!(packed.iter().filter(|(is_reused, _)| !is_reused).count(), 1);
     assert!(packed.iter().all(|(_, windows)| *windows == packed[0].1));
-    // What a writer left that was killed goes with the next packing.
+    // The leftovers of a writer that was killed go with the next packing.
     let left = place.cache().join(".0123.99999999-0.partial");
     fs::create_dir(&left).unwrap();
     place.open_with(&CorpusOptions::default(), &options(8));

@@ -57,7 +57,7 @@ impl From<FimOrderKey> for HoleOrder {
     }
 }
 
-/// How samples of conversations share windows.
+/// The way in which samples of conversations share windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SamplePacking {
@@ -111,7 +111,7 @@ impl DataRecipe {
         let given = ways.iter().filter(|way| **way).count();
         if given > 1 || (given == 0 && is_needed) {
             return Err(
-                "give data.corpus, data.shards or [[data.source]], one of them; none is needed where every stage has \
+                "give data.corpus or data.shards or [[data.source]], one of them; none is needed where every stage has \
                  data = \"sft\""
                     .into(),
             );

@@ -18,7 +18,7 @@ use crate::recipe::{Recipe, SftRecipe, SourceRecipe};
 pub(super) struct Text {
     pub(super) train: Batches,
     pub(super) held_out: Dataset,
-    /// What was passed over, a line for each reason.
+    /// The parts that were passed over, a line for each reason.
     pub(super) passed_over: Vec<String>,
 }
 
