@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo::{self, JOBS, cargo, lacuna, run};
-use crate::{arm, cuda, fixtures, tidy};
+use crate::{arm, cuda, fixtures, tidy, torture};
 
 /// The part of the checks that is asked for.
 #[derive(clap::Args)]
@@ -51,6 +51,11 @@ const STEPS: &[Step] = &[
     },
     Step { name: "package", about: "every crate can be packaged as it is", check: package },
     Step { name: "smoke", about: "the program trains and generates", check: smoke },
+    Step {
+        name: "torture",
+        about: "runs that are killed, stopped and damaged at random end as others do",
+        check: torture_step,
+    },
     Step {
         name: "fixtures",
         about: "shipped files are what their makers make",
@@ -277,6 +282,11 @@ fn package() -> Result<Outcome> {
             ensure!(folder.join(file).exists(), "{}: {file} is missing", folder.display());
         }
     }
+    Ok(Outcome::Passed)
+}
+
+fn torture_step() -> Result<Outcome> {
+    torture::torture(&torture::SHORT)?;
     Ok(Outcome::Passed)
 }
 

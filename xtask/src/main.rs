@@ -11,6 +11,7 @@ mod cuda;
 mod fixtures;
 mod readme;
 mod tidy;
+mod torture;
 mod train;
 
 use std::ffi::OsString;
@@ -61,6 +62,8 @@ enum Task {
     Readmes,
     /// Check the rules of the house that a program can check
     Tidy,
+    /// Kill, stop and damage training runs at random, and count what does not survive
+    Torture(torture::Args),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Task::Fixtures(args) => fixtures::fixtures(args),
         Task::Readmes => readme::write(),
         Task::Tidy => tidy::tidy(),
+        Task::Torture(args) => torture::torture(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

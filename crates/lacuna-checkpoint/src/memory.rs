@@ -4,6 +4,10 @@ use lacuna_kernels::{CachePrecision, Rope, StorageDtype};
 
 use crate::config::Config;
 
+mod training;
+
+pub use training::{TrainingMemory, TrainingWork};
+
 /// The work that memory is planned for, as far as memory depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Workload {

@@ -12,7 +12,8 @@ use lacuna::data::{Dataset, Remainder, ShardFolders, ShardOptions, ShardWriter};
 use lacuna::samplers::trace::{Line, Trace};
 use lacuna::text::Tokenizer;
 use lacuna::train::{
-    Collective, MetricsWriter, Recipe, RunOptions, StepMetrics, Surroundings, read_metrics, run,
+    Collective, Event, HeldOutPoint, MetricsWriter, Recipe, RunOptions, Sample, StepMetrics,
+    Surroundings, read_held_out, read_metrics, run,
 };
 use lacuna::{ConvertOptions, GenerateOptions, Model, OpenOptions, Prompt, Resolved, TraceFile};
 use lacuna_files::testing::{End, Ends, every_end};
@@ -202,11 +203,9 @@ fn metrics(step: u64) -> StepMetrics {
         supervised: 1,
         grad_norm: 1.0,
         lr: 1e-3,
-        mask_rate: None,
         tokens: step,
         tokens_per_second: 1.0,
-        autoregressive_loss: None,
-        diffusion: None,
+        ..StepMetrics::default()
     }
 }
 
@@ -291,14 +290,15 @@ fn recipe(place: &Path) -> Recipe {
         fs::write(corpus.join(format!("f{file}.py")), text).unwrap();
     }
     let text = format!(
-        "name = 'p'\nseed = 1\nkeep_checkpoints = 1\n\
+        "name = 'p'\nseed = 1\nkeep_checkpoints = 1\ntensorboard = true\n\
          [model]\nhidden_size = 8\nintermediate_size = 8\nlayers = 1\nheads = 1\nkv_heads = 1\n\
-         [data]\ntokenizer = {:?}\ncorpus = ['corpus']\nwindow = 16\nheld_out = 0.0\n\
+         [data]\ntokenizer = {:?}\ncorpus = ['corpus']\nwindow = 16\nheld_out = 0.5\n\
          [[stage]]\nname = 'a'\nobjective = 'autoregressive'\nsteps = 1\nbatch_size = 1\n\
          learning_rate = 1e-3\ncheckpoint_every = 1\n\
          [[stage]]\nname = 'b'\nobjective = 'block-diffusion'\nblock_size = 4\nsteps = 2\nbatch_size = 1\n\
          learning_rate = 1e-3\ncheckpoint_every = 1\n\
-         [evaluation]\nwindows = 0\n",
+         [optimizer]\nspike_z_score = 3.0\n\
+         [evaluation]\nwindows = 1\nevaluate_every = 1\nsample_every = 1\nprompts = ['def']\n",
         fixtures().join("tokenizer/tokenizer.json").display().to_string(),
     );
     fs::write(place.join("recipe.toml"), text).unwrap();
@@ -320,7 +320,13 @@ fn a_run_that_is_ended_anywhere_ends_as_one_that_was_not() {
             surroundings: Surroundings::default(),
             collective: Collective::Alone,
         };
-        run(&recipe, &options, &mut |_| {}).map(drop)
+        run(&recipe, &options, &mut |event| {
+            if let Event::SamplesDue { step, written, .. } = event {
+                let (text, trace) = (format!("after {step}"), format!("trace {step}\n"));
+                *written = vec![Sample { text, trace, ..Sample::default() }];
+            }
+        })
+        .map(drop)
     };
     let reference = place.path().join("reference");
     fs::create_dir(&reference).unwrap();
@@ -329,6 +335,9 @@ fn a_run_that_is_ended_anywhere_ends_as_one_that_was_not() {
         let lines = read_metrics(&run.join("metrics.jsonl")).unwrap();
         lines.iter().map(|line| (line.step, line.loss)).collect()
     };
+    let scores =
+        |run: &Path| -> Vec<HeldOutPoint> { read_held_out(&run.join("metrics.jsonl")).unwrap() };
+    assert_eq!(scores(&reference.join("run")).len(), 5, "one measure, then two twice");
     let old = template(&place, |_| {});
     let count = every_end(
         &old,
@@ -356,6 +365,12 @@ fn a_run_that_is_ended_anywhere_ends_as_one_that_was_not() {
             let weights = "run/final/model.safetensors";
             assert!(same(&end.folder.join(weights), &reference.join(weights)), "{end}");
             assert_eq!(steps(&run), steps(&reference.join("run")), "{end}");
+            assert_eq!(scores(&run), scores(&reference.join("run")), "{end}");
+            for name in ["run/samples.jsonl", "run/results.json"] {
+                assert!(same(&end.folder.join(name), &reference.join(name)), "{end}: {name}");
+            }
+            let traces = names(&reference.join("run/samples"));
+            assert_eq!(names(&run.join("samples")), traces, "{end}");
             assert_eq!(hidden(&end.folder), [""; 0].map(PathBuf::from), "{end}");
             assert_eq!(names(&run), names(&reference.join("run")), "{end}");
         },

@@ -142,6 +142,21 @@ impl Model {
         })
     }
 
+    /// A model that is in memory already, such as one that is being trained, with its tokenizer and none of the settings
+    /// that files would bring.
+    pub fn in_memory(transformer: Transformer, tokenizer: Arc<Tokenizer>) -> Self {
+        Self {
+            transformer: Arc::new(transformer),
+            tokenizer: Some(tokenizer),
+            path: PathBuf::new(),
+            settings: Settings::default(),
+            fallbacks: BTreeMap::new(),
+            notes: Vec::new(),
+            taken: 0,
+            vocabulary: Arc::default(),
+        }
+    }
+
     /// Matrices that are not kept in the format asked for, by the format that they have instead: their rows are no
     /// whole number of its blocks.
     pub fn fallbacks(&self) -> &BTreeMap<StorageDtype, Vec<String>> {

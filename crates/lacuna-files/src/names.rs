@@ -60,6 +60,40 @@ pub fn remove_empty_folder(folder: &Path) -> io::Result<()> {
     sync_names(parent(folder))
 }
 
+/// Tells whether a name is a link with this text.
+pub fn leads_to(at: &Path, to: &Path) -> bool {
+    fs::read_link(at).is_ok_and(|text| text == to)
+}
+
+/// Makes the name `at` a link to the folder `to` beside it, in place of an older link. Where the system has no links for
+/// everybody, nothing is done.
+///
+/// # Errors
+/// The system's reason; something else that has the name stays, and is one.
+pub fn link_folder(to: &Path, at: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        if at.is_symlink() {
+            disk::remove_file(at)?;
+        }
+        disk::symlink(to, at)?;
+        sync_names(parent(at))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (to, at);
+        Ok(())
+    }
+}
+
+/// Removes a link that leads nowhere.
+///
+/// # Errors
+/// The system's reason.
+pub fn remove_dead_link(at: &Path) -> io::Result<()> {
+    if at.is_symlink() && !at.exists() { remove_file(at) } else { Ok(()) }
+}
+
 /// Makes `at` lead to the file `from`, which both stay: by a link, whose text is `to`, where the system has links; by a
 /// second name elsewhere; by a copy where there are no such either. What `at` was before, if a link, is gone.
 ///

@@ -110,6 +110,15 @@ impl Transformer {
         Ok(Parameters { embed, layers, norm, head })
     }
 
+    /// The same model, sharing every weight, for passes that nobody walks back: no graph is recorded behind what they
+    /// compute, so their memory goes as soon as it is not needed. A step that updates the weights updates this model's.
+    ///
+    /// # Errors
+    /// Errors if the model was opened for inference: then it is so already.
+    pub fn frozen(&self) -> Result<Self> {
+        Ok(Self { weights: self.without_graph()?, parameters: None, ..self.clone() })
+    }
+
     fn pass_back<'a>(&'a self, weights: &'a Parameters<Weight>, plan: &'a Plan) -> Pass<'a> {
         Pass { model: self, weights, plan, keys: Keys::Own, saves: true }
     }

@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 
 use crate::adamw::{AdamW, AdamWState};
 use crate::error::{Result, TrainError};
+use crate::evaluation::ScoreName;
+use crate::spikes::LossWatch;
 
 pub(crate) mod kept;
 
 /// A run's place: everything besides weights and moments that the next step depends on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Steps taken, those without a masked token included.
     pub step: u64,
@@ -32,6 +34,48 @@ pub struct Progress {
     pub sft: Cursor,
     /// Clean tokens seen.
     pub tokens: u64,
+    /// The losses before, where steps that stand out are left out.
+    #[serde(default, skip_serializing_if = "LossWatch::is_new")]
+    pub losses: LossWatch,
+    /// The last step after which held-out text was scored, or samples were written, on the way; 0 before the first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub watched: u64,
+    /// The best score on the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
+}
+
+fn is_zero(step: &u64) -> bool {
+    *step == 0
+}
+
+/// The checkpoint whose held-out score is the best of its stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Steps taken when it was measured: the checkpoint is `step-N`.
+    pub step: u64,
+    /// Index of the stage.
+    pub stage: usize,
+    /// The measure.
+    pub measure: ScoreName,
+    /// Its value.
+    pub nats_per_token: f64,
+}
+
+impl Best {
+    /// Takes a score of `self` if it is better than the best so far. A later stage learns by another objective, so it
+    /// begins anew. Tells whether it was taken.
+    pub(crate) fn rival(self, best: &mut Option<Self>) -> bool {
+        let is_better = best.as_ref().is_none_or(|old| {
+            let alike = (old.stage, old.measure) == (self.stage, self.measure);
+            !alike || self.nats_per_token < old.nats_per_token
+        });
+        let is_taken = is_better && self.nats_per_token.is_finite();
+        if is_taken {
+            *best = Some(self);
+        }
+        is_taken
+    }
 }
 
 /// Tells whether a checkpoint's file is one that weights or the run's place are kept in. Every other file is listed
@@ -47,6 +91,32 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 /// The most bytes that the header of a safetensors file takes.
 const HEADER_BYTES: u64 = 100 << 20;
 const PROGRESS: &str = "progress.json";
+
+/// Asks whether the disk has room for a checkpoint, before any of it is written. Where the system does not say, it is
+/// tried.
+///
+/// # Errors
+/// Says what it takes and what there is.
+pub(crate) fn room(dir: &Path, model: &Transformer, side: &ModelFiles) -> Result<()> {
+    const SMALL_FILES: u64 = 1 << 20;
+    // The weights and two moments of each, in f32 at most, and the files beside them.
+    let numbers: usize = model.parameters()?.iter().map(|(_, var)| var.elem_count()).sum();
+    let beside: u64 = side.iter().map(|(_, text)| text.len() as u64).sum();
+    let needed = 12 * numbers as u64 + beside + SMALL_FILES;
+    let place = dir.ancestors().find(|folder| folder.is_dir()).unwrap_or(dir);
+    let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    match lacuna_files::free_bytes(place) {
+        Some(free) if free < needed => Err(TrainError::File {
+            path: dir.to_owned(),
+            reason: format!(
+                "a checkpoint takes {}, and the disk has {} left; make room",
+                mb(needed),
+                mb(free)
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
 
 /// Writes `dir/step-N` with the model, the optimizer and the run's place, complete or not at all.
 ///

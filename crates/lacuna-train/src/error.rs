@@ -41,12 +41,14 @@ pub enum TrainError {
         reason: String,
     },
     /// A loss or gradient that is no number: the run stops before the weights are spoilt.
-    #[error("the {what} is {value}; {advice}")]
+    #[error("the {what} is {value}{place}; {advice}")]
     Diverged {
         /// `loss` or `gradient norm`.
         what: &'static str,
         /// The value.
         value: f64,
+        /// The step, its seed and its windows, in words; empty where they are not known.
+        place: String,
         /// Advice on what to do.
         advice: String,
     },

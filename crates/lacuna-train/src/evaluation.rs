@@ -23,7 +23,7 @@ pub struct Evaluation {
 }
 
 /// The name of a score.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScoreName {
     /// −log p of the next token.
@@ -52,6 +52,11 @@ impl ScoreName {
             Self::Bigram => "bigram baseline",
         }
     }
+
+    /// Tells whether it is a score of counting tokens, and none of the model.
+    pub fn is_baseline(self) -> bool {
+        matches!(self, Self::Unigram | Self::Bigram)
+    }
 }
 
 impl Evaluation {
@@ -61,7 +66,8 @@ impl Evaluation {
     }
 }
 
-/// Scores the held-out windows that the recipe asks for; `None` if it asks for none or there are none.
+/// Scores the held-out windows that the recipe asks for, by the model and by counting; `None` if it asks for none or
+/// there are none.
 ///
 /// `progress` hears windows done and in all.
 ///
@@ -74,14 +80,29 @@ pub fn evaluate(
     model: &Transformer,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Option<Evaluation>> {
-    let count = recipe.evaluation.windows.min(data.held_out.windows());
-    if count == 0 {
+    let mut evaluation = evaluate_model(recipe, stage, data, model, progress)?;
+    if let Some(evaluation) = &mut evaluation {
+        let windows = held_out_windows(recipe, data)?;
+        evaluation.scores.extend(baselines(recipe, data, &windows)?);
+    }
+    Ok(evaluation)
+}
+
+/// Scores the same windows by the model alone, as is done on the way: counting tokens would read the whole corpus.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_model(
+    recipe: &Recipe,
+    stage: &Stage,
+    data: &RunData,
+    model: &Transformer,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Option<Evaluation>> {
+    let windows = held_out_windows(recipe, data)?;
+    if windows.is_empty() {
         return Ok(None);
     }
-    // The windows are spread over the whole held-out part, because neighbours are of one file.
-    let stride = data.held_out.windows() / count;
-    let windows: Vec<Window> =
-        (0..count).map(|i| data.held_out.window(i * stride)).collect::<lacuna_data::Result<_>>()?;
     let texts: Vec<Text<'_>> = windows.iter().map(text).collect();
     let methods: &[(ScoreName, Method)] = match (stage.objective, model.config().mode) {
         (ObjectiveKind::Autoregressive, _) => {
@@ -98,7 +119,9 @@ pub fn evaluate(
         }
         Mode::Autoregressive => None,
     };
-    let all = count * methods.len();
+    // Nobody walks these passes back: a graph behind them would hold every activation of a pass until its end.
+    let model = &model.frozen()?;
+    let (count, all) = (windows.len(), windows.len() * methods.len());
     progress(0, all);
     let mut scores = Vec::new();
     for (i, (name, method)) in methods.iter().enumerate() {
@@ -111,25 +134,47 @@ pub fn evaluate(
         let mut report = |done| progress(i * count + done, all);
         scores.push((*name, likelihood(model, &texts, &scoring, &mut report)?));
     }
+    let lengths = data.tokenizer.token_bytes();
+    let bytes = scored_tokens(recipe, &windows)
+        .map(|(_, token)| u64::from(lengths.get(token as usize).copied().unwrap_or(0)))
+        .sum();
+    Ok(Some(Evaluation { scores, windows: count, bytes }))
+}
+
+/// The windows that are scored, spread over the whole held-out part, because neighbours are of one file.
+fn held_out_windows(recipe: &Recipe, data: &RunData) -> Result<Vec<Window>> {
+    let count = recipe.evaluation.windows.min(data.held_out.windows());
+    let stride = data.held_out.windows().checked_div(count).unwrap_or(0);
+    let windows = (0..count).map(|i| data.held_out.window(i * stride));
+    Ok(windows.collect::<lacuna_data::Result<_>>()?)
+}
+
+/// The tokens that are scored, each behind the one before it.
+fn scored_tokens(recipe: &Recipe, windows: &[Window]) -> impl Iterator<Item = (u32, u32)> {
+    let document_mask = recipe.data.document_mask;
+    windows.iter().flat_map(move |window| {
+        let scored = scored_positions(&text(window), document_mask);
+        let pairs = (1..scored.len()).filter(move |i| scored[*i]);
+        pairs.map(move |i| (window.tokens[i - 1], window.tokens[i]))
+    })
+}
+
+/// What counting the training text achieves on the same tokens.
+fn baselines(
+    recipe: &Recipe,
+    data: &RunData,
+    windows: &[Window],
+) -> Result<[(ScoreName, Likelihood); 2]> {
     let dataset = data.train.dataset();
     let (unigram, bigram) = (Unigram::count(dataset)?, Bigram::count(dataset)?);
-    let lengths = data.tokenizer.token_bytes();
-    let (mut by_unigram, mut by_bigram, mut bytes) =
-        (Likelihood::default(), Likelihood::default(), 0);
-    for (window, text) in windows.iter().zip(&texts) {
-        let scored = scored_positions(text, recipe.data.document_mask);
-        for i in (1..scored.len()).filter(|i| scored[*i]) {
-            let (previous, token) = (window.tokens[i - 1], window.tokens[i]);
-            by_unigram.nats -= unigram.probability(token).ln();
-            by_bigram.nats -= bigram.probability(Some(previous), token).ln();
-            by_unigram.tokens += 1;
-            by_bigram.tokens += 1;
-            bytes += u64::from(lengths.get(token as usize).copied().unwrap_or(0));
-        }
+    let (mut by_unigram, mut by_bigram) = (Likelihood::default(), Likelihood::default());
+    for (previous, token) in scored_tokens(recipe, windows) {
+        by_unigram.nats -= unigram.probability(token).ln();
+        by_bigram.nats -= bigram.probability(Some(previous), token).ln();
+        by_unigram.tokens += 1;
+        by_bigram.tokens += 1;
     }
-    scores.push((ScoreName::Unigram, by_unigram));
-    scores.push((ScoreName::Bigram, by_bigram));
-    Ok(Some(Evaluation { scores, windows: count, bytes }))
+    Ok([(ScoreName::Unigram, by_unigram), (ScoreName::Bigram, by_bigram)])
 }
 
 fn text(window: &Window) -> Text<'_> {

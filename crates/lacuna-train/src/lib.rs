@@ -36,26 +36,38 @@ mod collective;
 mod error;
 mod evaluation;
 mod example;
+mod flop;
 mod learning_rate;
 mod metrics;
 mod objective;
+mod peak;
+mod plan;
 mod recipe;
 mod record;
 mod run;
 mod run_folder;
+mod samples;
 mod setup;
+mod spikes;
 mod step;
 mod telemetry;
+mod tensorboard;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState, Parameter};
-pub use checkpoint::{Progress, newest as newest_checkpoint};
+pub use checkpoint::{Best, Progress, newest as newest_checkpoint};
 pub use collective::{Collective, Seat};
 pub use error::{Result, TrainError};
-pub use evaluation::{Evaluation, ScoreName, evaluate};
+pub use evaluation::{Evaluation, ScoreName, evaluate, evaluate_model};
 pub use example::Example;
+pub use flop::step_flop;
 pub use learning_rate::LearningRate;
-pub use metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, MetricsWriter, StepMetrics, read_metrics};
+pub use metrics::{
+    DiffusionMetrics, MASK_RATE_BUCKETS, MachineMetrics, MetricsWriter, StepMetrics, read_held_out,
+    read_metrics,
+};
 pub use objective::{LossAndGradients, StageObjective};
+pub use peak::measured_peak;
+pub use plan::{Plan, StagePlan, plan};
 pub use recipe::{
     CorruptionRecipe, DataRecipe, EvaluationRecipe, MaskEmbedding, ModelRecipe, ObjectiveKind,
     OptimizerRecipe, Recipe, SftRecipe, Stage, StageData,
@@ -63,5 +75,7 @@ pub use recipe::{
 pub use record::results::HeldOutPoint;
 pub use record::{Machine, Surroundings};
 pub use run::{Event, Outcome, RunOptions, run};
+pub use samples::Sample;
 pub use setup::{RunData, SpecialIds, open_tokenizer};
+pub use spikes::LossWatch;
 pub use step::{StepOutcome, StepSettings, step};

@@ -2,16 +2,19 @@
 
 use lacuna_files::Log;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
+use crate::evaluation::ScoreName;
+use crate::record::results::HeldOutPoint;
 
 /// Mask rates fall into this many equal buckets of (0, 1] in [`DiffusionMetrics::loss_by_mask_rate`].
 pub const MASK_RATE_BUCKETS: usize = 10;
 
 /// The figures of one optimizer step. Losses are in nats.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
 pub struct StepMetrics {
     /// Optimizer steps taken so far, this one included.
     pub step: u64,
@@ -40,6 +43,19 @@ pub struct StepMetrics {
     /// Clean tokens per second of this step (not reproducible).
     #[serde(with = "number")]
     pub tokens_per_second: f64,
+    /// The place in the stage's data, in passes over it: 1.25 is a quarter of the way through the second.
+    #[serde(with = "number::optional", default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<f64>,
+    /// The floating-point operations that the step needs; see [`step_flop`](crate::step_flop).
+    #[serde(with = "number::optional", default, skip_serializing_if = "Option::is_none")]
+    pub flop: Option<f64>,
+    /// Steps of the run whose update was left out because the loss stood out, this one included; absent if there is
+    /// none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: u64,
+    /// The figures of the machine, which no other run repeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineMetrics>,
     /// Next-token loss on the same windows, in the steps that measure it.
     #[serde(skip_serializing_if = "Option::is_none", default, with = "number::optional")]
     pub autoregressive_loss: Option<f64>,
@@ -48,8 +64,23 @@ pub struct StepMetrics {
     pub diffusion: Option<DiffusionMetrics>,
 }
 
+/// The figures of the machine in a step. What the caller of a run can't tell is absent.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub struct MachineMetrics {
+    /// The step's operations a second, as a part of the most that the machine was seen to do at the run's start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_of_peak: Option<f64>,
+    /// Memory that the process holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// The figures of a step's corruption.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
 pub struct DiffusionMetrics {
     /// Largest mask rate that times could reach (below 1 during warmup).
     #[serde(with = "number")]
@@ -117,8 +148,14 @@ impl MetricsWriter {
     /// its last checkpoint: a resumed run's file is the one an uninterrupted run would have written. Lines that can't
     /// be read are left out. Returns sentences for the user, too.
     pub fn open(path: &Path, step: u64) -> (Self, Vec<String>) {
+        Self::open_at(path, step, true)
+    }
+
+    /// As [`open`](Self::open); without `with_scores`, lines about the step itself that are no step's, which were written
+    /// after the checkpoint and will be again, go too.
+    pub fn open_at(path: &Path, step: u64, with_scores: bool) -> (Self, Vec<String>) {
         let mut notices = Vec::new();
-        let kept = match kept_lines(path, step) {
+        let kept = match kept_lines(path, step, with_scores) {
             Ok((kept, damaged)) => {
                 if damaged > 0 {
                     notices.push(format!(
@@ -202,14 +239,18 @@ fn is_all_of(path: &Path, kept: &[u8]) -> bool {
 
 /// The lines up to `step`, as they stand there, and the number of those that can't be read. A half-written last line
 /// (the run was killed) is no damage.
-fn kept_lines(path: &Path, step: u64) -> Result<(Vec<u8>, usize), lacuna_files::Error> {
+fn kept_lines(
+    path: &Path,
+    step: u64,
+    with_scores: bool,
+) -> Result<(Vec<u8>, usize), lacuna_files::Error> {
     let mut kept = Vec::new();
     if step == 0 || !path.exists() {
         return Ok((kept, 0));
     }
     let mut damaged = 0;
     each_line(path, |line, is_last| match serde_json::from_slice::<Line>(line) {
-        Ok(read) if read.step <= step => {
+        Ok(read) if read.step < step || (read.step == step && (with_scores || read.is_step())) => {
             kept.extend_from_slice(line.trim_ascii_end());
             kept.push(b'\n');
         }
@@ -223,6 +264,14 @@ fn kept_lines(path: &Path, step: u64) -> Result<(Vec<u8>, usize), lacuna_files::
 #[derive(Deserialize)]
 struct Line {
     step: u64,
+    #[serde(default)]
+    loss: Option<serde::de::IgnoredAny>,
+}
+
+impl Line {
+    fn is_step(&self) -> bool {
+        self.loss.is_some()
+    }
 }
 
 /// The most bytes of a line, so that a file without line breaks is not read into memory whole.
@@ -254,6 +303,35 @@ pub fn read_metrics(path: &Path) -> Result<Vec<StepMetrics>> {
     let mut metrics = Vec::new();
     each_line(path, |line, _| metrics.extend(serde_json::from_slice::<StepMetrics>(line).ok()))?;
     Ok(metrics)
+}
+
+/// The line of a measurement on held-out text.
+#[derive(Deserialize)]
+struct ScoresLine {
+    step: u64,
+    nats_per_token: BTreeMap<ScoreName, f64>,
+}
+
+/// Reads the held-out scores of the model from a `metrics.jsonl`: those taken while it was trained and those of stage
+/// ends, in the order of the file. Baselines, and lines that can't be read, are left out.
+///
+/// # Errors
+/// Errors if the file can't be read.
+pub fn read_held_out(path: &Path) -> Result<Vec<HeldOutPoint>> {
+    let mut points: Vec<HeldOutPoint> = Vec::new();
+    each_line(path, |line, _| {
+        let Ok(line) = serde_json::from_slice::<ScoresLine>(line) else { return };
+        for (name, nats_per_token) in line.nats_per_token {
+            if name.is_baseline() {
+                continue;
+            }
+            let point = HeldOutPoint { step: line.step, label: name.label(), nats_per_token };
+            // A stage's end may be measured by the clock of both: once is enough.
+            points.retain(|other| (other.step, other.label) != (point.step, point.label));
+            points.push(point);
+        }
+    })?;
+    Ok(points)
 }
 
 /// Writes numbers that JSON has no digits for by name: `"inf"`, `"-inf"`, `"NaN"`.

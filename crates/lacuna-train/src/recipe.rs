@@ -32,6 +32,9 @@ pub struct Recipe {
     /// to be good. 0: all.
     #[serde(default = "default_keep_checkpoints")]
     pub keep_checkpoints: usize,
+    /// True to write the run's numbers for TensorBoard as well.
+    #[serde(default)]
+    pub tensorboard: bool,
     /// The model to start from.
     pub model: ModelRecipe,
     /// Tokenizer and text.
@@ -175,6 +178,9 @@ pub struct OptimizerRecipe {
     pub weight_decay: f64,
     /// Largest norm of the whole gradient.
     pub clip: f64,
+    /// A step whose loss lies so many standard deviations over the mean of those before it updates nothing (0: every
+    /// step does).
+    pub spike_z_score: f64,
 }
 
 impl OptimizerRecipe {
@@ -195,7 +201,14 @@ impl OptimizerRecipe {
 
 impl Default for OptimizerRecipe {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, clip: 1.0 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            clip: 1.0,
+            spike_z_score: 0.0,
+        }
     }
 }
 
@@ -294,7 +307,8 @@ impl Stage {
     }
 }
 
-/// The measurements at the end of each stage, on held-out windows, and the completions at the end of the run.
+/// The measurements on held-out windows, on the way and at the end of each stage, and the completions on the way and at
+/// the end of the run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluationRecipe {
@@ -304,11 +318,21 @@ pub struct EvaluationRecipe {
     pub prompts: Vec<String>,
     /// Tokens of each completion.
     pub max_new_tokens: usize,
+    /// Score the windows every so many steps of a stage (0: at its end alone), and keep the best checkpoint.
+    pub evaluate_every: u64,
+    /// Complete the prompts every so many steps of a stage (0: at the end of the run alone).
+    pub sample_every: u64,
 }
 
 impl Default for EvaluationRecipe {
     fn default() -> Self {
-        Self { windows: 32, prompts: Vec::new(), max_new_tokens: 64 }
+        Self {
+            windows: 32,
+            prompts: Vec::new(),
+            max_new_tokens: 64,
+            evaluate_every: 0,
+            sample_every: 0,
+        }
     }
 }
 

@@ -35,6 +35,10 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// The device that tensors live on: `cpu`, `cuda`.
     pub device: String,
+    /// The most floating-point operations a second that it was seen to do when the session started; see
+    /// [`measured_peak`](crate::measured_peak).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_flop_per_second: Option<f64>,
 }
 
 /// The facts and functions by which a run learns of the world around it.
@@ -44,13 +48,23 @@ pub struct Surroundings {
     pub machine: Machine,
     /// The time now, as it goes into the record.
     pub now: fn() -> String,
+    /// Seconds since 1970, for whoever sorts numbers by time.
+    pub unix_seconds: fn() -> f64,
     /// The most memory that this process has held.
     pub peak_memory_bytes: fn() -> Option<u64>,
+    /// The memory that it holds now.
+    pub memory_bytes: fn() -> Option<u64>,
 }
 
 impl Default for Surroundings {
     fn default() -> Self {
-        Self { machine: Machine::default(), now: String::new, peak_memory_bytes: || None }
+        Self {
+            machine: Machine::default(),
+            now: String::new,
+            unix_seconds: || 0.0,
+            peak_memory_bytes: || None,
+            memory_bytes: || None,
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! Runs a recipe: its stages one after the other, and in each of them step after step.
 
 use candle_core::Device;
-use lacuna_data::Window;
 use lacuna_model::Transformer;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -13,17 +12,20 @@ use crate::adamw::AdamW;
 use crate::checkpoint::{self, Progress};
 use crate::collective::Collective;
 use crate::error::{Result, TrainError};
-use crate::evaluation::{Evaluation, evaluate};
+use crate::evaluation::{Evaluation, evaluate, evaluate_model};
+use crate::example::Example;
 use crate::metrics::StepMetrics;
 use crate::objective::StageObjective;
-use crate::recipe::{Recipe, Stage, StageData};
+use crate::recipe::{EvaluationRecipe, Recipe, Stage, StageData};
 use crate::record::Surroundings;
 use crate::record::results::HeldOutPoint;
+use crate::samples::Sample;
 use crate::setup::{RunData, build_model};
 use crate::step::{StepSettings, step};
 use crate::telemetry::Taken;
 use keeper::Keeper;
 
+mod blame;
 mod keeper;
 mod start;
 
@@ -72,8 +74,32 @@ pub enum Event<'a> {
     },
     /// A checkpoint was written.
     Checkpoint(&'a Path),
-    /// Held-out text is being scored: passes done and in all.
+    /// Held-out text is being scored at the end of a stage, which is saved: passes done and in all.
     Evaluating(usize, usize),
+    /// Held-out text is being scored on the way, behind steps that are not saved: passes done and in all.
+    Watching(usize, usize),
+    /// Held-out text was scored on the way.
+    HeldOut {
+        /// Steps taken.
+        step: u64,
+        /// The scores of the model.
+        evaluation: &'a Evaluation,
+        /// True if the first of them is the best of its stage so far.
+        is_best: bool,
+    },
+    /// It is time to show what the model writes. Whoever hears this decodes the prompts, for this crate decodes nothing.
+    SamplesDue {
+        /// Steps taken.
+        step: u64,
+        /// The model as it is.
+        model: &'a Transformer,
+        /// The run's data, with its tokenizer.
+        data: &'a RunData,
+        /// The prompts and how much is to be written.
+        wanted: &'a EvaluationRecipe,
+        /// The place for what was written, in the order of the prompts.
+        written: &'a mut Vec<Sample>,
+    },
     /// A stage ended.
     StageEnd {
         /// The stage.
@@ -183,19 +209,29 @@ impl Run<'_> {
             self.progress.stage = i;
             self.enter(stage)?;
             let objective = self.data.objective(self.recipe, stage)?;
+            if self.progress.stage_step == 0 {
+                self.progress.losses.begin_stage();
+            }
             let mut stopped = self.stopped()?;
+            if !stopped && self.is_unwatched(stage) {
+                // An earlier process saved this step and was stopped before it was watched.
+                self.watch(stage, observe)?;
+                self.checkpoint(false, observe)?;
+            }
             while self.progress.stage_step < stage.steps && !stopped {
                 self.step(stage, &objective, observe)?;
                 stopped = self.stopped()?;
-                if self.progress.stage_step < stage.steps && (stopped || self.is_due(stage)) {
-                    self.checkpoint(observe)?;
+                let ended = self.progress.stage_step == stage.steps;
+                let is_best = (!stopped || ended) && self.watch(stage, observe)?;
+                if !ended && (stopped || is_best || self.is_due(stage)) {
+                    self.checkpoint(stopped, observe)?;
                 }
             }
             if self.progress.stage_step < stage.steps {
                 return self.interrupted(observe);
             }
             (self.progress.stage, self.progress.stage_step) = (i + 1, 0);
-            self.checkpoint(observe)?;
+            self.checkpoint(stopped, observe)?;
             // A stage that is not measured now will be when the run goes on.
             if stopped {
                 return self.interrupted(observe);
@@ -217,20 +253,30 @@ impl Run<'_> {
     ) -> Result<()> {
         let began = Instant::now();
         let at = self.progress.clone();
-        let windows = self.take_windows(stage, objective.rows_per_window())?;
-        let examples = objective.examples(&windows, self.recipe.seed, at.step, at.stage_step)?;
+        let rows = self.take_windows(stage, objective.rows_per_window())?;
+        let examples =
+            objective.examples(&rows.windows, self.recipe.seed, at.step, at.stage_step)?;
+        let z_score = self.recipe.optimizer.spike_z_score;
         let settings = StepSettings {
             micro_batch_size: stage.micro_batch_size.unwrap_or(stage.batch_size),
             learning_rate: stage.learning_rate().at(at.stage_step, stage.steps),
             collective: &self.options.collective,
+            skip_above: at.losses.limit(z_score),
         };
         let outcome = step(&self.model, objective, &mut self.optimizer, &examples, settings)
-            .map_err(|error| self.diverged(error))?;
+            .map_err(|error| self.diverged(error, stage, objective, (&rows, &examples)))?;
         self.progress.step += 1;
         self.progress.stage_step += 1;
-        self.progress.tokens += windows.iter().map(|w| w.tokens.len() as u64).sum::<u64>();
+        self.progress.tokens += rows.windows.iter().map(|w| w.tokens.len() as u64).sum::<u64>();
+        if z_score > 0.0 && !outcome.nll.is_empty() {
+            self.progress.losses.saw(outcome.mean_nll(), outcome.skipped);
+        }
+        let epoch = self.epoch(stage);
+        let surroundings = &self.options.surroundings;
         let Some(keeper) = &mut self.keeper else { return Ok(()) };
-        let taken = Taken { began, stage, objective, windows, examples, outcome };
+        let windows = rows.windows;
+        let taken =
+            Taken { began, stage, objective, windows, examples, outcome, epoch, surroundings };
         let metrics = taken.metrics(&self.model, &self.progress, settings.learning_rate)?;
         keeper.step(&metrics, self.model.config().vocab_size, observe);
         let total_steps = self.recipe.total_steps();
@@ -239,7 +285,7 @@ impl Run<'_> {
     }
 
     /// The step's windows, each repeated `times` times (complementary pairs see the same text twice).
-    fn take_windows(&mut self, stage: &Stage, times: usize) -> Result<Vec<Window>> {
+    fn take_windows(&mut self, stage: &Stage, times: usize) -> Result<blame::Taken> {
         let (batches, cursor) = match (stage.data, &self.data.sft) {
             (StageData::Corpus, _) => (&self.data.train, &mut self.progress.corpus),
             (StageData::Sft, Some(sft)) => (sft, &mut self.progress.sft),
@@ -249,8 +295,63 @@ impl Run<'_> {
         };
         let count =
             NonZeroUsize::new(stage.batch_size / times).expect("validated: at least one window");
-        let rows = batches.take(cursor, count)?;
-        Ok(rows.into_iter().flat_map(|row| std::iter::repeat_n(row.window, times)).collect())
+        let mut taken = blame::Taken { from: *cursor, ..blame::Taken::default() };
+        for row in batches.take(cursor, count)? {
+            taken.numbers.extend(std::iter::repeat_n(row.window_index, times));
+            taken.windows.extend(std::iter::repeat_n(row.window, times));
+        }
+        Ok(taken)
+    }
+
+    /// The place in a stage's data, in passes over it.
+    fn epoch(&self, stage: &Stage) -> f64 {
+        let (batches, cursor) = match (stage.data, &self.data.sft) {
+            (StageData::Sft, Some(sft)) => (sft, self.progress.sft),
+            _ => (&self.data.train, self.progress.corpus),
+        };
+        cursor.epoch as f64 + cursor.index as f64 / batches.dataset().windows().max(1) as f64
+    }
+
+    /// Tells what is to be watched after this many steps of a stage: held-out scores, samples.
+    fn watches(&self) -> (bool, bool) {
+        let EvaluationRecipe { evaluate_every, sample_every, .. } = self.recipe.evaluation;
+        let at = self.progress.stage_step;
+        let is_due = |every: u64| every > 0 && at > 0 && at.is_multiple_of(every);
+        (is_due(evaluate_every), is_due(sample_every))
+    }
+
+    fn is_unwatched(&self, stage: &Stage) -> bool {
+        let (scores, samples) = self.watches();
+        let in_stage = self.progress.stage_step < stage.steps;
+        in_stage && (scores || samples) && self.progress.watched != self.progress.step
+    }
+
+    /// Scores held-out text and has samples written, where it is time for that; tells whether the score is the best. A
+    /// stage's end is scored behind its checkpoint, by [`measure`](Self::measure).
+    fn watch(&mut self, stage: &Stage, observe: &mut dyn FnMut(Event<'_>)) -> Result<bool> {
+        let (scores, samples) = self.watches();
+        let (step, index) = (self.progress.step, self.progress.stage);
+        if scores || samples {
+            self.progress.watched = step;
+        }
+        let Some(keeper) = &mut self.keeper else { return Ok(false) };
+        let mut is_best = false;
+        if scores && self.progress.stage_step < stage.steps {
+            let evaluation =
+                evaluate_model(self.recipe, stage, &self.data, &self.model, &mut |done, all| {
+                    observe(Event::Watching(done, all));
+                })?;
+            if let Some(evaluation) = &evaluation {
+                is_best = keeper.held_out((index, stage), step, evaluation, observe);
+            }
+        }
+        if samples {
+            let (model, data, mut written) = (&self.model, &self.data, Vec::new());
+            let wanted = &self.recipe.evaluation;
+            observe(Event::SamplesDue { step, model, data, wanted, written: &mut written });
+            keeper.samples((step, stage), &written, observe);
+        }
+        Ok(is_best)
     }
 
     /// Makes the model declare what the stage trains it for.
@@ -269,10 +370,23 @@ impl Run<'_> {
         self.keeper.as_ref().is_some_and(|keeper| keeper.is_due(stage, &self.progress))
     }
 
-    fn checkpoint(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+    /// Saves the run. If that fails, the run goes on with the checkpoints before, unless it `must` be saved because it
+    /// ends here.
+    fn checkpoint(&mut self, must: bool, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
         let Some(keeper) = &mut self.keeper else { return Ok(()) };
         let files = self.data.side_files();
-        keeper.checkpoint((&self.model, &self.optimizer), &self.progress, files, observe)
+        let saved =
+            keeper.checkpoint((&self.model, &self.optimizer), &self.progress, files, observe);
+        match saved {
+            Err(error) if !must => {
+                let step = self.progress.step;
+                observe(Event::Notice(format!(
+                    "step {step} is not saved: {error}; the run goes on with the checkpoints before"
+                )));
+                Ok(())
+            }
+            saved => saved,
+        }
     }
 
     fn measure(&mut self, index: usize, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
@@ -297,11 +411,32 @@ impl Run<'_> {
         self.measure(i, observe)
     }
 
-    fn diverged(&self, error: TrainError) -> TrainError {
-        match &self.keeper {
-            Some(keeper) => keeper.diverged(error, &self.progress),
-            None => error,
-        }
+    /// Says of a loss or a gradient that is no number where it came about, and what to go on from.
+    fn diverged(
+        &self,
+        error: TrainError,
+        stage: &Stage,
+        objective: &StageObjective,
+        (taken, examples): (&blame::Taken, &[Example]),
+    ) -> TrainError {
+        let (TrainError::Diverged { what, value, advice, .. }, Some(keeper)) =
+            (&error, &self.keeper)
+        else {
+            return error;
+        };
+        let failed = blame::Failed {
+            model: &self.model,
+            objective,
+            tokenizer: &self.data.tokenizer,
+            stage,
+            seed: self.recipe.seed,
+            step: self.progress.step + 1,
+            taken,
+            examples,
+        };
+        let (what, value, advice) = (*what, *value, advice.clone());
+        let error = TrainError::Diverged { what, value, place: failed.place(), advice };
+        keeper.diverged(error, &self.progress)
     }
 
     fn interrupted(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {

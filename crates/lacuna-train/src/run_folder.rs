@@ -48,7 +48,7 @@ impl RunFolder {
 
     fn write_hashes(&self) -> Result<()> {
         let is_ours = |name: &str| {
-            let ends = [".toml", ".json", ".jsonl", ".svg", ".png"];
+            let ends = [".toml", ".json", ".jsonl", ".svg", ".png", ".html"];
             ends.iter().any(|end| name.ends_with(end))
         };
         Ok(Manifest::of_those(&self.dir, is_ours)?.write(&self.dir)?)

@@ -323,7 +323,8 @@ fn check_mode(recipe: &Recipe, data: &RunData, mode: Mode) -> std::result::Resul
     }
 }
 
-fn fresh_config(recipe: &Recipe, data: &RunData) -> Result<Config> {
+/// The configuration of a fresh model.
+pub(crate) fn fresh_config(recipe: &Recipe, data: &RunData) -> Result<Config> {
     let m = &recipe.model;
     let config = Config {
         vocab_size: data.tokenizer.vocab_size(),

@@ -18,6 +18,19 @@ pub struct StepOutcome {
     pub grad_norm: f64,
     /// Cross-entropy of every supervised token, in the order of the examples.
     pub nll: Vec<f32>,
+    /// True if nothing was updated because the loss stood out.
+    pub skipped: bool,
+}
+
+impl StepOutcome {
+    /// Mean cross-entropy of the supervised tokens, in nats; 0 without any.
+    pub fn mean_nll(&self) -> f64 {
+        mean(&self.nll)
+    }
+}
+
+fn mean(nll: &[f32]) -> f64 {
+    nll.iter().fold(0.0, |sum, v| sum + f64::from(*v)) / nll.len().max(1) as f64
 }
 
 /// The settings of one step.
@@ -29,6 +42,8 @@ pub struct StepSettings<'a> {
     pub learning_rate: f64,
     /// The ranks that take the step together.
     pub collective: &'a Collective,
+    /// The mean cross-entropy above which nothing is updated.
+    pub skip_above: Option<f64>,
 }
 
 /// Takes one step: forward, backward, sum, clip, update.
@@ -45,7 +60,7 @@ pub fn step(
     examples: &[Example],
     settings: StepSettings<'_>,
 ) -> Result<StepOutcome> {
-    let StepSettings { micro_batch_size, learning_rate, collective } = settings;
+    let StepSettings { micro_batch_size, learning_rate, collective, skip_above } = settings;
     let eligible = examples.iter().map(|example| example.eligible).sum();
     let micro_batches: Vec<_> = examples.chunks(micro_batch_size).collect();
 
@@ -60,8 +75,11 @@ pub fn step(
     let gradients: Vec<_> = gradients.iter().map(|(_, gradient)| gradient.clone()).collect();
     let loss = finite("loss", loss)?;
     let grad_norm = finite("gradient norm", global_norm(model.backend(), &gradients)?)?;
-    optimizer.step_with_norm(model.backend(), &gradients, grad_norm, learning_rate)?;
-    Ok(StepOutcome { loss, grad_norm, nll })
+    let skipped = skip_above.is_some_and(|limit| mean(&nll) > limit);
+    if !skipped {
+        optimizer.step_with_norm(model.backend(), &gradients, grad_norm, learning_rate)?;
+    }
+    Ok(StepOutcome { loss, grad_norm, nll, skipped })
 }
 
 /// The sum of two parts of a step, either of which may have no supervised token.
@@ -85,5 +103,5 @@ fn finite(what: &'static str, value: f64) -> Result<f64> {
         return Ok(value);
     }
     let advice = "lower the learning rate or clip harder".to_owned();
-    Err(TrainError::Diverged { what, value, advice })
+    Err(TrainError::Diverged { what, value, place: String::new(), advice })
 }

@@ -9,9 +9,13 @@ use std::time::Instant;
 use crate::checkpoint::Progress;
 use crate::error::Result;
 use crate::example::Example;
-use crate::metrics::{BucketMeans, DiffusionMetrics, MASK_RATE_BUCKETS, StepMetrics};
+use crate::flop::step_flop;
+use crate::metrics::{
+    BucketMeans, DiffusionMetrics, MASK_RATE_BUCKETS, MachineMetrics, StepMetrics,
+};
 use crate::objective::StageObjective;
 use crate::recipe::{ObjectiveKind, Stage};
+use crate::record::Surroundings;
 use crate::step::StepOutcome;
 
 /// A step that was taken.
@@ -22,6 +26,9 @@ pub(crate) struct Taken<'a> {
     pub(crate) windows: Vec<Window>,
     pub(crate) examples: Vec<Example>,
     pub(crate) outcome: StepOutcome,
+    /// The place in the stage's data behind the step, in passes over it.
+    pub(crate) epoch: f64,
+    pub(crate) surroundings: &'a Surroundings,
 }
 
 impl Taken<'_> {
@@ -35,7 +42,9 @@ impl Taken<'_> {
         at: &Progress,
         lr: f64,
     ) -> Result<StepMetrics> {
-        let Self { stage, objective, windows, examples, outcome, began } = self;
+        let Self { stage, objective, windows, examples, outcome, began, epoch, surroundings } =
+            self;
+        let seconds = began.elapsed().as_secs_f64().max(1e-9);
         let every = stage.autoregressive_loss_every;
         let is_due = every > 0 && at.stage_step.is_multiple_of(every);
         let autoregressive_loss = match objective.corruption.is_some() && is_due {
@@ -43,19 +52,28 @@ impl Taken<'_> {
             false => None,
         };
         let (mask_rate, diffusion) = objective.telemetry(examples, &outcome.nll, at.stage_step - 1);
-        let nll_sum = outcome.nll.iter().fold(0.0, |sum, v| sum + f64::from(*v));
+        let flop = step_flop(objective, model.config(), examples)?;
+        let peak = surroundings.machine.peak_flop_per_second.filter(|peak| *peak > 0.0);
+        let machine = MachineMetrics {
+            share_of_peak: peak.map(|peak| flop / seconds / peak),
+            memory_bytes: (surroundings.memory_bytes)(),
+        };
         let window_tokens: u64 = windows.iter().map(|w| w.tokens.len() as u64).sum();
         Ok(StepMetrics {
             step: at.step,
             stage: stage.name.clone(),
             loss: outcome.loss,
-            loss_unweighted: nll_sum / outcome.nll.len().max(1) as f64,
+            loss_unweighted: outcome.mean_nll(),
             supervised: outcome.nll.len() as u64,
             grad_norm: outcome.grad_norm,
             lr,
             mask_rate,
             tokens: at.tokens,
-            tokens_per_second: window_tokens as f64 / began.elapsed().as_secs_f64().max(1e-9),
+            tokens_per_second: window_tokens as f64 / seconds,
+            epoch: Some(*epoch),
+            flop: Some(flop),
+            skipped: at.losses.skipped,
+            machine: Some(machine).filter(|machine| *machine != MachineMetrics::default()),
             autoregressive_loss,
             diffusion,
         })
@@ -125,6 +143,8 @@ pub(crate) fn next_token_loss(
     };
     let examples: Vec<_> = windows.iter().map(|w| Example::next_token(&objective, w)).collect();
     let targets = Targets::of(examples.iter().flat_map(|example| &example.targets));
+    // Nobody walks this pass back.
+    let model = model.frozen()?;
     let nll = model.token_nll(&model.forward(&objective.batch(&examples)?)?, &targets.ids)?;
     Ok(nll.iter().map(|v| f64::from(*v)).sum::<f64>() / nll.len().max(1) as f64)
 }

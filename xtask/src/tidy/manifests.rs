@@ -96,7 +96,8 @@ const MAY_NEVER_USE: &[(&str, &[&str])] = &[
 ];
 
 /// These know a terminal or a command line, and only programs may (invariant 16).
-const TERMINAL: &[&str] = &["anyhow", "clap", "crossterm", "ctrlc", "indicatif", "rustyline"];
+const TERMINAL: &[&str] =
+    &["anyhow", "clap", "crossterm", "ctrlc", "indicatif", "ratatui", "rustyline"];
 const PROGRAMS: &[&str] = &["lacuna-cli", "lacuna-benches", "xtask"];
 
 /// Nothing uses these.

@@ -28,6 +28,7 @@ mod kernels;
 mod logits;
 mod man;
 mod pack;
+mod plot;
 mod progress;
 mod ranges;
 mod replay;
@@ -49,6 +50,7 @@ mod watch;
 #[command(after_help = "\
 Examples:
   lacuna train recipes/tiny.toml                     train on the shipped corpus
+  lacuna plot runs/tiny runs/tiny-2                  compare two runs
   lacuna generate --model runs/tiny/final 'def '     continue a text
   lacuna fill --model M f.py --at 12:5               fill in the middle
   lacuna edit --model M f.py --instruction '…'       rewrite a file
@@ -78,6 +80,7 @@ struct Cli {
 enum Command {
     Init(init::Args),
     Train(train::Args),
+    Plot(plot::Args),
     Pack(pack::Args),
     Tokenizer(tokenizer::Args),
     Generate(generate::Args),
@@ -126,6 +129,7 @@ pub(crate) fn main() -> ExitCode {
     }
     let done = match cli.command {
         Command::Train(args) => train::run(&args),
+        Command::Plot(args) => plot::run(&args),
         Command::Pack(args) => pack::run(&args),
         Command::Tokenizer(args) => tokenizer::run(&args),
         Command::Generate(args) => generate::run(&args),

@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// A model's tokenizer without its weights.
-fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
+pub(crate) fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
     let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
     if file.extension().is_some_and(|extension| extension == "gguf") {
         let weights = lacuna::checkpoint::Weights::inspect(&file)?;
@@ -298,21 +298,50 @@ fn play(timelines: &[Timeline<'_>], texts: Texts<'_>, pause: Duration) -> Result
     Ok(())
 }
 
+/// How refinements are drawn on a page, and the script that draws them into its element `requests`.
+pub(crate) const STYLE: &str = include_str!("replay.css");
+pub(crate) const SCRIPT: &str = include_str!("replay.js");
+
 /// The page: the template, which escapes what is put into it.
 fn page(timelines: &[Timeline<'_>], texts: Texts<'_>) -> Result<String> {
     let mut ids = BTreeSet::new();
     let requests: Vec<Value> = timelines.iter().map(|timeline| timeline.data(&mut ids)).collect();
-    // A token that is no text by itself goes as its bytes: the page joins them.
-    let spelling = |id| match String::from_utf8(texts.bytes(id)) {
-        Ok(text) => Value::from(text),
-        Err(bytes) => Value::from(bytes.into_bytes()),
-    };
-    let spellings: Map<String, Value> =
-        ids.into_iter().map(|id| (id.to_string(), spelling(id))).collect();
     let plain: Vec<String> = timelines.iter().map(|timeline| timeline.text(texts)).collect();
     let mut engine = minijinja::Environment::new();
     engine.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);
     let page = engine.template_from_str(include_str!("replay.html"))?;
-    let data = minijinja::value::Serde(json!({ "requests": requests, "texts": spellings }));
-    Ok(page.render(minijinja::context! { text => plain.join("\n\n"), data })?)
+    let data = json!({ "requests": requests, "texts": spellings(ids, texts) });
+    let data = minijinja::value::Serde(data);
+    let (style, script) = (STYLE, SCRIPT);
+    let text = plain.join("\n\n");
+    Ok(page.render(minijinja::context! { text, data, style, script })?)
+}
+
+/// The text of each token. One that is no text by itself goes as its bytes: the page joins them.
+fn spellings(ids: BTreeSet<u32>, texts: Texts<'_>) -> Map<String, Value> {
+    let spelling = |id| match String::from_utf8(texts.bytes(id)) {
+        Ok(text) => Value::from(text),
+        Err(bytes) => Value::from(bytes.into_bytes()),
+    };
+    ids.into_iter().map(|id| (id.to_string(), spelling(id))).collect()
+}
+
+/// What a page needs to draw the requests of several traces: a title and a trace for each, of which the request of this
+/// number is drawn. Traces that can't be read are left out, and so is one that does not replay.
+pub(crate) fn page_data(
+    traces: &[(String, String, usize)],
+    tokenizer: Option<&Tokenizer>,
+) -> Value {
+    let (mut ids, mut requests) = (BTreeSet::new(), Vec::new());
+    for (title, text, number) in traces {
+        let Ok(trace) = Trace::parse(text) else { continue };
+        let Ok(replayed) = trace.replay() else { continue };
+        let Some(own) = replayed.iter().find(|replayed| replayed.request == *number) else {
+            continue;
+        };
+        let mut data = Timeline::new(&trace, own).data(&mut ids);
+        data["title"] = Value::from(title.as_str());
+        requests.push(data);
+    }
+    json!({ "requests": requests, "texts": spellings(ids, Texts(tokenizer)) })
 }

@@ -1,23 +1,27 @@
 //! `lacuna train` runs a recipe, and resumes a run.
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
-use lacuna::samplers::FillRule;
-use lacuna::train::{
-    Collective, Evaluation, Event, Outcome, Recipe, RunOptions, ScoreName, StageData, StepMetrics,
-    run as run_recipe,
-};
-use lacuna::{GenerateOptions, Model, OpenOptions, select_device};
+use lacuna::select_device;
+use lacuna::train::{Collective, Event, Recipe, RunOptions, run as run_recipe};
 use std::io::{IsTerminal, Write};
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-mod plot;
+mod board;
+mod display;
+mod pace;
+mod plan;
+pub(super) mod plot;
+mod redraw;
+pub(super) mod report;
+mod results;
+mod samples;
 mod stop;
 mod surroundings;
-use super::init::quoted;
+use super::Usage;
 use super::progress::{Progress as Waiting, be_quiet, downloads};
+use display::Display;
+use redraw::Redraw;
+use samples::Sampler;
 use stop::Stop;
 
 /// Run a recipe: train, measure, write checkpoints.
@@ -29,9 +33,11 @@ use stop::Stop;
 #[command(after_help = "\
 Examples:
   lacuna train recipes/tiny.toml
+  lacuna train recipes/tiny.toml --plan                 memory, tokens, time, before it is run
   lacuna train my.toml --set stage.1.steps=2000 --set seed=7 --out runs/longer
   lacuna train my.toml --out runs/longer --resume
   lacuna train my.toml --resume --accept-changes --set stage.1.steps=3000
+  lacuna train my.toml --tui                            a dashboard; q saves and ends
 
 Exit status: 0 finished, 1 failed, 2 wrong usage, 130, 143, 129, … stopped by a signal and saved.")]
 pub(crate) struct Args {
@@ -56,17 +62,40 @@ pub(crate) struct Args {
     /// Device that the model trains on
     #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda", "metal"])]
     device: String,
+    /// Say what the run will take, in memory, operations, tokens and time, and end; writes nothing
+    #[arg(long, conflicts_with_all = ["out", "resume", "resume_step", "accept_changes", "tui"])]
+    plan: bool,
+    /// Print the plan as one JSON object
+    #[arg(long, requires = "plan")]
+    json: bool,
+    /// Show a dashboard in the terminal
+    #[arg(long, conflicts_with = "quiet")]
+    tui: bool,
+    /// Write events for TensorBoard into the run's directory
+    #[arg(long)]
+    tensorboard: bool,
     /// No progress, only the results
     #[arg(long, short)]
     quiet: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.tui && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
+        let message = "--tui needs a terminal for its input and its output; leave it out elsewhere";
+        return Err(Usage(message.into()).into());
+    }
     let mut recipe = Recipe::load(&args.recipe, &args.set)?;
+    recipe.tensorboard |= args.tensorboard;
     if let Some(from) = &mut recipe.model.from {
         *from = lacuna::locate(from, &downloads(!args.quiet && std::io::stderr().is_terminal()))?;
     }
     let device = select_device(&args.device)?;
+    if args.quiet {
+        be_quiet();
+    }
+    if args.plan {
+        return plan::run(&recipe, &device, args.json);
+    }
     let dir = match &args.out {
         Some(dir) => dir.clone(),
         None => default_directory(&recipe.name, args.resume || args.resume_step.is_some()),
@@ -77,23 +106,32 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         resume: args.resume,
         resume_step: args.resume_step,
         accept_changes: args.accept_changes,
+        surroundings: surroundings::of(&args.device, &device),
         device,
         stop: stop.flag(),
-        surroundings: surroundings::of(&args.device),
         collective: Collective::Alone,
     };
-    let mut progress = Progress::new(args.quiet, recipe.total_steps());
-    if args.quiet {
-        be_quiet();
-    }
-    let mut opening = Some(Waiting::spinning("reading and packing text"));
+    let mut display = Display::new(args.quiet, args.tui, &recipe)?;
+    let (mut sampler, mut redraw) = (Sampler::default(), Redraw::new(&dir));
+    // The dashboard says it itself.
+    let mut opening = (!args.tui).then(|| Waiting::spinning("reading and packing text"));
     let outcome = run_recipe(&recipe, &options, &mut |event| {
         opening = None;
         stop.hear(&event);
-        progress.show(&event);
+        for notice in redraw.hear(&event) {
+            display.warn(&notice);
+        }
+        if let Event::SamplesDue { step, model, data, wanted, written } = event {
+            match sampler.write(model, data, wanted) {
+                Ok(samples) => *written = samples,
+                Err(reason) => display.warn(&format!("no samples after step {step}: {reason:#}")),
+            }
+            return display.samples(step, written);
+        }
+        display.show(&event);
     });
     drop(opening);
-    progress.bar.finish_and_clear();
+    drop(display);
     let outcome = outcome?;
     if outcome.interrupted {
         let model = outcome.model.display();
@@ -121,7 +159,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         );
         return Ok(());
     }
-    out!("{}", results(&recipe, &dir, &outcome)?.trim_end());
+    out!("{}", results::results(&recipe, &dir, &outcome)?.trim_end());
     Ok(())
 }
 
@@ -140,190 +178,4 @@ fn default_directory(name: &str, resume: bool) -> PathBuf {
     let entries = lacuna_files::list("runs".as_ref()).unwrap_or_default();
     let newest = entries.iter().filter_map(number).max();
     numbered(if resume { newest.unwrap_or(1) } else { newest.map_or(1, |n| n.saturating_add(1)) })
-}
-
-/// The progress line on a terminal; a line now and then elsewhere.
-struct Progress {
-    bar: ProgressBar,
-    quiet: bool,
-    terminal: bool,
-    total: u64,
-    tokens_per_second: f64,
-}
-
-impl Progress {
-    fn new(quiet: bool, total: u64) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let bar = if quiet || !terminal { ProgressBar::hidden() } else { ProgressBar::new(total) };
-        // One line of a narrow terminal: what is wider is torn, and can't be taken away again.
-        let template = "{bar:12} {pos}/{len}  {wide_msg}  {eta} left";
-        bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
-        Self { bar, quiet, terminal, total, tokens_per_second: 0.0 }
-    }
-
-    fn say(&self, text: &str) {
-        if !self.quiet {
-            self.tell(text);
-        }
-    }
-
-    /// Prints what is said to the quiet too. A reader that went away, or a log on a full disk,
-    /// stops no training.
-    fn tell(&self, text: &str) {
-        if self.terminal && !self.quiet {
-            self.bar.println(text);
-        } else {
-            note!("{text}");
-        }
-    }
-
-    fn show(&mut self, event: &Event<'_>) {
-        match event {
-            Event::Ready { data, model, step } => {
-                let parameters: usize = model
-                    .parameters()
-                    .iter()
-                    .flat_map(|all| all.iter())
-                    .map(|(_, v)| v.elem_count())
-                    .sum();
-                let windows = data.train.dataset().windows();
-                let window = data.train.dataset().window_len();
-                self.say(&format!(
-                    "{:.2} M parameters; {windows} training windows of {window} tokens, {} held out",
-                    parameters as f64 / 1e6,
-                    data.held_out.windows()
-                ));
-                for line in data.skipped.lines().chain(data.sft_skipped.lines()) {
-                    self.say(&format!("passed over {line}"));
-                }
-                if data.held_out.windows() == 0 {
-                    self.say("nothing is held out: stages end without scores");
-                }
-                if *step > 0 {
-                    self.say(&format!("going on after step {step}"));
-                }
-                self.bar.set_position(*step);
-                self.bar.reset_eta();
-                self.bar.enable_steady_tick(Duration::from_millis(500));
-            }
-            Event::Step { metrics, .. } => self.step(metrics),
-            Event::Checkpoint(path) => self.say(&format!("checkpoint {}", path.display())),
-            Event::Notice(text) => {
-                self.tell(&format!("warning: {}", lacuna_files::printable(text)))
-            }
-            Event::Evaluating(done, all) => {
-                self.bar.set_message(format!("scoring held-out text {done}/{all}"));
-            }
-            Event::Recorded { dir, held_out } => {
-                if let Err(reason) = plot::draw_run(dir, held_out) {
-                    let told = format!("no plots: {reason:#}");
-                    self.tell(&format!("warning: {}", lacuna_files::printable(&told)));
-                }
-            }
-            Event::StageEnd { stage, evaluation } => {
-                let mut text = format!("stage `{}` done", stage.name);
-                if let Some(evaluation) = evaluation {
-                    // Those of counting, which are the same after each stage, are in the table at the end.
-                    let own = evaluation.scores.iter().filter(|(name, _)| is_own(*name));
-                    let scores = own.map(|(name, score)| {
-                        format!("{} {:.3}", name.label(), score.nats_per_token())
-                    });
-                    let scores: Vec<_> = scores.collect();
-                    text.push_str(&format!(":\n  {} nats/token", scores.join(", ")));
-                }
-                self.say(&text);
-            }
-        }
-    }
-
-    fn step(&mut self, m: &StepMetrics) {
-        const LINES: u64 = 20;
-        let fresh = if self.tokens_per_second == 0.0 { 1.0 } else { 0.1 };
-        self.tokens_per_second += fresh * (m.tokens_per_second - self.tokens_per_second);
-        let line = format!(
-            "{}: loss {:.3}  {:.0} tokens/s",
-            m.stage, m.loss_unweighted, self.tokens_per_second
-        );
-        self.bar.set_position(m.step);
-        self.bar.set_message(line.clone());
-        if !self.terminal
-            && (m.step.is_multiple_of((self.total / LINES).max(1)) || m.step == self.total)
-        {
-            let left = (self.total - m.step) as f64 * (m.tokens as f64 / m.step as f64)
-                / self.tokens_per_second;
-            self.say(&format!("step {}/{}  {line}  about {left:.0} s left", m.step, self.total));
-        }
-    }
-}
-
-/// Prints the end of a finished run: scores, a completion, where everything lies.
-fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
-    // Before anything else is loaded: what the training itself took.
-    let memory = surroundings::peak_memory_bytes();
-    let mut text = String::new();
-    if !outcome.evaluations.is_empty() {
-        text.push_str(&table(&outcome.evaluations));
-    }
-    let model = Model::open(&outcome.model, &OpenOptions::default())?;
-    for prompt in &recipe.evaluation.prompts {
-        // No more than the model has positions for: the training is done, and the rest of its report is wanted.
-        let block = model.config().block_size().map_or(1, NonZeroUsize::get);
-        let taken = model.tokenizer()?.encode_with_special_tokens(prompt)?.len() + block;
-        let room = model.config().max_position_embeddings.saturating_sub(taken);
-        let max_new_tokens = recipe.evaluation.max_new_tokens.min(room);
-        // The most confident position a pass: what the model itself can do, not how fast.
-        let fill = Some(FillRule::LowConfidence);
-        let options = GenerateOptions { max_new_tokens, fill, ..GenerateOptions::default() };
-        let written = lacuna::generate(&model, prompt.as_str(), &options, |_| {})?;
-        text.push_str(&format!(
-            "\ncompletion ({:.2} tokens per forward):\n",
-            written.tokens_per_forward()
-        ));
-        let whole = format!("{prompt}{}", written.text);
-        whole.lines().for_each(|line| text.push_str(&format!("  | {line}\n")));
-    }
-    let (model, dir) = (quoted(&dir.join("final")), dir.display());
-    text.push_str(&format!(
-        "\nmodel        {dir}/final\nloss plot    {dir}/loss.png, {dir}/loss.svg\n\
-         metrics      {dir}/metrics.jsonl\nscores       {dir}/results.json\nrecord       {dir}/run.json\ncheckpoints  {dir}/checkpoints\nrecipe       {dir}/recipe.toml\n"
-    ));
-    if let Some(peak) = memory {
-        text.push_str(&format!("memory       {:.0} MiB at most\n", peak as f64 / (1 << 20) as f64));
-    }
-    let talks = recipe.stage.last().is_some_and(|stage| stage.data == StageData::Sft);
-    text.push_str(&match talks {
-        true => format!("\ntry: lacuna chat --model {model}\n"),
-        false => format!("\ntry: lacuna generate --model {model} 'def '\n"),
-    });
-    Ok(text)
-}
-
-/// Tells whether a score is the model's, and none of counting tokens.
-fn is_own(name: ScoreName) -> bool {
-    !matches!(name, ScoreName::Unigram | ScoreName::Bigram)
-}
-
-/// Scores on held-out text, one line a score; baselines once.
-fn table(evaluations: &[(String, Evaluation)]) -> String {
-    let (_, last) = &evaluations[evaluations.len() - 1];
-    let tokens = last.scores.first().map_or(0, |(_, s)| s.tokens);
-    let mut text = format!(
-        "\nheld-out text: {} windows, {tokens} tokens, {} bytes\n\n{:<44} {:>10} {:>10}\n",
-        last.windows, last.bytes, "", "nats/token", "bits/byte"
-    );
-    let mut line = |label: String, score: &lacuna::likelihood::Likelihood, bytes: u64| {
-        let (nats, bits) = (score.nats_per_token(), score.bits_per_byte(bytes));
-        text.push_str(&format!("{label:<44} {nats:>10.3} {bits:>10.3}\n"));
-    };
-    for (stage, evaluation) in evaluations {
-        for (name, score) in evaluation.scores.iter().filter(|(name, _)| is_own(*name)) {
-            line(format!("{} (after {stage})", name.label()), score, evaluation.bytes);
-        }
-    }
-    for name in [ScoreName::Bigram, ScoreName::Unigram] {
-        if let Some(score) = last.get(name) {
-            line(format!("{} (same corpus)", name.label()), score, last.bytes);
-        }
-    }
-    text
 }

@@ -13,7 +13,7 @@ use unicode_width::UnicodeWidthStr;
 use lacuna_files::is_moving;
 
 use super::canvas::{Canvas, State, Texts, pieces};
-use super::screen::{TAKEN, give_back, restore};
+use super::screen::{TAKEN, give_back, restore, restore_on_panic};
 use super::{Usage, signals};
 
 /// The terminal while it belongs to us; given back when dropped, on a panic and on every signal that ends the
@@ -32,12 +32,8 @@ impl Screen {
             );
             return Err(Usage(message).into());
         }
+        restore_on_panic();
         SAFEGUARDS.call_once(|| {
-            let report = std::panic::take_hook();
-            std::panic::set_hook(Box::new(move |info| {
-                give_back(&mut std::io::stdout());
-                report(info);
-            }));
             // A command with a handler of its own for Ctrl-C gives the terminal back itself.
             let _ = signals::on_interrupt(|| {
                 // Locked to the end: nobody draws any more.

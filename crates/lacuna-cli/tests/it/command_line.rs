@@ -276,7 +276,9 @@ fn timeless(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap();
     let line = |line: &str| {
         let mut object: Value = serde_json::from_str(line).unwrap();
-        object.as_object_mut().unwrap().remove("tokens_per_second");
+        for name in ["tokens_per_second", "machine"] {
+            object.as_object_mut().unwrap().remove(name);
+        }
         object
     };
     text.lines().map(line).collect()

@@ -28,4 +28,5 @@ mod stopping;
 mod support;
 mod traces;
 mod user_files;
+mod watching;
 mod whole_checkpoints;

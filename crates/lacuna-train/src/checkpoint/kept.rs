@@ -83,12 +83,25 @@ pub(crate) struct Divergence {
     pub(crate) value: String,
     /// The newest checkpoint from before the loss went wrong.
     pub(crate) good: Option<u64>,
+    /// The stage, the seed and the windows of the step, in words.
+    #[serde(default)]
+    pub(crate) place: String,
+}
+
+/// What was found in a step that gave no number.
+pub(crate) struct Found<'a> {
+    /// `loss` or `gradient norm`.
+    pub(crate) what: &'a str,
+    /// Its value.
+    pub(crate) value: f64,
+    /// The stage, the seed and the windows of the step, in words.
+    pub(crate) place: &'a str,
 }
 
 impl Divergence {
     /// Finds the checkpoint to go back to from weights that were made in step `made` and gave no finite loss, and
     /// keeps it in the run's folder for the next start. Returns advice for the user.
-    pub(crate) fn record(run: &Path, made: u64, what: &str, value: f64, stage: usize) -> String {
+    pub(crate) fn record(run: &Path, made: u64, found: Found<'_>, stage: usize) -> String {
         let dir = run.join("checkpoints");
         let mut older = list(&dir).unwrap_or_default();
         older.retain(|(step, _)| *step < made);
@@ -97,8 +110,13 @@ impl Divergence {
             older.iter().find(|(_, path)| is(path))
         };
         let good = proven(true).or_else(|| proven(false)).or_else(|| older.first());
-        let (what, value) = (what.to_owned(), value.to_string());
-        let divergence = Self { step: made + 1, what, value, good: good.map(|(step, _)| *step) };
+        let divergence = Self {
+            step: made + 1,
+            what: found.what.to_owned(),
+            value: found.value.to_string(),
+            good: good.map(|(step, _)| *step),
+            place: found.place.to_owned(),
+        };
         let text = serde_json::to_string_pretty(&divergence).expect("text and numbers serialize");
         // This is best effort: the message says the same.
         let _ = lacuna_files::write_file(&run.join(DIVERGED), text.as_bytes());
@@ -161,7 +179,7 @@ pub(crate) fn choose(run: &Path, wanted: Option<u64>) -> Result<Option<Chosen>> 
         return Ok(Some(Chosen { path: path.clone(), step: *step, notices }));
     }
     let mut left = all.as_slice();
-    if let Some(Divergence { step, what, value, good }) = Divergence::of(run) {
+    if let Some(Divergence { step, what, value, good, .. }) = Divergence::of(run) {
         left = &all[all.partition_point(|(other, _)| good.is_none_or(|good| *other > good))..];
         let wrong = format!("the {what} was {value} in step {step}");
         let Some((back, _)) = left.first() else {
@@ -273,13 +291,13 @@ fn holds_others(checkpoint: &Path) -> bool {
     })
 }
 
-/// Removes the checkpoints that a run no longer needs: all but the newest `keep`, those of stage ends, and the newest
-/// whose weights are known to be good, so that there is always one to go back to. If `keep` is 0, all stay. One with
-/// a user's files in it stays too.
+/// Removes the checkpoints that a run no longer needs: all but the newest `keep`, those of stage ends, that of step
+/// `best`, and the newest whose weights are known to be good, so that there is always one to go back to. If `keep` is 0,
+/// all stay. One with a user's files in it stays too.
 ///
 /// # Errors
 /// Errors if a folder can't be read or removed.
-pub(crate) fn prune(dir: &Path, keep: usize) -> Result<()> {
+pub(crate) fn prune(dir: &Path, keep: usize, best: Option<u64>) -> Result<()> {
     let all = list(dir)?;
     let newest = all.first().map_or(0, |(step, _)| *step);
     for (step, path) in named(dir, ABANDONED)? {
@@ -292,7 +310,8 @@ pub(crate) fn prune(dir: &Path, keep: usize) -> Result<()> {
     }
     let is_good = |path: &Path| Proof::of(path).is_some_and(Proof::is_sane);
     let good = all.iter().find(|(_, path)| is_good(path)).map(|(step, _)| *step);
-    for (step, path) in all.iter().skip(keep).filter(|(step, _)| Some(*step) != good) {
+    let is_spared = |step: u64| Some(step) == good || Some(step) == best;
+    for (step, path) in all.iter().skip(keep).filter(|(step, _)| !is_spared(*step)) {
         // A checkpoint that can't be read is not removed either.
         let ends_stage = super::read_progress(path).map_or(true, |at| at.stage_step == 0);
         if !ends_stage && !holds_others(path) {

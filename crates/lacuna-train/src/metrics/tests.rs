@@ -16,8 +16,7 @@ fn step(step: u64, loss: f64) -> StepMetrics {
         mask_rate: Some(0.5),
         tokens: 64 * step,
         tokens_per_second: 100.0,
-        autoregressive_loss: None,
-        diffusion: None,
+        ..StepMetrics::default()
     }
 }
 

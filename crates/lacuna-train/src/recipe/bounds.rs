@@ -20,7 +20,11 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
         ));
     }
     let optimizer = &recipe.optimizer;
-    for (key, value) in [("epsilon", optimizer.epsilon), ("weight_decay", optimizer.weight_decay)] {
+    for (key, value) in [
+        ("epsilon", optimizer.epsilon),
+        ("weight_decay", optimizer.weight_decay),
+        ("spike_z_score", optimizer.spike_z_score),
+    ] {
         if !(value.is_finite() && value >= 0.0) {
             return Err(format!("optimizer.{key} is {value:e}, expected a number from 0"));
         }
@@ -77,6 +81,7 @@ mod tests {
             ("optimizer.epsilon=nan", "optimizer.epsilon is NaN, expected a number from 0"),
             ("optimizer.weight_decay=inf", "optimizer.weight_decay is inf"),
             ("optimizer.weight_decay=-1.0", "optimizer.weight_decay is -1e0"),
+            ("optimizer.spike_z_score=-1.0", "optimizer.spike_z_score is -1e0"),
             ("stage.0.checkpoint_minutes=-1.0", "checkpoint_minutes is -1"),
             ("stage.0.learning_rate_final=-inf", "learning_rate_final is -inf"),
         ] {

@@ -58,6 +58,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("name", Ignored, "the folder has its name"),
     key("seed", Refused, "the order of the data and all noise are drawn from it"),
     key("keep_checkpoints", Obeyed, "it only saves"),
+    key("tensorboard", Obeyed, "it only writes down"),
     key("model.from", ByContent, START),
     key("model.hidden_size", Refused, SHAPE),
     key("model.intermediate_size", Refused, SHAPE),
@@ -90,6 +91,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("optimizer.epsilon", Insisted, FUTURE),
     key("optimizer.weight_decay", Insisted, FUTURE),
     key("optimizer.clip", Insisted, FUTURE),
+    key("optimizer.spike_z_score", Insisted, FUTURE),
     key("stage.name", Refused, "its lines in metrics.jsonl have this name"),
     key("stage.objective", Refused, MEASURED),
     key("stage.steps", Insisted, "more or fewer steps to come; never fewer than were taken"),
@@ -117,6 +119,8 @@ pub(crate) const KEYS: &[Key] = &[
     key("evaluation.windows", Insisted, "scores of later stages are of other text"),
     key("evaluation.prompts", Obeyed, "completions are written at the end"),
     key("evaluation.max_new_tokens", Obeyed, "completions are written at the end"),
+    key("evaluation.evaluate_every", Obeyed, "it only measures"),
+    key("evaluation.sample_every", Obeyed, "it only shows"),
 ];
 
 /// The row of a key such as `stage.1.steps`.

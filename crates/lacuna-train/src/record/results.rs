@@ -4,7 +4,7 @@ use lacuna_likelihood::Likelihood;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::Progress;
+use crate::checkpoint::{Best, Progress};
 use crate::evaluation::{Evaluation, ScoreName};
 use crate::run::Event;
 
@@ -45,10 +45,22 @@ struct StageResult {
     scores: Vec<Score>,
 }
 
+impl StageResult {
+    /// Its first score, as one that may be the best.
+    fn as_best(&self) -> Option<Best> {
+        let score = self.scores.first().filter(|score| !score.name.is_baseline())?;
+        let Score { name: measure, nats_per_token, .. } = *score;
+        Some(Best { step: self.step, stage: self.index, measure, nats_per_token })
+    }
+}
+
 /// The whole file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Stages {
     stages: Vec<StageResult>,
+    /// The best score of the run's last stage so far, and the checkpoint that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    best: Option<Best>,
 }
 
 /// A run's scores, kept in its folder.
@@ -56,17 +68,37 @@ struct Stages {
 pub(crate) struct Results {
     path: PathBuf,
     stages: Stages,
+    /// True if the best score is kept in mind.
+    finds_best: bool,
 }
 
 impl Results {
     /// The scores in a run's folder that are older than the run's place; if the file is damaged, all are measured
-    /// anew.
-    pub(crate) fn open(dir: &Path, at: &Progress) -> Self {
+    /// anew. With `finds_best`, the best of them is kept in mind.
+    pub(crate) fn open(dir: &Path, at: &Progress, finds_best: bool) -> Self {
         let path = dir.join("results.json");
         let text = lacuna_files::read_text(&path, super::LONGEST).unwrap_or_default();
         let mut stages: Stages = serde_json::from_str(&text).unwrap_or_default();
         stages.stages.retain(|stage| stage.index < at.stage && stage.step <= at.step);
-        Self { path, stages }
+        stages.best = at.best.clone().filter(|_| finds_best);
+        let mut results = Self { path, stages, finds_best };
+        // The checkpoint of a stage's end was written before its score was known.
+        let ends: Vec<_> = results.stages.stages.iter().filter_map(StageResult::as_best).collect();
+        let now = at.stage.saturating_sub(usize::from(at.stage_step == 0));
+        for end in ends.into_iter().filter(|end| end.stage == now) {
+            results.rival(end);
+        }
+        results
+    }
+
+    /// The best score so far, with its checkpoint.
+    pub(crate) fn best(&self) -> Option<&Best> {
+        self.stages.best.as_ref()
+    }
+
+    /// Takes a score if it is the best so far, and tells whether it is.
+    pub(crate) fn rival(&mut self, score: Best) -> bool {
+        self.finds_best && score.rival(&mut self.stages.best)
     }
 
     /// Tells whether a stage was measured.
@@ -100,13 +132,10 @@ impl Results {
             bytes,
             scores: evaluation.map_or(Vec::new(), |e| e.scores.iter().map(score).collect()),
         });
-        let scores = evaluation.map_or(&[][..], |e| &e.scores);
-        let nats = |(name, l): &(ScoreName, Likelihood)| {
-            let name = serde_json::to_value(name).ok()?.as_str()?.to_owned();
-            Some((name, l.nats_per_token().into()))
-        };
-        let scores: serde_json::Map<_, _> = scores.iter().filter_map(nats).collect();
-        serde_json::json!({ "step": step, "stage": stage, "nats_per_token": scores })
+        if let Some(best) = self.stages.stages.last().and_then(StageResult::as_best) {
+            self.rival(best);
+        }
+        scores_line(step, stage, evaluation)
     }
 
     /// Writes the file as it stands. If it can't be written, the user is told and the run goes on: scores are a
@@ -122,8 +151,7 @@ impl Results {
 
     /// The scores of the model, for the plot of the losses.
     pub(crate) fn points(&self) -> Vec<HeldOutPoint> {
-        let of_model =
-            |score: &&Score| !matches!(score.name, ScoreName::Unigram | ScoreName::Bigram);
+        let of_model = |score: &&Score| !score.name.is_baseline();
         let point = |step: u64, score: &Score| HeldOutPoint {
             step,
             label: score.name.label(),
@@ -152,6 +180,21 @@ impl Results {
     }
 }
 
+/// The line of `metrics.jsonl` for held-out scores.
+pub(crate) fn scores_line(
+    step: u64,
+    stage: &str,
+    evaluation: Option<&Evaluation>,
+) -> serde_json::Value {
+    let scores = evaluation.map_or(&[][..], |e| &e.scores);
+    let nats = |(name, l): &(ScoreName, Likelihood)| {
+        let name = serde_json::to_value(name).ok()?.as_str()?.to_owned();
+        Some((name, l.nats_per_token().into()))
+    };
+    let scores: serde_json::Map<_, _> = scores.iter().filter_map(nats).collect();
+    serde_json::json!({ "step": step, "stage": stage, "nats_per_token": scores })
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Event, Progress, Results};
@@ -161,7 +204,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         std::fs::create_dir(run.path().join("results.json")).unwrap();
         let mut told = Vec::new();
-        let results = Results::open(run.path(), &Progress::default());
+        let results = Results::open(run.path(), &Progress::default(), false);
         results.keep(&mut |event| match event {
             Event::Notice(notice) => told.push(notice),
             other => panic!("{other:?}"),

@@ -83,7 +83,7 @@ fn begin(
     let recorded = dir.join("run.json").exists();
     let whole = dir.join("final").exists() && (record.finished || !recorded);
     if place.stage >= recipe.stage.len() && whole {
-        let evaluations = Results::open(dir, &place).evaluations();
+        let evaluations = Results::open(dir, &place, false).evaluations();
         let model = dir.join("final");
         let outcome = Outcome { interrupted: false, finished_before: true, model, evaluations };
         return Ok(ControlFlow::Break(outcome));

@@ -205,6 +205,7 @@ fn ten_optimizer_steps_follow_the_recorded_trajectory() {
             micro_batch_size: 2,
             learning_rate: 1e-3,
             collective: &Collective::Alone,
+            skip_above: None,
         };
         let out = lacuna_train::step(&model, &objective, &mut optimizer, &examples, settings);
         let out = out.unwrap();

@@ -64,7 +64,12 @@ fn windows(n: u32) -> Vec<Window> {
 }
 
 fn settings(micro_batch_size: usize) -> StepSettings<'static> {
-    StepSettings { micro_batch_size, learning_rate: 1e-3, collective: &Collective::Alone }
+    StepSettings {
+        micro_batch_size,
+        learning_rate: 1e-3,
+        collective: &Collective::Alone,
+        skip_above: None,
+    }
 }
 
 const KINDS: [ObjectiveKind; 4] = [

@@ -6,3 +6,4 @@ mod adamw;
 mod golden;
 mod laws;
 mod ranks;
+mod watching;

@@ -4,18 +4,24 @@
 use anyhow::{Context, Result, bail};
 use image::codecs::png::PngEncoder;
 use image::{ColorType, ImageEncoder};
-use lacuna::train::{DiffusionMetrics, HeldOutPoint, MASK_RATE_BUCKETS, StepMetrics, read_metrics};
+use lacuna::train::{
+    DiffusionMetrics, HeldOutPoint, MASK_RATE_BUCKETS, StepMetrics, read_held_out, read_metrics,
+};
 use plotters::coord::Shift;
-use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-use points::{Points, highest, mean_columns, smoothed, thinned};
+use chart::{Axis, Labels, Scale, Series, curve, panel};
+use points::{Points, highest, mean_columns, smoothed};
 
+mod chart;
+mod compare;
 mod points;
+
+pub(crate) use compare::{Against, compare};
+
 #[cfg(test)]
 mod tests;
 
@@ -36,8 +42,72 @@ type DrawResult<E> = std::result::Result<(), DrawingAreaErrorKind<E>>;
 /// # Errors
 /// Errors if the metrics can't be read or an image can't be written.
 pub(super) fn draw_run(dir: &Path, held_out: &[HeldOutPoint]) -> Result<()> {
-    draw(dir, &read_metrics(&dir.join("metrics.jsonl"))?, held_out)
+    let path = dir.join("metrics.jsonl");
+    if !path.exists() {
+        return Ok(());
+    }
+    let mut points = read_held_out(&path)?;
+    let known = |point: &&HeldOutPoint| {
+        points.iter().any(|other| (other.step, other.label) == (point.step, point.label))
+    };
+    // Scores that could not be written down are known to the run alone.
+    let unwritten: Vec<_> = held_out.iter().filter(|point| !known(point)).cloned().collect();
+    points.extend(unwritten);
+    points.sort_by_key(|point| point.step);
+    draw(dir, &read_metrics(&path)?, &points)
 }
+
+/// Draws the same four panels of one run into `name.svg` and `name.png`.
+///
+/// # Errors
+/// As [`draw_run`].
+pub(crate) fn draw_as(run: &Path, name: &Path) -> Result<[PathBuf; 2]> {
+    let metrics = run.join("metrics.jsonl");
+    let (steps, held_out) = (read_metrics(&metrics)?, read_held_out(&metrics)?);
+    if steps.is_empty() {
+        bail!("{}: no step has been taken yet", metrics.display());
+    }
+    register_font();
+    let title = named_after(run);
+    let run = Run { name: &title, metrics: &steps, held_out: &held_out };
+    Page::Loss.write(name, SIZE, &run)
+}
+
+/// The pictures of a run as SVG: one or two.
+///
+/// # Errors
+/// As [`draw_run`].
+pub(super) fn as_svg(run: &Path) -> Result<Vec<String>> {
+    let metrics = run.join("metrics.jsonl");
+    let (steps, held_out) = (read_metrics(&metrics)?, read_held_out(&metrics)?);
+    let mut pictures = Vec::new();
+    if steps.is_empty() {
+        return Ok(pictures);
+    }
+    register_font();
+    let title = named_after(run);
+    let has_diffusion = steps.iter().any(|m| m.diffusion.is_some());
+    let run = Run { name: &title, metrics: &steps, held_out: &held_out };
+    let pages = [Some((Page::Loss, SIZE)), has_diffusion.then_some((Page::Telemetry, TELEMETRY))];
+    for (page, size) in pages.into_iter().flatten() {
+        let mut text = String::new();
+        drawn("report.html".as_ref(), page.draw(SVGBackend::with_string(&mut text, size), &run))?;
+        pictures.push(text);
+    }
+    Ok(pictures)
+}
+
+/// The name of a run's folder.
+pub(super) fn named_after(dir: &Path) -> String {
+    let name = dir.file_name().or_else(|| dir.parent()?.file_name());
+    name.map_or_else(
+        || "run".into(),
+        |name| lacuna_files::printable(&name.to_string_lossy()).into_owned(),
+    )
+}
+
+const SIZE: (u32, u32) = (1120, 1000);
+const TELEMETRY: (u32, u32) = (1120, 860);
 
 /// Draws `loss.{svg,png}` and, after a diffusion stage, `telemetry.{svg,png}` into a run's folder, whose name is the
 /// title. Steps whose numbers are not finite are left out.
@@ -49,12 +119,11 @@ fn draw(dir: &Path, metrics: &[StepMetrics], held_out: &[HeldOutPoint]) -> Resul
         return Ok(());
     }
     register_font();
-    let name = dir.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy());
+    let name = named_after(dir);
     let run = Run { name: &name, metrics, held_out };
-    let size = (1120, 1000);
-    Page::Loss.write(&dir.join("loss"), size, &run)?;
+    Page::Loss.write(&dir.join("loss"), SIZE, &run)?;
     if metrics.iter().any(|m| m.diffusion.is_some()) {
-        Page::Telemetry.write(&dir.join("telemetry"), (1120, 860), &run)?;
+        Page::Telemetry.write(&dir.join("telemetry"), TELEMETRY, &run)?;
     }
     Ok(())
 }
@@ -68,18 +137,15 @@ enum Page {
 
 impl Page {
     /// Draws in memory, as SVG and as PNG, so that an older picture stands until the new one is whole.
-    fn write(self, name: &Path, size: (u32, u32), run: &Run<'_>) -> Result<()> {
-        let (svg, png) = (free(name.with_extension("svg"))?, free(name.with_extension("png"))?);
+    fn write(self, name: &Path, size: (u32, u32), run: &Run<'_>) -> Result<[PathBuf; 2]> {
+        let [svg, png] = free_names(name)?;
         let mut text = String::new();
         drawn(&svg, self.draw(SVGBackend::with_string(&mut text, size), run))?;
         put(&svg, text.as_bytes())?;
         let mut pixels = vec![0; size.0 as usize * size.1 as usize * 3];
         drawn(&png, self.draw(BitMapBackend::with_buffer(&mut pixels, size), run))?;
-        let mut bytes = Vec::new();
-        PngEncoder::new(&mut bytes)
-            .write_image(&pixels, size.0, size.1, ColorType::Rgb8)
-            .with_context(|| named(&png))?;
-        put(&png, &bytes)
+        put_pixels(&png, &pixels, size)?;
+        Ok([svg, png])
     }
 
     fn draw<B: DrawingBackend>(self, backend: B, run: &Run<'_>) -> DrawResult<B::ErrorType> {
@@ -89,6 +155,24 @@ impl Page {
             Page::Telemetry => telemetry(&area, run),
         }
     }
+}
+
+/// The two names of a picture; each is free, or an older picture's.
+fn free_names(name: &Path) -> Result<[PathBuf; 2]> {
+    let with = |end: &str| {
+        let mut name = name.as_os_str().to_owned();
+        name.push(end);
+        free(PathBuf::from(name))
+    };
+    Ok([with(".svg")?, with(".png")?])
+}
+
+fn put_pixels(png: &Path, pixels: &[u8], size: (u32, u32)) -> Result<()> {
+    let mut bytes = Vec::new();
+    PngEncoder::new(&mut bytes)
+        .write_image(pixels, size.0, size.1, ColorType::Rgb8)
+        .with_context(|| named(png))?;
+    put(png, &bytes)
 }
 
 /// A name that is free for a plot, or an older plot's: a pipe would be waited for, for ever.
@@ -156,6 +240,10 @@ impl Run<'_> {
         named.iter().filter_map(|(from, to, name)| Some((*from, *to, find(name)?))).collect()
     }
 
+    fn axis(&self) -> Axis<'_> {
+        Axis { range: self.steps(), label: "step", stages: self.stages() }
+    }
+
     fn steps(&self) -> Range<f64> {
         let first = self.metrics.first().map_or(0.0, |m| m.step as f64 - 1.0);
         let last = self.metrics.last().map_or(1.0, |m| m.step as f64);
@@ -164,31 +252,13 @@ impl Run<'_> {
     }
 }
 
-/// A curve or a row of marks, and what it is.
-struct Series {
-    label: &'static str,
-    color: RGBColor,
-    points: Points,
-    marks: bool,
-}
-
-fn curve(label: &'static str, color: RGBColor, points: Points) -> Series {
-    Series { label, color, points: thinned(&points), marks: false }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Scale {
-    Linear,
-    /// Ticks at powers of ten.
-    Log,
-}
-
 /// Four panels over the steps: losses, mask rate, gradient norm, learning rate.
 fn loss<DB: DrawingBackend>(
     area: &DrawingArea<DB, Shift>,
     run: &Run<'_>,
 ) -> DrawResult<DB::ErrorType> {
     area.fill(&WHITE)?;
+    let axis = run.axis();
     let title = format!("{}: losses, mask rate, gradient norm, learning rate", run.name);
     let area = area.titled(&title, ("sans-serif", 17))?.margin(4, 8, 8, 8);
     let (losses, rest) = area.split_vertically(430);
@@ -208,17 +278,17 @@ fn loss<DB: DrawingBackend>(
         curve("next token, same windows", AUTOREGRESSIVE, run.column(&|m| m.autoregressive_loss)),
     ];
     series.extend(held_out(run));
-    panel(&losses, run, "nats per token", series, Scale::Linear, Labels::Stages)?;
+    panel(&losses, &axis, "nats per token", series, Scale::Linear, Labels::Stages)?;
     let rate = smoothed(&run.column(&|m| m.mask_rate));
     let rate = vec![curve("masked part of the tokens", RATE, rate)];
-    panel(&rates, run, "mask rate", rate, Scale::Linear, Labels::None)?;
+    panel(&rates, &axis, "mask rate", rate, Scale::Linear, Labels::None)?;
     let norm = run.column(&|m| Some(m.grad_norm).filter(|_| m.supervised > 0));
     let (middle, peaks) = (smoothed(&norm), highest(&norm));
     let norm =
         vec![curve("highest", NORM_PEAKS, peaks), curve("mean, before clipping", NORM, middle)];
-    panel(&norms, run, "gradient norm", norm, Scale::Log, Labels::None)?;
+    panel(&norms, &axis, "gradient norm", norm, Scale::Log, Labels::None)?;
     let rate = vec![curve("learning rate", UNWEIGHTED, run.column(&|m| Some(m.lr)))];
-    panel(&learning, run, "learning rate", rate, Scale::Linear, Labels::Steps)?;
+    panel(&learning, &axis, "learning rate", rate, Scale::Linear, Labels::Steps)?;
     area.present()
 }
 
@@ -233,161 +303,12 @@ fn held_out(run: &Run<'_>) -> Vec<Series> {
             Some(series) => series.points.push(at),
             None => {
                 let color = [HELD_OUT, RATE, NORM][series.len() % 3];
-                series.push(Series { label: point.label, color, points: vec![at], marks: true });
+                let label = point.label.to_owned();
+                series.push(Series { label, color, points: vec![at], marks: true });
             }
         }
     }
     series
-}
-
-/// The words of a panel beside those of its own axis.
-#[derive(Clone, Copy, PartialEq)]
-enum Labels {
-    None,
-    /// Stages' names above it.
-    Stages,
-    /// Steps below it.
-    Steps,
-}
-
-/// One chart over the steps with the stages' borders, its legend right of the curves.
-fn panel<DB: DrawingBackend>(
-    area: &DrawingArea<DB, Shift>,
-    run: &Run<'_>,
-    label: &str,
-    series: Vec<Series>,
-    scale: Scale,
-    labels: Labels,
-) -> DrawResult<DB::ErrorType> {
-    let values = || series.iter().flat_map(|s| s.points.iter().map(|(_, y)| *y));
-    let values = || values().filter(|y| scale == Scale::Linear || *y > 0.0);
-    let (low, high) = values()
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)));
-    if low > high {
-        return Ok(());
-    }
-    let (width, _) = area.dim_in_pixel();
-    let (area, beside) = area.split_horizontally(width as i32 - LEGEND);
-    legend(&beside, &series)?;
-    let mut builder = ChartBuilder::on(&area);
-    builder
-        .margin(4)
-        .margin_top(if labels == Labels::Stages { 22 } else { 6 })
-        .x_label_area_size(if labels == Labels::Steps { 38 } else { 22 })
-        .y_label_area_size(70);
-    match scale {
-        Scale::Linear => {
-            let top = if high > 0.0 { high * 1.06 } else { 1.0 };
-            let chart = builder.build_cartesian_2d(run.steps(), low.min(0.0)..top)?;
-            let tick =
-                |y: &f64| if top < 0.01 && *y != 0.0 { format!("{y:.1e}") } else { trimmed(*y) };
-            on_chart(chart, run, label, &series, low.min(0.0)..top, labels, &tick)
-        }
-        Scale::Log => {
-            let bottom = 10f64.powf(low.log10().floor());
-            let top = 10f64.powf(high.log10().ceil()).max(bottom * 10.0);
-            let chart = builder.build_cartesian_2d(run.steps(), (bottom..top).log_scale())?;
-            let tick = |y: &f64| {
-                let power = y.log10();
-                let whole = (power - power.round()).abs() < 1e-6;
-                if whole { power_of_ten(power.round() as i32) } else { String::new() }
-            };
-            on_chart(chart, run, label, &series, bottom..top, labels, &tick)
-        }
-    }
-}
-
-/// `0.25`, `2`: no digits that say nothing.
-fn trimmed(y: f64) -> String {
-    let text = format!("{y:.3}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-/// `0.01` … `1000` as they are, powers beyond as `1e-5`.
-fn power_of_ten(power: i32) -> String {
-    if (-3..=4).contains(&power) { trimmed(10f64.powi(power)) } else { format!("1e{power}") }
-}
-
-fn on_chart<'a, DB, Y>(
-    mut chart: ChartContext<'a, DB, Cartesian2d<plotters::coord::types::RangedCoordf64, Y>>,
-    run: &Run<'_>,
-    label: &str,
-    series: &[Series],
-    range: Range<f64>,
-    labels: Labels,
-    tick: &dyn Fn(&f64) -> String,
-) -> DrawResult<DB::ErrorType>
-where
-    DB: DrawingBackend + 'a,
-    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
-{
-    let mut mesh = chart.configure_mesh();
-    mesh.light_line_style(WHITE)
-        .bold_line_style(FAINT.mix(0.35))
-        .y_desc(label)
-        .y_labels(6)
-        .y_label_formatter(&tick)
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .label_style(("sans-serif", 13));
-    if labels == Labels::Steps {
-        mesh.x_desc("step");
-    }
-    mesh.draw()?;
-    let all = run.steps();
-    for (begin, end, name) in run.stages() {
-        let border = vec![(end, range.start), (end, range.end)];
-        chart.draw_series(std::iter::once(PathElement::new(border, FAINT)))?;
-        // About seven pixels a letter; a stage too short for its name goes without.
-        let room = (end - begin) / (all.end - all.start) * 800.0;
-        if labels == Labels::Stages && room > 7.0 * name.len() as f64 {
-            let style = ("sans-serif", 13).into_font().color(&BLACK.mix(0.6));
-            let style = style.pos(Pos::new(HPos::Left, VPos::Bottom));
-            chart.draw_series(std::iter::once(Text::new(
-                name.to_owned(),
-                (begin, range.end),
-                style,
-            )))?;
-        }
-    }
-    let visible = |y: f64| y >= range.start && y <= range.end;
-    for Series { color, points, marks, .. } in series.iter().filter(|s| !s.points.is_empty()) {
-        let color = *color;
-        let points: Points = points.iter().copied().filter(|(_, y)| visible(*y)).collect();
-        if *marks {
-            let mark = move |at| Circle::new(at, 5, color.stroke_width(2));
-            chart.draw_series(points.into_iter().map(mark))?;
-        } else {
-            // Piece by piece: where a line turns sharply, a thick one would shoot beyond the point.
-            let piece = move |pair: &[(f64, f64)]| PathElement::new(pair, color.stroke_width(2));
-            chart.draw_series(points.windows(2).map(piece).collect::<Vec<_>>())?;
-        }
-    }
-    Ok(())
-}
-
-/// Names the curves of a panel in an area of its own: a chart's own legend can't leave its chart.
-fn legend<DB: DrawingBackend>(
-    area: &DrawingArea<DB, Shift>,
-    series: &[Series],
-) -> DrawResult<DB::ErrorType> {
-    let mut chart = ChartBuilder::on(area).build_cartesian_2d(0.0..1.0, 0.0..1.0)?;
-    for Series { label, color, marks, .. } in series.iter().filter(|s| !s.points.is_empty()) {
-        let color = *color;
-        let nothing = std::iter::empty::<PathElement<(f64, f64)>>();
-        let named = chart.draw_series(nothing)?.label(*label);
-        if *marks {
-            named.legend(move |(x, y)| Circle::new((x + 9, y), 5, color.stroke_width(2)));
-        } else {
-            named.legend(move |(x, y)| {
-                PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2))
-            });
-        }
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .label_font(("sans-serif", 13))
-        .draw()
 }
 
 /// Two bar charts over the last quarter of the diffusion steps; below, over the steps, how often a block came
@@ -397,6 +318,7 @@ fn telemetry<DB: DrawingBackend>(
     run: &Run<'_>,
 ) -> DrawResult<DB::ErrorType> {
     area.fill(&WHITE)?;
+    let axis = run.axis();
     let title = format!("{}: loss by mask rate and position, what the corruption did", run.name);
     let area = area.titled(&title, ("sans-serif", 17))?.margin(4, 8, 8, 8);
     let (bars_area, lines_area) = area.split_vertically(400);
@@ -416,9 +338,9 @@ fn telemetry<DB: DrawingBackend>(
         curve("without a mask, as drawn", NORM, column(&|d| d.zero_mask_fraction)),
         curve("with a forced mask", WEIGHTED, column(&|d| d.forced_fraction)),
     ];
-    panel(&fractions, run, "part of the blocks", series, Scale::Linear, Labels::None)?;
+    panel(&fractions, &axis, "part of the blocks", series, Scale::Linear, Labels::None)?;
     let weight = vec![curve("mean over masked tokens", RATE, column(&|d| d.mean_weight))];
-    panel(&weights, run, "weight", weight, Scale::Linear, Labels::Steps)?;
+    panel(&weights, &axis, "weight", weight, Scale::Linear, Labels::Steps)?;
     area.present()
 }
 

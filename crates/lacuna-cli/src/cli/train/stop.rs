@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::super::screen;
+
 /// Set when the run is to save and end.
 static STOP: AtomicBool = AtomicBool::new(false);
 /// The first signal's number.
@@ -40,7 +42,8 @@ impl Stop {
                 UNSAVED.store(true, Ordering::SeqCst);
             }
             Event::Evaluating(..) => self.nothing_to_save(),
-            Event::Notice(_) | Event::Checkpoint(_) | Event::Recorded { .. } => {}
+            // What is measured and shown on the way stands behind steps that may not be saved yet.
+            _ => {}
         }
     }
 
@@ -54,8 +57,19 @@ impl Stop {
 
     /// Ends as a program that the signal ended does, so that nobody takes the run for finished.
     pub(super) fn exit(&self) -> ! {
+        screen::restore();
         exit(128 + SIGNAL.load(Ordering::SeqCst).max(1))
     }
+}
+
+/// Tells whether the run is asked to save and end.
+pub(super) fn is_asked() -> bool {
+    STOP.load(Ordering::SeqCst)
+}
+
+/// Does what Ctrl-C does, where the terminal hands its keys to us.
+pub(super) fn interrupt() {
+    signalled(2);
 }
 
 /// Called for each signal: the first asks the run to save and end, a second one ends at once.
@@ -68,6 +82,7 @@ fn signalled(number: i32) {
     });
     if !news {
         if first.elapsed() > SAME_REQUEST {
+            screen::restore();
             exit(128 + number);
         }
         return;
@@ -76,10 +91,14 @@ fn signalled(number: i32) {
     STOP.store(true, Ordering::SeqCst);
     // The terminal may be gone: nothing depends on anybody reading this.
     if !UNSAVED.load(Ordering::SeqCst) {
+        screen::restore();
         note!("\nstopped; everything there was to save is saved, --resume goes on");
         exit(128 + number);
     }
-    note!("\nfinishing the step and writing a checkpoint; a second signal ends at once");
+    // The dashboard says so itself.
+    if !screen::is_taken() {
+        note!("\nfinishing the step and writing a checkpoint; a second signal ends at once");
+    }
 }
 
 #[cfg(unix)]

@@ -26,6 +26,10 @@ fn add(run: &Path, step: i64) {
     Manifest::of(&path).unwrap().write(&path).unwrap();
 }
 
+fn found(what: &str, value: f64) -> Found<'_> {
+    Found { what, value, place: "" }
+}
+
 fn steps(run: &Path) -> Vec<u64> {
     list(&run.join("checkpoints")).unwrap().into_iter().map(|(step, _)| step).collect()
 }
@@ -122,7 +126,7 @@ fn the_user_may_choose_and_is_told_what_there_is() {
     assert!(told.contains("step-6, step-3"), "{told}");
     // The run has come as far again.
     add(run.path(), 9);
-    prune(&run.path().join("checkpoints"), 3).unwrap();
+    prune(&run.path().join("checkpoints"), 3, None).unwrap();
     assert!(!run.path().join("checkpoints/step-9.abandoned").exists());
     assert_eq!(steps(run.path()), [9, 6, 3]);
 }
@@ -131,13 +135,13 @@ fn the_user_may_choose_and_is_told_what_there_is() {
 fn old_checkpoints_go_and_stage_ends_and_the_last_good_one_stay() {
     let run = run(&[1, 2, 3, -4, 5, 6]);
     let dir = run.path().join("checkpoints");
-    prune(&dir, 0).unwrap();
+    prune(&dir, 0, None).unwrap();
     assert_eq!(steps(run.path()).len(), 6);
     prove(&dir.join("step-1"), 1.0, 300);
     prove(&dir.join("step-3"), 2.0, 300);
     // This loss is finite, and worse than guessing.
     prove(&dir.join("step-5"), 1e4, 300);
-    prune(&dir, 1).unwrap();
+    prune(&dir, 1, None).unwrap();
     assert_eq!(steps(run.path()), [6, 4, 3]);
     let left = fs::read_dir(&dir).unwrap().count();
     assert_eq!(left, 3, "nothing else is left");
@@ -152,7 +156,7 @@ fn an_old_checkpoint_with_a_users_file_or_folder_in_it_stays() {
     // A file that the run itself writes later is nobody's.
     prove(&dir.join("step-5"), 1.0, 300);
     prove(&dir.join("step-3"), 1.0, 300);
-    prune(&dir, 1).unwrap();
+    prune(&dir, 1, None).unwrap();
     assert_eq!(steps(run.path()), [5, 2, 1]);
     assert!(at(run.path(), 1, "notes.txt").exists());
 }
@@ -164,7 +168,7 @@ fn a_diverged_run_goes_back_to_before_its_loss_went_wrong() {
     for (step, loss) in [(1, 5.0), (2, 4.0), (3, 900.0), (4, f64::from(f32::MAX))] {
         prove(&dir.join(format!("step-{step}")), loss, 300);
     }
-    let advice = Divergence::record(run.path(), 5, "loss", f64::NAN, 0);
+    let advice = Divergence::record(run.path(), 5, found("loss", f64::NAN), 0);
     assert!(advice.contains("step-2") && advice.contains("4.000"), "{advice}");
     assert!(advice.contains("--resume-step N goes back further (step-1)"), "{advice}");
     let chosen = choose(run.path(), None).unwrap().unwrap();
@@ -180,7 +184,7 @@ fn a_diverged_run_goes_back_to_before_its_loss_went_wrong() {
 #[test]
 fn weights_that_gave_no_loss_are_not_gone_on_from_unless_the_user_insists() {
     let run = run(&[1]);
-    let advice = Divergence::record(run.path(), 1, "gradient norm", f64::INFINITY, 0);
+    let advice = Divergence::record(run.path(), 1, found("gradient norm", f64::INFINITY), 0);
     assert!(advice.contains("no checkpoint from before is left"), "{advice}");
     let told = choose(run.path(), None).unwrap_err().to_string();
     assert!(

@@ -2,6 +2,7 @@
 
 use lacuna_files::testing::{Ends, every_end};
 
+use super::chart::power_of_ten;
 use super::*;
 
 fn metrics(step: u64, stage: &str, grad_norm: f64) -> StepMetrics {
@@ -13,11 +14,9 @@ fn metrics(step: u64, stage: &str, grad_norm: f64) -> StepMetrics {
         supervised: 1,
         grad_norm,
         lr: 1e-3,
-        mask_rate: None,
         tokens: step,
         tokens_per_second: 1.0,
-        autoregressive_loss: None,
-        diffusion: None,
+        ..StepMetrics::default()
     }
 }
 

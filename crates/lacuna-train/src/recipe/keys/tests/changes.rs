@@ -7,6 +7,7 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("name", &["name=other"]),
     ("seed", &["seed=2"]),
     ("keep_checkpoints", &["keep_checkpoints=9"]),
+    ("tensorboard", &["tensorboard=true"]),
     ("model.hidden_size", &["model.hidden_size=32"]),
     ("model.intermediate_size", &["model.intermediate_size=32"]),
     ("model.layers", &["model.layers=2"]),
@@ -33,6 +34,7 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("optimizer.epsilon", &["optimizer.epsilon=1e-6"]),
     ("optimizer.weight_decay", &["optimizer.weight_decay=0.0"]),
     ("optimizer.clip", &["optimizer.clip=2.0"]),
+    ("optimizer.spike_z_score", &["optimizer.spike_z_score=6.0"]),
     ("stage.name", &["stage.1.name=renamed"]),
     ("stage.objective", &["stage.1.objective=full-diffusion"]),
     ("stage.steps", &["stage.1.steps=8"]),
@@ -63,6 +65,8 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("evaluation.windows", &["evaluation.windows=2"]),
     ("evaluation.prompts", &["evaluation.prompts=[\"def \"]"]),
     ("evaluation.max_new_tokens", &["evaluation.max_new_tokens=3"]),
+    ("evaluation.evaluate_every", &["evaluation.evaluate_every=2"]),
+    ("evaluation.sample_every", &["evaluation.sample_every=2"]),
 ];
 
 /// The keys that are compared by the contents of their paths, each with a change of the contents.
