@@ -4,6 +4,7 @@ use candle_core::Device;
 use lacuna_checkpoint::{Config, TrainingMemory, TrainingWork, Weights};
 use lacuna_model::Transformer;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::Instant;
 
 use crate::collective::Collective;
@@ -70,16 +71,16 @@ impl Plan {
 }
 
 /// Plans a recipe: opens its data, and counts. Where `measures` says that its memory may be taken, each stage takes four
-/// steps in memory, of which three are timed. Nothing is written.
+/// steps in memory, of which three are timed. Nothing is written but packed text, into `cache`.
 ///
 /// # Errors
 /// As of a run that begins.
 pub fn plan(
     recipe: &Recipe,
-    device: &Device,
+    (device, cache): (&Device, &Path),
     measures: &mut dyn FnMut(&TrainingMemory) -> bool,
 ) -> Result<Plan> {
-    let data = RunData::open(recipe)?;
+    let data = RunData::open(recipe, cache, &mut |_| {})?;
     let config = match &recipe.model.from {
         Some(from) => Weights::inspect(from)?.config().clone(),
         None => fresh_config(recipe, &data)?,
@@ -91,10 +92,11 @@ pub fn plan(
     let memory = stages.iter().map(|stage| stage.memory).max_by_key(|memory| memory.total());
     let memory = memory.expect("validated: a stage");
     if measures(&memory) {
-        let mut model = build_model(recipe, &data, None, device)?;
+        let mut model = build_model(recipe, &data, None, device, &mut |_| {})?;
         for (stage, planned) in recipe.stage.iter().zip(&mut stages) {
             model.set_mode(data.mode(stage)?);
             model.set_predicts(stage.predicts());
+            model.set_attention(stage.attention());
             let seconds = Planned::new(recipe, &data, stage)?.seconds(&model)?;
             planned.seconds_per_step = Some(seconds);
         }
@@ -164,7 +166,7 @@ impl<'a> Planned<'a> {
 
     /// The middle of three steps, after one that nobody times.
     fn seconds(&self, model: &Transformer) -> Result<f64> {
-        let mut optimizer = self.recipe.optimizer.of(model)?;
+        let mut optimizer = self.recipe.optimizer_of(model, &Collective::Alone)?;
         let settings = StepSettings {
             micro_batch_size: self.stage.micro_batch_size.unwrap_or(self.stage.batch_size),
             learning_rate: 0.0,

@@ -14,7 +14,6 @@ use crate::metrics::{
     BucketMeans, DiffusionMetrics, MASK_RATE_BUCKETS, MachineMetrics, StepMetrics,
 };
 use crate::objective::StageObjective;
-use crate::on_machine::MachineMetrics;
 use crate::recipe::{ObjectiveKind, Stage};
 use crate::record::Surroundings;
 use crate::step::StepOutcome;

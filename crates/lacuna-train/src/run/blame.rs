@@ -76,8 +76,7 @@ impl Failed<'_> {
         match outcome {
             Ok(None) => true,
             Ok(Some(part)) => {
-                let gradients: Vec<_> = part.gradients.iter().map(|(_, g)| g.clone()).collect();
-                let norm = global_norm(self.model.backend(), &gradients);
+                let norm = global_norm(self.model.backend(), &part.gradients);
                 part.loss.is_finite() && norm.is_ok_and(f64::is_finite)
             }
             Err(_) => false,

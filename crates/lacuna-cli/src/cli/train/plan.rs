@@ -34,7 +34,9 @@ pub(super) fn run(recipe: &Recipe, device: &Device, as_json: bool) -> Result<()>
     let available = MemoryLimit::default().bytes();
     let mut opening = Some(Progress::spinning("reading and packing text"));
     let mut fits = true;
-    let plan = plan(recipe, device, &mut |memory| {
+    // A plan leaves nothing behind: the text is packed into a folder that goes when this value does.
+    let packed = WholeFolder::beside(&std::env::temp_dir().join("lacuna-plan"))?;
+    let plan = plan(recipe, (device, packed.path()), &mut |memory| {
         fits = available.is_none_or(|available| memory.total() <= available);
         opening = fits.then(|| Progress::spinning("taking four steps of each stage"));
         fits
