@@ -15,7 +15,7 @@ use super::ranges;
 #[command(after_help = "\
 Examples:
   lacuna average runs/tiny --last 3 --out averaged
-  lacuna average a/step-100 a/step-200 --out averaged      any checkpoints of one model")]
+  lacuna average M N --out averaged      any checkpoints of one model")]
 pub(crate) struct Args {
     /// A run's folder, or two or more checkpoints; the last one's configuration and tokenizer go along
     #[arg(value_name = "FROM", required = true)]
