@@ -22,10 +22,11 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   lacuna pack --tokenizer tok.json --window 1024 --out shards src/ more.jsonl
-  lacuna pack --tokenizer M --out shards --languages python,rust --skip-minified ~/code
+  lacuna pack --tokenizer M --out shards --languages python,rust ~/code
+  lacuna pack --tokenizer M --out shards --skip-generated --skip-minified ~/code
   lacuna pack --tokenizer M --out shards --text-field content data/*.parquet
-  lacuna pack --tokenizer M --out shards --fim-rate 0.5 src/          # half of the documents for `lacuna fill`
-  lacuna pack --tokenizer M --out talk --conversations talk.jsonl     # in the model's own chat template")]
+  lacuna pack --tokenizer M --out shards --fim-rate 0.5 src/
+  lacuna pack --tokenizer M --out talk --conversations talk.jsonl")]
 pub(crate) struct Args {
     /// A tokenizer.json, a model's folder or a GGUF file
     #[arg(long, value_name = "FILE")]

@@ -367,7 +367,7 @@ fn a_limit_on_file_sizes_is_an_error_that_names_the_file() {
     let output = limited("ulimit -f 40;", "run");
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains("shard-00000.bin"), "{}", said(&output));
-    // What was packed before needs no room: then the first checkpoint does.
+    // A corpus that was packed before needs no room: then the first checkpoint does.
     assert!(limited("", "whole").status.success());
     let output = limited("ulimit -f 40;", "second");
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
