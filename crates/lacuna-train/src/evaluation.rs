@@ -110,7 +110,7 @@ pub fn evaluate_model(
         (ObjectiveKind::Autoregressive, _) => {
             &[(ScoreName::Autoregressive, Method::Autoregressive)]
         }
-        // Behind clean text, as it is decoded, and of noisy text, as it was trained.
+        // It is scored behind clean text, as it is decoded, and on noisy text, as it was trained.
         (ObjectiveKind::CausalDiffusion, _) => &[left_to_right, monte_carlo],
         (_, Mode::BlockDiffusion { block_size, .. }) if block_size.get() <= 8 => {
             &[(ScoreName::ExactNelbo, Method::Exact), left_to_right]
@@ -164,7 +164,7 @@ fn scored_tokens(document_mask: bool, windows: &[Window]) -> impl Iterator<Item 
     })
 }
 
-/// What counting the training text achieves on the same tokens.
+/// The scores that counting the training text achieves on the same tokens.
 fn baselines(
     recipe: &Recipe,
     stage: &Stage,

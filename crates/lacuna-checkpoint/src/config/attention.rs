@@ -9,7 +9,7 @@ use std::str::FromStr;
 ///
 /// ```
 /// use lacuna_checkpoint::Attention;
-/// assert_eq!("full".parse(), Ok(Attention::Full));
+/// assert_eq!("full".parse::<Attention>(), Ok(Attention::Full));
 /// assert_eq!(Attention::default().name(), "block-causal");
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

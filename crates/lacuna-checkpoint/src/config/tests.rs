@@ -224,7 +224,7 @@ fn the_attention_of_a_diffusion_model_is_read_and_written_where_it_is_not_block_
     for value in [serde_json::json!("block-causal"), Value::Null] {
         assert_eq!(read("diffusion_attention", value).unwrap(), Config::default());
     }
-    // What others mean by another key is none of this.
+    // Another key, of whatever meaning to others, says nothing of it.
     let other = read("attention", serde_json::json!({"kind": 3})).unwrap();
     assert_eq!(other.attention, Attention::BlockCausal);
     assert!(other.extra.contains_key("attention"));

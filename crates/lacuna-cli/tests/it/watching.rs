@@ -16,8 +16,9 @@ fn watched() -> &'static Path {
         let place = tempfile::tempdir().unwrap();
         let out = place.path().join("watched").display().to_string();
         let set = ["evaluation.evaluate_every=5", "evaluation.sample_every=5"];
+        let recipe = recipe();
         let args =
-            ["train", &recipe(), "--out", &out, "--tensorboard", "--set", set[0], "--set", set[1]];
+            ["train", &recipe, "--out", &out, "--tensorboard", "--set", set[0], "--set", set[1]];
         let text = stdout(&lacuna(&args));
         assert!(text.contains("report.html"), "{text}");
         place
@@ -169,7 +170,7 @@ fn no_line_says_that_nothing_is_left_while_something_is() {
     let place = tempfile::tempdir().unwrap();
     let out = place.path().join("run").display().to_string();
     // A warmup so long that its first steps mask nothing.
-    let set = ["stage.0.steps=1", "stage.1.steps=40", "stage.1.corruption.warmup_steps=40"];
+    let set = ["stage.0.steps=3", "stage.1.steps=40", "stage.1.corruption.warmup_steps=40"];
     let mut args = vec!["train", "", "--out", &out, "--set", "evaluation.prompts=[]"];
     let recipe = recipe();
     args[1] = &recipe;
@@ -179,7 +180,7 @@ fn no_line_says_that_nothing_is_left_while_something_is() {
     assert!(output.status.success(), "{told}");
     assert!(told.contains("nothing masked"), "{told}");
     assert!(!told.contains("about 0 s left"), "{told}");
-    let last = told.lines().rfind(|line| line.contains("step 41/41")).unwrap();
+    let last = told.lines().rfind(|line| line.contains("step 43/43")).unwrap();
     assert!(!last.contains("left"), "{last}");
 }
 

@@ -370,7 +370,7 @@ fn documents_that_do_not_see_each_other_are_a_canvas_each() {
     };
     let together = likelihood(&model, &[text(&window)], &scoring, &mut |_| {}).unwrap();
     assert_eq!(together.tokens, WINDOW - 2, "the first of each document is context");
-    // What stands in one document does not change the other's part.
+    // A document's part of the score does not depend on the other document.
     let mut other = window.clone();
     other.tokens[25..].fill(7);
     let mut first = window.clone();

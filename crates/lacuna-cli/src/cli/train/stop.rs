@@ -42,7 +42,7 @@ impl Stop {
                 UNSAVED.store(true, Ordering::SeqCst);
             }
             Event::Evaluating(..) => self.nothing_to_save(),
-            // What is measured and shown on the way stands behind steps that may not be saved yet.
+            // Everything that is measured and shown on the way stands behind steps that may not be saved yet.
             _ => {}
         }
     }
@@ -57,7 +57,10 @@ impl Stop {
 
     /// Ends as a program that the signal ended does, so that nobody takes the run for finished.
     pub(super) fn exit(&self) -> ! {
-        screen::restore();
+        if screen::is_taken() {
+            screen::restore();
+            note!("stopped; everything there was to save is saved, --resume goes on");
+        }
         exit(128 + SIGNAL.load(Ordering::SeqCst).max(1))
     }
 }
