@@ -11,10 +11,12 @@ use crate::families::Family;
 use crate::parameters::{Name, Parts};
 
 mod announced;
+pub(crate) mod attention;
 mod fields;
 mod json;
 pub(crate) mod predicts;
 
+pub use attention::Attention;
 pub use predicts::Predicts;
 
 /// The mode that a checkpoint was trained for, which decides how it may be used.
@@ -105,6 +107,8 @@ pub struct Config {
     pub family: Option<Family>,
     /// The token that the logits at a masked position predict; with [`Predicts::Next`] the head is shifted.
     pub predicts: Predicts,
+    /// The tokens that a masked position sees, in a diffusion model.
+    pub attention: Attention,
     /// The dtype that the checkpoint declares, if it does.
     pub dtype: Option<StorageDtype>,
     /// Ids in the files that name no token and are left out, as `eos_token_id = 70000`.
@@ -136,6 +140,7 @@ impl Default for Config {
             mode: Mode::Autoregressive,
             family: None,
             predicts: Predicts::Same,
+            attention: Attention::BlockCausal,
             dtype: None,
             ignored_ids: Vec::new(),
             extra: Map::new(),

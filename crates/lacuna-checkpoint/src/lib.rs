@@ -19,7 +19,7 @@
 //! ```
 //!
 //! - [`Config`] and [`Mode`] are the shape of a model, and what it was trained for; [`Family`] is the family that it is
-//!   of, and [`Predicts`] says which token its logits predict.
+//!   of, [`Predicts`] says which token its logits predict, and [`Attention`] what a masked position sees.
 //! - [`Parameters`] holds shapes, weights or gradients as one typed tree; a [`Name`] is a parameter's place in it.
 //! - [`Weights`] is an opened checkpoint, safetensors or GGUF. Its weights stay mapped where the file has them.
 //! - [`save_safetensors`] and [`save_gguf`] write checkpoints, whole or not at all; an [`Outgoing`] is a tensor on its way.
@@ -50,7 +50,7 @@ mod permute;
 mod safetensors;
 mod weights;
 
-pub use config::{Config, Mode, Predicts, RopeScaling};
+pub use config::{Attention, Config, Mode, Predicts, RopeScaling};
 pub use directory::{LONGEST_INDEX, MODEL_FILES};
 pub use error::{Error, Result};
 pub use families::Family;

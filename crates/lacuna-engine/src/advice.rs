@@ -21,6 +21,8 @@ pub enum Knob {
     Algorithm,
     /// [`GenerateOptions::block_size`](crate::GenerateOptions::block_size).
     BlockSize,
+    /// [`GenerateOptions::attention`](crate::GenerateOptions::attention).
+    Attention,
     /// [`FillRule::Threshold`](crate::FillRule::Threshold).
     Threshold,
     /// [`GenerateOptions::mask_id`](crate::GenerateOptions::mask_id).
@@ -47,7 +49,7 @@ pub enum Knob {
     MaskEmbedding,
 }
 
-const ALL: [Knob; 19] = [
+const ALL: [Knob; 20] = [
     Knob::PromptIds,
     Knob::Dtype,
     Knob::Memory,
@@ -55,6 +57,7 @@ const ALL: [Knob; 19] = [
     Knob::Device,
     Knob::Algorithm,
     Knob::BlockSize,
+    Knob::Attention,
     Knob::Threshold,
     Knob::MaskId,
     Knob::AllowModeMismatch,
@@ -83,6 +86,7 @@ impl Knob {
             Self::Device => "device",
             Self::Algorithm => "algorithm",
             Self::BlockSize => "block_size",
+            Self::Attention => "attention",
             Self::Threshold => "FillRule::Threshold",
             Self::MaskId => "mask_id",
             Self::AllowModeMismatch => "allow_mode_mismatch",

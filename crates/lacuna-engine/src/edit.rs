@@ -1,5 +1,6 @@
 //! Writes a text anew with its old version as draft.
 
+use lacuna_checkpoint::Attention;
 use lacuna_samplers::Event;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use crate::session::Session;
 /// [`Threshold`](lacuna_samplers::FillRule::Threshold) does where the model is sure.
 ///
 /// # Errors
-/// As [`generate`](crate::generate); also in reference mode, which knows no drafts.
+/// As [`generate`](crate::generate); also in reference mode, which knows no drafts, and under full attention, where one
+/// block is the whole text.
 pub fn edit(
     model: &Model,
     prompt: impl Into<Prompt>,
@@ -57,6 +59,11 @@ pub fn edit_in(
             return Err(Error::Request(message.into()));
         }
     };
+    if resolved.attention == Attention::Full {
+        let message = "under full attention the whole text is one block, and there is none behind it to be drafted; \
+                       decode without a draft";
+        return Err(Error::Request(message.into()));
+    }
     let limits = drafting(model, causal);
     write(model, resolved, &mut observe, |observer| {
         let request = request.clone();

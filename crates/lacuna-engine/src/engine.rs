@@ -1,5 +1,6 @@
 //! Decodes many requests on one model at once: continuous batching, tokens to text included.
 
+use lacuna_checkpoint::Attention;
 use lacuna_model::{Activations, KvCache};
 use lacuna_samplers::{
     BlockEvent, Decoder, DraftCounts, Error as SamplerError, Event as SamplerEvent, FinishReason,
@@ -176,6 +177,7 @@ struct Running<'m> {
     prompt_tokens: usize,
     prompt_precision: Activations,
     draft_source: DraftSource,
+    attention: Option<Attention>,
     /// Bytes of keys and values at its longest.
     memory: u64,
     /// Since when it runs, and seconds until its first pass was over.
@@ -213,6 +215,7 @@ impl<'m> Engine<'m> {
     /// [`push`](Self::push) of a request of which something may have been read.
     fn take(&mut self, request: Resolved, prefix: Option<Prefix>, slot: Option<u64>) -> Result<Id> {
         let (guidance, draft_source) = (request.guidance()?, request.drafts());
+        let attention = request.attention_of_blocks();
         let drafted = request.lookup.as_ref().map_or(0, |lookup| lookup.limits.blocks_max);
         let Resolved { prompt, prompt_precision, stop, plan, .. } = request;
         let request = match plan {
@@ -254,6 +257,7 @@ impl<'m> Engine<'m> {
             prompt_tokens,
             prompt_precision,
             draft_source,
+            attention,
             memory,
             began,
             joined: None,
@@ -480,6 +484,7 @@ impl Running<'_> {
             finish,
             seconds,
             draft_source: self.draft_source,
+            attention: self.attention,
             drafts,
         })
     }

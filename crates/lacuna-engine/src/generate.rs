@@ -1,5 +1,6 @@
 //! Continues a text, by block diffusion or autoregressively, as the checkpoint is.
 
+use lacuna_checkpoint::Attention;
 use lacuna_model::Activations;
 use lacuna_samplers::reference::{self, Settings};
 use lacuna_samplers::trace::Line;
@@ -37,6 +38,8 @@ pub struct Completion {
     pub prompt_tokens: usize,
     /// The precision in which the prompt was read: that of the options, where the model's weights have a form for it.
     pub prompt_precision: Activations,
+    /// The tokens that a masked position saw; None where the text was written token by token.
+    pub attention: Option<Attention>,
     /// Passes after the prefill (reference mode: as the released code counts nfe).
     pub forwards: usize,
     /// The reason why it ended.
@@ -141,6 +144,7 @@ pub(crate) fn write(
         text_len,
         prompt_tokens: prompt.len(),
         prompt_precision: resolved.prompt_precision,
+        attention: resolved.attention_of_blocks(),
         forwards,
         finish,
         seconds: Seconds { prefill, decode: elapsed - prefill },

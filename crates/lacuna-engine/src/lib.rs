@@ -47,7 +47,7 @@ mod text;
 mod trace;
 
 // These names of other crates stand in the signatures here.
-pub use lacuna_checkpoint::Workload;
+pub use lacuna_checkpoint::{Attention, Workload};
 pub use lacuna_kernels::{Activations, CachePrecision, StorageDtype};
 pub use lacuna_samplers::reference::Settings;
 pub use lacuna_samplers::{
@@ -67,7 +67,9 @@ pub use hub::{Download, locate};
 pub use memory::{MemoryLimit, available_bytes};
 pub use open::{Model, OpenOptions, select_device, usual_mask};
 pub use options::{Algorithm, DraftSource, GenerateOptions, MAX_NEW_TOKENS, Prompt, prompt_ids};
-pub use resolve::{Lookup, Plan, Resolved, Rule, algorithm, mismatch as mode_mismatch, no_mask};
+pub use resolve::{
+    Lookup, Plan, Resolved, Rule, algorithm, attention, mismatch as mode_mismatch, no_mask,
+};
 pub use session::{Prefix, Session};
 pub use text::TokenText;
 pub use trace::TraceFile;

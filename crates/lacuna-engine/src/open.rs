@@ -1,7 +1,9 @@
 //! Opens a checkpoint for use: weights, tokenizer, mode, device.
 
 use candle_core::Device;
-use lacuna_checkpoint::{CachePrecision, Config, Mode, Predicts, StorageDtype, Weights, Workload};
+use lacuna_checkpoint::{
+    Attention, CachePrecision, Config, Mode, Predicts, StorageDtype, Weights, Workload,
+};
 use lacuna_model::Transformer;
 use lacuna_samplers::{Sampling, Vocabulary};
 use lacuna_text::{ChatTemplate, ModelFiles, Settings, Tokenizer};
@@ -102,6 +104,10 @@ impl Model {
                 work.rows = work.rows.min(most);
             }
             work.context = work.context.min(most);
+            if weights.config().attention == Attention::Full {
+                // All of a canvas may be masked.
+                work.logit_rows = work.logit_rows.max(work.context);
+            }
             work.logit_rows = work.logit_rows.min(2 * most.max(256));
             work.cache = options.cache;
             memory::check(path, &weights, options.dtype, work, options.memory)?;

@@ -1,5 +1,6 @@
 //! Says what is asked of a continuation: a prompt, and settings that may be left open.
 
+use lacuna_checkpoint::Attention;
 use lacuna_model::Activations;
 use lacuna_samplers::{FillRule, Sampling};
 use std::num::NonZeroUsize;
@@ -39,8 +40,11 @@ pub struct GenerateOptions {
     pub max_new_tokens: usize,
     /// No end before this many.
     pub min_new_tokens: usize,
-    /// Tokens in a block (4).
+    /// Tokens in a block (4; under full attention the prompt and all new tokens, and no other number).
     pub block_size: Option<NonZeroUsize>,
+    /// The tokens that a masked position sees (as the checkpoint was trained; block-causal where that is full and a
+    /// block size is given). For an autoregressive model it is causal, and nothing else.
+    pub attention: Option<Attention>,
     /// Refinements in all, as in the released code (one a token).
     pub steps: Option<NonZeroUsize>,
     /// The rule that says which masked positions a refinement fills (every one of confidence 0.9;
@@ -79,6 +83,7 @@ impl Default for GenerateOptions {
             max_new_tokens: MAX_NEW_TOKENS,
             min_new_tokens: 0,
             block_size: None,
+            attention: None,
             steps: None,
             fill: None,
             sampling: Sampling::default(),

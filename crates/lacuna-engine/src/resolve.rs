@@ -1,7 +1,7 @@
 //! Makes options and a model one exact request. It is the only place that knows what is taken where
 //! nothing is said.
 
-use lacuna_checkpoint::{CachePrecision, Mode, Predicts};
+use lacuna_checkpoint::{Attention, CachePrecision, Mode, Predicts};
 use lacuna_model::Activations;
 use lacuna_samplers::reference::{Remasking, Settings};
 use lacuna_samplers::trace::Line;
@@ -13,6 +13,10 @@ use crate::advice::{Advice, Knob};
 use crate::error::{Error, Result, unsupported};
 use crate::open::Model;
 use crate::options::{Algorithm, DraftSource, GenerateOptions, Prompt, prompt_ids};
+
+mod attention;
+
+pub use attention::attention;
 
 /// Tokens in a block where neither options nor checkpoint say.
 const BLOCK_SIZE: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
@@ -31,6 +35,8 @@ pub struct Resolved {
     pub stop: Vec<String>,
     /// The sampler's arguments.
     pub plan: Plan,
+    /// The tokens that a masked position sees; causal where the text is written token by token.
+    pub attention: Attention,
     /// The precision in which the model keeps keys and values.
     pub cache: CachePrecision,
     /// The texts in which drafts are looked up besides the request, and the limits of drafts; None where nothing is
@@ -91,6 +97,7 @@ impl Resolved {
             return Err(Error::Mode(mismatch(is_autoregressive)));
         }
         let max_new_tokens = within_positions(model, &prompt, algorithm, options)?;
+        let attention = attention(model, algorithm, options)?;
         let request = |base: Request| Request {
             min_new_tokens: options.min_new_tokens,
             sampling: options.sampling.clone(),
@@ -111,22 +118,26 @@ impl Resolved {
                 Plan::Autoregressive(request)
             }
             Algorithm::Blocks => {
-                let block_size = model.block_size(options.block_size);
                 let mask_id = mask_id(model, options)?;
-                let base = Request::new(prompt.clone(), max_new_tokens, block_size, mask_id);
-                let mut request = request(base);
+                let size = model.block_size(options.block_size);
+                let base = Request::new(prompt.clone(), max_new_tokens, size, mask_id);
+                let mut request = request(attention::seeing(attention, base));
                 request.steps = options.steps;
                 request.fill = fill(model, algorithm, options);
                 Plan::Blocks(request)
             }
             Algorithm::Reference => Plan::Reference(settings(model, options, max_new_tokens)?),
         };
-        let prompt_precision = model.prompt_precision(options.prompt_precision);
+        // Of a canvas nothing is read ahead: every pass is over all of it, and exact.
+        let prompt_precision = match attention {
+            Attention::Full => Activations::F32,
+            _ => model.prompt_precision(options.prompt_precision),
+        };
         let cache = model.transformer.cache_precision();
-        let lookup = lookup(model, &plan, options)?;
+        let lookup = lookup(model, (&plan, attention), options)?;
         let constraint = rule(model, &plan, options)?;
         let stop = options.stop.clone();
-        Ok(Self { prompt, prompt_precision, stop, plan, cache, lookup, constraint })
+        Ok(Self { prompt, prompt_precision, stop, plan, attention, cache, lookup, constraint })
     }
 
     /// The source of its drafts and its rule, for whoever decodes it.
@@ -146,6 +157,11 @@ impl Resolved {
             Some(_) => DraftSource::Lookup,
             None => DraftSource::None,
         }
+    }
+
+    /// The tokens that a masked position sees; None where the text is written token by token.
+    pub fn attention_of_blocks(&self) -> Option<Attention> {
+        Some(self.attention).filter(|_| self.algorithm() != Algorithm::Autoregressive)
     }
 
     /// The algorithm, with its settings.
@@ -178,6 +194,11 @@ impl Resolved {
         let header = match self.drafts() {
             DraftSource::None => header,
             source => header.with_drafts(source.name()),
+        };
+        // Causal blocks are a view of the sampler's own, whose headers say so.
+        let header = match self.attention {
+            Attention::Full => header.with_attention(self.attention.name()),
+            Attention::BlockCausal | Attention::Causal => header,
         };
         Ok(match &self.constraint {
             None => header,
@@ -232,12 +253,22 @@ fn mask_id(model: &Model, options: &GenerateOptions) -> Result<u32> {
 }
 
 /// Drafts by lookup, if they were asked for or pay.
-fn lookup(model: &Model, plan: &Plan, options: &GenerateOptions) -> Result<Option<Lookup>> {
+fn lookup(
+    model: &Model,
+    (plan, attention): (&Plan, Attention),
+    options: &GenerateOptions,
+) -> Result<Option<Lookup>> {
     let shifted = model.config().predicts == Predicts::Next;
     let (refusal, pays) = match plan {
         Plan::Autoregressive(_) => (None, true),
         Plan::Reference(_) => (
             Some("the released algorithm, which checks no drafts; leave out one of the two"),
+            false,
+        ),
+        Plan::Blocks(_) if attention == Attention::Full => (
+            Some(
+                "full attention: the whole text is one block, and there is none behind it to be drafted",
+            ),
             false,
         ),
         Plan::Blocks(_) if shifted => {

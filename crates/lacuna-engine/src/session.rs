@@ -95,7 +95,10 @@ impl Share {
             View::Blocks { block_size } => {
                 batch.push(rows, AttentionMask::BlockCausal { block_size })?;
             }
-            View::Causal => batch.push(rows, AttentionMask::Causal)?,
+            View::CausalBlocks { block_size } if *draft > 0 => {
+                batch.push_causal_draft(rows, block_size, *draft)?;
+            }
+            View::CausalBlocks { .. } | View::Causal => batch.push(rows, AttentionMask::Causal)?,
         }
         Ok(())
     }
@@ -149,7 +152,8 @@ impl Session {
 
     /// Makes the cache of a sequence a beginning of `tokens`, as long as it can be, and says how long it is.
     ///
-    /// Under block-causal attention that are whole blocks: the keys of a token depend on all of its block.
+    /// Under block-causal attention that are whole blocks: the keys of a token depend on all of its block. Of a canvas that
+    /// is one block nothing is kept.
     ///
     /// # Errors
     /// Errors if the session has no sequence of that number.
@@ -223,9 +227,9 @@ impl Session {
             return Ok(());
         }
         let rows = match (view, self.model.config().predicts) {
-            (View::Blocks { .. }, Predicts::Next) => vec![tokens.len() as u32 - 1],
             // Under the causal view more of the prompt follows.
-            (View::Blocks { .. }, Predicts::Same) | (View::Causal, _) => Vec::new(),
+            (View::Causal, _) | (_, Predicts::Same) => Vec::new(),
+            (_, Predicts::Next) => vec![tokens.len() as u32 - 1],
         };
         let share = Share { at, tokens: tokens.clone(), rows, view: *view, draft: 0 };
         let boundary = self.pass(&[share], precision)?;
@@ -273,14 +277,11 @@ impl Sequence {
     fn rewind(&mut self, tokens: &[u32], view: View, head: Predicts) -> usize {
         self.forget_unfinished();
         let shared = self.cached.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        let kept = match view {
-            _ if self.view != view => 0,
-            View::Blocks { block_size } => {
-                // A shifted head reads the first token to write off the last finished one.
-                let reread = usize::from(head == Predicts::Next && shared == tokens.len());
-                shared.saturating_sub(reread) / block_size * block_size.get()
-            }
-            View::Causal => shared,
+        // A shifted head reads the first token to write off the last finished one.
+        let is_read = head == Predicts::Next && view != View::Causal && shared == tokens.len();
+        let kept = match self.view == view {
+            true => view.settled(shared.saturating_sub(usize::from(is_read))),
+            false => 0,
         };
         self.cached.truncate(kept);
         self.cache.truncate(kept);
@@ -327,7 +328,7 @@ impl Sequence {
                     "an autoregressive pass needs at least one token; start with the model's bos"
                         .into()
                 }
-                View::Blocks { .. } => {
+                View::Blocks { .. } | View::CausalBlocks { .. } => {
                     "a shifted head can't write the first token of a text; give a prompt".into()
                 }
             }));

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use lacuna_engine::{
-    Completion, Engine, EngineOptions, Event, FinishReason, GenerateOptions, Id, Model, Plan,
-    Resolved,
+    Attention, Completion, Engine, EngineOptions, Event, FinishReason, GenerateOptions, Id, Model,
+    Plan, Resolved,
 };
 use serde_json::{Map, Value as Json, json};
 
@@ -247,6 +247,10 @@ fn decoder(request: &Resolved) -> Json {
         settings.insert("stop".into(), request.stop.clone().into());
         settings.insert("cache".into(), request.cache.name().into());
         settings.insert("prompt_precision".into(), request.prompt_precision.name().into());
+        let attention = request.attention_of_blocks();
+        if let Some(other) = attention.filter(|one| *one != Attention::BlockCausal) {
+            settings.insert("attention".into(), other.name().into());
+        }
     }
     settings
 }

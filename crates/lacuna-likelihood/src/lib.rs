@@ -3,12 +3,18 @@
 //!
 //! ```no_run
 //! use lacuna_likelihood::{Blocks, Method, Scoring, Text, likelihood};
-//! use lacuna_model::{Transformer, Weights};
+//! use lacuna_model::{Attention, Transformer, Weights};
 //!
 //! let model = Transformer::mapped(&Weights::open("runs/tiny/final")?)?;
 //! let text = Text { tokens: &[5, 6, 7, 8, 9], eligible: &[true; 5], documents: &[5] };
 //! let blocks = Blocks { block_size: 4.try_into()?, mask_id: 3 };
-//! let scoring = Scoring { method: Method::Exact, blocks: Some(blocks), document_mask: false, batch_size: 8 };
+//! let scoring = Scoring {
+//!     method: Method::Exact,
+//!     blocks: Some(blocks),
+//!     attention: Attention::BlockCausal,
+//!     document_mask: false,
+//!     batch_size: 8,
+//! };
 //! let score = likelihood(&model, &[text], &scoring, &mut |_| {})?;
 //! println!("{} nats per token", score.nats_per_token());
 //! # Ok::<(), Box<dyn std::error::Error>>(())

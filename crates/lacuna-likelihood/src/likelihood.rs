@@ -1,6 +1,6 @@
 //! Runs every method's passes over one text, and adds up what they give.
 
-use lacuna_model::{AttentionMask, Batch, CleanKeys, Sequence, Transformer};
+use lacuna_model::{Attention, AttentionMask, Batch, CleanKeys, Sequence, Transformer};
 use lacuna_objective::{
     BlockSums, MonteCarlo, Pass, PassRows, Predicts, Row, Targets, document_block_ranges,
     exact_passes, left_to_right_passes, monte_carlo_passes, next_token_targets, predictable,
@@ -96,12 +96,34 @@ impl Text<'_> {
 pub struct Scoring {
     /// The method.
     pub method: Method,
-    /// Blocks and MASK; unused by [`Method::Autoregressive`].
+    /// Blocks and MASK; unused by [`Method::Autoregressive`]. The block size counts under block-causal attention alone.
     pub blocks: Option<Blocks>,
+    /// The tokens that a masked one sees, as the model was trained. Full: the whole text is one block, or each document
+    /// with `document_mask`. Causal: [`Method::MonteCarlo`] masks the text as one block and reads it so, as training did;
+    /// the other methods take blocks of one token, which see clean text. Unused by [`Method::Autoregressive`].
+    pub attention: Attention,
     /// True if the documents of a text do not see each other.
     pub document_mask: bool,
     /// Rows of one forward pass; 0 counts as 1.
     pub batch_size: usize,
+}
+
+impl Scoring {
+    /// The tokens that are masked as one block in a text of so many, and the mask under which noisy text alone is read;
+    /// None where its blocks see clean text before them.
+    fn reading(
+        &self,
+        block_size: NonZeroUsize,
+        tokens: usize,
+    ) -> (NonZeroUsize, Option<AttentionMask>) {
+        let whole = NonZeroUsize::new(tokens).unwrap_or(NonZeroUsize::MIN);
+        match (self.attention, self.method) {
+            (Attention::BlockCausal, _) => (block_size, None),
+            (Attention::Full, _) => (whole, Some(AttentionMask::Full)),
+            (Attention::Causal, Method::MonteCarlo { .. }) => (whole, Some(AttentionMask::Causal)),
+            (Attention::Causal, _) => (NonZeroUsize::MIN, None),
+        }
+    }
 }
 
 /// Scores texts. Each text's first token is context, never scored; every other eligible token is.
@@ -176,19 +198,21 @@ fn block_diffusion(
     number: u64,
 ) -> Result<Likelihood> {
     let apart = text.read_apart(scoring.document_mask);
-    let ranges = document_block_ranges(&apart, blocks.block_size);
+    let (block_size, noisy_under) = scoring.reading(blocks.block_size, text.tokens.len());
+    let ranges = document_block_ranges(&apart, block_size);
     let row = Row::new(text.tokens, scored, &ranges)?;
     let tokens = scored.iter().filter(|s| **s).count();
     let documents = scoring.document_mask.then_some(text.documents);
     let clean = Sequence { tokens: text.tokens, documents, ..Sequence::default() };
     // The clean text is read once for all passes; a shifted head reads it in each.
-    let read = match model.config().predicts {
-        Predicts::Next => None,
-        Predicts::Same => Some(model.read_clean(&[clean], blocks.block_size)?),
+    let read = match (noisy_under, model.config().predicts) {
+        (Some(_), _) | (None, Predicts::Next) => None,
+        (None, Predicts::Same) => Some(model.read_clean(&[clean], block_size)?),
     };
-    let run = |passes: &[Pass]| match &read {
-        None => shifted_nll(model, row, clean, passes, blocks.block_size),
-        Some(read) => nll_of(model, row, read, passes),
+    let run = |passes: &[Pass]| match (noisy_under, &read) {
+        (Some(mask), _) => noisy_nll(model, row, clean, passes, mask),
+        (None, None) => shifted_nll(model, row, clean, passes, block_size),
+        (None, Some(read)) => nll_of(model, row, read, passes),
     };
     if let Method::MonteCarlo { samples, seed } = scoring.method {
         let mut rng = stream(seed, Purpose::Likelihood, 0, number);
@@ -243,6 +267,28 @@ fn nll_of(
         targets.extend(own);
     }
     let hidden = model.forward_against(&batch, clean)?;
+    Ok(split(&model.token_nll(&hidden, &Targets::of(&targets).ids)?, passes))
+}
+
+/// [`nll_of`] where the noisy text is all that is read, as in training under such a mask: each document by itself, if
+/// `clean` has any.
+fn noisy_nll(
+    model: &Transformer,
+    row: Row<'_>,
+    clean: Sequence<'_>,
+    passes: &[Pass],
+    mask: AttentionMask,
+) -> Result<Vec<Vec<f32>>> {
+    let predicts = model.config().predicts;
+    let rows = PassRows { window: row.clean().len(), predicts, clean_half: false };
+    let (mut batch, mut targets) = (Batch::default(), Vec::new());
+    for pass in passes {
+        let own = pass.targets(row, rows);
+        let wanted = rows_of(&own);
+        batch.push(Sequence { tokens: &pass.noisy, wanted: Some(&wanted), ..clean }, mask)?;
+        targets.extend(own);
+    }
+    let hidden = model.forward(&batch)?;
     Ok(split(&model.token_nll(&hidden, &Targets::of(&targets).ids)?, passes))
 }
 

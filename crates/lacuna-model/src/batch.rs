@@ -171,6 +171,30 @@ impl Batch {
         block_size: NonZeroUsize,
         draft: usize,
     ) -> Result<()> {
+        self.push_drafted(sequence, block_size, draft, KeyRanges::speculative)
+    }
+
+    /// [`push_draft`](Self::push_draft) under causal attention: a token sees of its own block only what stands before
+    /// it, and itself.
+    ///
+    /// # Errors
+    /// As [`push_draft`](Self::push_draft).
+    pub fn push_causal_draft(
+        &mut self,
+        sequence: Sequence<'_>,
+        block_size: NonZeroUsize,
+        draft: usize,
+    ) -> Result<()> {
+        self.push_drafted(sequence, block_size, draft, KeyRanges::speculative_causal)
+    }
+
+    fn push_drafted(
+        &mut self,
+        sequence: Sequence<'_>,
+        block_size: NonZeroUsize,
+        draft: usize,
+        ranges: fn(NonZeroUsize, usize, usize, usize) -> KeyRanges,
+    ) -> Result<()> {
         let (n, past) = (sequence.tokens.len(), sequence.past);
         sequence.check_wanted(n)?;
         sequence.check_undivided("a draft belongs to one text")?;
@@ -182,7 +206,7 @@ impl Batch {
                 "{queued} finished tokens before a draft are no whole blocks of {block_size}"
             )));
         }
-        let ranges = KeyRanges::speculative(block_size, queued, draft, past);
+        let ranges = ranges(block_size, queued, draft, past);
         self.tokens.extend_from_slice(sequence.tokens);
         let finished = past..past + queued + draft;
         let masked = past + queued..finished.end;

@@ -25,7 +25,7 @@
 //! - [`Transformer::init`], [`trainable`](Transformer::trainable), [`mapped`](Transformer::mapped) and
 //!   [`resident`](Transformer::resident) make a model, fresh or from the [`Weights`] of a checkpoint.
 //!
-//! [`Config`], [`Mode`], [`Predicts`], [`Weights`] and [`StorageDtype`] are `lacuna-checkpoint`'s, which reads and writes files.
+//! [`Config`], [`Mode`], [`Predicts`], [`Attention`], [`Weights`] and [`StorageDtype`] are `lacuna-checkpoint`'s, which reads and writes files.
 //!
 //! Files, noise schedules, samplers and tokenizers are the business of other crates.
 
@@ -49,7 +49,7 @@ pub use batch::{Batch, Sequence};
 pub use cache::KvCache;
 pub use clean::CleanKeys;
 pub use error::{Error, Result};
-pub use lacuna_checkpoint::{Config, Mode, Parameters, Predicts, StorageDtype, Weights};
+pub use lacuna_checkpoint::{Attention, Config, Mode, Parameters, Predicts, StorageDtype, Weights};
 pub use lacuna_kernels::{Activations, AttentionMask, CachePrecision};
 pub use train::SavedActivations;
 pub use transformer::Transformer;

@@ -1,7 +1,7 @@
 //! Holds the model: its configuration, its weights, and the head that makes logits of hidden states.
 
 use candle_core::{DType, Device, Tensor, Var};
-use lacuna_checkpoint::{Config, MappedFile, Mode, Parameters, Predicts};
+use lacuna_checkpoint::{Attention, Config, MappedFile, Mode, Parameters, Predicts};
 use lacuna_kernels::{Activations, Backend, CachePrecision, Rope};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -103,6 +103,11 @@ impl Transformer {
     /// Declares which token the logits at a masked position predict; the next checkpoint will say so.
     pub fn set_predicts(&mut self, predicts: Predicts) {
         self.config.predicts = predicts;
+    }
+
+    /// Declares which tokens a masked position has learnt to see; the next checkpoint will say so.
+    pub fn set_attention(&mut self, attention: Attention) {
+        self.config.attention = attention;
     }
 
     /// The element type of activations.

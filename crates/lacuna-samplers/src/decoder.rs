@@ -452,7 +452,7 @@ fn segment(turn: &Turn) -> Segment<'_> {
     let sequence = &turn.sequence;
     let view = sequence.request.view;
     let block: &[u32] = match view {
-        View::Blocks { .. } => &sequence.block,
+        View::Blocks { .. } | View::CausalBlocks { .. } => &sequence.block,
         View::Causal => &[],
     };
     Segment { sequence: sequence.id, view, block, rows: &sequence.holes }

@@ -12,7 +12,13 @@ pub enum View {
         /// B.
         block_size: NonZeroUsize,
     },
-    /// Causal: itself and the tokens before it, as autoregressive models do.
+    /// Blocks as above, of whose tokens each sees itself and what stands before it, of its own block masked or not: as
+    /// diffusion models do that were trained under causal attention. In blocks of one token it is the view above.
+    CausalBlocks {
+        /// B.
+        block_size: NonZeroUsize,
+    },
+    /// Causal: itself and the tokens before it, as autoregressive models do, whose logits at a token are of the next.
     Causal,
 }
 
@@ -20,8 +26,17 @@ impl View {
     /// Tokens that are decided together: B, and 1 under the causal view.
     pub fn block_size(self) -> NonZeroUsize {
         match self {
-            Self::Blocks { block_size } => block_size,
+            Self::Blocks { block_size } | Self::CausalBlocks { block_size } => block_size,
             Self::Causal => NonZeroUsize::MIN,
+        }
+    }
+
+    /// The number of `tokens` from a text's beginning whose keys and values depend on no token behind them: whole
+    /// blocks where tokens see all of their block, else every one.
+    pub fn settled(self, tokens: usize) -> usize {
+        match self {
+            Self::Blocks { block_size } => tokens / block_size * block_size.get(),
+            Self::CausalBlocks { .. } | Self::Causal => tokens,
         }
     }
 }
@@ -58,9 +73,8 @@ pub trait Denoiser {
     /// The reason why a call failed; what it says reaches whoever made the request.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Begins a sequence whose committed tokens are `tokens`: under [`View::Blocks`] a multiple of
-    /// the block size long, maybe none. They may be queued, to be read in the sequence's first
-    /// pass.
+    /// Begins a sequence whose committed tokens are `tokens`: in blocks a multiple of the block size
+    /// long, maybe none. They may be queued, to be read in the sequence's first pass.
     ///
     /// # Errors
     /// The model's.
@@ -112,9 +126,9 @@ pub trait Speculative: Denoiser {
     /// One pass over open blocks, as [`denoise`](Denoiser::denoise), and over drafts. No sequence is
     /// listed twice.
     ///
-    /// Under [`View::Blocks`] a draft is read as \[masked blocks | draft blocks\] of equal length
-    /// under the training mask: masked block b sees the committed tokens, itself, and draft blocks
-    /// before b. Under [`View::Causal`] it is read as it stands.
+    /// In blocks a draft is read as \[masked blocks | draft blocks\] of equal length under the
+    /// training mask: masked block b sees the committed tokens, itself as its view has it, and draft
+    /// blocks before b. Under [`View::Causal`] it is read as it stands.
     ///
     /// Calls `read` with the logits, `[vocab]`, of every wanted row of the segments in order, then
     /// for each draft with as many rows as it has tokens: those of its masked blocks, or of the

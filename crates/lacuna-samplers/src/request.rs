@@ -18,13 +18,14 @@ pub struct Request {
     pub max_new_tokens: usize,
     /// No eos and no stop id before this many new tokens.
     pub min_new_tokens: usize,
-    /// The order in which it is decoded. [`View::Blocks`]: block by block, counted from absolute
-    /// position 0, so that the prompt may end inside one. [`View::Causal`]: token by token, each a
-    /// block of its own, whatever `steps` and `fill` say.
+    /// The order in which it is decoded. [`View::Blocks`] and [`View::CausalBlocks`]: block by block,
+    /// counted from absolute position 0, so that the prompt may end inside one; a block that is as
+    /// long as prompt and new tokens together is a canvas that every pass reads as a whole.
+    /// [`View::Causal`]: token by token, each a block of its own, whatever `steps` and `fill` say.
     #[serde(rename = "block_size", with = "block_size")]
     pub view: View,
     /// Refinements for the whole of `max_new_tokens`, which scheduled rules spread over the blocks:
-    /// ⌈steps·B/G⌉ a block. None: one token a refinement.
+    /// ⌈steps·B/G⌉ a block, all of them for one that is no shorter than the new text. None: one token a refinement.
     pub steps: Option<NonZeroUsize>,
     /// The rule that says which masked positions a refinement fills.
     pub fill: FillRule,
@@ -98,12 +99,13 @@ impl Request {
         Ok(())
     }
 
-    /// Refinements that the schedule gives to a block: ⌈steps·B/G⌉, at least 1; B by default.
+    /// Refinements that the schedule gives to a block: ⌈steps·B/G⌉, at least 1 and at most `steps`; B by default.
     pub(crate) fn steps_per_block(&self) -> usize {
         let block_size = self.block_size().get() as u128;
-        let steps = self.steps.map_or(block_size, |steps| {
-            (steps.get() as u128 * block_size).div_ceil(self.max_new_tokens.max(1) as u128)
-        });
+        let new = self.max_new_tokens.max(1) as u128;
+        let steps = self
+            .steps
+            .map_or(block_size, |steps| (steps.get() as u128 * block_size.min(new)).div_ceil(new));
         usize::try_from(steps).unwrap_or(usize::MAX)
     }
 }

@@ -14,7 +14,8 @@ use crate::setup::RunData;
 /// Held-out scores of one model, all of the same tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Names and scores: `autoregressive`, or `exact NELBO` and `left to right`; then `unigram`, `bigram`.
+    /// Names and scores: `autoregressive`, or a NELBO and `left to right`, as the stage was trained; then `unigram`,
+    /// `bigram`.
     pub scores: Vec<(ScoreName, Likelihood)>,
     /// Held-out windows scored.
     pub windows: usize,
@@ -83,14 +84,18 @@ pub fn evaluate(
     let windows: Vec<Window> =
         (0..count).map(|i| data.held_out.window(i * stride)).collect::<lacuna_data::Result<_>>()?;
     let texts: Vec<Text<'_>> = windows.iter().map(text).collect();
+    let left_to_right = (ScoreName::LeftToRight, Method::LeftToRight);
+    let monte_carlo = (ScoreName::MonteCarloNelbo, Method::MonteCarlo { samples: 8, seed: 0 });
     let methods: &[(ScoreName, Method)] = match (stage.objective, model.config().mode) {
         (ObjectiveKind::Autoregressive, _) => {
             &[(ScoreName::Autoregressive, Method::Autoregressive)]
         }
+        // It is scored behind clean text, as it is decoded, and on noisy text, as it was trained.
+        (ObjectiveKind::CausalDiffusion, _) => &[left_to_right, monte_carlo],
         (_, Mode::BlockDiffusion { block_size, .. }) if block_size.get() <= 8 => {
-            &[(ScoreName::ExactNelbo, Method::Exact), (ScoreName::LeftToRight, Method::LeftToRight)]
+            &[(ScoreName::ExactNelbo, Method::Exact), left_to_right]
         }
-        _ => &[(ScoreName::MonteCarloNelbo, Method::MonteCarlo { samples: 8, seed: 0 })],
+        _ => &[monte_carlo],
     };
     let blocks = match model.config().mode {
         Mode::BlockDiffusion { block_size, mask_token_id } => {
@@ -105,6 +110,7 @@ pub fn evaluate(
         let scoring = Scoring {
             method: *method,
             blocks,
+            attention: model.config().attention,
             document_mask: recipe.data.document_mask,
             batch_size: 8,
         };

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-use lacuna_checkpoint::Predicts;
+use lacuna_checkpoint::{Attention, Predicts};
 use lacuna_model::Transformer;
 
 use crate::adamw::{AdamW, AdamWConfig, Parameter};
@@ -281,6 +281,15 @@ impl Stage {
     /// The token that the logits at a masked position predict.
     pub fn predicts(&self) -> Predicts {
         if self.logit_shift { Predicts::Next } else { Predicts::Same }
+    }
+
+    /// The tokens that a masked position learns to see.
+    pub fn attention(&self) -> Attention {
+        match self.objective {
+            ObjectiveKind::Autoregressive | ObjectiveKind::BlockDiffusion => Attention::BlockCausal,
+            ObjectiveKind::FullDiffusion => Attention::Full,
+            ObjectiveKind::CausalDiffusion => Attention::Causal,
+        }
     }
 
     /// Its learning rate, step by step.

@@ -257,6 +257,7 @@ impl Run<'_> {
     fn enter(&mut self, stage: &Stage) -> Result<()> {
         self.model.set_mode(self.data.mode(stage)?);
         self.model.set_predicts(stage.predicts());
+        self.model.set_attention(stage.attention());
         Ok(())
     }
 

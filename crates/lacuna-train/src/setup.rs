@@ -138,7 +138,7 @@ impl RunData {
     pub fn mode(&self, stage: &Stage) -> Result<Mode> {
         let block_size = match stage.objective {
             ObjectiveKind::Autoregressive => return Ok(Mode::Autoregressive),
-            // Under causal attention every position is a block of its own when it is decoded.
+            // Under causal attention every position is a block of its own, if nobody asks for longer ones.
             ObjectiveKind::CausalDiffusion => NonZeroUsize::MIN,
             ObjectiveKind::BlockDiffusion | ObjectiveKind::FullDiffusion => {
                 self.corrupted_block(stage)

@@ -6,6 +6,7 @@ use lacuna_kernels::StorageDtype;
 use serde_json::{Map, Value, json};
 
 use super::announced::{Announced, Beside, announced, mode};
+use super::attention::{ATTENTION, Attention};
 use super::fields::Fields;
 use super::predicts::{LOGIT_SHIFT, Predicts};
 use super::{Config, Mode, RopeScaling};
@@ -87,6 +88,7 @@ pub(super) fn parse(
         mode: mode(&mut fields, family, released, &names, beside)?,
         family,
         predicts: predicts(&mut fields, family),
+        attention: attention(&mut fields)?,
         dtype: dtype(&mut fields),
         ignored_ids: Vec::new(),
         extra: Map::new(),
@@ -108,6 +110,20 @@ fn predicts(fields: &mut Fields, family: Option<Family>) -> Predicts {
         fields.map.remove(LOGIT_SHIFT);
     }
     if said.unwrap_or(is_shifted) { Predicts::Next } else { Predicts::Same }
+}
+
+/// The attention that the file names; block-causal where it names none.
+fn attention(fields: &mut Fields) -> Result<Attention> {
+    match fields.map.remove(ATTENTION).filter(|value| !value.is_null()) {
+        None => Ok(Attention::BlockCausal),
+        Some(Value::String(name)) => {
+            name.parse().map_err(|expected| fields.fault(ATTENTION, &name, expected))
+        }
+        Some(other) => {
+            let expected = "expected the name of an attention, a text";
+            Err(fields.fault(ATTENTION, other, expected))
+        }
+    }
 }
 
 /// Takes the ids of `generation_config.json` before those of `config.json`.
@@ -286,6 +302,9 @@ pub(super) fn write(config: &Config) -> String {
         }
         Predicts::Same => None,
     };
+    if config.attention != Attention::BlockCausal {
+        set(ATTENTION, json!(config.attention.name()));
+    }
     if let Some(name) = config.dtype.and_then(torch_name) {
         set("torch_dtype", json!(name));
     }

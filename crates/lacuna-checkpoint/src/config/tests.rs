@@ -196,6 +196,41 @@ fn a_shifted_head_is_read_and_written_by_its_key_and_by_its_family() {
 }
 
 #[test]
+fn the_attention_of_a_diffusion_model_is_read_and_written_where_it_is_not_block_causal() {
+    let mode = Mode::BlockDiffusion { block_size: NonZeroUsize::MIN, mask_token_id: Some(5) };
+    for attention in Attention::ALL {
+        let config = Config { mode, attention, ..Config::default() };
+        let text = config.to_json();
+        assert_eq!(Config::from_json(&text).unwrap(), config);
+        assert_eq!(text.contains("attention\": \"causal\""), attention == Attention::Causal);
+        assert_eq!(text.contains("diffusion_attention"), attention != Attention::BlockCausal);
+    }
+    let plain: Map<String, Value> = serde_json::from_str(&Config::default().to_json()).unwrap();
+    let read = |key: &str, value: Value| {
+        let mut map = plain.clone();
+        map.insert(key.to_owned(), value);
+        Config::from_json(&serde_json::to_string(&map).unwrap())
+    };
+    for (value, shown) in [
+        (serde_json::json!("sideways"), "sideways"),
+        (serde_json::json!(""), "diffusion_attention"),
+        (serde_json::json!(3), "3"),
+        (serde_json::json!({"full": true}), "{\"full\":true}"),
+    ] {
+        let error = read("diffusion_attention", value).unwrap_err().to_string();
+        assert!(error.contains("diffusion_attention") && error.contains(shown), "{error}");
+    }
+    // Said of itself, block-causal is what is taken anyway.
+    for value in [serde_json::json!("block-causal"), Value::Null] {
+        assert_eq!(read("diffusion_attention", value).unwrap(), Config::default());
+    }
+    // Another key, of whatever meaning to others, says nothing of it.
+    let other = read("attention", serde_json::json!({"kind": 3})).unwrap();
+    assert_eq!(other.attention, Attention::BlockCausal);
+    assert!(other.extra.contains_key("attention"));
+}
+
+#[test]
 fn a_family_s_name_counts_wherever_it_stands() {
     let plain: Map<String, Value> = serde_json::from_str(&Config::default().to_json()).unwrap();
     let read = |changes: Value| {

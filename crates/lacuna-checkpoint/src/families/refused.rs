@@ -5,8 +5,8 @@
 
 use super::Family;
 
-const FULL: &str = "a masked diffusion model with attention over the whole text in both directions; only attention \
-                    that is causal between blocks is computed here";
+const FULL: &str = "a masked diffusion model with attention over the whole text in both directions; of those \
+                    only checkpoints that were trained here are read";
 const EXPERTS: &str =
     "a diffusion model that is a mixture of experts; only dense ones are computed here";
 

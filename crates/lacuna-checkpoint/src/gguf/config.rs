@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::fields::{Fields, shown};
-use super::mode::{Found, mode};
+use super::mode::{Found, attention, mode};
 use super::parse::Gguf;
 use super::reader::Value;
 use crate::config::{Config, RopeScaling};
@@ -74,6 +74,7 @@ pub(crate) fn read_config(gguf: Gguf<'_>, file: &Path) -> Result<Config> {
     fields.refuse_unless("vocab_size", vocab_size)?;
     fields.vocab_size = vocab_size;
     let Found { mode, family, predicts } = mode(&fields, layers)?;
+    let attention = attention(&fields)?;
     let eos_token_ids = eos(&fields)?;
     let mut parts = Parts::NONE;
     for flag in flags() {
@@ -101,6 +102,7 @@ pub(crate) fn read_config(gguf: Gguf<'_>, file: &Path) -> Result<Config> {
         mode,
         family,
         predicts,
+        attention,
         dtype: None,
         ignored_ids: fields.ignored.take(),
         extra: serde_json::Map::new(),

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use super::fields::Fields;
 use super::reader::Value;
 use super::tokenizer::token_ids;
-use crate::config::{Mode, Predicts};
+use crate::config::{Attention, Mode, Predicts};
 use crate::error::Result;
 use crate::families::{
     Architecture, Family, LLAMA, RELEASED_MASK, is_diffcoder, names_of, refusal_by_name,
@@ -17,6 +17,9 @@ pub(super) const MODE: &str = "lacuna.mode";
 /// The key of MASK's id, which is -1 if the model has none named.
 pub(super) const MASK: &str = "lacuna.mask_token_id";
 pub(super) const AUTOREGRESSIVE: &str = "autoregressive";
+
+/// The key that names the attention of a diffusion model, where it is not block-causal.
+pub(super) const ATTENTION: &str = "lacuna.attention";
 
 const KEYED_MASK: &str = "tokenizer.ggml.mask_token_id";
 
@@ -85,6 +88,17 @@ pub(super) fn mode(fields: &Fields<'_>, layers: &Architecture) -> Result<Found> 
     Ok(Found { mode, family, predicts })
 }
 
+/// The attention that a file of ours names; block-causal where it names none.
+pub(super) fn attention(fields: &Fields<'_>) -> Result<Attention> {
+    match fields.gguf.get(ATTENTION) {
+        None => Ok(Attention::BlockCausal),
+        Some(Value::Text(name)) => {
+            name.parse().map_err(|expected: String| fields.fault(ATTENTION, name, expected))
+        }
+        Some(_) => Err(fields.whole_fault(ATTENTION, "expected the name of an attention, a text")),
+    }
+}
+
 /// The id of MASK under the key that llama.cpp's converter writes.
 fn keyed(fields: &Fields<'_>) -> Option<u32> {
     fields.get(KEYED_MASK).and_then(|_| fields.id(KEYED_MASK))
@@ -107,13 +121,13 @@ fn refuse(fields: &Fields<'_>, layers: &Architecture, family: Option<Family>) ->
     let diffusion = keys.find(|key| key.starts_with("diffusion."));
     if full || diffusion.is_some() {
         let key = diffusion.unwrap_or(causal.as_str());
-        let reason = "a model with attention over the whole text in both directions; only attention that is causal, or \
-                      causal between blocks, is computed here";
+        let reason = "a model with attention over the whole text in both directions; of those only checkpoints that were \
+                      trained here are read";
         return Err(fields.whole_fault(key, reason));
     }
     if layers.is_like(&LLAMA) && token_ids(fields.gguf, &[LLADA_MASK])[0].is_some() {
         let reason = "LLaDA's MASK is among the tokens: a masked diffusion model with attention over the whole text in \
-                      both directions, which is not computed here";
+                      both directions; of those only checkpoints that were trained here are read";
         return Err(fields.whole_fault("tokenizer.ggml.tokens", reason));
     }
     match refusal_by_name(family, &names(fields)) {

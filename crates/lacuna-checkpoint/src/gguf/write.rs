@@ -11,7 +11,7 @@ use super::metadata::{Metadata, put_text};
 use super::mode;
 use super::parse::ggml_id;
 use super::{ALIGNMENT_BYTES, hash, vocabulary};
-use crate::config::{Config, Mode, Predicts, RopeScaling};
+use crate::config::{Attention, Config, Mode, Predicts, RopeScaling};
 use crate::error::{Error, Result};
 use crate::families::{Architecture, ROPE_FACTORS, gguf_name, of_hugging_face_name};
 use crate::index::Format;
@@ -163,6 +163,9 @@ fn describe(
     }
     if config.predicts == Predicts::Next {
         metadata.truth("lacuna.logit_shift", true);
+    }
+    if config.attention != Attention::BlockCausal {
+        metadata.text(mode::ATTENTION, config.attention.name());
     }
     for (name, text) in options.files {
         metadata.text(&format!("{CARRIED}{name}"), text);

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use lacuna_checkpoint::{
-    Config, Format, GgufOptions, Mode, Outgoing, Parts, Result, RopeScaling, SaveOptions,
-    StorageDtype, Weights, save_gguf, save_safetensors, save_tensors,
+    Attention, Config, Format, GgufOptions, Mode, Outgoing, Parts, Result, RopeScaling,
+    SaveOptions, StorageDtype, Weights, save_gguf, save_safetensors, save_tensors,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -328,6 +328,8 @@ fn gguf_keeps_every_variant_of_the_configuration() {
     for config in [
         plain.clone(),
         Config { mode: block_diffusion, eos_token_ids: vec![2, 9], ..plain.clone() },
+        Config { mode: block_diffusion, attention: Attention::Full, ..plain.clone() },
+        Config { mode: block_diffusion, attention: Attention::Causal, ..plain.clone() },
         Config { rope_scaling: llama3, head_dim: 128, ..plain.clone() },
         Config { rope_scaling: RopeScaling::Linear { factor: 2.0 }, ..plain.clone() },
         Config { parts: biased, tie_word_embeddings: true, ..plain.clone() },
@@ -354,6 +356,34 @@ fn gguf_keeps_every_variant_of_the_configuration() {
             assert_eq!(flat(read), flat(tensor), "{name}");
         }
     }
+}
+
+#[test]
+fn an_attention_that_a_gguf_file_names_and_nobody_knows_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let mode = Mode::BlockDiffusion { block_size: 8.try_into().unwrap(), mask_token_id: Some(7) };
+    let config = Config { num_layers: 1, mode, attention: Attention::Full, ..Config::default() };
+    let tensors = config.expected_tensors();
+    let tensors = tensors
+        .map(|(name, shape)| (name, Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap()));
+    let tensors: Vec<(String, Tensor)> = tensors.collect();
+    save_gguf(&path, &config, tensors, &GgufOptions { name: "t", ..Default::default() }).unwrap();
+    assert_eq!(Weights::open(&path).unwrap().config().attention, Attention::Full);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let key = b"lacuna.attention";
+    let at = bytes.windows(key.len()).position(|part| part == key).unwrap() + key.len();
+    // The value's type, its length, its text.
+    assert_eq!(bytes[at + 12..at + 16], *b"full");
+    bytes[at + 12..at + 16].copy_from_slice(b"fill");
+    std::fs::write(&path, &bytes).unwrap();
+    let error = Weights::open(&path).unwrap_err().to_string();
+    assert!(error.contains("lacuna.attention = fill"), "{error}");
+    assert!(error.contains("block-causal, full, causal"), "{error}");
+    // A text's type made that of a number: the length is its value then.
+    bytes[at] = 10;
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(Weights::open(&path).is_err());
 }
 
 #[test]

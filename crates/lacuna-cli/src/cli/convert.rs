@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use lacuna::checkpoint::{Format, Mode, StorageDtype};
-use lacuna::{ConvertOptions, MaskStart, MaskToken, ToBlockDiffusion};
+use lacuna::{Attention, ConvertOptions, MaskStart, MaskToken, ToBlockDiffusion};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -138,7 +138,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Mode::Autoregressive => "autoregressive".to_owned(),
         Mode::BlockDiffusion { block_size, mask_token_id } => {
             let mask = mask_token_id.map_or("not named".to_owned(), |id| format!("id {id}"));
-            format!("block diffusion, blocks of {block_size}, MASK is {mask}")
+            let attention = match converted.config.attention {
+                Attention::BlockCausal => String::new(),
+                other => format!(", {other} attention"),
+            };
+            format!("block diffusion, blocks of {block_size}{attention}, MASK is {mask}")
         }
     };
     out!("{}: {} of weights, {mode}", converted.path.display(), shown(converted.bytes));

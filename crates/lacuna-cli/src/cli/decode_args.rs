@@ -4,8 +4,8 @@ use anyhow::Result;
 use lacuna::checkpoint::{StorageDtype, Workload};
 use lacuna::samplers::{FillRule, Sampling};
 use lacuna::{
-    Activations, Algorithm, CachePrecision, GenerateOptions, MAX_NEW_TOKENS, MemoryLimit, Model,
-    OpenOptions, Prompt, algorithm, select_device,
+    Activations, Algorithm, Attention, CachePrecision, GenerateOptions, MAX_NEW_TOKENS,
+    MemoryLimit, Model, OpenOptions, Prompt, algorithm, attention, select_device,
 };
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -146,6 +146,11 @@ pub(crate) struct Flags {
     /// Tokens in a block; default: the checkpoint's, else 4
     #[arg(long, value_name = "B", allow_hyphen_values = true, value_parser = ranges::size)]
     block_size: Option<NonZeroUsize>,
+    /// Tokens that a masked position sees: block-causal (its block and those before it), full (prompt and all new tokens:
+    /// one block, read as a whole in every pass), causal (those before it); default: as the checkpoint was trained, and
+    /// block-causal with --block-size where that is full
+    #[arg(long, value_name = "A")]
+    attention: Option<Attention>,
     /// Refinements in all, as in the released code, by --fill low-confidence
     #[arg(long, value_name = "S", allow_hyphen_values = true, value_parser = ranges::size)]
     steps: Option<NonZeroUsize>,
@@ -219,6 +224,7 @@ impl Flags {
                 self.min_new_tokens
             ));
         }
+        whole_canvas(self.attention, self.block_size)?;
         if let (Some(mask), Some(eos)) = (self.mask_id, self.eos_id)
             && mask == eos
         {
@@ -239,6 +245,12 @@ impl Flags {
         }
         if self.mode.as_deref() != Some("reference") {
             return Ok(());
+        }
+        if let Some(attention) = self.attention.filter(|one| *one != Attention::BlockCausal) {
+            return Err(format!(
+                "--attention {attention}: --mode reference is the released algorithm, which decodes block-causally; \
+                 leave one of the two out"
+            ));
         }
         let unknown = [
             ("--top-p", self.top_p.is_some()),
@@ -321,6 +333,7 @@ impl Flags {
         // Flags that only block diffusion has ask for it.
         let diffusion = self.mode.is_some()
             || self.block_size.is_some()
+            || self.attention.is_some()
             || self.steps.is_some()
             || self.threshold.is_some()
             || self.fill.is_some()
@@ -335,6 +348,7 @@ impl Flags {
             max_new_tokens: self.max_new_tokens.unwrap_or(MAX_NEW_TOKENS.max(self.min_new_tokens)),
             min_new_tokens: self.min_new_tokens,
             block_size: self.block_size,
+            attention: self.attention,
             steps: self.steps,
             fill: self.threshold.map(|tau| FillRule::Threshold { tau }).or(self.fill),
             sampling: Sampling {
@@ -370,6 +384,25 @@ pub(crate) fn used(model: &Model, sampling: &Sampling) -> serde_json::Value {
         },
         "cache_precision": model.transformer.cache_precision().name(),
     })
+}
+
+/// Tells whether the whole text is one block, by these options.
+pub(crate) fn is_one_block(model: &Model, options: &GenerateOptions) -> bool {
+    matches!(attention(model, algorithm(model, options), options), Ok(Attention::Full))
+}
+
+/// Refuses blocks of a size of their own where the whole text is one.
+pub(crate) fn whole_canvas(
+    attention: Option<Attention>,
+    block_size: Option<NonZeroUsize>,
+) -> Result<(), String> {
+    match (attention, block_size) {
+        (Some(Attention::Full), Some(size)) => Err(format!(
+            "--attention full: the whole text is one block, so --block-size {size} says nothing; leave one of the two \
+             out"
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The precision of a name, or what the names are.
@@ -440,7 +473,9 @@ pub(crate) fn check_against(
         let message = "--stop: the checkpoint has no tokenizer.json, so its tokens are no text to compare with";
         return Err(Usage(message.into()).into());
     }
-    if algorithm(model, options) == Algorithm::Reference {
+    let algorithm = algorithm(model, options);
+    attention(model, algorithm, options)?;
+    if algorithm == Algorithm::Reference {
         let block = model.block_size(options.block_size);
         in_reference_mode(options.max_new_tokens, block, options.steps).map_err(Usage)?;
     }

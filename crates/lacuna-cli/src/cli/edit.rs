@@ -12,7 +12,7 @@ use std::io::IsTerminal;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::decode_args::{DecodeArgs, ModelArgs};
+use super::decode_args::{DecodeArgs, ModelArgs, is_one_block};
 use super::diff::for_terminal;
 use super::show::ShowArgs;
 use super::user_file::{Question, UserFile, shown, with_line_ends};
@@ -118,6 +118,7 @@ fn takes_drafts(args: &Args, model: &Model, options: &GenerateOptions) -> bool {
             "the model reads each token off the position before it (a shifted head)"
         }
         Algorithm::Reference => "--mode reference runs the released algorithm, which has none",
+        _ if is_one_block(model, options) => "under full attention the whole text is one block",
         Algorithm::Blocks => return true,
     };
     if !args.show.quiet {
@@ -266,7 +267,10 @@ fn options(args: &Args, model: &Model, prompt: usize, draft: usize) -> GenerateO
     if args.decode.max_new_tokens.is_none() {
         // Whole blocks, as far as the model reaches.
         let room = model.config().max_position_embeddings.saturating_sub(prompt);
-        let block = model.block_size(options.block_size).get();
+        let block = match is_one_block(model, &options) {
+            true => 1,
+            false => model.block_size(options.block_size).get(),
+        };
         let wanted = wanted(draft).next_multiple_of(block);
         options.max_new_tokens = wanted.min(room / block * block).max(block);
     }

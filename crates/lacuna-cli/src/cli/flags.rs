@@ -12,6 +12,7 @@ pub(crate) fn flag(knob: Knob) -> String {
         Knob::Device => "--device",
         Knob::Algorithm => "--mode",
         Knob::BlockSize => "--block-size",
+        Knob::Attention => "--attention",
         Knob::Threshold => "--threshold",
         Knob::MaskId => "--mask-id",
         Knob::AllowModeMismatch => "--allow-mode-mismatch",

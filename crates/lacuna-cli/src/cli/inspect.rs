@@ -166,6 +166,7 @@ fn described(weights: &Weights) -> Value {
     }
     if let Mode::BlockDiffusion { block_size, mask_token_id } = config.mode {
         object["block_size"] = json!(block_size.get());
+        object["attention"] = json!(config.attention.name());
         object["mask_token_id"] = json!(mask_token_id.or_else(|| lacuna::usual_mask(weights)));
     }
     object

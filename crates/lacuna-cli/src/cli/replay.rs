@@ -95,6 +95,8 @@ struct Timeline<'a> {
     prompt_precision: Option<&'a str>,
     /// The format of keys and values, if it was less precise than they were computed.
     cache_precision: Option<&'a str>,
+    /// The attention of blocks, if it was not block-causal.
+    attention: Option<&'a str>,
     /// The source of drafts, if there was one.
     drafts: Option<&'a str>,
     /// The regular expression that the text keeps to, if there is one.
@@ -107,9 +109,17 @@ struct Timeline<'a> {
 impl<'a> Timeline<'a> {
     fn new(trace: &'a Trace, replayed: &'a Replayed) -> Self {
         let (prompt_precision, cache_precision, drafts, constraint) = (None, None, None, None);
-        let (mode, lines) = (Mode::Fused, Vec::new());
-        let mut timeline =
-            Self { mode, prompt_precision, cache_precision, drafts, constraint, replayed, lines };
+        let (mode, attention, lines) = (Mode::Fused, None, Vec::new());
+        let mut timeline = Self {
+            mode,
+            prompt_precision,
+            cache_precision,
+            attention,
+            drafts,
+            constraint,
+            replayed,
+            lines,
+        };
         for line in &trace.lines {
             let request = match line {
                 Line::Header { request, .. } | Line::Block { request, .. } => *request,
@@ -123,6 +133,7 @@ impl<'a> Timeline<'a> {
                     prompt_precision,
                     cache_precision,
                     drafts,
+                    attention,
                     constraint,
                     ..
                 } => {
@@ -130,6 +141,7 @@ impl<'a> Timeline<'a> {
                     timeline.prompt_precision = prompt_precision.as_deref();
                     timeline.cache_precision = cache_precision.as_deref();
                     timeline.drafts = drafts.as_deref();
+                    timeline.attention = attention.as_deref();
                     timeline.constraint = constraint.as_deref();
                 }
                 _ => timeline.lines.push(line),
@@ -170,6 +182,9 @@ impl<'a> Timeline<'a> {
                 + &self
                     .cache_precision
                     .map_or_else(String::new, |name| format!(", keys and values in {name}"))
+                + &self.attention.map_or_else(String::new, |name| {
+                    format!(", {} attention", printable(name))
+                })
                 + &self.drafts.map_or_else(String::new, |name| format!(", drafts by {name}"))
                 + &self
                     .constraint
@@ -222,6 +237,7 @@ impl<'a> Timeline<'a> {
             "temperature": settings.sampling.temperature,
             "promptPrecision": self.prompt_precision,
             "cachePrecision": self.cache_precision,
+            "attention": self.attention,
             "drafts": self.drafts,
             "constraint": self.constraint,
             "finish": self.finish(),

@@ -4,14 +4,14 @@ use anyhow::Result;
 use indicatif::{HumanCount, HumanDuration};
 use lacuna::checkpoint::Workload;
 use lacuna::likelihood::{Blocks, Likelihood, Method, Scoring, Text, likelihood};
-use lacuna::{CachePrecision, Error, Model};
+use lacuna::{Attention, CachePrecision, Error, Model};
 use serde_json::json;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::Usage;
-use super::decode_args::{ModelArgs, in_vocabulary};
+use super::decode_args::{ModelArgs, in_vocabulary, whole_canvas};
 use super::progress::{Progress, count};
 use super::ranges::{self, Ids};
 use super::show::read_text;
@@ -21,12 +21,18 @@ const BATCH: usize = 4;
 /// From here on the number of passes is said before they are made.
 const MANY_PASSES: u64 = 1000;
 const DEFAULT_SAMPLES: usize = 64;
+/// Scored tokens of one block of all the text up to which its patterns are enumerated unasked: 255 passes.
+const ENUMERATED_MAX: usize = 8;
 const YEAR: f64 = 365.0 * 24.0 * 3600.0;
 
 /// Likelihood of a text: nats and bits per token and byte.
 ///
 /// The first token is context and not scored; all others are. exact: the NELBO of block diffusion by
 /// enumeration, 2^B − 1 passes. left-to-right: blocks filled from the left, B passes; compares with ar.
+///
+/// A model that was trained under full attention sees the whole text as one block. One that was trained under causal
+/// attention is scored token by token behind clean text by exact and left-to-right, which are the same there, and on
+/// noisy text, as it was trained, by monte-carlo.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Score")]
 #[command(after_help = "\
@@ -40,12 +46,17 @@ pub(crate) struct Args {
     /// Token ids to score: 1,2,3
     #[arg(long, value_name = "LIST", conflicts_with = "text", allow_hyphen_values = true)]
     ids: Option<Ids>,
-    /// Method; default: exact for block-diffusion checkpoints, ar for autoregressive ones
+    /// Method; default: exact for block-diffusion checkpoints (monte-carlo under full attention where more than 8 tokens
+    /// are scored), ar for autoregressive ones
     #[arg(long, value_parser = ["ar", "exact", "left-to-right", "monte-carlo"])]
     method: Option<String>,
     /// Tokens in a block; default: the checkpoint's, else 4
     #[arg(long, value_name = "B", allow_hyphen_values = true, value_parser = ranges::size)]
     block_size: Option<NonZeroUsize>,
+    /// Tokens that a masked one sees: block-causal, full or causal; default: as the checkpoint was trained, and
+    /// block-causal with --block-size where that is full
+    #[arg(long, value_name = "A")]
+    attention: Option<Attention>,
     /// MASK id; default: the checkpoint's
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = ranges::token_id)]
     mask_id: Option<u32>,
@@ -69,12 +80,21 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    whole_canvas(args.attention, args.block_size).map_err(Usage)?;
     let text = args.text.as_deref().map(read_text).transpose()?;
     let length = text.as_ref().map_or(0, |text: &String| text.len() / 3 + 1);
     let tokens = args.ids.as_ref().map_or(length, |ids| ids.0.len());
     let model = args.model.open(work(tokens))?;
     let diffusion = model.is_block_diffusion();
-    let method = match args.method.as_deref().unwrap_or(if diffusion { "exact" } else { "ar" }) {
+    in_vocabulary("--mask-id", args.mask_id.as_slice(), model.config().vocab_size)?;
+    let (tokens, bytes) = tokens_and_bytes(args, &model, text.as_deref())?;
+    let attention = attention(args, &model);
+    let usual = match (diffusion, attention) {
+        (false, _) => "ar",
+        (true, Attention::Full) if tokens.len() - 1 > ENUMERATED_MAX => "monte-carlo",
+        (true, _) => "exact",
+    };
+    let method = match args.method.as_deref().unwrap_or(usual) {
         "ar" => Method::Autoregressive,
         "exact" => Method::Exact,
         "left-to-right" => Method::LeftToRight,
@@ -83,12 +103,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if (method != Method::Autoregressive) != diffusion && !args.allow_mode_mismatch {
         return Err(Error::Mode(lacuna::mode_mismatch(!diffusion)).into());
     }
-    in_vocabulary("--mask-id", args.mask_id.as_slice(), model.config().vocab_size)?;
-    let (tokens, bytes) = tokens_and_bytes(args, &model, text.as_deref())?;
+    if let (Method::Autoregressive, Some(other)) =
+        (method, args.attention.filter(|one| *one != Attention::Causal))
+    {
+        let message =
+            format!("--attention {other}: --method ar reads causally; leave one of the two out");
+        return Err(Usage(message).into());
+    }
     let blocks = match method {
         Method::Autoregressive => None,
         _ => Some(Blocks {
-            block_size: model.block_size(args.block_size),
+            block_size: block_size(args, &model, (method, attention), tokens.len())?,
             mask_id: args
                 .mask_id
                 .or_else(|| model.mask_id())
@@ -104,7 +129,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let (eligible, documents) = (vec![true; tokens.len()], [tokens.len()]);
     let texts = [Text { tokens: &tokens, eligible: &eligible, documents: &documents }];
-    let scoring = Scoring { method, blocks, document_mask: false, batch_size: BATCH };
+    let scoring = Scoring { method, blocks, attention, document_mask: false, batch_size: BATCH };
     let passes = passes(&scoring, tokens.len());
     if passes > MANY_PASSES {
         announce(&model, &texts, &scoring, passes)?;
@@ -115,11 +140,53 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let progress = Progress::passes(what, &model, runs);
     let score = likelihood(&model.transformer, &texts, &scoring, &mut |_| {})?;
     drop(progress);
-    print(&score, bytes, args.json)
+    let told = (method != Method::Autoregressive && attention != Attention::BlockCausal)
+        .then_some(attention);
+    print(&score, bytes, told, args.json)
+}
+
+/// The attention that was asked for, else the checkpoint's. A block size that is given to one of full attention has it
+/// scored block by block.
+fn attention(args: &Args, model: &Model) -> Attention {
+    let of_checkpoint = match model.config().attention {
+        Attention::Full if args.block_size.is_some() => Attention::BlockCausal,
+        other => other,
+    };
+    args.attention.unwrap_or(of_checkpoint)
+}
+
+/// The number of tokens that are masked as one block.
+fn block_size(
+    args: &Args,
+    model: &Model,
+    (method, attention): (Method, Attention),
+    tokens: usize,
+) -> Result<NonZeroUsize> {
+    let whole = NonZeroUsize::new(tokens).unwrap_or(NonZeroUsize::MIN);
+    let is_sampled = matches!(method, Method::MonteCarlo { .. });
+    let one = NonZeroUsize::MIN;
+    match (attention, args.block_size) {
+        (Attention::BlockCausal, asked) => Ok(model.block_size(asked)),
+        (Attention::Full, _) => Ok(whole),
+        (Attention::Causal, None) => Ok(if is_sampled { whole } else { one }),
+        (Attention::Causal, Some(size)) if size == one && !is_sampled => Ok(one),
+        (Attention::Causal, Some(size)) => {
+            let message = format!(
+                "--block-size {size}: under causal attention exact and left-to-right take the text token by token, and \
+                 monte-carlo masks it as a whole; leave it out, or give --attention block-causal"
+            );
+            Err(Usage(message).into())
+        }
+    }
 }
 
 /// The score as sentences or as one JSON object.
-fn print(score: &Likelihood, bytes: Option<u64>, as_json: bool) -> Result<()> {
+fn print(
+    score: &Likelihood,
+    bytes: Option<u64>,
+    attention: Option<Attention>,
+    as_json: bool,
+) -> Result<()> {
     let (nats, bits) = (score.nats_per_token(), bytes.map(|bytes| score.bits_per_byte(bytes)));
     if as_json {
         let mut object = json!({
@@ -130,6 +197,9 @@ fn print(score: &Likelihood, bytes: Option<u64>, as_json: bool) -> Result<()> {
         });
         if let Some(error) = score.standard_error {
             object["standard_error"] = json!(error / score.tokens.max(1) as f64);
+        }
+        if let Some(attention) = attention {
+            object["attention"] = attention.name().into();
         }
         out!("{object}");
         return Ok(());
@@ -144,7 +214,8 @@ fn print(score: &Likelihood, bytes: Option<u64>, as_json: bool) -> Result<()> {
         out!("{bits:.4} bits per byte");
     }
     let passes = if score.passes == 1 { "pass" } else { "passes" };
-    out!("{} tokens scored, {} {passes}", score.tokens, score.passes);
+    let under = attention.map_or_else(String::new, |one| format!(" under {one} attention"));
+    out!("{} tokens scored, {} {passes}{under}", score.tokens, score.passes);
     Ok(())
 }
 

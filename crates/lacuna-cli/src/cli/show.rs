@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use lacuna::samplers::Event;
 use lacuna::samplers::trace::Line;
 use lacuna::{
-    Completion, FinishReason, GenerateOptions, Model, Prompt, Resolved, TokenText, TraceFile,
+    Attention, Completion, FinishReason, GenerateOptions, Model, Prompt, Resolved, TokenText,
+    TraceFile,
 };
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
@@ -257,7 +258,10 @@ impl Decoding {
 
     fn take(&self, event: Event<'_>) {
         match event {
-            Event::Refinement(_) => drop(self.passes.fetch_add(1, Relaxed)),
+            Event::Refinement(refinement) => {
+                self.passes.fetch_add(1, Relaxed);
+                self.tokens.fetch_add(refinement.filled.len(), Relaxed);
+            }
             Event::Block(block) => self.tokens.store(block.generated.len(), Relaxed),
         }
     }
@@ -349,7 +353,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 
 /// The object that `--json` prints.
 pub(crate) fn as_json(written: &Completion) -> Value {
-    json!({
+    let mut object = json!({
         "text": written.text,
         "tokens": written.tokens,
         "prompt_tokens": written.prompt_tokens,
@@ -363,7 +367,11 @@ pub(crate) fn as_json(written: &Completion) -> Value {
         "finish_reason": finish_name(written.finish),
         "tokens_per_forward": written.tokens_per_forward(),
         "seconds": { "prefill": written.seconds.prefill, "decode": written.seconds.decode },
-    })
+    });
+    if let Some(attention) = written.attention.filter(|one| *one != Attention::BlockCausal) {
+        object["attention"] = attention.name().into();
+    }
+    object
 }
 
 /// `eos`, `length` or `stop`.
@@ -385,8 +393,12 @@ pub(crate) fn summary(written: &Completion, rule: &str) -> String {
         0 => String::new(),
         n => format!(", drafts saved {n}"),
     };
+    let attention = match written.attention {
+        Some(other) if other != Attention::BlockCausal => format!(", {other} attention"),
+        _ => String::new(),
+    };
     format!(
-        "{n} tokens, {:.2} per forward ({rule}{saved}), {rate:.digits$}/s; prompt {:.1} s, text {:.1} s",
+        "{n} tokens, {:.2} per forward ({rule}{attention}{saved}), {rate:.digits$}/s; prompt {:.1} s, text {:.1} s",
         written.tokens_per_forward(),
         written.seconds.prefill,
         written.seconds.decode,

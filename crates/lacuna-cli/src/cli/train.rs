@@ -7,7 +7,7 @@ use lacuna::train::{
     Collective, Evaluation, Event, Outcome, Recipe, RunOptions, ScoreName, StageData, StepMetrics,
     run as run_recipe,
 };
-use lacuna::{GenerateOptions, Model, OpenOptions, select_device};
+use lacuna::{Attention, GenerateOptions, Model, OpenOptions, select_device};
 use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -267,7 +267,10 @@ fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<String> {
     let model = Model::open(&outcome.model, &OpenOptions::default())?;
     for prompt in &recipe.evaluation.prompts {
         // No more than the model has positions for: the training is done, and the rest of its report is wanted.
-        let block = model.config().block_size().map_or(1, NonZeroUsize::get);
+        let block = match model.config().attention {
+            Attention::Full => 0,
+            _ => model.config().block_size().map_or(1, NonZeroUsize::get),
+        };
         let taken = model.tokenizer()?.encode_with_special_tokens(prompt)?.len() + block;
         let room = model.config().max_position_embeddings.saturating_sub(taken);
         let max_new_tokens = recipe.evaluation.max_new_tokens.min(room);

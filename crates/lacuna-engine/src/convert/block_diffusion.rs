@@ -1,7 +1,7 @@
 //! Makes an autoregressive checkpoint the start of block-diffusion training: it chooses which id is
 //! MASK, and how its row begins.
 
-use lacuna_checkpoint::{Config, Mode, Name, Outgoing, Weights, mean_row};
+use lacuna_checkpoint::{Attention, Config, Mode, Name, Outgoing, Weights, mean_row};
 use lacuna_kernels::Backend;
 use lacuna_random::{Purpose, stream, uniform_f32};
 use std::num::NonZeroUsize;
@@ -97,6 +97,7 @@ pub(super) fn apply(
     let four = const { NonZeroUsize::new(4).expect("not zero") };
     let block_size = to.block_size.or(config.block_size()).unwrap_or(four);
     config.mode = Mode::BlockDiffusion { block_size, mask_token_id: Some(id) };
+    config.attention = Attention::BlockCausal;
     config.family = None;
     config.validate()?;
     let mut rows = Vec::new();

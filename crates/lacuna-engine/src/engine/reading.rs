@@ -72,7 +72,7 @@ impl<'m> Engine<'m> {
         let prompt = &of_sampler.prompt;
         // The last token is read again where what follows it is read off it; `prefill` sees to the rest.
         let most = match view {
-            View::Blocks { .. } => prompt.len(),
+            View::Blocks { .. } | View::CausalBlocks { .. } => prompt.len(),
             View::Causal => prompt.len().saturating_sub(1),
         };
         let kept = match &mut self.prefixes {

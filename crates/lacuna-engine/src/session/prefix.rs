@@ -10,7 +10,8 @@ use crate::error::Result;
 
 /// The beginning of a text that a model has read: its tokens, with their keys and values.
 ///
-/// Under block-causal attention only whole blocks can be shared, since the keys of a token depend on all of its block.
+/// Under block-causal attention only whole blocks can be shared, since the keys of a token depend on all of its block;
+/// under causal attention every token can.
 #[derive(Debug)]
 pub struct Prefix {
     view: View,
@@ -25,11 +26,11 @@ impl Prefix {
         &self.tokens
     }
 
-    /// The number of its tokens with which `tokens` begins, in whole blocks; none of them where it was read under
-    /// another view or in another precision.
+    /// The number of its tokens with which `tokens` begins, in whole blocks where keys depend on those; none of them
+    /// where it was read under another view or in another precision.
     pub fn shared(&self, tokens: &[u32], view: View, precision: Activations) -> usize {
         match (self.view, self.precision) == (view, precision) {
-            true => whole_blocks(shared(&self.tokens, tokens), view),
+            true => view.settled(shared(&self.tokens, tokens)),
             false => 0,
         }
     }
@@ -82,7 +83,9 @@ impl Session {
     /// The model's; the prefix stays as it was.
     pub fn read_on(&mut self, prefix: &mut Prefix, prompt: &[u32], rows: usize) -> Result<bool> {
         let end = match prefix.view {
-            View::Blocks { .. } => whole_blocks(prompt.len(), prefix.view),
+            View::Blocks { .. } | View::CausalBlocks { .. } => {
+                whole_blocks(prompt.len(), prefix.view)
+            }
             View::Causal => prompt.len().saturating_sub(1),
         };
         let from = prefix.tokens.len();
@@ -93,7 +96,7 @@ impl Session {
             let read = Rows { tokens, past: from, wanted: Some(&[]), ..Rows::default() };
             let mask = match prefix.view {
                 View::Blocks { block_size } => AttentionMask::BlockCausal { block_size },
-                View::Causal => AttentionMask::Causal,
+                View::CausalBlocks { .. } | View::Causal => AttentionMask::Causal,
             };
             let batch = Batch::of(read, mask)?.in_precision(prefix.precision);
             self.passes += 1;
@@ -134,7 +137,7 @@ impl Session {
     ) -> Result<Option<Prefix>> {
         let alike =
             self.sequences.iter().filter(|one| (one.view, one.precision) == (view, precision));
-        let lengths = alike.map(|one| (whole_blocks(shared(&one.cached, prompt), view), one));
+        let lengths = alike.map(|one| (view.settled(shared(&one.cached, prompt)), one));
         let Some((len, longest)) = lengths.max_by_key(|(len, _)| *len) else { return Ok(None) };
         if len <= most {
             return Ok(None);

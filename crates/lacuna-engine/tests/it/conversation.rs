@@ -1,7 +1,7 @@
 //! Holds what is kept between the turns of a conversation to change no answer.
 
 use crate::support::tiny;
-use lacuna_engine::{Algorithm, FinishReason, GenerateOptions, Model, Session};
+use lacuna_engine::{Algorithm, Attention, FinishReason, GenerateOptions, Model, Session};
 use lacuna_samplers::View;
 use lacuna_samplers::{Event, FillRule};
 use std::num::NonZeroUsize;
@@ -48,11 +48,29 @@ fn ways() -> Vec<GenerateOptions> {
     ways
 }
 
+/// Ways to decode under full and under causal attention.
+fn other_attention() -> Vec<GenerateOptions> {
+    let (algorithm, allow_mode_mismatch) = (Some(Algorithm::Blocks), true);
+    let base = GenerateOptions {
+        max_new_tokens: 24,
+        eos_ids: Some(Vec::new()),
+        algorithm,
+        allow_mode_mismatch,
+        ..GenerateOptions::default()
+    };
+    let mut ways = vec![GenerateOptions { attention: Some(Attention::Full), ..base.clone() }];
+    for size in [1, 4, 8] {
+        let attention = Some(Attention::Causal);
+        ways.push(GenerateOptions { attention, block_size: Some(block(size)), ..base.clone() });
+    }
+    ways
+}
+
 #[test]
 fn each_turn_of_a_kept_session_is_that_of_a_fresh_one_with_the_whole_conversation() {
     for name in ["tiny_tied", "tiny_untied"] {
         let model = tiny(name);
-        for options in ways() {
+        for options in ways().into_iter().chain(other_attention()) {
             let mut kept = remembering(&model);
             let mut said: Vec<u32> = (0..19).map(|i| 40 + i * 7 % 300).collect();
             for turn in 0..4u32 {

@@ -184,7 +184,7 @@ fn only_the_pass_over_a_prompt_is_rounded() {
     ] {
         let segment = match view {
             View::Causal => causal(0),
-            View::Blocks { .. } => blocks(0, &[0, 1, 2, 3]),
+            View::Blocks { .. } | View::CausalBlocks { .. } => blocks(0, &[0, 1, 2, 3]),
         };
         let mut session = reading(Activations::Int8, view);
         assert_eq!(session.passes(), 1, "the prompt has a pass of its own");
@@ -218,7 +218,7 @@ fn what_was_read_in_one_precision_is_not_remembered_in_another() {
     for view in [BLOCKS, View::Causal] {
         let segment = match view {
             View::Causal => causal(0),
-            View::Blocks { .. } => blocks(0, &[0, 3]),
+            View::Blocks { .. } | View::CausalBlocks { .. } => blocks(0, &[0, 3]),
         };
         let [exact, rounded] = [Activations::F32, Activations::Int8].map(|precision| {
             let mut session = reading(precision, view);
@@ -246,9 +246,9 @@ fn drafted(session: &mut Session, view: View, tokens: &[u32]) -> Vec<Vec<f32>> {
 fn a_drafts_rows_are_those_of_its_blocks_one_after_the_other_and_any_part_of_it_may_be_accepted() {
     let segment = |view| match view {
         View::Causal => causal(0),
-        View::Blocks { .. } => blocks(0, &[0, 1, 2, 3]),
+        blocks => Segment { view: blocks, ..self::blocks(0, &[0, 1, 2, 3]) },
     };
-    for view in [BLOCKS, View::Causal] {
+    for view in [BLOCKS, View::CausalBlocks { block_size: FOUR }, View::Causal] {
         let (size, draft) = (view.block_size().get(), tokens(8, 5));
         for accepted in 0..=draft.len() / size {
             let begun = || {

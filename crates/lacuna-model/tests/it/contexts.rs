@@ -249,6 +249,45 @@ fn a_draft_is_verified_as_the_blocks_would_be_denoised_one_by_one() {
     assert!(off < 1e-11, "{off:e}");
 }
 
+#[test]
+fn a_causal_draft_is_verified_as_the_blocks_would_be_read_one_by_one_under_the_causal_mask() {
+    let (b, model) = (4, model(DType::F64));
+    let (clean, _) = window(6);
+    let masks = vec![MASK; WINDOW];
+    // A block of masks behind the clean text before it, as one text.
+    let block = |start: usize| {
+        let text = [&clean[..start], &masks[..b]].concat();
+        let wanted: Vec<u32> = (start as u32..(start + b) as u32).collect();
+        let read = Sequence { tokens: &text, wanted: Some(&wanted), ..Sequence::default() };
+        let hidden = model.forward(&Batch::of(read, AttentionMask::Causal).unwrap()).unwrap();
+        model.logits(&hidden).unwrap()
+    };
+    for queued in [0, 4, 8] {
+        let (prefix, draft) = (4, 8);
+        let mut cache = model.new_cache(1).unwrap();
+        pass(&model, &mut cache, &clean[..prefix], (AttentionMask::Causal, &[]));
+        cache.keep(0..prefix).unwrap();
+        let from = prefix + queued;
+        let tokens = [&masks[..draft], &clean[prefix..from + draft]].concat();
+        let rows: Vec<u32> = (0..draft as u32).collect();
+        let drafted =
+            Sequence { tokens: &tokens, past: prefix, wanted: Some(&rows), documents: None };
+        let mut batch = Batch::default();
+        batch.push_causal_draft(drafted, size(b), draft).unwrap();
+        let hidden = model.forward_cached(&batch, &mut [&mut cache]).unwrap();
+        let logits = model.logits(&hidden).unwrap();
+        for start in [0, b] {
+            let found = logits.narrow(0, start, b).unwrap();
+            let off = largest_difference(&found, &block(from + start));
+            assert!(off < 1e-11, "{queued} queued, block {start}: {off:e}");
+        }
+        cache.keep(draft..draft + queued + b).unwrap();
+        let next = pass(&model, &mut cache, &masks[..b], (AttentionMask::Causal, &[0, 1, 2, 3]));
+        let off = largest_difference(&next, &block(from + b));
+        assert!(off < 1e-11, "behind what was kept: {off:e}");
+    }
+}
+
 /// Verifies drafts, keeps a part of each, and goes on behind it; gives the largest difference of a logit from those of
 /// the training pass.
 fn drafts_are_off_by(model: &Transformer) -> f64 {

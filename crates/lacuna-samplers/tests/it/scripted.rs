@@ -205,7 +205,7 @@ impl Denoiser for Scripted {
             let committed = self.of(sequence).to_vec();
             // The token that follows under the causal view is what stands in a masked block of one.
             let block = match view {
-                View::Blocks { .. } => segment.block,
+                View::Blocks { .. } | View::CausalBlocks { .. } => segment.block,
                 View::Causal => {
                     assert!(segment.block.is_empty() && rows == [0] && !committed.is_empty());
                     &[MASK]

@@ -128,6 +128,22 @@ fn the_length_is_not_tied_to_the_block_size() {
 }
 
 #[test]
+fn a_block_that_is_longer_than_the_new_text_has_no_more_steps_than_were_asked_for() {
+    let text: Vec<u32> = (6..14).collect();
+    for (steps, passes) in [(1, 1), (3, 3), (8, 8), (20, 8)] {
+        let canvas = View::Blocks { block_size: size(11) };
+        let asked = Request {
+            view: canvas,
+            steps: std::num::NonZeroUsize::new(steps),
+            ..request(&text[..3], 8, FillRule::LowConfidence)
+        };
+        let whole = [&text[..3], &text[..]].concat();
+        let generation = generate(&mut Recites::new(&whole), asked, go_on).unwrap();
+        assert_eq!((generation.tokens, generation.forwards), (text.clone(), passes), "{steps}");
+    }
+}
+
+#[test]
 fn a_stop_id_ends_the_text_and_is_no_part_of_it() {
     let request =
         Request { stop_ids: vec![9], ..request(&[], 12, FillRule::Threshold { tau: 0.0 }) };

@@ -3,6 +3,7 @@
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use lacuna_engine::{Algorithm, Attention, Resolved};
 use lacuna_text::{Message, RenderOptions};
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex};
@@ -173,7 +174,7 @@ pub(super) async fn completions(
         return Ok(with_ignored(json_response(StatusCode::OK, &body), &ignored));
     }
     let draft = match asked.predicted()? {
-        Some(text) if takes_drafts(&app) => {
+        Some(text) if takes_drafts(&app, &resolved) => {
             app.fits("prediction", text.len())?;
             let tokens = app.tokenizer()?.encode_ordinary(&text);
             Some(tokens.map_err(|error| ApiError::wrong("prediction", error))?)
@@ -210,10 +211,10 @@ pub(super) async fn completions(
     Ok(with_ignored(response, &ignored))
 }
 
-/// Tells whether the model verifies drafts.
-pub(super) fn takes_drafts(app: &App) -> bool {
-    use lacuna_engine::Algorithm;
-    let blocks = lacuna_engine::algorithm(&app.model, &app.options.defaults) == Algorithm::Blocks;
+/// Tells whether drafts of a request are verified.
+pub(super) fn takes_drafts(app: &App, request: &Resolved) -> bool {
+    // Under full attention the whole text is one block.
+    let blocks = request.algorithm() == Algorithm::Blocks && request.attention != Attention::Full;
     blocks && !app.model.is_shifted()
 }
 

@@ -137,7 +137,7 @@ async fn answer(
         options.stop.push("\nBefore:\n".to_owned());
     }
     let request = app.resolved(prompt, &options)?;
-    let task = match takes_drafts(app) {
+    let task = match takes_drafts(app, &request) {
         true => Task::Edit { request, draft },
         false => Task::Write(request),
     };

@@ -4,7 +4,7 @@ use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use lacuna_engine::{FillRule, GenerateOptions, Sampling};
+use lacuna_engine::{Attention, FillRule, GenerateOptions, Sampling};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -125,6 +125,8 @@ macro_rules! request {
             pub(crate) threshold: Option<f64>,
             /// Tokens in a block.
             pub(crate) block_size: Option<usize>,
+            /// The tokens that a masked position sees: `block-causal`, `full` or `causal`. Absent: as the model was trained.
+            pub(crate) attention: Option<String>,
             /// True if the text does not end before its length.
             pub(crate) ignore_eos: Option<bool>,
             /// The editor, or the conversation, whose last text is remembered for this one.
@@ -157,6 +159,7 @@ macro_rules! request {
                     stop: self.stop.as_ref(),
                     threshold: self.threshold,
                     block_size: self.block_size,
+                    attention: self.attention.as_deref(),
                     ignore_eos: self.ignore_eos == Some(true),
                     id_slot: self.id_slot,
                     t_max_predict_ms: self.t_max_predict_ms,
@@ -186,6 +189,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) stop: Option<&'a Stop>,
     pub(crate) threshold: Option<f64>,
     pub(crate) block_size: Option<usize>,
+    pub(crate) attention: Option<&'a str>,
     pub(crate) ignore_eos: bool,
     pub(crate) id_slot: Option<i64>,
     pub(crate) t_max_predict_ms: Option<i64>,
@@ -219,6 +223,10 @@ impl Shared<'_> {
             let size = NonZeroUsize::new(size).filter(|size| size.get() <= most);
             let wrong = || ApiError::wrong("block_size", format!("expected 1 to {most} tokens"));
             options.block_size = Some(size.ok_or_else(wrong)?);
+        }
+        if let Some(name) = self.attention {
+            let attention = name.parse::<Attention>();
+            options.attention = Some(attention.map_err(|e| ApiError::wrong("attention", e))?);
         }
         if let Some(stop) = self.stop {
             options.stop = stops(stop)?;

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
+use lacuna_engine::Attention;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -81,6 +82,10 @@ pub(super) async fn props(State(app): State<Arc<App>>) -> Response {
         "eos_token": spelled(app.model.ends_of_text().first().copied()),
         "fim": app.fim().ok().map(|fim| fim.format.name),
         "block_diffusion": app.model.is_block_diffusion(),
+        "attention": match app.model.is_block_diffusion() {
+            true => config.attention.name(),
+            false => Attention::Causal.name(),
+        },
         "cache_precision": app.model.transformer.cache_precision().name(),
         "pass_seconds": app.metrics.costs(),
         "build_info": concat!("lacuna ", env!("CARGO_PKG_VERSION")),

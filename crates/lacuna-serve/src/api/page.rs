@@ -122,7 +122,7 @@ pub(super) async fn watch(
             let old = tokenizer.encode_ordinary(&text).map_err(failed)?;
             let (prompt, ends) = edit_prompt(&app, instruction, &text)?;
             let wanted = old.len() + old.len() / 4 + 128;
-            draft = Some(old).filter(|_| takes_drafts(&app));
+            draft = Some(old);
             (prompt, Some(ends), wanted)
         }
     };
@@ -131,7 +131,7 @@ pub(super) async fn watch(
     let mut options = shared.options(&app, most)?;
     options.eos_ids = options.eos_ids.or(ends);
     let request = app.resolved(prompt, &options)?;
-    let task = match draft {
+    let task = match draft.filter(|_| takes_drafts(&app, &request)) {
         Some(draft) => Task::Edit { request, draft },
         None => Task::Write(request),
     };

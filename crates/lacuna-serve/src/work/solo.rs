@@ -1,8 +1,9 @@
 //! Decodes edits, whose drafts are verified many blocks at a time, and scores texts: each by itself, with a pass of all
 //! others after each of its own, so that nobody waits for the whole of it.
 
-use lacuna_engine::{DecodeEvent, Model, Session, edit_in};
+use lacuna_engine::{Attention, DecodeEvent, Model, Session, edit_in};
 use lacuna_likelihood::{Blocks, Method, token_scores};
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -76,7 +77,13 @@ impl Worker<'_> {
         let model = self.model;
         let method = match (model.is_block_diffusion(), model.mask_id()) {
             (true, Some(mask_id)) => {
-                let block_size = model.block_size(None);
+                let block_size = match model.config().attention {
+                    Attention::BlockCausal => model.block_size(None),
+                    // The text is one block.
+                    Attention::Full => NonZeroUsize::new(tokens.len()).unwrap_or(NonZeroUsize::MIN),
+                    // Each token sees clean ones alone.
+                    Attention::Causal => NonZeroUsize::MIN,
+                };
                 (Method::LeftToRight, Some(Blocks { block_size, mask_id }))
             }
             _ => (Method::Autoregressive, None),

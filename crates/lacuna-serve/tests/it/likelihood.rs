@@ -1,6 +1,7 @@
 //! The likelihood that `echo` tells is the one that the project's own scoring has.
 
 use crate::support::{Server, tiny};
+use lacuna_engine::Attention;
 use lacuna_likelihood::{Blocks, Method, Scoring, Text, likelihood};
 use serde_json::json;
 
@@ -14,6 +15,7 @@ fn echoed_likelihoods_add_up_to_the_left_to_right_one() {
     let scoring = Scoring {
         method: Method::LeftToRight,
         blocks: Some(Blocks { block_size, mask_id }),
+        attention: Attention::BlockCausal,
         document_mask: false,
         batch_size: 1,
     };

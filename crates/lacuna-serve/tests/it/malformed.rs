@@ -87,6 +87,8 @@ fn fields_of_the_wrong_kind_are_named() {
         ("threshold", json!(7)),
         ("block_size", json!(0)),
         ("block_size", json!(1_000_000_000)),
+        ("attention", json!("sideways")),
+        ("attention", json!(4)),
         ("logprobs", json!(1)),
         ("logit_bias", json!({"5": 100})),
         ("best_of", json!(4)),

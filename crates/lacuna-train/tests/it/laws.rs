@@ -1,12 +1,15 @@
 //! Checks the laws of a step and of a likelihood, which must hold whatever the weights.
 
 use candle_core::{DType, Device};
-use lacuna_checkpoint::Config;
+use lacuna_checkpoint::{Attention, Config};
 use lacuna_data::Window;
 use lacuna_kernels::AttentionMask;
 use lacuna_likelihood::{Blocks, Method, Scoring, Text, likelihood};
 use lacuna_model::{Batch, Sequence, Transformer};
-use lacuna_objective::{CorruptionRule, Predicts};
+use lacuna_objective::{
+    CorruptionRule, Pass, Predicts, Row, exact_passes, left_to_right_passes, monte_carlo_passes,
+};
+use lacuna_random::{Purpose, stream};
 use lacuna_schedules::{TimeSampling, Warmup};
 use lacuna_train::{
     AdamW, AdamWConfig, Collective, ObjectiveKind, Parameter, StageObjective, StepSettings, step,
@@ -174,7 +177,13 @@ fn prompts_and_padding_are_never_masked_and_never_supervised() {
 
 fn score(model: &Transformer, window: &Window, method: Method, block_size: usize) -> f64 {
     let blocks = Blocks { block_size: NonZeroUsize::new(block_size).unwrap(), mask_id: MASK };
-    let scoring = Scoring { method, blocks: Some(blocks), document_mask: false, batch_size: 3 };
+    let scoring = Scoring {
+        method,
+        blocks: Some(blocks),
+        attention: Attention::BlockCausal,
+        document_mask: false,
+        batch_size: 3,
+    };
     likelihood(model, &[text(window)], &scoring, &mut |_| {}).unwrap().nats
 }
 
@@ -260,11 +269,109 @@ fn the_exact_nelbo_is_the_mean_over_all_orders_and_monte_carlo_agrees() {
 
     let blocks = Blocks { block_size: four, mask_id: MASK };
     let method = Method::MonteCarlo { samples: 400, seed: 1 };
-    let scoring = Scoring { method, blocks: Some(blocks), document_mask: false, batch_size: 50 };
+    let scoring = Scoring {
+        method,
+        blocks: Some(blocks),
+        attention: Attention::BlockCausal,
+        document_mask: false,
+        batch_size: 50,
+    };
     let estimate = likelihood(&model, &[text(&window)], &scoring, &mut |_| {}).unwrap();
     let error = estimate.standard_error.unwrap();
     assert!(
         error > 0.0 && (estimate.nats - exact).abs() < 4.0 * error,
         "{estimate:?}, exact {exact}"
     );
+}
+
+/// Nats of a pass, computed from the logits of its noisy text alone.
+fn nats_by_hand(model: &Transformer, window: &Window, pass: &Pass, mask: AttentionMask) -> f64 {
+    let shift = usize::from(model.config().predicts == Predicts::Next);
+    let hidden = model.forward(&Batch::of(pass.noisy.as_slice(), mask).unwrap()).unwrap();
+    let logits = model.logits(&hidden).unwrap().to_dtype(DType::F64).unwrap();
+    let logits = logits.to_vec2::<f64>().unwrap();
+    let nll = |position: usize| {
+        let row = &logits[position - shift];
+        let sum: f64 = row.iter().map(|logit| logit.exp()).sum();
+        sum.ln() - row[window.tokens[position] as usize]
+    };
+    pass.scored.iter().map(|scored| scored.coefficient * nll(scored.position)).sum()
+}
+
+#[test]
+fn scores_under_full_and_causal_attention_are_those_of_noisy_texts_read_as_in_training() {
+    let window = short_window();
+    let eligible: Vec<bool> = (0..window.tokens.len()).map(|at| at > 0).collect();
+    let whole = 0..window.tokens.len();
+    let blocks = std::slice::from_ref(&whole);
+    let row = Row::new(&window.tokens, &eligible, blocks).unwrap();
+    for predicts in [Predicts::Same, Predicts::Next] {
+        let mut model = model(VOCAB, DType::F32);
+        model.set_predicts(predicts);
+        let score = |attention, method| {
+            // The block size says nothing here.
+            let blocks = Blocks { block_size: NonZeroUsize::new(3).unwrap(), mask_id: MASK };
+            let blocks = Some(blocks);
+            let scoring =
+                Scoring { method, blocks, attention, document_mask: false, batch_size: 3 };
+            likelihood(&model, &[text(&window)], &scoring, &mut |_| {}).unwrap()
+        };
+        let samples = 7;
+        let sampled = || {
+            let mut rng = stream(9, Purpose::Likelihood, 0, 0);
+            monte_carlo_passes(row, MASK, samples, &mut rng).collect::<Vec<_>>()
+        };
+        for (attention, mask) in
+            [(Attention::Full, AttentionMask::Full), (Attention::Causal, AttentionMask::Causal)]
+        {
+            let passes = sampled();
+            let by_hand = passes.iter().map(|pass| nats_by_hand(&model, &window, pass, mask));
+            let by_hand = by_hand.sum::<f64>() / samples as f64;
+            let scored = score(attention, Method::MonteCarlo { samples, seed: 9 });
+            let case = format!("{attention}, {predicts:?}");
+            assert!((scored.nats / by_hand - 1.0).abs() < 1e-5, "{case}: {scored:?}, {by_hand}");
+            assert!(scored.standard_error.unwrap() > 0.0 && scored.tokens == 10, "{case}");
+        }
+        let exact: Vec<Pass> = exact_passes(row, MASK).unwrap().collect();
+        let ordered: Vec<Pass> = left_to_right_passes(row, MASK).collect();
+        for (method, passes) in [(Method::Exact, exact), (Method::LeftToRight, ordered)] {
+            let mask = AttentionMask::Full;
+            let by_hand: f64 =
+                passes.iter().map(|pass| nats_by_hand(&model, &window, pass, mask)).sum();
+            let scored = score(Attention::Full, method);
+            assert!(
+                (scored.nats / by_hand - 1.0).abs() < 1e-5,
+                "{method:?}: {scored:?}, {by_hand}"
+            );
+            assert_eq!(scored.passes, passes.len());
+            // Under causal attention, token by token behind clean text.
+            let blocks = self::score(&model, &window, method, 1);
+            assert_eq!(score(Attention::Causal, method).nats, blocks, "{method:?}");
+        }
+    }
+}
+
+#[test]
+fn documents_that_do_not_see_each_other_are_a_canvas_each() {
+    let model = model(VOCAB, DType::F32);
+    let window = windows(1).remove(0);
+    let scoring = Scoring {
+        method: Method::MonteCarlo { samples: 5, seed: 2 },
+        blocks: Some(Blocks { block_size: NonZeroUsize::MIN, mask_id: MASK }),
+        attention: Attention::Full,
+        document_mask: true,
+        batch_size: 2,
+    };
+    let together = likelihood(&model, &[text(&window)], &scoring, &mut |_| {}).unwrap();
+    assert_eq!(together.tokens, WINDOW - 2, "the first of each document is context");
+    // A document's part of the score does not depend on the other document.
+    let mut other = window.clone();
+    other.tokens[25..].fill(7);
+    let mut first = window.clone();
+    first.eligible[19..].fill(false);
+    let mut first_of_other = other.clone();
+    first_of_other.eligible[19..].fill(false);
+    let nats =
+        |window: &Window| likelihood(&model, &[text(window)], &scoring, &mut |_| {}).unwrap().nats;
+    assert!((nats(&first) / nats(&first_of_other) - 1.0).abs() < 1e-6);
 }

@@ -82,16 +82,35 @@ impl KeyRanges {
         draft: usize,
         prefix: usize,
     ) -> Self {
+        Self::drafted((block_size, queued, draft, prefix), |i| {
+            (i / block_size.get() + 1) * block_size.get()
+        })
+    }
+
+    /// [`speculative`](Self::speculative) under causal attention: masked tokens see of their own block, and queued and
+    /// draft tokens see of all of those, only what stands before them, and themselves.
+    pub fn speculative_causal(
+        block_size: NonZeroUsize,
+        queued: usize,
+        draft: usize,
+        prefix: usize,
+    ) -> Self {
+        Self::drafted((block_size, queued, draft, prefix), |i| i + 1)
+    }
+
+    /// A speculative pass in which token i of its run sees this run up to `end(i)`.
+    fn drafted(
+        (block_size, queued, draft, prefix): (NonZeroUsize, usize, usize, usize),
+        end: impl Fn(usize) -> usize,
+    ) -> Self {
         let size = block_size.get();
         let clean = prefix + draft;
         let masked = (0..draft).map(|i| {
             let begin = i / size * size;
-            [prefix + begin..prefix + (begin + size).min(draft), clean..clean + queued + begin]
+            [prefix + begin..prefix + end(i).min(draft), clean..clean + queued + begin]
         });
-        let finished = (0..queued + draft).map(|i| {
-            let end = ((i / size + 1) * size).min(queued + draft);
-            [prefix..prefix, clean..clean + end]
-        });
+        let finished = (0..queued + draft)
+            .map(|i| [prefix..prefix, clean..clean + end(i).min(queued + draft)]);
         let queries: Vec<_> = masked.chain(finished).collect();
         let kv_len = prefix + queries.len();
         Self::of(queries, kv_len, prefix)
