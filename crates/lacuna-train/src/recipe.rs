@@ -13,6 +13,7 @@ use crate::learning_rate::LearningRate;
 mod bounds;
 mod corruption;
 mod data;
+mod defaults;
 pub(crate) mod keys;
 mod load;
 mod overrides;

@@ -20,10 +20,12 @@ pub struct CorruptionRecipe {
     /// `geometric-MIN-MAX`.
     #[serde(serialize_with = "name", deserialize_with = "schedule")]
     pub schedule: Schedule,
-    /// `block-clip` (the paper's, the default), `identity`, `band-MIN-MAX`.
+    /// `block-clip` (the paper's, the default), `identity` (the default where a window is one block and the stage names
+    /// neither this nor `mask`), `band-MIN-MAX`.
     #[serde(serialize_with = "name", deserialize_with = "transform")]
     pub transform: RateTransform,
-    /// `bernoulli-forced` (the paper's, the default), `bernoulli`, `exact-count`, `complementary-pairs`.
+    /// `bernoulli-forced` (the paper's, the default), `bernoulli` (the default where a window is one block and the stage
+    /// names neither this nor `transform`), `exact-count`, `complementary-pairs`.
     #[serde(serialize_with = "name", deserialize_with = "mask")]
     pub mask: MaskSampler,
     /// `paper` (default), `unbiased`, `exact-count`, `none`.
@@ -38,6 +40,7 @@ pub struct CorruptionRecipe {
 }
 
 impl Default for CorruptionRecipe {
+    /// The paper's rule for blocks.
     fn default() -> Self {
         Self {
             times: TimeSampling::PermutedStratified,

@@ -4,7 +4,7 @@ use lacuna_objective::MaskSampler;
 use std::path::Path;
 
 use super::overrides::{anchor_paths, check_paths, set};
-use super::{ObjectiveKind, Recipe, Stage, StageData, bounds, words};
+use super::{ObjectiveKind, Recipe, Stage, StageData, bounds, defaults, words};
 use crate::error::{IoContext, Result, TrainError};
 
 /// The most bytes of a recipe.
@@ -34,6 +34,7 @@ impl Recipe {
         let kind = |error: &toml::de::Error| error.message().chars().take(14).collect::<String>();
         let here = std::env::current_dir().at("resolving", Path::new("."))?;
         anchor_paths(&mut table, &here);
+        defaults::fill_in(&mut table);
         let mut recipe: Recipe = table.try_into().map_err(|error: toml::de::Error| {
             // As a rule the file alone has the same fault, and then there is a place for it.
             match toml::from_str::<Recipe>(text) {

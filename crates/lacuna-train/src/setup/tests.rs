@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use super::*;
-use lacuna_checkpoint::{Name, save_gguf};
+use lacuna_checkpoint::{Attention, Name, save_gguf};
 use lacuna_model::Transformer;
 use lacuna_objective::{CorruptionRule, MaskSampler, Predicts, RateTransform, Weighting};
 use lacuna_schedules::{CosineMaskHeavy, Schedule, TimeSampling, Warmup};
@@ -188,4 +188,16 @@ fn every_key_of_a_stage_reaches_its_objective() {
         Mode::Autoregressive => 0,
     };
     assert_eq!((size(full_mode), size(causal_mode)), (32, 1));
+    let attention: Vec<Attention> = recipe.stage.iter().map(Stage::attention).collect();
+    assert_eq!(attention, [Attention::BlockCausal, Attention::Full, Attention::Causal]);
+    // A window as one block is corrupted by Eq. 4 as it stands.
+    let plain = CorruptionRule {
+        transform: RateTransform::Identity,
+        mask_sampler: MaskSampler::Bernoulli,
+        ..CorruptionRule::paper(mask)
+    };
+    for objective in [full, causal] {
+        assert_eq!(objective.corruption, Some((plain, TimeSampling::PermutedStratified)));
+        assert_eq!(objective.predicts, Predicts::Same);
+    }
 }
