@@ -16,8 +16,9 @@ fn watched() -> &'static Path {
         let place = tempfile::tempdir().unwrap();
         let out = place.path().join("watched").display().to_string();
         let set = ["evaluation.evaluate_every=5", "evaluation.sample_every=5"];
+        let recipe = recipe();
         let args =
-            ["train", &recipe(), "--out", &out, "--tensorboard", "--set", set[0], "--set", set[1]];
+            ["train", &recipe, "--out", &out, "--tensorboard", "--set", set[0], "--set", set[1]];
         let text = stdout(&lacuna(&args));
         assert!(text.contains("report.html"), "{text}");
         place

@@ -111,7 +111,7 @@ fn held_out_text_is_scored_on_the_way_and_the_best_checkpoint_is_kept_and_named(
     for (step, _) in told.scored.iter().filter(|(_, is_best)| *is_best) {
         assert!(saved.contains(&dir.join(format!("checkpoints/step-{step}"))), "{step}");
     }
-    assert!(names(&dir.join("checkpoints")).len() <= 4, "{:?}", names(&dir.join("checkpoints")));
+    assert!(names(&dir.join("checkpoints")).len() <= 5, "{:?}", names(&dir.join("checkpoints")));
     let lines = timeless(&dir.join("samples.jsonl"));
     assert_eq!(lines.len(), 6);
     assert!(lines[0].contains("\"trace\":\"samples/step-6.jsonl\""), "{}", lines[0]);
@@ -163,19 +163,18 @@ fn metrics_say_operations_and_the_place_in_the_data() {
 fn a_loss_that_is_no_number_names_its_step_and_windows_and_is_gone_back_from() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("run");
-    let ruined = ["stage.0.learning_rate=1e35", "stage.0.learning_rate_warmup=5"];
-    let saving = ["stage.0.checkpoint_every=1", "optimizer.clip=1e30"];
-    let failed = try_run(&recipe(&[&ruined[..], &saving].concat()), &dir, u64::MAX);
+    let saving = "stage.0.checkpoint_every=1";
+    assert!(try_run(&recipe(&[saving]), &dir, 5).unwrap().0.interrupted);
+    let ruined = [saving, "stage.0.learning_rate=1e35", "optimizer.clip=1e30"];
+    let failed = try_run(&recipe(&ruined), &dir, u64::MAX);
     let error = failed.map(|_| ()).unwrap_err().to_string();
     for part in ["in step ", "stage `autoregressive`, seed 1", "4 rows of the corpus", "window "] {
         assert!(error.contains(part), "`{part}`: {error}");
     }
     let record = std::fs::read_to_string(dir.join("diverged.json")).unwrap();
     assert!(record.contains("seed 1") && record.contains("window "), "{record}");
-    let weights = |step: u64| dir.join(format!("checkpoints/step-{step}/model.safetensors"));
-    assert!(weights(1).is_file(), "nothing was saved before");
-    let told = done(&recipe(&saving[..1]), &dir);
-    assert!(told.notices.iter().any(|notice| notice.contains("going back to step-")));
+    let told = done(&recipe(&[saving]), &dir);
+    assert!(told.notices.iter().any(|notice| notice.contains("going back to step-5")));
     assert!(!dir.join("diverged.json").exists());
 }
 
@@ -183,8 +182,14 @@ fn a_loss_that_is_no_number_names_its_step_and_windows_and_is_gone_back_from() {
 fn steps_whose_loss_stands_out_are_left_out_and_counted_also_after_a_resume() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
-    let base = ["stage.0.steps=90", "stage.1.steps=5", "evaluation.windows=0"];
-    let recipe = recipe(&[&base[..], &["optimizer.spike_z_score=0.2"]].concat());
+    // Hardly anything is learnt, so losses scatter about one level.
+    let recipe = recipe(&[
+        "stage.0.steps=90",
+        "stage.0.learning_rate=1e-6",
+        "stage.1.steps=5",
+        "evaluation.windows=0",
+        "optimizer.spike_z_score=0.2",
+    ]);
     done(&recipe, &whole);
     let steps = read_metrics(&whole.join("metrics.jsonl")).unwrap();
     let skipped: Vec<u64> = steps.iter().map(|m| m.skipped).collect();

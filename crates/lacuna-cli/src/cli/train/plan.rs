@@ -181,7 +181,7 @@ fn times(plan: &Plan, peak: Option<f64>) -> String {
     for Named { name, tflop_per_second, gigabytes } in DEVICES {
         let seconds = plan.flop() / (tflop_per_second * 1e12 * SHARE);
         let fits = plan.memory.total() <= gigabytes * 1_000_000_000;
-        let fits = if fits { "" } else { ", in less memory than the table says" };
+        let fits = if fits { "" } else { ", less than the table asks for" };
         text.push_str(&format!(
             "  {name:<12} {:>12}   arithmetic: {:.0} % of {tflop_per_second} TFLOP/s (bf16), {gigabytes} GB{fits}\n",
             duration(seconds),
