@@ -52,10 +52,12 @@ impl Shown {
         points.filter_map(|(x, m)| Some((*x, f(m).filter(|y| y.is_finite())?))).collect()
     }
 
-    /// The scores of the measure that the run had last.
+    /// The scores of the measure that the run's last stage is told by: the first of its last measurement.
     fn held_out(&self) -> Option<Series> {
-        let last = self.held_out.iter().rfind(|point| point.nats_per_token.is_finite())?;
-        let own = self.held_out.iter().filter(|point| point.label == last.label);
+        let step = self.held_out.last()?.step;
+        let last = self.held_out.iter().find(|point| point.step == step)?;
+        let finite = self.held_out.iter().filter(|point| point.nats_per_token.is_finite());
+        let own = finite.filter(|point| point.label == last.label);
         let place = |step: u64| {
             let at = self.steps.partition_point(|m| m.step < step).min(self.at.len() - 1);
             self.at[at]
