@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::screen::{RAW, TAKEN, drawing, restore, restore_on_panic};
 use super::pace::Pace;
@@ -202,8 +202,13 @@ impl Board {
 impl Drop for Board {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        // A terminal that was closed may hold whoever reads its keys for ever; nobody waits for that.
+        const LONGEST: Duration = Duration::from_secs(1);
+        let began = Instant::now();
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+            && began.elapsed() < LONGEST
+        {
+            std::thread::sleep(Duration::from_millis(5));
         }
         restore();
     }

@@ -57,7 +57,10 @@ impl Stop {
 
     /// Ends as a program that the signal ended does, so that nobody takes the run for finished.
     pub(super) fn exit(&self) -> ! {
-        screen::restore();
+        if screen::is_taken() {
+            screen::restore();
+            note!("stopped; everything there was to save is saved, --resume goes on");
+        }
         exit(128 + SIGNAL.load(Ordering::SeqCst).max(1))
     }
 }
