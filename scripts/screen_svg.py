@@ -19,8 +19,13 @@ def runs(line):
             column += len(match.group(2))
             continue
         codes = [int(code or 0) for code in match.group(1).split(";")]
-        for code in codes:
-            if code == 0:
+        while codes:
+            code = codes.pop(0)
+            if code in (38, 48) and codes[:1] == [5] and len(codes) > 1:
+                colour = (COLOURS + BRIGHT)[codes[1] % 16]
+                codes = codes[2:]
+                fg, bg = (colour, bg) if code == 38 else (fg, colour)
+            elif code == 0:
                 fg, bg, bold = None, None, False
             elif code == 1:
                 bold = True

@@ -49,7 +49,7 @@ pub(crate) fn page(run: &Path) -> Result<String> {
     let page = engine.template_from_str(include_str!("report.html"))?;
     let context = minijinja::context! {
         name => named_after(run),
-        state => state(&record),
+        state => state(run, &record),
         facts => facts(&record),
         scores => scores(&results),
         pictures => as_svg(run).context("drawing the curves")?,
@@ -71,12 +71,16 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn state(record: &Value) -> &'static str {
+fn state(run: &Path, record: &Value) -> &'static str {
     let last = record["sessions"].as_array().and_then(|all| all.last());
-    match last.and_then(|session| session["end"].as_str()) {
-        Some("finished") => "finished",
-        Some(_) => "stopped, to be resumed",
-        None => "under way, or killed",
+    let recipe = lacuna::train::Recipe::load(&run.join("recipe.toml"), &[]);
+    let all = recipe.ok().map(|recipe| recipe.total_steps());
+    match last.map(|session| (session["end"].as_str(), session["to_step"].as_u64())) {
+        Some((Some("finished"), _)) => "finished",
+        // The report of a run that ends is written just before its record says so.
+        Some((None, taken)) if taken.is_some() && taken == all => "finished",
+        Some((Some(_), _)) => "stopped, to be resumed",
+        _ => "under way, or killed",
     }
 }
 
