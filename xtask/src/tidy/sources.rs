@@ -41,6 +41,7 @@ const DESERIALIZES: &[(&str, &str)] = &[
         "a checkpoint's place in the run, what its weights were worth",
     ),
     ("crates/lacuna-train/src/metrics", "metrics, read back for plots"),
+    ("crates/lacuna-train/src/spikes", "the losses before, inside a checkpoint's place"),
     ("crates/lacuna-train/src/record", "run.json and results.json, read back by a resumed run"),
     ("crates/lacuna-train/src/evaluation", "names of scores in results.json"),
     ("crates/lacuna-checkpoint/src/safetensors/header", "the header of a safetensors file"),
