@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo;
 
-/// What is done to the runs, and how often.
+/// The things that are done to the runs, and how often.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Kill -9 at random moments
@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// Stop (SIGTERM) at random moments, by turns with one and two threads
     #[arg(long, default_value_t = 4)]
     stops: usize,
-    /// Where the random moments and places come from
+    /// The source of the random moments and places
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// The program; default: the one that the tests have built
@@ -76,7 +76,7 @@ struct Place {
     program: PathBuf,
     root: PathBuf,
     recipe: PathBuf,
-    /// How long a run takes that nothing happens to.
+    /// The time that a run takes to which nothing happens.
     took: OnceCell<Duration>,
 }
 
@@ -232,7 +232,7 @@ fn kills(place: &Place, wanted: usize, random: &mut Random) -> Result<String> {
             let id = child.id();
             child.wait()?;
             killed += 1;
-            // What an earlier process left was to be removed by this one, if it came so far as to save.
+            // The leftovers of an earlier process were to be removed by this one, if it came so far as to save.
             let old = leftovers(&run, id);
             if !old.is_empty() && moment > whole / 3 {
                 left += 1;

@@ -159,7 +159,7 @@ fn scored_tokens(recipe: &Recipe, windows: &[Window]) -> impl Iterator<Item = (u
     })
 }
 
-/// What counting the training text achieves on the same tokens.
+/// The scores that counting the training text achieves on the same tokens.
 fn baselines(
     recipe: &Recipe,
     data: &RunData,

@@ -14,7 +14,7 @@ const FOLDER: &str = "samples";
 pub struct Sample {
     /// The prompt.
     pub prompt: String,
-    /// What was written behind it.
+    /// The text that was written behind it.
     pub text: String,
     /// New tokens.
     pub tokens: usize,

@@ -24,7 +24,7 @@ pub struct TrainingMemory {
     pub gradients: u64,
     /// The two moments of every weight.
     pub moments: u64,
-    /// What the backward pass needs of the forward pass, and the widest layer on its way back.
+    /// The activations that the backward pass needs, and the widest layer on its way back.
     pub activations: u64,
     /// The program and the tokenizer.
     pub program: u64,

@@ -298,7 +298,7 @@ fn play(timelines: &[Timeline<'_>], texts: Texts<'_>, pause: Duration) -> Result
     Ok(())
 }
 
-/// How refinements are drawn on a page, and the script that draws them into its element `requests`.
+/// The style of refinements on a page, and the script that draws them into its element `requests`.
 pub(crate) const STYLE: &str = include_str!("replay.css");
 pub(crate) const SCRIPT: &str = include_str!("replay.js");
 
@@ -326,7 +326,7 @@ fn spellings(ids: BTreeSet<u32>, texts: Texts<'_>) -> Map<String, Value> {
     ids.into_iter().map(|id| (id.to_string(), spelling(id))).collect()
 }
 
-/// What a page needs to draw the requests of several traces: a title and a trace for each, of which the request of this
+/// The data that a page needs to draw the requests of several traces: a title and a trace for each, of which the request of this
 /// number is drawn. Traces that can't be read are left out, and so is one that does not replay.
 pub(crate) fn page_data(
     traces: &[(String, String, usize)],

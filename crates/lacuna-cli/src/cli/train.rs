@@ -33,11 +33,11 @@ use stop::Stop;
 #[command(after_help = "\
 Examples:
   lacuna train recipes/tiny.toml
-  lacuna train recipes/tiny.toml --plan                 memory, tokens, time, before it is run
+  lacuna train recipes/tiny.toml --plan
   lacuna train my.toml --set stage.1.steps=2000 --set seed=7 --out runs/longer
   lacuna train my.toml --out runs/longer --resume
   lacuna train my.toml --resume --accept-changes --set stage.1.steps=3000
-  lacuna train my.toml --tui                            a dashboard; q saves and ends
+  lacuna train my.toml --tui
 
 Exit status: 0 finished, 1 failed, 2 wrong usage, 130, 143, 129, … stopped by a signal and saved.")]
 pub(crate) struct Args {

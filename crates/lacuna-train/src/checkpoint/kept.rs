@@ -88,7 +88,7 @@ pub(crate) struct Divergence {
     pub(crate) place: String,
 }
 
-/// What was found in a step that gave no number.
+/// The findings about a step that gave no number.
 pub(crate) struct Found<'a> {
     /// `loss` or `gradient norm`.
     pub(crate) what: &'a str,

@@ -43,7 +43,7 @@ pub(super) struct Keeper<'a> {
     /// `recipe.toml` as it stands.
     recipe: String,
     metrics: MetricsWriter,
-    /// What the model writes on the way, if the recipe asks for it.
+    /// The texts that the model writes on the way, if the recipe asks for it.
     samples: Option<SampleWriter>,
     /// The numbers as TensorBoard reads them, if the recipe asks for it.
     events: Option<EventFile>,
@@ -78,7 +78,7 @@ impl Entered {
         record.recipe = kept.fingerprint();
         record.seed = recipe.seed;
         record.open(&options.surroundings, progress.step);
-        // What can't be written here stands in every checkpoint, and stops no run.
+        // A file that can't be written here stands in every checkpoint, and stops no run.
         let mut notices = Vec::new();
         if changed {
             notices.extend(write(&dir.join("recipe.toml"), &kept.to_toml()));
@@ -86,7 +86,7 @@ impl Entered {
         notices.extend(write(&dir.join("run.json"), &record.to_json()));
         let results = Results::open(dir, progress, recipe.evaluation.evaluate_every > 0);
         results.keep(observe);
-        // Whether the scores of this very step are there already, or will come.
+        // The scores of this very step are there already, or they will come.
         let was_watched = progress.watched == progress.step;
         let with_scores = match progress.stage.checked_sub(1) {
             Some(ended) if progress.stage_step == 0 => results.has(ended),

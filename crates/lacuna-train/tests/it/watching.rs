@@ -106,7 +106,7 @@ fn held_out_text_is_scored_on_the_way_and_the_best_checkpoint_is_kept_and_named(
     assert!(dir.join("checkpoints/best/model.safetensors").is_file());
     let results = std::fs::read_to_string(dir.join("results.json")).unwrap();
     assert!(results.contains(&format!("\"best\": {{\n    \"step\": {}", best.step)), "{results}");
-    // What was the best on the way was saved at once, and went when it was not any more.
+    // Each best on the way was saved at once, and went when it was not any more.
     let saved: BTreeSet<_> = told.saved.iter().collect();
     for (step, _) in told.scored.iter().filter(|(_, is_best)| *is_best) {
         assert!(saved.contains(&dir.join(format!("checkpoints/step-{step}"))), "{step}");

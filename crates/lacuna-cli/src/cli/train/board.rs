@@ -30,7 +30,7 @@ pub(super) struct Board {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What is shown.
+/// Everything that is shown.
 #[derive(Debug)]
 struct State {
     name: String,

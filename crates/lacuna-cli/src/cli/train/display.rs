@@ -79,7 +79,7 @@ impl Drop for Display {
     }
 }
 
-/// What an event says in words, a text for each.
+/// The words of an event, a text for each thing that it says.
 fn told(event: &Event<'_>) -> Vec<String> {
     match event {
         Event::Ready { data, model, step } => {

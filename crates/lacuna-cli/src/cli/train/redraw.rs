@@ -48,7 +48,7 @@ impl Redraw {
             failed.push(format!("no report: {reason:#}"));
         }
         (self.took, self.last) = (began.elapsed(), Instant::now());
-        // What can't be written now and was told is not told again at every checkpoint.
+        // A failure that was told is not told again at every checkpoint.
         let was_told = std::mem::replace(&mut self.told, !failed.is_empty());
         if was_told { Vec::new() } else { failed }
     }

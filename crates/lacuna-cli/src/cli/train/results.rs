@@ -45,7 +45,7 @@ pub(super) fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<
     Ok(text)
 }
 
-/// How a prompt is completed: by the most confident position a pass, which shows what the model itself can do, not how
+/// The way in which a prompt is completed: by the most confident position a pass, which shows what the model itself can do, not how
 /// fast; and by no more than the model has positions for, since the rest of the report is wanted.
 pub(super) fn completion(
     model: &Model,

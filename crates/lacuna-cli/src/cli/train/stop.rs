@@ -42,7 +42,7 @@ impl Stop {
                 UNSAVED.store(true, Ordering::SeqCst);
             }
             Event::Evaluating(..) => self.nothing_to_save(),
-            // What is measured and shown on the way stands behind steps that may not be saved yet.
+            // Everything that is measured and shown on the way stands behind steps that may not be saved yet.
             _ => {}
         }
     }

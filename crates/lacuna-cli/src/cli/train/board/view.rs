@@ -134,7 +134,7 @@ fn chart(frame: &mut Frame<'_>, area: Rect, state: &State) {
     frame.render_widget(chart, area);
 }
 
-/// What the chart's colours stand for.
+/// The names of the chart's colours.
 fn key(state: &State) -> Line<'static> {
     let mut spans = vec![Span::styled("─ training ", Style::new().fg(TRAINING))];
     if !state.held_out.is_empty() {

@@ -21,13 +21,13 @@ pub(super) fn curve(label: impl Into<String>, color: RGBColor, points: Points) -
     Series { label: label.into(), color, points: thinned(&points), marks: false }
 }
 
-/// What the panels of a picture share: their axis from left to right.
+/// The axis that the panels of a picture share, from left to right.
 pub(super) struct Axis<'a> {
     /// Its two ends.
     pub(super) range: Range<f64>,
-    /// What it counts, with its unit.
+    /// The name of the thing that it counts.
     pub(super) label: &'a str,
-    /// Where each stage begins and ends on it, and its name.
+    /// The place on it at which each stage begins, the one at which it ends, and its name.
     pub(super) stages: Vec<(f64, f64, &'a str)>,
 }
 

@@ -13,7 +13,7 @@ use super::{
     named_after, put, put_pixels, register_font,
 };
 
-/// What runs are compared against: the axis from left to right.
+/// The axis from left to right, against which runs are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Against {
     /// Optimizer steps.
@@ -42,7 +42,7 @@ struct Shown {
     colour: RGBColor,
     steps: Vec<StepMetrics>,
     held_out: Vec<HeldOutPoint>,
-    /// Where each step is from left to right.
+    /// The place of each step on the axis.
     at: Vec<f64>,
 }
 
