@@ -17,7 +17,7 @@ Examples:
   lacuna plot runs/tiny                              tiny.svg, tiny.png
   lacuna plot runs/tiny runs/tiny-2 --against tokens
   lacuna plot runs/a runs/b --out compared           compared.svg, compared.png
-  lacuna plot runs/tiny --html tiny.html             the whole report, in one file")]
+  lacuna plot runs/tiny --html tiny.html             a report, in one file")]
 pub(crate) struct Args {
     /// Folders of runs, or their metrics.jsonl; 8 at most
     #[arg(value_name = "RUN", required = true)]
