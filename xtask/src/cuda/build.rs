@@ -44,8 +44,9 @@ fn bytes(file: &Path) -> Result<u64> {
 
 /// The size that xz makes of it, in words; too large a one is an error.
 fn packed(file: &Path) -> Result<String> {
-    let output = Command::new("xz").args(["--stdout", "--keep"]).arg(file).stderr(Stdio::null());
-    let Ok(output) = output.output() else { return Ok("xz is not there to pack it".into()) };
+    let packing =
+        Command::new("xz").args(["--stdout", "--keep"]).arg(file).stderr(Stdio::null()).output();
+    let Ok(output) = packing else { return Ok("xz is not there to pack it".into()) };
     let size = output.stdout.len() as u64;
     ensure!(size < MOST_PACKED, "{}: {size} bytes when packed", file.display());
     Ok(format!("{size} packed by xz"))

@@ -1,0 +1,92 @@
+//! Writes down the products of layers, there and back, and what is added to their rows.
+
+use super::{Matrix, Recorder, THREADS, matrix};
+use crate::card::Products;
+use crate::launch::Bytes;
+
+/// The place where a product goes: to f32, alone or on top of what is there, to bf16, or both.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Sum {
+    pub(crate) out: Option<u64>,
+    pub(crate) adds: bool,
+    pub(crate) rounded: Option<u64>,
+    /// Added to each row.
+    pub(crate) bias: Option<u64>,
+}
+
+impl Sum {
+    pub(crate) fn rounded(at: u64) -> Self {
+        Self { rounded: Some(at), ..Self::default() }
+    }
+
+    pub(crate) fn wide(at: u64) -> Self {
+        Self { out: Some(at), ..Self::default() }
+    }
+
+    pub(crate) fn onto(at: u64) -> Self {
+        Self { adds: true, ..Self::wide(at) }
+    }
+}
+
+impl Recorder {
+    /// y = x · wᵀ, with a bias added to each row if there is one; x: [rows, in], w: [out, in].
+    pub(crate) fn linear(&mut self, x: Matrix, (w, bias): (Matrix, Option<u64>), y: u64) {
+        let (kernel, shape) = (self.products.forward, [x.rows, w.rows]);
+        self.product(kernel, [x, w], shape, Sum { bias, ..Sum::rounded(y) });
+    }
+
+    /// A bias's gradient: the sum of the rows of d_y.
+    pub(crate) fn bias_gradient(&mut self, d_y: Matrix, d_bias: u64, adds: bool) {
+        let (rows, columns) = (d_y.rows, d_y.columns);
+        let slab = rows.div_ceil(256).next_multiple_of(16);
+        let slabs = rows.div_ceil(slab);
+        let partial = self.f32(slabs * columns);
+        let args = Bytes::default().pointer(d_y.at).pointer(partial.at);
+        let args = args.int(rows).int(columns).int(slab).end();
+        let grid = [columns.div_ceil(64), slabs, 1];
+        self.launch("linear_bias_gradient", grid, (THREADS, 16 * 64 * 4), args);
+        // The kernel that sums slabs is that of a norm's weight, and looks at nothing else of a norm.
+        let none = [None; 5].into_iter().fold(Bytes::default(), Bytes::pointer_or_null);
+        let args = none.pointer(d_bias).pointer(partial.at).int(rows).int(columns);
+        let args = args.int(0).int(slab).float(0.).flag(adds).end();
+        self.sum_slabs(columns, args);
+        self.free([partial]);
+    }
+
+    /// Sums the shares of slabs of rows in each column.
+    pub(super) fn sum_slabs(&mut self, columns: usize, args: Bytes) {
+        let grid = [columns.div_ceil(8), 1, 1];
+        self.launch("rms_norm_backward_weight_f32", grid, (THREADS, THREADS * 4), args);
+    }
+
+    /// Gradients of rows: d_y · w; d_y: [rows, out], w: [out, in].
+    pub(crate) fn input_gradient(&mut self, d_y: Matrix, w: Matrix, to: Sum) {
+        let (kernel, shape) = (self.products.input_gradient, [d_y.rows, w.columns]);
+        self.product(kernel, [d_y, w], shape, to);
+    }
+
+    /// A weight's gradient: d_yᵀ · x; d_y: [rows, out], x: [rows, in].
+    pub(crate) fn weight_gradient(&mut self, d_y: Matrix, x: Matrix, to: Sum) {
+        self.weight_gradient_of(d_y, x, d_y.columns, to);
+    }
+
+    /// The same of the first `out` columns of d_y alone.
+    pub(crate) fn weight_gradient_of(&mut self, d_y: Matrix, x: Matrix, out: usize, to: Sum) {
+        self.product(self.products.weight_gradient, [d_y, x], [out, x.columns], to);
+    }
+
+    fn product(
+        &mut self,
+        kernel: &'static str,
+        [left, right]: [Matrix; 2],
+        [rows, columns]: [usize; 2],
+        to: Sum,
+    ) {
+        let args = matrix(matrix(Bytes::default(), left), right).pointer_or_null(to.out);
+        let args = args.int(rows).flag(to.adds).pointer_or_null(to.rounded);
+        let args = args.pointer_or_null(to.bias);
+        let tiles = |n: usize| n.div_ceil(Products::TILE);
+        let grid = [tiles(rows), tiles(columns), 1];
+        self.launch(kernel, grid, (self.products.threads, Products::SHARED), args);
+    }
+}
