@@ -1,10 +1,9 @@
 //! Plants faults in a plan, one at a time: the comparison with the CPU must find every one.
 
-use lacuna_checkpoint::Parts;
 use lacuna_device::{Launch, Step};
 
 use crate::emulation::Emulation;
-use crate::model::{Planned, Supervised, biased, differences, on_the_cpu, state, tied_and_normed};
+use crate::model::{Planned, Supervised, differences, on_the_cpu, state, tied_and_normed};
 use crate::step::options;
 
 /// A plan whose step has something wrong: the step's number, the fault in words, the steps.
@@ -92,8 +91,6 @@ fn every_fault_that_is_planted_in_a_plan_is_found() {
         hidden_size: 64,
         intermediate_size: 64,
         vocab_size: 150,
-        // No family has norms of heads behind biases of theirs.
-        parts: Parts { qk_norm: true, attention_bias: false, ..biased().parts },
         ..tied_and_normed()
     };
     let state = state(&config);
