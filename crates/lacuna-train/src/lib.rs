@@ -56,9 +56,11 @@ pub use error::{Result, TrainError};
 pub use evaluation::{Evaluation, ScoreName, evaluate};
 pub use example::Example;
 pub use learning_rate::LearningRate;
-pub use metrics::{DiffusionMetrics, MASK_RATE_BUCKETS, MetricsWriter, StepMetrics, read_metrics};
+pub use metrics::{
+    DiffusionMetrics, MASK_RATE_BUCKETS, MachineMetrics, MetricsWriter, StepMetrics, read_metrics,
+};
 pub use objective::{LossAndGradients, StageObjective};
-pub use on_machine::{MachineMetrics, OnMachine};
+pub use on_machine::OnMachine;
 pub use recipe::{
     CorruptionRecipe, DataRecipe, EvaluationRecipe, MaskEmbedding, ModelRecipe, ObjectiveKind,
     OptimizerRecipe, Recipe, SftRecipe, Stage, StageData,

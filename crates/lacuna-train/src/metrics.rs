@@ -6,7 +6,6 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
-use crate::on_machine::MachineMetrics;
 
 /// Mask rates fall into this many equal buckets of (0, 1] in [`DiffusionMetrics::loss_by_mask_rate`].
 pub const MASK_RATE_BUCKETS: usize = 10;
@@ -50,6 +49,18 @@ pub struct StepMetrics {
     /// Figures of the machine that took the step, if it was none of tensors.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub machine: Option<MachineMetrics>,
+}
+
+/// A machine's figures of a step.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct MachineMetrics {
+    /// The most bytes of its memory that a step has taken so far.
+    pub memory_bytes: u64,
+    /// Operations of the step's products a second, as [`lacuna_device::TrainingStep::operations`] counts them.
+    pub operations_per_second: f64,
+    /// Their part of what the machine reaches at most; `None` if that is not known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub share_of_peak: Option<f64>,
 }
 
 /// The figures of a step's corruption.

@@ -7,12 +7,12 @@ use lacuna_device::{
 };
 use lacuna_model::Transformer;
 use lacuna_objective::Targets;
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 use crate::adamw::{AdamW, AdamWConfig, AdamWState};
 use crate::error::Result;
 use crate::example::Example;
+use crate::metrics::MachineMetrics;
 use crate::objective::StageObjective;
 use crate::step::{StepOutcome, StepSettings, finite};
 
@@ -30,18 +30,6 @@ impl std::fmt::Debug for OnMachine<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("OnMachine").field("card", &self.card).finish_non_exhaustive()
     }
-}
-
-/// A machine's figures of a step.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
-pub struct MachineMetrics {
-    /// The most bytes of its memory that a step has taken so far.
-    pub memory_bytes: u64,
-    /// Operations of the step's products a second, as [`lacuna_device::TrainingStep::operations`] counts them.
-    pub operations_per_second: f64,
-    /// Their part of what the machine reaches at most; `None` if that is not known.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub share_of_peak: Option<f64>,
 }
 
 /// A model in training on a machine, whose tensors may lag behind.

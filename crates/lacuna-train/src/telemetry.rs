@@ -9,9 +9,10 @@ use std::time::Instant;
 use crate::checkpoint::Progress;
 use crate::error::Result;
 use crate::example::Example;
-use crate::metrics::{BucketMeans, DiffusionMetrics, MASK_RATE_BUCKETS, StepMetrics};
+use crate::metrics::{
+    BucketMeans, DiffusionMetrics, MASK_RATE_BUCKETS, MachineMetrics, StepMetrics,
+};
 use crate::objective::StageObjective;
-use crate::on_machine::MachineMetrics;
 use crate::recipe::{ObjectiveKind, Stage};
 use crate::step::StepOutcome;
 

@@ -68,7 +68,7 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("sum_up<Quarters, Along::Columns, Along::Columns>(p);", 0),
         "sum_up<Quarters, Along::Rows, Along::Columns>(p);",
     ),
-    // What is added to each row, and its gradient.
+    // Biases, and their gradients.
     fault(
         "the bias is left out",
         PRODUCT,
