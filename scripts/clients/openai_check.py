@@ -3,6 +3,7 @@
     python openai_check.py http://127.0.0.1:8080/v1
 """
 
+import json
 import sys
 
 import openai
@@ -18,10 +19,10 @@ assert whole.choices[0].text == pieces, (whole.choices[0].text, pieces)
 assert whole.usage.completion_tokens > 0
 print("completions: whole and in pieces alike,", whole.usage.completion_tokens, "tokens")
 
-several = client.completions.create(**{**ask, "temperature": 1.0}, n=3, seed=7)
-again = client.completions.create(**{**ask, "temperature": 1.0}, n=3, seed=7)
+several = client.completions.create(**{**ask, "temperature": 1.0}, n=3, seed=7, frequency_penalty=0.5, presence_penalty=0.5)
+again = client.completions.create(**{**ask, "temperature": 1.0}, n=3, seed=7, frequency_penalty=0.5, presence_penalty=0.5)
 assert [c.text for c in several.choices] == [c.text for c in again.choices]
-print("completions: n = 3, and again with the same seed")
+print("completions: n = 3 with penalties, and again with the same seed")
 
 turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a sorting algorithm."}]
 ask = dict(model=model, messages=turns, max_tokens=24, temperature=0)
@@ -35,6 +36,14 @@ for chunk in stream:
 assert whole.choices[0].message.content == pieces
 assert usage.completion_tokens == whole.usage.completion_tokens
 print("chat: whole and in pieces alike,", usage.completion_tokens, "tokens")
+
+schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "stable": {"type": "boolean"}},
+          "required": ["name", "stable"], "additionalProperties": False}
+form = {"type": "json_schema", "json_schema": {"name": "algorithm", "strict": True, "schema": schema}}
+formed = client.chat.completions.create(**{**ask, "max_tokens": 100}, response_format=form)
+assert formed.choices[0].finish_reason == "stop"
+assert list(json.loads(formed.choices[0].message.content)) == ["name", "stable"]
+print("response_format:", formed.choices[0].message.content)
 
 scored = client.completions.create(model=model, prompt="a = 1\n", echo=True, logprobs=1, max_tokens=1, temperature=0)
 assert scored.choices[0].logprobs.token_logprobs[0] is None

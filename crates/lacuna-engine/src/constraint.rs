@@ -1,5 +1,5 @@
-//! Makes the rule that a request's text keeps to: a regular expression or a JSON schema becomes an automaton over the
-//! bytes of the model's tokens.
+//! Makes the rule that a request's text keeps to: a regular expression, a JSON schema or a grammar becomes an automaton
+//! over the bytes of the model's tokens.
 
 use lacuna_samplers::{ByteAutomaton, Constraint, Vocabulary};
 use regex_automata::dfa::{Automaton, StartKind, dense};
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::open::Model;
 
+mod grammar;
 mod schema;
 
 /// The rule that all of the new text keeps to.
@@ -20,7 +21,15 @@ pub enum Pattern {
     Regex(String),
     /// A JSON schema, as the text of its document: the new text is a JSON document that it accepts.
     JsonSchema(String),
+    /// Any JSON object in which lists and objects stand at most three deep, itself counted: more than that no regular
+    /// expression of a bearable size follows.
+    JsonObject,
+    /// A grammar in llama.cpp's form (GBNF) whose rules do not lead into themselves.
+    Grammar(String),
 }
+
+/// The levels of [`Pattern::JsonObject`].
+const JSON_DEPTH: usize = 3;
 
 /// Bytes that the making of an automaton may take.
 const WORKING_BYTES: usize = 64 << 20;
@@ -29,12 +38,18 @@ impl Pattern {
     /// The pattern as a regular expression.
     ///
     /// # Errors
-    /// A schema that no regular expression stands for, by the place in it.
+    /// A schema or a grammar that no regular expression stands for, by the place in it.
     pub fn regex(&self) -> Result<String> {
+        let refused = |what: &str, reason| Error::Request(format!("the {what}: {reason}"));
         match self {
             Self::Regex(regex) => Ok(regex.clone()),
-            Self::JsonSchema(text) => schema::regex(text)
-                .map_err(|reason| Error::Request(format!("the JSON schema: {reason}"))),
+            Self::JsonSchema(text) => {
+                schema::regex(text).map_err(|reason| refused("JSON schema", reason))
+            }
+            Self::JsonObject => Ok(schema::any_object(JSON_DEPTH)),
+            Self::Grammar(text) => {
+                grammar::regex(text).map_err(|reason| refused("grammar", reason))
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Writes a text anew with its old version as draft.
 
 use lacuna_checkpoint::Attention;
-use lacuna_samplers::Event;
+use lacuna_samplers::{Drafter, Event, Guidance, generate_with};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -64,11 +64,12 @@ pub fn edit_in(
                        decode without a draft";
         return Err(Error::Request(message.into()));
     }
-    let limits = drafting(model, causal);
-    write(model, resolved, &mut observe, |observer| {
+    let drafter = Some(Drafter::old_text(old, drafting(model, causal))?);
+    let guidance = Guidance { drafter, ..resolved.guidance()? };
+    write((model, resolved), DraftSource::None, &mut observe, |observer| {
         let request = request.clone();
         session.begin(true, resolved.prompt_precision);
-        let edited = lacuna_samplers::edit(session, request, &old, limits, observer)?;
+        let edited = generate_with(session, request, guidance, observer)?;
         Ok((edited, session.prefill_seconds()))
     })
 }

@@ -321,6 +321,13 @@ impl<'m> Engine<'m> {
         events
     }
 
+    /// Leaves requests out of the steps that follow, as long as `is_held` says so at the next call too, and lets the
+    /// others go on. So a request that is urgent has passes of its own; what any of them writes does not depend on it.
+    pub fn hold(&mut self, is_held: impl Fn(Id) -> bool) {
+        let Self { decoder, running, .. } = self;
+        decoder.hold(|number| running.get(&number).is_some_and(|one| is_held(one.id)));
+    }
+
     /// Ends a request between two steps. What it has written in finished blocks is returned; no event tells of it any
     /// more.
     ///

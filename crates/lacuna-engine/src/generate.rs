@@ -101,7 +101,7 @@ pub fn generate_in(
     let resolved = Resolved::new(model, prompt, options)?;
     let fused = !matches!(resolved.plan, Plan::Reference(_));
     session.begin(fused, resolved.prompt_precision);
-    write(model, &resolved, &mut observe, |observer| match &resolved.plan {
+    write((model, &resolved), resolved.drafts(), &mut observe, |observer| match &resolved.plan {
         Plan::Autoregressive(request) | Plan::Blocks(request) => {
             decoded(session, request.clone(), resolved.guidance()?, observer)
         }
@@ -110,10 +110,10 @@ pub fn generate_in(
 }
 
 /// Puts around a decoder what all of them need: stop texts, the clock, the text of the tokens. The decoder gives its
-/// tokens, and the seconds that the prompt took.
+/// tokens, and the seconds that the prompt took; its caller knows where its drafts come from.
 pub(crate) fn write(
-    model: &Model,
-    resolved: &Resolved,
+    (model, resolved): (&Model, &Resolved),
+    draft_source: DraftSource,
     observe: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     decode: impl FnOnce(Observer<'_>) -> Result<(Generation, f64)>,
 ) -> Result<Completion> {
@@ -148,7 +148,7 @@ pub(crate) fn write(
         forwards,
         finish,
         seconds: Seconds { prefill, decode: elapsed - prefill },
-        draft_source: resolved.drafts(),
+        draft_source,
         drafts,
     })
 }

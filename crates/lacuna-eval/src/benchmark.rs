@@ -72,43 +72,22 @@ pub enum Format {
     EditLazy,
 }
 
-/// Texts that end a completion in every benchmark of EvalPlus, and those that its HumanEval adds.
-const HUMANEVAL_STOPS: &[&str] = &[
-    "<|endoftext|>",
-    "<|endofmask|>",
-    "</s>",
-    "\nif __name__",
-    "\ndef main(",
-    "\nprint(",
-    "\ndef ",
-    "\nclass ",
-    "\nimport ",
-    "\nfrom ",
-    "\nassert ",
-];
+/// The texts that end a completion in every benchmark of EvalPlus, with those that one of them adds.
+macro_rules! evalplus_stops {
+    ($($added:literal),*) => {
+        &["<|endoftext|>", "<|endofmask|>", "</s>", "\nif __name__", "\ndef main(", "\nprint(", $($added),*]
+    };
+}
 
-/// The same with those that its MBPP adds.
-const MBPP_STOPS: &[&str] = &[
-    "<|endoftext|>",
-    "<|endofmask|>",
-    "</s>",
-    "\nif __name__",
-    "\ndef main(",
-    "\nprint(",
-    "\n\"\"\"",
-    "\nassert",
-];
+/// Those of its HumanEval.
+const HUMANEVAL_STOPS: &[&str] =
+    evalplus_stops!["\ndef ", "\nclass ", "\nimport ", "\nfrom ", "\nassert "];
 
-/// Texts that end an answer of EvalPlus's chat prompt.
-pub(crate) const CHAT_STOPS: &[&str] = &[
-    "<|endoftext|>",
-    "<|endofmask|>",
-    "</s>",
-    "\nif __name__",
-    "\ndef main(",
-    "\nprint(",
-    "\n```\n",
-];
+/// Those of its MBPP.
+const MBPP_STOPS: &[&str] = evalplus_stops!["\n\"\"\"", "\nassert"];
+
+/// Those of an answer of its chat prompt.
+pub(crate) const CHAT_STOPS: &[&str] = evalplus_stops!["\n```\n"];
 
 const INSTRUCTION: &str = "Please provide a self-contained Python script that solves the following problem in a markdown code block:";
 

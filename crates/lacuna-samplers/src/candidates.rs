@@ -1,6 +1,6 @@
 //! Proposes a token for a masked position, and says how sure the model is of it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::rows;
 
 /// The law by which tokens are drawn from the logits. The default is greedy.
 ///
-/// In this order: forbidden tokens go; repetition penalty; temperature; top-k; top-p; min-p; then
+/// In this order: forbidden tokens go; penalties; temperature; top-k; top-p; min-p; then
 /// argmax of exp(ℓ)/(−ln u)^T over what is left, u uniform per token (for T = 0 argmax of ℓ), which
 /// is a draw from softmax(ℓ/T). A token's u depends on (seed, position, refinement, token) alone:
 /// not on the other requests of a batch, not on which tokens were left out.
@@ -33,6 +33,12 @@ pub struct Sampling {
     /// Logits of tokens that stand in the prompt or were generated are divided by this if positive,
     /// multiplied if negative. 1: off.
     pub repetition_penalty: f64,
+    /// Taken from the logit of a token for each time that it was generated. 0: off.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub frequency_penalty: f64,
+    /// Taken from the logit of a token that was generated, however often. 0: off.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub presence_penalty: f64,
     /// Names the random stream.
     pub seed: u64,
 }
@@ -45,6 +51,8 @@ impl Default for Sampling {
             top_p: None,
             min_p: None,
             repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
             seed: 0,
         }
     }
@@ -69,13 +77,43 @@ impl Sampling {
         if !(repetition_penalty > 0.0 && repetition_penalty.is_finite()) {
             return setting("repetition_penalty", repetition_penalty, "a finite number above 0");
         }
-        Ok(())
+        let others = [
+            ("frequency_penalty", self.frequency_penalty),
+            ("presence_penalty", self.presence_penalty),
+        ];
+        match others.into_iter().find(|(_, penalty)| !penalty.is_finite()) {
+            Some((name, penalty)) => setting(name, penalty, "a finite number"),
+            None => Ok(()),
+        }
     }
 
     /// Tells whether tokens seen before count; the caller need not gather them otherwise.
     pub(crate) fn penalises(&self) -> bool {
         self.repetition_penalty != 1.0
+            || self.frequency_penalty != 0.0
+            || self.presence_penalty != 0.0
     }
+
+    /// The logit of a token that was seen, and generated so many times.
+    fn penalised(&self, logit: f32, times: u32) -> f32 {
+        let old = f64::from(logit);
+        let penalty = self.repetition_penalty;
+        let new = if old > 0.0 { old / penalty } else { old * penalty };
+        let presence = if times > 0 { self.presence_penalty } else { 0.0 };
+        (new - self.frequency_penalty * f64::from(times) - presence) as f32
+    }
+}
+
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
+}
+
+/// The tokens that stand in a prompt or were generated, each with the number of times that it was generated.
+pub(crate) type Seen = BTreeMap<u32, u32>;
+
+/// Counts a token that is generated.
+pub(crate) fn count(seen: &mut Seen, token: u32) {
+    *seen.entry(token).or_default() += 1;
 }
 
 /// The place of a draw, and the tokens that are ruled out there.
@@ -89,8 +127,8 @@ pub(crate) struct Site<'a> {
     pub(crate) refinement: usize,
     /// Tokens that may not come out, ascending.
     pub(crate) forbidden: &'a [u32],
-    /// Tokens that the repetition penalty applies to.
-    pub(crate) seen: &'a BTreeSet<u32>,
+    /// Tokens that penalties apply to.
+    pub(crate) seen: &'a Seen,
     /// The only tokens that may come out; None: any.
     pub(crate) allowed: Option<&'a Mask>,
 }
@@ -141,7 +179,7 @@ impl CandidateSampler {
         } else {
             let mut penalised = std::mem::take(&mut self.penalised);
             let logits = if sampling.penalises() {
-                penalise(possible, &mut penalised, sampling.repetition_penalty, seen);
+                penalise(possible, &mut penalised, sampling, seen);
                 &penalised
             } else {
                 possible
@@ -348,13 +386,12 @@ fn mask(row: &[f32], mut out: Vec<f32>, allowed: &Mask) -> Vec<f32> {
     out
 }
 
-fn penalise(row: &[f32], out: &mut Vec<f32>, penalty: f64, seen: &BTreeSet<u32>) {
+fn penalise(row: &[f32], out: &mut Vec<f32>, sampling: &Sampling, seen: &Seen) {
     out.clear();
     out.extend_from_slice(row);
-    for &token in seen {
+    for (&token, &times) in seen {
         if let Some(logit) = out.get_mut(token as usize) {
-            let old = f64::from(*logit);
-            *logit = (if old > 0.0 { old / penalty } else { old * penalty }) as f32;
+            *logit = sampling.penalised(*logit, times);
         }
     }
 }

@@ -1,10 +1,9 @@
 //! Runs the block loop: many requests, one pass at a time.
 
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::candidates::CandidateSampler;
+use crate::candidates::{CandidateSampler, Seen, count};
 use crate::constraint::{Constraint, Mask};
 use crate::denoiser::{Draft, Plain};
 use crate::drafts::Drafter;
@@ -51,6 +50,8 @@ pub struct Guidance {
 struct Turn {
     sequence: Sequence,
     draft: Vec<u32>,
+    /// It takes no part until it is let go on.
+    is_held: bool,
 }
 
 /// The requests that a [`Decoder::step`] ended.
@@ -71,6 +72,12 @@ pub struct Failure {
     /// The reason: its prefill or commit failed, a pass over it alone failed, its logits are no
     /// numbers, or no token is possible.
     pub error: Error,
+}
+
+impl Turn {
+    fn new(sequence: Sequence) -> Self {
+        Self { sequence, draft: Vec::new(), is_held: false }
+    }
 }
 
 impl Decoder {
@@ -152,17 +159,22 @@ impl Decoder {
         let mut step = Step::default();
         for sequence in self.joining.drain(..) {
             match prefill(denoiser, &sequence) {
-                Ok(()) => self.active.push(Turn { sequence, draft: Vec::new() }),
+                Ok(()) => self.active.push(Turn::new(sequence)),
                 // There is nothing to release, and the number may be another decoder's sequence.
                 Err(error) => step.failed.push(Failure { request: sequence.id, error }),
             }
         }
+        // Those that are held keep their places among the others.
+        let (mut held, taking_part) = std::mem::take(&mut self.active)
+            .into_iter()
+            .partition::<Vec<Turn>, _>(|one| one.is_held);
+        self.active = taking_part;
         if drafting {
             self.active.iter_mut().for_each(|turn| turn.draft = turn.sequence.draft());
         }
         let proposals = propose(denoiser, &mut self.active, &mut self.sampler);
         for (turn, proposal) in std::mem::take(&mut self.active).into_iter().zip(proposals) {
-            let Turn { mut sequence, draft } = turn;
+            let Turn { mut sequence, draft, .. } = turn;
             let progress = proposal
                 .and_then(|blocks| take(denoiser, &mut sequence, &draft, blocks, &mut observer));
             match progress {
@@ -171,7 +183,7 @@ impl Decoder {
                     step.finished.push(sequence.into_generation());
                 }
                 Ok(Progress::Open | Progress::BlockDone) => {
-                    self.active.push(Turn { sequence, draft: Vec::new() });
+                    self.active.push(Turn::new(sequence));
                 }
                 Err(error) => {
                     denoiser.release(sequence.id);
@@ -179,7 +191,17 @@ impl Decoder {
                 }
             }
         }
+        self.active.append(&mut held);
+        self.active.sort_by_key(|turn| turn.sequence.id);
         step
+    }
+
+    /// Leaves requests out of the passes that follow, until another call lets them go on: those for which `is_held` says
+    /// so by their numbers. A request that is about to join joins first. What they write does not depend on it.
+    pub fn hold(&mut self, is_held: impl Fn(usize) -> bool) {
+        for turn in &mut self.active {
+            turn.is_held = is_held(turn.sequence.id);
+        }
     }
 
     /// Ends a request between two passes, and its sequence in the denoiser. What its finished
@@ -365,8 +387,8 @@ struct Reader<'a> {
     /// The rows that it gets.
     rows: usize,
     taken: usize,
-    /// The tokens that have been seen before the block that is read, under a repetition penalty.
-    seen: BTreeSet<u32>,
+    /// The tokens that have been seen before the block that is read, under penalties.
+    seen: Seen,
     /// The state of the request's rule in front of that block, and what may stand in it.
     state: Option<u32>,
     masks: Vec<Option<Mask>>,
@@ -377,9 +399,9 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(turn: &'a Turn) -> Self {
-        let Turn { sequence, draft } = turn;
+        let Turn { sequence, draft, .. } = turn;
         let (rows, seen) = match draft.len() {
-            0 => (sequence.holes.len(), BTreeSet::new()),
+            0 => (sequence.holes.len(), Seen::new()),
             rows => (rows, sequence.seen().clone()),
         };
         let state = sequence.guide.as_ref().map(|guide| guide.state);
@@ -389,7 +411,7 @@ impl<'a> Reader<'a> {
 
     /// The next row.
     fn read(&mut self, logits: &[f32], sampler: &mut CandidateSampler) {
-        let (at, Turn { sequence, draft }) = (self.taken, self.turn);
+        let (at, Turn { sequence, draft, .. }) = (self.taken, self.turn);
         self.taken += 1;
         let size = if draft.is_empty() { self.rows } else { sequence.request.block_size().get() };
         if at.is_multiple_of(size) {
@@ -428,13 +450,13 @@ impl<'a> Reader<'a> {
         if !self.holds {
             return;
         }
-        let Turn { sequence, draft } = self.turn;
+        let Turn { sequence, draft, .. } = self.turn;
         if at == 0 {
             self.masks = sequence.masks();
         } else {
             let before = &draft[at - size..at];
             if sequence.request.sampling.penalises() {
-                self.seen.extend(before);
+                before.iter().for_each(|token| count(&mut self.seen, *token));
             }
             if let (Some(guide), Some(state)) = (&sequence.guide, self.state) {
                 let state = guide.constraint.behind(state, before);
@@ -460,7 +482,7 @@ fn segment(turn: &Turn) -> Segment<'_> {
 
 /// The request's draft.
 fn draft(turn: &Turn) -> Draft<'_> {
-    let Turn { sequence, draft } = turn;
+    let Turn { sequence, draft, .. } = turn;
     let Request { view, mask_id, .. } = sequence.request;
     Draft { sequence: sequence.id, view, tokens: draft, mask_id }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::candidates::{CandidateSampler, Site};
+use crate::candidates::{CandidateSampler, Seen, Site, count};
 use crate::constraint::{Constraint, Mask};
 use crate::drafts::{DraftCounts, Drafter};
 use crate::error::{Result, setting};
@@ -50,7 +50,7 @@ pub(crate) struct Sequence {
     masked: usize,
     refinement: usize,
     blocks: usize,
-    seen: BTreeSet<u32>,
+    seen: Seen,
     forbidden: Vec<u32>,
     forbidden_early: Vec<u32>,
     finish: Option<(FinishReason, usize)>,
@@ -111,8 +111,8 @@ impl Sequence {
         let prompt = &request.prompt;
         let whole = prompt.len() - prompt.len() % request.block_size().get();
         let seen = match request.sampling.penalises() {
-            true => prompt.iter().copied().collect(),
-            false => BTreeSet::new(),
+            true => prompt.iter().map(|token| (*token, 0)).collect(),
+            false => Seen::new(),
         };
         let sorted = |ids: &[u32]| ids.iter().copied().collect::<BTreeSet<_>>();
         let forbidden = vec![request.mask_id];
@@ -239,7 +239,7 @@ impl Sequence {
     pub(crate) fn candidate_behind(
         &self,
         position: usize,
-        (seen, allowed): (&BTreeSet<u32>, Option<&Mask>),
+        (seen, allowed): (&Seen, Option<&Mask>),
         logits: &[f32],
         sampler: &mut CandidateSampler,
     ) -> Result<Candidate> {
@@ -249,7 +249,7 @@ impl Sequence {
     fn pick(
         &self,
         (position, refinement): (usize, usize),
-        (seen, allowed): (&BTreeSet<u32>, Option<&Mask>),
+        (seen, allowed): (&Seen, Option<&Mask>),
         logits: &[f32],
         sampler: &mut CandidateSampler,
     ) -> Result<Candidate> {
@@ -260,8 +260,8 @@ impl Sequence {
         sampler.pick(logits, sampling, fill.needs(), site)
     }
 
-    /// The tokens that the repetition penalty applies to; empty without one.
-    pub(crate) fn seen(&self) -> &BTreeSet<u32> {
+    /// The tokens that penalties apply to; empty without any.
+    pub(crate) fn seen(&self) -> &Seen {
         &self.seen
     }
 
@@ -281,7 +281,7 @@ impl Sequence {
         for &index in &chosen {
             self.block[self.holes[index]] = candidates[index].token;
             if sampling.penalises() {
-                self.seen.insert(candidates[index].token);
+                count(&mut self.seen, candidates[index].token);
             }
         }
         let filled: Vec<usize> = chosen.iter().map(|&i| candidates[i].position).collect();

@@ -1,5 +1,9 @@
 //! Loads a server from a process of its own: good clients at a bounded rate, beside readers that take nothing and requests
-//! that come by half; tells what good ones waited, and whether anything was lost.
+//! that come by half; tells what good ones waited, whether anything was lost, and the server's memory.
+//!
+//! Good clients are editors: each has a text of its own, of which a request changes the last line. Of the readers that take
+//! nothing, every other one watches a text whose passes fill all buffers between it and the server, so that the
+//! server has to give it up; the others leave after 5 seconds. Alone, one client asks at the rate of all of them together.
 //!
 //! ```sh
 //! lacuna serve --model M --port 8080 --quiet --queue 256 &
@@ -34,33 +38,56 @@ fn main() {
             other => panic!("{other} is no flag"),
         }
     }
-    let alone = run(&address, seconds / 10.0, (1, 0, 0), rate);
+    let alone = run(&address, f64::max(seconds / 10.0, 20.0), (1, 0, 0), rate);
     let bad = clients / 8;
-    let memory = metric(&address, "lacuna_prefix_cache_bytes");
+    let before = memory(&address);
     let all = run(&address, seconds, (clients - 2 * bad, bad, bad), rate);
     println!("| | requests | median s | p95 s | told 429 | lost |\n|---|---:|---:|---:|---:|---:|");
     line("one client", &alone);
     line(&format!("{clients} clients, {} of them bad", 2 * bad), &all);
-    println!(
-        "\nprefix cache {memory} bytes before, {} after; connections left: {}",
-        metric(&address, "lacuna_prefix_cache_bytes"),
-        metric(&address, "lacuna_connections")
-    );
+    let pairs = |tally: &Tally| {
+        let mut seconds = tally.seconds.lock().unwrap().clone();
+        seconds.sort_by(f64::total_cmp);
+        at(&seconds, 0.95)
+    };
+    println!("\np95 with all: {:.2} of alone", pairs(&all) / pairs(&alone));
+    println!("memory before: {before}\nmemory after:  {}", memory(&address));
+    for name in ["lacuna_connections", "lacuna_cancelled_total", "lacuna_requests_running"] {
+        println!("{name} {}", metric(&address, name));
+    }
+}
+
+/// The part of sorted numbers below which so many lie.
+fn at(sorted: &[f64], part: f64) -> f64 {
+    let place = (part * (sorted.len() as f64 - 1.0)).round() as usize;
+    sorted.get(place).copied().unwrap_or(f64::NAN)
+}
+
+/// The bytes of the prefix cache, and all that the process holds where the system tells it.
+fn memory(address: &str) -> String {
+    let cache = metric(address, "lacuna_prefix_cache_bytes");
+    format!(
+        "{cache} bytes of prefix cache, {} bytes in all",
+        metric(address, "process_resident_memory_bytes")
+    )
 }
 
 fn line(name: &str, tally: &Tally) {
     let mut seconds = tally.seconds.lock().unwrap().clone();
     seconds.sort_by(f64::total_cmp);
-    let at = |part: f64| seconds.get((part * (seconds.len() as f64 - 1.0)) as usize).copied();
     println!(
         "| {name} | {} | {:.3} | {:.3} | {} | {} |",
         seconds.len(),
-        at(0.5).unwrap_or(f64::NAN),
-        at(0.95).unwrap_or(f64::NAN),
+        at(&seconds, 0.5),
+        at(&seconds, 0.95),
         tally.full.load(Ordering::Relaxed),
         tally.lost.load(Ordering::Relaxed)
     );
 }
+
+/// A stream that the buffers of two sockets hold, and one that they do not.
+const SHORT: &str = r#"{"prompt": "def f(", "max_tokens": 64, "stream": true}"#;
+const LONG: &str = r#"{"text": "def f(", "max_tokens": 1900, "ignore_eos": true, "block_size": 32, "threshold": 1}"#;
 
 /// Runs good clients, readers that take nothing, and senders of halves for so long.
 fn run(
@@ -97,14 +124,17 @@ fn run(
                 }
             });
         }
-        for _ in 0..stalled {
+        for n in 0..stalled {
             scope.spawn(move || {
                 while !over.load(Ordering::Relaxed) {
-                    let body = "{\"prompt\": \"def f(\", \"max_tokens\": 64, \"stream\": true}";
+                    let (path, body, seconds) = match n % 2 {
+                        0 => ("/v1/completions", SHORT, 5.0),
+                        _ => ("/lacuna/watch", LONG, 40.0),
+                    };
                     if let Ok(mut stream) = TcpStream::connect(address) {
-                        let _ = stream.write_all(post("/v1/completions", body).as_bytes());
+                        let _ = stream.write_all(post(path, body).as_bytes());
                         // It reads nothing and goes.
-                        sleep(over, 5.0);
+                        sleep(over, seconds);
                     }
                     sleep(over, 1.0);
                 }

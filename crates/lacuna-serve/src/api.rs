@@ -5,6 +5,7 @@ mod completions;
 mod edit;
 mod errors;
 mod fields;
+mod form;
 mod infill;
 mod info;
 mod markers;

@@ -52,7 +52,7 @@ impl Metrics {
     }
 
     /// All of them as text.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn text(&self, resident_bytes: Option<u64>) -> String {
         let mut text = String::new();
         let counters = [
             ("prompt_tokens_total", "Tokens of prompts that were read.", &self.prompt_tokens),
@@ -84,6 +84,11 @@ impl Metrics {
                 let _ = writeln!(text, "# HELP lacuna_{name} {help}\n# TYPE lacuna_{name} {kind}");
                 let _ = writeln!(text, "lacuna_{name} {value}");
             }
+        }
+        if let Some(bytes) = resident_bytes {
+            text.push_str("# HELP process_resident_memory_bytes Memory that the process holds.\n");
+            text.push_str("# TYPE process_resident_memory_bytes gauge\n");
+            let _ = writeln!(text, "process_resident_memory_bytes {bytes}");
         }
         text.push_str("# HELP lacuna_http_requests_total Answers by path and status.\n");
         text.push_str("# TYPE lacuna_http_requests_total counter\n");

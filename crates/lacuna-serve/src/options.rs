@@ -41,6 +41,8 @@ pub struct ServeOptions {
     pub limits: Limits,
     /// Seconds since 1970: when an answer was made, and what templates ask for (always 0).
     pub clock: fn() -> u64,
+    /// Bytes of memory that the process holds, for `/metrics` (not told).
+    pub resident_bytes: fn() -> Option<u64>,
     /// The first of the seeds that requests get which name none; another one at each start writes other texts (0).
     pub seed: u64,
     /// Hears of each request that was answered; never of its text.
@@ -65,6 +67,7 @@ impl Default for ServeOptions {
             memory: MemoryLimit::default(),
             limits: Limits::default(),
             clock: || 0,
+            resident_bytes: || None,
             seed: 0,
             log: None,
         }

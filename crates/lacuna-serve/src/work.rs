@@ -2,8 +2,11 @@
 
 mod cost;
 mod job;
+mod news;
+mod prompts;
 mod queue;
 mod solo;
+mod turns;
 mod worker;
 
 pub(crate) use cost::Costs;

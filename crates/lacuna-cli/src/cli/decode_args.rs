@@ -184,6 +184,12 @@ pub(crate) struct Flags {
     /// Above 1: tokens already seen become less likely
     #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = ranges::positive)]
     repetition_penalty: Option<f64>,
+    /// Taken from a token's logit for each time that the new text has it; below 0 it becomes more likely
+    #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = ranges::number)]
+    frequency_penalty: Option<f64>,
+    /// Taken from a token's logit if the new text has it
+    #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = ranges::number)]
+    presence_penalty: Option<f64>,
     /// Names the random stream: the same seed writes the same text
     #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = ranges::seed)]
     seed: u64,
@@ -257,6 +263,8 @@ impl Flags {
             ("--top-k", self.top_k.is_some()),
             ("--min-p", self.min_p.is_some()),
             ("--repetition-penalty", self.repetition_penalty.is_some_and(|penalty| penalty != 1.0)),
+            ("--frequency-penalty", self.frequency_penalty.is_some_and(|penalty| penalty != 0.0)),
+            ("--presence-penalty", self.presence_penalty.is_some_and(|penalty| penalty != 0.0)),
             ("--min-new-tokens", self.min_new_tokens > 0),
         ];
         if let Some((flag, _)) = unknown.iter().find(|(_, given)| *given) {
@@ -317,7 +325,9 @@ impl Flags {
             || self.top_p.is_some()
             || self.top_k.is_some()
             || self.min_p.is_some()
-            || self.repetition_penalty.is_some();
+            || self.repetition_penalty.is_some()
+            || self.frequency_penalty.is_some()
+            || self.presence_penalty.is_some();
         if asked || self.is_reference() || self.sampling == "greedy" {
             return Ok(options);
         }
@@ -357,6 +367,8 @@ impl Flags {
                 top_p: self.top_p,
                 min_p: self.min_p,
                 repetition_penalty: self.repetition_penalty.unwrap_or(1.0),
+                frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
+                presence_penalty: self.presence_penalty.unwrap_or(0.0),
                 seed: self.seed,
             },
             algorithm,
@@ -380,6 +392,8 @@ pub(crate) fn used(model: &Model, sampling: &Sampling) -> serde_json::Value {
             "top_k": sampling.top_k,
             "min_p": sampling.min_p,
             "repetition_penalty": sampling.repetition_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "presence_penalty": sampling.presence_penalty,
             "seed": sampling.seed,
         },
         "cache_precision": model.transformer.cache_precision().name(),

@@ -163,7 +163,7 @@ fn short(words: &[OsString]) -> Result<()> {
         words.insert(0, "lacuna eval run".into());
         return match Run::try_parse_from(words) {
             Ok(Run { args }) => {
-                quieten(args.is_quiet());
+                quieten(&args.judge);
                 run::run(&args)
             }
             Err(error) => Err(said(&error)),
@@ -178,7 +178,7 @@ fn short(words: &[OsString]) -> Result<()> {
     words.splice(0..0, ["lacuna eval judge".into(), "--benchmark".into(), benchmark]);
     match Completions::try_parse_from(words) {
         Ok(Completions { args }) => {
-            quieten(args.is_quiet());
+            quieten(&args.judge);
             judge::run(&args)
         }
         Err(error) => Err(said(&error)),
@@ -186,8 +186,8 @@ fn short(words: &[OsString]) -> Result<()> {
 }
 
 /// As `--quiet` does where the words were parsed with the program's own.
-fn quieten(is_quiet: bool) {
-    if is_quiet {
+fn quieten(args: &JudgeArgs) {
+    if args.quiet {
         super::progress::be_quiet();
     }
 }

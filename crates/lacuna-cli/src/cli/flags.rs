@@ -17,7 +17,7 @@ pub(crate) fn flag(knob: Knob) -> String {
         Knob::MaskId => "--mask-id",
         Knob::AllowModeMismatch => "--allow-mode-mismatch",
         Knob::Drafts => "--draft",
-        Knob::Pattern => "--regex or --json-schema",
+        Knob::Pattern => "--regex, --json-schema or --grammar",
         Knob::Stop => "--stop",
         Knob::MinNewTokens => "--min-new-tokens",
         Knob::Generate => "`lacuna generate`",

@@ -45,15 +45,19 @@ pub(crate) struct PatternArgs {
     /// refused by its place in the schema
     #[arg(long, value_name = "FILE", conflicts_with_all = ["stop", "min_new_tokens"])]
     json_schema: Option<PathBuf>,
+    /// Write only what the grammar in FILE derives, in llama.cpp's form (GBNF); its rules may not lead into themselves
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["regex", "json_schema", "stop", "min_new_tokens"])]
+    grammar: Option<PathBuf>,
 }
 
 impl PatternArgs {
     /// Puts the flags into the options, and refuses a pattern that is none before a model is opened.
     pub(crate) fn pattern(&self, decode: &DecodeArgs) -> Result<Option<Pattern>> {
-        let (name, pattern) = match (&self.regex, &self.json_schema) {
-            (Some(regex), _) => ("--regex", Pattern::Regex(regex.clone())),
-            (None, Some(file)) => ("--json-schema", Pattern::JsonSchema(read_text(file)?)),
-            (None, None) => return Ok(None),
+        let (name, pattern) = match (&self.regex, &self.json_schema, &self.grammar) {
+            (Some(regex), ..) => ("--regex", Pattern::Regex(regex.clone())),
+            (None, Some(file), _) => ("--json-schema", Pattern::JsonSchema(read_text(file)?)),
+            (None, None, Some(file)) => ("--grammar", Pattern::Grammar(read_text(file)?)),
+            (None, None, None) => return Ok(None),
         };
         if decode.is_reference() {
             let message = format!(

@@ -55,6 +55,11 @@ pub(crate) fn positive(text: &str) -> Result<f64, String> {
     real(text, |n| n > 0.0, "a number above 0")
 }
 
+/// A finite number.
+pub(crate) fn number(text: &str) -> Result<f64, String> {
+    real(text, |_| true, "a number")
+}
+
 /// A probability.
 pub(crate) fn probability(text: &str) -> Result<f64, String> {
     real(text, |n| (0.0..=1.0).contains(&n), "a number from 0 to 1")

@@ -103,6 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         memory,
         limits: Limits::default(),
         clock: || since_1970().as_secs(),
+        resident_bytes,
         seed: u64::from(since_1970().subsec_nanos()) << 32,
         log,
     };
@@ -112,6 +113,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         note!("listening on http://{address}");
     })?;
     Ok(())
+}
+
+/// The memory that this process holds, where the system tells it in a file.
+fn resident_bytes() -> Option<u64> {
+    let status = lacuna_files::read_text("/proc/self/status".as_ref(), 1 << 20).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
 }
 
 fn since_1970() -> Duration {

@@ -150,6 +150,10 @@ fn drawn(more: &Value) -> String {
     if let Some(penalty) = number("repetition_penalty").filter(|penalty| *penalty != 1.0) {
         words += &format!(", repetition penalty {penalty}");
     }
+    for (key, name) in [("frequency_penalty", "frequency"), ("presence_penalty", "presence")] {
+        let penalty = number(key).filter(|penalty| *penalty != 0.0);
+        words.extend(penalty.map(|penalty| format!(", {name} penalty {penalty}")));
+    }
     words
 }
 

@@ -113,6 +113,15 @@ fn a_pattern_holds_the_text_and_is_recorded() {
     let value: Value = serde_json::from_str(object["text"].as_str().unwrap()).unwrap();
     assert!(["ada", "bob"].contains(&value["name"].as_str().unwrap()), "{value}");
 
+    let grammar = folder.path().join("list.gbnf").display().to_string();
+    std::fs::write(&grammar, "root ::= \"[\" digit (\",\" digit){2} \"]\"\ndigit ::= [0-9]\n")
+        .unwrap();
+    let penalties = ["--frequency-penalty", "1.5", "--presence-penalty", "-0.5"];
+    let (object, ..) = run(&[&args[..], &["--grammar", &grammar], &penalties].concat());
+    let list: Vec<u8> = serde_json::from_str(object["text"].as_str().unwrap()).unwrap();
+    assert_eq!(list.len(), 3);
+    assert_eq!(object["sampling"]["frequency_penalty"], 1.5, "{object}");
+
     let (object, ..) = run(&[&args[..5], &["--max-new-tokens", "4", "--regex", "a{30}"]].concat());
     assert_eq!(object["finish_reason"], "length", "{object}");
 }
@@ -129,9 +138,16 @@ fn flags_that_contradict_each_other_are_refused_with_the_reason() {
     assert!(say(&["--regex", "a", "--min-new-tokens", "3"], 2).contains("cannot be used with"));
     assert!(say(&["--regex", "a(b"], 2).contains("unclosed group"));
     assert!(
-        say(&["--regex", "a", "--no-eos"], 1).contains("--regex or --json-schema: a text that")
+        say(&["--regex", "a", "--no-eos"], 1).contains("--json-schema or --grammar: a text that")
     );
     let schema = folder.path().join("schema.json").display().to_string();
     std::fs::write(&schema, r#"{"type": "integer", "minimum": 3}"#).unwrap();
     assert!(say(&["--json-schema", &schema], 2).contains("#/minimum"));
+    let grammar = folder.path().join("tree.gbnf").display().to_string();
+    std::fs::write(&grammar, "root ::= \"(\" root \")\" | \"x\"").unwrap();
+    assert!(say(&["--grammar", &grammar], 2).contains("`root` leads into itself"));
+    assert!(say(&["--presence-penalty", "much"], 2).contains("expected a number"));
+    assert!(
+        say(&["--frequency-penalty", "1", "--mode", "reference"], 2).contains("which has none")
+    );
 }

@@ -34,6 +34,19 @@ pub(super) fn regex(text: &str) -> Result<String, String> {
     writer.value(&root, "#")
 }
 
+/// The expression of an object of anything that stands at most so many levels deep.
+pub(super) fn any_object(levels: usize) -> String {
+    let scalar = format!("\"{STRING_PART}*\"|{NUMBER}|true|false|null");
+    let (mut value, mut object) = (format!("(?:{scalar})"), r"\{\}".to_owned());
+    for _ in 0..levels {
+        let member = format!("\"{STRING_PART}*\": ?{value}");
+        object = format!(r"\{{(?:{member}(?:{COMMA}{member})*)?\}}");
+        let list = format!(r"\[(?:{value}(?:{COMMA}{value})*)?\]");
+        value = format!("(?:{scalar}|{list}|{object})");
+    }
+    object
+}
+
 /// The value of a document, held.
 fn node(json: Json<'_, '_>) -> Result<Node, json::Stop> {
     Ok(match json {
@@ -440,6 +453,21 @@ mod tests {
         let tree = r##"{"properties": {"left": {"$ref": "#"}}}"##;
         assert!(regex(tree).unwrap_err().contains("leads into itself"));
         assert!(regex(r##"{"$ref": "#/$defs/x"}"##).unwrap_err().contains("not in the schema"));
+    }
+
+    #[test]
+    fn any_object_is_taken_down_to_its_depth() {
+        let automaton = automaton(&any_object(3)).unwrap();
+        let yes = [
+            "{}",
+            r#"{"a": 1, "b":[]}"#,
+            r#"{"a": {"b": [1, "x", null]}}"#,
+            r#"{"é\n": [[true], {"k": -1.5e3}]}"#,
+        ];
+        let no =
+            ["[]", "{", "1", r#"{"a": {"b": {"c": {}}}}"#, r#"{"a" 1}"#, r#"{"a": 1,}"#, "{} "];
+        yes.iter().for_each(|text| assert!(automaton.accepts(text.as_bytes()), "{text}"));
+        no.iter().for_each(|text| assert!(!automaton.accepts(text.as_bytes()), "{text}"));
     }
 
     #[test]

@@ -4,12 +4,14 @@
 use lacuna_data::{Corpus, CorpusOptions};
 use lacuna_engine::{
     Algorithm, DraftSource, Engine, EngineOptions, Event, GenerateOptions, Model, OpenOptions,
-    Prompt, Resolved, Sampling,
+    Pattern, Prompt, Resolved, Sampling, Session, edit_in,
 };
 use lacuna_samplers::{Event as SamplerEvent, FillRule};
 use lacuna_test::fixtures;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
 fn model() -> Model {
     let path = fixtures().join("golden/models/tiny_untied");
@@ -212,5 +214,29 @@ fn drafts_of_several_requests_share_passes_and_change_none_of_them() {
         assert_eq!(together.tokens, alone.tokens, "request {id}");
         assert_eq!(together.drafts, alone.drafts, "request {id}");
         assert_eq!(together.forwards, alone.forwards, "request {id}");
+    }
+}
+
+#[test]
+fn an_edit_looks_nothing_up_and_keeps_to_its_pattern() {
+    let model = model();
+    let old: Vec<u32> = (40..80).collect();
+    for algorithm in [Algorithm::Autoregressive, Algorithm::Blocks] {
+        let options = GenerateOptions {
+            max_new_tokens: 24,
+            algorithm: Some(algorithm),
+            allow_mode_mismatch: true,
+            drafts: Some(DraftSource::Lookup),
+            pattern: Some(Pattern::Regex("[0-9]{2,6}".into())),
+            ..GenerateOptions::default()
+        };
+        let request = Resolved::new(&model, vec![9; 6], &options).unwrap();
+        assert_eq!(request.drafts(), DraftSource::Lookup);
+        let mut session = Session::new(Arc::clone(&model.transformer));
+        let go_on = |_: SamplerEvent<'_>| ControlFlow::Continue(());
+        let edited = edit_in(&mut session, &model, &request, &old, go_on).unwrap();
+        assert_eq!(edited.draft_source, DraftSource::None, "the old text is the draft");
+        assert!((2..=6).contains(&edited.text.len()), "{}", edited.text);
+        assert!(edited.text.bytes().all(|byte| byte.is_ascii_digit()), "{}", edited.text);
     }
 }

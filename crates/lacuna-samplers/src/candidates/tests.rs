@@ -13,10 +13,14 @@ fn pick_slowly(row: &[f32], sampling: &Sampling, site: Site<'_>) -> (usize, f64)
     let sum: f64 = logits.iter().map(|x| (x - max).exp()).sum();
     let confidence = |token: usize| (f64::from(row[token]) - max).exp() / sum;
     if sampling.penalises() {
-        for &token in site.seen {
+        for (&token, &times) in site.seen {
             let Some(x) = logits.get_mut(token as usize) else { continue };
             let penalty = sampling.repetition_penalty;
-            *x = f64::from((if *x > 0.0 { *x / penalty } else { *x * penalty }) as f32);
+            let mut new = if *x > 0.0 { *x / penalty } else { *x * penalty };
+            // As often as it was generated, and once if it was.
+            new -= sampling.frequency_penalty * f64::from(times);
+            new -= if times > 0 { sampling.presence_penalty } else { 0.0 };
+            *x = f64::from(new as f32);
         }
     }
     let mut kept: Vec<usize> =
@@ -65,16 +69,23 @@ fn sampling() -> impl Strategy<Value = Sampling> {
         prop::option::of(0.05f64..=1.0),
         prop::option::of(0.0f64..0.9),
         prop_oneof![Just(1.0), 0.5f64..2.0],
+        prop_oneof![Just((0.0, 0.0)), (-2.0f64..2.0, -2.0f64..2.0)],
         any::<u64>(),
     )
-        .prop_map(|(temperature, top_k, top_p, min_p, repetition_penalty, seed)| Sampling {
-            temperature,
-            top_k: top_k.and_then(NonZeroUsize::new),
-            top_p,
-            min_p,
-            repetition_penalty,
-            seed,
-        })
+        .prop_map(
+            |(temperature, top_k, top_p, min_p, repetition, (frequency, presence), seed)| {
+                Sampling {
+                    temperature,
+                    top_k: top_k.and_then(NonZeroUsize::new),
+                    top_p,
+                    min_p,
+                    repetition_penalty: repetition,
+                    frequency_penalty: frequency,
+                    presence_penalty: presence,
+                    seed,
+                }
+            },
+        )
 }
 
 proptest! {
@@ -83,7 +94,7 @@ proptest! {
     fn the_fast_choice_is_the_definitions(
         row in prop::collection::vec(-12f32..12.0, 5..1500), sampling in sampling(),
         forbidden in prop::collection::btree_set(0u32..1600, 0..4),
-        seen in prop::collection::btree_set(0u32..1600, 0..40),
+        seen in prop::collection::btree_map(0u32..1600, 0u32..5, 0..40),
         position in 0usize..100, refinement in 0usize..4,
     ) {
         let forbidden: Vec<u32> = forbidden.into_iter().collect();
@@ -107,7 +118,7 @@ proptest! {
 }
 
 fn site(forbidden: &[u32]) -> Site<'_> {
-    static NONE: BTreeSet<u32> = BTreeSet::new();
+    static NONE: Seen = Seen::new();
     Site { request: 3, position: 7, refinement: 0, forbidden, seen: &NONE, allowed: None }
 }
 
@@ -204,6 +215,8 @@ fn settings_outside_their_range_are_refused_by_name() {
         (Sampling { top_p: Some(0.0), ..Sampling::default() }, "top_p"),
         (Sampling { min_p: Some(1.5), ..Sampling::default() }, "min_p"),
         (Sampling { repetition_penalty: 0.0, ..Sampling::default() }, "repetition_penalty"),
+        (Sampling { frequency_penalty: f64::NAN, ..Sampling::default() }, "frequency_penalty"),
+        (Sampling { presence_penalty: f64::INFINITY, ..Sampling::default() }, "presence_penalty"),
     ];
     for (sampling, name) in bad {
         assert!(sampling.validate().unwrap_err().to_string().starts_with(name));

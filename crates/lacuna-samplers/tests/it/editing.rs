@@ -44,6 +44,7 @@ proptest! {
         tau in 0.2f64..=1.0, scheduled in any::<bool>(),
         temperature in prop_oneof![3 => Just(0.0), 1 => 0.1f64..1.0],
         repetition_penalty in prop_oneof![4 => Just(1.0), 1 => 0.8f64..1.5],
+        frequency_penalty in prop_oneof![4 => Just(0.0), 1 => -1.0f64..1.0],
         ends in any::<bool>(), max_new_tokens in 1usize..100, min_new_tokens in 0usize..2,
         blocks_max in 1usize..10, match_min in 0usize..4, seed in any::<u64>(),
     ) {
@@ -55,7 +56,13 @@ proptest! {
             min_new_tokens,
             fill: if scheduled { FillRule::LowConfidence } else { FillRule::Threshold { tau } },
             steps: NonZeroUsize::new(max_new_tokens.div_ceil(block_size)),
-            sampling: Sampling { temperature, repetition_penalty, seed, ..Sampling::default() },
+            sampling: Sampling {
+                temperature,
+                repetition_penalty,
+                frequency_penalty,
+                seed,
+                ..Sampling::default()
+            },
             eos_ids: if ends { vec![EOS] } else { vec![] },
             ..Request::new(
                 vec![7; prompt_len],

@@ -39,6 +39,8 @@ prop_compose! {
         top_k in prop::option::of(1usize..VOCAB),
         top_p in prop::option::of(0.3f64..=1.0),
         repetition_penalty in prop_oneof![3 => Just(1.0), 1 => 0.8f64..1.5],
+        (frequency_penalty, presence_penalty) in
+            prop_oneof![3 => Just((0.0, 0.0)), 1 => (-1.0f64..1.0, -1.0f64..1.0)],
         seed in any::<u64>(),
     ) -> Sampling {
         Sampling {
@@ -47,6 +49,8 @@ prop_compose! {
             top_p,
             min_p: None,
             repetition_penalty,
+            frequency_penalty,
+            presence_penalty,
             seed,
         }
     }

@@ -41,9 +41,6 @@ request! {
         /// Variables for the chat template.
         #[schema(value_type = Option<Object>)]
         chat_template_kwargs: Map<String, Value>,
-        /// Taken where it is text.
-        #[schema(value_type = Option<Object>)]
-        response_format: Value,
         /// Refused: there are no tools yet.
         #[schema(value_type = Option<Vec<Object>>)]
         tools: Value,
@@ -81,12 +78,6 @@ impl ChatRequest {
         ];
         if let Some((name, _)) = tools.iter().find(|(_, value)| !none(value)) {
             return Err(ApiError::wrong(name, "there are no tools yet; ask without them"));
-        }
-        let format = self.response_format.as_ref().filter(|format| !format.is_null());
-        if format.is_some_and(|format| format["type"] != "text") {
-            let reason =
-                "only {\"type\": \"text\"} is there: an answer can't be held to a form yet";
-            return Err(ApiError::wrong("response_format", reason));
         }
         if self.logprobs == Some(true) {
             let reason = "the tokens of an answer have no likelihood of their own in a block; `/v1/completions` tells \

@@ -131,6 +131,12 @@ async fn answer(
     let room = app.positions().saturating_sub(prompt.len());
     let wanted = (draft.len() + draft.len() / 4 + 128).min(room).max(1);
     let most = asked.max_completion_tokens.or(asked.max_tokens).or(asked.n_predict);
+    if let Some((field, _)) = shared.form.pattern()? {
+        return Err(ApiError::wrong(
+            field,
+            "a file that is edited has a form already; leave it out",
+        ));
+    }
     let mut options = shared.options(app, new_tokens(most, wanted).max(1))?;
     options.eos_ids.get_or_insert(ends);
     if !is_chat {

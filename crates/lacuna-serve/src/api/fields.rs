@@ -13,6 +13,7 @@ use std::time::Duration;
 use utoipa::ToSchema;
 
 use super::errors::ApiError;
+use super::form::Form;
 use crate::app::{App, Way};
 use crate::work::Class;
 
@@ -22,7 +23,7 @@ pub(crate) struct Caller(pub(crate) usize);
 
 /// Fields of llama.cpp's and OpenAI's requests that are taken and not followed, because nothing here is like them. A
 /// response names those that a request had.
-const IGNORED: [&str; 54] = [
+const IGNORED: [&str; 52] = [
     "adaptive_decay",
     "adaptive_target",
     "backend_sampling",
@@ -34,7 +35,6 @@ const IGNORED: [&str; 54] = [
     "dry_sequence_breakers",
     "dynatemp_exponent",
     "dynatemp_range",
-    "frequency_penalty",
     "image_data",
     "lora",
     "metadata",
@@ -50,7 +50,6 @@ const IGNORED: [&str; 54] = [
     "parse_tool_calls",
     "penalize_nl",
     "post_sampling_probs",
-    "presence_penalty",
     "prompt_cache_key",
     "prompt_cache_retention",
     "realtime",
@@ -111,8 +110,24 @@ macro_rules! request {
             pub(crate) top_k: Option<i64>,
             /// Only tokens at least this probable in proportion to the most probable.
             pub(crate) min_p: Option<f64>,
-            /// Above 1: tokens already seen become less likely.
+            /// Above 1: tokens of the prompt and of the text become less likely (`repetition_penalty` is the same).
+            #[serde(alias = "repetition_penalty")]
             pub(crate) repeat_penalty: Option<f64>,
+            /// Taken from a token's logit for each time that the text has it (-100 to 100; 0).
+            pub(crate) frequency_penalty: Option<f64>,
+            /// Taken from a token's logit if the text has it (-100 to 100; 0).
+            pub(crate) presence_penalty: Option<f64>,
+            /// The form of the text: `text`, `json_object` (of at most three levels), or `json_schema` with a schema that
+            /// a regular expression can follow.
+            #[schema(value_type = Option<Object>)]
+            pub(crate) response_format: Option<crate::api::form::Ordered>,
+            /// The schema of a text that is JSON.
+            #[schema(value_type = Option<Object>)]
+            pub(crate) json_schema: Option<crate::api::form::Ordered>,
+            /// The grammar of the text in llama.cpp's form, whose rules do not lead into themselves.
+            pub(crate) grammar: Option<String>,
+            /// The regular expression that matches all of the text.
+            pub(crate) regex: Option<String>,
             /// Names the random stream: the same seed writes the same text. Negative or absent: another each time.
             pub(crate) seed: Option<i64>,
             /// Texts that end the answer, which does not include them.
@@ -155,6 +170,14 @@ macro_rules! request {
                     top_k: self.top_k,
                     min_p: self.min_p,
                     repeat_penalty: self.repeat_penalty,
+                    frequency_penalty: self.frequency_penalty,
+                    presence_penalty: self.presence_penalty,
+                    form: crate::api::form::Form {
+                        response_format: self.response_format.as_ref(),
+                        json_schema: self.json_schema.as_ref(),
+                        grammar: self.grammar.as_deref(),
+                        regex: self.regex.as_deref(),
+                    },
                     seed: self.seed,
                     stop: self.stop.as_ref(),
                     threshold: self.threshold,
@@ -185,6 +208,9 @@ pub(crate) struct Shared<'a> {
     pub(crate) top_k: Option<i64>,
     pub(crate) min_p: Option<f64>,
     pub(crate) repeat_penalty: Option<f64>,
+    pub(crate) frequency_penalty: Option<f64>,
+    pub(crate) presence_penalty: Option<f64>,
+    pub(crate) form: Form<'a>,
     pub(crate) seed: Option<i64>,
     pub(crate) stop: Option<&'a Stop>,
     pub(crate) threshold: Option<f64>,
@@ -234,20 +260,34 @@ impl Shared<'_> {
         if self.ignore_eos {
             options.eos_ids = Some(Vec::new());
         }
+        if let Some((name, pattern)) = self.form.pattern()? {
+            let refusal = match (options.stop.is_empty(), self.ignore_eos) {
+                (false, _) => Some(("stop", "ends the text where its form may not end")),
+                (true, true) => Some(("ignore_eos", "leaves the text no end, which its form says")),
+                _ => None,
+            };
+            if let Some((field, does)) = refusal {
+                let reason = format!("{does}; leave it out, or `{name}`");
+                return Err(ApiError::wrong(field, reason));
+            }
+            options.pattern = Some(pattern);
+        }
         Ok(options)
     }
 
     /// The law by which tokens are drawn, where any field says something of it.
     fn sampling(&self) -> Result<Option<Sampling>, ApiError> {
         let Self { temperature, top_p, top_k, min_p, repeat_penalty, .. } = *self;
-        let asked = temperature.is_some()
-            || top_p.is_some()
-            || top_k.is_some()
-            || min_p.is_some()
-            || repeat_penalty.is_some();
-        if !asked {
+        let Self { frequency_penalty, presence_penalty, .. } = *self;
+        // Clients send penalties of 0 with every request.
+        let asked = |penalty: Option<f64>| penalty.filter(|penalty| *penalty != 0.0);
+        let (frequency, presence) = (asked(frequency_penalty), asked(presence_penalty));
+        let numbers = [temperature, top_p, min_p, repeat_penalty, frequency, presence];
+        if top_k.is_none() && numbers.iter().all(Option::is_none) {
             return Ok(None);
         }
+        let taken =
+            |field, penalty: Option<f64>| ranged(field, penalty.unwrap_or(0.0), -100.0, 100.0);
         let temperature = ranged("temperature", temperature.unwrap_or(0.0), 0.0, 100.0)?;
         let top_p = ranged("top_p", top_p.unwrap_or(1.0), 0.0, 1.0)?;
         let min_p = ranged("min_p", min_p.unwrap_or(0.0), 0.0, 1.0)?;
@@ -265,6 +305,8 @@ impl Shared<'_> {
             top_p: Some(top_p).filter(|p| *p > 0.0 && *p < 1.0),
             min_p: Some(min_p).filter(|p| *p > 0.0),
             repetition_penalty,
+            frequency_penalty: taken("frequency_penalty", frequency_penalty)?,
+            presence_penalty: taken("presence_penalty", presence_penalty)?,
             seed: 0,
         }))
     }

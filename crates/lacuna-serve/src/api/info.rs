@@ -28,7 +28,7 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiE
 /// Counters and gauges in the form of Prometheus.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, description = "Prometheus's text format")))]
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let mut response = Response::new(app.metrics.text().into());
+    let mut response = Response::new(app.metrics.text((app.options.resident_bytes)()).into());
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);
     response

@@ -70,6 +70,11 @@ impl<T> Queue<T> {
         before - self.len()
     }
 
+    /// Tells whether one of a class waits.
+    pub(crate) fn has(&self, class: Class) -> bool {
+        self.waiting.keys().any(|(waiting, _)| *waiting == class)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.waiting.values().map(VecDeque::len).sum()
     }

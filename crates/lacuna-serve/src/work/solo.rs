@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::job::{Job, Reply, Written};
-use super::worker::{Opening, Solo, Worker, finished, seen};
+use super::news::{finished, seen};
+use super::worker::{Opening, Solo, Worker};
 
 /// The number of the only sequence of a session that decodes one text.
 const ONLY: usize = 0;
@@ -17,10 +18,12 @@ const ONLY: usize = 0;
 impl Worker<'_> {
     /// Decodes a request by itself.
     pub(super) fn alone(&mut self, solo: Solo) {
+        let outer = self.solo.replace(solo.job().class);
         match solo {
             Solo::Edit { opening, draft } => self.edit(*opening, &draft),
             Solo::Score { job, tokens, best } => self.score(&job, &tokens, best),
         }
+        self.solo = outer;
     }
 
     fn edit(&mut self, opening: Opening, draft: &[u32]) {
@@ -32,13 +35,15 @@ impl Worker<'_> {
         session.seat(ONLY, prefix);
         let prompt_tokens = request.prompt.len();
         let (joined, mut blocks, mut late, mut told) = (Instant::now(), 0, false, true);
+        let mut since = joined;
         let edited = edit_in(&mut session, model, &request, draft, |event| {
             match event {
                 DecodeEvent::Refinement(refinement) => {
                     if job.watch {
                         told &= job.tell(Reply::Seen(seen(model, refinement, prompt_tokens)));
                     }
-                    self.turn();
+                    self.after_solo_pass(job.class, since.elapsed());
+                    since = Instant::now();
                 }
                 DecodeEvent::Block(block) => {
                     blocks += 1;
@@ -88,9 +93,11 @@ impl Worker<'_> {
             }
             _ => (Method::Autoregressive, None),
         };
+        let mut since = Instant::now();
         let scores = token_scores(&model.transformer, tokens, method, best, &mut || {
             self.solo_passes += 1;
-            self.turn();
+            self.after_solo_pass(job.class, since.elapsed());
+            since = Instant::now();
             !job.is_gone() && !self.is_ending()
         });
         let last = match scores {

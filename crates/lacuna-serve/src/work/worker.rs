@@ -12,18 +12,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::cost::Costs;
-use super::job::{Job, Place, Reply, Seen, Task, Written};
+use super::job::{Job, Reply, Written};
+use super::news::{finished, seen};
+use super::prompts::EDITORS;
 use super::queue::{Class, Queue};
+use super::turns::Turns;
 use crate::metrics::Metrics;
 
 /// The way to the thread.
 pub(crate) type Orders = mpsc::UnboundedSender<Job>;
-
-/// Editors that are decoded beside as many others as there may be.
-const EDITORS: usize = 2;
-
-/// The share of what is read between two passes that a prompt gets which nobody waits for, while others are decoded.
-const BACKGROUND_SHARE: usize = 4;
 
 /// The settings of the thread.
 #[derive(Clone, Debug)]
@@ -60,20 +57,20 @@ pub(crate) fn start(
 #[derive(Debug)]
 pub(super) struct Opening {
     pub(super) job: Job,
-    reading: Reading,
-    began: Instant,
+    pub(super) reading: Reading,
+    pub(super) began: Instant,
 }
 
 /// A request that is decoded with others.
 #[derive(Debug)]
-struct Running {
-    job: Job,
-    remembered: usize,
-    prompt_seconds: f64,
-    joined: Instant,
+pub(super) struct Running {
+    pub(super) job: Job,
+    pub(super) remembered: usize,
+    pub(super) prompt_seconds: f64,
+    pub(super) joined: Instant,
     /// Tokens of its prompt, and those that its key was charged for.
-    prompt_tokens: usize,
-    blocks: usize,
+    pub(super) prompt_tokens: usize,
+    pub(super) blocks: usize,
 }
 
 /// A request that is decoded by itself, a pass at a time, with a pass of all others after each of its own.
@@ -87,19 +84,21 @@ pub(super) enum Solo {
 pub(super) struct Worker<'m> {
     pub(super) model: &'m Model,
     pub(super) engine: Engine<'m>,
-    settings: Settings,
-    counters: Counters,
+    pub(super) settings: Settings,
+    pub(super) counters: Counters,
     orders: mpsc::UnboundedReceiver<Job>,
     /// No more orders come.
     closed: bool,
-    queue: Queue<Job>,
+    pub(super) queue: Queue<Job>,
     /// At most one of each class.
-    openings: Vec<Opening>,
-    running: BTreeMap<Id, Running>,
-    solos: VecDeque<Solo>,
-    /// A solo is under way.
-    pub(super) is_solo: bool,
+    pub(super) openings: Vec<Opening>,
+    pub(super) running: BTreeMap<Id, Running>,
+    /// Editors' before others'.
+    pub(super) solos: VecDeque<Solo>,
+    /// The class of the solo that is under way.
+    pub(super) solo: Option<Class>,
     pub(super) solo_passes: usize,
+    pub(super) turns: Turns,
 }
 
 impl<'m> Worker<'m> {
@@ -123,8 +122,9 @@ impl<'m> Worker<'m> {
             openings: Vec::new(),
             running: BTreeMap::new(),
             solos: VecDeque::new(),
-            is_solo: false,
+            solo: None,
             solo_passes: 0,
+            turns: Turns::default(),
         }
     }
 
@@ -139,9 +139,7 @@ impl<'m> Worker<'m> {
             }
             self.turn();
             if let Some(solo) = self.solos.pop_front() {
-                self.is_solo = true;
                 self.alone(solo);
-                self.is_solo = false;
             }
         }
     }
@@ -163,14 +161,82 @@ impl<'m> Worker<'m> {
             }
         }
         self.drop_gone();
-        self.read_prompts();
+        let editors_wait = self.editors_wait();
+        let others = self.others_seconds();
+        let all = !editors_wait || self.turns.may(others);
+        let began = Instant::now();
+        let mut of_others = self.read_prompts(all);
         if !self.engine.is_empty() {
+            let Self { engine, running, .. } = self;
+            engine.hold(|id| !all && running.get(&id).is_some_and(|one| !one.is_editor()));
+            let (share, pass) = (self.others_share(), Instant::now());
             for event in self.engine.step() {
                 self.tell(event);
             }
+            of_others += if all { share * pass.elapsed().as_secs_f64() } else { 0.0 };
             self.end_late();
         }
+        match editors_wait {
+            true => self.turns.passed(began.elapsed().as_secs_f64() - of_others, of_others),
+            false => self.turns.settle(),
+        }
         self.publish();
+    }
+
+    /// Tells whether an editor is under way, which others should keep waiting as little as can be.
+    pub(super) fn editors_wait(&self) -> bool {
+        // One that has no room yet waits for the others to end.
+        let has_room = self.engine.waiting() == 0;
+        let opened = self.openings.iter().any(|one| one.job.class == Class::Editor);
+        let is_solo = self.solo == Some(Class::Editor);
+        has_room && (is_solo || opened || self.running.values().any(Running::is_editor))
+    }
+
+    /// The seconds that the others are likely to take of a turn of all.
+    fn others_seconds(&self) -> f64 {
+        let Settings { block_size, costs, .. } = &self.settings;
+        self.others_reading()
+            + self.others_share() * costs.seconds(self.running.len() * block_size.get())
+    }
+
+    /// The part of a pass of all that the others are.
+    fn others_share(&self) -> f64 {
+        let Settings { block_size, costs, .. } = &self.settings;
+        let editors = self.running.values().filter(|one| one.is_editor()).count();
+        let seconds = |requests: usize| match requests {
+            0 => 0.0,
+            some => costs.seconds(some * block_size.get()),
+        };
+        let all = seconds(self.running.len());
+        if all > 0.0 { 1.0 - seconds(editors) / all } else { 0.0 }
+    }
+
+    /// Lets all others have their turn after a pass of a solo, and an editor as many as it is due.
+    pub(super) fn after_solo_pass(&mut self, class: Class, pass: Duration) {
+        match class {
+            Class::Editor => self.turns.passed(pass.as_secs_f64(), 0.0),
+            _ if self.editors_wait() => self.turns.passed(0.0, pass.as_secs_f64()),
+            _ => {}
+        }
+        self.turn();
+        if class == Class::Editor {
+            return;
+        }
+        while self.solos.front().is_some_and(|solo| solo.job().class == Class::Editor)
+            && let Some(solo) = self.solos.pop_front()
+        {
+            self.alone(solo);
+        }
+        while self.editors_wait() && !self.turns.may(0.0) {
+            self.turn();
+        }
+    }
+
+    /// Puts a solo behind those that are as urgent.
+    pub(super) fn push_solo(&mut self, solo: Solo) {
+        let class = solo.job().class;
+        let at = self.solos.iter().position(|other| other.job().class > class);
+        self.solos.insert(at.unwrap_or(self.solos.len()), solo);
     }
 
     pub(super) fn is_ending(&self) -> bool {
@@ -218,140 +284,6 @@ impl<'m> Worker<'m> {
         let one = self.running.remove(&id)?;
         let completion = self.engine.cancel(id).ok()?;
         Some((one, completion))
-    }
-
-    /// Reads so many tokens of prompts, those of editors first, and lets the requests join whose prompts are read.
-    fn read_prompts(&mut self) {
-        let mut rows = self.settings.prompt_rows.get();
-        while rows > 0 {
-            for class in Class::ALL {
-                if !self.openings.iter().any(|opening| opening.job.class == class)
-                    && self.has_room(class)
-                {
-                    self.open(class);
-                }
-            }
-            let Some(at) = self.next_opening() else { return };
-            let opening = &mut self.openings[at];
-            let before = self.engine.prompt_rows();
-            if opening.job.class == Class::Background && !self.running.is_empty() {
-                // Nobody waits for it, and others wait while it is read.
-                rows = rows.min(self.settings.prompt_rows.get() / BACKGROUND_SHARE);
-            }
-            let part = NonZeroUsize::new(rows).unwrap_or(NonZeroUsize::MIN);
-            let read = self.engine.read(&mut opening.reading, part);
-            let taken = self.engine.prompt_rows() - before;
-            rows = rows.saturating_sub(taken.max(1));
-            self.queue.charge(self.openings[at].job.key, taken);
-            match read {
-                Ok(false) => {}
-                Ok(true) => {
-                    let opening = self.openings.remove(at);
-                    self.join(opening);
-                }
-                Err(error) => {
-                    let Opening { job, reading, .. } = self.openings.remove(at);
-                    self.engine.abandon(reading);
-                    job.tell(Reply::Failed(error.to_string()));
-                }
-            }
-        }
-    }
-
-    /// The prompt that is read next: an editor's before others', and a background one only when nobody waits.
-    fn next_opening(&self) -> Option<usize> {
-        let classes = self.openings.iter().enumerate().map(|(at, one)| (one.job.class, at));
-        classes.min().map(|(_, at)| at)
-    }
-
-    /// Tells whether another request of a class may begin.
-    fn has_room(&self, class: Class) -> bool {
-        let others = |one: &&Opening| one.job.class != Class::Background;
-        let taken = self.running.len()
-            + self.openings.iter().filter(others).count()
-            + self.solos.len()
-            + usize::from(self.is_solo);
-        let deadline = self.running.values().filter_map(|one| one.job.deadline).min();
-        let Settings { running_max, block_size, costs, .. } = &self.settings;
-        match class {
-            Class::Editor => taken < running_max.get() + EDITORS,
-            Class::Batch => taken < costs.at_once(*block_size, deadline, running_max.get()),
-            Class::Background => true,
-        }
-    }
-
-    /// Begins to read the prompt of the next request of a class, if one waits.
-    fn open(&mut self, class: Class) {
-        let Some(mut job) = self.queue.pop(class) else { return };
-        if let Some(slot) = job.slot {
-            self.end_reading_ahead(slot);
-        }
-        let task = std::mem::replace(&mut job.task, Task::Score { tokens: Vec::new(), best: 0 });
-        let request = match task {
-            Task::Score { tokens, best } => {
-                self.queue.charge(job.key, tokens.len());
-                return self.solos.push_back(Solo::Score { job, tokens, best });
-            }
-            Task::Edit { request, draft } => {
-                job.task = Task::Edit { request: request.clone(), draft };
-                request
-            }
-            Task::Write(request) | Task::Read(request) => request,
-        };
-        match self.engine.begin(*request, job.slot) {
-            Ok(reading) => {
-                Metrics::add(&self.counters.metrics.remembered_tokens, reading.remembered());
-                self.openings.push(Opening { job, reading, began: Instant::now() });
-            }
-            Err(error) => {
-                job.tell(Reply::Refused(error.to_string()));
-            }
-        }
-    }
-
-    /// Leaves what was read ahead for an editor to its next request.
-    fn end_reading_ahead(&mut self, slot: u64) {
-        let ahead =
-            |one: &Opening| one.job.class == Class::Background && one.job.slot == Some(slot);
-        while let Some(at) = self.openings.iter().position(ahead) {
-            let Opening { reading, .. } = self.openings.remove(at);
-            self.engine.abandon(reading);
-        }
-    }
-
-    /// A request whose prompt is read goes on.
-    fn join(&mut self, mut opening: Opening) {
-        match std::mem::replace(&mut opening.job.task, Task::Score { tokens: Vec::new(), best: 0 })
-        {
-            Task::Edit { draft, .. } => {
-                self.solos.push_back(Solo::Edit { opening: Box::new(opening), draft });
-            }
-            _ if opening.job.class == Class::Background => self.engine.abandon(opening.reading),
-            _ => {
-                let Opening { job, reading, began } = opening;
-                let remembered = reading.remembered();
-                let prompt_tokens = reading.request().prompt.len();
-                let joined = Instant::now();
-                let prompt_seconds = (joined - began).as_secs_f64();
-                match self.engine.join(reading) {
-                    Ok(id) => {
-                        let blocks = 0;
-                        let running = Running {
-                            job,
-                            remembered,
-                            prompt_seconds,
-                            joined,
-                            prompt_tokens,
-                            blocks,
-                        };
-                        self.running.insert(id, running);
-                    }
-                    Err(error) => {
-                        job.tell(Reply::Refused(error.to_string()));
-                    }
-                }
-            }
-        }
     }
 
     /// Tells a handler what a pass made of its request; ends those who take nothing.
@@ -420,11 +352,17 @@ impl<'m> Worker<'m> {
 
     fn publish(&self) {
         let Counters { metrics, .. } = &self.counters;
-        let running = self.running.len() + self.openings.len() + usize::from(self.is_solo);
+        let running = self.running.len() + self.openings.len() + usize::from(self.solo.is_some());
         Metrics::set(&metrics.running, running as u64);
         Metrics::set(&metrics.waiting, (self.queue.len() + self.solos.len()) as u64);
         Metrics::set(&metrics.passes, (self.engine.passes() + self.solo_passes) as u64);
         Metrics::set(&metrics.prefix_bytes, self.engine.remembered_bytes());
+    }
+}
+
+impl Running {
+    fn is_editor(&self) -> bool {
+        self.job.class == Class::Editor
     }
 }
 
@@ -436,43 +374,10 @@ impl Opening {
 }
 
 impl Solo {
-    fn job(&self) -> &Job {
+    pub(super) fn job(&self) -> &Job {
         match self {
             Self::Edit { opening, .. } => &opening.job,
             Self::Score { job, .. } => job,
         }
     }
-}
-
-/// The text that a token stands for, as far as it is text by itself.
-fn text_of(model: &Model, id: u32) -> String {
-    let bytes = model.tokenizer.as_ref().and_then(|tokenizer| tokenizer.bytes_of(id).ok());
-    String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
-}
-
-/// The open block after a pass.
-pub(super) fn seen(model: &Model, refinement: &lacuna_engine::Refinement, prompt: usize) -> Seen {
-    let places = refinement.candidates.iter().map(|candidate| Place {
-        position: candidate.position.saturating_sub(prompt),
-        text: text_of(model, candidate.token),
-        confidence: candidate.confidence,
-        filled: refinement.filled.binary_search(&candidate.position).is_ok(),
-    });
-    Seen {
-        start: refinement.block_start.saturating_sub(prompt),
-        refinement: refinement.refinement,
-        places: places.collect(),
-        finished: false,
-    }
-}
-
-/// A finished block.
-pub(super) fn finished(model: &Model, start: usize, tokens: &[u32]) -> Seen {
-    let places = tokens.iter().enumerate().map(|(at, token)| Place {
-        position: start + at,
-        text: text_of(model, *token),
-        confidence: 1.0,
-        filled: true,
-    });
-    Seen { start, refinement: 0, places: places.collect(), finished: true }
 }

@@ -6,6 +6,7 @@ mod cache;
 mod clients;
 mod doors;
 mod edits;
+mod forms;
 mod likelihood;
 mod malformed;
 mod page;

@@ -1,7 +1,7 @@
 //! Sends what no client should: it is refused with a sentence, and the server goes on.
 
 use crate::support::{Answer, Server};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::Write;
 
 /// A server that has answered all of it still answers.
@@ -93,6 +93,23 @@ fn fields_of_the_wrong_kind_are_named() {
         ("logit_bias", json!({"5": 100})),
         ("best_of", json!(4)),
         ("grammar", json!("root ::= x")),
+        ("grammar", json!("root ::= \"(\" root \")\"")),
+        ("grammar", json!(["root"])),
+        ("regex", json!("a(b")),
+        ("regex", json!(5)),
+        ("json_schema", json!({"type": "integer", "minimum": 3})),
+        ("json_schema", json!({})),
+        ("json_schema", json!([1])),
+        ("response_format", json!({"type": "xml"})),
+        ("response_format", json!({"type": "json_schema"})),
+        (
+            "response_format",
+            json!({"type": "json_schema", "json_schema": {"schema": {"oneOf": []}}}),
+        ),
+        ("response_format", json!("json")),
+        ("frequency_penalty", json!(1e9)),
+        ("frequency_penalty", json!("much")),
+        ("presence_penalty", json!(-101)),
         ("tools", json!([{"type": "function"}])),
         ("no_such_field", json!(1)),
     ];
@@ -123,6 +140,8 @@ fn numbers_no_machine_has_are_refused() {
         "id_slot",
         "t_max_predict_ms",
         "block_size",
+        "frequency_penalty",
+        "presence_penalty",
     ];
     for field in fields {
         for number in [many.as_str(), "1e999", "-1e999"] {
@@ -174,6 +193,55 @@ fn nests_and_floods_are_refused_before_they_cost_anything() {
     let mut stream = server.connect();
     stream.write_all(announced).unwrap();
     Answer::read(&mut stream).is_refusal(413);
+    lives(&server);
+}
+
+#[test]
+fn forms_that_would_take_all_memory_or_no_end_are_refused() {
+    let server = Server::start();
+    let nested = |n: usize| {
+        (0..n).fold(json!({"type": "null"}), |inner, _| json!({"type": "array", "items": inner}))
+    };
+    let wide: Value = (0..40).map(|n| (format!("p{n}"), json!({"type": "integer"}))).collect();
+    let doubling: Value = (0..60)
+        .map(|n| {
+            let next = json!({"$ref": format!("#/$defs/d{}", n + 1)});
+            (format!("d{n}"), json!({"type": "object", "properties": {"a": next, "b": next}}))
+        })
+        .collect();
+    let circle = json!({"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}});
+    let rules: String = (0..60).map(|n| format!("r{n} ::= r{} r{}\n", n + 1, n + 1)).collect();
+    let schema = |schema: Value| json!({"json_schema": schema});
+    let forms = [
+        schema(nested(60)),
+        schema(json!({"type": "object", "properties": wide, "required": []})),
+        schema(json!({"$ref": "#/$defs/d0", "$defs": doubling})),
+        schema(json!({"$ref": "#/$defs/a", "$defs": circle})),
+        schema(json!({"$ref": "#"})),
+        schema(json!({"$ref": "http://127.0.0.1:1/schema"})),
+        schema(json!({"type": "string", "minLength": 100_000, "maxLength": 1_000_000})),
+        schema(json!({"type": "array", "items": {"type": "string"}, "minItems": 5_000})),
+        schema(json!({"enum": (0..200_000).collect::<Vec<u32>>()})),
+        schema(json!({"type": "string", "pattern": "(a+)+$"})),
+        json!({"regex": "(\\w{50}x){400}"}),
+        json!({"regex": "((a{100}){100}){100}"}),
+        json!({"regex": "(".repeat(100_000)}),
+        json!({"regex": "[^\\s\\S]"}),
+        json!({"regex": "\\bfoo\\b"}),
+        json!({"regex": "a|".repeat(1_000_000)}),
+        json!({"grammar": format!("root ::= r0\n{rules}r60 ::= \"a\"")}),
+        json!({"grammar": format!("root ::= {}\"a\"{}", "(".repeat(100_000), ")".repeat(100_000))}),
+        json!({"grammar": "root ::= \"a\"{1000000}"}),
+        json!({"grammar": "root ::= other\nother ::= root"}),
+        json!({"regex": "a", "grammar": "root ::= \"a\""}),
+        json!({"regex": "a", "stop": ["b"]}),
+        json!({"regex": "a", "ignore_eos": true}),
+    ];
+    for mut body in forms {
+        body["prompt"] = "a".into();
+        body["max_tokens"] = 4.into();
+        is_4xx(&server.post("/v1/completions", &body), &body.to_string());
+    }
     lives(&server);
 }
 

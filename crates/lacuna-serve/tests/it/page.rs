@@ -2,6 +2,7 @@
 
 use crate::support::Server;
 use serde_json::json;
+use std::io::Write;
 use std::process::Command;
 
 #[test]
@@ -54,27 +55,28 @@ fn a_browser_draws_a_text_that_is_filled_in() {
         Command::new(name).arg("--version").output().is_ok_and(|told| told.status.success())
     };
     let Some(browser) = BROWSERS.iter().find(version) else {
-        eprintln!(
-            "SKIPPED: no chromium on this machine, so the page was not drawn (apt-get install chromium)"
-        );
+        // Past the harness, which keeps what tests print that pass.
+        let said = "SKIPPED: no chromium on this machine, so the page was not drawn (apt-get install chromium)\n";
+        std::io::stderr().write_all(said.as_bytes()).unwrap();
         return;
     };
     let server = Server::start();
     let profile = tempfile::tempdir().unwrap();
     let url = format!("http://{}/#fill=def%20f(x)%3A%0A%20%20%20%20return%20", server.address);
-    let drawn = Command::new(browser)
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--virtual-time-budget=20000",
-            "--dump-dom",
-        ])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(url)
-        .output()
-        .unwrap();
-    let page = String::from_utf8_lossy(&drawn.stdout);
+    // The browser's clock runs ahead of ours where it has nothing to do: on a busy machine it takes more of its time.
+    let drawn = |budget_ms: u64| {
+        let drawn = Command::new(browser)
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"])
+            .arg(format!("--virtual-time-budget={budget_ms}"))
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .arg(&url)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&drawn.stdout).into_owned()
+    };
+    let is_done = |page: &String| page.contains("data-done=\"yes\"");
+    let budgets = [20_000, 100_000, 500_000, 2_500_000];
+    let page = budgets.into_iter().map(drawn).find(is_done).unwrap_or_default();
     assert!(page.contains("data-done=\"yes\""), "the text did not come to its end: {page}");
     let canvas = page.split("id=\"canvas\"").nth(1).unwrap().split("</pre>").next().unwrap();
     assert!(canvas.matches("<span").count() > 8, "{canvas}");

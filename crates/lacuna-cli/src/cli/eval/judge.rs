@@ -25,14 +25,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
-    judge: JudgeArgs,
-}
-
-impl Args {
-    /// Tells whether nothing but the result is wanted.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.judge.quiet
-    }
+    pub(super) judge: JudgeArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {

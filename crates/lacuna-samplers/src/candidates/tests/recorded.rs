@@ -63,8 +63,8 @@ impl Case {
 
     fn pick(&self, logits: &[f32]) -> Candidate {
         let seen = match self.sampling.penalises() {
-            true => (0..self.vocab as u32).step_by(3).collect(),
-            false => BTreeSet::new(),
+            true => (0..self.vocab as u32).step_by(3).map(|token| (token, 1)).collect(),
+            false => Seen::new(),
         };
         let site = Site {
             request: 0,
@@ -80,7 +80,8 @@ impl Case {
 
     /// The fields as C++ reads them, but for the candidate's numbers.
     fn line(&self, token: u32) -> String {
-        let Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed } = self.sampling;
+        let Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed, .. } =
+            self.sampling;
         let forbidden: Vec<_> = self.forbidden.iter().map(u32::to_string).collect();
         [
             format!("Shape::{}, {}, {}", self.shape, self.vocab, self.number),

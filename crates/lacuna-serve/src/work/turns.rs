@@ -1,0 +1,75 @@
+//! Shares the time out between editors, for which somebody waits at a keyboard, and all others.
+
+/// The part of the time that the others get while an editor waits.
+const OTHERS_SHARE: f64 = 0.25;
+
+/// The time that the others have to their credit while editors wait: a part of what editors have had, less what they had
+/// themselves.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    seconds: f64,
+}
+
+impl Turns {
+    /// Tells whether the others may do what is likely to take so many seconds. They lose what they have to their credit
+    /// beyond twice that: they did not want it.
+    pub(super) fn may(&mut self, seconds: f64) -> bool {
+        self.seconds = self.seconds.min(2.0 * seconds);
+        self.seconds >= seconds
+    }
+
+    /// Counts seconds in which an editor waited: those that were its own, and those of the others.
+    pub(super) fn passed(&mut self, editors: f64, others: f64) {
+        self.seconds += editors * OTHERS_SHARE / (1.0 - OTHERS_SHARE) - others;
+    }
+
+    /// No editor waits, or nobody else: nobody owes anybody anything.
+    pub(super) fn settle(&mut self) {
+        self.seconds = 0.0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Turns of an editor that take a second each, beside others that take as long as they are said to.
+    fn shared(others: &[f64], turns: usize) -> (f64, f64) {
+        let (mut turns_of, mut editor, mut had) = (Turns::default(), 0.0, 0.0);
+        let mut next = others.iter().cycle();
+        let mut wanted = *next.next().unwrap();
+        for _ in 0..turns {
+            let taken = if turns_of.may(wanted) { wanted } else { 0.0 };
+            if taken > 0.0 {
+                wanted = *next.next().unwrap();
+            }
+            turns_of.passed(1.0, taken);
+            (editor, had) = (editor + 1.0, had + taken);
+        }
+        (editor, had)
+    }
+
+    #[test]
+    fn the_others_get_a_quarter_of_the_time_however_long_each_of_their_turns_is() {
+        for others in [&[1.0][..], &[7.0], &[0.5, 30.0, 1.0]] {
+            let (editor, had) = shared(others, 3000);
+            let share = had / (editor + had);
+            assert!((0.24..0.2501).contains(&share), "{others:?}: {share}");
+        }
+        let (editor, had) = shared(&[0.1], 3000);
+        assert!((had / editor - 0.1).abs() < 1e-3, "all that they want, where that is less: {had}");
+    }
+
+    #[test]
+    fn an_editor_that_comes_is_not_kept_waiting_by_what_it_did_not_use() {
+        let mut turns = Turns::default();
+        assert!(!turns.may(0.1), "the editor's turn comes first");
+        turns.passed(100.0, 0.0);
+        assert!(turns.may(0.1));
+        turns.passed(0.0, 0.15);
+        assert!(!turns.may(0.1), "what was not wanted is no credit");
+        turns.passed(100.0, 0.0);
+        turns.settle();
+        assert!(!turns.may(0.1));
+    }
+}
