@@ -45,7 +45,7 @@ pub(crate) fn check() -> Result<()> {
     let program = cargo::build("lacuna", &["--locked", "-p", "lacuna-cli", "--features", "mpi"])?;
     let folder = std::env::temp_dir().join(format!("lacuna-mpi-{}", std::process::id()));
     let checked = check_in(&program, &folder);
-    // What is left after a failure is looked at.
+    // After a failure the runs are looked at.
     if checked.is_ok() {
         std::fs::remove_dir_all(&folder)?;
     }

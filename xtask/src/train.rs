@@ -58,7 +58,7 @@ fn prepare(recipe: &Path, program: &Path) -> Result<()> {
     let Some((known, script)) = preparation(recipe) else { return Ok(()) };
     eprintln!("{known}: {} makes its start", script.join(" "));
     let mut command = Command::new("sh");
-    cargo::run(command.args(script).env("LACUNA", program).current_dir(cargo::root()))
+    cargo::run(command.args(*script).env("LACUNA", program).current_dir(cargo::root()))
 }
 
 fn preparation(recipe: &Path) -> Option<&'static (&'static str, &'static [&'static str])> {

@@ -70,4 +70,6 @@ pub use partial::{remove_all_leftovers, remove_leftovers};
 pub use read::{Kind, kind, open_any, open_regular, read_any, read_file, read_text};
 pub use replace::replace_text_file;
 pub use shown::{is_moving, printable, short};
-pub use whole::{FinishedFile, WholeFile, create_folder, free_bytes, sync_folder, write_file};
+pub use whole::{
+    FinishedFile, WholeFile, create_folder, free_bytes, give_if_root, sync_folder, write_file,
+};

@@ -217,6 +217,26 @@ pub fn create_folder(folder: &Path) -> Result<()> {
     }
 }
 
+/// Makes a file or folder that root has made another user's, and of the group of the same number. Nothing is done for one
+/// that somebody else has made.
+///
+/// # Errors
+/// Errors if the system refuses.
+pub fn give_if_root(path: &Path, user: u32) -> Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let made = path.metadata().map_err(io(path, "look at it"))?;
+        if made.uid() == 0 {
+            let given = disk::set_owner(path, Some(user), Some(user));
+            given.map_err(io(path, "give it to another user"))?;
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (path, user);
+    Ok(())
+}
+
 /// Bytes that a program may still write where a folder is, as far as the system says.
 pub fn free_bytes(folder: &Path) -> Option<u64> {
     #[cfg(unix)]

@@ -14,23 +14,23 @@ use crate::collective::Collective;
 use crate::collective::shards::Gathered;
 use crate::ema::Ema;
 use crate::error::{Result, TrainError};
-use crate::evaluation::{Evaluation, evaluate, evaluate_model};
 use crate::example::Example;
-use crate::metrics::StepMetrics;
 use crate::objective::StageObjective;
 use crate::on_machine::{OnMachine, Steps};
-use crate::recipe::{EvaluationRecipe, Recipe, Stage, StageData};
+use crate::recipe::{Recipe, Stage, StageData};
 use crate::record::Surroundings;
-use crate::record::results::HeldOutPoint;
-use crate::samples::Sample;
 use crate::setup::{RunData, build_model};
 use crate::step::{StepSettings, step};
 use crate::telemetry::Taken;
 use keeper::Keeper;
 
 mod blame;
+mod event;
 mod keeper;
+mod measure;
 mod start;
+
+pub use event::{Event, Outcome};
 
 /// The options of a run beside its recipe.
 #[derive(Debug)]
@@ -52,98 +52,6 @@ pub struct RunOptions<'a> {
     pub surroundings: Surroundings,
     /// The ranks that take the steps together.
     pub collective: Collective,
-}
-
-/// A report of a run while it goes on.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// Something that a user should know of, though nothing failed.
-    Notice(String),
-    /// Text is being hashed, packed, or compared with its hashes.
-    Packing(&'a lacuna_data::cache::Step),
-    /// The data is packed and the model stands.
-    Ready {
-        /// The run's data.
-        data: &'a RunData,
-        /// The model at its start.
-        model: &'a Transformer,
-        /// Steps already taken (a resumed run).
-        step: u64,
-    },
-    /// A step was taken.
-    Step {
-        /// Its metrics.
-        metrics: &'a StepMetrics,
-        /// Steps of all stages.
-        total_steps: u64,
-    },
-    /// A checkpoint was written.
-    Checkpoint(&'a Path),
-    /// Held-out text is being scored at the end of a stage, which is saved: passes done and in all.
-    Evaluating(usize, usize),
-    /// Held-out text was scored before the first step.
-    Start {
-        /// The scores.
-        evaluation: &'a Evaluation,
-    },
-    /// Held-out text is being scored on the way, behind steps that are not saved: passes done and in all.
-    Watching(usize, usize),
-    /// Held-out text was scored on the way.
-    HeldOut {
-        /// Steps taken.
-        step: u64,
-        /// The scores of the model.
-        evaluation: &'a Evaluation,
-        /// True if the first of them is the best of its stage so far.
-        is_best: bool,
-    },
-    /// It is time to show what the model writes. Whoever hears this decodes the prompts, for this crate decodes nothing.
-    SamplesDue {
-        /// Steps taken.
-        step: u64,
-        /// The model as it is.
-        model: &'a Transformer,
-        /// The run's data, with its tokenizer.
-        data: &'a RunData,
-        /// The prompts and how much is to be written.
-        wanted: &'a EvaluationRecipe,
-        /// The place for what was written, in the order of the prompts.
-        written: &'a mut Vec<Sample>,
-    },
-    /// A stage ended.
-    StageEnd {
-        /// The stage.
-        stage: &'a Stage,
-        /// The scores; `None` if the recipe asks for no evaluation.
-        evaluation: Option<&'a Evaluation>,
-    },
-    /// The run ends, and its numbers stand in its folder. Plots of them, if any, are to be drawn now, to be sealed
-    /// with them.
-    Recorded {
-        /// The run's folder, with its `metrics.jsonl`.
-        dir: &'a Path,
-        /// The scores of the model.
-        held_out: &'a [HeldOutPoint],
-    },
-}
-
-/// The end of a run.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// True if it was stopped before its end.
-    pub interrupted: bool,
-    /// True if it was finished before it was resumed, so that nothing was done.
-    pub finished_before: bool,
-    /// The finished model's folder, or the newest checkpoint's.
-    pub model: PathBuf,
-    /// The scores at the end of each stage, also of those run by earlier processes.
-    pub evaluations: Vec<(String, Evaluation)>,
-}
-
-impl Outcome {
-    fn of_other_rank(interrupted: bool, model: PathBuf) -> Self {
-        Self { interrupted, finished_before: false, model, evaluations: Vec::new() }
-    }
 }
 
 /// Runs a recipe's stages one after the other on the same weights.
@@ -408,49 +316,6 @@ impl Run<'_, '_> {
         cursor.epoch as f64 + cursor.index as f64 / batches.dataset().windows().max(1) as f64
     }
 
-    /// Tells what is to be watched after this many steps of a stage: held-out scores, samples.
-    fn watches(&self) -> (bool, bool) {
-        let EvaluationRecipe { evaluate_every, sample_every, .. } = self.recipe.evaluation;
-        let at = self.progress.stage_step;
-        let is_due = |every: u64| every > 0 && at > 0 && at.is_multiple_of(every);
-        (is_due(evaluate_every), is_due(sample_every))
-    }
-
-    fn is_unwatched(&self, stage: &Stage) -> bool {
-        let (scores, samples) = self.watches();
-        let in_stage = self.progress.stage_step < stage.steps;
-        in_stage && (scores || samples) && self.progress.watched != self.progress.step
-    }
-
-    /// Scores held-out text and has samples written, where it is time for that; tells whether the score is the best. A
-    /// stage's end is scored behind its checkpoint, by [`measure`](Self::measure).
-    fn watch(&mut self, stage: &Stage, observe: &mut dyn FnMut(Event<'_>)) -> Result<bool> {
-        let (scores, samples) = self.watches();
-        let (step, index) = (self.progress.step, self.progress.stage);
-        if scores || samples {
-            self.progress.watched = step;
-            self.settle()?;
-        }
-        let Some(keeper) = &mut self.keeper else { return Ok(false) };
-        let mut is_best = false;
-        if scores && self.progress.stage_step < stage.steps {
-            let evaluation =
-                evaluate_model(self.recipe, stage, &self.data, &self.model, &mut |done, all| {
-                    observe(Event::Watching(done, all));
-                })?;
-            if let Some(evaluation) = &evaluation {
-                is_best = keeper.held_out((index, stage), step, evaluation, observe);
-            }
-        }
-        if samples {
-            let (model, data, mut written) = (&self.model, &self.data, Vec::new());
-            let wanted = &self.recipe.evaluation;
-            observe(Event::SamplesDue { step, model, data, wanted, written: &mut written });
-            keeper.samples((step, stage), &written, observe);
-        }
-        Ok(is_best)
-    }
-
     /// Makes the model declare what the stage trains it for.
     fn enter(&mut self, stage: &Stage) -> Result<()> {
         self.model.set_mode(self.data.mode(stage)?);
@@ -505,46 +370,6 @@ impl Run<'_, '_> {
             }
             saved => saved,
         }
-    }
-
-    fn measure(&mut self, index: usize, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
-        self.settle()?;
-        let Some(keeper) = &mut self.keeper else { return Ok(()) };
-        let stage = &self.recipe.stage[index];
-        let evaluation =
-            evaluate(self.recipe, stage, &self.data, &self.model, &mut |done, all| {
-                observe(Event::Evaluating(done, all));
-            })?;
-        keeper.scores((index, stage), self.progress.step, evaluation.as_ref(), observe);
-        Ok(())
-    }
-
-    /// Measures the model from before the first step, as its first stage will be measured.
-    fn measure_start(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
-        let stage = &self.recipe.stage[0];
-        if self.progress.step > 0 || !self.recipe.evaluation.at_start || self.keeper.is_none() {
-            return Ok(());
-        }
-        self.enter(stage)?;
-        let evaluation =
-            evaluate(self.recipe, stage, &self.data, &self.model, &mut |done, all| {
-                observe(Event::Evaluating(done, all));
-            })?;
-        if let (Some(keeper), Some(evaluation)) = (&mut self.keeper, &evaluation) {
-            keeper.start_scores(evaluation, observe);
-        }
-        Ok(())
-    }
-
-    /// Measures a stage that an earlier process had saved and not measured to the end.
-    fn measure_late(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<()> {
-        let last = self.progress.stage.checked_sub(1).filter(|_| self.progress.stage_step == 0);
-        let Some((i, keeper)) = last.zip(self.keeper.as_ref()) else { return Ok(()) };
-        if keeper.has_scores(i) {
-            return Ok(());
-        }
-        self.enter(&self.recipe.stage[i])?;
-        self.measure(i, observe)
     }
 
     /// Says of a loss or a gradient that is no number where it came about, and what to go on from.

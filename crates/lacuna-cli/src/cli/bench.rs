@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::decode_args::ModelArgs;
+use super::model_args::ModelArgs;
 use super::progress::Progress;
 use super::ranges;
 use super::sizes::shown as size;

@@ -11,8 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::decode_args::{DecodeArgs, ModelArgs, used};
+use super::decode_args::{DecodeArgs, used};
 use super::guidance_args::DraftArgs;
+use super::model_args::ModelArgs;
 use super::progress::count;
 use super::show::{ShowArgs, read_text};
 

@@ -12,8 +12,9 @@ use std::io::IsTerminal;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::decode_args::{DecodeArgs, ModelArgs, is_one_block};
+use super::decode_args::{DecodeArgs, is_one_block};
 use super::diff::for_terminal;
+use super::model_args::ModelArgs;
 use super::show::ShowArgs;
 use super::user_file::{Question, UserFile, shown, with_line_ends};
 use super::{Usage, console};

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::Usage;
-use super::decode_args::{DecodeArgs, ModelArgs, used};
+use super::decode_args::{DecodeArgs, used};
 use super::edit::region;
 use super::guidance_args::{DraftArgs, PatternArgs};
+use super::model_args::ModelArgs;
 use super::show::{ShowArgs, ids, read_text};
 use super::user_file::{Question, UserFile, shown};
 

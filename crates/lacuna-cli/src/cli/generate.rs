@@ -7,8 +7,9 @@ use std::path::Path;
 
 use super::Usage;
 use super::console::Out;
-use super::decode_args::{DecodeArgs, ModelArgs, used};
+use super::decode_args::{DecodeArgs, used};
 use super::guidance_args::{DraftArgs, PatternArgs};
+use super::model_args::ModelArgs;
 use super::show::{ShowArgs, ids, read_text};
 use prompts::PromptsArgs;
 

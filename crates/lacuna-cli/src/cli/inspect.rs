@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use super::decode_args::{cache_precision, kept_dtype, memory_limit};
+use super::model_args::{cache_precision, kept_dtype, memory_limit};
 use super::progress::downloads;
 use super::ranges;
 use super::sizes::shown;

@@ -9,7 +9,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use super::Usage;
-use super::decode_args::{ModelArgs, in_vocabulary};
+use super::decode_args::in_vocabulary;
+use super::model_args::ModelArgs;
 use super::progress::{Progress, count, shows_progress};
 use super::ranges::{self, Ids};
 

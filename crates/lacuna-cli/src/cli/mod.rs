@@ -28,6 +28,7 @@ mod inspect;
 mod kernels;
 mod logits;
 mod man;
+mod model_args;
 mod pack;
 mod plot;
 mod progress;

@@ -14,7 +14,6 @@ use super::sizes::ByteSize;
 use super::{Usage, ranges};
 
 /// The user and group of a program that root starts.
-#[cfg(unix)]
 const NOBODY: u32 = 65534;
 /// The most bytes of standard input that are handed on.
 const MOST_INPUT: u64 = 64 << 20;
@@ -169,15 +168,8 @@ fn found(name: &OsStr) -> Result<PathBuf> {
 /// An empty folder that the program's user may write, which is removed when it is dropped.
 fn scratch() -> Result<WholeFolder> {
     let folder = WholeFolder::beside(&std::env::temp_dir().join("lacuna-sandbox"))?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        // A program that root starts is somebody else.
-        if folder.path().metadata()?.uid() == 0 {
-            std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY))
-                .context("giving the program a folder")?;
-        }
-    }
+    // A program that root starts is somebody else.
+    lacuna_files::give_if_root(folder.path(), NOBODY)?;
     Ok(folder)
 }
 

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::Usage;
-use super::decode_args::{ModelArgs, in_vocabulary, whole_canvas};
+use super::decode_args::{in_vocabulary, whole_canvas};
+use super::model_args::ModelArgs;
 use super::progress::{Progress, count};
 use super::ranges::{self, Ids};
 use super::show::read_text;

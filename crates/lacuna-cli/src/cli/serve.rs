@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Usage;
-use super::decode_args::{DecodeArgs, ModelArgs};
+use super::decode_args::DecodeArgs;
+use super::model_args::ModelArgs;
 use super::sizes::ByteSize;
 
 /// Serve a model over HTTP to editors, chat clients and a page that shows the denoising.

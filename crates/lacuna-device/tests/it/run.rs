@@ -92,7 +92,7 @@ fn a_recipe_runs_on_planned_launches_as_on_the_cpu_and_goes_on_with_the_same_byt
         assert_eq!(clean.is_some(), cpu.autoregressive_loss.is_some());
         assert!(clean.is_none_or(|(found, cpu)| off(found, cpu) < 3e-3), "{clean:?}");
         let machine = found.machine.as_ref().unwrap();
-        assert!(machine.memory_bytes > 1 << 20);
+        assert!(machine.memory_bytes.is_some_and(|bytes| bytes > 1 << 20));
         assert_eq!(machine.share_of_peak.unwrap() > 0., found.supervised > 0);
         assert!(cpu.machine.is_none());
     }

@@ -79,7 +79,7 @@ impl MpiSeat {
                 Ok(())
             });
             if outcome.is_err() {
-                // What was sent may never be taken: the buffers can't be given up, and the run is over.
+                // Messages on their way may never be taken: their buffers can't be given up, and the run is over.
                 self.failed.set(true);
                 self.end_all(FAILED);
             }

@@ -1,3 +1,5 @@
+//! Tests of what ranks say to each other.
+
 use super::*;
 use std::thread;
 

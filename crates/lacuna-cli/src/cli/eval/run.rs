@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::{JudgeArgs, judge, show};
-use crate::cli::decode_args::{DecodeArgs, ModelArgs, check_against};
+use crate::cli::decode_args::{DecodeArgs, check_against};
+use crate::cli::model_args::ModelArgs;
 use crate::cli::progress::{At, Progress, count};
 use crate::cli::user_file::shown;
 use crate::cli::{Usage, ranges};

@@ -15,7 +15,8 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::super::decode_args::{ModelArgs, check_against, used};
+use super::super::decode_args::{check_against, used};
+use super::super::model_args::ModelArgs;
 use super::super::progress::{At, Progress, count, is_quiet};
 use super::super::ranges;
 use super::super::show::{as_json, read_text};

@@ -1,0 +1,88 @@
+//! Holds the flags of every command that opens a model.
+
+use anyhow::Result;
+use lacuna::checkpoint::{StorageDtype, Workload};
+use lacuna::{CachePrecision, MemoryLimit, Model, OpenOptions, select_device};
+use std::path::PathBuf;
+
+use super::flags::flag;
+use super::progress::{Progress, downloads, shows_progress};
+use super::sizes::ByteSize;
+
+/// Flags that say where the model is and how it is loaded.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// A folder in Hugging Face layout, a .gguf file, or hf:OWNER/NAME[@REVISION]
+    #[arg(long, short, value_name = "M", env = "LACUNA_MODEL")]
+    pub(crate) model: PathBuf,
+    /// Format of weights in memory: f32, bf16, f16, q8_0, q6_k, q5_1, q5_0, q4_1, q4_k, q4_0;
+    /// default: as the file stores them
+    #[arg(long, value_name = "DTYPE", value_parser = kept_dtype)]
+    pub(crate) dtype: Option<StorageDtype>,
+    /// Device that the model runs on
+    #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda", "metal"])]
+    pub(crate) device: String,
+    /// Memory to plan with: 8GB, or unlimited for no check; default: what the machine has available
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = memory_limit)]
+    pub(crate) memory: Option<MemoryLimit>,
+}
+
+impl ModelArgs {
+    /// Opens the model for such work, and says on stderr which matrices could not take `--dtype`.
+    pub(crate) fn open(&self, work: Workload) -> Result<Model> {
+        let options = OpenOptions {
+            dtype: self.dtype,
+            device: Some(select_device(&self.device)?),
+            memory: self.memory.unwrap_or_default(),
+            cache: work.cache,
+            work: Some(work),
+        };
+        let path = lacuna::locate(&self.model, &downloads(shows_progress()))?;
+        let opening = Progress::spinning(format!("opening {}", path.display()));
+        let model = Model::open(&path, &options)?;
+        drop(opening);
+        for ignored in &model.config().ignored_ids {
+            let ignored = lacuna_files::printable(ignored);
+            note!("note: {ignored} is no token of this model and is ignored");
+        }
+        for note in model.notes() {
+            note!("note: {}", lacuna_files::printable(&note.spelled(flag)));
+        }
+        for (kept, names) in model.fallbacks() {
+            let wanted = self.dtype.map_or("", StorageDtype::name);
+            note!(
+                "note: {} of the matrices are {kept} and not {wanted}: their rows are no whole number of its blocks \
+                 ({} …)",
+                names.len(),
+                names[0]
+            );
+        }
+        Ok(model)
+    }
+}
+
+/// The formats that weights can be kept in.
+pub(crate) fn kept_dtype(text: &str) -> Result<StorageDtype, String> {
+    let known = || StorageDtype::ALL.into_iter().filter(|dtype| dtype.is_packable());
+    let found = StorageDtype::from_name(text).filter(|dtype| dtype.is_packable());
+    found.ok_or_else(|| {
+        let names: Vec<_> = known().map(StorageDtype::name).collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+/// The formats that keys and values can be kept in.
+pub(crate) fn cache_precision(text: &str) -> Result<CachePrecision, String> {
+    CachePrecision::from_name(text).ok_or_else(|| {
+        let names = CachePrecision::ALL.map(CachePrecision::name);
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+pub(crate) fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
+    match text {
+        "unlimited" => Ok(MemoryLimit::Unlimited),
+        size => Ok(MemoryLimit::Bytes(size.parse::<ByteSize>()?.0)),
+    }
+}
