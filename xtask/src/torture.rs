@@ -296,6 +296,10 @@ fn flips(place: &Place, wanted: usize, random: &mut Random) -> Result<String> {
     }
     let before = fs::read(run.join("metrics.jsonl"))?;
     let shards_set = format!("data.shards={:?}", shards.display().to_string());
+    // Whole shards are taken: what is refused below is refused for its flipped bit.
+    let more = ["--set", "data.corpus=[]", "--set", &shards_set];
+    let output = place.training(&place.root.join("from-whole-shards"), &more).output()?;
+    ensure!(output.status.success(), "whole shards were refused: {}", said(&output));
     let mut unnamed = 0;
     for flip in 0..wanted {
         // By turns, so that small files have their share.
@@ -312,7 +316,6 @@ fn flips(place: &Place, wanted: usize, random: &mut Random) -> Result<String> {
         let output = if at < of_checkpoint {
             place.training(&run, &[]).output()?
         } else {
-            let more = ["--set", "data.corpus=[]", "--set", &shards_set];
             place.training(&place.root.join("from-shards"), &more).output()?
         };
         // A manifest of shards has no hash of its own: a value that another contradicts names the folder.

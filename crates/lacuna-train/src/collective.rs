@@ -4,8 +4,8 @@
 //! it runs its share of the micro-batches. Sums are formed in one fixed order of the micro-batches, so that neither the
 //! number of ranks nor their speed changes a bit. The first rank alone writes anything.
 //!
-//! Ranks agree on everything by one operation, in which each has a message for each ([`Collective::exchange`]), so
-//! that an engine is the few lines that carry bytes.
+//! Ranks agree on everything by one operation, in which every rank gives every other one a message and takes one
+//! ([`Collective::exchange`]), so that all that an engine has to do is carry bytes.
 
 use candle_core::Device;
 use serde::Serialize;

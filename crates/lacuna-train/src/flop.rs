@@ -60,6 +60,7 @@ mod tests {
             predicts: Predicts::Next,
             document_mask: false,
             recompute: false,
+            dropout: 0.0,
         };
         let config = Config {
             vocab_size: 10,

@@ -29,8 +29,8 @@ pub struct Recipe {
     pub name: String,
     /// The one source of all randomness.
     pub seed: u64,
-    /// Checkpoints that are kept: the newest so many, those of stage ends, and the newest whose weights are known
-    /// to be good. 0: all.
+    /// Checkpoints that are kept: the newest so many, those of stage ends, the one with the best held-out score, and the
+    /// newest whose weights are known to be good. 0: all.
     #[serde(default = "default_keep_checkpoints")]
     pub keep_checkpoints: usize,
     /// True to write the run's numbers for TensorBoard as well.
@@ -51,7 +51,7 @@ pub struct Recipe {
     pub optimizer: OptimizerRecipe,
     /// The stages, which run one after the other on the same weights.
     pub stage: Vec<Stage>,
-    /// The measurements at the end of each stage.
+    /// The measurements on held-out text, and the prompts that are completed.
     #[serde(default)]
     pub evaluation: EvaluationRecipe,
     /// The file it was read from, to name in errors.
@@ -63,7 +63,8 @@ pub struct Recipe {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRecipe {
-    /// A checkpoint to go on from (a Hugging Face directory or a `.gguf` file); then the shape is the checkpoint's.
+    /// A checkpoint to go on from (a Hugging Face directory, a `.gguf` file or a model on the hub); then the shape is the
+    /// checkpoint's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
     /// Width of the residual stream.
@@ -132,7 +133,8 @@ pub enum Precision {
     /// The parameters as updates left them.
     #[default]
     F32,
-    /// Their roundings to bf16; updates add up in an f32 copy. Checkpoints hold the roundings, and so half the bytes.
+    /// Their roundings to bf16; updates add up in an f32 copy. Models are written in bf16, in half the bytes, and
+    /// checkpoints hold the f32 copy besides.
     Bf16,
 }
 
@@ -140,7 +142,7 @@ pub enum Precision {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataRecipe {
-    /// A `tokenizer.json`.
+    /// A `tokenizer.json`, a model's folder, or a GGUF file.
     pub tokenizer: PathBuf,
     /// Source trees, text files, `.jsonl[.gz|.zst]`, `.parquet`; packed when a run first asks for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -187,7 +189,7 @@ pub struct DataRecipe {
     pub verify_shards: bool,
     /// Tokens in a packed window.
     pub window: usize,
-    /// Part of the corpus' files kept out of training, chosen by the hash of their paths.
+    /// Part of the documents kept out of training, chosen by the hash of a file's path or of a record's text.
     #[serde(default = "default_held_out")]
     pub held_out: f64,
     /// True to keep packed documents apart: no attention across, positions restart (choice 8's option).
@@ -360,7 +362,7 @@ pub struct EvaluationRecipe {
     pub windows: usize,
     /// True to score them before the first step too, as the first stage is scored at its end.
     pub at_start: bool,
-    /// Prompts completed at the end.
+    /// Prompts completed at the end of the run, and on the way where `sample_every` says so.
     pub prompts: Vec<String>,
     /// Tokens of each completion.
     pub max_new_tokens: usize,

@@ -249,6 +249,10 @@ impl Run<'_, '_> {
             None => step(&self.model, objective, &mut self.optimizer, &examples, settings),
             Some(machine) => machine.step(objective, &examples, settings),
         };
+        if matches!(outcome, Err(TrainError::Diverged { .. })) {
+            // The rows at fault are looked for by tensors, which lag behind a machine. If it fails now, they are as they were.
+            let _ = self.settle();
+        }
         let outcome =
             outcome.map_err(|error| self.diverged(error, stage, objective, (&rows, &examples)))?;
         let machine = self.machine.as_ref().map(|machine| machine.metrics(began.elapsed()));
@@ -380,9 +384,11 @@ impl Run<'_, '_> {
         objective: &StageObjective,
         (taken, examples): (&blame::Taken, &[Example]),
     ) -> TrainError {
-        let (TrainError::Diverged { what, value, advice, .. }, Some(keeper)) =
-            (&error, &self.keeper)
-        else {
+        let TrainError::Diverged { what, value, advice, .. } = &error else { return error };
+        let collective = &self.options.collective;
+        let Some(keeper) = &self.keeper else {
+            // When one rank ends, all do: the first one has time to find the rows at fault and to write them down.
+            let _ = collective.any("diverged", true);
             return error;
         };
         let failed = blame::Failed {
@@ -397,7 +403,9 @@ impl Run<'_, '_> {
         };
         let (what, value, advice) = (*what, *value, advice.clone());
         let error = TrainError::Diverged { what, value, place: failed.place(), advice };
-        keeper.diverged(error, &self.progress)
+        let error = keeper.diverged(error, &self.progress);
+        let _ = collective.any("diverged", true);
+        error
     }
 
     fn interrupted(&mut self, observe: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {

@@ -20,7 +20,8 @@ pub struct TrainingWork {
 pub struct TrainingMemory {
     /// The weights.
     pub weights: u64,
-    /// Their gradients; where several passes make a step, those of a pass beside the sum.
+    /// Their gradients. Where m passes make a step these are added up along a tree, with ⌈log₂ m⌉ + 1 of them in memory at
+    /// most.
     pub gradients: u64,
     /// The two moments of every weight.
     pub moments: u64,
@@ -44,7 +45,8 @@ impl Config {
     /// The bytes that training the model takes, for such work.
     pub fn training_memory(&self, work: TrainingWork) -> TrainingMemory {
         let weights = self.parameter_count().saturating_mul(4);
-        let copies = 1 + u64::from(work.micro_batches > 1);
+        let levels = work.micro_batches.max(1).next_power_of_two().trailing_zeros();
+        let copies = 1 + u64::from(levels);
         TrainingMemory {
             weights,
             gradients: weights.saturating_mul(copies),
@@ -90,6 +92,8 @@ mod tests {
         assert_eq!((whole.gradients, whole.moments), (whole.weights, 2 * whole.weights));
         let several = config.training_memory(TrainingWork { micro_batches: 2, ..work });
         assert_eq!(several.gradients, 2 * whole.gradients);
+        let many = config.training_memory(TrainingWork { micro_batches: 5, ..work });
+        assert_eq!(many.gradients, 4 * whole.gradients, "three levels above five passes");
         let less = config.training_memory(TrainingWork { recompute: true, ..work });
         assert!(less.activations < whole.activations && less.total() < whole.total());
         let wide = config.training_memory(TrainingWork { rows: 1024, predicted: 400, ..work });

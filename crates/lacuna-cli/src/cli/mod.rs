@@ -268,8 +268,8 @@ fn said(error: &anyhow::Error) -> String {
     };
     let mut text = String::new();
     for cause in error.chain().map(one) {
-        // A transparent wrapper repeats what it wraps.
-        if !text.ends_with(&cause) {
+        // A transparent wrapper repeats what it wraps, and some errors tell their cause in their own sentence.
+        if !text.contains(&cause) {
             text.push_str(if text.is_empty() { "" } else { ": " });
             text.push_str(&cause);
         }

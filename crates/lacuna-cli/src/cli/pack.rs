@@ -42,10 +42,10 @@ pub(crate) struct Args {
     #[arg(long, visible_alias = "eos", value_name = "TOKEN")]
     document_end: Option<String>,
     /// Part of the training documents that is rewritten for filling in the middle, with the tokenizer's marks
-    #[arg(long, value_name = "PART", default_value_t = 0.0, allow_hyphen_values = true, value_parser = ranges::probability)]
+    #[arg(long, value_name = "PART", default_value_t = 0.0, conflicts_with = "conversations", allow_hyphen_values = true, value_parser = ranges::probability)]
     fim_rate: f64,
     /// Order of the parts: as the tokenizer's family is asked, prefix-suffix-middle, suffix-prefix-middle, or both
-    #[arg(long, value_name = "ORDER", default_value = "model", value_parser = ["model", "psm", "spm", "both"])]
+    #[arg(long, value_name = "ORDER", default_value = "model", conflicts_with = "conversations", value_parser = ["model", "psm", "spm", "both"])]
     fim_order: String,
     /// Decides which documents are rewritten and where, and how many end tokens follow a conversation
     #[arg(long, value_name = "N", default_value = "0", allow_hyphen_values = true, value_parser = ranges::seed)]
@@ -62,10 +62,10 @@ pub(crate) struct Args {
     template: Option<String>,
     /// With --conversations: whole (those longer than a window are passed over), split-long, or run-on (one behind the
     /// other, cut where a window ends)
-    #[arg(long, value_name = "HOW", default_value = "whole", value_parser = ["whole", "split-long", "run-on"])]
+    #[arg(long, value_name = "HOW", default_value = "whole", requires = "conversations", value_parser = ["whole", "split-long", "run-on"])]
     packing: String,
     /// With --conversations: the fewest and the most end tokens behind a sample
-    #[arg(long, value_name = "MIN,MAX", default_value = "1,4", value_parser = closing)]
+    #[arg(long, value_name = "MIN,MAX", default_value = "1,4", requires = "conversations", value_parser = closing)]
     closing_eos: (u32, u32),
     /// Print nothing but errors
     #[arg(long, short)]

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 
 /// Opens an adapter, and makes the configuration declare what training declared beside it: a run's own adapters say
-/// which mode they were trained for.
+/// which mode and which attention they were trained for.
 pub(super) fn open(dir: &Path, weights: &Weights, config: &mut Config) -> Result<AdapterWeights> {
     let adapter = AdapterWeights::open(dir)?;
     if let Some(other) = adapter.names().find(|name| weights.shape(&name.to_string()).is_none()) {
@@ -22,6 +22,7 @@ pub(super) fn open(dir: &Path, weights: &Weights, config: &mut Config) -> Result
         }
         config.mode = trained.mode;
         config.predicts = trained.predicts;
+        config.attention = trained.attention;
         config.family = trained.family;
     }
     Ok(adapter)

@@ -20,12 +20,12 @@ pub struct CorruptionRecipe {
     /// `geometric-MIN-MAX`.
     #[serde(serialize_with = "name", deserialize_with = "schedule")]
     pub schedule: Schedule,
-    /// `block-clip` (the paper's, the default), `identity` (the default where a window is one block and the stage names
-    /// neither this nor `mask`), `band-MIN-MAX`.
+    /// `block-clip` (the paper's, the default), `identity` (the default where a window is corrupted at once, unless `mask`
+    /// is `bernoulli-forced`), `band-MIN-MAX`.
     #[serde(serialize_with = "name", deserialize_with = "transform")]
     pub transform: RateTransform,
-    /// `bernoulli-forced` (the paper's, the default), `bernoulli` (the default where a window is one block and the stage
-    /// names neither this nor `transform`), `exact-count`, `complementary-pairs`.
+    /// `bernoulli-forced` (the paper's, the default), `bernoulli` (the default where a window is corrupted at once),
+    /// `exact-count`, `complementary-pairs`.
     #[serde(serialize_with = "name", deserialize_with = "mask")]
     pub mask: MaskSampler,
     /// `paper` (default), `unbiased`, `exact-count`, `none`.

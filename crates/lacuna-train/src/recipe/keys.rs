@@ -328,21 +328,30 @@ impl Place<'_> {
 pub(crate) fn recorded(new: &Recipe, changes: &[Change]) -> Recipe {
     let mut table = toml::Table::try_from(new).expect("a recipe holds nothing that TOML can't say");
     for change in changes.iter().filter(|change| change.ruling == Ruling::Kept) {
-        let (section, name) = change.key.rsplit_once('.').unwrap_or(("", &change.key));
-        let at = match section {
-            "" => Some(&mut table),
-            section => table
-                .entry(section)
-                .or_insert_with(|| toml::Value::Table(toml::Table::new()))
-                .as_table_mut(),
-        };
-        match (at, &change.old) {
+        let (path, name) = change.key.rsplit_once('.').unwrap_or(("", &change.key));
+        match (section(&mut table, path), &change.old) {
             (Some(at), Some(old)) => drop(at.insert(name.to_owned(), old.clone())),
             (Some(at), None) => drop(at.remove(name)),
             (None, _) => {}
         }
     }
     table.try_into().unwrap_or_else(|_| new.clone())
+}
+
+/// The table at a path such as `data.source.0`, made where nothing is; `None` if something else is there.
+fn section<'t>(table: &'t mut toml::Table, path: &str) -> Option<&'t mut toml::Table> {
+    let mut parts = path.split('.').filter(|part| !part.is_empty());
+    let Some(first) = parts.next() else { return Some(table) };
+    let nothing = || toml::Value::Table(toml::Table::new());
+    let mut at = table.entry(first).or_insert_with(nothing);
+    for part in parts {
+        at = match at {
+            toml::Value::Table(table) => table.entry(part).or_insert_with(nothing),
+            toml::Value::Array(items) => items.get_mut(part.parse::<usize>().ok()?)?,
+            _ => return None,
+        };
+    }
+    at.as_table_mut()
 }
 
 #[cfg(test)]

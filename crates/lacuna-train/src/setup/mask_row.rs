@@ -80,7 +80,10 @@ fn measured(
     let objective = data.objective(recipe, stage)?;
     let count = MEASURED_WINDOWS.min(data.train.dataset().windows());
     let windows = (0..count as u64).map(|number| Ok(data.train.row(number)?.window));
-    let windows = windows.collect::<Result<Vec<_>>>()?;
+    let windows = windows.collect::<Result<Vec<_>>>()?.into_iter();
+    // Complementary pairs are two rows of one window.
+    let times = objective.rows_per_window();
+    let windows: Vec<_> = windows.flat_map(|one| std::iter::repeat_n(one, times)).collect();
     let examples = objective.examples(&windows, recipe.seed, 0, stage.corruption.warmup_steps)?;
     let targets = Targets::of(examples.iter().flat_map(|example| &example.targets));
     if targets.ids.is_empty() {

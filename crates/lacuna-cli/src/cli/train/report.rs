@@ -108,11 +108,13 @@ fn facts(record: &Value) -> Vec<(&'static str, String)> {
     rows.into_iter().filter(|(_, value)| !value.is_empty()).collect()
 }
 
-/// Rows of the stages' scores: stage, measure, nats a token, bits a byte.
+/// Rows of the scores before the first step, if there are any, and of the stages': stage, measure, nats a token, bits a
+/// byte.
 fn scores(results: &Value) -> Vec<[String; 4]> {
     let stages = results["stages"].as_array().cloned().unwrap_or_default();
+    let start = Some(results["start"].clone()).filter(Value::is_object);
     let number = |value: &Value| value.as_f64().map_or("–".to_owned(), |n| format!("{n:.3}"));
-    let rows = stages.iter().flat_map(|stage| {
+    let rows = start.into_iter().chain(stages).flat_map(|stage| {
         let scores = stage["scores"].as_array().cloned().unwrap_or_default();
         scores.into_iter().map(move |score| {
             let (nats, bits) = (&score["nats_per_token"], &score["bits_per_byte"]);
