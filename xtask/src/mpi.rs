@@ -112,6 +112,7 @@ fn written(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
 fn lost(program: &Path, dir: &Path) -> Result<()> {
     let mut command = job(program, 2, dir);
     command.args(["--set", "stage.0.steps=100000", "--set", "stage.0.checkpoint_every=5"]);
+    command.args(["--set", "keep_checkpoints=0"]);
     let mut job = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn()?;
     let began = Instant::now();
     while !dir.join("checkpoints/step-5").exists() {
@@ -143,7 +144,8 @@ fn lost(program: &Path, dir: &Path) -> Result<()> {
 fn goes_on(program: &Path, dir: &Path) -> Result<bool> {
     let mut command = Command::new(program);
     command.current_dir(cargo::root());
-    command.args(["train", RECIPE, "--quiet", "--resume", "--accept-changes", "--out"]).arg(dir);
+    command.args(["train", RECIPE, "--quiet", "--resume-step", "5", "--accept-changes"]);
+    command.arg("--out").arg(dir).args(["--set", "keep_checkpoints=0"]);
     command.args(CHANGES.iter().flat_map(|change| ["--set", change]));
     command.args(["--set", "stage.0.checkpoint_every=5"]);
     Ok(command.stdout(Stdio::null()).status()?.success())

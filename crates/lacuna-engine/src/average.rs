@@ -33,6 +33,20 @@ pub fn average(checkpoints: &[PathBuf], to: &Path, force: bool) -> Result<Vec<Pa
             return Err(Error::Place { path: path.clone(), reason: reason.into() });
         }
     }
+    let trained_as = |weights: &Weights| {
+        let config = weights.config();
+        (config.mode, config.attention, config.predicts)
+    };
+    for (path, weights) in checkpoints.iter().zip(&opened) {
+        if trained_as(weights) != trained_as(newest) {
+            let reason = format!(
+                "was trained for something else than {}: another mode, block size, attention or head; average the \
+                 checkpoints of one stage",
+                last.display()
+            );
+            return Err(Error::Place { path: path.clone(), reason: reason.into() });
+        }
+    }
     let side = CarriedFiles::read(last, newest)?;
     let mean = |name: &str| -> lacuna_checkpoint::Result<Tensor> {
         let mut sum: Option<Tensor> = None;

@@ -265,6 +265,21 @@ fn model_from(
             recipe.data.tokenizer.display()
         ));
     }
+    if !resumed
+        && let Ok(own) = open_tokenizer(from)
+        && let Some(id) = first_difference(&own, &data.tokenizer)
+    {
+        let shown = |tokenizer: &Tokenizer| {
+            let token = tokenizer.id_to_token(id).unwrap_or_default();
+            lacuna_files::printable(&token).into_owned()
+        };
+        return refuse(format!(
+            "has another tokenizer than {}: token {id} is `{}` in the model and `{}` there; use the model's own",
+            recipe.data.tokenizer.display(),
+            shown(&own),
+            shown(&data.tokenizer)
+        ));
+    }
     let max = weights.config().max_position_embeddings;
     if max < recipe.data.window {
         return refuse(format!(
@@ -283,6 +298,15 @@ fn model_from(
         notice(told);
     }
     Ok(model)
+}
+
+/// The first of some ids that are another token in the other tokenizer. Either may have more tokens than the other, as one
+/// to which a MASK was appended.
+fn first_difference(one: &Tokenizer, other: &Tokenizer) -> Option<u32> {
+    const STEP: usize = 61;
+    let both = one.vocab_size().min(other.vocab_size()) as u32;
+    let mut ids = (0..both).step_by(STEP);
+    ids.find(|id| one.id_to_token(*id) != other.id_to_token(*id))
 }
 
 /// Refuses a start from a block-diffusion checkpoint for an autoregressive stage, or with another MASK, which is a

@@ -4,6 +4,7 @@ use anyhow::Result;
 use indicatif::{HumanCount, HumanDuration};
 use lacuna::checkpoint::Workload;
 use lacuna::likelihood::{Blocks, Likelihood, Method, Scoring, Text, likelihood};
+use lacuna::objective::EXACT_ELIGIBLE_MAX;
 use lacuna::{Attention, CachePrecision, Error, Model};
 use serde_json::json;
 use std::num::NonZeroUsize;
@@ -132,6 +133,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let texts = [Text { tokens: &tokens, eligible: &eligible, documents: &documents }];
     let scoring = Scoring { method, blocks, attention, document_mask: false, batch_size: BATCH };
     let passes = passes(&scoring, tokens.len());
+    if method == Method::Exact && passes >= 1 << EXACT_ELIGIBLE_MAX {
+        anyhow::bail!(
+            "--method exact lists every way to mask a block, and one of this text has more than {EXACT_ELIGIBLE_MAX} \
+             tokens; --method monte-carlo estimates the same and states its error"
+        );
+    }
     if passes > MANY_PASSES {
         announce(&model, &texts, &scoring, passes)?;
     }

@@ -24,6 +24,7 @@ mod samples;
 mod stop;
 mod surroundings;
 use super::Usage;
+use super::init::quoted;
 use super::progress::{At, Progress as Waiting, be_quiet, downloads};
 use display::Display;
 use redraw::Redraw;
@@ -180,8 +181,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         };
         let told = format!(
             "{saved}\ngo on with: lacuna train {} --out {} --resume\n",
-            args.recipe.display(),
-            dir.display()
+            // The one as it was run, with what --set has changed.
+            quoted(&recipe_to_resume(&args.recipe, &dir)),
+            quoted(&dir)
         );
         let _ = std::io::stdout().write_all(told.as_bytes());
         stop.exit();
@@ -199,6 +201,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     out!("{}", results::results(&recipe, &dir, &outcome)?.trim_end());
     Ok(())
+}
+
+/// The run's own recipe, which has every value that it is run with; the user's before there is one.
+fn recipe_to_resume(given: &Path, dir: &Path) -> PathBuf {
+    let own = dir.join("recipe.toml");
+    if own.exists() { own } else { given.to_owned() }
 }
 
 /// The device of a rank: of several that torchrun starts on a machine, each has a GPU of its own.

@@ -1,6 +1,6 @@
 //! Keeps the two parts of a packing beside each other.
 
-use lacuna_files::{MANIFEST, WholeFolder};
+use lacuna_files::{FolderLock, MANIFEST, WholeFolder};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Result, io_error};
@@ -15,17 +15,21 @@ pub struct ShardFolders {
     train: WholeFolder,
     held_out: WholeFolder,
     held_out_target: PathBuf,
+    /// Held until both have their names: two packings at once would leave one part of each.
+    _lock: FolderLock,
 }
 
 impl ShardFolders {
     /// Begins both beside their names in `out`, which is made if need be.
     ///
     /// # Errors
-    /// When the folder may not be written to.
+    /// When the folder may not be written to, or another packing is writing into it.
     pub fn begin(out: &Path) -> Result<Self> {
         let held_out_target = out.join("held-out");
+        lacuna_files::create_folder(out)?;
+        let _lock = FolderLock::acquire(out)?;
         let train = WholeFolder::beside(&out.join("train"))?;
-        Ok(Self { train, held_out: WholeFolder::beside(&held_out_target)?, held_out_target })
+        Ok(Self { train, held_out: WholeFolder::beside(&held_out_target)?, held_out_target, _lock })
     }
 
     /// The folder that training text goes into.

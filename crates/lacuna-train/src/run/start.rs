@@ -125,6 +125,15 @@ fn choose(dir: &Path, options: &RunOptions<'_>) -> Result<Option<Chosen>> {
              --out DIR starts another elsewhere",
         );
     }
+    // A file of this name that no run has written is somebody's own, and this run would write over it.
+    let theirs =
+        ["recipe.toml", "results.json", "report.html", "loss.png", "loss.svg", "manifest.json"];
+    let is_run = ["run.json", "metrics.jsonl"].iter().any(|name| dir.join(name).exists());
+    if let Some(name) = theirs.into_iter().find(|name| !is_run && dir.join(name).exists()) {
+        return refuse(&format!(
+            "is no run's and holds {name}, which a run would write over; --out DIR starts it elsewhere"
+        ));
+    }
     Ok(None)
 }
 

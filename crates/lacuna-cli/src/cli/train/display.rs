@@ -144,7 +144,7 @@ impl Line {
         let terminal = std::io::stderr().is_terminal() && !hidden;
         let bar = if terminal { ProgressBar::new(total) } else { ProgressBar::hidden() };
         // One line of a narrow terminal: what is wider is torn, and can't be taken away again.
-        let template = "{bar:12} {pos}/{len}  {wide_msg}";
+        let template = "{bar:8} {pos}/{len}  {wide_msg}";
         bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
         Self { bar, terminal, total, pace: Pace::begin() }
     }
@@ -182,7 +182,9 @@ impl Line {
             line.push_str(&format!("  {rate:.0} tokens/s"));
         }
         if let Some(left) = self.pace.left(self.total.saturating_sub(m.step)) {
-            line.push_str(&format!("  about {left} left"));
+            // A narrow terminal has room for the bar and this.
+            let about = if self.terminal { "" } else { "about " };
+            line.push_str(&format!("  {about}{left} left"));
         }
         self.bar.set_position(m.step);
         self.bar.set_message(line.clone());
