@@ -107,7 +107,7 @@ fn exact(weights: &[f64]) -> Option<Vec<u64>> {
             let scaled = weight * 10f64.powi(decimals);
             let round = scaled.round();
             let near = (scaled - round).abs() <= 1e-9 * scaled.max(1.0);
-            (near && round >= 1.0 && round < 1e15).then_some(round as u64)
+            (near && (1.0..1e15).contains(&round)).then_some(round as u64)
         };
         weights.iter().map(whole).collect()
     };

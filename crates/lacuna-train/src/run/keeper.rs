@@ -78,10 +78,11 @@ impl Entered {
         record.open(&options.surroundings, progress.step);
         // A file that can't be written here stands in every checkpoint, and stops no run.
         let mut notices = Vec::new();
+        // The record first: it says that the folder is a run's, whose files may be written over.
+        notices.extend(write(&dir.join("run.json"), &record.to_json()));
         if changed {
             notices.extend(write(&dir.join("recipe.toml"), &kept.to_toml()));
         }
-        notices.extend(write(&dir.join("run.json"), &record.to_json()));
         let results = Results::open(dir, progress, recipe.evaluation.evaluate_every > 0);
         results.keep(observe);
         // The scores of this very step are there already, or they will come.
