@@ -146,7 +146,7 @@ fn conversations_in_columns_are_those_in_lines() {
                   OPTIONAL BYTE_ARRAY name (UTF8); } } } }";
     let talks = [vec!["2+2", "four"], vec!["a", "b", "c", "d"], vec!["x", "y"]];
     let texts = |texts: Vec<&str>| texts.into_iter().map(ByteArray::from).collect::<Vec<_>>();
-    let role = |turn: usize| if turn % 2 == 0 { "user" } else { "assistant" };
+    let role = |turn: usize| if turn.is_multiple_of(2) { "user" } else { "assistant" };
     let turns: Vec<(usize, &str)> =
         talks.iter().flat_map(|t| t.iter().copied().enumerate()).collect();
     let again: Vec<i16> = turns.iter().map(|(turn, _)| i16::from(*turn > 0)).collect();

@@ -253,7 +253,7 @@ fn a_draft_is_verified_as_the_blocks_would_be_denoised_one_by_one() {
 fn a_causal_draft_is_verified_as_the_blocks_would_be_read_one_by_one_under_the_causal_mask() {
     let (b, model) = (4, model(DType::F64));
     let (clean, _) = window(6);
-    let masks = vec![MASK; WINDOW];
+    let masks = [MASK; WINDOW];
     // A block of masks behind the clean text before it, as one text.
     let block = |start: usize| {
         let text = [&clean[..start], &masks[..b]].concat();

@@ -134,7 +134,7 @@ fn table(recipe: &Recipe, plan: &Plan, peak: Option<f64>, available: Option<u64>
             &large(stage.steps as f64 * stage.tokens_per_step as f64),
             &format!("{:.2}", stage.epochs),
             &format!("{:.2e}", stage.steps as f64 * stage.flop_per_step),
-            &seconds.map_or("?".into(), |seconds| short(seconds)),
+            &seconds.map_or("?".into(), short),
             &seconds.map_or("?".into(), |seconds| duration(seconds * stage.steps as f64)),
         ]);
     }
