@@ -73,7 +73,7 @@ impl MpiSeat {
                 let chunks = messages[rank].chunks(CHUNK);
                 sent.extend(chunks.map(|chunk| to.immediate_send(scope, chunk)));
             }
-            let outcome = others().try_for_each(|rank| {
+            let outcome: Result<()> = others().try_for_each(|rank| {
                 received[rank] = receive(self.world.process_at_rank(rank as i32), place)
                     .ok_or_else(|| elsewhere(rank))?;
                 Ok(())
