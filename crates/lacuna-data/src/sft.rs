@@ -20,15 +20,15 @@ mod fit;
 /// The way in which samples of conversations share windows.
 ///
 /// DIFFERENCE: the paper packs samples as it packs documents, [`RunOn`](Self::RunOn). Cut in two, the second half of a
-/// conversation is learnt without its question, so samples are whole by default
+/// conversation is learnt without its question, so samples that fit into a window are whole by default
 /// (`samples_are_whole_and_those_that_fit_no_window_are_counted`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum ChatPacking {
     /// Each sample stands in one window as a whole, beside as many others as fit; the rest of a window is padding.
     /// Samples longer than a window are passed over and counted.
-    #[default]
     Whole,
-    /// As `Whole`, and a sample that is longer than a window fills windows of its own.
+    /// As `Whole`, and a sample that is longer than a window fills windows of its own: nothing is lost.
+    #[default]
     SplitLong,
     /// Samples follow each other without a gap, and are cut where a window ends.
     RunOn,

@@ -148,8 +148,8 @@ corpus = [{}]
     if !args.sft.is_empty() {
         writeln!(
             text,
-            "\n[sft]\nsamples = [{}]\n# packing = \"split-long\"            # else conversations longer than a window are \
-             passed over and counted",
+            "\n[sft]\nsamples = [{}]\n# packing = \"whole\"                 # passes over conversations longer than a window, \
+             and counts them",
             list(&args.sft)?
         )?;
     }

@@ -60,9 +60,9 @@ pub(crate) struct Args {
     /// model's, else Seed-Coder's
     #[arg(long, value_name = "FORMAT", requires = "conversations")]
     template: Option<String>,
-    /// With --conversations: whole (those longer than a window are passed over), split-long, or run-on (one behind the
-    /// other, cut where a window ends)
-    #[arg(long, value_name = "HOW", default_value = "whole", requires = "conversations", value_parser = ["whole", "split-long", "run-on"])]
+    /// With --conversations: split-long (those longer than a window fill several), whole (they are passed over), or
+    /// run-on (one behind the other, cut where a window ends)
+    #[arg(long, value_name = "HOW", default_value = "split-long", requires = "conversations", value_parser = ["whole", "split-long", "run-on"])]
     packing: String,
     /// With --conversations: the fewest and the most end tokens behind a sample
     #[arg(long, value_name = "MIN,MAX", default_value = "1,4", requires = "conversations", value_parser = closing)]
@@ -165,9 +165,9 @@ fn conversations(
         closing_eos: args.closing_eos,
         pad: pad(tokenizer, eos),
         packing: match args.packing.as_str() {
-            "split-long" => ChatPacking::SplitLong,
+            "whole" => ChatPacking::Whole,
             "run-on" => ChatPacking::RunOn,
-            _ => ChatPacking::Whole,
+            _ => ChatPacking::SplitLong,
         },
         held_out: args.corpus.held_out,
         seed: args.seed,
@@ -196,13 +196,20 @@ fn threads() -> NonZeroUsize {
 fn told(args: &Args, report: &PackReport) -> String {
     let PackReport { documents, held_out_documents, rewritten_documents, tokens, .. } = report;
     let what = if args.conversations { "conversations" } else { "documents" };
+    // Those that were read: of some of them the text was there already.
+    let again = report.skipped.count(lacuna::data::corpus::Reason::Duplicate);
+    let documents = documents + again;
+    let equal = match again {
+        0 => String::new(),
+        n => format!(", {n} the same as one before and left out"),
+    };
     let rewritten = match rewritten_documents {
         0 => String::new(),
         n => format!(", {n} rewritten for filling in the middle"),
     };
     let per_token = report.text_bytes as f64 / (*tokens).max(1) as f64;
     format!(
-        "{documents} {what} ({held_out_documents} held out{rewritten}), {tokens} tokens, {} bytes ({per_token:.2} \
+        "{documents} {what} ({held_out_documents} held out{rewritten}{equal}), {tokens} tokens, {} bytes ({per_token:.2} \
          bytes a token); {} training windows of {} in {}{}",
         report.text_bytes,
         report.train.windows,

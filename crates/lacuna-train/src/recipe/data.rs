@@ -62,9 +62,9 @@ impl From<FimOrderKey> for HoleOrder {
 #[serde(rename_all = "kebab-case")]
 pub enum SamplePacking {
     /// Each as a whole in one window, beside as many others as fit; longer ones are passed over and counted.
-    #[default]
     Whole,
     /// As `whole`, and longer ones fill windows of their own.
+    #[default]
     SplitLong,
     /// One behind the other, cut where a window ends.
     RunOn,
