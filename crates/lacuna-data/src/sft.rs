@@ -99,12 +99,19 @@ pub struct PackedChat {
 /// supervised `eos`, drawn from the seed and the sample's number (choice 9). Records that can't be used are
 /// passed over, counted and named.
 ///
+/// Where every conversation would be held out, none is.
+///
 /// # Errors
 /// When a file is missing, unreadable or damaged, there is no conversation at all, or none is left to train on.
 pub fn pack_chat(files: &[impl AsRef<Path>], options: &ChatOptions<'_>) -> Result<PackedChat> {
     let packer = || Packer::new(options.window_len, Remainder::Pad(options.pad));
     let mut parts = Parts::new(packer(), packer(), options);
-    parts.take_all(files, options, &mut |_| {})?;
+    let taken = parts.take_all(files, options, &mut |_| {});
+    if taken.is_err() && parts.samples > 0 && parts.samples == parts.held_out_samples {
+        // Of very few conversations all can be held out: then it is better to learn from them than not to be scored.
+        return pack_chat(files, &ChatOptions { held_out: 0.0, ..options.clone() });
+    }
+    taken?;
     let skipped = std::mem::take(&mut parts.skipped);
     let (train, held_out) = parts.finish()?;
     Ok(PackedChat { train: train.finish(), held_out: held_out.finish(), skipped })

@@ -209,7 +209,7 @@ fn told(args: &Args, report: &PackReport) -> String {
     };
     let per_token = report.text_bytes as f64 / (*tokens).max(1) as f64;
     format!(
-        "{documents} {what} ({held_out_documents} held out{rewritten}{equal}), {tokens} tokens, {} bytes ({per_token:.2} \
+        "{documents} {what} ({held_out_documents} held out{rewritten}){equal}, {tokens} tokens, {} bytes ({per_token:.2} \
          bytes a token); {} training windows of {} in {}{}",
         report.text_bytes,
         report.train.windows,
