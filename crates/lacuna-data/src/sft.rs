@@ -99,7 +99,7 @@ pub struct PackedChat {
 /// supervised `eos`, drawn from the seed and the sample's number (choice 9). Records that can't be used are
 /// passed over, counted and named.
 ///
-/// Where every conversation would be held out, none is.
+/// Where every conversation would be held out though a small part was asked for, none is.
 ///
 /// # Errors
 /// When a file is missing, unreadable or damaged, there is no conversation at all, or none is left to train on.
@@ -107,8 +107,9 @@ pub fn pack_chat(files: &[impl AsRef<Path>], options: &ChatOptions<'_>) -> Resul
     let packer = || Packer::new(options.window_len, Remainder::Pad(options.pad));
     let mut parts = Parts::new(packer(), packer(), options);
     let taken = parts.take_all(files, options, &mut |_| {});
-    if taken.is_err() && parts.samples > 0 && parts.samples == parts.held_out_samples {
-        // Of very few conversations all can be held out: then it is better to learn from them than not to be scored.
+    let all = parts.samples > 0 && parts.samples == parts.held_out_samples;
+    if taken.is_err() && all && options.held_out < 0.5 {
+        // Of very few conversations all can be held out: then it is better to learn from them than not to start.
         return pack_chat(files, &ChatOptions { held_out: 0.0, ..options.clone() });
     }
     taken?;
