@@ -1,11 +1,11 @@
 //! The kernels' tests on an emulated ARM processor, so that its code is compiled and run on machines that are none.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::Result;
 
-use crate::cargo::{self, cargo};
+use crate::cargo::{self, cargo, is_there};
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 const LINKER: &str = "aarch64-linux-gnu-gcc";
@@ -23,8 +23,8 @@ pub(crate) fn obstacle() -> Option<String> {
     }
     said([
         (!has_target(), "the target (rustup target add aarch64-unknown-linux-gnu)"),
-        (!runs(LINKER), "aarch64-linux-gnu-gcc (Debian's gcc-aarch64-linux-gnu)"),
-        (!runs(EMULATOR), "qemu-aarch64 (Debian's qemu-user)"),
+        (!is_there(LINKER), "aarch64-linux-gnu-gcc (Debian's gcc-aarch64-linux-gnu)"),
+        (!is_there(EMULATOR), "qemu-aarch64 (Debian's qemu-user)"),
     ])
 }
 
@@ -43,12 +43,6 @@ fn has_target() -> bool {
         output.status.success()
             && Path::new(String::from_utf8_lossy(&output.stdout).trim()).exists()
     })
-}
-
-fn runs(program: &str) -> bool {
-    let mut command = Command::new(program);
-    command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
 }
 
 /// `cargo SUBCOMMAND` for the emulated processor, in a target folder of its own: a build for one machine must not

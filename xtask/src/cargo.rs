@@ -100,6 +100,13 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("{} printed no UTF-8", shown(command)))
 }
 
+/// Tells whether a program is installed and tells its version.
+pub(crate) fn is_there(program: &str) -> bool {
+    let mut command = Command::new(program);
+    command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
 /// Becomes the command: terminal, signals and exit status are its own from here on.
 pub(crate) fn become_program(mut command: Command) -> Result<()> {
     #[cfg(unix)]

@@ -12,6 +12,7 @@ mod fixtures;
 mod mpi;
 mod readme;
 mod reproduce;
+mod run_files;
 mod tidy;
 mod torture;
 mod train;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::cargo::{self, run};
+use crate::cargo::{self, is_there, run};
+use crate::run_files::timeless;
 
 /// A recipe of seconds, with eight micro-batches a step.
 const RECIPE: &str = "recipes/smoke.toml";
@@ -25,12 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The reason why MPI can't be tried here, with what to install, if it can't.
 fn obstacle() -> Option<String> {
-    let runs = |program: &str| {
-        let mut command = Command::new(program);
-        command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    let missing: Vec<_> = ["mpirun", "mpicc"].into_iter().filter(|one| !runs(one)).collect();
+    let missing: Vec<_> = ["mpirun", "mpicc"].into_iter().filter(|one| !is_there(one)).collect();
     (!missing.is_empty()).then(|| {
         let debian = "Debian's openmpi-bin, libopenmpi-dev and libclang-dev";
         format!("missing: {} ({debian})", missing.join(", "))
@@ -89,23 +85,9 @@ fn finish(job: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Everything that a run leaves and that no clock has a part in.
-fn written(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
-    let mut found = BTreeMap::new();
-    for name in ["final/model.safetensors", "results.json"] {
-        found.insert(name.to_owned(), std::fs::read(dir.join(name)).context(name)?);
-    }
-    let metrics = std::fs::read_to_string(dir.join("metrics.jsonl"))?;
-    let timeless = metrics.lines().map(|line| {
-        let mut line: serde_json::Value = serde_json::from_str(line)?;
-        for timed in ["tokens_per_second", "machine"] {
-            line.as_object_mut().context("a line is an object")?.remove(timed);
-        }
-        Ok(line.to_string())
-    });
-    let lines = timeless.collect::<Result<Vec<_>>>()?.join("\n");
-    found.insert("metrics.jsonl".into(), lines.into_bytes());
-    Ok(found)
+/// The numbers of a run that hold no time: weights, losses, scores. It writes no samples.
+fn written(dir: &Path) -> Result<BTreeMap<&'static str, Vec<u8>>> {
+    timeless(dir, &["metrics.jsonl"])
 }
 
 /// Kills one of two ranks in the middle of a run: the job ends by itself, and goes on from its checkpoint.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo;
+use crate::run_files::timeless;
 
 /// The things that are done to the runs, and how often.
 #[derive(clap::Args)]
@@ -165,26 +166,9 @@ fn leftovers(run: &Path, alive: u32) -> Vec<PathBuf> {
     found
 }
 
-/// The numbers of a run that hold no time: weights, losses, scores.
+/// The numbers of a run that hold no time: weights, losses, scores, samples.
 fn results(run: &Path) -> Result<BTreeMap<&'static str, Vec<u8>>> {
-    let mut results = BTreeMap::new();
-    for name in ["final/model.safetensors", "results.json"] {
-        results.insert(name, fs::read(run.join(name)).with_context(|| name.to_owned())?);
-    }
-    for name in ["metrics.jsonl", "samples.jsonl"] {
-        let text = fs::read_to_string(run.join(name)).with_context(|| name.to_owned())?;
-        let mut kept = String::new();
-        for line in text.lines() {
-            let mut object: serde_json::Value = serde_json::from_str(line)?;
-            for timed in ["tokens_per_second", "machine"] {
-                object.as_object_mut().context("a line is no object")?.remove(timed);
-            }
-            kept.push_str(&object.to_string());
-            kept.push('\n');
-        }
-        results.insert(name, kept.into_bytes());
-    }
-    Ok(results)
+    timeless(run, &["metrics.jsonl", "samples.jsonl"])
 }
 
 fn compare(run: &Path, unbroken: &Path) -> Result<()> {
