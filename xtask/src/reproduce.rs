@@ -9,11 +9,14 @@ use serde::Deserialize;
 
 use crate::cargo::{self, run};
 
+mod addition;
 mod figure;
 mod measures;
 mod page;
+mod task;
 
 use measures::Measured;
+use task::Measure;
 
 /// The experiment that is asked for.
 #[derive(clap::Args)]
@@ -57,8 +60,24 @@ struct Experiment {
     seeds: Vec<u64>,
     /// The arm that the others are compared with, pair by pair of a seed.
     reference: String,
-    /// The scores of the table, the first of which is drawn.
+    /// The scores of the table, the first of which is drawn: a score of `results.json`, the name of a measure, or `own`,
+    /// the one of the objective that was trained last.
     scores: Vec<String>,
+    /// Text that is made for this experiment, into the folder that `{data}` names in what arms and recipes are set to.
+    #[serde(default)]
+    prepare: Option<Prepare>,
+    /// Changes of every arm, before its own.
+    #[serde(default)]
+    set: Vec<String>,
+    /// Changes of the models that arms start from.
+    #[serde(default)]
+    set_base: Vec<String>,
+    /// Questions to the program about a trained model, beside the scores that training ends with.
+    #[serde(default)]
+    measure: Vec<Measure>,
+    /// Draw the held-out score on the way as well, from recipes with `evaluate_every`.
+    #[serde(default)]
+    track: bool,
     /// The numbers of every step that are drawn over the steps.
     #[serde(default)]
     curves: Vec<String>,
@@ -68,14 +87,27 @@ struct Experiment {
     arm: Vec<Arm>,
 }
 
+/// Text that an experiment needs and no repository has.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Prepare {
+    /// Sums of two numbers, by [`addition`].
+    Addition,
+}
+
 /// One of the things that are compared.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Arm {
     name: String,
+    /// Its own recipe, in place of the one that all others change.
+    recipe: Option<PathBuf>,
     /// Changes of the recipe, as `lacuna train --set` takes them.
     #[serde(default)]
     set: Vec<String>,
+    /// Changes that make it short, beside those that make all arms short.
+    #[serde(default)]
+    smoke: Vec<String>,
 }
 
 impl Arm {
@@ -106,8 +138,13 @@ pub(crate) fn reproduce(args: &Args) -> Result<()> {
     let runs = args.out.as_deref().map(std::path::absolute).transpose()?.unwrap_or(default);
     let count = if args.smoke { 1 } else { args.seeds.unwrap_or(experiment.seeds.len()) };
     let seeds = experiment.seeds.get(..count).context("--seeds: more than the experiment has")?;
+    let data = runs.join("data");
+    match experiment.prepare {
+        None => {}
+        Some(Prepare::Addition) => addition::write(&data)?,
+    }
     let trainer =
-        Trainer { program, folder: folder.clone(), runs: runs.clone(), smoke: args.smoke };
+        Trainer { program, folder: folder.clone(), runs: runs.clone(), data, smoke: args.smoke };
     let measured = trainer.all(&experiment, seeds)?;
     let target = if args.smoke { runs } else { folder };
     page::write(&target, name, &experiment, seeds, &measured)?;
@@ -145,6 +182,9 @@ fn read(folder: &Path) -> Result<Experiment> {
     let is_arm = |name: &String| experiment.arm.iter().any(|arm| arm.name == *name);
     ensure!(is_arm(&experiment.reference), "`{}` is no arm", experiment.reference);
     ensure!(!experiment.scores.is_empty(), "an experiment has a score");
+    for measure in &experiment.measure {
+        measure.check(&experiment)?;
+    }
     Ok(experiment)
 }
 
@@ -153,6 +193,8 @@ struct Trainer {
     program: PathBuf,
     folder: PathBuf,
     runs: PathBuf,
+    /// Text that was made for the experiment.
+    data: PathBuf,
     smoke: bool,
 }
 
@@ -168,12 +210,19 @@ impl Trainer {
                 let minutes = began.elapsed().as_secs_f64() / 60.0;
                 println!("\n[{number}/{all}, {minutes:.0} min] {}, seed {seed}", arm.name);
                 let out = self.runs.join(format!("{}-{seed}", arm.folder()));
-                let mut changes =
-                    if self.smoke { experiment.smoke_arms.clone() } else { Vec::new() };
-                changes.extend(arm.set.iter().cloned());
+                let mut changes = Vec::new();
+                if self.smoke {
+                    changes.extend(experiment.smoke_arms.iter().chain(&arm.smoke).cloned());
+                }
+                changes.extend(experiment.set.iter().chain(&arm.set).cloned());
                 changes.extend(base.iter().map(|base| format!("model.from={}", base.display())));
-                self.train(experiment, &experiment.recipe, *seed, &changes, &out)?;
-                measured[j].push(Measured::read(&out)?);
+                let recipe = arm.recipe.as_ref().unwrap_or(&experiment.recipe);
+                self.train(experiment, recipe, *seed, &changes, &out)?;
+                let mut run = Measured::read(&out)?;
+                for measure in experiment.measure.iter().filter(|one| one.is_of(&arm.name)) {
+                    run.scores.extend(measure.take(&self.program, &out, &self.data, self.smoke)?);
+                }
+                measured[j].push(run);
             }
         }
         Ok(measured)
@@ -183,7 +232,7 @@ impl Trainer {
     fn base(&self, experiment: &Experiment, recipe: &Path, seed: u64) -> Result<PathBuf> {
         println!("\nthe model that all arms start from, seed {seed}");
         let out = self.runs.join(format!("base-{seed}"));
-        self.train(experiment, recipe, seed, &[], &out)?;
+        self.train(experiment, recipe, seed, &experiment.set_base, &out)?;
         Ok(out.join("final"))
     }
 
@@ -203,7 +252,10 @@ impl Trainer {
         command.arg("--out").arg(out).args(out.exists().then_some("--resume"));
         command.args(["--set", &format!("seed={seed}")]);
         let smoke = if self.smoke { experiment.smoke.as_slice() } else { &[] };
-        command.args(changes.iter().chain(smoke).flat_map(|change| ["--set", change]));
+        let data = self.data.display().to_string();
+        for change in changes.iter().chain(smoke) {
+            command.arg("--set").arg(change.replace("{data}", &data));
+        }
         // The report of a finished run is that of many here.
         run(command.stdout(std::process::Stdio::null()))?;
         if !out.join("final").exists() {
@@ -222,7 +274,8 @@ mod tests {
         for name in names().unwrap() {
             let folder = cargo::root().join(EXPERIMENTS).join(&name);
             let experiment = read(&folder).unwrap();
-            let recipes = experiment.base.iter().chain([&experiment.recipe]);
+            let own = experiment.arm.iter().filter_map(|arm| arm.recipe.as_ref());
+            let recipes = experiment.base.iter().chain([&experiment.recipe]).chain(own);
             for recipe in recipes {
                 assert!(folder.join(recipe).exists(), "{name}: {}", recipe.display());
             }
@@ -236,7 +289,8 @@ mod tests {
 
     #[test]
     fn a_folder_has_a_plain_name() {
-        let arm = Arm { name: "clip + forced mask (the paper's)".into(), set: Vec::new() };
+        let name = "clip + forced mask (the paper's)".into();
+        let arm = Arm { name, recipe: None, set: Vec::new(), smoke: Vec::new() };
         assert_eq!(arm.folder(), "clip-forced-mask-the-paper-s");
     }
 }

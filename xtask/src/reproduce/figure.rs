@@ -7,7 +7,7 @@ use plotters::prelude::*;
 
 use super::Experiment;
 use super::measures::{Measured, Sample, median};
-use super::page::label;
+use super::page::with_unit;
 
 /// Colours that readers with any sight tell apart (Okabe and Ito), and that print on white.
 const COLOURS: [RGBColor; 8] = [
@@ -60,7 +60,7 @@ pub(super) fn scores(
             .light_line_style(TRANSPARENT)
             .y_labels(rows.len())
             .y_label_formatter(&name)
-            .x_desc(format!("{}, nats per token", label(score)))
+            .x_desc(with_unit(experiment, score))
             .label_style(FONT)
             .draw()
             .map_err(failed)?;
@@ -88,7 +88,24 @@ pub(super) fn curve(
     experiment: &Experiment,
     measured: &[Vec<Measured>],
 ) -> Result<()> {
-    let lines: Vec<Vec<(f64, f64)>> = measured.iter().map(|runs| smoothed(runs, key)).collect();
+    let of = |runs: &Vec<Measured>| runs.iter().map(|run| run.curve(key)).collect();
+    let lines: Vec<_> = measured.iter().map(|runs| smoothed(of(runs))).collect();
+    draw(path, &key.replace('_', " "), experiment, &lines)
+}
+
+/// The held-out score of each arm's objective on the way, the median of its seeds.
+pub(super) fn held_out(
+    path: &Path,
+    experiment: &Experiment,
+    measured: &[Vec<Measured>],
+) -> Result<()> {
+    let of = |runs: &Vec<Measured>| runs.iter().map(|run| run.tracked.clone()).collect();
+    let lines: Vec<_> = measured.iter().map(|runs| smoothed(of(runs))).collect();
+    draw(path, "held-out, nats per token", experiment, &lines)
+}
+
+/// Draws lines over the steps, one an arm, on a logarithmic scale.
+fn draw(path: &Path, unit: &str, experiment: &Experiment, lines: &[Vec<(f64, f64)>]) -> Result<()> {
     let all = || lines.iter().flatten().copied().filter(|(_, y)| *y > 0.0);
     let end = all().map(|(x, _)| x).fold(1.0, f64::max);
     let (low, high) = (
@@ -109,7 +126,7 @@ pub(super) fn curve(
             .configure_mesh()
             .light_line_style(TRANSPARENT)
             .x_desc("step")
-            .y_desc(key.replace('_', " "))
+            .y_desc(unit)
             .label_style(FONT)
             .draw()
             .map_err(failed)?;
@@ -137,9 +154,9 @@ pub(super) fn curve(
     Ok(())
 }
 
-fn smoothed(runs: &[Measured], key: &str) -> Vec<(f64, f64)> {
+/// The median of several seeds' lines, and of ten steps where there are many.
+fn smoothed(curves: Vec<Vec<(f64, f64)>>) -> Vec<(f64, f64)> {
     const STEPS: usize = 10;
-    let curves: Vec<_> = runs.iter().map(|run| run.curve(key)).collect();
     let Some(first) = curves.first() else { return Vec::new() };
     let starts = (0..first.len()).step_by(if first.len() > 20 * STEPS { STEPS } else { 1 });
     let width = if first.len() > 20 * STEPS { STEPS } else { 1 };

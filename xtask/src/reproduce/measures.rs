@@ -6,13 +6,19 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+/// The scores by which objectives are compared with themselves: the bound of a diffusion model, the likelihood of an
+/// autoregressive one.
+const OWN: [&str; 3] = ["exact-nelbo", "monte-carlo-nelbo", "autoregressive"];
+
 /// The numbers of one run.
 #[derive(Clone, Debug)]
 pub(super) struct Measured {
-    /// Nats a token on held-out text after the last stage, by the score's name.
+    /// Nats a token on held-out text after the last stage, by the score's name, and other measures by theirs.
     pub(super) scores: BTreeMap<String, f64>,
     /// The lines of its metrics that are about steps.
     steps: Vec<Value>,
+    /// The held-out score of the run's objective on the way: step, nats a token.
+    pub(super) tracked: Vec<(f64, f64)>,
 }
 
 impl Measured {
@@ -32,10 +38,21 @@ impl Measured {
         // The same bound, exact where blocks can be enumerated and estimated where not.
         let nelbo = scores.get("exact-nelbo").or_else(|| scores.get("monte-carlo-nelbo")).copied();
         scores.extend(nelbo.map(|nelbo| ("nelbo".to_owned(), nelbo)));
+        let own = OWN.iter().find_map(|name| scores.get(*name)).copied();
+        scores.extend(own.map(|own| ("own".to_owned(), own)));
         let metrics = read("metrics.jsonl")?;
         let lines = metrics.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+        let point = |line: &Value| {
+            let scores = line.get("nats_per_token")?;
+            let own = OWN.iter().find_map(|name| scores[*name].as_f64())?;
+            Some((line["step"].as_f64()?, own))
+        };
+        let tracked: Vec<_> = lines.iter().filter_map(point).collect();
+        let best = tracked.iter().min_by(|a, b| a.1.total_cmp(&b.1));
+        scores.extend(best.map(|(_, nats)| ("own, best".to_owned(), *nats)));
+        scores.extend(best.map(|(step, _)| ("step of the best".to_owned(), *step)));
         let steps = lines.into_iter().filter(|line| line.get("loss").is_some()).collect();
-        Ok(Self { scores, steps })
+        Ok(Self { scores, steps, tracked })
     }
 
     /// A number of every step, by its key.
@@ -110,12 +127,13 @@ mod tests {
         let results = r#"{"stages": [{"scores": [{"name": "unigram", "nats_per_token": 9.0}]},
             {"scores": [{"name": "monte-carlo-nelbo", "nats_per_token": 2.5}]}]}"#;
         std::fs::write(folder.join("results.json"), results).unwrap();
-        let metrics = "{\"step\": 1, \"loss\": 2.0, \"grad_norm\": 4.0}\n{\"step\": 1, \"nats_per_token\": {}}\n\
+        let metrics = "{\"step\": 1, \"loss\": 2.0, \"grad_norm\": 4.0}\n{\"step\": 1, \"nats_per_token\": {\"monte-carlo-nelbo\": 2.25}}\n\
                        {\"step\": 2, \"loss\": 1.0, \"grad_norm\": 3.0}\n";
         std::fs::write(folder.join("metrics.jsonl"), metrics).unwrap();
         let measured = Measured::read(&folder).unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
         assert_eq!(measured.scores["nelbo"], 2.5);
+        assert_eq!((measured.scores["own"], measured.scores["own, best"]), (2.5, 2.25));
         assert!(!measured.scores.contains_key("unigram"));
         assert_eq!(measured.curve("loss"), [(1.0, 2.0), (2.0, 1.0)]);
         assert_eq!(measured.norms(), [4.0, 3.0]);

@@ -35,6 +35,10 @@ pub(super) fn write(
     )?;
     figure::scores(&folder.join("scores.svg"), experiment, measured)?;
     writeln!(page, "![{} of each arm](scores.svg)\n", label(&experiment.scores[0]))?;
+    if experiment.track {
+        figure::held_out(&folder.join("held-out.svg"), experiment, measured)?;
+        writeln!(page, "![held-out score over the steps](held-out.svg)\n")?;
+    }
     for curve in &experiment.curves {
         figure::curve(&folder.join(format!("{curve}.svg")), curve, experiment, measured)?;
         writeln!(page, "![{curve} over the steps]({curve}.svg)\n")?;
@@ -50,7 +54,7 @@ pub(super) fn write(
 fn table(experiment: &Experiment, measured: &[Vec<Measured>]) -> String {
     let mut head = String::from("| arm |");
     for score in &experiment.scores {
-        head.push_str(&format!(" {}, nats/token | against |", label(score)));
+        head.push_str(&format!(" {} | against |", with_unit(experiment, score)));
     }
     head.push_str(" noise | norm, median | norm, first |\n|---|");
     head.push_str(&"---|".repeat(2 * experiment.scores.len() + 3));
@@ -63,7 +67,12 @@ fn table(experiment: &Experiment, measured: &[Vec<Measured>]) -> String {
             false => format!("| {} |", arm.name),
         };
         for score in &experiment.scores {
-            line.push_str(&cells(score, runs, reference, is_reference));
+            let digits = match score.as_str() {
+                "step of the best" => 0,
+                score if is_measure(experiment, score) => 1,
+                _ => 3,
+            };
+            line.push_str(&cells(score, digits, runs, reference, is_reference));
         }
         let of = |number: &dyn Fn(&Measured) -> f64| {
             Sample::of(&runs.iter().map(number).collect::<Vec<_>>()).mean
@@ -81,22 +90,43 @@ fn table(experiment: &Experiment, measured: &[Vec<Measured>]) -> String {
 }
 
 /// A score of an arm, and its difference to the reference's. An arm may lack a score that others have.
-fn cells(score: &str, runs: &[Measured], reference: &[Measured], is_reference: bool) -> String {
+fn cells(
+    score: &str,
+    digits: usize,
+    runs: &[Measured],
+    reference: &[Measured],
+    is_reference: bool,
+) -> String {
     let values = |runs: &[Measured]| -> Option<Vec<f64>> {
         runs.iter().map(|run| run.scores.get(score).copied()).collect()
     };
     let Some(own) = values(runs) else { return " – | – |".into() };
     let sample = Sample::of(&own);
-    let mut cells = format!(" {:.3} ± {:.3} |", sample.mean, sample.deviation);
+    let mut cells = format!(" {:.digits$} ± {:.digits$} |", sample.mean, sample.deviation);
     match values(reference).filter(|_| !is_reference) {
         None => cells.push_str(" – |"),
         Some(reference) => {
             let pairs: Vec<_> = own.iter().zip(&reference).map(|(own, its)| own - its).collect();
-            let difference = Sample::of(&pairs);
-            cells.push_str(&format!(" {:+.3} ± {:.3} |", difference.mean, difference.deviation));
+            let Sample { mean, deviation, .. } = Sample::of(&pairs);
+            cells.push_str(&format!(" {mean:+.digits$} ± {deviation:.digits$} |"));
         }
     }
     cells
+}
+
+/// Tells whether a score is one of the experiment's own measures, in percent.
+fn is_measure(experiment: &Experiment, score: &str) -> bool {
+    experiment.measure.iter().any(|measure| measure.in_percent(score))
+}
+
+/// A score's name and unit, as people read them.
+pub(super) fn with_unit(experiment: &Experiment, score: &str) -> String {
+    match score {
+        "step of the best" => label(score),
+        score if is_measure(experiment, score) => format!("{}, %", label(score)),
+        score if score.ends_with("tokens a pass") => label(score),
+        score => format!("{}, nats/token", label(score)),
+    }
 }
 
 /// A score's name as people read it.
@@ -106,6 +136,8 @@ pub(super) fn label(score: &str) -> String {
         "nelbo" => "NELBO".into(),
         "left-to-right" => "left-to-right NLL".into(),
         "autoregressive" => "autoregressive NLL".into(),
-        other => other.replace('-', " "),
+        "own" => "held-out score at the end".into(),
+        "own, best" => "best held-out score".into(),
+        other => other.to_owned(),
     }
 }
