@@ -42,6 +42,11 @@ pub fn answer(
             let fenced = fenced(text).filter(|_| form == PromptForm::Chat);
             return Ok(alone(fenced.unwrap_or(text).to_owned()));
         }
+        Tests::Behind { language, .. } => {
+            let completion = language.function(text).to_owned();
+            let solution = task.program(&completion);
+            return Ok(Answer { completion, solution });
+        }
         Tests::Check { .. } | Tests::Differential { .. } => {}
     }
     let is_sanitized = match benchmark.sanitized {

@@ -1,6 +1,9 @@
 //! Lists the benchmarks, as data: where each comes from, how it is asked, how an answer becomes a program.
 
 use crate::error::{Error, Result};
+use crate::language::Language;
+
+mod mbxp;
 
 /// A benchmark that is known by name.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub enum Format {
     EditDescriptive,
     /// The same lines, with the short one.
     EditLazy,
+    /// MBXP's lines in a language.
+    Mbxp(Language),
 }
 
 /// The texts that end a completion in every benchmark of EvalPlus, with those that one of them adds.
@@ -121,9 +126,11 @@ const INFILLING: Benchmark = Benchmark {
 
 const CRUX: Benchmark = Benchmark {
     source: Source {
-        url: Some("https://github.com/facebookresearch/cruxeval/raw/main/data/cruxeval.jsonl"),
+        url: Some(
+            "https://github.com/facebookresearch/cruxeval/raw/190faf16d175b5847b0af05d937872b1fb395942/data/cruxeval.jsonl",
+        ),
         member: None,
-        sha256: None,
+        sha256: Some("8368b81047dc5014e4caf5a2f97604eff7644e0ecd7415e3ceeb184bbc2e0c96"),
     },
     stops: &["[/ANSWER]"],
     instruction: "",
@@ -216,10 +223,10 @@ pub static BENCHMARKS: &[Benchmark] = &[
         about: "1033 lines of HumanEval's solutions to fill in",
         source: Source {
             url: Some(
-                "https://github.com/openai/human-eval-infilling/raw/master/data/HumanEval-SingleLineInfilling.jsonl.gz",
+                "https://github.com/openai/human-eval-infilling/raw/88062ff9859c875d04db115b698ed4b0f0395170/data/HumanEval-SingleLineInfilling.jsonl.gz",
             ),
             member: None,
-            sha256: None,
+            sha256: Some("1277073e7ddce163ef68598c2bca777f688a53df99422f097e37362090f88e1f"),
         },
         ..INFILLING
     },
@@ -228,10 +235,10 @@ pub static BENCHMARKS: &[Benchmark] = &[
         about: "5815 spans of lines of HumanEval's solutions to fill in",
         source: Source {
             url: Some(
-                "https://github.com/openai/human-eval-infilling/raw/master/data/HumanEval-MultiLineInfilling.jsonl.gz",
+                "https://github.com/openai/human-eval-infilling/raw/88062ff9859c875d04db115b698ed4b0f0395170/data/HumanEval-MultiLineInfilling.jsonl.gz",
             ),
             member: None,
-            sha256: None,
+            sha256: Some("2f341612eee1d35da1357a4f365e0c0b3ba6e2b62eb491e88aaefa4855af0349"),
         },
         ..INFILLING
     },
@@ -240,10 +247,10 @@ pub static BENCHMARKS: &[Benchmark] = &[
         about: "1640 random spans of HumanEval's solutions to fill in",
         source: Source {
             url: Some(
-                "https://github.com/openai/human-eval-infilling/raw/master/data/HumanEval-RandomSpan.jsonl.gz",
+                "https://github.com/openai/human-eval-infilling/raw/88062ff9859c875d04db115b698ed4b0f0395170/data/HumanEval-RandomSpanInfilling.jsonl.gz",
             ),
             member: None,
-            sha256: None,
+            sha256: Some("b4f330d8a8ff97bf85d9def497dffcae4d741e506449386a877236e422e33e8d"),
         },
         ..INFILLING
     },
@@ -271,6 +278,13 @@ pub static BENCHMARKS: &[Benchmark] = &[
         format: Format::EditLazy,
         ..EDITING
     },
+    mbxp::JAVASCRIPT,
+    mbxp::JAVA,
+    mbxp::CPP,
+    mbxp::GO,
+    mbxp::PHP,
+    mbxp::PERL,
+    mbxp::RUBY,
 ];
 
 impl Benchmark {
@@ -298,6 +312,13 @@ impl Benchmark {
             Some("SingleLineInfilling") => "infilling-single-line",
             Some("MultiLineInfilling") => "infilling-multi-line",
             Some("RandomSpanInfilling") => "infilling-random-span",
+            Some("MBJSP") => "mbxp-javascript",
+            Some("MBJP") => "mbxp-java",
+            Some("MBCPP") => "mbxp-cpp",
+            Some("MBGP") => "mbxp-go",
+            Some("MBPHP") => "mbxp-php",
+            Some("MBPLP") => "mbxp-perl",
+            Some("MBRBP") => "mbxp-ruby",
             _ => return None,
         };
         BENCHMARKS.iter().find(|benchmark| benchmark.name == name)

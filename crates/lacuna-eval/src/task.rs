@@ -1,5 +1,7 @@
 //! Describes one task: what a model is given, and what its answer is tested with.
 
+use crate::language::Language;
+
 /// One task of a benchmark.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
@@ -51,6 +53,14 @@ pub enum Tests {
         code: String,
         /// The expression of the value.
         output: String,
+    },
+    /// By tests in the program's own language, which stand behind it in one file. A hostile program can forge their
+    /// verdict.
+    Behind {
+        /// The language.
+        language: Language,
+        /// The tests.
+        program: String,
     },
     /// By assertions that look into the program, and so run in its process. A hostile program can forge their verdict.
     Together {

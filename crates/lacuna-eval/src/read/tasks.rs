@@ -2,6 +2,7 @@
 
 use super::fields::Fields;
 use crate::benchmark::Format;
+use crate::language::Language;
 use crate::task::{Dataset, Task, Tests};
 
 /// The task of an object, which is the `number`th of its file.
@@ -14,6 +15,7 @@ pub(super) fn task(format: Format, fields: &Fields<'_>, number: usize) -> Result
         Format::CruxOutput => crux(fields, number, false),
         Format::CruxInput => crux(fields, number, true),
         Format::EditDescriptive => edit(fields, number, "instruction_descriptive"),
+        Format::Mbxp(language) => mbxp(fields, language),
         Format::EditLazy => edit(fields, number, "instruction_lazy"),
     }
 }
@@ -112,6 +114,19 @@ fn crux(fields: &Fields<'_>, number: usize, asks_input: bool) -> Result<Task, St
         entry: "f".into(),
         canonical,
         tests,
+    })
+}
+
+fn mbxp(fields: &Fields<'_>, language: Language) -> Result<Task, String> {
+    Ok(Task {
+        id: fields.text("task_id")?,
+        prompt: fields.text("prompt")?,
+        suffix: None,
+        instruction: None,
+        entry: fields.text("entry_point")?,
+        // Some tasks have none.
+        canonical: fields.text("canonical_solution").unwrap_or_default(),
+        tests: Tests::Behind { language, program: fields.text("test")? },
     })
 }
 

@@ -6,5 +6,6 @@ mod files;
 mod forgeries;
 mod humaneval;
 mod judging;
+mod languages;
 mod runs;
 mod support;

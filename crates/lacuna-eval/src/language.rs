@@ -1,0 +1,219 @@
+//! Runs a program with its tests in a language that is not Python, as MBXP's harness does: it ends well, or it fails.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lacuna_sandbox::{Limit, Policy, Program};
+
+use crate::error::{Error, Result};
+use crate::judge::Verdict;
+
+/// The languages whose programs can be judged, each by the tools of its own that the machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    /// By `node`. MBXP's tests need the package `lodash` where `node` finds it.
+    JavaScript,
+    /// By `javac` and `java`.
+    Java,
+    /// By `g++`, as C++17.
+    Cpp,
+    /// By `go`.
+    Go,
+    /// By `php`.
+    Php,
+    /// By `perl`. MBXP's tests need the module `Data::Compare`.
+    Perl,
+    /// By `ruby`.
+    Ruby,
+}
+
+/// A command of a language: the tool, and its arguments in the program's folder.
+struct Step {
+    tool: &'static str,
+    arguments: &'static [&'static str],
+}
+
+const fn step(tool: &'static str, arguments: &'static [&'static str]) -> Step {
+    Step { tool, arguments }
+}
+
+/// The folders in which tools are looked for: a sandboxed program reads what is installed, not what is in a home.
+const FOLDERS: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/local/go/bin", "/usr/lib/go/bin"];
+
+/// Seconds for a compiler.
+const COMPILE_S: f64 = 60.0;
+
+/// Seconds for a program with its tests, an interpreter's start included. MBXP allows fifteen for everything.
+const RUN_S: f64 = 15.0;
+
+impl Language {
+    /// The name of the file that a program is written into.
+    fn file(self) -> &'static str {
+        match self {
+            Language::JavaScript => "main.js",
+            Language::Java => "Main.java",
+            Language::Cpp => "main.cpp",
+            Language::Go => "main.go",
+            Language::Php => "main.php",
+            Language::Perl => "main.pl",
+            Language::Ruby => "main.rb",
+        }
+    }
+
+    /// The command that makes the program, where there is one.
+    fn compiles(self) -> Option<Step> {
+        match self {
+            Language::Java => Some(step("javac", &["-J-Xmx512m", "-nowarn", "Main.java"])),
+            Language::Cpp => Some(step("g++", &["-std=c++17", "-w", "-o", "main", "main.cpp"])),
+            Language::Go => Some(step("go", &["build", "-o", "main", "main.go"])),
+            _ => None,
+        }
+    }
+
+    /// The command that runs it; the tool is empty where that is what the compiler wrote.
+    fn runs(self) -> Step {
+        match self {
+            Language::JavaScript => step("node", &["main.js"]),
+            Language::Java => {
+                step("java", &["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "Main"])
+            }
+            Language::Cpp | Language::Go => step("", &[]),
+            Language::Php => step("php", &["main.php"]),
+            Language::Perl => step("perl", &["main.pl"]),
+            Language::Ruby => step("ruby", &["main.rb"]),
+        }
+    }
+
+    /// Asks whether the language's tools are installed where a sandboxed program may read them.
+    ///
+    /// # Errors
+    /// [`Error::Request`] that names the tool.
+    pub fn check(self) -> Result<()> {
+        let runs = self.runs();
+        let tools = self.compiles().into_iter().chain((!runs.tool.is_empty()).then_some(runs));
+        tools.map(|step| tool(step.tool).map(drop)).collect()
+    }
+
+    /// Runs a program, tests included, in a folder that is empty.
+    pub(crate) fn judge(self, program: &str, folder: &Path, is_insisted: bool) -> Result<Verdict> {
+        lacuna_files::write_file(&folder.join(self.file()), program.as_bytes())?;
+        if let Some(step) = self.compiles() {
+            let policy = Policy::spawn(folder);
+            if let Some(verdict) = self.take(&step, policy, COMPILE_S, folder, is_insisted)? {
+                return Ok(match verdict.result.as_str() {
+                    "timed out" => verdict,
+                    _ => Verdict::failed(format_args!("it does not compile: {}", verdict.result)),
+                });
+            }
+        }
+        let policy = Policy::spawn(folder);
+        let failed = self.take(&self.runs(), policy, RUN_S, folder, is_insisted)?;
+        Ok(failed.unwrap_or_else(Verdict::passed))
+    }
+
+    /// Takes a step; a verdict if it failed.
+    fn take(
+        self,
+        step: &Step,
+        mut policy: Policy,
+        seconds: f64,
+        folder: &Path,
+        is_insisted: bool,
+    ) -> Result<Option<Verdict>> {
+        let path = match step.tool {
+            "" => folder.join("main"),
+            name => tool(name)?,
+        };
+        policy.limits.wall_time = Duration::from_secs_f64(seconds);
+        policy.limits.cpu_time = Duration::from_secs_f64(2.0 * seconds);
+        let policy = self.settings().into_iter().fold(policy, Policy::readable);
+        let policy = if is_insisted { policy.unsafe_execution() } else { policy };
+        let program = Program::new(path)
+            .args(step.arguments.iter().copied())
+            .env("PATH", FOLDERS.join(":") + ":/bin")
+            .env("TMPDIR", folder)
+            .env("HOME", folder)
+            // Texts of tests are not ASCII alone.
+            .env("LC_ALL", "C.UTF-8")
+            // Node would read the system's and stop where it may not.
+            .env("OPENSSL_CONF", "/dev/null")
+            .env("NODE_PATH", "/usr/share/nodejs:/usr/lib/node_modules:/usr/local/lib/node_modules")
+            .env("GOCACHE", folder.join("cache"))
+            .env("GOFLAGS", "-mod=mod")
+            .env("CGO_ENABLED", "0");
+        let report = lacuna_sandbox::run(&program, &policy)?;
+        Ok(match report.limit {
+            Some(Limit::WallTime | Limit::CpuTime) => Some(Verdict::late()),
+            Some(limit) => Some(Verdict::failed(format_args!("beyond its limits: {limit:?}"))),
+            None if report.succeeded() => None,
+            None => {
+                // PHP complains on standard output.
+                let errors = [&*report.stderr, b"\n", &*report.stdout].concat();
+                let errors = String::from_utf8_lossy(&errors);
+                let told = errors.lines().filter(|line| is_reason(line)).map(str::trim).take(2);
+                let told = told.collect::<Vec<_>>().join("; ");
+                Some(Verdict::failed(if told.is_empty() { "no reason told" } else { &told }))
+            }
+        })
+    }
+
+    /// The folders of the system's settings without which the tools don't start: Debian keeps Java's there.
+    fn settings(self) -> Vec<PathBuf> {
+        let is_java = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            self == Language::Java && name.starts_with("java")
+        };
+        let entries = std::fs::read_dir("/etc").into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(is_java).collect()
+    }
+
+    /// The part of a completion that belongs to the function that was begun: to the line that closes it.
+    pub(crate) fn function(self, completion: &str) -> &str {
+        let closes = |line: &str| match self {
+            Language::Ruby => line.trim_end() == "end",
+            _ => line.starts_with('}'),
+        };
+        let mut end = 0;
+        for line in completion.split_inclusive('\n') {
+            end += line.len();
+            if closes(line) {
+                return &completion[..end];
+            }
+        }
+        completion
+    }
+}
+
+/// Tells whether a line of what a tool complains says why, rather than where.
+fn is_reason(line: &str) -> bool {
+    ["rror", "xception", "what()", " at "].iter().any(|word| line.contains(word))
+}
+
+/// The path of an installed tool.
+fn tool(name: &str) -> Result<PathBuf> {
+    let paths = FOLDERS.iter().map(|folder| Path::new(folder).join(name));
+    // A link of an alternatives system leads to the file that is run.
+    let found = paths.filter_map(|path| path.canonicalize().ok().map(|real| (path, real)));
+    let mut found = found.filter(|(_, real)| real.is_file());
+    found.next().map(|(path, real)| if name == "g++" { path } else { real }).ok_or_else(|| {
+        Error::Request(format!(
+            "no `{name}` in {}: programs of this benchmark can't be judged without it; install it there",
+            FOLDERS.join(", ")
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_completion_ends_where_its_function_does() {
+        let more = "    return 1;\n}\n\nfunction other() {\n}\n";
+        assert_eq!(Language::JavaScript.function(more), "    return 1;\n}\n");
+        let class = "        return 1;\n    }\n}\nclass Other {}\n";
+        assert_eq!(Language::Java.function(class), "        return 1;\n    }\n}\n");
+        assert_eq!(Language::Ruby.function("  1\n  end\nend\nputs 2\n"), "  1\n  end\nend\n");
+        assert_eq!(Language::Perl.function("  never"), "  never");
+    }
+}
