@@ -204,9 +204,12 @@ pub(super) async fn completions(
 
 /// Tells whether drafts of a request are verified.
 pub(super) fn takes_drafts(app: &App, request: &Resolved) -> bool {
-    // Under full attention the whole text is one block.
-    let blocks = request.algorithm() == Algorithm::Blocks && request.attention != Attention::Full;
-    blocks && !app.model.is_shifted()
+    match request.algorithm() {
+        Algorithm::Autoregressive => true,
+        // Under full attention the whole text is one block.
+        Algorithm::Blocks => request.attention != Attention::Full && !app.model.is_shifted(),
+        Algorithm::Reference => false,
+    }
 }
 
 /// A message in a role that templates know.

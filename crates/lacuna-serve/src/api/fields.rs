@@ -252,7 +252,12 @@ impl Shared<'_> {
         }
         if let Some(name) = self.attention {
             let attention = name.parse::<Attention>();
-            options.attention = Some(attention.map_err(|e| ApiError::wrong("attention", e))?);
+            let attention = attention.map_err(|e| ApiError::wrong("attention", e))?;
+            if attention == Attention::Full {
+                // One block is the whole text: the server's drafts are for others.
+                options.drafts = None;
+            }
+            options.attention = Some(attention);
         }
         if let Some(stop) = self.stop {
             options.stop = stops(stop)?;
