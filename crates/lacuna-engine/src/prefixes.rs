@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::session::Prefix;
 
 /// The beginnings of texts that a model has read: one a slot, and others, the least recently used of which make room.
-/// Neither the slots' texts nor the others go while they take less than half, so that a long text which nobody asks for
-/// again does not cost editors theirs.
+/// Those without a slot go first as long as they take more than a quarter, so that a long text which nobody asks for again
+/// does not cost editors theirs.
 ///
 /// They are found by comparing tokens, block by block from the first: a few dozen beginnings are compared in less time
 /// than an index over them would take to keep.
@@ -89,11 +89,11 @@ impl Prefixes {
         }
     }
 
-    /// The one to let go: the oldest of those without a slot where they take more than half, else the oldest of a slot.
+    /// The one to let go: the oldest of those without a slot where they take more than a quarter, else the oldest of a slot.
     fn oldest(&self) -> Option<usize> {
         let free = |one: &&Kept| one.slot.is_none();
         let bytes: u64 = self.kept.iter().filter(free).map(|one| self.bytes_of(&one.prefix)).sum();
-        let is_free = 2 * bytes > self.bytes_max;
+        let is_free = bytes > self.bytes_max / 4;
         self.kept.iter().position(|one| one.slot.is_none() == is_free)
     }
 }

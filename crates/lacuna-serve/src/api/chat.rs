@@ -11,7 +11,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::completions::{no_bias, with_seed};
 use super::errors::{ApiError, json_response};
-use super::fields::{new_tokens, read, request, texts, with_ignored};
+use super::fields::{aside, new_tokens, read, request, texts, with_ignored};
 use super::replies::{self, DONE, Events, Names, Snapshot, event, finish_reason, usage};
 use crate::app::App;
 use crate::work::{Class, Reply, Task, Written};
@@ -117,8 +117,8 @@ pub(super) fn conversation(
         ..RenderOptions::default()
     };
     let tokenizer = app.tokenizer()?;
-    // A long conversation keeps the thread for a while; others go on meanwhile.
-    let prompt = tokio::task::block_in_place(|| format.encode(tokenizer, messages, &options));
+    let bytes = messages.iter().map(|message| message.content.len()).sum();
+    let prompt = aside(bytes, || format.encode(tokenizer, messages, &options));
     let prompt = prompt.map_err(|error| ApiError::wrong("messages", error))?;
     Ok((prompt, ends.to_vec()))
 }

@@ -450,6 +450,16 @@ fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     Ok(parsed)
 }
 
+/// Does something with a text of so many bytes. A long one keeps the thread for a while, and others go on meanwhile; a
+/// short one is done before another thread would have woken up.
+pub(super) fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    const LONG: usize = 16 << 10;
+    match bytes < LONG {
+        true => work(),
+        false => tokio::task::block_in_place(work),
+    }
+}
+
 /// Names in a header the fields that were not followed.
 pub(crate) fn with_ignored(mut response: Response, ignored: &[String]) -> Response {
     if let Ok(names) = HeaderValue::from_str(&ignored.join(", "))

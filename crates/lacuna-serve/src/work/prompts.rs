@@ -11,10 +11,7 @@ use super::worker::{Opening, Settings, Solo, Worker};
 use crate::metrics::Metrics;
 
 /// Editors that are decoded beside as many others as there may be.
-pub(super) const EDITORS: usize = 2;
-
-/// Tokens of a text after which it no longer keeps others from beginning: they take turns.
-const LONG: usize = 128;
+const EDITORS: usize = 2;
 
 impl Worker<'_> {
     /// Reads a part of the prompts, those of editors first, and lets the requests join whose prompts are read. Those of
@@ -99,14 +96,11 @@ impl Worker<'_> {
             + self.solos.len()
             + usize::from(self.solo.is_some());
         let taken = takes_part().count() + apart;
-        // One of those that lag may come back before another ends.
-        let places = 2 * running_max.get();
         match class {
             Class::Background => true,
-            _ if self.running.len() + apart >= places + EDITORS => false,
             Class::Editor => taken < running_max.get() + EDITORS,
             Class::Batch => {
-                let sizes = takes_part().filter(|one| one.written < LONG).map(|one| one.block_size);
+                let sizes = takes_part().filter(|one| !one.had_much()).map(|one| one.block_size);
                 let sizes = sizes.chain(std::iter::repeat_n(block_size.get(), apart));
                 let rows: usize = sizes.sum();
                 // Tokens are not known yet: as many a row as the others have.
@@ -181,7 +175,7 @@ impl Worker<'_> {
                             written: 0,
                             block_size,
                             queued: prompt_tokens % block_size,
-                            had: self.clock,
+                            had: 0,
                         };
                         self.running.insert(id, running);
                     }

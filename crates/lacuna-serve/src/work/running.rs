@@ -16,6 +16,9 @@ const PASSES_WAITED: f64 = 2.0;
 /// The time for which somebody is about who has typed.
 const ABOUT: Duration = Duration::from_secs(60);
 
+/// Rows after which a text has had much: whoever comes then need not wait for it.
+const MUCH: u64 = 512;
+
 /// A request that is decoded with others.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -31,7 +34,7 @@ pub(super) struct Running {
     pub(super) block_size: usize,
     /// Rows of its next pass besides those of its open block: finished tokens that it brings along.
     pub(super) queued: usize,
-    /// The rows that it has had, counted on from those of who was next when it joined.
+    /// The rows that it has had.
     pub(super) had: u64,
 }
 
@@ -61,6 +64,11 @@ impl Running {
         self.job.class == Class::Editor
     }
 
+    /// Tells whether it has had so much that those come first who have had little.
+    pub(super) fn had_much(&self) -> bool {
+        self.had >= MUCH
+    }
+
     /// The rows of its next pass, and the tokens that it has written in one so far; at first half of a block.
     fn load(&self) -> Load {
         let first = self.block_size.div_ceil(2);
@@ -77,10 +85,16 @@ impl Worker<'_> {
         let editors = || ready().filter(|(_, one)| one.is_editor());
         let mut ids: Vec<Id> = editors().map(|(id, _)| *id).collect();
         if all {
-            let parts = ready().filter(|(_, one)| !one.is_editor()).map(|(id, one)| Part {
+            let others = || ready().filter(|(_, one)| !one.is_editor());
+            let much = others().filter(|(_, one)| one.had_much());
+            let least = much.map(|(_, one)| one.load().rows).min().unwrap_or(0);
+            // Those that have had much come first where it is their turn.
+            let their_turn = self.late_turns.are_due(self.settings.costs.seconds(least));
+            let parts = others().map(|(id, one)| Part {
                 id: *id,
                 load: one.load(),
                 of_key: self.queue.had(one.job.key),
+                is_late: one.had_much() != their_turn,
                 had: one.had,
             });
             let beside = sum(editors().map(|(_, one)| one.load()));
@@ -130,6 +144,7 @@ impl Worker<'_> {
             return (0.0, false);
         }
         let (share, began) = (self.others_share(&ids).0, Instant::now());
+        let (late, [has_little, has_much]) = self.late_share(&ids);
         self.book(&ids);
         self.engine.hold(|id| !ids.contains(&id));
         let events = self.engine.step();
@@ -144,20 +159,31 @@ impl Worker<'_> {
         }
         self.end_late();
         let of_others = share * seconds;
+        match (has_little, has_much) {
+            (true, true) => self.late_turns.passed(of_others * (1.0 - late), of_others * late),
+            _ => self.late_turns.had_alone(of_others * late),
+        }
         self.used(of_others, seconds);
         (of_others, true)
+    }
+
+    /// The part that those are which have had much of what others than editors have of a pass; and whether there are any
+    /// that have had little, and much.
+    fn late_share(&self, ids: &[Id]) -> (f64, [bool; 2]) {
+        let others = || self.running.iter().filter(|(_, one)| !one.is_editor() && !one.job.lags());
+        let rows = |is_much: bool| {
+            let some = others().filter(|(id, one)| ids.contains(id) && one.had_much() == is_much);
+            some.map(|(_, one)| one.load().rows).sum::<usize>() as f64
+        };
+        let (little, much) = (rows(false), rows(true));
+        let any = [false, true].map(|is_much| others().any(|(_, one)| one.had_much() == is_much));
+        (much / (little + much).max(1.0), any)
     }
 
     /// Counts the rows of a pass for those that take part in it.
     fn book(&mut self, ids: &[Id]) {
         let rows = ids.iter().filter_map(|id| self.running.get(id)).map(|one| one.load().rows);
         let rows: usize = rows.sum();
-        // Others that come begin where the one is now whose turn it was.
-        let others =
-            ids.iter().filter_map(|id| self.running.get(id)).filter(|one| !one.is_editor());
-        if let Some(least) = others.map(|one| one.had).min() {
-            self.clock = self.clock.max(least);
-        }
         for id in ids {
             let Some(one) = self.running.get_mut(id) else { continue };
             let own = one.load().rows;

@@ -11,22 +11,24 @@ pub(super) struct Part<I> {
     pub(super) load: Load,
     /// The rows that its key has had.
     pub(super) of_key: u64,
-    /// The rows that it has had itself, counted on from those of who was next when it came.
+    /// True if it is not the turn of those like it: of texts that have had much, or little.
+    pub(super) is_late: bool,
+    /// The rows that it has had itself.
     pub(super) had: u64,
 }
 
 /// The texts that take part in a pass beside a load that does in any case.
 ///
-/// First comes the one whose key has had least, and of that key the one that has had least itself: so each gets its part
-/// of the time, whatever its rows cost. The others follow by the tokens that a row writes, those with the fewest last, as
-/// long as each adds to the tokens a second and the pass takes at most `seconds_max`.
+/// First comes the one whose key has had least, and of that key, among those whose turn it is, the one that has had least
+/// itself: so each gets its part of the time, whatever its rows cost. The others follow by the tokens that a row writes,
+/// those with the fewest last, as long as each adds to the tokens a second and the pass takes at most `seconds_max`.
 pub(super) fn chosen<I: Copy + Ord>(
     costs: &Costs,
     beside: Load,
     mut parts: Vec<Part<I>>,
     seconds_max: f64,
 ) -> Vec<I> {
-    let by_turn = |part: &Part<I>| (part.of_key, part.had, part.id);
+    let by_turn = |part: &Part<I>| (part.of_key, part.is_late, part.had, part.id);
     let Some(first) = parts.iter().copied().min_by_key(by_turn) else { return Vec::new() };
     parts.retain(|part| part.id != first.id);
     let gain = |part: &Part<I>| part.load.tokens / part.load.rows.max(1) as f64;
@@ -51,7 +53,7 @@ mod tests {
     use super::*;
 
     fn part(id: usize, rows: usize, tokens: f64) -> Part<usize> {
-        Part { id, load: Load { rows, tokens }, of_key: 0, had: 0 }
+        Part { id, load: Load { rows, tokens }, of_key: 0, is_late: false, had: 0 }
     }
 
     #[test]
@@ -101,6 +103,8 @@ mod tests {
         parts[0].of_key = 100;
         (parts[1].of_key, parts[2].of_key, parts[3].of_key) = (7, 7, 7);
         (parts[1].had, parts[2].had, parts[3].had) = (5, 9, 4);
-        assert_eq!(chosen(&costs, Load::default(), parts, f64::INFINITY), [3]);
+        assert_eq!(chosen(&costs, Load::default(), parts.clone(), f64::INFINITY), [3]);
+        parts[3].is_late = true;
+        assert_eq!(chosen(&costs, Load::default(), parts, f64::INFINITY), [1]);
     }
 }

@@ -1,6 +1,7 @@
-//! Shares the time out between editors, for which somebody waits at a keyboard, and all others.
+//! Shares the time out between those who come first and all others: between editors, for which somebody waits at a keyboard,
+//! and the rest, and among these between texts that have had little and those that have had much.
 
-/// The part of the time that the others get while an editor waits.
+/// The part of the time that the others get while an editor, or a text that has had little, waits.
 const OTHERS_SHARE: f64 = 0.25;
 
 /// The seconds for which the others may have had the machine in advance. As long as they get their part between editors'
@@ -18,6 +19,11 @@ impl Turns {
     /// beyond twice that: they did not want it.
     pub(super) fn may(&mut self, seconds: f64) -> bool {
         self.seconds = self.seconds.min(2.0 * seconds);
+        self.seconds >= seconds
+    }
+
+    /// Tells whether they have as much to their credit.
+    pub(super) fn are_due(&self, seconds: f64) -> bool {
         self.seconds >= seconds
     }
 

@@ -15,7 +15,6 @@ use tokio::sync::mpsc;
 use super::cost::Costs;
 use super::job::{Job, Reply, Written};
 use super::news::{finished, seen};
-use super::prompts::EDITORS;
 use super::queue::{Class, Queue};
 use super::running::{Running, Times};
 use super::turns::Turns;
@@ -40,8 +39,6 @@ impl Orders {
         self.to.is_closed()
     }
 }
-
-const TWO: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
 
 /// The time after which the thread looks again at readers that lag, where it has nothing else to do.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -113,8 +110,8 @@ pub(super) struct Worker<'m> {
     pub(super) solo: Option<Class>,
     pub(super) solo_passes: usize,
     pub(super) turns: Turns,
-    /// The rows that whose turn it was has had.
-    pub(super) clock: u64,
+    /// Those of texts that have had much, while others have had little.
+    pub(super) late_turns: Turns,
     /// The time at which an editor asked for something last.
     pub(super) typed: Option<Instant>,
 }
@@ -126,9 +123,12 @@ impl<'m> Worker<'m> {
         counters: Counters,
         orders: mpsc::UnboundedReceiver<Job>,
     ) -> Self {
-        // Those whose readers lag take no part and leave their places to others.
-        let running_max = settings.running_max.saturating_mul(TWO).saturating_add(EDITORS);
-        let options = EngineOptions { running_max, memory: settings.memory, details: true };
+        // As many as have room are let in; those whose readers lag leave their places to others.
+        let options = EngineOptions {
+            running_max: NonZeroUsize::MAX,
+            memory: settings.memory,
+            details: true,
+        };
         let engine = Engine::new(model, options).remembering(settings.prefix_bytes);
         Self {
             model,
@@ -144,7 +144,7 @@ impl<'m> Worker<'m> {
             solo: None,
             solo_passes: 0,
             turns: Turns::default(),
-            clock: 0,
+            late_turns: Turns::default(),
             typed: None,
         }
     }
@@ -198,6 +198,8 @@ impl<'m> Worker<'m> {
             false => self.turns.had_alone(of_others),
         }
         self.publish();
+        // Whoever asks for something has been kept from a core by the pass.
+        std::thread::yield_now();
         read || wrote
     }
 
