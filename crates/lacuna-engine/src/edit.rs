@@ -28,7 +28,7 @@ pub fn edit(
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<Completion> {
     // The old text is the draft.
-    let options = GenerateOptions { drafts: Some(DraftSource::None), ..options.clone() };
+    let options = GenerateOptions { drafts: Some(DraftSource::OldText), ..options.clone() };
     let session = &mut Session::new(Arc::clone(&model.transformer));
     let resolved = Resolved::new(model, prompt, &options)?;
     edit_in(session, model, &resolved, old, |event| {
@@ -66,7 +66,7 @@ pub fn edit_in(
     }
     let drafter = Some(Drafter::old_text(old, drafting(model, causal))?);
     let guidance = Guidance { drafter, ..resolved.guidance()? };
-    write((model, resolved), DraftSource::None, &mut observe, |observer| {
+    write((model, resolved), DraftSource::OldText, &mut observe, |observer| {
         let request = request.clone();
         session.begin(true, resolved.prompt_precision);
         let edited = generate_with(session, request, guidance, observer)?;

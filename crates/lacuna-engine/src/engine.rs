@@ -23,13 +23,10 @@ use crate::resolve::{Plan, Resolved};
 use crate::session::{Prefix, Session};
 use crate::text::{TokenText, check_stops};
 
+mod joining;
 mod reading;
 
 pub use reading::Reading;
-
-/// Tokens of prompts that join in one step. A longer prompt joins in a step of its own, so that those under way do not
-/// wait for several.
-const JOINING_MAX: usize = 2048;
 
 /// The limits within which an [`Engine`] shares its model.
 #[derive(Clone, Copy, Debug)]
@@ -153,6 +150,8 @@ pub struct Engine<'m> {
     waiting: VecDeque<Waiting<'m>>,
     /// By their numbers in the decoder.
     running: BTreeMap<usize, Running<'m>>,
+    /// Events that the next step tells.
+    events: Vec<Event>,
 }
 
 /// A request that no pass has seen.
@@ -200,6 +199,7 @@ impl<'m> Engine<'m> {
             prefixes: None,
             waiting: VecDeque::new(),
             running: BTreeMap::new(),
+            events: Vec::new(),
         }
     }
 
@@ -269,7 +269,7 @@ impl<'m> Engine<'m> {
 
     /// Tells whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.events.is_empty()
     }
 
     /// The number of requests that run or wait.
@@ -290,8 +290,8 @@ impl<'m> Engine<'m> {
     /// One pass over all running requests, and what came of it, each request's events in order. Those that wait join
     /// first, as far as there is room.
     pub fn step(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
-        self.admit(&mut events);
+        self.admit();
+        let mut events = std::mem::take(&mut self.events);
         let Self { options, session, decoder, running, .. } = self;
         let Step { finished, failed } = decoder.step_drafting(session, |event| {
             let number = match event {
@@ -321,13 +321,6 @@ impl<'m> Engine<'m> {
         events
     }
 
-    /// Leaves requests out of the steps that follow, as long as `is_held` says so at the next call too, and lets the
-    /// others go on. So a request that is urgent has passes of its own; what any of them writes does not depend on it.
-    pub fn hold(&mut self, is_held: impl Fn(Id) -> bool) {
-        let Self { decoder, running, .. } = self;
-        decoder.hold(|number| running.get(&number).is_some_and(|one| is_held(one.id)));
-    }
-
     /// Ends a request between two steps. What it has written in finished blocks is returned; no event tells of it any
     /// more.
     ///
@@ -355,37 +348,6 @@ impl<'m> Engine<'m> {
         let one = self.running.remove(&number).expect("found above");
         keep(&mut self.session, &mut self.prefixes, number, one.slot);
         one.completion(generation)
-    }
-
-    /// Lets the first of those that wait join, as many as there is room for.
-    fn admit(&mut self, events: &mut Vec<Event>) {
-        let mut joining = 0;
-        while let Some(next) = self.waiting.front() {
-            let taken: u64 = self.running.values().map(|one| one.memory).sum();
-            let memory = taken.saturating_add(next.running.memory);
-            let read = next.prefix.as_ref().map_or(0, |prefix| prefix.tokens().len());
-            joining += next.request.prompt.len() - read;
-            let no_room = self.running.len() >= self.options.running_max.get()
-                || self.memory_max.is_some_and(|most| memory > most);
-            if no_room || joining > JOINING_MAX.max(next.request.prompt.len()) {
-                return;
-            }
-            let Some(Waiting { request, guidance, prefix, mut running }) = self.waiting.pop_front()
-            else {
-                return;
-            };
-            running.began = Instant::now();
-            match self.decoder.push_with(request, guidance) {
-                Ok(number) => {
-                    self.session.read_prompt_in(number, running.prompt_precision);
-                    if let Some(prefix) = prefix {
-                        self.session.seat(number, prefix);
-                    }
-                    self.running.insert(number, running);
-                }
-                Err(error) => events.push(Event::Failed { id: running.id, error: error.into() }),
-            }
-        }
     }
 
     /// The bytes that the keys and values of so many tokens take, room for growth included.

@@ -46,7 +46,7 @@ pub struct Completion {
     pub finish: FinishReason,
     /// Wall time.
     pub seconds: Seconds,
-    /// The source of its drafts: lookup, if drafts were looked up.
+    /// The source of its drafts: lookup, if drafts were looked up, and the old text in an edit.
     pub draft_source: DraftSource,
     /// The use of its drafts; all zero without any.
     pub drafts: DraftCounts,

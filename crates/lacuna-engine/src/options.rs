@@ -108,6 +108,8 @@ pub enum DraftSource {
     None,
     /// The place at which the newest tokens stood before: in the prompt, in what was written, in other texts.
     Lookup,
+    /// The text before a change. Only an [edit](crate::edit()) has one; as an option it is no drafts.
+    OldText,
 }
 
 impl DraftSource {
@@ -116,6 +118,7 @@ impl DraftSource {
         match self {
             Self::None => "none",
             Self::Lookup => "lookup",
+            Self::OldText => "old-text",
         }
     }
 }

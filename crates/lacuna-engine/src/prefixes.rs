@@ -7,6 +7,8 @@ use crate::error::Result;
 use crate::session::Prefix;
 
 /// The beginnings of texts that a model has read: one a slot, and others, the least recently used of which make room.
+/// Those without a slot go first as long as they take more than a quarter, so that a long text which nobody asks for again
+/// does not cost editors theirs.
 ///
 /// They are found by comparing tokens, block by block from the first: a few dozen beginnings are compared in less time
 /// than an index over them would take to keep.
@@ -31,8 +33,11 @@ impl Prefixes {
 
     /// Bytes that they take.
     pub(crate) fn bytes(&self) -> u64 {
-        let capacity: usize = self.kept.iter().map(|one| one.prefix.capacity()).sum();
-        self.bytes_per_token.saturating_mul(capacity as u64)
+        self.kept.iter().map(|one| self.bytes_of(&one.prefix)).sum()
+    }
+
+    fn bytes_of(&self, prefix: &Prefix) -> u64 {
+        self.bytes_per_token.saturating_mul(prefix.capacity() as u64)
     }
 
     /// The longest beginning of `tokens` that is kept, that of the slot among equals. It is taken out where most of it
@@ -67,15 +72,28 @@ impl Prefixes {
         copy.map(Some)
     }
 
-    /// Keeps a beginning, in the place of the slot's last one, and lets the oldest go until all fit.
+    /// Keeps a beginning, in the place of the slot's last one, and lets the oldest go until all fit. One that is larger
+    /// than all may be is not kept.
     pub(crate) fn put(&mut self, slot: Option<u64>, prefix: Prefix) {
         if prefix.tokens().is_empty() {
             return;
         }
         self.kept.retain(|one| slot.is_none() || one.slot != slot);
-        self.kept.push(Kept { slot, prefix });
-        while self.bytes() > self.bytes_max && !self.kept.is_empty() {
-            self.kept.remove(0);
+        if self.bytes_of(&prefix) > self.bytes_max {
+            return;
         }
+        self.kept.push(Kept { slot, prefix });
+        while self.bytes() > self.bytes_max {
+            let Some(at) = self.oldest() else { return };
+            self.kept.remove(at);
+        }
+    }
+
+    /// The one to let go: the oldest of those without a slot where they take more than a quarter, else the oldest of a slot.
+    fn oldest(&self) -> Option<usize> {
+        let free = |one: &&Kept| one.slot.is_none();
+        let bytes: u64 = self.kept.iter().filter(free).map(|one| self.bytes_of(&one.prefix)).sum();
+        let is_free = bytes > self.bytes_max / 4;
+        self.kept.iter().position(|one| one.slot.is_none() == is_free)
     }
 }

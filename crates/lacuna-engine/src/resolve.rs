@@ -164,6 +164,14 @@ impl Resolved {
         Some(self.attention).filter(|_| self.algorithm() != Algorithm::Autoregressive)
     }
 
+    /// The number of tokens that are refined together: one where the text is written token by token.
+    pub fn block_size(&self) -> usize {
+        match &self.plan {
+            Plan::Autoregressive(request) | Plan::Blocks(request) => request.block_size().get(),
+            Plan::Reference(settings) => settings.block_length,
+        }
+    }
+
     /// The algorithm, with its settings.
     pub fn algorithm(&self) -> Algorithm {
         match self.plan {
@@ -281,7 +289,7 @@ fn lookup(
         options.drafts.unwrap_or(if pays { DraftSource::Lookup } else { DraftSource::None }),
         refusal,
     ) {
-        (DraftSource::None, _) => Ok(None),
+        (DraftSource::None | DraftSource::OldText, _) => Ok(None),
         (DraftSource::Lookup, Some(reason)) => {
             Err(unsupported(format!("{} lookup: this is {reason}", Knob::Drafts)))
         }

@@ -108,9 +108,11 @@ impl KvCache {
 
     /// The number of tokens that a cache has room for after it grew to hold `tokens`, for whoever plans its memory.
     /// It is an eighth more: if caches doubled, the token after a long prompt would take as much memory again as the
-    /// prompt.
+    /// prompt. Rounded up to a multiple of 64, so that the buffer of a text that is done with is one for the next, and a
+    /// server's memory does not crumble into pieces of every size.
     pub fn capacity_for(tokens: usize) -> usize {
-        tokens.saturating_add(tokens / 8 + 32)
+        let wanted = tokens.saturating_add(tokens / 8 + 32);
+        wanted.checked_next_multiple_of(64).unwrap_or(wanted)
     }
 
     /// Makes room for `n` tokens in all.

@@ -30,7 +30,7 @@ use crate::{Denoiser, Segment, Speculative, View};
 #[derive(Debug, Default)]
 pub struct Decoder {
     active: Vec<Turn>,
-    joining: Vec<Sequence>,
+    joining: Vec<Turn>,
     next_id: usize,
     sampler: CandidateSampler,
 }
@@ -95,7 +95,7 @@ impl Decoder {
     pub fn push(&mut self, request: Request) -> Result<usize> {
         let id = self.next_id;
         self.next_id += 1;
-        self.joining.push(Sequence::new(id, request)?);
+        self.joining.push(Turn::new(Sequence::new(id, request)?));
         Ok(id)
     }
 
@@ -107,7 +107,7 @@ impl Decoder {
     /// number of tokens.
     pub fn push_with(&mut self, request: Request, guidance: Guidance) -> Result<usize> {
         let id = self.push(request)?;
-        let Some(sequence) = self.joining.last_mut() else { return Ok(id) };
+        let Some(Turn { sequence, .. }) = self.joining.last_mut() else { return Ok(id) };
         sequence.drafter = guidance.drafter;
         let constrained = guidance.constraint.map(|constraint| sequence.constrain(constraint));
         if let Some(Err(error)) = constrained {
@@ -157,11 +157,11 @@ impl Decoder {
         mut observer: impl FnMut(Event<'_>) -> ControlFlow<usize>,
     ) -> Step {
         let mut step = Step::default();
-        for sequence in self.joining.drain(..) {
-            match prefill(denoiser, &sequence) {
-                Ok(()) => self.active.push(Turn::new(sequence)),
+        for turn in self.joining.drain(..) {
+            match prefill(denoiser, &turn.sequence) {
+                Ok(()) => self.active.push(turn),
                 // There is nothing to release, and the number may be another decoder's sequence.
-                Err(error) => step.failed.push(Failure { request: sequence.id, error }),
+                Err(error) => step.failed.push(Failure { request: turn.sequence.id, error }),
             }
         }
         // Those that are held keep their places among the others.
@@ -197,9 +197,10 @@ impl Decoder {
     }
 
     /// Leaves requests out of the passes that follow, until another call lets them go on: those for which `is_held` says
-    /// so by their numbers. A request that is about to join joins first. What they write does not depend on it.
+    /// so by their numbers. One that is about to join does so, its prompt is read, and it is held as the others are. What
+    /// they write does not depend on it.
     pub fn hold(&mut self, is_held: impl Fn(usize) -> bool) {
-        for turn in &mut self.active {
+        for turn in self.active.iter_mut().chain(&mut self.joining) {
             turn.is_held = is_held(turn.sequence.id);
         }
     }
@@ -211,12 +212,12 @@ impl Decoder {
     /// [`Error::NotUnderWay`] for a number that no request under way has.
     pub fn cancel(&mut self, denoiser: &mut impl Denoiser, request: usize) -> Result<Generation> {
         let active = self.active.iter().position(|turn| turn.sequence.id == request);
-        let joining = self.joining.iter().position(|sequence| sequence.id == request);
+        let joining = self.joining.iter().position(|turn| turn.sequence.id == request);
         let mut sequence = if let Some(at) = active {
             denoiser.release(request);
             self.active.remove(at).sequence
         } else if let Some(at) = joining {
-            self.joining.remove(at)
+            self.joining.remove(at).sequence
         } else {
             return Err(Error::NotUnderWay { request });
         };

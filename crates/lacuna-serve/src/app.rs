@@ -5,7 +5,7 @@ use lacuna_engine::{GenerateOptions, Model, Resolved};
 use lacuna_text::{ChatTemplate, Fim, Tokenizer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::api::ApiError;
@@ -113,10 +113,11 @@ impl App {
         for (task, permit) in tasks.into_iter().zip(permits) {
             let (to, from) = mpsc::channel(NEWS_MAX);
             let Way { class, key, slot, deadline, watch } = way;
-            let job = Job { task, class, key, slot, deadline, watch, to, permit: Some(permit) };
-            self.orders
-                .send(job)
-                .map_err(|_| ApiError::broken("the thread that decodes has ended"))?;
+            let (came, permit) = (Instant::now(), Some(permit));
+            let job = Job { task, class, key, slot, deadline, watch, came, to, permit };
+            if !self.orders.send(job) {
+                return Err(ApiError::broken("the thread that decodes has ended"));
+            }
             heard.push(from);
         }
         Ok(heard)

@@ -21,12 +21,20 @@ pub(crate) struct Metrics {
     pub(crate) waiting: AtomicU64,
     pub(crate) prefix_bytes: AtomicU64,
     pub(crate) connections: AtomicU64,
+    /// Microseconds that passes took.
+    pub(crate) editors_us: AtomicU64,
+    pub(crate) others_us: AtomicU64,
     costs: Mutex<Vec<(usize, f64)>>,
 }
 
 impl Metrics {
     pub(crate) fn add(counter: &AtomicU64, n: usize) {
         counter.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    /// Counts seconds of work.
+    pub(crate) fn used(of: &AtomicU64, seconds: f64) {
+        of.fetch_add((seconds.max(0.0) * 1e6).round() as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn set(gauge: &AtomicU64, value: u64) {
@@ -97,6 +105,14 @@ impl Metrics {
                 text,
                 "lacuna_http_requests_total{{path=\"{path}\",status=\"{status}\"}} {n}"
             );
+        }
+        text.push_str(
+            "# HELP lacuna_busy_seconds_total Seconds of passes, by whom they were for.\n",
+        );
+        text.push_str("# TYPE lacuna_busy_seconds_total counter\n");
+        for (class, us) in [("editors", &self.editors_us), ("others", &self.others_us)] {
+            let seconds = us.load(Ordering::Relaxed) as f64 / 1e6;
+            let _ = writeln!(text, "lacuna_busy_seconds_total{{for=\"{class}\"}} {seconds:.6}");
         }
         text.push_str("# HELP lacuna_pass_seconds A pass by its rows, measured at the start.\n");
         text.push_str("# TYPE lacuna_pass_seconds gauge\n");

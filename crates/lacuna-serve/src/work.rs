@@ -5,6 +5,8 @@ mod job;
 mod news;
 mod prompts;
 mod queue;
+mod running;
+mod sharing;
 mod solo;
 mod turns;
 mod worker;

@@ -312,7 +312,7 @@ fn conclude(
         Err(_) if shown_only => Some(answer.clone()),
         Err(_) => None,
     };
-    report(args, file, new.as_deref(), (edited, drafted), found.as_ref().err())?;
+    report(args, file, new.as_deref(), edited, found.as_ref().err())?;
     match found {
         Err(reason) if !shown_only => {
             if !args.show.quiet && !args.show.json && !cut {
@@ -351,14 +351,11 @@ fn report(
     args: &Args,
     file: &UserFile,
     new: Option<&str>,
-    (edited, drafted): (&Completion, bool),
+    edited: &Completion,
     refused: Option<&String>,
 ) -> Result<()> {
     let diff = new.filter(|_| args.diff).map(|new| file.diff(new));
-    let mut more = json!({
-        "draft": if drafted { "old-text" } else { "none" },
-        "cache_precision": args.decode.cache_precision.name(),
-    });
+    let mut more = json!({ "cache_precision": args.decode.cache_precision.name() });
     if let Some(diff) = &diff {
         more["diff"] = diff.as_str().into();
     }

@@ -15,7 +15,7 @@ use super::show::read_text;
 pub(crate) struct DraftArgs {
     /// Source of guesses at the text that follows, many of which are checked in one pass: the text is the same in fewer
     /// passes. lookup: where the last few tokens stood before, in the prompt, the file and what is written so far; none:
-    /// no guesses. Default: lookup for an autoregressive model and one text, else none
+    /// no guesses. Default: lookup for an autoregressive model (not for a file of prompts), else none
     #[arg(long, value_name = "SOURCE", value_parser = draft_source)]
     draft: Option<DraftSource>,
 }

@@ -1,6 +1,7 @@
 //! `lacuna serve` keeps a model open and answers editors, chat clients and a browser.
 
 use anyhow::{Context, Result};
+use lacuna::Resolved;
 use lacuna_serve::{Access, AccessLog, Limits, ServeOptions, Stop};
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -9,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Usage;
 use super::decode_args::DecodeArgs;
+use super::guidance_args::DraftArgs;
 use super::model_args::ModelArgs;
 use super::sizes::ByteSize;
 
@@ -64,6 +66,8 @@ pub(crate) struct Args {
     model: ModelArgs,
     #[command(flatten)]
     decode: DecodeArgs,
+    #[command(flatten)]
+    draft: DraftArgs,
 }
 
 /// The text that memory is planned for: a long prompt of an editor.
@@ -86,7 +90,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Err(Usage(message).into());
     }
     let model = args.model.open(args.decode.work(PROMPT_BYTES))?;
-    let defaults = args.decode.sampled_options(&model)?;
+    let mut defaults = args.decode.sampled_options(&model)?;
+    args.draft.set(&args.decode, &mut defaults)?;
+    // What no request can be decoded with is said at once.
+    Resolved::new(&model, vec![0], &defaults)?;
     let name = args.alias.clone().unwrap_or_else(|| name(model.path()));
     let log = (!args.quiet).then(|| AccessLog::new(told));
     let memory = model.memory_left(args.model.memory.unwrap_or_default());

@@ -73,6 +73,22 @@ fn it_says_where_it_listens_writes_what_generate_writes_and_ends_at_a_signal() {
 }
 
 #[test]
+fn drafts_are_a_flag_as_elsewhere_and_change_no_token() {
+    let body = r#"{"prompt": "x = 1\nx = 1\nx = 1\n", "max_tokens": 40, "threshold": 0.01}"#;
+    let texts = ["none", "lookup"].map(|source| {
+        let (mut child, address) = serve(&["--quiet", "--draft", source]);
+        let answer: serde_json::Value = serde_json::from_str(&post(&address, body)).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        answer["choices"][0]["text"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(texts[0], texts[1]);
+    let wrong = lacuna(&["serve", "--model", &tiny(), "--port", "0", "--draft", "guess"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(said(&wrong).contains("none or lookup"), "{}", said(&wrong));
+}
+
+#[test]
 fn beyond_loopback_it_wants_keys_and_says_so() {
     let open = lacuna(&["serve", "--model", &tiny(), "--host", "0.0.0.0", "--port", "0"]);
     assert_eq!(open.status.code(), Some(2));

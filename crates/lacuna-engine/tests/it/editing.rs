@@ -235,7 +235,7 @@ fn an_edit_looks_nothing_up_and_keeps_to_its_pattern() {
         let mut session = Session::new(Arc::clone(&model.transformer));
         let go_on = |_: SamplerEvent<'_>| ControlFlow::Continue(());
         let edited = edit_in(&mut session, &model, &request, &old, go_on).unwrap();
-        assert_eq!(edited.draft_source, DraftSource::None, "the old text is the draft");
+        assert_eq!(edited.draft_source, DraftSource::OldText);
         assert!((2..=6).contains(&edited.text.len()), "{}", edited.text);
         assert!(edited.text.bytes().all(|byte| byte.is_ascii_digit()), "{}", edited.text);
     }

@@ -110,6 +110,32 @@ fn what_is_kept_stays_within_its_bytes_and_an_abandoned_reading_is_kept() {
 }
 
 #[test]
+fn texts_without_a_slot_do_not_cost_editors_theirs() {
+    let model = tiny("tiny_tied");
+    // A cache has room for 256 tokens at first.
+    let bytes = model.transformer.cache_bytes_per_token() * 256 * 4;
+    let mut engine = Engine::new(&model, EngineOptions::default()).remembering(bytes);
+    let mut read = |n: usize, slot: Option<u64>| {
+        let mut reading = engine.begin(resolved(&model, n), slot).unwrap();
+        let remembered = reading.remembered();
+        while !engine.read(&mut reading, number(64)).unwrap() {}
+        engine.abandon(reading);
+        assert!(engine.remembered_bytes() <= bytes);
+        remembered
+    };
+    let editors = [12, 13];
+    for slot in editors {
+        read(slot, Some(slot as u64));
+    }
+    let own = editors.map(|slot| read(slot, Some(slot as u64)));
+    for other in 2..8 {
+        read(other, None);
+    }
+    assert_eq!(editors.map(|slot| read(slot, Some(slot as u64))), own);
+    assert!(own.iter().all(|own| *own > 100), "{own:?}");
+}
+
+#[test]
 fn an_edit_behind_what_was_read_is_the_edit_alone_and_ends_where_its_observer_says() {
     let model = tiny("tiny_tied");
     let (prompt, options) = request(3);

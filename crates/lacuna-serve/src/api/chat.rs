@@ -11,7 +11,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::completions::{no_bias, with_seed};
 use super::errors::{ApiError, json_response};
-use super::fields::{new_tokens, read, request, texts, with_ignored};
+use super::fields::{aside, new_tokens, read, request, texts, with_ignored};
 use super::replies::{self, DONE, Events, Names, Snapshot, event, finish_reason, usage};
 use crate::app::App;
 use crate::work::{Class, Reply, Task, Written};
@@ -117,8 +117,8 @@ pub(super) fn conversation(
         ..RenderOptions::default()
     };
     let tokenizer = app.tokenizer()?;
-    // A long conversation keeps the thread for a while; others go on meanwhile.
-    let prompt = tokio::task::block_in_place(|| format.encode(tokenizer, messages, &options));
+    let bytes = messages.iter().map(|message| message.content.len()).sum();
+    let prompt = aside(bytes, || format.encode(tokenizer, messages, &options));
     let prompt = prompt.map_err(|error| ApiError::wrong("messages", error))?;
     Ok((prompt, ends.to_vec()))
 }
@@ -204,9 +204,12 @@ pub(super) async fn completions(
 
 /// Tells whether drafts of a request are verified.
 pub(super) fn takes_drafts(app: &App, request: &Resolved) -> bool {
-    // Under full attention the whole text is one block.
-    let blocks = request.algorithm() == Algorithm::Blocks && request.attention != Attention::Full;
-    blocks && !app.model.is_shifted()
+    match request.algorithm() {
+        Algorithm::Autoregressive => true,
+        // Under full attention the whole text is one block.
+        Algorithm::Blocks => request.attention != Attention::Full && !app.model.is_shifted(),
+        Algorithm::Reference => false,
+    }
 }
 
 /// A message in a role that templates know.

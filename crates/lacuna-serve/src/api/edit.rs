@@ -173,6 +173,7 @@ async fn answer(
 fn drafts(written: &Written) -> serde_json::Value {
     let drafts = &written.completion.drafts;
     serde_json::json!({
+        "source": written.completion.draft_source.name(),
         "drafted_blocks": drafts.drafted_blocks,
         "accepted_blocks": drafts.accepted_blocks,
         "passes_saved": drafts.passes_saved,

@@ -252,7 +252,12 @@ impl Shared<'_> {
         }
         if let Some(name) = self.attention {
             let attention = name.parse::<Attention>();
-            options.attention = Some(attention.map_err(|e| ApiError::wrong("attention", e))?);
+            let attention = attention.map_err(|e| ApiError::wrong("attention", e))?;
+            if attention == Attention::Full {
+                // One block is the whole text: the server's drafts are for others.
+                options.drafts = None;
+            }
+            options.attention = Some(attention);
         }
         if let Some(stop) = self.stop {
             options.stop = stops(stop)?;
@@ -443,6 +448,16 @@ fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let rest = json.end();
     rest.map_err(|error| ApiError::refused(format!("the body is no JSON: {error}")))?;
     Ok(parsed)
+}
+
+/// Does something with a text of so many bytes. A long one keeps the thread for a while, and others go on meanwhile; a
+/// short one is done before another thread would have woken up.
+pub(super) fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    const LONG: usize = 16 << 10;
+    match bytes < LONG {
+        true => work(),
+        false => tokio::task::block_in_place(work),
+    }
 }
 
 /// Names in a header the fields that were not followed.

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::completions::with_seed;
 use super::errors::{ApiError, json_response};
-use super::fields::{new_tokens, read, request, texts, with_ignored};
+use super::fields::{aside, new_tokens, read, request, texts, with_ignored};
 use super::replies::{self, Events, event, timings};
 use crate::app::App;
 use crate::work::{Class, Reply, Task, Written};
@@ -70,8 +70,11 @@ pub(super) async fn infill(
     let most = new_tokens(asked.n_predict, MAX_NEW_TOKENS);
     let mut options = shared.options(&app, most.max(1))?;
     options.eos_ids.get_or_insert_with(|| app.middle_ends(fim));
-    // Long texts keep the thread for a while; others go on meanwhile.
-    let (prompt, truncated) = tokio::task::block_in_place(|| prompt(&app, fim, &asked, most))?;
+    let extra = asked.input_extra.iter().flatten().map(|chunk| chunk.text.len());
+    let texts = [&asked.input_prefix, &asked.input_suffix, &asked.prompt];
+    let texts = texts.into_iter().flatten().map(String::len);
+    let bytes = extra.chain(texts).sum();
+    let (prompt, truncated) = aside(bytes, || prompt(&app, fim, &asked, most))?;
     let resolved = app.resolved(prompt, &options)?;
     let mut way = shared.way(caller);
     let frame = Frame {

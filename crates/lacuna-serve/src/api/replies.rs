@@ -103,11 +103,12 @@ pub(super) fn usage(written: &[&Written], per_prompt: usize) -> Value {
     })
 }
 
-/// The times and counts that llama.cpp tells of a text, and the passes that it does not know.
+/// The times and counts that llama.cpp tells of a text, and those that it does not know: what it waited for, its passes,
+/// and the rows of others in them.
 pub(super) fn timings(written: &Written) -> Value {
-    let Written { completion, remembered, prompt_seconds, .. } = written;
+    let Written { completion, remembered, times, .. } = written;
     let (prompt, new) = (completion.prompt_tokens - remembered, completion.tokens.len());
-    let prompt_ms = prompt_seconds * 1e3;
+    let prompt_ms = times.prompt * 1e3;
     let new_ms = (completion.seconds.prefill + completion.seconds.decode) * 1e3;
     let each = |ms: f64, n: usize| if n > 0 { ms / n as f64 } else { 0.0 };
     let rate = |ms: f64, n: usize| if ms > 0.0 { n as f64 / ms * 1e3 } else { 0.0 };
@@ -121,7 +122,10 @@ pub(super) fn timings(written: &Written) -> Value {
         "predicted_ms": new_ms,
         "predicted_per_token_ms": each(new_ms, new),
         "predicted_per_second": rate(new_ms, new),
+        "waited_ms": times.waited * 1e3,
+        "held_ms": times.held * 1e3,
         "passes": completion.forwards,
+        "rows_beside": times.rows_beside(),
         "tokens_per_pass": completion.tokens_per_forward(),
     })
 }

@@ -1,15 +1,18 @@
-//! Knows what a pass costs by its rows, and so how many requests are worth decoding at once.
+//! Knows what a pass costs by its rows, and so which requests are worth decoding at once.
 
 use lacuna_engine::{Model, pass_seconds};
 use std::num::NonZeroUsize;
-use std::time::Duration;
-
-/// Passes that a request with a deadline should get before it, with all that are decoded beside it.
-const PASSES_MIN: u32 = 8;
 
 /// Seconds of a pass at some numbers of rows, rising.
 #[derive(Clone, Debug)]
 pub(crate) struct Costs(Vec<(usize, f64)>);
+
+/// A number of requests together: the rows of a pass over them, and the tokens that it is likely to write.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Load {
+    pub(super) rows: usize,
+    pub(super) tokens: f64,
+}
 
 impl Costs {
     /// Rows at which a pass is measured.
@@ -38,9 +41,10 @@ impl Costs {
     }
 
     /// Seconds of a pass over so many rows: on the line between two points, or beyond the last on that of the last two.
+    /// No pass is over none.
     pub(crate) fn seconds(&self, rows: usize) -> f64 {
         let points = &self.0;
-        let Some((last, _)) = points.last() else { return 0.0 };
+        let Some((last, _)) = points.last().filter(|_| rows > 0) else { return 0.0 };
         let pair = match points.iter().position(|(at, _)| *at >= rows) {
             Some(0) => return points[0].1,
             Some(at) => [points[at - 1], points[at]],
@@ -51,27 +55,23 @@ impl Costs {
         low + (high - low) * (rows as f64 - from as f64) / (to - from) as f64
     }
 
-    /// The number of requests that are decoded at once: as long as another one adds to the tokens a second, and, where
-    /// one of them has a deadline, a pass of all leaves it [`PASSES_MIN`] passes. At least 1, at most `most`.
-    pub(crate) fn at_once(
-        &self,
-        block_size: NonZeroUsize,
-        deadline: Option<Duration>,
-        most: usize,
-    ) -> usize {
-        let pass = |requests: usize| self.seconds(requests * block_size.get());
-        let slowest = deadline.map(|deadline| deadline.as_secs_f64() / f64::from(PASSES_MIN));
-        let mut requests = 1;
-        while requests < most {
-            let (now, more) = (pass(requests), pass(requests + 1));
-            // Tokens a second rise where the next request's share is less than those before it have.
-            let gains = more * (requests as f64) < now * (requests + 1) as f64;
-            if !gains || slowest.is_some_and(|slowest| more > slowest) {
-                break;
+    /// The most rows, up to `most`, of a pass that takes no longer than so many seconds; at least one.
+    pub(super) fn rows_within(&self, seconds: f64, most: usize) -> usize {
+        let (mut fits, mut above) = (1, most + 1);
+        while fits + 1 < above {
+            let middle = fits.midpoint(above);
+            match self.seconds(middle) <= seconds {
+                true => fits = middle,
+                false => above = middle,
             }
-            requests += 1;
         }
-        requests
+        fits
+    }
+
+    /// Tells whether a pass with `more` in it writes more tokens a second than one without.
+    pub(super) fn gains(&self, load: Load, more: Load) -> bool {
+        let (now, then) = (self.seconds(load.rows), self.seconds(load.rows + more.rows));
+        load.rows == 0 || then * load.tokens < now * (load.tokens + more.tokens)
     }
 }
 
@@ -79,39 +79,34 @@ impl Costs {
 mod tests {
     use super::*;
 
-    const FOUR: NonZeroUsize = NonZeroUsize::new(4).unwrap();
-
     #[test]
     fn a_curve_is_followed_between_its_points_and_beyond() {
         let costs = Costs::new(vec![(1, 1.0), (4, 4.0), (8, 3.0), (16, 12.0)]);
+        assert_eq!(costs.seconds(0), 0.0);
         assert_eq!(costs.seconds(1), 1.0);
         assert_eq!(costs.seconds(2), 2.0);
         assert_eq!(costs.seconds(8), 4.0, "more rows are not cheaper");
         assert_eq!(costs.seconds(24), 20.0);
+        let rows = [0.0, 1.0, 2.9, 4.0, 12.0, 20.0, 1e9].map(|most| costs.rows_within(most, 128));
+        assert_eq!(rows, [1, 1, 2, 8, 16, 24, 128]);
+    }
+
+    /// The number of texts in blocks of four, all alike, that are worth decoding at once.
+    fn at_once(costs: &Costs) -> usize {
+        let load = |texts: usize| Load { rows: 4 * texts, tokens: texts as f64 };
+        (0..16).take_while(|texts| costs.gains(load(*texts), load(1))).count()
     }
 
     #[test]
     fn requests_are_added_while_they_add_to_the_tokens_a_second() {
         // A row costs as much as the pass itself.
         let shared = Costs::new(vec![(1, 2.0), (32, 33.0)]);
-        assert_eq!(shared.at_once(FOUR, None, 16), 16);
+        assert_eq!(at_once(&shared), 16);
         // Nothing is shared.
         let apart = Costs::new(vec![(1, 1.0), (32, 32.0)]);
-        assert_eq!(apart.at_once(FOUR, None, 16), 1);
+        assert_eq!(at_once(&apart), 1);
         // Until the machine is full.
         let filled = Costs::new(vec![(1, 1.0), (16, 1.5), (32, 9.0)]);
-        assert_eq!(filled.at_once(FOUR, None, 16), 4);
-    }
-
-    #[test]
-    fn a_deadline_leaves_room_for_its_passes() {
-        let costs = Costs::new(vec![(1, 0.1), (32, 0.41)]);
-        assert_eq!(costs.at_once(FOUR, Some(Duration::from_secs(60)), 16), 16);
-        assert_eq!(costs.at_once(FOUR, Some(Duration::from_millis(1600)), 16), 2);
-        assert_eq!(
-            costs.at_once(FOUR, Some(Duration::from_millis(1)), 16),
-            1,
-            "it runs all the same"
-        );
+        assert_eq!(at_once(&filled), 4);
     }
 }

@@ -2,11 +2,12 @@
 
 use lacuna_engine::{Completion, Resolved};
 use lacuna_likelihood::TokenScore;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::queue::Class;
+use super::running::Times;
 
 /// A request on its way through the thread that decodes.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct Job {
     pub(crate) deadline: Option<Duration>,
     /// True if every pass is told of.
     pub(crate) watch: bool,
+    /// The time at which it was handed over.
+    pub(crate) came: Instant,
     pub(crate) to: mpsc::Sender<Reply>,
     /// Its place among those that the server takes on; free again when it is dropped.
     #[expect(dead_code, reason = "it is held, not read")]
@@ -83,8 +86,8 @@ pub(crate) struct Written {
     pub(crate) completion: Completion,
     /// Tokens of its prompt that were remembered.
     pub(crate) remembered: usize,
-    /// Seconds in which its prompt was read, those of others between its parts included.
-    pub(crate) prompt_seconds: f64,
+    /// Where its time went.
+    pub(crate) times: Times,
     /// True if its deadline ended it.
     pub(crate) late: bool,
 }
@@ -93,6 +96,12 @@ impl Job {
     /// Tells whether nobody listens any more.
     pub(crate) fn is_gone(&self) -> bool {
         self.class != Class::Background && self.to.is_closed()
+    }
+
+    /// Tells whether its reader lags: half of the news that it may leave are waiting. Nothing more is written for it until
+    /// it has taken some of them.
+    pub(crate) fn lags(&self) -> bool {
+        self.class != Class::Background && 2 * self.to.capacity() < self.to.max_capacity()
     }
 
     /// Tells the handler, and says whether it can be told: one that takes nothing loses its request.

@@ -3,24 +3,22 @@
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
+use super::cost::Load;
 use super::job::{Reply, Task};
 use super::queue::Class;
-use super::worker::{Opening, Running, Settings, Solo, Worker};
+use super::running::Running;
+use super::worker::{Opening, Settings, Solo, Worker};
 use crate::metrics::Metrics;
 
 /// Editors that are decoded beside as many others as there may be.
-pub(super) const EDITORS: usize = 2;
-
-/// The share of what is read between two passes that a prompt gets which is less urgent than what is decoded.
-const SMALL_PART: usize = 4;
+const EDITORS: usize = 2;
 
 impl Worker<'_> {
-    /// Reads so many tokens of prompts, those of editors first, and lets the requests join whose prompts are read. Those of
-    /// others go on where `all` may. Returns the seconds that these took.
-    pub(super) fn read_prompts(&mut self, all: bool) -> f64 {
-        let (mut rows, mut of_others) = (self.settings.prompt_rows.get(), 0.0);
-        let editors_wait = self.editors_wait();
-        while rows > 0 {
+    /// Reads a part of the prompts, those of editors first, and lets the requests join whose prompts are read. Those of
+    /// others go on where `all` may. Returns the seconds that these took, and whether there was anything to do.
+    pub(super) fn read_prompts(&mut self, all: bool) -> (f64, bool) {
+        let (mut left, mut of_others, mut worked) = (1.0, 0.0, false);
+        while left > 0.0 {
             for class in Class::ALL.into_iter().filter(|class| all || *class == Class::Editor) {
                 if !self.openings.iter().any(|opening| opening.job.class == class)
                     && self.has_room(class)
@@ -28,27 +26,21 @@ impl Worker<'_> {
                     self.open(class);
                 }
             }
-            let Some(at) = self.next_opening(all) else { return of_others };
+            let Some(at) = self.next_opening(all) else { return (of_others, worked) };
+            worked = true;
             let (class, began) = (self.openings[at].job.class, Instant::now());
-            let opening = &mut self.openings[at];
+            let most = self.rows_at_once(class);
+            let part = NonZeroUsize::new((most as f64 * left).ceil() as usize);
             let before = self.engine.prompt_rows();
-            let is_urgent = match class {
-                Class::Editor => true,
-                Class::Batch => !editors_wait,
-                Class::Background => self.running.is_empty(),
-            };
-            if !is_urgent {
-                // Others wait while it is read.
-                rows = rows.min(self.settings.prompt_rows.get() / SMALL_PART);
-            }
-            let part = NonZeroUsize::new(rows).unwrap_or(NonZeroUsize::MIN);
-            let read = self.engine.read(&mut opening.reading, part);
+            let opening = &mut self.openings[at];
+            let read = self.engine.read(&mut opening.reading, part.unwrap_or(NonZeroUsize::MIN));
             let taken = self.engine.prompt_rows() - before;
-            rows = rows.saturating_sub(taken.max(1));
+            left -= taken.max(1) as f64 / most as f64;
             self.queue.charge(self.openings[at].job.key, taken);
-            if class != Class::Editor {
-                of_others += began.elapsed().as_secs_f64();
-            }
+            let seconds = began.elapsed().as_secs_f64();
+            let is_other = class != Class::Editor;
+            of_others += if is_other { seconds } else { 0.0 };
+            self.used(if is_other { seconds } else { 0.0 }, seconds);
             match read {
                 Ok(false) => {}
                 Ok(true) => {
@@ -62,16 +54,28 @@ impl Worker<'_> {
                 }
             }
         }
-        of_others
+        (of_others, worked)
+    }
+
+    /// Tokens of a prompt that are read between two passes: as many as the settings say, and where somebody waits
+    /// meanwhile who is as urgent, no more than are read in a [short](Self::short) time.
+    fn rows_at_once(&self, class: Class) -> usize {
+        let most = self.settings.prompt_rows.get();
+        let runs = |one: &Running| one.job.class <= class && !one.job.lags();
+        let waits = self.running.values().any(runs) || self.queue.has(Class::Editor);
+        match waits || class != Class::Editor && self.is_typed() {
+            true => self.settings.costs.rows_within(self.short(), most),
+            false => most,
+        }
     }
 
     /// The seconds that a part of another's prompt is likely to take beside editors; none where nothing is to be read.
     pub(super) fn others_reading(&self) -> f64 {
         let is_other = |class: Class| class != Class::Editor;
         let opened = self.openings.iter().any(|one| is_other(one.job.class));
-        let waits = || Class::ALL.into_iter().any(|class| is_other(class) && self.queue.has(class));
-        match opened || waits() {
-            true => self.settings.costs.seconds(self.settings.prompt_rows.get() / SMALL_PART),
+        let waits = |class: Class| is_other(class) && self.queue.has(class) && self.has_room(class);
+        match opened || Class::ALL.into_iter().any(waits) {
+            true => self.settings.costs.seconds(self.rows_at_once(Class::Batch)),
             false => 0.0,
         }
     }
@@ -82,19 +86,27 @@ impl Worker<'_> {
         classes.filter(|(class, _)| all || *class == Class::Editor).min().map(|(_, at)| at)
     }
 
-    /// Tells whether another request of a class may begin.
-    fn has_room(&self, class: Class) -> bool {
+    /// Tells whether another request of a class may begin: the next of others where it adds to the tokens a second, or all
+    /// that are decoded have had much.
+    pub(super) fn has_room(&self, class: Class) -> bool {
+        let Settings { running_max, block_size, costs, .. } = &self.settings;
+        let takes_part = || self.running.values().filter(|one| !one.job.lags());
         let others = |one: &&Opening| one.job.class != Class::Background;
-        let taken = self.running.len()
-            + self.openings.iter().filter(others).count()
+        let apart = self.openings.iter().filter(others).count()
             + self.solos.len()
             + usize::from(self.solo.is_some());
-        let deadline = self.running.values().filter_map(|one| one.job.deadline).min();
-        let Settings { running_max, block_size, costs, .. } = &self.settings;
+        let taken = takes_part().count() + apart;
         match class {
-            Class::Editor => taken < running_max.get() + EDITORS,
-            Class::Batch => taken < costs.at_once(*block_size, deadline, running_max.get()),
             Class::Background => true,
+            Class::Editor => taken < running_max.get() + EDITORS,
+            Class::Batch => {
+                let sizes = takes_part().filter(|one| !one.had_much()).map(|one| one.block_size);
+                let sizes = sizes.chain(std::iter::repeat_n(block_size.get(), apart));
+                let rows: usize = sizes.sum();
+                // Tokens are not known yet: as many a row as the others have.
+                let load = |rows: usize| Load { rows, tokens: rows as f64 };
+                taken < running_max.get() && costs.gains(load(rows), load(block_size.get()))
+            }
         }
     }
 
@@ -119,7 +131,8 @@ impl Worker<'_> {
         match self.engine.begin(*request, job.slot) {
             Ok(reading) => {
                 Metrics::add(&self.counters.metrics.remembered_tokens, reading.remembered());
-                self.openings.push(Opening { job, reading, began: Instant::now() });
+                let waited = job.came.elapsed().as_secs_f64();
+                self.openings.push(Opening { job, reading, began: Instant::now(), waited });
             }
             Err(error) => {
                 job.tell(Reply::Refused(error.to_string()));
@@ -146,21 +159,23 @@ impl Worker<'_> {
             }
             _ if opening.job.class == Class::Background => self.engine.abandon(opening.reading),
             _ => {
-                let Opening { job, reading, began } = opening;
+                let (job, reading, times) = opening.into_parts();
                 let remembered = reading.remembered();
-                let prompt_tokens = reading.request().prompt.len();
-                let joined = Instant::now();
-                let prompt_seconds = (joined - began).as_secs_f64();
+                let request = reading.request();
+                let (prompt_tokens, block_size) = (request.prompt.len(), request.block_size());
                 match self.engine.join(reading) {
                     Ok(id) => {
-                        let blocks = 0;
                         let running = Running {
                             job,
                             remembered,
-                            prompt_seconds,
-                            joined,
+                            times,
+                            joined: Instant::now(),
                             prompt_tokens,
-                            blocks,
+                            blocks: 0,
+                            written: 0,
+                            block_size,
+                            queued: prompt_tokens % block_size,
+                            had: 0,
                         };
                         self.running.insert(id, running);
                     }

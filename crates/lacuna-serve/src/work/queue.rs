@@ -17,12 +17,12 @@ impl Class {
     pub(crate) const ALL: [Self; 3] = [Self::Editor, Self::Batch, Self::Background];
 }
 
-/// Requests that wait, by class and by key. Within a class the key that has had the fewest tokens so far comes next, and
-/// its requests in the order in which they came.
+/// Requests that wait, by class and by key. Within a class the key that has had the fewest rows of passes so far comes
+/// next, and its requests in the order in which they came.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     waiting: BTreeMap<(Class, usize), VecDeque<T>>,
-    /// Tokens that each key has had.
+    /// Rows that each key has had.
     had: BTreeMap<usize, u64>,
 }
 
@@ -31,26 +31,32 @@ impl<T> Queue<T> {
         Self { waiting: BTreeMap::new(), had: BTreeMap::new() }
     }
 
-    pub(crate) fn push(&mut self, class: Class, key: usize, item: T) {
-        if !self.waiting.keys().any(|(_, waiting)| *waiting == key) {
+    /// Takes a request, given the keys of those that are under way.
+    pub(crate) fn push(&mut self, class: Class, key: usize, item: T, under_way: &[usize]) {
+        let here = || self.waiting.keys().map(|(_, key)| key).chain(under_way);
+        if !here().any(|other| *other == key) {
             // A key that comes back does not get what was free while nobody was there.
-            let least = self.waiting.keys().filter_map(|(_, key)| self.had.get(key)).min();
-            let least = least.copied().unwrap_or(0);
+            let least = here().map(|key| self.had(*key)).min().unwrap_or(0);
             let had = self.had.entry(key).or_default();
             *had = (*had).max(least);
         }
         self.waiting.entry((class, key)).or_default().push_back(item);
     }
 
-    /// Counts tokens that a key has had.
-    pub(crate) fn charge(&mut self, key: usize, tokens: usize) {
-        *self.had.entry(key).or_default() += tokens as u64;
+    /// Counts rows that a key has had.
+    pub(crate) fn charge(&mut self, key: usize, rows: usize) {
+        *self.had.entry(key).or_default() += rows as u64;
+    }
+
+    /// The rows that a key has had.
+    pub(crate) fn had(&self, key: usize) -> u64 {
+        self.had.get(&key).copied().unwrap_or(0)
     }
 
     /// The next of a class.
     pub(crate) fn pop(&mut self, class: Class) -> Option<T> {
         let keys = self.waiting.keys().filter(|(waiting, _)| *waiting == class);
-        let next = keys.min_by_key(|(_, key)| self.had.get(key).copied().unwrap_or(0));
+        let next = keys.min_by_key(|(_, key)| self.had(*key));
         let next = *next?;
         let items = self.waiting.get_mut(&next)?;
         let item = items.pop_front();
@@ -101,7 +107,7 @@ mod tests {
     fn keys_take_turns_however_many_requests_one_has() {
         let mut queue = Queue::new();
         for item in ["a1", "a2", "a3", "a4", "b1", "b2"] {
-            queue.push(Class::Batch, item.as_bytes()[0].into(), item);
+            queue.push(Class::Batch, item.as_bytes()[0].into(), item, &[]);
         }
         assert_eq!(order(&mut queue, Class::Batch), ["a1", "b1", "a2", "b2", "a3", "a4"]);
         assert!(queue.is_empty());
@@ -112,17 +118,27 @@ mod tests {
         let mut queue = Queue::new();
         queue.charge(usize::from(b'a'), 1000);
         for item in ["a1", "a2", "b1", "b2"] {
-            queue.push(Class::Batch, item.as_bytes()[0].into(), item);
+            queue.push(Class::Batch, item.as_bytes()[0].into(), item, &[]);
         }
         assert_eq!(order(&mut queue, Class::Batch), ["a1", "b1", "a2", "b2"]);
     }
 
     #[test]
+    fn who_comes_while_others_are_decoded_begins_where_they_are() {
+        let mut queue = Queue::new();
+        queue.charge(0, 1000);
+        queue.push(Class::Batch, 1, "late", &[0]);
+        assert_eq!(queue.had(1), 1000);
+        queue.push(Class::Batch, 2, "with nobody there", &[]);
+        assert_eq!(queue.had(2), 1000, "one that waits is there");
+    }
+
+    #[test]
     fn classes_are_asked_for_apart_and_the_gone_are_dropped() {
         let mut queue = Queue::new();
-        queue.push(Class::Batch, 0, "batch");
-        queue.push(Class::Editor, 0, "gone");
-        queue.push(Class::Editor, 0, "editor");
+        queue.push(Class::Batch, 0, "batch", &[]);
+        queue.push(Class::Editor, 0, "gone", &[]);
+        queue.push(Class::Editor, 0, "editor", &[]);
         assert_eq!(queue.drop_if(|item| *item == "gone"), 1);
         assert_eq!(queue.len(), 2);
         assert_eq!(queue.pop(Class::Background), None);

@@ -28,7 +28,7 @@ impl Worker<'_> {
 
     fn edit(&mut self, opening: Opening, draft: &[u32]) {
         let model = self.model;
-        let (job, reading, prompt) = opening.into_parts();
+        let (job, reading, mut times) = opening.into_parts();
         let remembered = reading.remembered();
         let (request, prefix) = reading.into_parts();
         let mut session = Session::new(Arc::clone(&model.transformer)).remembering();
@@ -42,7 +42,9 @@ impl Worker<'_> {
                     if job.watch {
                         told &= job.tell(Reply::Seen(seen(model, refinement, prompt_tokens)));
                     }
-                    self.after_solo_pass(job.class, since.elapsed());
+                    let pass = since.elapsed();
+                    self.after_solo_pass(job.class, pass);
+                    times.held += (since.elapsed() - pass).as_secs_f64();
                     since = Instant::now();
                 }
                 DecodeEvent::Block(block) => {
@@ -64,13 +66,8 @@ impl Worker<'_> {
         match edited {
             Ok(completion) => {
                 self.solo_done(&job, &completion, remembered);
-                let prompt_seconds = prompt.as_secs_f64();
-                job.tell(Reply::Done(Box::new(Written {
-                    completion,
-                    remembered,
-                    prompt_seconds,
-                    late,
-                })));
+                times.passes = completion.forwards;
+                job.tell(Reply::Done(Box::new(Written { completion, remembered, times, late })));
             }
             Err(error) => {
                 job.tell(Reply::Failed(error.to_string()));

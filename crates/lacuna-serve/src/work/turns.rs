@@ -1,10 +1,14 @@
-//! Shares the time out between editors, for which somebody waits at a keyboard, and all others.
+//! Shares the time out between those who come first and all others: between editors, for which somebody waits at a keyboard,
+//! and the rest, and among these between texts that have had little and those that have had much.
 
-/// The part of the time that the others get while an editor waits.
+/// The part of the time that the others get while an editor, or a text that has had little, waits.
 const OTHERS_SHARE: f64 = 0.25;
 
-/// The time that the others have to their credit while editors wait: a part of what editors have had, less what they had
-/// themselves.
+/// The seconds for which the others may have had the machine in advance. As long as they get their part between editors'
+/// requests, an editor has it to itself: with this much for three times as long.
+const ADVANCE_MAX: f64 = 1.0;
+
+/// The time that the others have to their credit: a part of what editors have had, less what they had themselves.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     seconds: f64,
@@ -18,14 +22,19 @@ impl Turns {
         self.seconds >= seconds
     }
 
+    /// Tells whether they have as much to their credit.
+    pub(super) fn are_due(&self, seconds: f64) -> bool {
+        self.seconds >= seconds
+    }
+
     /// Counts seconds in which an editor waited: those that were its own, and those of the others.
     pub(super) fn passed(&mut self, editors: f64, others: f64) {
         self.seconds += editors * OTHERS_SHARE / (1.0 - OTHERS_SHARE) - others;
     }
 
-    /// No editor waits, or nobody else: nobody owes anybody anything.
-    pub(super) fn settle(&mut self) {
-        self.seconds = 0.0;
+    /// Counts seconds that the others had while no editor waited; nobody owes them anything then.
+    pub(super) fn had_alone(&mut self, others: f64) {
+        self.seconds = (self.seconds.min(0.0) - others).max(-ADVANCE_MAX);
     }
 }
 
@@ -69,7 +78,29 @@ mod tests {
         turns.passed(0.0, 0.15);
         assert!(!turns.may(0.1), "what was not wanted is no credit");
         turns.passed(100.0, 0.0);
-        turns.settle();
+        turns.had_alone(0.0);
         assert!(!turns.may(0.1));
+    }
+
+    #[test]
+    fn editors_have_the_machine_to_themselves_while_the_others_get_their_part_between() {
+        // Requests of half a second, and half a second of others' between each two.
+        let mut turns = Turns::default();
+        turns.had_alone(0.5);
+        for _ in 0..100 {
+            for _ in 0..50 {
+                assert!(!turns.may(0.01));
+                turns.passed(0.01, 0.0);
+            }
+            turns.had_alone(0.5);
+        }
+        // Who types on without a pause shares after a while.
+        let mut editor = 0.0;
+        while !turns.may(0.01) {
+            turns.passed(0.01, 0.0);
+            editor += 0.01;
+        }
+        let most = ADVANCE_MAX * (1.0 - OTHERS_SHARE) / OTHERS_SHARE;
+        assert!((most..most + 0.1).contains(&editor), "{editor}");
     }
 }

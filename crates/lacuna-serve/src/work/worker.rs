@@ -8,19 +8,40 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::cost::Costs;
 use super::job::{Job, Reply, Written};
 use super::news::{finished, seen};
-use super::prompts::EDITORS;
 use super::queue::{Class, Queue};
+use super::running::{Running, Times};
 use super::turns::Turns;
 use crate::metrics::Metrics;
 
 /// The way to the thread.
-pub(crate) type Orders = mpsc::UnboundedSender<Job>;
+#[derive(Clone, Debug)]
+pub(crate) struct Orders {
+    to: mpsc::UnboundedSender<Job>,
+    thread: Thread,
+}
+
+impl Orders {
+    /// Hands a request over, and says whether the thread is there to take it.
+    pub(crate) fn send(&self, job: Job) -> bool {
+        let sent = self.to.send(job).is_ok();
+        self.thread.unpark();
+        sent
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.to.is_closed()
+    }
+}
+
+/// The time after which the thread looks again at readers that lag, where it has nothing else to do.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The settings of the thread.
 #[derive(Clone, Debug)]
@@ -50,7 +71,7 @@ pub(crate) fn start(
     let (to, orders) = mpsc::unbounded_channel();
     let run = move || Worker::new(&model, settings, counters, orders).run();
     let thread = std::thread::Builder::new().name("decode".into()).spawn(run)?;
-    Ok((to, thread))
+    Ok((Orders { to, thread: thread.thread().clone() }, thread))
 }
 
 /// A request whose prompt is being read.
@@ -59,18 +80,8 @@ pub(super) struct Opening {
     pub(super) job: Job,
     pub(super) reading: Reading,
     pub(super) began: Instant,
-}
-
-/// A request that is decoded with others.
-#[derive(Debug)]
-pub(super) struct Running {
-    pub(super) job: Job,
-    pub(super) remembered: usize,
-    pub(super) prompt_seconds: f64,
-    pub(super) joined: Instant,
-    /// Tokens of its prompt, and those that its key was charged for.
-    pub(super) prompt_tokens: usize,
-    pub(super) blocks: usize,
+    /// Seconds until it was begun.
+    pub(super) waited: f64,
 }
 
 /// A request that is decoded by itself, a pass at a time, with a pass of all others after each of its own.
@@ -99,6 +110,10 @@ pub(super) struct Worker<'m> {
     pub(super) solo: Option<Class>,
     pub(super) solo_passes: usize,
     pub(super) turns: Turns,
+    /// Those of texts that have had much, while others have had little.
+    pub(super) late_turns: Turns,
+    /// The time at which an editor asked for something last.
+    pub(super) typed: Option<Instant>,
 }
 
 impl<'m> Worker<'m> {
@@ -108,8 +123,12 @@ impl<'m> Worker<'m> {
         counters: Counters,
         orders: mpsc::UnboundedReceiver<Job>,
     ) -> Self {
-        let running_max = settings.running_max.saturating_add(EDITORS);
-        let options = EngineOptions { running_max, memory: settings.memory, details: true };
+        // As many as have room are let in; those whose readers lag leave their places to others.
+        let options = EngineOptions {
+            running_max: NonZeroUsize::MAX,
+            memory: settings.memory,
+            details: true,
+        };
         let engine = Engine::new(model, options).remembering(settings.prefix_bytes);
         Self {
             model,
@@ -125,6 +144,8 @@ impl<'m> Worker<'m> {
             solo: None,
             solo_passes: 0,
             turns: Turns::default(),
+            late_turns: Turns::default(),
+            typed: None,
         }
     }
 
@@ -137,9 +158,12 @@ impl<'m> Worker<'m> {
                     None => return,
                 }
             }
-            self.turn();
+            let worked = self.turn();
             if let Some(solo) = self.solos.pop_front() {
                 self.alone(solo);
+            } else if !worked {
+                // All wait for readers that lag, or for those to go; an order wakes this thread.
+                std::thread::park_timeout(LOOK_AGAIN);
             }
         }
     }
@@ -151,8 +175,9 @@ impl<'m> Worker<'m> {
             && self.solos.is_empty()
     }
 
-    /// All that happens between two passes, and a pass of all that are decoded together.
-    pub(super) fn turn(&mut self) {
+    /// All that happens between two passes, and a pass of those that are decoded together. Tells whether there was anything
+    /// to do.
+    pub(super) fn turn(&mut self) -> bool {
         while !self.closed {
             match self.orders.try_recv() {
                 Ok(job) => self.take(job),
@@ -162,53 +187,31 @@ impl<'m> Worker<'m> {
         }
         self.drop_gone();
         let editors_wait = self.editors_wait();
-        let others = self.others_seconds();
+        let others = self.others_reading() + self.others_share(&self.taking_part(true)).1;
         let all = !editors_wait || self.turns.may(others);
         let began = Instant::now();
-        let mut of_others = self.read_prompts(all);
-        if !self.engine.is_empty() {
-            let Self { engine, running, .. } = self;
-            engine.hold(|id| !all && running.get(&id).is_some_and(|one| !one.is_editor()));
-            let (share, pass) = (self.others_share(), Instant::now());
-            for event in self.engine.step() {
-                self.tell(event);
-            }
-            of_others += if all { share * pass.elapsed().as_secs_f64() } else { 0.0 };
-            self.end_late();
-        }
+        let (reading, read) = self.read_prompts(all);
+        let (writing, wrote) = self.pass(all);
+        let of_others = reading + writing;
         match editors_wait {
             true => self.turns.passed(began.elapsed().as_secs_f64() - of_others, of_others),
-            false => self.turns.settle(),
+            false => self.turns.had_alone(of_others),
         }
         self.publish();
+        // Whoever asks for something has been kept from a core by the pass.
+        std::thread::yield_now();
+        read || wrote
     }
 
     /// Tells whether an editor is under way, which others should keep waiting as little as can be.
     pub(super) fn editors_wait(&self) -> bool {
-        // One that has no room yet waits for the others to end.
-        let has_room = self.engine.waiting() == 0;
+        let waits = self.queue.has(Class::Editor) && self.has_room(Class::Editor);
         let opened = self.openings.iter().any(|one| one.job.class == Class::Editor);
         let is_solo = self.solo == Some(Class::Editor);
-        has_room && (is_solo || opened || self.running.values().any(Running::is_editor))
-    }
-
-    /// The seconds that the others are likely to take of a turn of all.
-    fn others_seconds(&self) -> f64 {
-        let Settings { block_size, costs, .. } = &self.settings;
-        self.others_reading()
-            + self.others_share() * costs.seconds(self.running.len() * block_size.get())
-    }
-
-    /// The part of a pass of all that the others are.
-    fn others_share(&self) -> f64 {
-        let Settings { block_size, costs, .. } = &self.settings;
-        let editors = self.running.values().filter(|one| one.is_editor()).count();
-        let seconds = |requests: usize| match requests {
-            0 => 0.0,
-            some => costs.seconds(some * block_size.get()),
-        };
-        let all = seconds(self.running.len());
-        if all > 0.0 { 1.0 - seconds(editors) / all } else { 0.0 }
+        let runs = |one: &Running| one.is_editor() && !one.job.lags();
+        // One that has no memory yet waits for the others to end.
+        let has_memory = self.engine.waiting() == 0;
+        has_memory && (waits || is_solo || opened || self.running.values().any(runs))
     }
 
     /// Lets all others have their turn after a pass of a solo, and an editor as many as it is due.
@@ -216,8 +219,10 @@ impl<'m> Worker<'m> {
         match class {
             Class::Editor => self.turns.passed(pass.as_secs_f64(), 0.0),
             _ if self.editors_wait() => self.turns.passed(0.0, pass.as_secs_f64()),
-            _ => {}
+            _ => self.turns.had_alone(pass.as_secs_f64()),
         }
+        let of_others = if class == Class::Editor { 0.0 } else { pass.as_secs_f64() };
+        self.used(of_others, pass.as_secs_f64());
         self.turn();
         if class == Class::Editor {
             return;
@@ -244,12 +249,18 @@ impl<'m> Worker<'m> {
     }
 
     fn take(&mut self, job: Job) {
+        if job.class == Class::Editor {
+            self.typed = Some(Instant::now());
+        }
         if job.class == Class::Background {
             // Only the newest text of an editor is worth reading ahead.
             let slot = job.slot;
             self.queue.drop_if(|other| other.class == Class::Background && other.slot == slot);
         }
-        self.queue.push(job.class, job.key, job);
+        let running = self.running.values().map(|one| &one.job);
+        let opened = self.openings.iter().map(|one| &one.job);
+        let under_way: Vec<usize> = running.chain(opened).map(|job| job.key).collect();
+        self.queue.push(job.class, job.key, job, &under_way);
     }
 
     /// Ends what nobody listens to any more, and everything once the server is to end.
@@ -263,12 +274,13 @@ impl<'m> Worker<'m> {
                 gone += 1;
             }
         }
-        let left: Vec<Id> = self
+        // A reader that lags has its place for as long as nobody waits for the memory.
+        let is_short = self.engine.waiting() > 0;
+        let left = self
             .running
             .iter()
-            .filter(|(_, one)| ending || one.job.is_gone())
-            .map(|(id, _)| *id)
-            .collect();
+            .filter(|(_, one)| ending || one.job.is_gone() || is_short && one.job.lags());
+        let left: Vec<Id> = left.map(|(id, _)| *id).collect();
         for id in left {
             self.cancel(id);
             gone += 1;
@@ -287,7 +299,7 @@ impl<'m> Worker<'m> {
     }
 
     /// Tells a handler what a pass made of its request; ends those who take nothing.
-    fn tell(&mut self, event: Event) {
+    pub(super) fn tell(&mut self, event: Event) {
         let id = event.id();
         let Some(one) = self.running.get_mut(&id) else { return };
         let told = match event {
@@ -298,7 +310,8 @@ impl<'m> Worker<'m> {
             }
             Event::Block { block_start, tokens, .. } => {
                 one.blocks += 1;
-                self.queue.charge(one.job.key, tokens.len());
+                one.written += tokens.len();
+                one.queued = one.block_size;
                 let start = block_start.saturating_sub(one.prompt_tokens);
                 match one.job.watch {
                     true => one.job.tell(Reply::Seen(finished(self.model, start, &tokens))),
@@ -323,15 +336,15 @@ impl<'m> Worker<'m> {
 
     fn finish(&mut self, id: Id, completion: Completion, late: bool) {
         let Some(one) = self.running.remove(&id) else { return };
-        let Running { job, remembered, prompt_seconds, .. } = one;
+        let Running { job, remembered, times, .. } = one;
         let read = completion.prompt_tokens.saturating_sub(remembered);
         Metrics::add(&self.counters.metrics.prompt_tokens, read);
         Metrics::add(&self.counters.metrics.new_tokens, completion.tokens.len());
-        job.tell(Reply::Done(Box::new(Written { completion, remembered, prompt_seconds, late })));
+        job.tell(Reply::Done(Box::new(Written { completion, remembered, times, late })));
     }
 
     /// Ends the requests whose time is up: with their finished blocks, of which there is at least one.
-    fn end_late(&mut self) {
+    pub(super) fn end_late(&mut self) {
         let late = self.running.iter().filter(|(_, one)| {
             one.blocks > 0 && one.job.deadline.is_some_and(|most| one.joined.elapsed() >= most)
         });
@@ -344,10 +357,18 @@ impl<'m> Worker<'m> {
 
     /// Counts a solo's end as one of those decoded together is counted.
     pub(super) fn solo_done(&mut self, job: &Job, completion: &Completion, remembered: usize) {
-        self.queue.charge(job.key, completion.tokens.len());
+        // Its rows were not counted pass by pass.
+        self.queue.charge(job.key, 2 * completion.tokens.len());
         let read = completion.prompt_tokens.saturating_sub(remembered);
         Metrics::add(&self.counters.metrics.prompt_tokens, read);
         Metrics::add(&self.counters.metrics.new_tokens, completion.tokens.len());
+    }
+
+    /// Counts seconds that were worked, and those of them that were no editor's.
+    pub(super) fn used(&self, of_others: f64, all: f64) {
+        let metrics = &self.counters.metrics;
+        Metrics::used(&metrics.others_us, of_others);
+        Metrics::used(&metrics.editors_us, all - of_others);
     }
 
     fn publish(&self) {
@@ -360,16 +381,12 @@ impl<'m> Worker<'m> {
     }
 }
 
-impl Running {
-    fn is_editor(&self) -> bool {
-        self.job.class == Class::Editor
-    }
-}
-
 impl Opening {
-    /// The request, what was read of it, and how long that took.
-    pub(super) fn into_parts(self) -> (Job, Reading, Duration) {
-        (self.job, self.reading, self.began.elapsed())
+    /// The request, what was read of it, and how long it took so far.
+    pub(super) fn into_parts(self) -> (Job, Reading, Times) {
+        let prompt = self.began.elapsed().as_secs_f64();
+        let times = Times { waited: self.waited, prompt, ..Times::default() };
+        (self.job, self.reading, times)
     }
 }
 

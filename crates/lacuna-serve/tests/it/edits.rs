@@ -1,7 +1,8 @@
 //! Tests next edits and applied changes in Inception's form, and the drafts that they are decoded from.
 
-use crate::support::{Server, tiny};
-use lacuna_engine::{GenerateOptions, Prompt, edit, generate};
+use crate::support::{Server, options, tiny};
+use lacuna_engine::{Algorithm, DraftSource, GenerateOptions, Prompt, edit, generate};
+use lacuna_serve::ServeOptions;
 use serde_json::json;
 
 const MESSAGE: &str = "<|recently_viewed_code_snippets|>\n\n<|/recently_viewed_code_snippets|>\n\n\
@@ -26,6 +27,27 @@ fn a_next_edit_is_a_region_between_fences_or_none_and_drafted_from_what_is_there
         .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
         .collect();
     assert_eq!(told, content);
+}
+
+#[test]
+fn an_edit_says_that_the_old_text_is_its_draft_whatever_the_server_looks_up() {
+    for algorithm in [Algorithm::Blocks, Algorithm::Autoregressive] {
+        for drafts in [None, Some(DraftSource::None), Some(DraftSource::Lookup)] {
+            let defaults = GenerateOptions {
+                algorithm: Some(algorithm),
+                allow_mode_mismatch: true,
+                drafts,
+                ..GenerateOptions::default()
+            };
+            let server = Server::with(tiny(), ServeOptions { defaults, ..options() });
+            let body = json!({"messages": [{"role": "user", "content": MESSAGE}], "max_tokens": 48, "temperature": 0});
+            let answer = server.post("/v1/edit/completions", &body).json();
+            assert_eq!(
+                answer["drafts"]["source"], "old-text",
+                "{algorithm:?}, {drafts:?}: {answer}"
+            );
+        }
+    }
 }
 
 #[test]

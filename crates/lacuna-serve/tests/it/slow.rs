@@ -61,3 +61,33 @@ fn a_reader_that_takes_nothing_loses_its_request_and_not_the_server() {
     server.idle();
     server.until("ended", |server| server.metric("lacuna_connections") <= 1.0);
 }
+
+#[test]
+fn a_reader_that_lags_is_waited_for_and_loses_nothing() {
+    let server = Server::start();
+    let body = json!({"task": "continue", "text": "def f(", "max_tokens": 1900, "ignore_eos": true,
+        "temperature": 1, "seed": 3, "threshold": 1, "block_size": 32})
+    .to_string();
+    let request = server.request("POST", "/lacuna/watch", &[], body.as_bytes());
+    let mut stream = server.connect();
+    stream.write_all(&request).unwrap();
+    let passes = || server.metric("lacuna_passes_total");
+    server.until("no pass is spent on text that nobody takes", |server| {
+        let before = passes();
+        std::thread::sleep(Duration::from_millis(200));
+        before > 0.0 && passes() == before && server.metric("lacuna_requests_running") == 1.0
+    });
+    let held_at = passes();
+    assert!(held_at < 1900.0, "the whole text was written for nobody");
+    let good = server.post("/v1/completions", &json!({"prompt": "def f(", "max_tokens": 8}));
+    assert_eq!(good.status, 200);
+    assert!(passes() < held_at + 20.0, "the others' passes are theirs alone");
+    let late = Answer::read(&mut stream).events();
+    let at_once = server.send("POST", "/lacuna/watch", &[], body.as_bytes()).events();
+    for events in [&late, &at_once] {
+        assert_eq!(events.last().unwrap()["kind"], "end", "{:?}", events.last());
+    }
+    assert_eq!(late.len(), at_once.len());
+    assert_eq!(late.last().unwrap()["text"], at_once.last().unwrap()["text"]);
+    assert_eq!(server.metric("lacuna_cancelled_total"), 0.0);
+}
