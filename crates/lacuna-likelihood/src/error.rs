@@ -17,6 +17,27 @@ pub enum Error {
         /// Tokens of the text.
         tokens: usize,
     },
+    /// An order of filling where there is none to choose.
+    #[error(
+        "under causal attention there is no order of filling to measure: ask for block-causal or full attention"
+    )]
+    NoOrder,
+    /// A window that holds no context and no block to score behind it.
+    #[error(
+        "windows of {window} tokens, of which {stride} are new in each: expected at least one whole block of {step} to \
+         score and one before it"
+    )]
+    Window {
+        /// Tokens of a window.
+        window: usize,
+        /// Tokens by which windows follow each other.
+        stride: usize,
+        /// Tokens in a block.
+        step: usize,
+    },
+    /// No candidate could be made of the model's logits.
+    #[error(transparent)]
+    Sampler(#[from] lacuna_samplers::Error),
     /// The passes could not be laid out.
     #[error(transparent)]
     Objective(#[from] lacuna_objective::Error),

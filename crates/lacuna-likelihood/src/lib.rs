@@ -20,19 +20,32 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! - [`likelihood()`] scores texts; [`Scoring`] says how, [`Likelihood`] is the sum.
+//! - [`likelihood()`] scores texts; [`Scoring`] says how, [`Likelihood`] is the sum. [`likelihood_of`] scores one, and can
+//!   be told to stop.
+//! - [`Strides`] cuts a text that is longer than what a model reads at once into windows, each token scored once.
 //! - [`token_scores`] tells the likelihood of each token, where it has one of its own.
+//! - [`any_order()`] follows a fill rule over a text: when it fills each token, how sure the model is, and whether it is right;
+//!   [`Orders`] sums that up.
 //! - [`scored_positions`] flags the tokens that count, for baselines that must count the same.
 //!
-//! The crate joins a model with the passes of `lacuna-objective`, which know no model. It knows no corpus, no
-//! tokenizer and no files: the trainer's evaluation and `lacuna score` bring their tokens.
+//! The crate joins a model with the passes of `lacuna-objective` and the fill rules of `lacuna-samplers`, which know no
+//! model. It knows no corpus, no tokenizer and no files: the trainer's evaluation and `lacuna score` bring their tokens.
 
 #![forbid(unsafe_code)]
 
+mod any_order;
 mod error;
 mod likelihood;
+mod noisy;
+mod orders;
+mod strides;
 mod tokens;
 
+pub use any_order::{Filled, any_order};
 pub use error::{Error, Result};
-pub use likelihood::{Blocks, Likelihood, Method, Scoring, Text, likelihood, scored_positions};
+pub use likelihood::{
+    Blocks, Likelihood, Method, Scoring, Text, likelihood, likelihood_of, scored_positions,
+};
+pub use orders::{Group, Orders, RANKS_MAX, TENTHS};
+pub use strides::Strides;
 pub use tokens::{TokenScore, token_scores};

@@ -1,15 +1,16 @@
 //! Runs every method's passes over one text, and adds up what they give.
 
-use lacuna_model::{Attention, AttentionMask, Batch, CleanKeys, Sequence, Transformer};
+use lacuna_model::{Attention, AttentionMask, Batch, Sequence, Transformer};
 use lacuna_objective::{
-    BlockSums, MonteCarlo, Pass, PassRows, Predicts, Row, Targets, document_block_ranges,
-    exact_passes, left_to_right_passes, monte_carlo_passes, next_token_targets, predictable,
-    rows_of,
+    BlockSums, MonteCarlo, Pass, Row, Targets, document_block_ranges, exact_passes,
+    left_to_right_passes, monte_carlo_passes, next_token_targets, predictable, rows_of,
 };
 use lacuna_random::{Purpose, stream};
 use std::num::NonZeroUsize;
+use std::ops::AddAssign;
 
 use crate::error::{Error, Result};
+use crate::noisy::NoisyReader;
 
 /// A way to compute a likelihood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,12 @@ pub struct Likelihood {
 }
 
 impl Likelihood {
+    /// The likelihood of no text, to add others to.
+    pub fn none(method: Method) -> Self {
+        let is_estimate = matches!(method, Method::MonteCarlo { .. });
+        Self { standard_error: is_estimate.then_some(0.0), ..Self::default() }
+    }
+
     /// Nats per scored token.
     pub fn nats_per_token(&self) -> f64 {
         self.nats / self.tokens.max(1) as f64
@@ -60,6 +67,19 @@ impl Likelihood {
     /// Bits per byte of a text of `bytes` bytes.
     pub fn bits_per_byte(&self, bytes: u64) -> f64 {
         self.nats / std::f64::consts::LN_2 / bytes.max(1) as f64
+    }
+}
+
+/// The likelihood of both together, whose passes are the larger number and whose errors are independent.
+impl AddAssign for Likelihood {
+    fn add_assign(&mut self, other: Self) {
+        self.nats += other.nats;
+        self.tokens += other.tokens;
+        self.passes = self.passes.max(other.passes);
+        self.standard_error = match (self.standard_error, other.standard_error) {
+            (Some(one), Some(other)) => Some(one.hypot(other)),
+            (one, other) => one.or(other),
+        };
     }
 }
 
@@ -74,13 +94,19 @@ pub struct Text<'a> {
     pub documents: &'a [usize],
 }
 
-impl Text<'_> {
+impl<'a> Text<'a> {
+    /// The text as the model reads it: with its documents where they do not see each other.
+    pub(crate) fn as_read(&self, document_mask: bool) -> Sequence<'a> {
+        let documents = document_mask.then_some(self.documents);
+        Sequence { tokens: self.tokens, documents, ..Sequence::default() }
+    }
+
     /// The lengths of the pieces that are read apart: the documents, or the text as a whole.
-    fn read_apart(&self, document_mask: bool) -> Vec<usize> {
+    pub(crate) fn read_apart(&self, document_mask: bool) -> Vec<usize> {
         if document_mask { self.documents.to_vec() } else { vec![self.tokens.len()] }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let (tokens, flags) = (self.tokens.len(), self.eligible.len());
         let in_documents = self.documents.iter().sum();
         match (flags == tokens, in_documents == tokens) {
@@ -111,7 +137,7 @@ pub struct Scoring {
 impl Scoring {
     /// The tokens that are masked as one block in a text of so many, and the mask under which noisy text alone is read;
     /// None where its blocks see clean text before them.
-    fn reading(
+    pub(crate) fn reading(
         &self,
         block_size: NonZeroUsize,
         tokens: usize,
@@ -139,28 +165,43 @@ pub fn likelihood(
     scoring: &Scoring,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Likelihood> {
-    let mut total = Likelihood::default();
-    let mut variance = 0.0;
+    let mut total = Likelihood::none(scoring.method);
     for (i, text) in texts.iter().enumerate() {
-        text.check()?;
-        let eligible = scored_positions(text, scoring.document_mask);
-        let one = match (scoring.method, scoring.blocks) {
-            (Method::Autoregressive, _) => next_token(model, text, &eligible, scoring)?,
-            (_, Some(blocks)) => {
-                block_diffusion(model, text, &eligible, blocks, scoring, i as u64)?
-            }
-            (_, None) => return Err(Error::NoBlocks),
-        };
-        total.nats += one.nats;
-        total.tokens += one.tokens;
-        total.passes = total.passes.max(one.passes);
-        variance += one.standard_error.unwrap_or(0.0).powi(2);
+        if let Some(one) = likelihood_of(model, text, i as u64, scoring, &mut || true)? {
+            total += one;
+        }
         progress(i + 1);
     }
-    if matches!(scoring.method, Method::MonteCarlo { .. }) {
-        total.standard_error = Some(variance.sqrt());
-    }
     Ok(total)
+}
+
+/// Scores one text, as [`likelihood`] scores each of its texts.
+///
+/// `number` names the text among all that are scored together: Monte-Carlo draws its masks from a stream of this number,
+/// so that the errors of two texts with different numbers are independent. `between` is called after every batch of
+/// passes; where it says `false`, the text is given up and `None` returned.
+///
+/// # Errors
+/// As [`likelihood`].
+pub fn likelihood_of(
+    model: &Transformer,
+    text: &Text<'_>,
+    number: u64,
+    scoring: &Scoring,
+    between: &mut dyn FnMut() -> bool,
+) -> Result<Option<Likelihood>> {
+    text.check()?;
+    let scored = scored_positions(text, scoring.document_mask);
+    match (scoring.method, scoring.blocks) {
+        (Method::Autoregressive, _) => {
+            let one = next_token(model, text, &scored, scoring)?;
+            Ok(between().then_some(one))
+        }
+        (_, Some(blocks)) => {
+            block_diffusion(model, text, &scored, (blocks, scoring), number, between)
+        }
+        (_, None) => Err(Error::NoBlocks),
+    }
 }
 
 /// Flags the tokens of a text that are scored: the eligible ones that have something before them. There is one flag
@@ -177,8 +218,7 @@ fn next_token(
 ) -> Result<Likelihood> {
     let targets = next_token_targets(text.tokens, scored);
     let (rows, Targets { ids, .. }) = (rows_of(&targets), Targets::of(&targets));
-    let documents = scoring.document_mask.then_some(text.documents);
-    let read = Sequence { tokens: text.tokens, documents, wanted: Some(&rows), past: 0 };
+    let read = Sequence { wanted: Some(&rows), ..text.as_read(scoring.document_mask) };
     let hidden = model.forward(&Batch::of(read, AttentionMask::Causal)?)?;
     let nll = model.token_nll(&hidden, &ids)?;
     Ok(Likelihood {
@@ -193,134 +233,67 @@ fn block_diffusion(
     model: &Transformer,
     text: &Text<'_>,
     scored: &[bool],
-    blocks: Blocks,
-    scoring: &Scoring,
+    (blocks, scoring): (Blocks, &Scoring),
     number: u64,
-) -> Result<Likelihood> {
-    let apart = text.read_apart(scoring.document_mask);
-    let (block_size, noisy_under) = scoring.reading(blocks.block_size, text.tokens.len());
-    let ranges = document_block_ranges(&apart, block_size);
+    between: &mut dyn FnMut() -> bool,
+) -> Result<Option<Likelihood>> {
+    let (block_size, alone) = scoring.reading(blocks.block_size, text.tokens.len());
+    let ranges = document_block_ranges(&text.read_apart(scoring.document_mask), block_size);
     let row = Row::new(text.tokens, scored, &ranges)?;
     let tokens = scored.iter().filter(|s| **s).count();
-    let documents = scoring.document_mask.then_some(text.documents);
-    let clean = Sequence { tokens: text.tokens, documents, ..Sequence::default() };
-    // The clean text is read once for all passes; a shifted head reads it in each.
-    let read = match (noisy_under, model.config().predicts) {
-        (Some(_), _) | (None, Predicts::Next) => None,
-        (None, Predicts::Same) => Some(model.read_clean(&[clean], block_size)?),
-    };
-    let run = |passes: &[Pass]| match (noisy_under, &read) {
-        (Some(mask), _) => noisy_nll(model, row, clean, passes, mask),
-        (None, None) => shifted_nll(model, row, clean, passes, block_size),
-        (None, Some(read)) => nll_of(model, row, read, passes),
-    };
+    let reader =
+        NoisyReader::new(model, row, text.as_read(scoring.document_mask), block_size, alone)?;
+    let batch = scoring.batch_size.max(1);
     if let Method::MonteCarlo { samples, seed } = scoring.method {
         let mut rng = stream(seed, Purpose::Likelihood, 0, number);
-        // Passes are drawn as they are needed, so that any number of samples takes the memory of one batch.
-        let mut passes = monte_carlo_passes(row, blocks.mask_id, samples, &mut rng).peekable();
+        let passes = monte_carlo_passes(row, blocks.mask_id, samples, &mut rng);
         let mut estimate = MonteCarlo::new();
-        while passes.peek().is_some() {
-            let chunk: Vec<Pass> = passes.by_ref().take(scoring.batch_size.max(1)).collect();
-            for (pass, nll) in chunk.iter().zip(run(&chunk)?) {
-                estimate.add(pass, &nll)?;
-            }
+        let add = &mut |pass: &Pass, nll: &[f32]| Ok(estimate.add(pass, nll)?);
+        if !run(&reader, passes, batch, add, between)? {
+            return Ok(None);
         }
         let estimate = estimate.estimate();
-        return Ok(Likelihood {
+        let standard_error = Some(estimate.standard_error);
+        return Ok(Some(Likelihood {
             nats: estimate.nelbo,
             tokens,
             passes: samples,
-            standard_error: Some(estimate.standard_error),
-        });
+            standard_error,
+        }));
     }
     let passes: Box<dyn Iterator<Item = Pass>> = match scoring.method {
         Method::LeftToRight => Box::new(left_to_right_passes(row, blocks.mask_id)),
         _ => Box::new(exact_passes(row, blocks.mask_id)?),
     };
+    let (mut sums, mut passes_made) = (BlockSums::new(row), 0);
+    let add = &mut |pass: &Pass, nll: &[f32]| {
+        passes_made += 1;
+        Ok(sums.add(pass, nll)?)
+    };
+    if !run(&reader, passes, batch, add, between)? {
+        return Ok(None);
+    }
+    Ok(Some(Likelihood { nats: sums.total(), tokens, passes: passes_made, standard_error: None }))
+}
+
+/// Runs passes, a batch at a time, so that any number of them takes the memory of one batch; `false` where `between` gave
+/// them up.
+fn run(
+    reader: &NoisyReader<'_>,
+    passes: impl Iterator<Item = Pass>,
+    batch: usize,
+    add: &mut dyn FnMut(&Pass, &[f32]) -> Result<()>,
+    between: &mut dyn FnMut() -> bool,
+) -> Result<bool> {
     let mut passes = passes.peekable();
-    let mut sums = BlockSums::new(row);
-    let mut n_passes = 0;
     while passes.peek().is_some() {
-        let chunk: Vec<Pass> = passes.by_ref().take(scoring.batch_size.max(1)).collect();
-        for (pass, nll) in chunk.iter().zip(run(&chunk)?) {
-            sums.add(pass, &nll)?;
-            n_passes += 1;
+        let chunk: Vec<Pass> = passes.by_ref().take(batch).collect();
+        for (pass, nll) in chunk.iter().zip(reader.nll(&chunk)?) {
+            add(pass, &nll)?;
+        }
+        if !between() {
+            return Ok(false);
         }
     }
-    Ok(Likelihood { nats: sums.total(), tokens, passes: n_passes, standard_error: None })
-}
-
-/// −log p of every scored position of every pass, in nats. The passes are the rows of one batch.
-fn nll_of(
-    model: &Transformer,
-    row: Row<'_>,
-    clean: &CleanKeys,
-    passes: &[Pass],
-) -> Result<Vec<Vec<f32>>> {
-    let rows = PassRows { window: row.clean().len(), predicts: Predicts::Same, clean_half: false };
-    let (mut batch, mut targets) = (Batch::default(), Vec::new());
-    for pass in passes {
-        let own = pass.targets(row, rows);
-        let wanted = rows_of(&own);
-        let noisy = Sequence { tokens: &pass.noisy, wanted: Some(&wanted), ..Sequence::default() };
-        batch.push_noisy_against(noisy, clean, 0)?;
-        targets.extend(own);
-    }
-    let hidden = model.forward_against(&batch, clean)?;
-    Ok(split(&model.token_nll(&hidden, &Targets::of(&targets).ids)?, passes))
-}
-
-/// [`nll_of`] where the noisy text is all that is read, as in training under such a mask: each document by itself, if
-/// `clean` has any.
-fn noisy_nll(
-    model: &Transformer,
-    row: Row<'_>,
-    clean: Sequence<'_>,
-    passes: &[Pass],
-    mask: AttentionMask,
-) -> Result<Vec<Vec<f32>>> {
-    let predicts = model.config().predicts;
-    let rows = PassRows { window: row.clean().len(), predicts, clean_half: false };
-    let (mut batch, mut targets) = (Batch::default(), Vec::new());
-    for pass in passes {
-        let own = pass.targets(row, rows);
-        let wanted = rows_of(&own);
-        batch.push(Sequence { tokens: &pass.noisy, wanted: Some(&wanted), ..clean }, mask)?;
-        targets.extend(own);
-    }
-    let hidden = model.forward(&batch)?;
-    Ok(split(&model.token_nll(&hidden, &Targets::of(&targets).ids)?, passes))
-}
-
-/// [`nll_of`] for a shifted head, which reads the clean text in every pass.
-fn shifted_nll(
-    model: &Transformer,
-    row: Row<'_>,
-    clean: Sequence<'_>,
-    passes: &[Pass],
-    block_size: NonZeroUsize,
-) -> Result<Vec<Vec<f32>>> {
-    let rows = PassRows { window: row.clean().len(), predicts: Predicts::Next, clean_half: true };
-    let mut all = Vec::with_capacity(passes.len());
-    for pass in passes {
-        let targets = pass.targets(row, rows);
-        let wanted = rows_of(&targets);
-        let noisy = Sequence { tokens: &pass.noisy, wanted: Some(&wanted), ..clean };
-        let mut batch = Batch::default();
-        batch.push_noisy_and_clean(noisy, clean.tokens, block_size)?;
-        all.push(model.token_nll(&model.forward(&batch)?, &Targets::of(&targets).ids)?);
-    }
-    Ok(all)
-}
-
-/// Cuts the likelihoods of a batch of passes into those of each.
-fn split(nll: &[f32], passes: &[Pass]) -> Vec<Vec<f32>> {
-    let mut rest = nll;
-    let mut parts = Vec::with_capacity(passes.len());
-    for pass in passes {
-        let (own, after) = rest.split_at(pass.scored.len());
-        parts.push(own.to_vec());
-        rest = after;
-    }
-    parts
+    Ok(true)
 }

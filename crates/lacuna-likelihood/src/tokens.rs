@@ -3,12 +3,12 @@
 use candle_core::{DType, Device, Tensor};
 use lacuna_model::{AttentionMask, Batch, Sequence, Transformer};
 use lacuna_objective::{
-    PassRows, Predicts, Row, Target, block_ranges, left_to_right_passes, next_token_targets,
-    rows_of,
+    Row, Target, block_ranges, left_to_right_passes, next_token_targets, rows_of,
 };
 
 use crate::error::{Error, Result};
 use crate::likelihood::{Blocks, Method};
+use crate::noisy::NoisyReader;
 
 /// The likelihood of a token given those before it, and of the tokens that are likelier or as likely as any.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,28 +52,10 @@ pub fn token_scores(
         (Method::LeftToRight, Some(blocks)) => {
             let ranges = block_ranges(tokens.len(), blocks.block_size);
             let row = Row::new(tokens, &eligible, &ranges)?;
-            let predicts = model.config().predicts;
             let clean = Sequence { tokens, ..Sequence::default() };
-            let read = match predicts {
-                Predicts::Next => None,
-                Predicts::Same => Some(model.read_clean(&[clean], blocks.block_size)?),
-            };
-            let rows = PassRows { window: tokens.len(), predicts, clean_half: read.is_none() };
+            let reader = NoisyReader::new(model, row, clean, blocks.block_size, None)?;
             for pass in left_to_right_passes(row, blocks.mask_id) {
-                let targets = pass.targets(row, rows);
-                let wanted = rows_of(&targets);
-                let noisy = Sequence { tokens: &pass.noisy, wanted: Some(&wanted), ..clean };
-                let mut batch = Batch::default();
-                let hidden = match &read {
-                    Some(read) => {
-                        batch.push_noisy_against(noisy, read, 0)?;
-                        model.forward_against(&batch, read)?
-                    }
-                    None => {
-                        batch.push_noisy_and_clean(noisy, tokens, blocks.block_size)?;
-                        model.forward(&batch)?
-                    }
-                };
+                let (hidden, targets) = reader.hidden(std::slice::from_ref(&pass))?;
                 let positions = pass.scored.iter().map(|scored| scored.position);
                 score(model, &hidden, positions.zip(&targets), best, &mut scores)?;
                 if !between() {
@@ -86,7 +68,7 @@ pub fn token_scores(
     Ok(Some(scores.into_iter().skip(1).flatten().collect()))
 }
 
-/// Reads the scores of some places off their hidden rows [rows, hidden], in parts whose logits are small.
+/// Reads the scores of some places off their hidden rows [rows, hidden].
 fn score<'t>(
     model: &Transformer,
     hidden: &Tensor,
@@ -94,19 +76,34 @@ fn score<'t>(
     best: usize,
     scores: &mut [Option<TokenScore>],
 ) -> Result<()> {
+    let mut places = places;
+    each_logits(model, hidden, &mut |logits| {
+        if let Some((position, target)) = places.next() {
+            scores[position] = Some(token_score(logits, target.token as usize, best));
+        }
+        Ok(())
+    })
+}
+
+/// Hands the logits of each hidden row [rows, hidden] to `take`, made in parts that are small.
+pub(crate) fn each_logits(
+    model: &Transformer,
+    hidden: &Tensor,
+    take: &mut dyn FnMut(&[f32]) -> Result<()>,
+) -> Result<()> {
     const ROWS_AT_ONCE: usize = 64;
-    let places: Vec<_> = places.collect();
-    for (part, places) in places.chunks(ROWS_AT_ONCE).enumerate() {
-        let rows = hidden.narrow(0, part * ROWS_AT_ONCE, places.len())?;
-        let logits = model.logits(&rows)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
-        for ((position, target), logits) in places.iter().zip(logits.to_vec2::<f32>()?) {
-            scores[*position] = Some(token_score(&logits, target.token as usize, best));
+    let rows = hidden.dim(0)?;
+    for first in (0..rows).step_by(ROWS_AT_ONCE) {
+        let part = hidden.narrow(0, first, ROWS_AT_ONCE.min(rows - first))?;
+        let logits = model.logits(&part)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        for logits in logits.to_vec2::<f32>()? {
+            take(&logits)?;
         }
     }
     Ok(())
 }
 
-fn token_score(logits: &[f32], token: usize, best: usize) -> TokenScore {
+pub(crate) fn token_score(logits: &[f32], token: usize, best: usize) -> TokenScore {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
     let all = f64::from(most) + sum.ln();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::constraint::Mask;
 use crate::error::{Error, Result, setting};
-use crate::fill::{Candidate, Needs};
+use crate::fill::{Candidate, FillRule, Needs};
 use crate::keyed::{Purpose, Words, ln_exponential, stream, uniform};
 use crate::rows;
 
@@ -131,6 +131,61 @@ pub(crate) struct Site<'a> {
     pub(crate) seen: &'a Seen,
     /// The only tokens that may come out; None: any.
     pub(crate) allowed: Option<&'a Mask>,
+}
+
+/// Proposes the tokens that greedy decoding proposes, for whoever measures a fill rule outside of a decoder: MASK is never
+/// one of them.
+///
+/// ```
+/// use lacuna_samplers::{FillRule, Proposer};
+///
+/// let mut proposer = Proposer::new(FillRule::LowConfidence, 1, 0);
+/// let candidate = proposer.propose(&[0.0, 9.0, 2.0, 1.0], 5, 0)?;
+/// assert_eq!((candidate.position, candidate.token), (5, 2), "token 1 is MASK");
+/// assert!(candidate.confidence < 0.01, "the confidence is the model's own, over all tokens");
+/// # Ok::<(), lacuna_samplers::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Proposer {
+    sampler: CandidateSampler,
+    sampling: Sampling,
+    needs: Needs,
+    forbidden: [u32; 1],
+    seen: Seen,
+}
+
+impl Proposer {
+    /// A proposer of what `rule` ranks by; `seed` names the order of [`FillRule::Random`].
+    pub fn new(rule: FillRule, mask_id: u32, seed: u64) -> Self {
+        Self {
+            sampler: CandidateSampler::default(),
+            sampling: Sampling { seed, ..Sampling::default() },
+            needs: rule.needs(),
+            forbidden: [mask_id],
+            seen: Seen::new(),
+        }
+    }
+
+    /// The candidate for a position, from its logits, in the given refinement of its block.
+    ///
+    /// # Errors
+    /// Errors if a logit is not finite, or no token is possible.
+    pub fn propose(
+        &mut self,
+        logits: &[f32],
+        position: usize,
+        refinement: usize,
+    ) -> Result<Candidate> {
+        let site = Site {
+            request: 0,
+            position,
+            refinement,
+            forbidden: &self.forbidden,
+            seen: &self.seen,
+            allowed: None,
+        };
+        self.sampler.pick(logits, &self.sampling, self.needs, site)
+    }
 }
 
 /// Draws candidates; keeps its buffers from row to row.

@@ -119,8 +119,8 @@ impl FillRule {
         chosen
     }
 
-    /// Those to fill, the one that ranks highest first.
-    pub(crate) fn ranked(self, candidates: &[Candidate], quota: usize) -> Vec<usize> {
+    /// Indices into `candidates` of those to fill, the one that ranks highest first; else as [`select`](Self::select).
+    pub fn ranked(self, candidates: &[Candidate], quota: usize) -> Vec<usize> {
         if candidates.is_empty() {
             return Vec::new();
         }

@@ -49,6 +49,7 @@
 //! - A request may bring [`Guidance`] along ([`generate_with`]): a [`Drafter`] saves passes with drafts from an old
 //!   version of the text ([`edit`]) or from wherever its newest tokens stood before; a [`Constraint`] holds the text to
 //!   an automaton, in whatever order its positions are filled.
+//! - A [`Proposer`] makes candidates of logits for whoever measures a fill rule outside of a decoder.
 //! - An [`Event`] tells an observer what happened, for streaming, stop strings and [`trace`]s.
 //!
 //! Randomness is counter-based: a draw depends on the request's seed, the position and the
@@ -71,7 +72,7 @@ mod rows;
 mod sequence;
 pub mod trace;
 
-pub use candidates::Sampling;
+pub use candidates::{Proposer, Sampling};
 pub use constraint::{ByteAutomaton, Constraint, Vocabulary};
 pub use decoder::{Decoder, Failure, Guidance, Step, generate, generate_batch};
 pub use denoiser::{Denoiser, Draft, Segment, Speculative, View};

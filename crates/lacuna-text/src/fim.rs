@@ -185,8 +185,6 @@ pub struct Fim {
     pub format: &'static FimFormat,
     /// Begins every prompt.
     begin: Vec<u32>,
-    /// The tokenizer puts a space before a text, as SentencePiece does.
-    spaced: bool,
 }
 
 impl Fim {
@@ -218,9 +216,7 @@ impl Fim {
         let mut ends: Vec<u32> = format.ends.iter().filter_map(|name| id(name)).collect();
         // A model that begins to mark another hole has ended this one.
         ends.extend(marks);
-        let first = bare.first().and_then(|&id| tokenizer.id_to_token(id));
-        let spaced = first.is_some_and(|token| token.starts_with('▁'));
-        Ok(Self { prefix, suffix, middle, ends, format, begin, spaced })
+        Ok(Self { prefix, suffix, middle, ends, format, begin })
     }
 
     /// The parts in the family's order, each after its mark; what the model writes next is the middle.
@@ -261,8 +257,8 @@ impl Fim {
         (prefix, suffix): (&str, &str),
     ) -> Result<Vec<u32>> {
         let prefix = tokenizer.encode_ordinary(prefix)?;
-        let suffix = match self.spaced && self.format.bare_suffix {
-            true => without_first_space(tokenizer, suffix)?,
+        let suffix = match self.format.bare_suffix {
+            true => tokenizer.encode_behind(suffix)?,
             false => tokenizer.encode_ordinary(suffix)?,
         };
         Ok(self.prompt_in(order, &prefix, &suffix))
@@ -310,26 +306,7 @@ impl Fim {
         let parts = (&text[..begin], &text[end..]);
         let mut tokens = self.prompt_text_in(order, tokenizer, parts)?;
         let middle = &text[begin..end];
-        tokens.extend(match self.spaced {
-            true => without_first_space(tokenizer, middle)?,
-            false => tokenizer.encode_ordinary(middle)?,
-        });
+        tokens.extend(tokenizer.encode_behind(middle)?);
         Ok(tokens)
     }
-}
-
-/// The ids of a text that goes on another one: without the space that SentencePiece puts before a text. As the
-/// released code of Code Llama and Mistral does it: a character that merges with nothing is put before the text, and
-/// its ids are taken off again.
-fn without_first_space(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-    const BEFORE: &str = "☺";
-    if text.is_empty() {
-        return Ok(Vec::new());
-    }
-    let before = tokenizer.encode_ordinary(BEFORE)?;
-    let mut ids = tokenizer.encode_ordinary(&format!("{BEFORE}{text}"))?;
-    if !ids.starts_with(&before) {
-        return tokenizer.encode_ordinary(text);
-    }
-    Ok(ids.split_off(before.len()))
 }

@@ -241,6 +241,28 @@ impl Tokenizer {
         encode_with(ordinary, text, false)
     }
 
+    /// [`encode_ordinary`](Self::encode_ordinary) of a text that goes on another one: without the space that SentencePiece
+    /// puts before a text.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_behind(&self, text: &str) -> Result<Vec<u32>> {
+        // As the released code of Code Llama and Mistral does it: a character that merges with nothing is put before the
+        // text, and its ids are taken off again.
+        const BEFORE: &str = "☺";
+        let first = self.encode("a")?.first().and_then(|&id| self.id_to_token(id));
+        let is_spaced = first.is_some_and(|token| token.starts_with('▁'));
+        if text.is_empty() || !is_spaced {
+            return self.encode_ordinary(text);
+        }
+        let before = self.encode_ordinary(BEFORE)?;
+        let mut ids = self.encode_ordinary(&format!("{BEFORE}{text}"))?;
+        if !ids.starts_with(&before) {
+            return self.encode_ordinary(text);
+        }
+        Ok(ids.split_off(before.len()))
+    }
+
     /// The text of `ids`, special tokens left out.
     ///
     /// # Errors

@@ -24,8 +24,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("lacuna-model", &["lacuna-checkpoint", "lacuna-kernels", "lacuna-random"]),
     ("lacuna-samplers", &["lacuna-random"]),
     ("lacuna-device", &["lacuna-checkpoint", "lacuna-kernels"]),
-    // Level 1b: they join two of level 1.
-    ("lacuna-likelihood", &["lacuna-kernels", "lacuna-model", "lacuna-objective", "lacuna-random"]),
+    // Level 1b: they join some of level 1.
+    (
+        "lacuna-likelihood",
+        &["lacuna-kernels", "lacuna-model", "lacuna-objective", "lacuna-random", "lacuna-samplers"],
+    ),
     (
         "lacuna-engine",
         &[

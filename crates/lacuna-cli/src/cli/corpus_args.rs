@@ -8,12 +8,29 @@ use std::time::Duration;
 
 use super::ranges;
 
-/// Flags that say what of the inputs is read: the same flags for every command that reads a corpus.
+/// Flags that say what is trained on: the same flags for every command that reads a corpus.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CorpusArgs {
     /// Part of the documents kept out of training, chosen by the hash of a file's path or of a record's text
     #[arg(long, value_name = "PART", default_value_t = 0.08, allow_hyphen_values = true, value_parser = ranges::part)]
     pub(crate) held_out: f64,
+    #[command(flatten)]
+    filters: CorpusFilters,
+    /// Folders, text files, .jsonl, .ndjson and .json (also .gz, .zst), .parquet, .tar[.gz|.zst]; what is named itself
+    /// is taken whatever its size and ending
+    #[arg(required = true, value_name = "INPUT")]
+    pub(crate) inputs: Vec<PathBuf>,
+}
+
+impl CorpusArgs {
+    pub(crate) fn options(&self) -> CorpusOptions {
+        self.filters.options()
+    }
+}
+
+/// Flags that say what of folders and files is read.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CorpusFilters {
     /// Only files with these endings, of those that are not named themselves; may be repeated
     #[arg(long, value_name = "EXT")]
     extension: Vec<String>,
@@ -45,13 +62,9 @@ pub(crate) struct CorpusArgs {
     /// quarter of letters and digits
     #[arg(long)]
     skip_minified: bool,
-    /// Folders, text files, .jsonl, .ndjson and .json (also .gz, .zst), .parquet, .tar[.gz|.zst]; what is named itself
-    /// is taken whatever its size and ending
-    #[arg(required = true, value_name = "INPUT")]
-    pub(crate) inputs: Vec<PathBuf>,
 }
 
-impl CorpusArgs {
+impl CorpusFilters {
     pub(crate) fn options(&self) -> CorpusOptions {
         let defaults = CorpusOptions::default();
         CorpusOptions {

@@ -352,7 +352,7 @@ fn with_form(precision: Activations) -> String {
 }
 
 /// A fill rule, or what the rules are.
-fn fill_rule(text: &str) -> Result<FillRule, String> {
+pub(crate) fn fill_rule(text: &str) -> Result<FillRule, String> {
     text.parse().map_err(|error: lacuna::samplers::Error| match error {
         lacuna::samplers::Error::Setting { expected, .. } => format!("expected {expected}"),
         other => other.to_string(),

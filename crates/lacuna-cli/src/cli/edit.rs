@@ -22,7 +22,7 @@ use super::{Usage, console};
 mod answer;
 mod asked;
 mod fences;
-pub(super) mod region;
+pub(crate) mod region;
 mod wording;
 mod wrapping;
 

@@ -1,7 +1,7 @@
 //! Defines the command line, with one file per subcommand.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lacuna_files::{is_moving, printable};
 use std::io::Write;
 use std::process::ExitCode;
@@ -9,6 +9,7 @@ use std::process::ExitCode;
 #[macro_use]
 mod console;
 
+mod answers;
 mod average;
 mod bench;
 mod canvas;
@@ -117,6 +118,10 @@ const LONGEST_TEXT: u64 = 1 << 30;
 
 /// Parses, runs, reports; the exit status.
 pub(crate) fn main() -> ExitCode {
+    if let Some(args) = sandboxed(std::env::args_os()) {
+        survive_file_limits();
+        return sandbox::run(&args);
+    }
     let (cli, quiet) = match parse() {
         Ok(parsed) => parsed,
         Err(error) => return report_usage(&error),
@@ -172,14 +177,31 @@ fn survive_file_limits() {
     }
 }
 
-/// All commands and their flags. After a flag that has a value, `-1` is one: out of range perhaps, and no flag.
-fn program() -> clap::Command {
-    let takes_value = |arg: clap::Arg| match arg.get_action() {
+/// The arguments of `lacuna sandbox`, read without the definitions of all other commands: those take about as long to make
+/// as a program to start. Whatever is no call of it in its simplest form, a wrong one or a wish for help, is left to the
+/// parser of them all.
+fn sandboxed(mut args: impl Iterator<Item = std::ffi::OsString>) -> Option<sandbox::Args> {
+    if args.nth(1)? != "sandbox" {
+        return None;
+    }
+    let command = clap::Command::new("sandbox").no_binary_name(true);
+    let command = sandbox::Args::augment_args(command).mut_args(takes_value);
+    let matches = command.try_get_matches_from(args).ok()?;
+    sandbox::Args::from_arg_matches(&matches).ok()
+}
+
+/// After a flag that has a value, `-1` is one: out of range perhaps, and no flag.
+fn takes_value(arg: clap::Arg) -> clap::Arg {
+    match arg.get_action() {
         clap::ArgAction::Set | clap::ArgAction::Append if !arg.is_positional() => {
             arg.allow_negative_numbers(true)
         }
         _ => arg,
-    };
+    }
+}
+
+/// All commands and their flags.
+fn program() -> clap::Command {
     Cli::command().mut_subcommands(|command| command.mut_args(takes_value))
 }
 

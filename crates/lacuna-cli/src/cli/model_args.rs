@@ -1,7 +1,7 @@
 //! Holds the flags of every command that opens a model.
 
 use anyhow::Result;
-use lacuna::checkpoint::{StorageDtype, Workload};
+use lacuna::checkpoint::{StorageDtype, Weights, Workload};
 use lacuna::{CachePrecision, MemoryLimit, Model, OpenOptions, select_device};
 use std::path::PathBuf;
 
@@ -29,6 +29,13 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// The positions of the model, for planning its work; of one that can't be opened, opening it says why.
+    pub(crate) fn positions(&self) -> Result<usize> {
+        let path = lacuna::locate(&self.model, &downloads(shows_progress()))?;
+        let weights = Weights::inspect(&path);
+        Ok(weights.map_or(usize::MAX, |weights| weights.config().max_position_embeddings))
+    }
+
     /// Opens the model for such work, and says on stderr which matrices could not take `--dtype`.
     pub(crate) fn open(&self, work: Workload) -> Result<Model> {
         let options = OpenOptions {

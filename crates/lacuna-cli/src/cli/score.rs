@@ -1,57 +1,150 @@
-//! `lacuna score` measures a text under a model, in nats per token.
+//! `lacuna score` measures texts under a model, in nats per token.
 
 use anyhow::Result;
-use indicatif::{HumanCount, HumanDuration};
 use lacuna::checkpoint::Workload;
-use lacuna::likelihood::{Blocks, Likelihood, Method, Scoring, Text, likelihood};
-use lacuna::objective::EXACT_ELIGIBLE_MAX;
-use lacuna::{Attention, CachePrecision, Error, Model};
-use serde_json::json;
+use lacuna::samplers::FillRule;
+use lacuna::{Attention, CachePrecision, Model};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::process::exit;
 
 use super::Usage;
-use super::decode_args::{in_vocabulary, whole_canvas};
+use super::corpus_args::CorpusFilters;
+use super::decode_args::{fill_rule, in_vocabulary};
+use super::edit::region::{self, Lines};
 use super::model_args::ModelArgs;
-use super::progress::{Progress, count};
+use super::progress::{count, is_quiet};
 use super::ranges::{self, Ids};
-use super::show::read_text;
+use super::user_file::shown;
+use input::{Body, Source, sources};
+use lined::Lined;
+use many::{announce, hear_interrupts, nothing, score};
+use plan::{Named, Plan, attention};
+use serde_json::Value;
+use tokens::{Encoder, Infill, Prepared, Tokens};
+use told::{Scores, told};
 
-/// Noisy versions of the text in one pass.
+mod input;
+mod lined;
+mod many;
+mod orders;
+mod picture;
+mod plan;
+mod tokens;
+mod told;
+mod usage;
+
+/// Noisy versions of a text in one pass.
 const BATCH: usize = 4;
 /// From here on the number of passes is said before they are made.
 const MANY_PASSES: u64 = 1000;
 const DEFAULT_SAMPLES: usize = 64;
 /// Scored tokens of one block of all the text up to which its patterns are enumerated unasked: 255 passes.
 const ENUMERATED_MAX: usize = 8;
-const YEAR: f64 = 365.0 * 24.0 * 3600.0;
 
-/// Likelihood of a text: nats and bits per token and byte.
+/// Likelihood of texts: nats and bits per token and byte.
 ///
-/// The first token is context and not scored; all others are. exact: the NELBO of block diffusion by
-/// enumeration, 2^B − 1 passes. left-to-right: blocks filled from the left, B passes; compares with ar.
+/// The first token of a text is context and not scored; all others are. exact: the NELBO of block diffusion by
+/// enumeration, 2^B − 1 passes. left-to-right: blocks filled from the left, B passes; compares with ar. Several methods
+/// stand side by side in a table, of the same tokens.
+///
+/// A folder is read as `lacuna pack` reads it, each file a text. A text that is longer than the model's positions is
+/// scored in windows that overlap, each token once. Of a prompt with a response the response alone is scored, of a middle
+/// between prefix and suffix the middle.
+///
+/// --any-order follows a fill rule over the texts: in which order it fills the tokens of a block, how sure the model is of
+/// each, and how often it is right.
 ///
 /// A model that was trained under full attention sees the whole text as one block. One that was trained under causal
 /// attention is scored token by token behind clean text by exact and left-to-right, which are the same there, and on
 /// noisy text, as it was trained, by monte-carlo.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Score")]
+#[command(next_help_heading = "Texts")]
 #[command(after_help = "\
 Examples:
-  lacuna score --model M --text file.py --method exact
-  lacuna score -m M --ids 1,2,3 --method left-to-right --block-size 4 --json")]
+  lacuna score --model M --text file.py
+  lacuna score -m M --text src/ --languages python --method all
+  lacuna score -m M --text long.txt --window 1024 --stride 256
+  lacuna score -m M --text file.py --lines 12:15         a middle
+  lacuna score -m M --jsonl texts.jsonl --out scores.jsonl
+  lacuna score -m M --text src/ --any-order --plot order.svg
+  lacuna score -m M --ids 1,2,3 --method left-to-right --block-size 4 --json
+
+Lines of --jsonl, with an \"id\" or numbered:
+  {\"text\": \"…\"}
+  {\"ids\": [5, 6, 7]}
+  {\"prompt\": \"…\", \"response\": \"…\"}
+  {\"prefix\": \"…\", \"middle\": \"…\", \"suffix\": \"…\"}")]
 pub(crate) struct Args {
-    /// The text to score; `-` reads stdin
-    #[arg(long, value_name = "FILE", required_unless_present = "ids")]
-    text: Option<PathBuf>,
+    /// A text to score, or a folder of them; may be repeated; `-` reads stdin
+    #[arg(long, value_name = "PATH")]
+    text: Vec<PathBuf>,
     /// Token ids to score: 1,2,3
-    #[arg(long, value_name = "LIST", conflicts_with = "text", allow_hyphen_values = true)]
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     ids: Option<Ids>,
-    /// Method; default: exact for block-diffusion checkpoints (monte-carlo under full attention where more than 8 tokens
-    /// are scored), ar for autoregressive ones
-    #[arg(long, value_parser = ["ar", "exact", "left-to-right", "monte-carlo"])]
-    method: Option<String>,
+    /// Score every line of a file, and write a JSON line for each; `-` reads stdin
+    #[arg(long, value_name = "FILE")]
+    jsonl: Option<PathBuf>,
+    /// Write a JSON line for each text, in their order. A file that has some of them already is gone on with: run the
+    /// same command again
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Texts by themselves (apart), or one behind the other with the token that ends a document between them (joined)
+    #[arg(long, value_name = "HOW", default_value = "apart", value_parser = ["apart", "joined"])]
+    documents: String,
+    /// Tokens that are read at once; default: the model's positions
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = ranges::size)]
+    window: Option<NonZeroUsize>,
+    /// Tokens of a long text that each window after the first scores, behind the other N of the window as context;
+    /// default: half of a window. In blocks both are whole ones
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = ranges::size)]
+    stride: Option<NonZeroUsize>,
+    /// Score these lines of the --text alone, from 1 and both included, as a middle between what stands around them
+    #[arg(long, value_name = "A:B", allow_hyphen_values = true, value_parser = region::lines)]
+    lines: Option<Lines>,
+    /// The text before a middle; `-` reads stdin
+    #[arg(long, value_name = "FILE")]
+    prefix: Option<PathBuf>,
+    /// The middle that is scored; `-` reads stdin
+    #[arg(long, value_name = "FILE")]
+    middle: Option<PathBuf>,
+    /// The text after a middle; `-` reads stdin
+    #[arg(long, value_name = "FILE")]
+    suffix: Option<PathBuf>,
+    /// Place of a middle: fim, behind prefix and suffix with the marks of the model's family, or in-place, between them;
+    /// default: in-place under full attention, else fim
+    #[arg(long, value_name = "FORM", value_parser = clap::value_parser!(Infill))]
+    infill: Option<Infill>,
+    #[command(flatten, next_help_heading = "Files of folders")]
+    filters: CorpusFilters,
+    #[command(flatten, next_help_heading = "Method")]
+    how: How,
+    #[command(flatten, next_help_heading = "Order of filling")]
+    order: OrderArgs,
+    /// Print one JSON object
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+    /// No progress
+    #[arg(long, short, help_heading = "Output")]
+    quiet: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// Flags that say how texts are scored.
+#[derive(Debug, clap::Args)]
+struct How {
+    /// Methods, one or several: ar,exact,left-to-right,monte-carlo, or all that the checkpoint can have; default: exact for
+    /// block-diffusion checkpoints (monte-carlo under full attention where more than 8 tokens are scored), ar for
+    /// autoregressive ones
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        value_enum,
+        value_delimiter = ',',
+        hide_possible_values = true
+    )]
+    method: Vec<Named>,
     /// Tokens in a block; default: the checkpoint's, else 4
     #[arg(long, value_name = "B", allow_hyphen_values = true, value_parser = ranges::size)]
     block_size: Option<NonZeroUsize>,
@@ -65,210 +158,234 @@ pub(crate) struct Args {
     /// Passes of monte-carlo
     #[arg(long, value_name = "N", default_value_t = DEFAULT_SAMPLES, allow_hyphen_values = true, value_parser = ranges::at_least_one)]
     samples: usize,
-    /// Names the random stream of monte-carlo
+    /// Names the random stream of monte-carlo, and of --fill random
     #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = ranges::seed)]
     seed: u64,
     /// Score an autoregressive checkpoint as block diffusion, or the reverse
     #[arg(long)]
     allow_mode_mismatch: bool,
-    /// Print one JSON object
+}
+
+/// Flags of the order of filling.
+#[derive(Debug, clap::Args)]
+struct OrderArgs {
+    /// Follow a fill rule over the texts: what is filled when, and whether it is right
     #[arg(long)]
-    json: bool,
-    /// No progress
-    #[arg(long, short)]
-    quiet: bool,
-    #[command(flatten)]
-    model: ModelArgs,
+    any_order: bool,
+    /// With --any-order: the rule, as `lacuna generate --fill` has it [default: low-confidence]
+    #[arg(long, value_name = "RULE", value_parser = fill_rule)]
+    fill: Option<FillRule>,
+    /// With --any-order: thresholds that are compared beside it; none with an empty list
+    /// [default: 0.5,0.6,0.7,0.8,0.9,0.95,0.99]
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
+    thresholds: Option<Thresholds>,
+    /// With --any-order: draw it
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+}
+
+/// Thresholds as the command line has them: `0.5,0.9`.
+#[derive(Clone, Debug)]
+struct Thresholds(Vec<f64>);
+
+impl std::str::FromStr for Thresholds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(ranges::probability).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    whole_canvas(args.attention, args.block_size).map_err(Usage)?;
-    let text = args.text.as_deref().map(read_text).transpose()?;
-    let length = text.as_ref().map_or(0, |text: &String| text.len() / 3 + 1);
-    let tokens = args.ids.as_ref().map_or(length, |ids| ids.0.len());
-    let model = args.model.open(work(tokens))?;
-    let diffusion = model.is_block_diffusion();
-    in_vocabulary("--mask-id", args.mask_id.as_slice(), model.config().vocab_size)?;
-    let (tokens, bytes) = tokens_and_bytes(args, &model, text.as_deref())?;
+    usage::check(args).map_err(Usage)?;
+    let sources = sources(args)?;
+    let longest = sources.iter().map(|source| source.body.tokens_about()).max().unwrap_or(0);
+    let window = args.window.map_or(usize::MAX, NonZeroUsize::get);
+    let model = args.model.open(work(longest.min(window).min(args.model.positions()?)))?;
+    in_vocabulary("--mask-id", args.how.mask_id.as_slice(), model.config().vocab_size)?;
     let attention = attention(args, &model);
-    let usual = match (diffusion, attention) {
-        (false, _) => "ar",
-        (true, Attention::Full) if tokens.len() - 1 > ENUMERATED_MAX => "monte-carlo",
-        (true, _) => "exact",
-    };
-    let method = match args.method.as_deref().unwrap_or(usual) {
-        "ar" => Method::Autoregressive,
-        "exact" => Method::Exact,
-        "left-to-right" => Method::LeftToRight,
-        _ => Method::MonteCarlo { samples: args.samples, seed: args.seed },
-    };
-    if (method != Method::Autoregressive) != diffusion && !args.allow_mode_mismatch {
-        return Err(Error::Mode(lacuna::mode_mismatch(!diffusion)).into());
-    }
-    if let (Method::Autoregressive, Some(other)) =
-        (method, args.attention.filter(|one| *one != Attention::Causal))
-    {
-        let message =
-            format!("--attention {other}: --method ar reads causally; leave one of the two out");
+    if args.infill == Some(Infill::InPlace) && attention != Attention::Full {
+        let message = format!(
+            "--infill in-place: under {attention} attention a middle does not see what stands behind it; leave it out, or \
+             give --attention full"
+        );
         return Err(Usage(message).into());
     }
-    let blocks = match method {
-        Method::Autoregressive => None,
-        _ => Some(Blocks {
-            block_size: block_size(args, &model, (method, attention), tokens.len())?,
-            mask_id: args
-                .mask_id
-                .or_else(|| model.mask_id())
-                .ok_or_else(|| Error::Unsupported { what: lacuna::no_mask(&model) })?,
-        }),
-    };
-    let max = model.config().max_position_embeddings;
-    if tokens.len() > max {
-        anyhow::bail!(
-            "the text has {} tokens, the model {max} positions; score it in parts",
-            tokens.len()
-        );
+    if args.order.any_order {
+        orders::check(args, &model, attention)?;
     }
-    let (eligible, documents) = (vec![true; tokens.len()], [tokens.len()]);
-    let texts = [Text { tokens: &tokens, eligible: &eligible, documents: &documents }];
-    let scoring = Scoring { method, blocks, attention, document_mask: false, batch_size: BATCH };
-    let passes = passes(&scoring, tokens.len());
-    if method == Method::Exact && passes >= 1 << EXACT_ELIGIBLE_MAX {
-        anyhow::bail!(
-            "--method exact lists every way to mask a block, and one of this text has more than {EXACT_ELIGIBLE_MAX} \
-             tokens; --method monte-carlo estimates the same and states its error"
-        );
+    let encoder = Encoder::new(&model, args.infill, attention);
+    let mut texts = encoded(&sources, &encoder, args.jsonl.is_some())?;
+    if args.documents == "joined" {
+        texts = vec![in_a_row(&texts, &encoder, &model)?];
     }
-    if passes > MANY_PASSES {
-        announce(&model, &texts, &scoring, passes)?;
+    let lengths = texts.iter().flat_map(|text| &text.tokens).map(|text| text.tokens.len());
+    let longest = lengths.max().unwrap_or(0);
+    let has_middles = sources.iter().any(|source| matches!(source.body, Body::Hole { .. }));
+    let scored = texts.iter().flat_map(|text| &text.tokens).map(Tokens::scored).max();
+    let in_place = has_middles && encoder.is_in_place();
+    let plan = Plan::new(args, &model, scored.unwrap_or(0), in_place)?;
+    if longest > plan.window() {
+        plan.strides()?;
     }
-    // Rows of a batch share a pass, and the clean text is read once.
-    let runs = passes.div_ceil(BATCH as u64) + u64::from(passes > 1);
-    let what = format!("scoring {} tokens, {} passes", count(tokens.len()), count(passes as usize));
-    let progress = Progress::passes(what, &model, runs);
-    let score = likelihood(&model.transformer, &texts, &scoring, &mut |_| {})?;
-    drop(progress);
-    let told = (method != Method::Autoregressive && attention != Attention::BlockCausal)
-        .then_some(attention);
-    print(&score, bytes, told, args.json)
+    if args.order.any_order {
+        return orders::run(args, &plan, &texts);
+    }
+    run_methods(args, &plan, &texts)
 }
 
-/// The attention that was asked for, else the checkpoint's. A block size that is given to one of full attention has it
-/// scored block by block.
-fn attention(args: &Args, model: &Model) -> Attention {
-    let of_checkpoint = match model.config().attention {
-        Attention::Full if args.block_size.is_some() => Attention::BlockCausal,
-        other => other,
-    };
-    args.attention.unwrap_or(of_checkpoint)
+/// The tokens of all sources, or the reason why one has none. A document of a folder with a single token is passed over,
+/// a text that was named by itself is an error.
+fn encoded(sources: &[Source], encoder: &Encoder<'_>, are_lines: bool) -> Result<Vec<Prepared>> {
+    let is_one = sources.len() == 1 && !are_lines;
+    let (mut texts, mut short) = (Vec::new(), 0);
+    for source in sources {
+        let tokens = match encoder.tokens(source) {
+            Err(error) if is_one => return Err(error),
+            Err(_) if matches!(source.body, Body::Document(_)) => {
+                short += 1;
+                continue;
+            }
+            tokens => tokens.map_err(|error| super::said(&error)),
+        };
+        texts.push(Prepared { id: source.id.clone(), tokens });
+    }
+    if short > 0 && !is_quiet() {
+        note!("{} texts of a single token passed over", count(short));
+    }
+    match texts.is_empty() {
+        true => anyhow::bail!("no text of two tokens or more, so there is nothing to score"),
+        false => Ok(texts),
+    }
 }
 
-/// The number of tokens that are masked as one block.
-fn block_size(
-    args: &Args,
-    model: &Model,
-    (method, attention): (Method, Attention),
-    tokens: usize,
-) -> Result<NonZeroUsize> {
-    let whole = NonZeroUsize::new(tokens).unwrap_or(NonZeroUsize::MIN);
-    let is_sampled = matches!(method, Method::MonteCarlo { .. });
-    let one = NonZeroUsize::MIN;
-    match (attention, args.block_size) {
-        (Attention::BlockCausal, asked) => Ok(model.block_size(asked)),
-        (Attention::Full, _) => Ok(whole),
-        (Attention::Causal, None) => Ok(if is_sampled { whole } else { one }),
-        (Attention::Causal, Some(size)) if size == one && !is_sampled => Ok(one),
-        (Attention::Causal, Some(size)) => {
-            let message = format!(
-                "--block-size {size}: under causal attention exact and left-to-right take the text token by token, and \
-                 monte-carlo masks it as a whole; leave it out, or give --attention block-causal"
-            );
-            Err(Usage(message).into())
+/// All texts as one, with the token that ends a document between them.
+fn in_a_row(texts: &[Prepared], encoder: &Encoder<'_>, model: &Model) -> Result<Prepared> {
+    let mut all = Vec::with_capacity(texts.len());
+    for Prepared { id, tokens } in texts {
+        match tokens {
+            Ok(tokens) => all.push(tokens),
+            Err(reason) => anyhow::bail!("--documents joined: {id}: {reason}"),
         }
     }
+    let end = lacuna::data::packing::document_end(model.tokenizer()?, &model.ends_of_text());
+    let Some(end) = end else {
+        anyhow::bail!(
+            "--documents joined: the tokenizer has no token that is known to end documents; score them apart"
+        );
+    };
+    Ok(Prepared { id: "all".into(), tokens: Ok(encoder.in_a_row(&all, end)) })
 }
 
-/// The score as sentences or as one JSON object.
-fn print(
-    score: &Likelihood,
-    bytes: Option<u64>,
-    attention: Option<Attention>,
-    as_json: bool,
-) -> Result<()> {
-    let (nats, bits) = (score.nats_per_token(), bytes.map(|bytes| score.bits_per_byte(bytes)));
-    if as_json {
-        let mut object = json!({
-            "nats_per_token": nats,
-            "bits_per_byte": bits,
-            "tokens": score.tokens,
-            "passes": score.passes,
-        });
-        if let Some(error) = score.standard_error {
-            object["standard_error"] = json!(error / score.tokens.max(1) as f64);
+/// Scores the texts by the plan's methods, and tells each and all.
+fn run_methods(args: &Args, plan: &Plan<'_>, texts: &[Prepared]) -> Result<()> {
+    if let ([Prepared { tokens: Ok(text), .. }], None, None) = (texts, &args.jsonl, &args.out) {
+        return run_one(args, plan, text);
+    }
+    hear_interrupts()?;
+    let attention = plan.methods.iter().find_map(|method| told(*method, plan.attention));
+    let mut total = nothing(plan);
+    let mut lines = Lined::open(args, plan, texts, &mut |line| {
+        total.add(&Scores::of_json(line, plan.is_single()));
+    })?;
+    let done = score(plan, texts, (lines.known, !lines.are_seen()), &mut |number, scores| {
+        let line = match &scores {
+            Ok(scores) => {
+                total.add(scores);
+                let mut line = scores.as_json(attention);
+                let form = texts[number].tokens.as_ref().ok().and_then(|text| text.form.as_deref());
+                if let Some(form) = form {
+                    line["form"] = form.into();
+                }
+                Ok(line)
+            }
+            Err(reason) => Err(reason.clone()),
+        };
+        lines.append(number, line)
+    })?;
+    lines.finish()?;
+    let (scored, failed) = (lines.known - lines.failed, lines.failed);
+    if scored > 0 && (args.jsonl.is_none() || args.out.is_some()) {
+        if args.json {
+            let mut object = total.as_json(attention);
+            object["texts"] = scored.into();
+            object["failed"] = failed.into();
+            out!("{object}");
+        } else if !(args.quiet && args.out.is_some()) {
+            out!("{}\n", words(scored, texts.len()));
+            total.print(plan)?;
         }
-        if let Some(attention) = attention {
-            object["attention"] = attention.name().into();
+    }
+    if args.jsonl.is_some() && args.out.is_none() && !args.quiet {
+        note!("{} scored, {} tokens", words(scored, texts.len()), count(total.tokens()));
+    }
+    ended(done, lines.known, texts.len(), args.out.as_deref());
+    lines.failures(texts.len())
+}
+
+/// `12 texts`, or `7 of 12 texts`.
+fn words(done: usize, all: usize) -> String {
+    match done == all {
+        true if all == 1 => "1 text".to_owned(),
+        true => format!("{} texts", count(all)),
+        false => format!("{} of {} texts", count(done), count(all)),
+    }
+}
+
+/// Ends the program as Ctrl-C does, if it did, and says what is left.
+fn ended(done: bool, known: usize, all: usize, out: Option<&Path>) {
+    if done {
+        return;
+    }
+    let go_on = match out {
+        Some(out) => format!("; {} has them, the same command goes on", shown(out)),
+        None => String::new(),
+    };
+    note!("stopped after {} texts{go_on}", words(known, all).trim_end_matches(" texts"));
+    exit(130);
+}
+
+/// Scores a single text that was named.
+fn run_one(args: &Args, plan: &Plan<'_>, text: &Tokens) -> Result<()> {
+    announce(plan, text)?;
+    let mut told_scores = None;
+    let alone = [Prepared { id: Value::Null, tokens: Ok(text.clone()) }];
+    score(plan, &alone, (0, true), &mut |_, scores| {
+        told_scores = Some(scores);
+        Ok(())
+    })?;
+    let scores = match told_scores {
+        Some(Ok(scores)) => scores,
+        Some(Err(reason)) => anyhow::bail!("{reason}"),
+        None => return Ok(()),
+    };
+    if args.json {
+        let attention = plan.methods.iter().find_map(|method| told(*method, plan.attention));
+        let mut object = scores.as_json(attention);
+        if let Some(form) = &text.form {
+            object["form"] = form.as_str().into();
         }
         out!("{object}");
         return Ok(());
     }
-    let error = score.standard_error.map(|e| format!(" ± {:.4}", e / score.tokens.max(1) as f64));
-    out!(
-        "{nats:.4}{} nats per token, {:.4} bits per token",
-        error.unwrap_or_default(),
-        nats / std::f64::consts::LN_2
-    );
-    if let Some(bits) = bits {
-        out!("{bits:.4} bits per byte");
+    scores.print(plan)?;
+    if let Some(form) = &text.form {
+        let words = match form.strip_prefix("fim:") {
+            Some(family) => format!("behind prefix and suffix, in the form of {family}"),
+            None => "in its place, between prefix and suffix".to_owned(),
+        };
+        out!("the middle alone, {words}");
     }
-    let passes = if score.passes == 1 { "pass" } else { "passes" };
-    let under = attention.map_or_else(String::new, |one| format!(" under {one} attention"));
-    out!("{} tokens scored, {} {passes}{under}", score.tokens, score.passes);
+    let windows = plan.windows(text)?.len();
+    if windows > 1 {
+        let strides = plan.strides()?;
+        out!("{windows} windows of {} tokens, {} apart", strides.window(), strides.stride());
+    }
     Ok(())
 }
 
-/// The number of passes that a score takes.
-fn passes(scoring: &Scoring, tokens: usize) -> u64 {
-    let size = scoring.blocks.map_or(1, |blocks| blocks.block_size.get());
-    // Scored tokens of the largest block: the first token of all is not scored.
-    let block = (size.min(tokens) - 1).max(tokens.saturating_sub(size).min(size));
-    match scoring.method {
-        Method::Autoregressive => 1,
-        Method::LeftToRight => block as u64,
-        Method::MonteCarlo { samples, .. } => samples as u64,
-        Method::Exact => {
-            u32::try_from(block).ok().and_then(|b| 1u64.checked_shl(b)).map_or(u64::MAX, |n| n - 1)
-        }
-    }
-}
-
-/// Says what a long score takes, and what would be shorter. The time is that of a few passes on the same text.
-fn announce(model: &Model, texts: &[Text<'_>], scoring: &Scoring, passes: u64) -> Result<()> {
-    let few = Scoring { method: Method::MonteCarlo { samples: BATCH, seed: 0 }, ..*scoring };
-    let timing = Progress::passes("timing a few passes", model, 2);
-    let began = Instant::now();
-    likelihood(&model.transformer, texts, &few, &mut |_| {})?;
-    let seconds = began.elapsed().as_secs_f64() * (passes as f64 / BATCH as f64);
-    drop(timing);
-    let time = match Duration::try_from_secs_f64(seconds) {
-        Ok(time) if seconds < YEAR => HumanDuration(time).to_string(),
-        _ => "more than a year".to_owned(),
-    };
-    let block = scoring.blocks.map_or(1, |blocks| blocks.block_size.get());
-    let cheaper = match scoring.method {
-        Method::Exact => format!(
-            "; --method left-to-right takes {block}, --method monte-carlo {DEFAULT_SAMPLES} and states its error"
-        ),
-        Method::LeftToRight => {
-            format!("; --method monte-carlo takes {DEFAULT_SAMPLES} and states its error")
-        }
-        _ => "; fewer --samples take less time and leave more error".to_owned(),
-    };
-    note!("this takes {} passes over the text, about {time}{cheaper}", HumanCount(passes));
-    Ok(())
-}
-
-/// The most that scoring so many tokens computes: a batch of noisy versions of the text, the clean
+/// The most that scoring so many tokens at once computes: a batch of noisy versions of the text, the clean
 /// one's keys and values, and logits a few hundred rows at a time, once as they are and once
 /// copied.
 fn work(tokens: usize) -> Workload {
@@ -278,27 +395,4 @@ fn work(tokens: usize) -> Workload {
         logit_rows: 2 * tokens.saturating_mul(BATCH).min(256),
         cache: CachePrecision::F32,
     }
-}
-
-/// The tokens, and the bytes of those that are scored (unknown for ids without a tokenizer).
-fn tokens_and_bytes(
-    args: &Args,
-    model: &Model,
-    text: Option<&str>,
-) -> Result<(Vec<u32>, Option<u64>)> {
-    let tokens = match (&args.ids, text) {
-        (Some(ids), _) => ids.0.clone(),
-        (None, Some(text)) => model.tokenizer()?.encode(text)?,
-        (None, None) => return Err(Usage("give --text or --ids".into()).into()),
-    };
-    if tokens.len() < 2 {
-        anyhow::bail!("{} tokens: the first is not scored, so at least 2 are needed", tokens.len());
-    }
-    let vocab = model.config().vocab_size;
-    in_vocabulary("--ids", &tokens, vocab)?;
-    let bytes = model.tokenizer.as_ref().map(|tokenizer| {
-        let lengths = tokenizer.token_bytes();
-        tokens[1..].iter().map(|t| u64::from(lengths.get(*t as usize).copied().unwrap_or(0))).sum()
-    });
-    Ok((tokens, bytes.filter(|b| *b > 0)))
 }

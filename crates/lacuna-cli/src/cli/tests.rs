@@ -139,3 +139,33 @@ fn help_fits_a_terminal_of_80_columns() {
 fn the_definitions_of_all_commands_agree_with_themselves() {
     Cli::command().debug_assert();
 }
+
+#[test]
+fn a_sandbox_is_asked_for_alone_as_it_is_among_all_commands() {
+    let both = |line: &str| {
+        let words = words(line);
+        let alone = sandboxed(words.iter().map(Into::into));
+        let among = program().try_get_matches_from(&words);
+        let among = among.map(|matches| Cli::from_arg_matches(&matches).unwrap().command).ok();
+        (alone.map(|args| format!("{args:?}")), among.map(|command| format!("{command:?}")))
+    };
+    for line in [
+        "lacuna sandbox -- /bin/true",
+        "lacuna sandbox --profile files --folder d --time 2 --memory 1GB --json -- /bin/sh -c 'a b'",
+        "lacuna sandbox --readable f --stdin --unsafe-execution -- prog --help",
+    ] {
+        let (alone, among) = both(line);
+        assert_eq!(alone.map(|args| format!("Sandbox({args})")), among, "{line}");
+    }
+    // Everything else is left to the whole parser.
+    for line in [
+        "lacuna",
+        "lacuna sandbox",
+        "lacuna sandbox --help",
+        "lacuna sandbox --threads 2 -- /bin/true",
+        "lacuna sandbox --nonsense -- /bin/true",
+        "lacuna generate -m M x",
+    ] {
+        assert_eq!(both(line).0, None, "{line}");
+    }
+}

@@ -24,6 +24,7 @@ mod people;
 mod prompts;
 mod reliability;
 mod sandbox;
+mod scoring;
 #[cfg(unix)]
 mod serving;
 #[cfg(unix)]

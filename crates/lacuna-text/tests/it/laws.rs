@@ -42,6 +42,16 @@ proptest! {
     }
 
     #[test]
+    fn a_text_that_goes_on_another_one_adds_itself_and_nothing_else(one in text(), other in text()) {
+        prop_assume!(!one.is_empty() && !one.contains('▁') && !other.contains('▁'));
+        for tokenizer in [&*TOKENIZER, &*BYTE_FALLBACK] {
+            let mut ids = tokenizer.encode_ordinary(&one).unwrap();
+            ids.extend(tokenizer.encode_behind(&other).unwrap());
+            prop_assert_eq!(tokenizer.decode(&ids).unwrap(), format!("{}{}", one, other));
+        }
+    }
+
+    #[test]
     fn streamed_pieces_join_to_the_whole(
         ids in prop::collection::vec(0u32..4100, 0..60), cuts in prop::collection::vec(1usize..5, 60),
         special in any::<bool>(),

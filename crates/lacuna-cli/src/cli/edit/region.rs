@@ -11,16 +11,16 @@ const CONTEXT_TOKENS: usize = 1024;
 
 /// Lines as `--lines` and `--at` name them, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Lines(RangeInclusive<usize>, Option<usize>);
+pub(crate) struct Lines(RangeInclusive<usize>, Option<usize>);
 
 /// `A:B`, both counted.
-pub(super) fn lines(text: &str) -> Result<Lines, String> {
+pub(crate) fn lines(text: &str) -> Result<Lines, String> {
     let numbers = text.split_once(':').and_then(|(first, last)| {
         let (first, last): (usize, usize) = (number(first)?, number(last)?);
         (first > 0 && first <= last).then_some(Lines(first..=last, None))
     });
     numbers.ok_or_else(|| {
-        format!("`{text}` is no FIRST:LAST, both lines from 1 and both rewritten, such as 10:20")
+        format!("`{text}` is no FIRST:LAST, two lines from 1 and both taken, such as 10:20")
     })
 }
 
@@ -45,7 +45,7 @@ fn number(text: &str) -> Option<usize> {
 
 impl Lines {
     /// The bytes of these lines in a text.
-    pub(super) fn bytes(&self, text: &str, name: &str) -> Result<Range<usize>, Usage> {
+    pub(crate) fn bytes(&self, text: &str, name: &str) -> Result<Range<usize>, Usage> {
         let ends: Vec<usize> = text
             .split_inclusive('\n')
             .scan(0, |at, line| {

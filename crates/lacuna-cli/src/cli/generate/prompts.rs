@@ -5,16 +5,17 @@ use lacuna::{
     Activations, CachePrecision, DraftSource, Engine, EngineOptions, Event, GenerateOptions, Id,
     Model, Pattern, Plan, Prompt, Resolved,
 };
-use lacuna_files::{Log, printable};
-use serde_json::{Value, json};
+use lacuna_files::printable;
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::super::answers::{self, Answers, Asked, Known, ids_of, name, objects, place, same_file};
 use super::super::decode_args::{check_against, used};
 use super::super::model_args::ModelArgs;
 use super::super::progress::{At, Progress, count, is_quiet};
@@ -89,7 +90,14 @@ impl PromptsArgs {
         // A fault that no prompt can change is said before anything is written.
         check_against(&model, &Prompt::Ids(Vec::new()), &options)?;
         Resolved::new(&model, vec![0], &options)?;
-        let mut answers = Answers::open(out, &entries, &model, &options)?;
+        let place = place(&model);
+        let ids: Vec<Value> = entries.iter().map(|entry| entry.id.clone()).collect();
+        let key = |at: usize| {
+            let prompt: Prompt = entries[at].prompt.clone();
+            Ok(key(&place, &Resolved::new(&model, prompt, &options)?))
+        };
+        let asked = Asked { noun: "prompt", ids: &ids, key: &key };
+        let mut answers = Answers::open(out, &asked, &mut |_, _| {})?;
         let known = answers.known;
         let engine = EngineOptions {
             running_max: self.batch,
@@ -281,45 +289,18 @@ impl<'a> Batch<'a> {
 
 /// The file of prompts; its faults are named with their lines.
 fn entries(text: &str, file: &str) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    let mut lines: HashMap<String, usize> = HashMap::new();
-    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-        let entry = entry(line).map_err(|reason| anyhow::anyhow!("{file}:{number}: {reason}"))?;
-        if let Some(first) = lines.insert(entry.id.to_string(), number) {
-            let id = printable(&entry.id.to_string()).into_owned();
-            anyhow::bail!("{file}:{number}: the id {id} is that of line {first}; expected another");
-        }
-        entries.push(entry);
-    }
-    match entries.is_empty() {
-        true => anyhow::bail!("{file}: no prompt in it; expected {EXPECTED} a line"),
-        false => Ok(entries),
-    }
+    let objects = objects((text, file), ("prompt", EXPECTED), false, prompt)?;
+    Ok(objects.into_iter().map(|(id, prompt)| Entry { id, prompt }).collect())
 }
 
 const EXPECTED: &str = r#"{"id": 1, "prompt": "text"} or {"id": 1, "prompt_ids": [5, 6]}"#;
 
-fn entry(line: &str) -> Result<Entry, String> {
-    let value: Value =
-        serde_json::from_str(line).map_err(|error| format!("{error}; expected {EXPECTED}"))?;
-    let Value::Object(mut object) = value else {
-        return Err(format!("no JSON object; expected {EXPECTED}"));
-    };
-    let id = match object.remove("id") {
-        Some(id @ (Value::String(_) | Value::Number(_))) => id,
-        Some(_) => return Err("the id is neither a text nor a number".into()),
-        None => return Err(format!("no id; expected {EXPECTED}")),
-    };
+fn prompt(mut object: Map<String, Value>) -> Result<Prompt, String> {
     let prompt = match (object.remove("prompt"), object.remove("prompt_ids")) {
         (Some(Value::String(text)), None) => Prompt::Text(text),
-        (None, Some(Value::Array(ids))) => {
-            let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-            let ids: Option<Vec<u32>> = ids.iter().map(id).collect();
-            Prompt::Ids(ids.ok_or("prompt_ids holds something else than token ids")?)
-        }
+        (None, Some(ids)) => Prompt::Ids(ids_of("prompt_ids", ids)?),
         (Some(_), Some(_)) => return Err("both prompt and prompt_ids; give one of the two".into()),
         (Some(_), None) => return Err("the prompt is no text".into()),
-        (None, Some(_)) => return Err("prompt_ids is no list of token ids".into()),
         (None, None) => return Err(format!("no prompt; expected {EXPECTED}")),
     };
     match object.keys().next() {
@@ -327,84 +308,8 @@ fn entry(line: &str) -> Result<Entry, String> {
             "unknown key `{}`: a line has an id and a prompt; flags hold for all of them",
             printable(key)
         )),
-        None => Ok(Entry { id, prompt }),
+        None => Ok(prompt),
     }
-}
-
-/// The lines of an earlier run: how many there are, and how many of them are failures.
-#[derive(Clone, Copy, Default)]
-struct Known {
-    done: usize,
-    failed: usize,
-}
-
-/// The file of answers, which this process has for itself.
-struct Answers {
-    log: Log,
-    path: PathBuf,
-    known: Known,
-    synced: Instant,
-}
-
-impl Answers {
-    /// Compares what is there with the prompts, and goes on behind it. A file of anything else stays as it is.
-    fn open(
-        path: &Path,
-        entries: &[Entry],
-        model: &Model,
-        options: &GenerateOptions,
-    ) -> Result<Self> {
-        let mut known = Known::default();
-        let log = Log::hold(path).with_context(|| format!("opening {}", shown(path)))?;
-        if path.is_file() {
-            let there = read_text(path)?;
-            let whole = there.rfind('\n').map_or(0, |at| at + 1);
-            let (lines, torn) = there.split_at(whole);
-            known = compare(path, lines, entries, model, options)?;
-            let expected = entries.get(known.done).map(|entry| begin(&entry.id));
-            let agrees = |begin: String| torn.starts_with(&begin) || begin.starts_with(torn);
-            if !torn.is_empty() && !expected.is_some_and(agrees) {
-                let line = known.done + 1;
-                return Err(foreign(path, line, "no line of an earlier run".into()));
-            }
-            if !torn.is_empty() {
-                note!("note: {}: a line that was cut off is written again", shown(path));
-            }
-        }
-        let (log, _) = log.cut().with_context(|| format!("opening {}", shown(path)))?;
-        Ok(Self { log, path: path.to_owned(), known, synced: Instant::now() })
-    }
-
-    /// Appends a line; from time to time all of them are made to survive a power cut.
-    fn append(&mut self, id: &Value, line: &Value) -> Result<()> {
-        let rest = line.to_string();
-        let line = format!("{}{}\n", begin(id), &rest[1..]);
-        self.log
-            .append(line.as_bytes())
-            .with_context(|| format!("writing {}", shown(&self.path)))?;
-        if self.synced.elapsed() > SYNC_EVERY {
-            self.sync()?;
-        }
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<()> {
-        self.synced = Instant::now();
-        self.log.sync().with_context(|| format!("writing {}", shown(&self.path)))
-    }
-}
-
-const SYNC_EVERY: Duration = Duration::from_secs(5);
-
-/// The beginning of every line of a prompt's answer: by it a line that was cut off is told from
-/// another program's.
-fn begin(id: &Value) -> String {
-    format!("{{\"id\":{id},")
-}
-
-/// The path of a model, links followed.
-fn place(model: &Model) -> PathBuf {
-    model.path().canonicalize().unwrap_or_else(|_| model.path().to_owned())
 }
 
 /// A name for everything that an answer depends on: the model's place, the prompt, and every option. Drafts change none.
@@ -425,61 +330,5 @@ fn key(place: &Path, request: &Resolved) -> String {
     if let Some(rule) = &request.constraint {
         all.push(json!({ "regex": rule.regex }));
     }
-    let all = Value::from(all);
-    lacuna_files::hash(all.to_string().as_bytes())[..16].to_owned()
-}
-
-fn foreign(path: &Path, line: usize, reason: String) -> anyhow::Error {
-    let path = shown(path);
-    anyhow::anyhow!("{path}:{line}: {reason}; give another --out, or remove {path}")
-}
-
-/// Compares the lines that are there with those that the prompts would get.
-fn compare(
-    path: &Path,
-    lines: &str,
-    entries: &[Entry],
-    model: &Model,
-    options: &GenerateOptions,
-) -> Result<Known> {
-    let (mut known, place) = (Known::default(), place(model));
-    for (number, line) in (1..).zip(lines.lines()) {
-        let line: Value = serde_json::from_str(line).map_err(|error| {
-            foreign(path, number, format!("no line of an earlier run ({error})"))
-        })?;
-        let entry = entries.get(known.done).ok_or_else(|| {
-            let more = format!("a line more than there are prompts ({})", entries.len());
-            foreign(path, number, more)
-        })?;
-        if line["id"] != entry.id {
-            let (found, id) = (line["id"].to_string(), entry.id.to_string());
-            let (found, id) = (printable(&found), printable(&id));
-            let reason = format!("it has the id {found}, the prompt {id}");
-            return Err(foreign(path, number, reason));
-        }
-        if line.get("error").is_some() {
-            known.failed += 1;
-        } else {
-            let request = Resolved::new(model, entry.prompt.clone(), options)?;
-            if line["request"] != key(&place, &request) {
-                let reason = "it is of another prompt with this id, another model, or other flags";
-                return Err(foreign(path, number, reason.into()));
-            }
-        }
-        known.done += 1;
-    }
-    Ok(known)
-}
-
-/// The prompts' file as an error names it.
-fn name(from: &Path) -> String {
-    if from == Path::new("-") { "stdin".into() } else { shown(from) }
-}
-
-/// Tells whether two paths lead to one file.
-fn same_file(a: &Path, b: &Path) -> bool {
-    match (a.canonicalize(), b.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b && a.is_file(),
-        _ => false,
-    }
+    answers::key(all)
 }

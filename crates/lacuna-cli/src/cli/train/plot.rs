@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-use chart::{Axis, Labels, Scale, Series, curve, panel};
+pub(crate) use chart::{Axis, Labels, Scale, Series, curve, panel};
 use points::{Points, highest, mean_columns, smoothed};
 
 mod chart;
@@ -25,17 +25,17 @@ pub(crate) use compare::{Against, compare};
 #[cfg(test)]
 mod tests;
 
-const WEIGHTED: RGBColor = RGBColor(0xb4, 0x3a, 0x2f);
-const UNWEIGHTED: RGBColor = RGBColor(0x1f, 0x5a, 0x8a);
-const AUTOREGRESSIVE: RGBColor = RGBColor(0x3a, 0x7d, 0x44);
-const RATE: RGBColor = RGBColor(0x8a, 0x63, 0x1f);
+pub(crate) const WEIGHTED: RGBColor = RGBColor(0xb4, 0x3a, 0x2f);
+pub(crate) const UNWEIGHTED: RGBColor = RGBColor(0x1f, 0x5a, 0x8a);
+pub(crate) const AUTOREGRESSIVE: RGBColor = RGBColor(0x3a, 0x7d, 0x44);
+pub(crate) const RATE: RGBColor = RGBColor(0x8a, 0x63, 0x1f);
 const NORM: RGBColor = RGBColor(0x5b, 0x4a, 0x8a);
 const HELD_OUT: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const FAINT: RGBColor = RGBColor(0xb0, 0xb0, 0xb0);
 
 /// Pixels right of the curves, for what they are.
 const LEGEND: i32 = 235;
-type DrawResult<E> = std::result::Result<(), DrawingAreaErrorKind<E>>;
+pub(crate) type DrawResult<E> = std::result::Result<(), DrawingAreaErrorKind<E>>;
 
 /// Draws what stands in a run's `metrics.jsonl`, as [`draw`] does.
 ///
@@ -176,7 +176,7 @@ fn put_pixels(png: &Path, pixels: &[u8], size: (u32, u32)) -> Result<()> {
 }
 
 /// A name that is free for a plot, or an older plot's: a pipe would be waited for, for ever.
-fn free(path: PathBuf) -> Result<PathBuf> {
+pub(crate) fn free(path: PathBuf) -> Result<PathBuf> {
     match path.metadata() {
         Ok(there) if !there.is_file() => {
             bail!("{}: there is something of this name that is no file", named(&path))
@@ -185,12 +185,12 @@ fn free(path: PathBuf) -> Result<PathBuf> {
     }
 }
 
-fn put(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<()> {
     let written = lacuna_files::write_file(path, bytes);
     written.map_err(lacuna_files::Error::into_source).with_context(|| named(path))
 }
 
-fn drawn<E: std::error::Error + Send + Sync + 'static>(
+pub(crate) fn drawn<E: std::error::Error + Send + Sync + 'static>(
     path: &Path,
     outcome: DrawResult<E>,
 ) -> Result<()> {
@@ -202,7 +202,7 @@ fn named(path: &Path) -> String {
 }
 
 /// Plots look the same on a machine without fonts: DejaVu Sans travels in the binary.
-fn register_font() {
+pub(crate) fn register_font() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         for family in ["sans-serif", "sans"] {

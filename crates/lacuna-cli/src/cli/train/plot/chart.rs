@@ -10,29 +10,29 @@ use super::points::{Points, thinned};
 use super::{DrawResult, FAINT, LEGEND};
 
 /// A curve or a row of marks, and what it is.
-pub(super) struct Series {
-    pub(super) label: String,
-    pub(super) color: RGBColor,
-    pub(super) points: Points,
-    pub(super) marks: bool,
+pub(crate) struct Series {
+    pub(crate) label: String,
+    pub(crate) color: RGBColor,
+    pub(crate) points: Points,
+    pub(crate) marks: bool,
 }
 
-pub(super) fn curve(label: impl Into<String>, color: RGBColor, points: Points) -> Series {
+pub(crate) fn curve(label: impl Into<String>, color: RGBColor, points: Points) -> Series {
     Series { label: label.into(), color, points: thinned(&points), marks: false }
 }
 
 /// The axis that the panels of a picture share, from left to right.
-pub(super) struct Axis<'a> {
+pub(crate) struct Axis<'a> {
     /// Its two ends.
-    pub(super) range: Range<f64>,
+    pub(crate) range: Range<f64>,
     /// The name of the thing that it counts.
-    pub(super) label: &'a str,
+    pub(crate) label: &'a str,
     /// The place on it at which each stage begins, the one at which it ends, and its name.
-    pub(super) stages: Vec<(f64, f64, &'a str)>,
+    pub(crate) stages: Vec<(f64, f64, &'a str)>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Scale {
+pub(crate) enum Scale {
     Linear,
     /// From the lowest value to the highest: where differences are what is looked for.
     Close,
@@ -42,7 +42,7 @@ pub(super) enum Scale {
 
 /// The words of a panel beside those of its own axis.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Labels {
+pub(crate) enum Labels {
     None,
     /// Stages' names above it.
     Stages,
@@ -51,7 +51,7 @@ pub(super) enum Labels {
 }
 
 /// One chart over the steps with the stages' borders, its legend right of the curves.
-pub(super) fn panel<DB: DrawingBackend>(
+pub(crate) fn panel<DB: DrawingBackend>(
     area: &DrawingArea<DB, Shift>,
     axis: &Axis<'_>,
     label: &str,

@@ -1,7 +1,7 @@
 //! Makes curves of numbers that are too many, or too restless, to be drawn as they are.
 
 /// Steps and values.
-pub(super) type Points = Vec<(f64, f64)>;
+pub(crate) type Points = Vec<(f64, f64)>;
 
 /// A curve has at most this many points: more are not seen, and a plot of a long run stays small.
 pub(super) const MOST_POINTS: usize = 800;
