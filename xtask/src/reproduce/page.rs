@@ -124,7 +124,7 @@ pub(super) fn with_unit(experiment: &Experiment, score: &str) -> String {
     match score {
         "step of the best" => label(score),
         score if is_measure(experiment, score) => format!("{}, %", label(score)),
-        score if score.ends_with("tokens a pass") => label(score),
+        score if score.ends_with("tokens a pass") || score.ends_with("share right") => label(score),
         score => format!("{}, nats/token", label(score)),
     }
 }

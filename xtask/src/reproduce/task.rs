@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
+use sha2::Digest as _;
 
 use super::Experiment;
 use crate::cargo::run;
@@ -122,7 +123,10 @@ impl Measure {
         folder: &Path,
         data: &Path,
     ) -> Result<BTreeMap<String, f64>> {
-        let file = folder.join(format!("{}.json", self.name.replace([' ', ',', '/'], "-")));
+        // Several measures may stand in one answer.
+        let name = sha2::Sha256::digest(self.command.join("\0").as_bytes());
+        let name: String = name.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let file = folder.join(format!("asked-{name}.json"));
         if !file.exists() {
             let mut command = Command::new(program);
             for argument in &self.command {
