@@ -16,7 +16,7 @@ use super::model_args::ModelArgs;
 use super::progress::{count, is_quiet};
 use super::ranges::{self, Ids};
 use super::user_file::shown;
-use input::{Body, Source, sources};
+use input::{Body, Source, cut_to_fit, sources};
 use lined::Lined;
 use many::{announce, hear_interrupts, nothing, score};
 use plan::{Named, Plan, attention};
@@ -199,7 +199,7 @@ impl std::str::FromStr for Thresholds {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     usage::check(args).map_err(Usage)?;
-    let sources = sources(args)?;
+    let mut sources = sources(args)?;
     let longest = sources.iter().map(|source| source.body.tokens_about()).max().unwrap_or(0);
     let window = args.window.map_or(usize::MAX, NonZeroUsize::get);
     let model = args.model.open(work(longest.min(window).min(args.model.positions()?)))?;
@@ -214,6 +214,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if args.order.any_order {
         orders::check(args, &model, attention)?;
+    }
+    if args.lines.is_some() {
+        cut_to_fit(&mut sources, &model, window.min(model.config().max_position_embeddings))?;
     }
     let encoder = Encoder::new(&model, args.infill, attention);
     let mut texts = encoded(&sources, &encoder, args.jsonl.is_some())?;

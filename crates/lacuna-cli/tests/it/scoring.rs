@@ -217,6 +217,13 @@ fn a_middle_is_scored_behind_the_marks_of_its_family_or_in_its_place() {
     assert_eq!(in_place["tokens"], by_lines["tokens"], "the same tokens of the middle");
     let refused = refusal(&["--text", &file, "--lines", "2:2", "--infill", "in-place"]);
     assert!(refused.contains("does not see what stands behind"), "{refused}");
+    // Of a long file the lines around the middle are read.
+    let long = temporary.path().join("long.py");
+    let lines: Vec<String> = (0..900).map(|n| format!("value_{n} = {n}\n")).collect();
+    std::fs::write(&long, lines.concat()).unwrap();
+    let long = score(&["--text", &long.display().to_string(), "--lines", "450:451"]);
+    assert!(stdout(&long).contains("the middle alone, behind prefix and suffix"));
+    assert!(said(&long).contains("of the 900 lines the model sees "), "{}", said(&long));
     // A model without marks says so.
     let plain = autoregressive(temporary.path());
     let refused = lacuna(&["score", "-m", &plain, "--text", &file, "--lines", "2:2"]);

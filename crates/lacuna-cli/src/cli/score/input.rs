@@ -1,6 +1,7 @@
 //! Collects what `lacuna score` is to score: files, folders, ids, lines of JSON, a text with a hole.
 
 use anyhow::Result;
+use lacuna::Model;
 use lacuna::data::corpus::for_each_document;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::path::Path;
 use super::super::Usage;
 use super::super::answers::{ids_of, name, objects, same_file};
 use super::super::corpus_args::skipped_lines;
+use super::super::edit::region;
 use super::super::progress::is_quiet;
 use super::super::show::read_text;
 use super::super::user_file::{UserFile, shown};
@@ -98,6 +100,31 @@ fn folder(path: &Path, args: &Args, sources: &mut Vec<Source>) -> Result<()> {
     let lines = skipped_lines(&skipped);
     if !lines.is_empty() && !is_quiet() {
         note!("{under}:{}", lines.replace('\n', "\n  "));
+    }
+    Ok(())
+}
+
+/// Cuts what stands around the lines of a file down to the lines next to them, as many as are read at once with them, and
+/// says so: as `lacuna fill` does.
+pub(super) fn cut_to_fit(sources: &mut [Source], model: &Model, window: usize) -> Result<()> {
+    /// Marks, and the tokens that texts take more than their lines one by one.
+    const FRAME: usize = 64;
+    for source in sources {
+        let Body::Hole { prefix, middle, suffix } = &mut source.body else { continue };
+        let tokenizer = model.tokenizer()?;
+        let length = |text: &str| tokenizer.encode_ordinary(text).map(|ids| ids.len());
+        let own = length(middle)? + FRAME;
+        if own + length(prefix)? + length(suffix)? <= window {
+            continue;
+        }
+        let whole = [prefix.as_str(), middle.as_str(), suffix.as_str()].concat();
+        let part = prefix.len()..prefix.len() + middle.len();
+        let seen = region::window(&whole, part, tokenizer, window.saturating_sub(own))?;
+        let region::Window { first, last, of, .. } = seen;
+        if seen.is_cut && !is_quiet() {
+            note!("note: of the {of} lines the model sees {first} to {last}");
+        }
+        (*prefix, *suffix) = (seen.before.to_owned(), seen.after.to_owned());
     }
     Ok(())
 }
