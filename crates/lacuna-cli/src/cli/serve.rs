@@ -92,7 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let model = args.model.open(args.decode.work(PROMPT_BYTES))?;
     let mut defaults = args.decode.sampled_options(&model)?;
     args.draft.set(&args.decode, &mut defaults)?;
-    // What no request can be decoded with is said at once.
+    // Settings that no request can be decoded with are refused at once.
     Resolved::new(&model, vec![0], &defaults)?;
     let name = args.alias.clone().unwrap_or_else(|| name(model.path()));
     let log = (!args.quiet).then(|| AccessLog::new(told));
