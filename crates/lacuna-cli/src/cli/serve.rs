@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// from where it differs
     #[arg(long, value_name = "SIZE", default_value = "1GB")]
     prefix_cache: ByteSize,
-    /// Tokens of a prompt that are read between two passes of other requests
+    /// Tokens of a prompt that are read between two passes of other requests at most; fewer where somebody waits meanwhile
     #[arg(long, value_name = "N", default_value = "128")]
     prompt_rows: NonZeroUsize,
     /// Don't print a line on stderr for each request
