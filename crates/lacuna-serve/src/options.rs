@@ -31,7 +31,8 @@ pub struct ServeOptions {
     pub running_max: NonZeroUsize,
     /// Requests that wait at most (64); the next is answered with 429.
     pub waiting_max: usize,
-    /// Tokens of prompts that are read between two passes of those that are decoded (128).
+    /// Tokens of prompts that are read between two passes of those that are decoded at most (128); fewer where somebody
+    /// waits meanwhile.
     pub prompt_rows: NonZeroUsize,
     /// Bytes of keys and values that are kept of texts that are done with (1 GiB).
     pub prefix_bytes: u64,

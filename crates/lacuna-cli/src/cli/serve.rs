@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// from where it differs
     #[arg(long, value_name = "SIZE", default_value = "1GB")]
     prefix_cache: ByteSize,
-    /// Tokens of a prompt that are read between two passes of other requests
+    /// Tokens of a prompt that are read between two passes of other requests at most; fewer where somebody waits meanwhile
     #[arg(long, value_name = "N", default_value = "128")]
     prompt_rows: NonZeroUsize,
     /// Don't print a line on stderr for each request
@@ -92,7 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let model = args.model.open(args.decode.work(PROMPT_BYTES))?;
     let mut defaults = args.decode.sampled_options(&model)?;
     args.draft.set(&args.decode, &mut defaults)?;
-    // What no request can be decoded with is said at once.
+    // Settings that no request can be decoded with are refused at once.
     Resolved::new(&model, vec![0], &defaults)?;
     let name = args.alias.clone().unwrap_or_else(|| name(model.path()));
     let log = (!args.quiet).then(|| AccessLog::new(told));

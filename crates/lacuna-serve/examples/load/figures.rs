@@ -29,7 +29,7 @@ const KINDS: [(&str, IsMeant); 3] = [
     ("all good clients", |_| true),
 ];
 
-/// What each kind of client waited, and how p95 compares with that of the first.
+/// The times that each kind of client waited, and how p95 compares with that of the first tally.
 pub(crate) fn answers(tallies: &[(&str, &Tally)]) -> String {
     let mut text = String::from(
         "| | | requests | median ms | p95 ms | p99 ms | p95 by alone | told 429 | lost |\n|---|---|---:|---:|---:|---:|---:|---:|---:|\n",
@@ -114,11 +114,12 @@ impl Memory {
         self.0.retain(|sample| sample.at >= began);
     }
 
-    /// Bytes a minute: the slope of the line that lies closest to all samples.
-    fn slope(&self) -> f64 {
-        let first = self.0[0].at;
-        let points = self.0.iter().map(|one| ((one.at - first).as_secs_f64() / 60.0, one.resident));
-        let n = self.0.len() as f64;
+    /// Bytes a minute: the slope of the line that lies closest to these samples.
+    fn slope(samples: &[Sample]) -> f64 {
+        let first = samples[0].at;
+        let points =
+            samples.iter().map(|one| ((one.at - first).as_secs_f64() / 60.0, one.resident));
+        let n = samples.len() as f64;
         let (x, y) = points.clone().fold((0.0, 0.0), |(a, b), (x, y)| (a + x / n, b + y / n));
         let (xy, xx) = points
             .fold((0.0, 0.0), |(xy, xx), (a, b)| (xy + (a - x) * (b - y), xx + (a - x) * (a - x)));
@@ -145,11 +146,13 @@ impl fmt::Display for Memory {
         };
         write!(
             f,
-            "memory, {} samples: {} in the first tenth, {} in the last, {most:.1} MB at most; {:+.3} MB a minute",
+            "memory, {} samples: {} in the first tenth, {} in the last, {most:.1} MB at most; {:+.3} MB a minute, \
+             {:+.3} in the second half",
             self.0.len(),
             mb(first),
             mb(last),
-            self.slope() / 1e6
+            Self::slope(&self.0) / 1e6,
+            Self::slope(&self.0[self.0.len() / 2..]) / 1e6
         )
     }
 }

@@ -86,7 +86,7 @@ pub(crate) struct Written {
     pub(crate) completion: Completion,
     /// Tokens of its prompt that were remembered.
     pub(crate) remembered: usize,
-    /// Where its time went.
+    /// The parts of its time.
     pub(crate) times: Times,
     /// True if its deadline ended it.
     pub(crate) late: bool,

@@ -94,7 +94,7 @@ mod tests {
             }
             turns.had_alone(0.5);
         }
-        // Who types on without a pause shares after a while.
+        // An editor that types on without a pause shares after a while.
         let mut editor = 0.0;
         while !turns.may(0.01) {
             turns.passed(0.01, 0.0);
