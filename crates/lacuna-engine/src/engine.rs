@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
@@ -193,8 +192,8 @@ impl<'m> Engine<'m> {
         Self {
             model,
             options,
-            memory_max: options.memory.bytes(),
-            session: Session::new(Arc::clone(&model.transformer)),
+            memory_max: memory_max(model, options.memory),
+            session: Session::of(model),
             decoder: Decoder::new(),
             next_id: 0,
             prefixes: None,
@@ -392,9 +391,20 @@ impl<'m> Engine<'m> {
     fn cache_bytes(&self, tokens: usize) -> u64 {
         // A cache has room for some tokens from the beginning.
         let tokens = tokens.max(crate::session::FIRST_CAPACITY);
-        let bytes = self.model.transformer.cache_bytes_per_token();
+        let bytes = self.model.cache_bytes_per_token();
         bytes.saturating_mul(KvCache::capacity_for(tokens) as u64)
     }
+}
+
+/// Bytes that the keys and values of the running requests may take together: on a machine what it has room for, unless less
+/// is asked for.
+fn memory_max(model: &Model, limit: MemoryLimit) -> Option<u64> {
+    let Some(tokens) = model.machine_tokens() else { return limit.bytes() };
+    let room = model.cache_bytes_per_token().saturating_mul(tokens as u64);
+    Some(match limit {
+        MemoryLimit::Bytes(bytes) => bytes.min(room),
+        MemoryLimit::Available | MemoryLimit::Unlimited => room,
+    })
 }
 
 /// Keeps what was read of a sequence that has ended, where anything is kept.

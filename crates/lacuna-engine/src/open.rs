@@ -4,6 +4,7 @@ use candle_core::Device;
 use lacuna_checkpoint::{
     Attention, CachePrecision, Config, Mode, Predicts, StorageDtype, Weights, Workload,
 };
+use lacuna_device::DecodingCounts;
 use lacuna_model::Transformer;
 use lacuna_samplers::{Sampling, Vocabulary};
 use lacuna_text::{ChatTemplate, ModelFiles, Settings, Tokenizer};
@@ -16,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use crate::advice::{Advice, Knob};
 use crate::error::{Error, Result, unsupported};
 use crate::memory::{self, MemoryLimit};
+use crate::session::{Passes, SharedDecoding};
 
 /// Settings for opening a checkpoint.
 #[derive(Clone, Debug, Default)]
@@ -69,6 +71,8 @@ pub fn usual_mask(weights: &Weights) -> Option<u32> {
 pub struct Model {
     /// The network.
     pub transformer: Arc<Transformer>,
+    /// The machine that its passes are computed on, where they are not by tensors.
+    decoding: Option<SharedDecoding>,
     /// The tokenizer, if the checkpoint brings one.
     pub tokenizer: Option<Arc<Tokenizer>>,
     path: PathBuf,
@@ -88,11 +92,7 @@ impl Model {
     /// Errors name the file and what is wrong: missing, damaged, of another architecture, or a tokenizer with
     /// more tokens than the model embeds.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
-        if !path.exists() {
-            let reason = "no such file or directory; a model is a folder with config.json, \
-                          model.safetensors and tokenizer.json, or a .gguf file";
-            return Err(Error::NotFound { path: path.to_owned(), reason: reason.into() });
-        }
+        Self::exists(path)?;
         let weights = Weights::open(path)?;
         let device = options.device.clone().unwrap_or(Device::Cpu);
         let mut taken = 0;
@@ -128,24 +128,92 @@ impl Model {
             Transformer::resident(&weights, dtype, &device)?
         };
         let transformer = transformer.with_cache_precision(options.cache)?;
-        let settings = open_settings(path, &weights)?;
-        let tokenizer = open_tokenizer(path, &weights, &settings)?;
-        let (transformer, tokenizer) = (Arc::new(transformer), tokenizer.map(Arc::new));
         let wanted = options.dtype.filter(|_| device.is_cpu());
         let fallbacks = wanted.map(|dtype| weights.fallbacks(dtype)).unwrap_or_default();
+        let model = Self::assembled(path, &weights, transformer, None)?;
+        Ok(Self { fallbacks, taken, ..model })
+    }
+
+    /// Errors where there is nothing, and says what a model is.
+    pub(crate) fn exists(path: &Path) -> Result<()> {
+        if path.exists() {
+            return Ok(());
+        }
+        let reason = "no such file or directory; a model is a folder with config.json, \
+                      model.safetensors and tokenizer.json, or a .gguf file";
+        Err(Error::NotFound { path: path.to_owned(), reason: reason.into() })
+    }
+
+    /// A model with what its files say besides weights.
+    pub(crate) fn assembled(
+        path: &Path,
+        weights: &Weights,
+        transformer: Transformer,
+        note: Option<Advice>,
+    ) -> Result<Self> {
+        let settings = open_settings(path, weights)?;
+        let tokenizer = open_tokenizer(path, weights, &settings)?;
+        let (transformer, tokenizer) = (Arc::new(transformer), tokenizer.map(Arc::new));
         let notes = tokenizer.iter().flat_map(|tokenizer| tokenizer.notes());
         let mut notes: Vec<Advice> = notes.map(|note| note.as_str().into()).collect();
         notes.extend(half_named(transformer.config(), tokenizer.as_deref()));
+        notes.extend(note);
         Ok(Self {
             transformer,
+            decoding: None,
             tokenizer,
             path: path.to_owned(),
             settings,
-            fallbacks,
+            fallbacks: BTreeMap::new(),
             notes,
-            taken,
+            taken: 0,
             vocabulary: Arc::default(),
         })
+    }
+
+    /// The same model with its passes computed on a machine.
+    pub(crate) fn on(self, decoding: SharedDecoding) -> Self {
+        Self { decoding: Some(decoding), ..self }
+    }
+
+    /// The place where its passes are computed.
+    pub(crate) fn passes(&self) -> Passes {
+        match &self.decoding {
+            Some(decoding) => Passes::Machine(decoding.clone()),
+            None => Passes::Tensors(Arc::clone(&self.transformer)),
+        }
+    }
+
+    /// True if its passes are computed on a machine by planned launches ([`open_on`](Self::open_on)). Its
+    /// [`transformer`](Self::transformer) has the same weights then, on the CPU.
+    pub fn is_on_machine(&self) -> bool {
+        self.decoding.is_some()
+    }
+
+    /// Plans, passes and bytes read back so far on the machine that the model is on, by all its sessions.
+    pub fn machine_counts(&self) -> Option<DecodingCounts> {
+        self.decoding.as_ref().map(|decoding| decoding.lock().counts())
+    }
+
+    /// The tokens whose keys and values the machine has room for, if the model is on one.
+    pub fn machine_tokens(&self) -> Option<usize> {
+        self.decoding.as_ref().map(|decoding| decoding.lock().cache_tokens())
+    }
+
+    /// The name of the format that keys and values are kept in.
+    pub fn cache_precision_name(&self) -> &'static str {
+        match &self.decoding {
+            Some(_) => StorageDtype::BF16.name(),
+            None => self.transformer.cache_precision().name(),
+        }
+    }
+
+    /// Bytes that a token's keys and values take where its passes are computed.
+    pub fn cache_bytes_per_token(&self) -> u64 {
+        match &self.decoding {
+            Some(decoding) => decoding.lock().weights().cache_bytes_per_token(),
+            None => self.transformer.cache_bytes_per_token(),
+        }
     }
 
     /// A model that is in memory already, such as one that is being trained, with its tokenizer and none of the settings
@@ -153,6 +221,7 @@ impl Model {
     pub fn in_memory(transformer: Transformer, tokenizer: Arc<Tokenizer>) -> Self {
         Self {
             transformer: Arc::new(transformer),
+            decoding: None,
             tokenizer: Some(tokenizer),
             path: PathBuf::new(),
             settings: Settings::default(),
@@ -422,8 +491,14 @@ pub fn select_device(name: &str) -> Result<Device> {
         "metal" if cfg!(feature = "metal") => Device::new_metal(0),
         "cuda" | "metal" => {
             return Err(device(format!(
-                "{0} {name}: this build has no {kind}; build with --features {name}, or use {0} cpu",
-                Knob::Device
+                "{0} {name}: this build has no {kind}; {1}, or use {0} cpu",
+                Knob::Device,
+                match name {
+                    "cuda" => {
+                        "`cargo xtask cuda build` makes one with kernels for NVIDIA's cards, --features cuda one with candle's"
+                    }
+                    _ => "build with --features metal",
+                }
             )));
         }
         other => {

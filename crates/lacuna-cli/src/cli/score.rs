@@ -86,7 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let text = args.text.as_deref().map(read_text).transpose()?;
     let length = text.as_ref().map_or(0, |text: &String| text.len() / 3 + 1);
     let tokens = args.ids.as_ref().map_or(length, |ids| ids.0.len());
-    let model = args.model.open(work(tokens))?;
+    let model = args.model.open_tensors(work(tokens), "score")?;
     let diffusion = model.is_block_diffusion();
     in_vocabulary("--mask-id", args.mask_id.as_slice(), model.config().vocab_size)?;
     let (tokens, bytes) = tokens_and_bytes(args, &model, text.as_deref())?;

@@ -1,9 +1,10 @@
 //! Runs plans on the CUDA kernels as g++ compiles them for the CPU: a [`Machine`] without a card.
 
-use lacuna_device::{Bytes, Error, Machine, Result, Step};
+use lacuna_device::{Bytes, Error, Machine, Recording, Result, Step};
 use std::alloc::{Layout, alloc, dealloc};
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
 /// The variable that names the library.
 const LIBRARY: &str = "LACUNA_EMULATED_KERNELS";
@@ -27,7 +28,29 @@ struct Library {
 }
 
 static LOADED: OnceLock<Library> = OnceLock::new();
-static TURN: Mutex<()> = Mutex::new(());
+static TAKEN: Mutex<bool> = Mutex::new(false);
+static FREE: Condvar = Condvar::new();
+
+/// The turn of one caller, which may go from thread to thread with it.
+struct Turn;
+
+impl Turn {
+    fn take() -> Self {
+        let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        while *taken {
+            taken = FREE.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *taken = true;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        FREE.notify_one();
+    }
+}
 
 fn library() -> &'static Library {
     LOADED.get_or_init(|| {
@@ -51,16 +74,27 @@ pub(crate) struct Emulation {
     base: *mut u8,
     bytes: usize,
     schedule: c_int,
-    _turn: MutexGuard<'static, ()>,
+    recordings: HashMap<Recording, Vec<Step>>,
+    recorded: u64,
+    _turn: Turn,
 }
+
+// SAFETY: the memory at `base` is its own.
+unsafe impl Send for Emulation {}
 
 impl Emulation {
     /// A machine whose warps run in the order of schedule `schedule` (`emulation/machine.h` lists them). Another test's
     /// is waited for.
     pub(crate) fn new(schedule: c_int) -> Self {
         assert!((0..library().schedules).contains(&schedule));
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        Self { base: std::ptr::null_mut(), bytes: 0, schedule, _turn: turn }
+        Self {
+            base: std::ptr::null_mut(),
+            bytes: 0,
+            schedule,
+            recordings: HashMap::new(),
+            recorded: 0,
+            _turn: Turn::take(),
+        }
     }
 
     fn layout(&self) -> Layout {
@@ -103,6 +137,7 @@ impl Machine for Emulation {
             return Ok(());
         }
         self.release();
+        self.recordings.clear();
         self.bytes = bytes as usize;
         // SAFETY: the layout has a size. Every byte is written before anything is read.
         unsafe {
@@ -139,11 +174,24 @@ impl Machine for Emulation {
                     self.fill(*at, *bytes, 0xff)?;
                     continue;
                 }
+                Step::Copy { from, to, bytes } => {
+                    let [from, to] = [
+                        self.check(*from, *bytes as usize, "copying")?,
+                        self.check(*to, *bytes as usize, "copying")?,
+                    ];
+                    assert!(from.abs_diff(to) >= *bytes as usize, "a copy onto itself");
+                    // SAFETY: `check` has found both regions inside of the arena, and they are apart.
+                    unsafe {
+                        let base = self.base;
+                        base.add(to).copy_from_nonoverlapping(base.add(from), *bytes as usize);
+                    }
+                    continue;
+                }
                 Step::Launch(launch) => launch,
             };
             let name = CString::new(launch.kernel).unwrap();
             let args = launch.args.in_arena(self.base as u64);
-            // SAFETY: `TURN` makes this the only caller. Name, grid and arguments live until the call returns. The kernel
+            // SAFETY: `Turn` makes this the only caller. Name, grid and arguments live until the call returns. The kernel
             // reads and writes where its arguments point: into the arena, which nobody refers to meanwhile; a planted
             // fault may send it a little beyond, into the slack.
             let said = unsafe {
@@ -164,5 +212,27 @@ impl Machine for Emulation {
             }
         }
         Ok(())
+    }
+    fn record(&mut self, steps: &[Step]) -> Result<Recording> {
+        self.recorded += 1;
+        self.recordings.insert(Recording(self.recorded), steps.to_vec());
+        Ok(Recording(self.recorded))
+    }
+
+    fn play(&mut self, recording: Recording) -> Result<()> {
+        let Some(steps) = self.recordings.remove(&recording) else {
+            return Err(Error::Input("the recording was made for another arena".into()));
+        };
+        let played = self.run(&steps);
+        self.recordings.insert(recording, steps);
+        played
+    }
+
+    fn forget(&mut self, recording: Recording) {
+        self.recordings.remove(&recording);
+    }
+
+    fn room(&mut self) -> Option<u64> {
+        Some(64 << 20)
     }
 }
