@@ -59,7 +59,7 @@ pub struct Decoding {
     counts: DecodingCounts,
 }
 
-/// What a decoder has done so far.
+/// The work of a decoder so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DecodingCounts {
     /// Plans that were made and recorded.
@@ -117,12 +117,12 @@ pub struct DecodeBatch<'a> {
     pub draws: &'a [Option<Draw>],
 }
 
-/// What a pass leaves of a wanted row.
+/// The thing that a pass leaves of a wanted row.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Read<'a> {
     /// Its logits, [vocab].
     Logits(&'a [f32]),
-    /// What was drawn from them.
+    /// The candidate that was drawn from them.
     Candidate(Candidate),
 }
 
@@ -141,7 +141,7 @@ impl Decoding {
         let rows = options.rows.max(PASS_ROWS);
         let wanted = options.wanted.max(PASS_WANTED);
         let largest = Shape::largest(rows, wanted, options.positions);
-        // What a pass takes behind keys and values does not depend on how many those are.
+        // The memory that a pass takes behind keys and values does not depend on how many those are.
         let none = weights.pool(0);
         let needed = DecodePlan::new(&weights, &none, options.card, largest)?.plan.arena_bytes;
         let tokens = match options.cache_tokens {
@@ -211,7 +211,7 @@ impl Decoding {
         self.reserved
     }
 
-    /// What it has done so far.
+    /// Its work so far.
     pub fn counts(&self) -> DecodingCounts {
         self.counts
     }

@@ -32,7 +32,7 @@ pub struct Training<'m> {
     peak: u64,
 }
 
-/// What training has done so far.
+/// The work of training so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TrainingCounts {
     /// Plans of micro-batches that were made and recorded.
@@ -198,7 +198,7 @@ impl<'m> Training<'m> {
         Ok(MicroBatch { loss: f64::from_ne_bytes(bytes), nll, operations })
     }
 
-    /// What it has done so far.
+    /// Its work so far.
     pub fn counts(&self) -> TrainingCounts {
         self.counts
     }

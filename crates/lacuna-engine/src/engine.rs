@@ -192,7 +192,7 @@ impl<'m> Engine<'m> {
         Self {
             model,
             options,
-            memory_max: memory_max(model, options.memory),
+            memory_max: model.memory_for_caches(options.memory),
             session: Session::of(model),
             decoder: Decoder::new(),
             next_id: 0,
@@ -394,17 +394,6 @@ impl<'m> Engine<'m> {
         let bytes = self.model.cache_bytes_per_token();
         bytes.saturating_mul(KvCache::capacity_for(tokens) as u64)
     }
-}
-
-/// Bytes that the keys and values of the running requests may take together: on a machine what it has room for, unless less
-/// is asked for.
-fn memory_max(model: &Model, limit: MemoryLimit) -> Option<u64> {
-    let Some(tokens) = model.machine_tokens() else { return limit.bytes() };
-    let room = model.cache_bytes_per_token().saturating_mul(tokens as u64);
-    Some(match limit {
-        MemoryLimit::Bytes(bytes) => bytes.min(room),
-        MemoryLimit::Available | MemoryLimit::Unlimited => room,
-    })
 }
 
 /// Keeps what was read of a sequence that has ended, where anything is kept.

@@ -2,16 +2,17 @@
 
 use candle_core::{DType, Device};
 use lacuna_checkpoint::{Attention, CachePrecision, Parameters, StorageDtype, Weights};
-use lacuna_device::{Card, Decoding, DecodingOptions, Machine};
+use lacuna_device::{Card, Decoding, DecodingCounts, DecodingOptions, Machine};
 use lacuna_model::Transformer;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::advice::{Advice, Knob};
 use crate::error::{Result, unsupported};
 use crate::memory::MemoryLimit;
 use crate::open::{Model, OpenOptions};
-use crate::session::SharedDecoding;
+use crate::session::{Passes, SharedDecoding};
 
 /// The machine that a model decodes on.
 pub struct OnMachine {
@@ -112,7 +113,58 @@ impl Model {
         // Its weights stay where they are: of this model only what is said of them is asked.
         let transformer = Transformer::mapped(&weights)?;
         let model = Self::assembled(path, &weights, transformer, note)?;
-        Ok(model.on(SharedDecoding::new(decoding)))
+        Ok(Self { decoding: Some(SharedDecoding::new(decoding)), ..model })
+    }
+
+    /// The place where its passes are computed.
+    pub(crate) fn passes(&self) -> Passes {
+        match &self.decoding {
+            Some(decoding) => Passes::Machine(decoding.clone()),
+            None => Passes::Tensors(Arc::clone(&self.transformer)),
+        }
+    }
+
+    /// True if its passes are computed on a machine by planned launches ([`open_on`](Self::open_on)). Its
+    /// [`transformer`](Self::transformer) has the same weights then, on the CPU.
+    pub fn is_on_machine(&self) -> bool {
+        self.decoding.is_some()
+    }
+
+    /// Plans, passes and bytes read back so far on the machine that the model is on, by all its sessions.
+    pub fn machine_counts(&self) -> Option<DecodingCounts> {
+        self.decoding.as_ref().map(|decoding| decoding.lock().counts())
+    }
+
+    /// The tokens whose keys and values the machine has room for, if the model is on one.
+    pub fn machine_tokens(&self) -> Option<usize> {
+        self.decoding.as_ref().map(|decoding| decoding.lock().cache_tokens())
+    }
+
+    /// The name of the format that keys and values are kept in.
+    pub fn cache_precision_name(&self) -> &'static str {
+        match &self.decoding {
+            Some(_) => StorageDtype::BF16.name(),
+            None => self.transformer.cache_precision().name(),
+        }
+    }
+
+    /// Bytes that a token's keys and values take where its passes are computed.
+    pub fn cache_bytes_per_token(&self) -> u64 {
+        match &self.decoding {
+            Some(decoding) => decoding.lock().weights().cache_bytes_per_token(),
+            None => self.transformer.cache_bytes_per_token(),
+        }
+    }
+
+    /// Bytes that the keys and values of texts under way may take together: on a machine what it has room for, unless less
+    /// is asked for.
+    pub(crate) fn memory_for_caches(&self, limit: MemoryLimit) -> Option<u64> {
+        let Some(tokens) = self.machine_tokens() else { return limit.bytes() };
+        let room = self.cache_bytes_per_token().saturating_mul(tokens as u64);
+        Some(match limit {
+            MemoryLimit::Bytes(bytes) => bytes.min(room),
+            MemoryLimit::Available | MemoryLimit::Unlimited => room,
+        })
     }
 }
 

@@ -4,7 +4,6 @@ use candle_core::Device;
 use lacuna_checkpoint::{
     Attention, CachePrecision, Config, Mode, Predicts, StorageDtype, Weights, Workload,
 };
-use lacuna_device::DecodingCounts;
 use lacuna_model::Transformer;
 use lacuna_samplers::{Sampling, Vocabulary};
 use lacuna_text::{ChatTemplate, ModelFiles, Settings, Tokenizer};
@@ -17,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 use crate::advice::{Advice, Knob};
 use crate::error::{Error, Result, unsupported};
 use crate::memory::{self, MemoryLimit};
-use crate::session::{Passes, SharedDecoding};
+use crate::session::SharedDecoding;
 
 /// Settings for opening a checkpoint.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +71,7 @@ pub struct Model {
     /// The network.
     pub transformer: Arc<Transformer>,
     /// The machine that its passes are computed on, where they are not by tensors.
-    decoding: Option<SharedDecoding>,
+    pub(crate) decoding: Option<SharedDecoding>,
     /// The tokenizer, if the checkpoint brings one.
     pub tokenizer: Option<Arc<Tokenizer>>,
     path: PathBuf,
@@ -169,51 +168,6 @@ impl Model {
             taken: 0,
             vocabulary: Arc::default(),
         })
-    }
-
-    /// The same model with its passes computed on a machine.
-    pub(crate) fn on(self, decoding: SharedDecoding) -> Self {
-        Self { decoding: Some(decoding), ..self }
-    }
-
-    /// The place where its passes are computed.
-    pub(crate) fn passes(&self) -> Passes {
-        match &self.decoding {
-            Some(decoding) => Passes::Machine(decoding.clone()),
-            None => Passes::Tensors(Arc::clone(&self.transformer)),
-        }
-    }
-
-    /// True if its passes are computed on a machine by planned launches ([`open_on`](Self::open_on)). Its
-    /// [`transformer`](Self::transformer) has the same weights then, on the CPU.
-    pub fn is_on_machine(&self) -> bool {
-        self.decoding.is_some()
-    }
-
-    /// Plans, passes and bytes read back so far on the machine that the model is on, by all its sessions.
-    pub fn machine_counts(&self) -> Option<DecodingCounts> {
-        self.decoding.as_ref().map(|decoding| decoding.lock().counts())
-    }
-
-    /// The tokens whose keys and values the machine has room for, if the model is on one.
-    pub fn machine_tokens(&self) -> Option<usize> {
-        self.decoding.as_ref().map(|decoding| decoding.lock().cache_tokens())
-    }
-
-    /// The name of the format that keys and values are kept in.
-    pub fn cache_precision_name(&self) -> &'static str {
-        match &self.decoding {
-            Some(_) => StorageDtype::BF16.name(),
-            None => self.transformer.cache_precision().name(),
-        }
-    }
-
-    /// Bytes that a token's keys and values take where its passes are computed.
-    pub fn cache_bytes_per_token(&self) -> u64 {
-        match &self.decoding {
-            Some(decoding) => decoding.lock().weights().cache_bytes_per_token(),
-            None => self.transformer.cache_bytes_per_token(),
-        }
     }
 
     /// A model that is in memory already, such as one that is being trained, with its tokenizer and none of the settings

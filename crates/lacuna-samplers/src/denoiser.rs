@@ -146,12 +146,12 @@ pub enum NoToken {
     NothingAllowed,
 }
 
-/// What a pass leaves of a wanted row.
+/// The thing that a pass leaves of a wanted row.
 #[derive(Clone, Debug)]
 pub enum Row<'a> {
     /// Its logits, `[vocab]`.
     Logits(&'a [f32]),
-    /// What the denoiser has drawn from them. Margin, entropy and uniform number may be there whether the request's rule
+    /// The candidate that the denoiser has drawn from them. Margin, entropy and uniform number may be there whether the request's rule
     /// asks for them or not.
     Drawn(Result<Candidate, NoToken>),
 }

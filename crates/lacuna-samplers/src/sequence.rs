@@ -266,7 +266,7 @@ impl Sequence {
         let is_known = self.guide.is_none()
             && sampling.frequency_penalty == 0.0
             && sampling.presence_penalty == 0.0
-            // What is seen behind a draft's blocks, they say.
+            // The blocks of a draft say which tokens are seen behind them.
             && (draft.is_empty() || !sampling.penalises());
         let draw = |at| {
             let site = if draft.is_empty() { self.site(at) } else { self.site_behind(at) };

@@ -94,7 +94,7 @@ impl Tables {
         }
     }
 
-    /// What stands in them for a pass of this shape. Rows beyond the pass's read token 0 and go nowhere.
+    /// The bytes that stand in them for a pass of this shape. Rows beyond the pass's read token 0 and go nowhere.
     pub(crate) fn of(&self, shape: Shape, pass: Pass<'_>, at: &KeysAndValues) -> Bytes {
         let mut all = Bytes::default();
         let mut put = |place: u64, data: Bytes| all.put((place - self.at) as usize, data);

@@ -16,7 +16,7 @@ pub(super) struct Stretch {
     /// Its rows of the batch, and the first of them, counted from the text's own first.
     pub(super) rows: Range<usize>,
     pub(super) first: usize,
-    /// What all of the text's rows see.
+    /// The keys that each of the text's rows sees.
     pub(super) ranges: KeyRanges,
 }
 

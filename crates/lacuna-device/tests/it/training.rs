@@ -70,7 +70,7 @@ fn batches_of_one_shape_have_one_plan_and_the_bits_of_a_new_one() {
     assert_eq!(parts.each_ref().map(bits), losses[0]);
     assert_eq!(fresh.gradient_norm().unwrap().to_bits(), norms[0]);
 
-    // What rounding up adds weighs nothing.
+    // Rows that rounding up adds weigh nothing.
     let layout = Layout::new(&config, 48).unwrap();
     let segments = other.batch.segments().unwrap();
     let exact = TrainingStep::new(&layout, other.on(&segments), &StepOptions::default()).unwrap();

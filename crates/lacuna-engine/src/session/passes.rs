@@ -20,7 +20,7 @@ impl SharedDecoding {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Decoding> {
-        // What a thread that panicked has left in the middle are rows that no cache counts as its own.
+        // A thread that panicked has left at most rows in the middle that no cache counts as its own.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
