@@ -43,11 +43,15 @@ impl Driver {
         // SAFETY: what a driver's library does when it is loaded is the same for every program that uses a card.
         let loads = |name: &str| unsafe { libloading::Library::new(name) }.is_ok();
         if !["libcuda.so.1", "libcuda.so", "nvcuda.dll"].into_iter().any(loads) {
-            let why = "there is no NVIDIA driver on this machine (libcuda.so.1)";
+            let why = "there is no NVIDIA driver on this machine (libcuda.so.1); install version 580 or newer, or use the CPU";
             return Err(Error::NoCard(why.into()));
         }
         let none = |error: DriverError| Error::NoCard(error.to_string());
-        let count = CudaContext::device_count().map_err(none)?;
+        let count = CudaContext::device_count().map_err(|error| {
+            let why =
+                "the NVIDIA driver finds no GPU that it can use; `nvidia-smi` shows what it sees";
+            Error::NoCard(format!("{why}: {error}"))
+        })?;
         there_is(ordinal, usize::try_from(count).unwrap_or(0))?;
         let context = CudaContext::new(ordinal).map_err(none)?;
         let stream = context.new_stream().map_err(failed("opening a stream"))?;
@@ -285,7 +289,9 @@ impl std::fmt::Debug for Driver {
 /// Errors where a machine has too few cards for this one to be among them.
 fn there_is(ordinal: usize, count: usize) -> Result<()> {
     match count {
-        0 => Err(Error::NoCard("the NVIDIA driver of this machine finds no GPU".into())),
+        0 => Err(Error::NoCard(
+            "the NVIDIA driver finds no GPU; `nvidia-smi` shows what it sees".into(),
+        )),
         _ if ordinal < count => Ok(()),
         _ => Err(Error::NoCard(format!(
             "GPU {ordinal} is asked for, and this machine has {count}, counted from 0: each rank takes the GPU of its local \

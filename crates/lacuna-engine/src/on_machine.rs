@@ -112,8 +112,9 @@ impl Model {
         }
         // Its weights stay where they are: of this model only what is said of them is asked.
         let transformer = Transformer::mapped(&weights)?;
-        let model = Self::assembled(path, &weights, transformer, note)?;
-        Ok(Self { decoding: Some(SharedDecoding::new(decoding)), ..model })
+        let mut model = Self::assembled(path, &weights, transformer, note)?;
+        model.decoding = Some(SharedDecoding::new(decoding));
+        Ok(model)
     }
 
     /// The place where its passes are computed.
