@@ -5,9 +5,9 @@ use half::bf16;
 use lacuna_checkpoint::{Config, Mode, Parts, Predicts};
 use lacuna_device::{Card, Weights};
 use lacuna_engine::{
-    Algorithm, Completion, DraftSource, Engine, EngineOptions, Event, FillRule, GenerateOptions,
-    Model, OnMachine, OpenOptions, Plan, Prompt, Resolved, Sampling, Session, StorageDtype, edit,
-    generate,
+    Algorithm, Completion, DecodeEvent, DraftSource, Engine, EngineOptions, Event, FillRule,
+    GenerateOptions, Model, OnMachine, OpenOptions, Plan, Prompt, Resolved, Sampling, Session,
+    StorageDtype, edit, generate,
 };
 use lacuna_model::Transformer;
 use lacuna_samplers::{Denoiser, Segment, View, generate_batch};
@@ -15,8 +15,9 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::emulation::Emulation;
+use crate::emulation::{Emulation, Fault};
 use crate::model::{biased, state, tied_and_normed};
 
 const MASK: u32 = 3;
@@ -384,6 +385,49 @@ fn drafts_are_verified_and_a_prompt_is_read_in_parts_as_on_the_cpu() {
         }
         assert_eq!(tokens.as_ref(), Some(&expected.tokens));
     }
+}
+
+/// The candidates that a decode proposed, pass by pass, or that it failed.
+fn proposed(model: &Model) -> Option<Vec<(u32, f64)>> {
+    let of = GenerateOptions { max_new_tokens: 9, ..greedy(0, Algorithm::Blocks) };
+    let mut all = Vec::new();
+    let written = generate(model, Prompt::Ids(prompt(4)), &of, |event| {
+        if let DecodeEvent::Refinement(refinement) = event {
+            all.extend(refinement.candidates.iter().map(|one| (one.token, one.confidence)));
+        }
+    });
+    written.ok().map(|_| all)
+}
+
+#[test]
+#[ignore = "wants emulated kernels: `cargo xtask cuda emulate plan`"]
+fn every_kernel_that_is_left_out_of_a_pass_and_tables_that_are_stale_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(&config(), folder.path());
+    let cpu = proposed(&Model::open(folder.path(), &options(None)).unwrap()).unwrap();
+    let same = |found: &[(u32, f64)]| {
+        let pairs = found.iter().zip(&cpu);
+        found.len() == cpu.len()
+            && pairs.into_iter().all(|((a, p), (b, q))| a == b && (p - q).abs() < 1e-2 * q)
+    };
+    let kernels = Arc::default();
+    let with = |fault| {
+        let machine = Emulation::new(0).with_fault(fault, Arc::clone(&kernels));
+        let machine = Box::new(machine);
+        let on = OnMachine { machine, card: Card::Small, cache_tokens: Some(300) };
+        proposed(&Model::open_on(folder.path(), &options(None), on).unwrap())
+    };
+    assert!(same(&with(None).unwrap()), "as it is");
+    let all: Vec<&'static str> = kernels.lock().unwrap().iter().copied().collect();
+    assert!(all.len() > 12, "{all:?}");
+    let faults = all.into_iter().map(Fault::LeftOut).chain([Fault::Stale]);
+    let unfound: Vec<_> = faults
+        .filter(|fault| {
+            println!("{fault:?}");
+            with(Some(*fault)).is_some_and(|found| same(&found))
+        })
+        .collect();
+    assert!(unfound.is_empty(), "not found: {unfound:?}");
 }
 
 #[test]

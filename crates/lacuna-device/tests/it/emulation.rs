@@ -2,9 +2,9 @@
 
 use lacuna_device::{Bytes, Error, Machine, Recording, Result, Step};
 use std::alloc::{Layout, alloc, dealloc};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
 /// The variable that names the library.
 const LIBRARY: &str = "LACUNA_EMULATED_KERNELS";
@@ -69,6 +69,15 @@ fn library() -> &'static Library {
     })
 }
 
+/// A mistake that is made in everything that is recorded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// A kernel is left out.
+    LeftOut(&'static str),
+    /// Tables that are written stay as they were when as many bytes were first written to their place.
+    Stale,
+}
+
 /// An arena in the CPU's memory, and the emulated kernels under one schedule of their threads.
 pub(crate) struct Emulation {
     base: *mut u8,
@@ -76,6 +85,11 @@ pub(crate) struct Emulation {
     schedule: c_int,
     recordings: HashMap<Recording, Vec<Step>>,
     recorded: u64,
+    fault: Option<Fault>,
+    /// The kernels that were recorded, for whoever holds it too.
+    kernels: Arc<Mutex<BTreeSet<&'static str>>>,
+    /// The first bytes that were written to a place since something was recorded, by their number.
+    written: HashMap<(u64, usize), Bytes>,
     _turn: Turn,
 }
 
@@ -93,8 +107,21 @@ impl Emulation {
             schedule,
             recordings: HashMap::new(),
             recorded: 0,
+            fault: None,
+            kernels: Arc::default(),
+            written: HashMap::new(),
             _turn: Turn::take(),
         }
+    }
+
+    /// The same with a mistake, which tells the kernels that it meets.
+    pub(crate) fn with_fault(
+        mut self,
+        fault: Option<Fault>,
+        kernels: Arc<Mutex<BTreeSet<&'static str>>>,
+    ) -> Self {
+        (self.fault, self.kernels) = (fault, kernels);
+        self
     }
 
     fn layout(&self) -> Layout {
@@ -149,6 +176,11 @@ impl Machine for Emulation {
     }
 
     fn write(&mut self, at: u64, data: &Bytes) -> Result<()> {
+        let mut data = data;
+        if self.recorded > 0 && matches!(self.fault, Some(Fault::Stale)) {
+            let first = self.written.entry((at, data.bytes.len()));
+            data = first.or_insert_with(|| data.clone());
+        }
         let bytes = data.in_arena(self.base as u64);
         let at = self.check(at, bytes.len(), "writing")?;
         // SAFETY: `check` has found the region inside of the arena, which nobody else refers to.
@@ -215,7 +247,16 @@ impl Machine for Emulation {
     }
     fn record(&mut self, steps: &[Step]) -> Result<Recording> {
         self.recorded += 1;
-        self.recordings.insert(Recording(self.recorded), steps.to_vec());
+        let mut steps = steps.to_vec();
+        let names = steps.iter().filter_map(|step| match step {
+            Step::Launch(launch) => Some(launch.kernel),
+            _ => None,
+        });
+        self.kernels.lock().unwrap_or_else(PoisonError::into_inner).extend(names);
+        if let Some(Fault::LeftOut(kernel)) = self.fault {
+            steps.retain(|step| !matches!(step, Step::Launch(launch) if launch.kernel == kernel));
+        }
+        self.recordings.insert(Recording(self.recorded), steps);
         Ok(Recording(self.recorded))
     }
 
