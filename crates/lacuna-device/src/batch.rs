@@ -6,7 +6,6 @@ use lacuna_kernels::{KeyRanges, Segments};
 use crate::error::{Error, Result};
 use crate::launch::Bytes;
 use crate::layout::Layout;
-use crate::recorder::{Occurrences, Recorder};
 
 /// The rows of a pass and what is learnt from them. Sequences of any lengths lie end to end.
 #[derive(Clone, Copy, Debug)]
@@ -32,13 +31,33 @@ pub(crate) type Seen = [std::ops::Range<usize>; 2];
 pub(crate) struct Rows<'a> {
     pub(crate) batch: TrainingBatch<'a>,
     seen: Vec<Seen>,
+    /// Rows that are added to the wanted ones: the first once more, with a loss that weighs nothing.
+    added: usize,
+}
+
+/// The lists of a batch that a step reads from memory, in their order, and their sizes.
+pub(crate) struct Lists {
+    pub(crate) sizes: ListSizes,
+    pub(crate) all: Vec<Bytes>,
+}
+
+/// The numbers of a batch that decide a step's launches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ListSizes {
+    pub(crate) rows: usize,
+    /// Ids of tokens that occur, and room for more.
+    pub(crate) tokens: usize,
+    pub(crate) wanted: usize,
+    /// Rows among the wanted that occur, and room for more; none where every row is wanted, in order.
+    pub(crate) selected: Option<usize>,
 }
 
 /// No tensor of a pass has this many numbers: kernels count them in an `int`.
 const MOST_NUMBERS: usize = 1 << 31;
 
 impl<'a> Rows<'a> {
-    pub(crate) fn new(batch: TrainingBatch<'a>, layout: &Layout) -> Result<Self> {
+    /// `rounds`: wanted rows are rounded up, by a little, so that other batches have as many.
+    pub(crate) fn new(batch: TrainingBatch<'a>, layout: &Layout, rounds: bool) -> Result<Self> {
         let config = &layout.config;
         let input = |reason: String| Err(Error::Input(reason));
         let (rows, wanted) = (batch.tokens.len(), batch.wanted.len());
@@ -71,7 +90,54 @@ impl<'a> Rows<'a> {
         if rows.max(wanted).saturating_mul(widest) >= MOST_NUMBERS {
             return input(format!("{rows} rows of {widest} numbers are too many for one pass"));
         }
-        Ok(Self { batch, seen: seen(batch.segments, rows)? })
+        let mut checked = Self { batch, seen: seen(batch.segments, rows)?, added: 0 };
+        if rounds && !checked.wants_all() {
+            // At most a sixty-fourth of many.
+            let of = (wanted / 64).next_power_of_two().max(64);
+            checked.added = wanted.next_multiple_of(of) - wanted;
+        }
+        Ok(checked)
+    }
+
+    /// The wanted rows, those that are added included.
+    fn wanted(&self) -> Vec<u32> {
+        let added = std::iter::repeat_n(self.batch.wanted[0], self.added);
+        self.batch.wanted.iter().copied().chain(added).collect()
+    }
+
+    /// Everything that a step reads of the batch. `rounds`: with room for as many ids as any batch of so many rows has.
+    pub(crate) fn lists(&self, vocab: usize, rounds: bool) -> Lists {
+        let batch = self.batch;
+        let (rows, wanted) = (batch.tokens.len(), self.wanted());
+        let with = |list: &[u32], more: u32| {
+            let mut list = list.to_vec();
+            list.resize(wanted.len(), more);
+            list
+        };
+        let mut weights = batch.weights.to_vec();
+        weights.resize(wanted.len(), 0.);
+        let (tokens, [ids, starts, places]) =
+            occurrences(batch.tokens, rounds.then_some(rows.min(vocab)));
+        let mut all = vec![
+            words(batch.tokens),
+            ids,
+            starts,
+            places,
+            words(&with(batch.targets, batch.targets[0])),
+            Bytes::of(&weights, f32::to_ne_bytes),
+            words(batch.positions),
+            ranges(self.seen.iter()),
+        ];
+        let selected = (!self.wants_all()).then(|| {
+            let (n, occur) = occurrences(&wanted, rounds.then_some(wanted.len()));
+            all.push(words(&wanted));
+            all.extend(occur);
+            let positions = wanted.iter().map(|row| batch.positions[*row as usize]);
+            all.push(words(&positions.collect::<Vec<_>>()));
+            all.push(ranges(wanted.iter().map(|row| &self.seen[*row as usize])));
+            n
+        });
+        Lists { sizes: ListSizes { rows, tokens, wanted: wanted.len(), selected }, all }
     }
 
     /// True if every row is wanted, in order.
@@ -79,16 +145,6 @@ impl<'a> Rows<'a> {
         let wanted = self.batch.wanted;
         wanted.len() == self.batch.tokens.len()
             && wanted.iter().enumerate().all(|(i, row)| i == *row as usize)
-    }
-
-    /// The ranges of all rows, or of the wanted ones, as kernels read them.
-    pub(crate) fn ranges(&self, of_wanted: bool) -> Bytes {
-        let words = |seen: &Seen| seen.clone().map(|range| [range.start as i32, range.end as i32]);
-        let words: Vec<[[i32; 2]; 2]> = match of_wanted {
-            true => self.batch.wanted.iter().map(|row| words(&self.seen[*row as usize])).collect(),
-            false => self.seen.iter().map(words).collect(),
-        };
-        Bytes::of(words.as_flattened().as_flattened(), i32::to_ne_bytes)
     }
 
     /// Operations of a step's products, as [`TrainingStep`](crate::TrainingStep) tells them.
@@ -109,12 +165,13 @@ impl<'a> Rows<'a> {
         let products = layers + layer(wanted, of_wanted) + wanted * h * config.vocab_size as f64;
         3. * 2. * products
     }
+}
 
-    /// The positions of the wanted rows.
-    pub(crate) fn wanted_positions(&self) -> Vec<u32> {
-        let of = |row: &u32| self.batch.positions[*row as usize];
-        self.batch.wanted.iter().map(of).collect()
-    }
+/// The ranges of rows as kernels read them.
+fn ranges<'a>(seen: impl Iterator<Item = &'a Seen>) -> Bytes {
+    let words = seen.map(|seen| seen.clone().map(|range| [range.start as i32, range.end as i32]));
+    let words: Vec<[[i32; 2]; 2]> = words.collect();
+    Bytes::of(words.as_flattened().as_flattened(), i32::to_ne_bytes)
 }
 
 /// The keys that each row sees, among those of the whole pass: so one launch takes sequences of any lengths.
@@ -154,8 +211,9 @@ pub(crate) fn key_ranges(ranges: &KeyRanges, query: usize, first: usize) -> Resu
     Ok([shift(&own[0]), shift(&own[1])])
 }
 
-/// Writes the places of each id that occurs, those of one together and ascending.
-pub(crate) fn occurrences(recorder: &mut Recorder, ids: &[u32]) -> Occurrences {
+/// The ids that occur, where the places of each begin, and these places, those of one together and ascending. There are
+/// `n` ids, or as many as there are; those beyond have no places.
+pub(crate) fn occurrences(ids: &[u32], n: Option<usize>) -> (usize, [Bytes; 3]) {
     let mut places: Vec<u32> = (0..ids.len() as u32).collect();
     places.sort_by_key(|place| ids[*place as usize]);
     let (mut tokens, mut starts) = (Vec::new(), Vec::new());
@@ -166,11 +224,10 @@ pub(crate) fn occurrences(recorder: &mut Recorder, ids: &[u32]) -> Occurrences {
             starts.push(i as u32);
         }
     }
-    starts.push(ids.len() as u32);
-    let n = tokens.len();
-    let [tokens, starts, places] =
-        [tokens, starts, places].map(|list| recorder.upload(words(&list)));
-    Occurrences { n, tokens, starts, places }
+    let n = n.unwrap_or(tokens.len());
+    tokens.resize(n, 0);
+    starts.resize(n + 1, ids.len() as u32);
+    (n, [words(&tokens), words(&starts), words(&places)])
 }
 
 /// A list of numbers as a kernel reads it.

@@ -5,7 +5,7 @@
 //! rounded to bf16. Matrices are bf16 or quantized, multiplied as they are stored, and read once for up to sixteen rows.
 
 use lacuna_checkpoint::{Config, Parameters};
-use lacuna_kernels::{Segments, StorageDtype};
+use lacuna_kernels::StorageDtype;
 
 use crate::arena::Arena;
 use crate::card::{Attention, Card};
@@ -15,10 +15,12 @@ use crate::layout::{self, Angles};
 use crate::recorder::Recorder;
 use crate::recorder::decode::{CANDIDATE_BYTES, Format};
 use builder::Builder;
-use check::Checked;
+pub(crate) use shape::{Rows, Shape};
+pub(crate) use tables::{Pass, Tables};
 
 mod builder;
-mod check;
+mod shape;
+mod tables;
 
 /// The place of a parameter for decoding, and the format that it is stored in: vectors in f32.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +29,8 @@ pub struct Weight {
     pub at: u64,
     /// Its format.
     pub dtype: StorageDtype,
+    /// Its bytes.
+    pub bytes: u64,
 }
 
 /// The places of a model's weights and tables for decoding: matrices as they are stored, norms and biases in f32.
@@ -87,7 +91,7 @@ impl Weights {
                 let expected = "bf16, q8_0, q4_0 and q4_1 in rows of 32 numbers, q4_k of 256";
                 return Err(Error::Unsupported { what, expected });
             };
-            Ok(Weight { at: take(bytes), dtype })
+            Ok(Weight { at: take(bytes), dtype, bytes: bytes as u64 })
         })?;
         let angles = Angles { frequencies: config.inverse_frequencies(), positions };
         let tables = [f64::cos, f64::sin].map(|f| {
@@ -97,6 +101,17 @@ impl Weights {
         let [cos, sin] = [tables[0].at, tables[1].at];
         let (config, bytes) = (config.clone(), arena.bytes());
         Ok(Self { config, parameters, positions, cos, sin, uploads: tables.into(), bytes })
+    }
+
+    /// The format that a parameter of this shape is kept in where `dtype` is wanted: that one if there are kernels for it
+    /// and its blocks fill the rows, else bf16; vectors are f32.
+    pub fn kept_in(dtype: StorageDtype, shape: &[usize]) -> StorageDtype {
+        let fits = |format: Format| shape.last().is_some_and(|n| n.is_multiple_of(format.columns));
+        match shape {
+            [_] => StorageDtype::F32,
+            _ if Format::of(dtype).is_some_and(fits) => dtype,
+            _ => StorageDtype::BF16,
+        }
     }
 
     /// The place of every parameter.
@@ -109,44 +124,48 @@ impl Weights {
         &self.uploads
     }
 
-    /// Caches behind the weights, one for each sequence, with room for this many tokens.
-    pub fn caches(&self, capacities: &[usize]) -> Caches {
-        let mut first = Vec::with_capacity(capacities.len());
-        let mut rows = 0;
-        for capacity in capacities {
-            first.push(rows);
-            rows += capacity;
-        }
+    /// The model that they are of.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Positions that the tables of the rotary embedding cover.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Bytes that the keys and values of a token take, in bf16.
+    pub fn cache_bytes_per_token(&self) -> u64 {
+        (2 * self.config.num_layers * self.row() * 2) as u64
+    }
+
+    /// Numbers of a token's keys in one layer.
+    fn row(&self) -> usize {
+        self.config.num_kv_heads * self.config.head_dim
+    }
+
+    /// Room behind the weights for the keys and values of so many tokens, of however many texts.
+    pub(crate) fn pool(&self, tokens: usize) -> KeysAndValues {
         let mut arena = Arena::behind(self.bytes);
-        let bytes = rows * self.config.num_kv_heads * self.config.head_dim * 2;
-        let mut take = || arena.take(bytes as u64).at;
+        let mut take = || arena.take((tokens * self.row() * 2) as u64).at;
         let layers = (0..self.config.num_layers).map(|_| [take(), take()]).collect();
-        Caches { first, capacities: capacities.into(), layers, bytes: arena.bytes() }
+        KeysAndValues { layers, row_bytes: (self.row() * 2) as u64, bytes: arena.bytes() }
     }
 }
 
-/// The places of the keys and values of sequences: in each layer one behind the other, in bf16.
+/// The places of keys and values: in each layer those of all tokens one behind the other, in bf16.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Caches {
-    /// The row that each sequence's begin with.
-    first: Vec<usize>,
-    capacities: Vec<usize>,
+pub(crate) struct KeysAndValues {
     /// Keys and values of each layer.
-    layers: Vec<[u64; 2]>,
-    bytes: u64,
-}
-
-/// One sequence's part of a pass.
-#[derive(Clone, Copy, Debug)]
-pub struct CachedSequence {
-    /// The cache that it has.
-    pub cache: usize,
-    /// Tokens that the cache holds: the pass's own go behind them.
-    pub past: usize,
+    pub(crate) layers: Vec<[u64; 2]>,
+    /// Bytes of a token's keys in a layer, and of its values.
+    pub(crate) row_bytes: u64,
+    /// The end of all of them.
+    pub(crate) bytes: u64,
 }
 
 /// A draw from the logits of a wanted row, as `lacuna-samplers` addresses it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Draw {
     /// Names the random stream.
     pub seed: u64,
@@ -164,13 +183,43 @@ pub struct Draw {
     pub min_p: Option<f64>,
     /// Tokens that may not come out, ascending.
     pub forbidden: Vec<u32>,
+    /// Logits of the tokens in `seen` are divided by this if positive, multiplied if negative. 1: off.
+    pub repetition_penalty: f64,
+    /// The tokens that the penalty applies to.
+    pub seen: Vec<u32>,
+}
+
+impl Default for Draw {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            position: 0,
+            refinement: 0,
+            temperature: 0.,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            forbidden: Vec::new(),
+            repetition_penalty: 1.,
+            seen: Vec::new(),
+        }
+    }
+}
+
+/// The reason why nothing is drawn from a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoToken {
+    /// A logit is NaN or +∞.
+    NotFinite,
+    /// All tokens are forbidden or have logit −∞.
+    NothingAllowed,
 }
 
 /// A candidate as a device leaves it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Candidate {
-    /// The token; none if the row has a number that is none, or nothing may be drawn.
-    pub token: Option<u32>,
+    /// The token, or the reason why there is none.
+    pub token: Result<u32, NoToken>,
     /// Its probability.
     pub confidence: f64,
     /// Its distance to the most probable other token.
@@ -181,32 +230,17 @@ pub struct Candidate {
     pub uniform: f64,
 }
 
-/// The rows of a decoder's pass.
-#[derive(Clone, Copy, Debug)]
-pub struct DecodeBatch<'a> {
-    /// The token of each row, sequences end to end.
-    pub tokens: &'a [u32],
-    /// The position of each row.
-    pub positions: &'a [u32],
-    /// The keys of its own cache that each row sees, its past included: one segment a sequence.
-    pub segments: &'a Segments,
-    /// The sequences of the segments.
-    pub sequences: &'a [CachedSequence],
-    /// The rows whose logits are wanted.
-    pub wanted: &'a [u32],
-    /// A draw from each of these, or none at all.
-    pub draws: &'a [Draw],
-}
-
-/// A decoder's pass as a plan, and where its results are.
+/// A decoder's pass as a plan, for every batch of its shape.
 #[derive(Clone, PartialEq, Debug)]
-pub struct DecodePass {
-    /// The launches.
-    pub plan: Plan,
+pub(crate) struct DecodePlan {
+    /// The launches. Nothing is uploaded but [`Tables`].
+    pub(crate) plan: Plan,
+    /// The places of what differs from batch to batch.
+    pub(crate) tables: Tables,
     /// Logits of the wanted rows, [wanted, vocab], in f32.
-    pub logits: u64,
-    /// Their candidates, of [`Candidate::BYTES`] each.
-    pub candidates: u64,
+    pub(crate) logits: u64,
+    /// Their candidates, of [`Candidate::BYTES`] each, if the shape has draws.
+    pub(crate) candidates: u64,
 }
 
 impl Candidate {
@@ -217,7 +251,11 @@ impl Candidate {
     pub fn read(bytes: &[u8; Self::BYTES]) -> Self {
         let int = |at: usize| i32::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
         let double = |at: usize| f64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
-        let token = (int(4) == 0).then(|| int(0)).and_then(|token| u32::try_from(token).ok());
+        let token = match (int(4), u32::try_from(int(0))) {
+            (0, Ok(token)) => Ok(token),
+            (1, _) => Err(NoToken::NotFinite),
+            _ => Err(NoToken::NothingAllowed),
+        };
         Self {
             token,
             confidence: double(8),
@@ -228,23 +266,29 @@ impl Candidate {
     }
 }
 
-impl DecodePass {
-    /// A pass over some rows of some sequences. New keys and values are written behind what each cache holds; the next pass
-    /// that says so counts them as its past, another overwrites them.
-    ///
-    /// # Errors
-    /// Errors if the batch does not fit the model, its caches or itself.
-    pub fn new(weights: &Weights, caches: &Caches, batch: DecodeBatch<'_>) -> Result<Self> {
-        let check = Checked::new(weights, caches, batch)?;
+impl DecodePlan {
+    /// The plan for a shape.
+    pub(crate) fn new(
+        weights: &Weights,
+        keys_and_values: &KeysAndValues,
+        card: Card,
+        shape: Shape,
+    ) -> Result<Self> {
         let head_dim = weights.config.head_dim;
-        let attention = Attention::of(Card::Small, head_dim).ok_or(Error::Unsupported {
+        let attention = Attention::of(card, head_dim).ok_or(Error::Unsupported {
             what: format!("heads of {head_dim} numbers"),
             expected: "heads of 64 or 128",
         })?;
-        let recorder = Recorder::new(Card::Small, attention, caches.bytes);
-        let mut pass = Builder::new(recorder, weights, caches, &check);
+        let mut recorder = Recorder::new(card, attention, keys_and_values.bytes);
+        let tables = Tables::new(shape, &weights.config, &mut recorder);
+        let mut pass = Builder::new(recorder, weights, keys_and_values, (shape, tables));
         let logits = pass.logits();
-        let candidates = pass.candidates(logits);
-        Ok(Self { plan: pass.recorder.finish(), logits: logits.at, candidates })
+        let candidates = logits.map(|logits| pass.candidates(logits));
+        Ok(Self {
+            plan: pass.recorder.finish(),
+            tables,
+            logits: logits.map_or(0, |logits| logits.at),
+            candidates: candidates.unwrap_or(0),
+        })
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::card::Card;
 use crate::error::{Error, Result};
-use crate::launch::{Bytes, Launch, Machine, Step};
+use crate::launch::{Bytes, Launch, Machine, Recording, Step};
 
 /// A card with an arena in its memory, and the kernels that were loaded.
 pub struct Driver {
@@ -21,16 +21,14 @@ pub struct Driver {
     functions: HashMap<&'static str, CudaFunction>,
     base: sys::CUdeviceptr,
     bytes: u64,
-    /// Counts the arenas, so that a recording of another is not played.
-    arena: u64,
+    /// Recordings of this arena, by their numbers; `None` is one without a step.
+    graphs: HashMap<u64, Option<CudaGraph>>,
+    recorded: u64,
 }
 
-/// Steps that were recorded as a graph, to be started at once as often as wanted.
-pub struct Recorded {
-    graph: CudaGraph,
-    stream: Arc<CudaStream>,
-    arena: u64,
-}
+// SAFETY: of its fields graphs alone are not `Send`, for the handles in them. The driver takes a handle from any thread
+// that has bound its context, as every function here does first, and `&mut self` keeps two threads from using one at a time.
+unsafe impl Send for Driver {}
 
 /// Bytes of shared memory that every kernel may take without asking.
 const PLAIN_SHARED: u32 = 48 << 10;
@@ -45,10 +43,16 @@ impl Driver {
         // SAFETY: what a driver's library does when it is loaded is the same for every program that uses a card.
         let loads = |name: &str| unsafe { libloading::Library::new(name) }.is_ok();
         if !["libcuda.so.1", "libcuda.so", "nvcuda.dll"].into_iter().any(loads) {
-            let why = "there is no NVIDIA driver on this machine (libcuda.so.1)";
+            let why = "there is no NVIDIA driver on this machine (libcuda.so.1); install version 580 or newer, or use the CPU";
             return Err(Error::NoCard(why.into()));
         }
         let none = |error: DriverError| Error::NoCard(error.to_string());
+        let count = CudaContext::device_count().map_err(|error| {
+            let why =
+                "the NVIDIA driver finds no GPU that it can use; `nvidia-smi` shows what it sees";
+            Error::NoCard(format!("{why}: {error}"))
+        })?;
+        there_is(ordinal, usize::try_from(count).unwrap_or(0))?;
         let context = CudaContext::new(ordinal).map_err(none)?;
         let stream = context.new_stream().map_err(failed("opening a stream"))?;
         let load = |image| context.load_module(Ptx::from_binary(image));
@@ -61,7 +65,8 @@ impl Driver {
             functions: HashMap::new(),
             base: 0,
             bytes: 0,
-            arena: 0,
+            graphs: HashMap::new(),
+            recorded: 0,
         })
     }
 
@@ -87,40 +92,6 @@ impl Driver {
                 expected: "8.0 and newer",
             }),
         }
-    }
-
-    /// Records steps without running them. What is uploaded later is read when they are played.
-    ///
-    /// # Errors
-    /// As [`run`](Machine::run), and if the driver can't record.
-    pub fn record(&mut self, steps: &[Step]) -> Result<Recorded> {
-        // Functions are looked up first: that is nothing to be recorded.
-        for step in steps {
-            if let Step::Launch(launch) = step {
-                self.function(launch)?;
-            }
-        }
-        let relaxed = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        self.stream.begin_capture(relaxed).map_err(failed("recording"))?;
-        let started = self.start(steps);
-        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        let graph = self.stream.end_capture(flags).map_err(failed("recording"));
-        started?;
-        match graph? {
-            Some(graph) => Ok(Recorded { graph, stream: self.stream.clone(), arena: self.arena }),
-            None => Err(Error::Input("there is nothing to record".into())),
-        }
-    }
-
-    /// Plays a recording.
-    ///
-    /// # Errors
-    /// Errors if it was recorded for another arena, or the driver fails.
-    pub fn play(&mut self, recorded: &Recorded) -> Result<()> {
-        if recorded.arena != self.arena || !Arc::ptr_eq(&recorded.stream, &self.stream) {
-            return Err(Error::Input("the arena is another than the recording's".into()));
-        }
-        recorded.graph.launch().map_err(failed("playing a recording"))
     }
 
     /// A kernel by its name, from whichever image has it, allowed to take its shared memory.
@@ -167,6 +138,13 @@ impl Driver {
                     unsafe { result::memset_d8_async(to, 0, *bytes as usize, stream) }
                         .map_err(failed("filling with zeros"))?;
                 }
+                Step::Copy { from, to, bytes } => {
+                    let [from, to] = [self.address(*from, *bytes)?, self.address(*to, *bytes)?];
+                    let stream = self.stream.cu_stream();
+                    // SAFETY: both regions lie in the arena, as above.
+                    unsafe { result::memcpy_dtod_async(to, from, *bytes as usize, stream) }
+                        .map_err(failed("copying on the card"))?;
+                }
                 Step::Launch(launch) => self.start_kernel(launch)?,
             }
         }
@@ -205,6 +183,7 @@ impl Driver {
 
     fn release(&mut self) -> Result<()> {
         self.stream.synchronize().map_err(failed("waiting for the card"))?;
+        self.graphs.clear();
         let base = std::mem::take(&mut self.base);
         if base != 0 {
             // SAFETY: `reserve` allocated it, nothing in the stream uses it any more, and nobody frees it again.
@@ -233,7 +212,7 @@ impl Machine for Driver {
         // SAFETY: `release` frees it, once.
         self.base = unsafe { result::malloc_sync(bytes as usize) }
             .map_err(failed(&format!("allocating {bytes} bytes on the card")))?;
-        (self.bytes, self.arena) = (bytes, self.arena + 1);
+        self.bytes = bytes;
         Ok(())
     }
 
@@ -257,6 +236,48 @@ impl Machine for Driver {
     fn run(&mut self, steps: &[Step]) -> Result<()> {
         self.start(steps)
     }
+
+    fn record(&mut self, steps: &[Step]) -> Result<Recording> {
+        // Functions are looked up first: that is nothing to be recorded.
+        self.context.bind_to_thread().map_err(failed("choosing the card"))?;
+        for step in steps {
+            if let Step::Launch(launch) = step {
+                self.function(launch)?;
+            }
+        }
+        let own = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(own).map_err(failed("recording"))?;
+        let started = self.start(steps);
+        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = self.stream.end_capture(flags).map_err(failed("recording"));
+        started?;
+        self.recorded += 1;
+        self.graphs.insert(self.recorded, graph?);
+        Ok(Recording(self.recorded))
+    }
+
+    fn play(&mut self, recording: Recording) -> Result<()> {
+        self.context.bind_to_thread().map_err(failed("choosing the card"))?;
+        match self.graphs.get(&recording.0) {
+            Some(Some(graph)) => graph.launch().map_err(failed("playing a recording")),
+            Some(None) => Ok(()),
+            None => Err(Error::Input("the recording was made for another arena".into())),
+        }
+    }
+
+    fn forget(&mut self, recording: Recording) {
+        let Some(graph) = self.graphs.remove(&recording.0) else { return };
+        // A graph that is under way may not be destroyed; a card that fails here fails at the next call.
+        let _ = self.context.bind_to_thread();
+        let _ = self.stream.synchronize();
+        drop(graph);
+    }
+
+    fn room(&mut self) -> Option<u64> {
+        self.context.bind_to_thread().ok()?;
+        let (free, _) = result::mem_get_info().ok()?;
+        Some(free as u64 + self.bytes)
+    }
 }
 
 impl std::fmt::Debug for Driver {
@@ -265,9 +286,17 @@ impl std::fmt::Debug for Driver {
     }
 }
 
-impl std::fmt::Debug for Recorded {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Recorded").finish_non_exhaustive()
+/// Errors where a machine has too few cards for this one to be among them.
+fn there_is(ordinal: usize, count: usize) -> Result<()> {
+    match count {
+        0 => Err(Error::NoCard(
+            "the NVIDIA driver finds no GPU; `nvidia-smi` shows what it sees".into(),
+        )),
+        _ if ordinal < count => Ok(()),
+        _ => Err(Error::NoCard(format!(
+            "GPU {ordinal} is asked for, and this machine has {count}, counted from 0: each rank takes the GPU of its local \
+             rank; start as many ranks on a machine as it has GPUs"
+        ))),
     }
 }
 
@@ -275,4 +304,18 @@ impl std::fmt::Debug for Recorded {
 fn failed(doing: &str) -> impl FnOnce(DriverError) -> Error {
     let doing = doing.to_owned();
     move |error| Error::Machine { doing, reason: error.to_string() }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rank_beyond_the_last_card_is_told_how_many_there_are() {
+        assert!(there_is(1, 2).is_ok());
+        let error = there_is(2, 2).unwrap_err().to_string();
+        assert!(error.contains("GPU 2") && error.contains("has 2"), "{error}");
+        assert!(there_is(0, 0).unwrap_err().to_string().contains("finds no GPU"));
+    }
 }

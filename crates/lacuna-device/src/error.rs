@@ -15,6 +15,19 @@ pub enum Error {
     /// The batch does not fit the model, or itself.
     #[error("{0}")]
     Input(String),
+    /// The machine's room for keys and values is taken.
+    #[error(
+        "keys and values of {tokens} tokens beside {others} of other texts: the card has room for {rows}; decode fewer texts \
+         at once, or shorter ones"
+    )]
+    NoRoom {
+        /// Tokens that are asked for.
+        tokens: usize,
+        /// Tokens that others have room for.
+        others: usize,
+        /// Tokens that there is room for in all.
+        rows: usize,
+    },
     /// There is no card, or this build can't use one.
     #[error("no card can be used: {0}")]
     NoCard(String),

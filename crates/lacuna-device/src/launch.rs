@@ -19,7 +19,7 @@ impl Plan {
     pub fn launches(&self) -> impl Iterator<Item = &Launch> {
         self.steps.iter().filter_map(|step| match step {
             Step::Launch(launch) => Some(launch),
-            Step::Zero { .. } | Step::Fresh { .. } => None,
+            Step::Zero { .. } | Step::Fresh { .. } | Step::Copy { .. } => None,
         })
     }
 }
@@ -34,6 +34,15 @@ pub enum Step {
         /// The region's first byte.
         at: u64,
         /// Its length.
+        bytes: u64,
+    },
+    /// Copies a region to another, which does not overlap it.
+    Copy {
+        /// The first byte that is read.
+        from: u64,
+        /// The first byte that is written.
+        to: u64,
+        /// The length of both.
         bytes: u64,
     },
     /// Says that a buffer begins its life here and holds nothing yet. A machine that looks for mistakes fills it with
@@ -80,6 +89,18 @@ pub struct Upload {
     pub data: Bytes,
 }
 
+impl Upload {
+    /// Uploads that lie one behind the other, as one.
+    pub(crate) fn joined(uploads: Vec<Self>) -> Option<Self> {
+        let at = uploads.first()?.at;
+        let mut data = Bytes::default();
+        for upload in uploads {
+            data.put((upload.at - at) as usize, upload.data);
+        }
+        Some(Self { at, data })
+    }
+}
+
 impl Bytes {
     /// The bytes with every pointer shifted by the arena's address.
     pub fn in_arena(&self, base: u64) -> Vec<u8> {
@@ -101,6 +122,14 @@ impl Bytes {
     /// A slice of numbers.
     pub(crate) fn of<const N: usize, T: Copy>(values: &[T], bytes: impl Fn(T) -> [u8; N]) -> Self {
         Self { bytes: values.iter().flat_map(|value| bytes(*value)).collect(), pointers: vec![] }
+    }
+
+    /// Puts bytes at a distance from the beginning, behind all that is there; what lies between is zeros.
+    pub(crate) fn put(&mut self, at: usize, part: Self) {
+        debug_assert!(self.bytes.len() <= at, "parts are put one behind the other");
+        self.bytes.resize(at, 0);
+        self.bytes.extend(part.bytes);
+        self.pointers.extend(part.pointers.into_iter().map(|place| place + at));
     }
 
     fn align(mut self, to: usize) -> Self {
@@ -161,8 +190,12 @@ impl Bytes {
     }
 }
 
+/// Steps that a machine has taken down, by their number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Recording(pub u64);
+
 /// A machine that keeps an arena and runs plans on it: a card, or its emulation.
-pub trait Machine {
+pub trait Machine: Send {
     /// Makes the arena as large as `bytes`; what it held is lost if it has to grow.
     ///
     /// # Errors
@@ -186,11 +219,39 @@ pub trait Machine {
     /// # Errors
     /// Errors if a kernel is missing or can't be started as it is asked to.
     fn run(&mut self, steps: &[Step]) -> Result<()>;
+
+    /// Takes steps down without running them, so that all of them can be started at once and as often as wanted: a card
+    /// keeps them as a graph. What is written to the arena later is read when they are played. An arena that grows
+    /// drops every recording.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and if the machine can't record.
+    fn record(&mut self, steps: &[Step]) -> Result<Recording>;
+
+    /// Runs the steps of a recording.
+    ///
+    /// # Errors
+    /// Errors if there is no such recording any more, or the machine fails.
+    fn play(&mut self, recording: Recording) -> Result<()>;
+
+    /// Drops a recording; one that is not there is left alone.
+    fn forget(&mut self, recording: Recording);
+
+    /// Bytes that an arena may have, the present one's included; `None` where the machine can't tell.
+    fn room(&mut self) -> Option<u64>;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_keep_their_pointers_wherever_they_are_put() {
+        let mut whole = Bytes::default().int(1);
+        whole.put(16, Bytes::default().long(2).pointer(512));
+        assert_eq!((whole.bytes.len(), &whole.pointers[..]), (32, &[24][..]));
+        assert_eq!(whole.offsets().collect::<Vec<_>>(), [512]);
+    }
 
     #[test]
     fn fields_lie_where_c_puts_them() {

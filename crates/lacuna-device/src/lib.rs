@@ -25,8 +25,9 @@
 //! - [`Layout`] places a model's parameters, gradients and moments at the front of the arena.
 //! - [`TrainingStep`] plans a step on a [`TrainingBatch`] of sequences of any lengths and masks.
 //! - [`Training`] keeps a model on a machine over a run: micro-batches that add up, updates, its state in and out.
-//! - [`DecodePass`] plans a decoder's pass over a [`DecodeBatch`] behind [`Caches`], with [`Weights`] placed for it.
-//! - [`Plan`] is the result: [`Upload`]s, then [`Step`]s, and the bytes of the arena.
+//! - [`Decoding`] keeps a model for decoding on a machine: [`Weights`] as they are stored, keys and values of many texts, and
+//!   passes over a [`DecodeBatch`], each with a plan for its shape that is recorded once and played again.
+//! - [`Plan`] is a list of [`Step`]s with the bytes of the arena, and [`Upload`]s that are written before the first.
 //! - A [`Machine`] runs plans. With the feature `cuda` [`open`] gives the one for a card, by the driver that is found when
 //!   the program runs; tests have another, which runs the same kernels by emulation.
 //!
@@ -39,6 +40,7 @@ mod arena;
 mod batch;
 mod card;
 mod decode;
+mod decoding;
 #[cfg(feature = "cuda")]
 mod driver;
 mod error;
@@ -52,14 +54,15 @@ mod training;
 pub use arena::Region;
 pub use batch::TrainingBatch;
 pub use card::Card;
-pub use decode::{
-    CachedSequence, Caches, Candidate, DecodeBatch, DecodePass, Draw, Weight, Weights,
+pub use decode::{Candidate, Draw, NoToken, Weight, Weights};
+pub use decoding::{
+    CacheId, CachedSequence, DecodeBatch, Decoding, DecodingCounts, DecodingOptions, Read,
 };
 #[cfg(feature = "cuda")]
-pub use driver::{Driver, Recorded};
+pub use driver::Driver;
 pub use error::{Error, Result};
-pub use launch::{Bytes, Launch, Machine, Plan, Step, Upload};
+pub use launch::{Bytes, Launch, Machine, Plan, Recording, Step, Upload};
 pub use layout::{Layout, Place};
 pub use open::{Opened, card_name, has_kernels, open, peak_operations};
 pub use step::{Optimizer, StepOptions, TrainingStep};
-pub use training::{MicroBatch, ParameterState, Training};
+pub use training::{MicroBatch, ParameterState, Training, TrainingCounts};

@@ -162,6 +162,12 @@ impl Recorder {
         at
     }
 
+    /// A buffer that somebody else writes before the first step.
+    pub(crate) fn table(&mut self, bytes: u64) -> u64 {
+        debug_assert!(self.arena.is_whole(), "a table in memory that an earlier step writes");
+        self.arena.take(bytes).at
+    }
+
     pub(crate) fn zero(&mut self, at: u64, bytes: usize) {
         self.plan.steps.push(Step::Zero { at, bytes: bytes as u64 });
     }

@@ -4,7 +4,7 @@
 //! have queries, and behind its attention only they are computed; norms and the gated activation are computed again on
 //! the way back, which is cheaper than keeping them. Activations are bf16, sums f32.
 
-use crate::batch::{Rows, TrainingBatch};
+use crate::batch::{Lists, Rows, TrainingBatch};
 use crate::card::{Attention, Card, Products};
 use crate::error::{Error, Result};
 use crate::launch::{Bytes, Plan};
@@ -88,6 +88,10 @@ pub struct StepOptions {
     pub recompute: bool,
     /// Tokens of the vocabulary whose logits are in memory at a time: a multiple of 128.
     pub vocab_chunk: usize,
+    /// True if the plan is to serve other batches of as many rows too: wanted rows are rounded up, at most by a
+    /// sixty-fourth of many, with losses that weigh nothing, and there is room for as many distinct tokens as there can
+    /// be.
+    pub rounds: bool,
     /// True if gradients are added to those that are there, of the micro-batches before.
     pub adds: bool,
     /// The optimizer that ends the step; `None` ends it with the gradients.
@@ -97,7 +101,14 @@ pub struct StepOptions {
 impl Default for StepOptions {
     fn default() -> Self {
         let card = Card::default();
-        Self { card, recompute: false, vocab_chunk: 8192, adds: false, optimizer: None }
+        Self {
+            card,
+            recompute: false,
+            vocab_chunk: 8192,
+            rounds: false,
+            adds: false,
+            optimizer: None,
+        }
     }
 }
 
@@ -128,11 +139,22 @@ impl TrainingStep {
             let reason = format!("a chunk of {chunk} tokens: it must be a multiple of 128");
             return Err(Error::Input(reason));
         }
-        let rows = Rows::new(batch, layout)?;
+        let rows = Rows::new(batch, layout, options.rounds)?;
+        let (operations, wanted) = (rows.operations(&layout.config), batch.wanted.len());
+        let lists = rows.lists(layout.config.vocab_size, options.rounds);
+        Self::of_lists(layout, lists, (operations, wanted), options)
+    }
+
+    /// The step on a batch that is checked and laid down.
+    pub(crate) fn of_lists(
+        layout: &Layout,
+        lists: Lists,
+        (operations, wanted): (f64, usize),
+        options: &StepOptions,
+    ) -> Result<Self> {
         let attention = attention(options.card, layout)?;
-        let operations = rows.operations(&layout.config);
         let recorder = Recorder::new(options.card, attention, layout.bytes());
-        let mut step = Builder::new(recorder, layout, &rows, options);
+        let mut step = Builder::new(recorder, layout, lists, options);
         let (layers, last, hidden) = step.forward();
         let (d_hidden, results) = step.loss(hidden);
         step.backward(layers, last, d_hidden);
@@ -140,7 +162,6 @@ impl TrainingStep {
             step.optimize(optimizer);
         }
         let [loss, nll] = results.map(|region| region.at);
-        let (plan, wanted) = (step.recorder.finish(), batch.wanted.len());
-        Ok(Self { plan, loss, nll, wanted, operations })
+        Ok(Self { plan: step.recorder.finish(), loss, nll, wanted, operations })
     }
 }

@@ -2,17 +2,18 @@
 
 use half::bf16;
 
-use crate::arena::Region;
-use crate::batch::TrainingBatch;
+use crate::arena::{Arena, Region};
+use crate::batch::{ListSizes, Lists, Rows, TrainingBatch};
 use crate::error::{Error, Result};
-use crate::launch::{Bytes, Machine, Plan};
+use crate::launch::{Bytes, Machine, Recording, Upload};
 use crate::layout::{Layout, Place};
 use crate::step::{Optimizer, StepOptions, TrainingStep, Update};
 
 /// A model in training on a machine.
 ///
 /// A step is any number of [`micro_batch`](Self::micro_batch)es, whose gradients add up in f32, then a look at
-/// [`gradient_norm`](Self::gradient_norm), then an [`update`](Self::update).
+/// [`gradient_norm`](Self::gradient_norm), then an [`update`](Self::update). Batches of as many rows, and of about as many
+/// wanted ones, have one plan, which the machine records once and plays again.
 #[derive(Debug)]
 pub struct Training<'m> {
     machine: Hidden<'m>,
@@ -20,11 +21,42 @@ pub struct Training<'m> {
     options: StepOptions,
     optimizer: Optimizer,
     update: Update,
+    /// The recordings of the norm and of the update, once they are made.
+    updates: Option<[Recording; 2]>,
+    plans: Vec<Kept>,
+    counts: TrainingCounts,
     /// Micro-batches since the last update.
     added: usize,
     /// Bytes that the machine has been asked for.
     reserved: u64,
     peak: u64,
+}
+
+/// The work of training so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TrainingCounts {
+    /// Plans of micro-batches that were made and recorded.
+    pub plans: u64,
+    /// Micro-batches: recordings that were played.
+    pub micro_batches: u64,
+}
+
+/// Plans that are kept; of more the one that was played longest ago is dropped.
+const MOST_PLANS: usize = 16;
+
+/// A plan that is recorded, with what it is for.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    sizes: ListSizes,
+    recompute: bool,
+    adds: bool,
+    /// The first byte of the batch's lists.
+    lists: u64,
+    loss: u64,
+    nll: u64,
+    recording: Recording,
+    /// The number of the micro-batch that it was played for last.
+    played: u64,
 }
 
 /// A machine, of which there is nothing to show.
@@ -61,8 +93,8 @@ pub struct MicroBatch {
 impl<'m> Training<'m> {
     /// A model before its state is written: [`write`](Self::write) every parameter of the [`Layout`] then.
     ///
-    /// `options.optimizer` and `options.adds` are not looked at: this decides when there is an update, and what is
-    /// added to.
+    /// `options.optimizer`, `options.adds` and `options.rounds` are not looked at: this decides when there is an update,
+    /// what is added to, and which batches share a plan.
     ///
     /// # Errors
     /// Errors if the model has no kernels, or the machine no room for its state.
@@ -75,9 +107,19 @@ impl<'m> Training<'m> {
         let update = Update::new(&layout, options.card, optimizer)?;
         let bytes = update.arena_bytes();
         let machine = Hidden(machine);
-        let (options, added) = (StepOptions { optimizer: None, ..*options }, 0);
-        let mut training =
-            Self { machine, layout, options, optimizer, update, added, reserved: 0, peak: bytes };
+        let mut training = Self {
+            machine,
+            layout,
+            options: StepOptions { optimizer: None, rounds: true, ..*options },
+            optimizer,
+            update,
+            updates: None,
+            plans: Vec::new(),
+            counts: TrainingCounts::default(),
+            added: 0,
+            reserved: 0,
+            peak: bytes,
+        };
         training.machine.0.reserve(bytes)?;
         training.reserved = bytes;
         training.write_tables()?;
@@ -138,15 +180,55 @@ impl<'m> Training<'m> {
     /// # Errors
     /// Errors if the batch does not fit the model or the machine's memory, or the machine fails.
     pub fn micro_batch(&mut self, batch: TrainingBatch<'_>) -> Result<MicroBatch> {
-        let options = StepOptions { adds: self.added > 0, ..self.options };
-        let step = TrainingStep::new(&self.layout, batch, &options)?;
-        self.run(&step.plan)?;
+        let rows = Rows::new(batch, &self.layout, true)?;
+        let lists = rows.lists(self.layout.config.vocab_size, true);
+        let operations = rows.operations(&self.layout.config);
+        let at = self.plan(lists.sizes, &lists.all)?;
+        let Kept { lists: place, loss, nll, recording, .. } = self.plans[at];
+        if let Some(Upload { data, .. }) = Upload::joined(placed(place, lists.all)) {
+            self.machine.0.write(place, &data)?;
+        }
+        self.machine.0.play(recording)?;
+        self.counts.micro_batches += 1;
+        self.plans[at].played = self.counts.micro_batches;
         self.added += 1;
-        let mut loss = [0; 8];
-        self.machine.0.read(step.loss, &mut loss)?;
-        let nll = self.floats(step.nll, step.wanted)?;
-        let loss = f64::from_ne_bytes(loss);
-        Ok(MicroBatch { loss, nll, operations: step.operations })
+        let mut bytes = [0; 8];
+        self.machine.0.read(loss, &mut bytes)?;
+        let nll = self.floats(nll, batch.wanted.len())?;
+        Ok(MicroBatch { loss: f64::from_ne_bytes(bytes), nll, operations })
+    }
+
+    /// Its work so far.
+    pub fn counts(&self) -> TrainingCounts {
+        self.counts
+    }
+
+    /// The place of the plan for lists of these sizes among those that are kept; it is made where it is not there.
+    fn plan(&mut self, sizes: ListSizes, lists: &[Bytes]) -> Result<usize> {
+        let options = StepOptions { adds: self.added > 0, ..self.options };
+        let StepOptions { recompute, adds, .. } = options;
+        let of = (sizes, recompute, adds);
+        let fits = |kept: &Kept| (kept.sizes, kept.recompute, kept.adds) == of;
+        if let Some(at) = self.plans.iter().position(fits) {
+            return Ok(at);
+        }
+        let all = lists.to_vec();
+        let step = TrainingStep::of_lists(&self.layout, Lists { sizes, all }, (0., 0), &options)?;
+        // It may drop what is recorded.
+        self.reserve(step.plan.arena_bytes)?;
+        self.peak = self.peak.max(step.plan.arena_bytes);
+        if self.plans.len() == MOST_PLANS {
+            let oldest = self.plans.iter().enumerate().min_by_key(|(_, kept)| kept.played);
+            let oldest = oldest.map_or(0, |(at, _)| at);
+            self.machine.0.forget(self.plans.swap_remove(oldest).recording);
+        }
+        let recording = self.machine.0.record(&step.plan.steps)?;
+        self.counts.plans += 1;
+        let lists = step.plan.uploads.first().map_or(0, |first| first.at);
+        let TrainingStep { loss, nll, .. } = step;
+        let played = self.counts.micro_batches;
+        self.plans.push(Kept { sizes, recompute, adds, lists, loss, nll, recording, played });
+        Ok(self.plans.len() - 1)
     }
 
     /// The norm of the sum of all gradients, before it is clipped.
@@ -154,7 +236,8 @@ impl<'m> Training<'m> {
     /// # Errors
     /// Errors if the machine fails.
     pub fn gradient_norm(&mut self) -> Result<f64> {
-        self.machine.0.run(&self.update.norm.steps)?;
+        let [norm, _] = self.updates()?;
+        self.machine.0.play(norm)?;
         Ok(f64::from(self.floats(self.layout.norm, 1)?[0]))
     }
 
@@ -168,22 +251,26 @@ impl<'m> Training<'m> {
         }
         let numbers = self.optimizer.step(step, learning_rate);
         self.machine.0.write(self.layout.step, &numbers)?;
-        self.machine.0.run(&self.update.step.steps)?;
+        let [_, update] = self.updates()?;
+        self.machine.0.play(update)?;
         self.added = 0;
         Ok(())
     }
 
-    fn run(&mut self, plan: &Plan) -> Result<()> {
-        self.reserve(plan.arena_bytes)?;
-        self.peak = self.peak.max(plan.arena_bytes);
-        for upload in &plan.uploads {
-            self.machine.0.write(upload.at, &upload.data)?;
+    /// The recordings of the norm and of the update.
+    fn updates(&mut self) -> Result<[Recording; 2]> {
+        if let Some(updates) = self.updates {
+            return Ok(updates);
         }
-        self.machine.0.run(&plan.steps)
+        let Update { norm, step } = &self.update;
+        let updates = [self.machine.0.record(&norm.steps)?, self.machine.0.record(&step.steps)?];
+        self.updates = Some(updates);
+        Ok(updates)
     }
 
     /// Sees to it that an arena has this many bytes. One that grows loses what it held, so the state is carried over by
     /// way of the host, and the arena gets an eighth more than is asked for: batches differ a little in what they take.
+    /// What was recorded is lost with it.
     fn reserve(&mut self, bytes: u64) -> Result<()> {
         if bytes <= self.reserved {
             return Ok(());
@@ -192,6 +279,8 @@ impl<'m> Training<'m> {
         let too_large = |_| Error::Input(format!("a state of {state_bytes} bytes"));
         let mut state = vec![0; usize::try_from(state_bytes).map_err(too_large)?];
         self.machine.0.read(at, &mut state)?;
+        self.plans.clear();
+        self.updates = None;
         let larger = bytes + (bytes - state_bytes) / 8;
         self.reserved = match self.machine.0.reserve(larger) {
             Ok(()) => larger,
@@ -213,4 +302,11 @@ impl<'m> Training<'m> {
         let words = bytes.chunks_exact(4);
         Ok(words.map(|word| f32::from_ne_bytes([word[0], word[1], word[2], word[3]])).collect())
     }
+}
+
+/// Lists one behind the other from a place on, as a plan lays them.
+fn placed(at: u64, lists: Vec<Bytes>) -> Vec<Upload> {
+    let mut arena = Arena::behind(at);
+    let upload = |data: Bytes| Upload { at: arena.take(data.bytes.len() as u64).at, data };
+    lists.into_iter().map(upload).collect()
 }

@@ -3,7 +3,6 @@
 use lacuna_checkpoint::Attention;
 use lacuna_samplers::{Drafter, Event, Guidance, generate_with};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::generate::{Completion, write};
@@ -29,7 +28,7 @@ pub fn edit(
 ) -> Result<Completion> {
     // The old text is the draft.
     let options = GenerateOptions { drafts: Some(DraftSource::OldText), ..options.clone() };
-    let session = &mut Session::new(Arc::clone(&model.transformer));
+    let session = &mut Session::of(model);
     let resolved = Resolved::new(model, prompt, &options)?;
     edit_in(session, model, &resolved, old, |event| {
         observe(event);

@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
@@ -192,8 +191,8 @@ impl<'m> Engine<'m> {
         Self {
             model,
             options,
-            memory_max: options.memory.bytes(),
-            session: Session::new(Arc::clone(&model.transformer)),
+            memory_max: model.memory_for_caches(options.memory),
+            session: Session::of(model),
             decoder: Decoder::new(),
             next_id: 0,
             prefixes: None,
@@ -354,7 +353,7 @@ impl<'m> Engine<'m> {
     fn cache_bytes(&self, tokens: usize) -> u64 {
         // A cache has room for some tokens from the beginning.
         let tokens = tokens.max(crate::session::FIRST_CAPACITY);
-        let bytes = self.model.transformer.cache_bytes_per_token();
+        let bytes = self.model.cache_bytes_per_token();
         bytes.saturating_mul(KvCache::capacity_for(tokens) as u64)
     }
 }

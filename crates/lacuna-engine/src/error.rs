@@ -74,6 +74,9 @@ pub enum Error {
     /// From decoding.
     #[error(transparent)]
     Sampler(#[from] lacuna_samplers::Error),
+    /// From a machine that runs planned launches.
+    #[error(transparent)]
+    Machine(#[from] lacuna_device::Error),
     /// From a tensor operation.
     #[error("{}", lacuna_kernels::message(.0))]
     Tensor(#[from] candle_core::Error),

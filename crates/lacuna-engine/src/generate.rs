@@ -6,7 +6,6 @@ use lacuna_samplers::reference::{self, Settings};
 use lacuna_samplers::trace::Line;
 use lacuna_samplers::{DraftCounts, Event, FinishReason, Generation, Guidance, Request};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::Result;
@@ -78,7 +77,7 @@ pub fn generate(
     options: &GenerateOptions,
     mut observe: impl FnMut(Event<'_>),
 ) -> Result<Completion> {
-    let session = &mut Session::new(Arc::clone(&model.transformer));
+    let session = &mut Session::of(model);
     generate_in(session, model, prompt, options, |event| {
         observe(event);
         ControlFlow::Continue(())

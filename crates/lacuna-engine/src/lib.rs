@@ -40,6 +40,7 @@ mod error;
 mod generate;
 mod hub;
 mod memory;
+mod on_machine;
 mod open;
 mod options;
 mod prefixes;
@@ -50,6 +51,7 @@ mod trace;
 
 // These names of other crates stand in the signatures here.
 pub use lacuna_checkpoint::{Attention, Workload};
+pub use lacuna_device::{Card, DecodingCounts, Machine};
 pub use lacuna_kernels::{Activations, CachePrecision, StorageDtype};
 pub use lacuna_samplers::reference::Settings;
 pub use lacuna_samplers::{
@@ -61,13 +63,14 @@ pub use advice::{Advice, Knob};
 pub use average::average;
 pub use constraint::Pattern;
 pub use convert::{ConvertOptions, Converted, MaskStart, MaskToken, ToBlockDiffusion, convert};
-pub use cost::pass_seconds;
+pub use cost::{greedy_pass, pass_seconds};
 pub use edit::{edit, edit_in};
 pub use engine::{Engine, EngineOptions, Event, Id, Reading};
 pub use error::{Error, Result};
 pub use generate::{Completion, Seconds, generate, generate_in};
 pub use hub::{Download, locate};
 pub use memory::{MemoryLimit, available_bytes};
+pub use on_machine::OnMachine;
 pub use open::{Model, OpenOptions, select_device, usual_mask};
 pub use options::{Algorithm, DraftSource, GenerateOptions, MAX_NEW_TOKENS, Prompt, prompt_ids};
 pub use resolve::{

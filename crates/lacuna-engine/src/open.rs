@@ -16,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 use crate::advice::{Advice, Knob};
 use crate::error::{Error, Result, unsupported};
 use crate::memory::{self, MemoryLimit};
+use crate::session::SharedDecoding;
 
 /// Settings for opening a checkpoint.
 #[derive(Clone, Debug, Default)]
@@ -69,6 +70,8 @@ pub fn usual_mask(weights: &Weights) -> Option<u32> {
 pub struct Model {
     /// The network.
     pub transformer: Arc<Transformer>,
+    /// The machine that its passes are computed on, where they are not by tensors.
+    pub(crate) decoding: Option<SharedDecoding>,
     /// The tokenizer, if the checkpoint brings one.
     pub tokenizer: Option<Arc<Tokenizer>>,
     path: PathBuf,
@@ -88,11 +91,7 @@ impl Model {
     /// Errors name the file and what is wrong: missing, damaged, of another architecture, or a tokenizer with
     /// more tokens than the model embeds.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
-        if !path.exists() {
-            let reason = "no such file or directory; a model is a folder with config.json, \
-                          model.safetensors and tokenizer.json, or a .gguf file";
-            return Err(Error::NotFound { path: path.to_owned(), reason: reason.into() });
-        }
+        Self::exists(path)?;
         let weights = Weights::open(path)?;
         let device = options.device.clone().unwrap_or(Device::Cpu);
         let mut taken = 0;
@@ -128,22 +127,45 @@ impl Model {
             Transformer::resident(&weights, dtype, &device)?
         };
         let transformer = transformer.with_cache_precision(options.cache)?;
-        let settings = open_settings(path, &weights)?;
-        let tokenizer = open_tokenizer(path, &weights, &settings)?;
-        let (transformer, tokenizer) = (Arc::new(transformer), tokenizer.map(Arc::new));
         let wanted = options.dtype.filter(|_| device.is_cpu());
         let fallbacks = wanted.map(|dtype| weights.fallbacks(dtype)).unwrap_or_default();
+        let model = Self::assembled(path, &weights, transformer, None)?;
+        Ok(Self { fallbacks, taken, ..model })
+    }
+
+    /// Errors where there is nothing, and says what a model is.
+    pub(crate) fn exists(path: &Path) -> Result<()> {
+        if path.exists() {
+            return Ok(());
+        }
+        let reason = "no such file or directory; a model is a folder with config.json, \
+                      model.safetensors and tokenizer.json, or a .gguf file";
+        Err(Error::NotFound { path: path.to_owned(), reason: reason.into() })
+    }
+
+    /// A model with what its files say besides weights.
+    pub(crate) fn assembled(
+        path: &Path,
+        weights: &Weights,
+        transformer: Transformer,
+        note: Option<Advice>,
+    ) -> Result<Self> {
+        let settings = open_settings(path, weights)?;
+        let tokenizer = open_tokenizer(path, weights, &settings)?;
+        let (transformer, tokenizer) = (Arc::new(transformer), tokenizer.map(Arc::new));
         let notes = tokenizer.iter().flat_map(|tokenizer| tokenizer.notes());
         let mut notes: Vec<Advice> = notes.map(|note| note.as_str().into()).collect();
         notes.extend(half_named(transformer.config(), tokenizer.as_deref()));
+        notes.extend(note);
         Ok(Self {
             transformer,
+            decoding: None,
             tokenizer,
             path: path.to_owned(),
             settings,
-            fallbacks,
+            fallbacks: BTreeMap::new(),
             notes,
-            taken,
+            taken: 0,
             vocabulary: Arc::default(),
         })
     }
@@ -153,6 +175,7 @@ impl Model {
     pub fn in_memory(transformer: Transformer, tokenizer: Arc<Tokenizer>) -> Self {
         Self {
             transformer: Arc::new(transformer),
+            decoding: None,
             tokenizer: Some(tokenizer),
             path: PathBuf::new(),
             settings: Settings::default(),
@@ -422,8 +445,14 @@ pub fn select_device(name: &str) -> Result<Device> {
         "metal" if cfg!(feature = "metal") => Device::new_metal(0),
         "cuda" | "metal" => {
             return Err(device(format!(
-                "{0} {name}: this build has no {kind}; build with --features {name}, or use {0} cpu",
-                Knob::Device
+                "{0} {name}: this build has no {kind}; {1}, or use {0} cpu",
+                Knob::Device,
+                match name {
+                    "cuda" => {
+                        "`cargo xtask cuda build` makes one with kernels for NVIDIA's cards, --features cuda one with candle's"
+                    }
+                    _ => "build with --features metal",
+                }
             )));
         }
         other => {

@@ -343,7 +343,7 @@ pub(crate) fn drafting(model: &Model, causal: bool) -> Drafting {
     // one row where weights are floats, for which a pass waits, 5 to 14 % in 8 bits and 18 to 22 % in 4. The passes that
     // this saves of whole decodes are in benches/record/2026-11-26-amd-epyc-2t/drafts.md.
     let row_cost = match model.prompt_precision(Activations::Int8) {
-        _ if !model.transformer.device().is_cpu() => 0.005,
+        _ if model.is_on_machine() || !model.transformer.device().is_cpu() => 0.005,
         Activations::F32 => 0.06,
         Activations::Int8 => 0.18,
     };
@@ -410,9 +410,12 @@ impl Model {
     }
 
     /// The precision in which prompts are read where this one is asked for: f32, unless some of the weights are stored in
-    /// a format that is multiplied with rounded activations.
+    /// a format that is multiplied with rounded activations, on the CPU.
     pub fn prompt_precision(&self, asked: Activations) -> Activations {
-        self.transformer.precision(asked)
+        match self.is_on_machine() {
+            true => Activations::F32,
+            false => self.transformer.precision(asked),
+        }
     }
 }
 

@@ -2,15 +2,19 @@
 
 use candle_core::{DType, Device, Storage, Tensor};
 use lacuna_kernels::AttentionMask;
-use lacuna_model::{Activations, Batch, KvCache, Predicts, Sequence as Rows, Transformer};
-use lacuna_samplers::{Denoiser, Segment, Speculative, View};
+use lacuna_model::{Activations, Batch, Predicts, Sequence as Rows, Transformer};
+use lacuna_samplers::{Denoiser, Draw, Row, Segment, Speculative, View};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::open::Model;
+use passes::Cache;
+pub(crate) use passes::{Passes, SharedDecoding};
 
 mod drafts;
+mod passes;
 mod prefix;
 
 pub use prefix::Prefix;
@@ -24,6 +28,7 @@ pub use prefix::Prefix;
 #[derive(Debug)]
 pub struct Session {
     model: Arc<Transformer>,
+    on: Passes,
     fused: bool,
     /// In rising order of their numbers.
     sequences: Vec<Sequence>,
@@ -43,7 +48,7 @@ struct Sequence {
     in_use: bool,
     /// The precision in which its prompt was read.
     precision: Activations,
-    cache: KvCache,
+    cache: Cache,
     /// The tokens whose keys and values the cache holds.
     cached: Vec<u32>,
     /// Finished tokens whose keys and values are not in the cache yet.
@@ -105,10 +110,22 @@ impl Share {
 }
 
 impl Session {
-    /// A session without sequences; a sampler begins and releases them.
+    /// A session without sequences on a model's tensors; a sampler begins and releases them.
     pub fn new(model: Arc<Transformer>) -> Self {
+        let on = Passes::Tensors(Arc::clone(&model));
+        Self::with(model, on)
+    }
+
+    /// A session without sequences whose passes are computed where the model was opened: by tensors, or on a card by planned
+    /// launches ([`Model::open_on`]), where keys and values stay and draws are made.
+    pub fn of(model: &Model) -> Self {
+        Self::with(Arc::clone(&model.transformer), model.passes())
+    }
+
+    fn with(model: Arc<Transformer>, on: Passes) -> Self {
         Self {
             model,
+            on,
             fused: true,
             sequences: Vec::new(),
             remembers: false,
@@ -196,9 +213,16 @@ impl Session {
         found.ok_or_else(|| unknown(number))
     }
 
-    /// One pass over all that have new tokens, and the logits on the CPU. Nothing is kept of it yet.
-    fn pass(&mut self, shares: &[Share], precision: Activations) -> Result<Option<Tensor>> {
-        let mut caches: Vec<Option<&mut KvCache>> =
+    /// One pass over all that have new tokens. Nothing is kept of it yet. By tensors it leaves logits on the CPU; on a machine
+    /// `read` gets what it leaves, drawn there where a draw is given.
+    fn pass(
+        &mut self,
+        shares: &[Share],
+        precision: Activations,
+        draws: &[Option<Draw<'_>>],
+        read: &mut dyn FnMut(Row<'_>),
+    ) -> Result<Option<Tensor>> {
+        let mut caches: Vec<Option<&mut Cache>> =
             self.sequences.iter_mut().map(|sequence| Some(&mut sequence.cache)).collect();
         let (mut batch, mut held) = (Batch::default(), Vec::with_capacity(shares.len()));
         for share in shares.iter().filter(|one| !one.tokens.is_empty()) {
@@ -212,11 +236,14 @@ impl Session {
             return Ok(None);
         }
         self.passes += 1;
-        let batch = batch.in_precision(precision);
-        let hidden = self.model.forward_cached(&batch, &mut held)?;
-        match batch.wanted() {
-            [] => Ok(None),
-            _ => Ok(Some(on_cpu(&self.model.logits(&hidden)?)?)),
+        match &self.on {
+            Passes::Tensors(model) => {
+                passes::logits(model, &batch.in_precision(precision), &mut held)
+            }
+            Passes::Machine(decoding) => {
+                passes::on_machine(decoding, &batch, &mut held, draws, read)?;
+                Ok(None)
+            }
         }
     }
 
@@ -227,12 +254,14 @@ impl Session {
             return Ok(());
         }
         let rows = match (view, self.model.config().predicts) {
+            // There the last tokens are read again where logits behind them are wanted.
+            _ if matches!(self.on, Passes::Machine(_)) => Vec::new(),
             // Under the causal view more of the prompt follows.
             (View::Causal, _) | (_, Predicts::Same) => Vec::new(),
             (_, Predicts::Next) => vec![tokens.len() as u32 - 1],
         };
         let share = Share { at, tokens: tokens.clone(), rows, view: *view, draft: 0 };
-        let boundary = self.pass(&[share], precision)?;
+        let boundary = self.pass(&[share], precision, &[], &mut |_| {})?;
         self.sequences[at].keep_queued(boundary)
     }
 }
@@ -244,12 +273,12 @@ const ONLY_SEQUENCE: usize = 0;
 pub(crate) const FIRST_CAPACITY: usize = 256;
 
 impl Sequence {
-    fn new(number: usize, model: &Transformer, view: View) -> Result<Self> {
-        Ok(Self::with(number, model.new_cache(FIRST_CAPACITY)?, view))
+    fn new(number: usize, on: &Passes, view: View) -> Result<Self> {
+        Ok(Self::with(number, on.new_cache(FIRST_CAPACITY)?, view))
     }
 
     /// A sequence that is not begun, with a cache of its own.
-    fn with(number: usize, cache: KvCache, view: View) -> Self {
+    fn with(number: usize, cache: Cache, view: View) -> Self {
         Self {
             number,
             view,
@@ -298,6 +327,21 @@ impl Sequence {
         self.cached.append(&mut self.queued);
         self.begun = true;
         Ok(())
+    }
+
+    /// Takes what was read last back into the queue, a block or a token, where the logits behind it are wanted once more and
+    /// are not kept. Its keys and values come out as they were.
+    fn read_again(&mut self, first: Option<usize>, head: Predicts) {
+        let is_wanted = first == Some(0) && self.predicts(head) == Predicts::Next;
+        if !is_wanted || !self.queued.is_empty() {
+            return;
+        }
+        let size = match self.view {
+            View::Blocks { block_size } => block_size.get(),
+            View::CausalBlocks { .. } | View::Causal => 1,
+        };
+        self.queued = self.cached.split_off(self.cached.len().saturating_sub(size));
+        self.cache.truncate(self.cached.len());
     }
 
     /// Leaves what the cache holds and nothing else.
@@ -370,7 +414,7 @@ impl Denoiser for Session {
             }
             Ok(at) => at,
             Err(at) => {
-                self.sequences.insert(at, Sequence::new(sequence, &self.model, view)?);
+                self.sequences.insert(at, Sequence::new(sequence, &self.on, view)?);
                 at
             }
         };

@@ -31,8 +31,8 @@ __device__ __forceinline__ void copy_row(const EmbeddingArgs<T, D> &p) {
 /// Gradients of T, the table's of D.
 template <class T, class D = T> struct EmbeddingBackwardArgs {
     const T *d_out;         ///< `[rows, h]`
-    const unsigned *tokens; ///< `[n]`: ids that occur, each once
-    const int *starts;      ///< `[n + 1]`: where each one's places begin
+    const unsigned *tokens; ///< `[n]`: ids that occur, each once; of one without places anything
+    const int *starts;      ///< `[n + 1]`: where each one's places begin; one may have none
     const int *places;      ///< `[rows]`: rows, those of a token together and ascending
     D *d_table;             ///< `[v, h]`: added to
     int h;
@@ -45,6 +45,7 @@ __device__ __forceinline__ void add_rows(const EmbeddingBackwardArgs<T, D> &p) {
     const int i = (blockIdx.y * THREADS + threadIdx.x) * N, left = p.h - i,
               end = p.starts[blockIdx.x + 1];
     if (left <= 0) return;
+    if (p.starts[blockIdx.x] == end) return;
     D *to = p.d_table + (long long)p.tokens[blockIdx.x] * p.h + i;
     float sum[N], x[N];
     load<WHOLE>(sum, to, left);
@@ -68,7 +69,7 @@ __device__ __forceinline__ void embedding(const EmbeddingArgs<T, D> &p) {
 /// Rows of f32 to their places among rows of bf16, as new keys and values go into a cache.
 struct PlacedArgs {
     const float *x;    ///< `[rows, h]`
-    const int *places; ///< `[rows]`: a row of `out` each, no two the same
+    const int *places; ///< `[rows]`: a row of `out` each, no two the same; below 0 it goes nowhere
     bf16 *out;
     int rows, h;
 };
@@ -77,6 +78,7 @@ struct PlacedArgs {
 template <bool WHOLE> __device__ __forceinline__ void place_row(const PlacedArgs &p) {
     constexpr int N = VECTOR<float>;
     const float *from = p.x + (long long)blockIdx.x * p.h;
+    if (p.places[blockIdx.x] < 0) return;
     bf16 *to = p.out + (long long)p.places[blockIdx.x] * p.h;
     for (int i = threadIdx.x * N; i < p.h; i += THREADS * N) {
         float x[N];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::candidates::{CandidateSampler, Seen, count};
 use crate::constraint::{Constraint, Mask};
-use crate::denoiser::{Draft, Plain};
+use crate::denoiser::{Draft, Plain, Row};
 use crate::drafts::Drafter;
 use crate::error::{Error, Result, denoiser as failed};
 use crate::fill::Candidate;
@@ -372,12 +372,21 @@ fn pass(
     let (opened, drafted): (Vec<usize>, Vec<usize>) =
         (0..turns.len()).partition(|at| turns[*at].draft.is_empty());
     let order: Vec<usize> = [opened, drafted].concat();
-    let places = order.into_iter().flat_map(|at| std::iter::repeat_n(at, readers[at].rows));
+    let places = order.iter().flat_map(|at| std::iter::repeat_n(*at, readers[*at].rows));
     let places: Vec<usize> = places.collect();
+    let seen: Vec<Vec<u32>> = match denoiser.draws() {
+        true => {
+            order.iter().map(|at| turns[*at].sequence.seen().keys().copied().collect()).collect()
+        }
+        false => Vec::new(),
+    };
+    let draws = order.iter().zip(&seen);
+    let draws = draws.flat_map(|(at, seen)| turns[*at].sequence.draws(&turns[*at].draft, seen));
+    let draws: Vec<_> = draws.collect();
     rows::read(
         places.len(),
-        |read| denoiser.speculate(&segments, &drafts, read),
-        |row, logits| readers[places[row]].read(logits, sampler),
+        |read| denoiser.speculate_drawing(&segments, &drafts, &draws, read),
+        |row, left| readers[places[row]].read(&left, sampler),
     )?;
     Ok(readers.into_iter().map(|reader| reader.proposal).collect())
 }
@@ -411,7 +420,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next row.
-    fn read(&mut self, logits: &[f32], sampler: &mut CandidateSampler) {
+    fn read(&mut self, left: &Row<'_>, sampler: &mut CandidateSampler) {
         let (at, Turn { sequence, draft, .. }) = (self.taken, self.turn);
         self.taken += 1;
         let size = if draft.is_empty() { self.rows } else { sequence.request.block_size().get() };
@@ -424,13 +433,11 @@ impl<'a> Reader<'a> {
             return;
         }
         let allowed = self.masks.get(at % size).and_then(Option::as_ref);
-        let candidate = match draft.get(at) {
-            None => sequence.candidate(at, allowed, logits, sampler),
-            Some(_) => {
-                let position = sequence.block_start() + at;
-                sequence.candidate_behind(position, (&self.seen, allowed), logits, sampler)
-            }
+        let (site, seen) = match draft.get(at) {
+            None => (sequence.site(at), sequence.seen()),
+            Some(_) => (sequence.site_behind(at), &self.seen),
         };
+        let candidate = sequence.candidate(site, (seen, allowed), left, sampler);
         match candidate {
             Ok(candidate) => {
                 // A block of one token is what its first refinement says; of others some position may be filled later.

@@ -2,6 +2,9 @@
 
 use std::num::NonZeroUsize;
 
+use crate::candidates::Sampling;
+use crate::fill::Candidate;
+
 /// The tokens that a position of a sequence sees. It stays the same for as long as the sequence
 /// lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +121,41 @@ pub struct Draft<'a> {
     pub mask_id: u32,
 }
 
+/// A draw that a denoiser may make itself, where its logits are: everything that a candidate depends on besides its row of
+/// them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw<'a> {
+    /// The law by which it is drawn. Frequency and presence penalties are off.
+    pub sampling: &'a Sampling,
+    /// Absolute position.
+    pub position: usize,
+    /// Refinement within the block.
+    pub refinement: usize,
+    /// Tokens that may not come out, ascending; of ids beyond the vocabulary nothing comes.
+    pub forbidden: &'a [u32],
+    /// Tokens that the repetition penalty applies to, ascending; empty without one.
+    pub seen: &'a [u32],
+}
+
+/// The reason why nothing is drawn from a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoToken {
+    /// A logit is NaN or +∞.
+    NotFinite,
+    /// Every token is forbidden or has logit −∞.
+    NothingAllowed,
+}
+
+/// The thing that a pass leaves of a wanted row.
+#[derive(Clone, Debug)]
+pub enum Row<'a> {
+    /// Its logits, `[vocab]`.
+    Logits(&'a [f32]),
+    /// The candidate that the denoiser has drawn from them. Margin, entropy and uniform number may be there whether the request's rule
+    /// asks for them or not.
+    Drawn(Result<Candidate, NoToken>),
+}
+
 /// A denoiser that can check drafts: it denoises many blocks of a sequence in one pass, each behind
 /// the draft's blocks before it.
 ///
@@ -143,6 +181,29 @@ pub trait Speculative: Denoiser {
         drafts: &[Draft<'_>],
         read: &mut dyn FnMut(&[f32]),
     ) -> Result<(), Self::Error>;
+
+    /// Tells whether [`speculate_drawing`](Self::speculate_drawing) makes draws itself. Nobody gathers what they need
+    /// otherwise.
+    fn draws(&self) -> bool {
+        false
+    }
+
+    /// [`speculate`](Self::speculate) with a draw for each wanted row, in the same order, where one can be told beforehand:
+    /// under a [`Constraint`](crate::Constraint) and some penalties it can't. A denoiser whose logits lie on another
+    /// device may make it there, and gives the candidate that this crate picks from the same logits.
+    ///
+    /// # Errors
+    /// As [`speculate`](Self::speculate).
+    fn speculate_drawing(
+        &mut self,
+        segments: &[Segment<'_>],
+        drafts: &[Draft<'_>],
+        draws: &[Option<Draw<'_>>],
+        read: &mut dyn FnMut(Row<'_>),
+    ) -> Result<(), Self::Error> {
+        debug_assert!(draws.iter().all(Option::is_none), "draws for a denoiser that makes none");
+        self.speculate(segments, drafts, &mut |logits| read(Row::Logits(logits)))
+    }
 
     /// Commits the first `tokens` of the pending draft (whole blocks, maybe none) without a further
     /// pass, and drops the rest.

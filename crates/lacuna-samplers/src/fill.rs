@@ -45,6 +45,19 @@ pub(crate) struct Needs {
     pub(crate) uniform: bool,
 }
 
+impl Needs {
+    /// A candidate without what nobody needs, which is 0 then.
+    pub(crate) fn of(self, candidate: Candidate) -> Candidate {
+        let only = |needed: bool, value: f64| if needed { value } else { 0.0 };
+        Candidate {
+            margin: only(self.margin, candidate.margin),
+            entropy: only(self.entropy, candidate.entropy),
+            uniform: only(self.uniform, candidate.uniform),
+            ..candidate
+        }
+    }
+}
+
 /// The rule that says which masked positions a refinement fills.
 ///
 /// Rules with a schedule fill its quota ([`quota`]); the others decide for themselves how many.

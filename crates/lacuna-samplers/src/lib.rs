@@ -41,7 +41,8 @@
 //! [`Candidate`] for every masked position; a [`FillRule`] says which of them are taken; a full
 //! block is committed and the next one opened.
 //!
-//! - [`Denoiser`] is the model, as far as a sampler can see it; [`Speculative`] is one that takes drafts.
+//! - [`Denoiser`] is the model, as far as a sampler can see it; [`Speculative`] is one that takes drafts, and may draw where
+//!   its logits are ([`Draw`]).
 //! - A [`Request`] has the prompt and says how to decode it ([`Sampling`]); a [`Generation`] is what comes of it.
 //! - [`Decoder`] is the loop, for many requests at once, block diffusion and autoregressive ones side by side, each of
 //!   which may fail alone; [`generate_batch`] and [`generate`] run it to the end.
@@ -75,7 +76,7 @@ pub mod trace;
 pub use candidates::{Proposer, Sampling};
 pub use constraint::{ByteAutomaton, Constraint, Vocabulary};
 pub use decoder::{Decoder, Failure, Guidance, Step, generate, generate_batch};
-pub use denoiser::{Denoiser, Draft, Segment, Speculative, View};
+pub use denoiser::{Denoiser, Draft, Draw, NoToken, Row, Segment, Speculative, View};
 pub use drafts::{DraftCounts, Drafter, Drafting, edit, generate_with};
 pub use error::{Error, Result};
 pub use fill::{Candidate, FillRule, quota};

@@ -15,7 +15,7 @@ use crate::error::{Error, Result, denoiser as failed, setting};
 use crate::fill::{Candidate, FillRule, quota};
 use crate::keyed::{Purpose, Words, ln_exponential, stream, uniform};
 use crate::request::{BlockEvent, Event, FinishReason, Refinement};
-use crate::{Denoiser, Segment, View, rows};
+use crate::{Denoiser, Row, Segment, View, rows};
 
 /// The statistic that ranks the masked positions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,8 +178,9 @@ fn run(
             let mut candidates = Vec::with_capacity(masked_now.len());
             rows::read(
                 masked_now.len(),
-                |read| denoiser.denoise(&[segment], read),
-                |row, logits| {
+                |read| denoiser.denoise(&[segment], &mut |logits| read(Row::Logits(logits))),
+                |row, left| {
+                    let Row::Logits(logits) = left else { return };
                     let position = block_start + masked_now[row];
                     candidates.push(candidate(logits, settings, position, step));
                 },

@@ -5,21 +5,22 @@
 //! error of the normaliser is at most `EXP_ERROR` + 2⁻²² + 2⁻²⁴·E_p|ℓ − max|, under 1e-6 for
 //! any row whose expected gap is below 5 nats; tests hold it to that against plain f64.
 
+use crate::denoiser::Row;
 use crate::error::{Error, Result, denoiser};
 
 /// Runs a pass whose rows are handed to `take` with their number. `pass` gets the function that a
 /// denoiser calls for each.
 pub(crate) fn read<E: std::error::Error + Send + Sync + 'static>(
     expected: usize,
-    pass: impl FnOnce(&mut dyn FnMut(&[f32])) -> Result<(), E>,
-    mut take: impl FnMut(usize, &[f32]),
+    pass: impl FnOnce(&mut dyn FnMut(Row<'_>)) -> Result<(), E>,
+    mut take: impl FnMut(usize, Row<'_>),
 ) -> Result<()> {
     let (mut found, mut whole) = (0, true);
-    let mut next = |logits: &[f32]| {
-        whole &= !logits.is_empty();
+    let mut next = |row: Row<'_>| {
+        whole &= !matches!(row, Row::Logits([]));
         if whole {
             if found < expected {
-                take(found, logits);
+                take(found, row);
             }
             found += 1;
         }

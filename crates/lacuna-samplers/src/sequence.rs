@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use crate::candidates::{CandidateSampler, Seen, Site, count};
 use crate::constraint::{Constraint, Mask};
+use crate::denoiser::{Draw, NoToken, Row};
 use crate::drafts::{DraftCounts, Drafter};
-use crate::error::{Result, setting};
+use crate::error::{Error, Result, setting};
 use crate::fill::{Candidate, quota};
 use crate::request::{BlockEvent, Event, FinishReason, Generation, Refinement, Request};
 
@@ -222,42 +223,65 @@ impl Sequence {
         draft
     }
 
-    /// The candidate for the hole `index`, from its logits, `[vocab]`.
+    /// Position and refinement of the hole `index`.
+    pub(crate) fn site(&self, index: usize) -> (usize, usize) {
+        (self.block_start() + self.holes[index], self.refinement)
+    }
+
+    /// Position and refinement of the token `at` of a draft: in the first refinement of its block.
+    pub(crate) fn site_behind(&self, at: usize) -> (usize, usize) {
+        (self.block_start() + at, 0)
+    }
+
+    /// The candidate for a site, from what a pass leaves of its row, where these tokens have been seen.
     pub(crate) fn candidate(
-        &self,
-        index: usize,
-        allowed: Option<&Mask>,
-        logits: &[f32],
-        sampler: &mut CandidateSampler,
-    ) -> Result<Candidate> {
-        let position = self.block_start() + self.holes[index];
-        self.pick((position, self.refinement), (&self.seen, allowed), logits, sampler)
-    }
-
-    /// The candidate for a position of the first refinement of a later block, in which these tokens have
-    /// been seen. The blocks before it are whole.
-    pub(crate) fn candidate_behind(
-        &self,
-        position: usize,
-        (seen, allowed): (&Seen, Option<&Mask>),
-        logits: &[f32],
-        sampler: &mut CandidateSampler,
-    ) -> Result<Candidate> {
-        self.pick((position, 0), (seen, allowed), logits, sampler)
-    }
-
-    fn pick(
         &self,
         (position, refinement): (usize, usize),
         (seen, allowed): (&Seen, Option<&Mask>),
-        logits: &[f32],
+        row: &Row<'_>,
         sampler: &mut CandidateSampler,
     ) -> Result<Candidate> {
-        let Request { prompt, min_new_tokens, sampling, fill, .. } = &self.request;
+        let Request { sampling, fill, .. } = &self.request;
+        let (request, forbidden) = (self.id, self.forbidden_at(position));
+        match row {
+            Row::Logits(logits) => {
+                let site = Site { request, position, refinement, forbidden, seen, allowed };
+                sampler.pick(logits, sampling, fill.needs(), site)
+            }
+            Row::Drawn(Ok(drawn)) => Ok(fill.needs().of(Candidate { position, ..drawn.clone() })),
+            Row::Drawn(Err(NoToken::NotFinite)) => {
+                Err(Error::NotFinite { request, position, value: f32::NAN })
+            }
+            Row::Drawn(Err(NoToken::NothingAllowed)) => {
+                Err(Error::NothingAllowed { request, position })
+            }
+        }
+    }
+
+    /// The draw for each row of the request's part in a pass, where it can be told beforehand; `seen` are the tokens that
+    /// have been seen.
+    pub(crate) fn draws<'a>(&'a self, draft: &[u32], seen: &'a [u32]) -> Vec<Option<Draw<'a>>> {
+        let sampling = &self.request.sampling;
+        let rows = if draft.is_empty() { self.holes.len() } else { draft.len() };
+        let is_known = self.guide.is_none()
+            && sampling.frequency_penalty == 0.0
+            && sampling.presence_penalty == 0.0
+            // The blocks of a draft say which tokens are seen behind them.
+            && (draft.is_empty() || !sampling.penalises());
+        let draw = |at| {
+            let site = if draft.is_empty() { self.site(at) } else { self.site_behind(at) };
+            let (position, refinement) = site;
+            let forbidden = self.forbidden_at(position);
+            Draw { sampling, position, refinement, forbidden, seen }
+        };
+        (0..rows).map(|at| is_known.then(|| draw(at))).collect()
+    }
+
+    /// Tokens that may not come out at a position, ascending.
+    fn forbidden_at(&self, position: usize) -> &[u32] {
+        let Request { prompt, min_new_tokens, .. } = &self.request;
         let early = position < prompt.len() + min_new_tokens;
-        let forbidden = if early { &self.forbidden_early } else { &self.forbidden };
-        let site = Site { request: self.id, position, refinement, forbidden, seen, allowed };
-        sampler.pick(logits, sampling, fill.needs(), site)
+        if early { &self.forbidden_early } else { &self.forbidden }
     }
 
     /// The tokens that penalties apply to; empty without any.

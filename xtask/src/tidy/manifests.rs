@@ -33,6 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "lacuna-engine",
         &[
             "lacuna-checkpoint",
+            "lacuna-device",
             "lacuna-files",
             "lacuna-kernels",
             "lacuna-model",

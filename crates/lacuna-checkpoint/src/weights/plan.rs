@@ -47,6 +47,12 @@ impl Weights {
         }
     }
 
+    /// The format that [`matrix_in`](Self::matrix_in) keeps a matrix in if `wanted` is asked for; `None` if there is no
+    /// such matrix.
+    pub fn kept_in(&self, name: &str, wanted: StorageDtype) -> Option<StorageDtype> {
+        self.entry(name).ok().map(|entry| self.kept_as(name, entry, wanted))
+    }
+
     /// The format that a matrix is kept in if `wanted` is asked for.
     pub(super) fn kept_as(&self, name: &str, entry: &Entry, wanted: StorageDtype) -> StorageDtype {
         let finer = if self.config.makes_logits(name) { wanted.for_logits() } else { wanted };

@@ -3,11 +3,10 @@
 use anyhow::{Context, Result};
 use lacuna::checkpoint::{Weights, Workload};
 use lacuna::samplers::{Denoiser, Segment, View};
-use lacuna::{GenerateOptions, Model, Prompt, Session, generate};
+use lacuna::{GenerateOptions, Model, Prompt, Session, generate, greedy_pass};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::model_args::ModelArgs;
@@ -72,7 +71,8 @@ impl Row {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (prompt, new) = (args.prompt_tokens.get(), args.new_tokens.get());
     let most = ROWS[ROWS.len() - 1];
-    let model = args.model.open(Workload::decoding(prompt + new.max(most)))?;
+    // The floor is the host's memory, which says nothing of a card.
+    let model = args.model.open_tensors(Workload::decoding(prompt + new.max(most)), "bench")?;
     let positions = model.config().max_position_embeddings;
     anyhow::ensure!(
         prompt + new.max(most) <= positions,
@@ -107,7 +107,7 @@ fn prefill(model: &Model, tokens: usize, seconds: f64) -> Result<Row> {
     let ids = ids(model, tokens);
     let view = View::Blocks { block_size: model.block_size(None) };
     let runs = runs(seconds, || {
-        let mut session = Session::new(Arc::clone(&model.transformer));
+        let mut session = Session::of(model);
         session.prefill(0, &ids, view)?;
         Ok(())
     })?;
@@ -120,16 +120,13 @@ fn pass(model: &Model, past: usize, count: usize, seconds: f64) -> Result<Row> {
     // The prompt is whole blocks, so that the rows are one.
     let past = past.next_multiple_of(count);
     let view = View::Blocks { block_size };
-    let mut session = Session::new(Arc::clone(&model.transformer));
+    let mut session = Session::of(model);
     session.prefill(0, &ids(model, past), view)?;
     let block = vec![model.mask_id().unwrap_or(0); count];
     let wanted: Vec<usize> = (0..count).collect();
     let runs = runs(seconds, || {
         let segment = Segment { sequence: 0, view, block: &block, rows: &wanted };
-        let mut read = 0.0;
-        session.denoise(&[segment], &mut |logits| read += logits[0])?;
-        std::hint::black_box(read);
-        Ok(())
+        Ok(greedy_pass(&mut session, &[segment])?)
     })?;
     let noun = if count == 1 { "row" } else { "rows" };
     Ok(Row { name: format!("pass over {count} {noun}"), runs, tokens: count, passes: 1.0 })

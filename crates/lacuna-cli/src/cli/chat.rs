@@ -8,7 +8,6 @@ use lacuna::{
 use std::io::{BufRead, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::decode_args::{DecodeArgs, used};
@@ -151,7 +150,7 @@ impl<'a> Turns<'a> {
         {
             options.eos_ids = Some(model.answer_ends(format));
         }
-        let session = Session::new(Arc::clone(&model.transformer)).remembering();
+        let session = Session::of(model).remembering();
         let trace = args.show.trace();
         let show = args.show.for_people(model);
         Ok(Self { args, show, model, options, session, trace, stopped: &|| false })

@@ -315,7 +315,7 @@ pub(crate) fn used(model: &Model, sampling: &Sampling) -> serde_json::Value {
             "presence_penalty": sampling.presence_penalty,
             "seed": sampling.seed,
         },
-        "cache_precision": model.transformer.cache_precision().name(),
+        "cache_precision": model.cache_precision_name(),
     })
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     // Every row's logits, and once more as the bytes that are written.
     let work = Workload { rows: ids.len(), logit_rows: 2 * ids.len(), ..Workload::decoding(0) };
-    let model = args.model.open(work)?;
+    let model = args.model.open_tensors(work, "logits")?;
     let config = model.config();
     in_vocabulary("--ids", ids, config.vocab_size)?;
     let block_size = args.block_size.or(config.block_size());

@@ -1,10 +1,13 @@
 //! Holds the flags of every command that opens a model.
 
 use anyhow::Result;
+use candle_core::Device;
 use lacuna::checkpoint::{StorageDtype, Weights, Workload};
-use lacuna::{CachePrecision, MemoryLimit, Model, OpenOptions, select_device};
+use lacuna::{CachePrecision, MemoryLimit, Model, OnMachine, OpenOptions, select_device};
+use lacuna_device::Opened;
 use std::path::PathBuf;
 
+use super::Usage;
 use super::flags::flag;
 use super::progress::{Progress, downloads, shows_progress};
 use super::sizes::ByteSize;
@@ -36,18 +39,44 @@ impl ModelArgs {
         Ok(weights.map_or(usize::MAX, |weights| weights.config().max_position_embeddings))
     }
 
-    /// Opens the model for such work, and says on stderr which matrices could not take `--dtype`.
+    /// Opens the model for decoding, and says on stderr which matrices could not take `--dtype`. With kernels of our own in
+    /// this build a card decodes by them.
     pub(crate) fn open(&self, work: Workload) -> Result<Model> {
+        let card = (self.device == "cuda" && lacuna_device::has_kernels())
+            .then(|| lacuna_device::open(0))
+            .transpose()?;
+        let tensors = if card.is_some() { "cpu" } else { &self.device };
+        self.open_on(work, select_device(tensors)?, card)
+    }
+
+    /// Opens the model for work that tensors alone do.
+    pub(crate) fn open_tensors(&self, work: Workload, command: &str) -> Result<Model> {
+        if self.device == "cuda" && lacuna_device::has_kernels() && !cfg!(feature = "cuda") {
+            let message = format!(
+                "--device cuda: `lacuna {command}` computes by tensors, and this program has kernels for decoding and \
+                 training alone; leave it out, or build with --features cuda"
+            );
+            return Err(Usage(message).into());
+        }
+        self.open_on(work, select_device(&self.device)?, None)
+    }
+
+    fn open_on(&self, work: Workload, device: Device, card: Option<Opened>) -> Result<Model> {
         let options = OpenOptions {
             dtype: self.dtype,
-            device: Some(select_device(&self.device)?),
+            device: Some(device),
             memory: self.memory.unwrap_or_default(),
             cache: work.cache,
             work: Some(work),
         };
         let path = lacuna::locate(&self.model, &downloads(shows_progress()))?;
         let opening = Progress::spinning(format!("opening {}", path.display()));
-        let model = Model::open(&path, &options)?;
+        let model = match card {
+            None => Model::open(&path, &options)?,
+            Some(Opened { machine, card, name: _ }) => {
+                Model::open_on(&path, &options, OnMachine { machine, card, cache_tokens: None })?
+            }
+        };
         drop(opening);
         for ignored in &model.config().ignored_ids {
             let ignored = lacuna_files::printable(ignored);

@@ -202,7 +202,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut sources = sources(args)?;
     let longest = sources.iter().map(|source| source.body.tokens_about()).max().unwrap_or(0);
     let window = args.window.map_or(usize::MAX, NonZeroUsize::get);
-    let model = args.model.open(work(longest.min(window).min(args.model.positions()?)))?;
+    let work = work(longest.min(window).min(args.model.positions()?));
+    let model = args.model.open_tensors(work, "score")?;
     in_vocabulary("--mask-id", args.how.mask_id.as_slice(), model.config().vocab_size)?;
     let attention = attention(args, &model);
     if args.infill == Some(Infill::InPlace) && attention != Attention::Full {

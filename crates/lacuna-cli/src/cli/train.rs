@@ -99,7 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let launch = Launch::from_environment();
     // With kernels of our own in this build a card takes the steps, and tensors stay on the CPU.
     let mut card = (args.device == "cuda" && lacuna_device::has_kernels() && !args.plan)
-        .then(|| lacuna_device::open(0))
+        .then(|| lacuna_device::open(gpu_of(launch.as_ref())))
         .transpose()?;
     let tensors = if card.is_some() { "cpu" } else { &args.device };
     let device = device(tensors, launch.as_ref())?;
@@ -209,14 +209,17 @@ fn recipe_to_resume(given: &Path, dir: &Path) -> PathBuf {
     if own.exists() { own } else { given.to_owned() }
 }
 
+/// The GPU of a rank, by its number: of several that are started on a machine, each has one of its own.
+fn gpu_of(launch: Option<&Launch>) -> usize {
+    launch.filter(|launch| launch.size > 1).map_or(0, |launch| launch.local_rank)
+}
+
 /// The device of a rank: of several that torchrun starts on a machine, each has a GPU of its own.
 fn device(name: &str, launch: Option<&Launch>) -> Result<Device> {
     match launch {
-        Some(Launch { launcher: Launcher::Torchrun, size: 2.., local_rank, .. })
-            if name == "cuda" =>
-        {
-            Device::new_cuda(*local_rank)
-                .with_context(|| format!("--device cuda, GPU {local_rank}"))
+        Some(Launch { launcher: Launcher::Torchrun, size: 2.., .. }) if name == "cuda" => {
+            let gpu = gpu_of(launch);
+            Device::new_cuda(gpu).with_context(|| format!("--device cuda, GPU {gpu}"))
         }
         _ => Ok(select_device(name)?),
     }
@@ -259,4 +262,25 @@ fn default_directory(name: &str, resume: bool) -> PathBuf {
     let entries = lacuna_files::list("runs".as_ref()).unwrap_or_default();
     let newest = entries.iter().filter_map(number).max();
     numbered(if resume { newest.unwrap_or(1) } else { newest.map_or(1, |n| n.saturating_add(1)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rank_of_a_machine_has_a_gpu_of_its_own() {
+        let started = |variables: [(&'static str, &'static str); 3]| {
+            let value = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            gpu_of(Launch::from_variables(value).as_ref())
+        };
+        assert_eq!(started([("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")]), 1);
+        let slurm = [("SLURM_PROCID", "6"), ("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_LOCALID", "2")];
+        assert_eq!(started(slurm), 2);
+        assert_eq!(started([("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "3")]), 0, "alone");
+        assert_eq!(gpu_of(None), 0);
+    }
 }

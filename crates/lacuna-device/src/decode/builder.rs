@@ -2,11 +2,8 @@
 
 use lacuna_checkpoint::Linear;
 
-use super::check::Checked;
-use super::{Caches, Draw, Weight, Weights};
+use super::{KeysAndValues, Shape, Tables, Weight, Weights};
 use crate::arena::Region;
-use crate::batch::words;
-use crate::launch::Bytes;
 use crate::recorder::decode::{CANDIDATE_BYTES, Cached, Format, Stored, X};
 use crate::recorder::{Matrix, Recorder};
 
@@ -14,74 +11,41 @@ use crate::recorder::{Matrix, Recorder};
 pub(super) struct Builder<'a> {
     pub(super) recorder: Recorder,
     weights: &'a Weights,
-    caches: &'a Caches,
-    check: &'a Checked<'a>,
-    tokens: u64,
-    positions: u64,
-    places: u64,
-    /// Each row in its place.
-    in_order: u64,
-    wanted: u64,
-    draws: Option<u64>,
-    /// For each layer its sequences, with the places of their caches.
-    cached: Vec<Cached>,
+    at: &'a KeysAndValues,
+    shape: Shape,
+    tables: Tables,
 }
 
 impl<'a> Builder<'a> {
     pub(super) fn new(
-        mut recorder: Recorder,
+        recorder: Recorder,
         weights: &'a Weights,
-        caches: &'a Caches,
-        check: &'a Checked<'a>,
+        at: &'a KeysAndValues,
+        (shape, tables): (Shape, Tables),
     ) -> Self {
-        let (r, config, batch) = (&mut recorder, &weights.config, check.batch);
-        let rows = batch.tokens.len();
-        let in_order: Vec<u32> = (0..rows as u32).collect();
-        let [tokens, positions, places, in_order, wanted, pieces] =
-            [batch.tokens, batch.positions, &check.places, &in_order, batch.wanted, &check.pieces]
-                .map(|list| r.upload(words(list)));
-        let ends = |range: &std::ops::Range<usize>| [range.start as u32, range.end as u32];
-        let ranges: Vec<u32> = check.ranges.iter().flatten().flat_map(ends).collect();
-        let ranges = r.upload(words(&ranges));
-        let draws = (!batch.draws.is_empty()).then(|| {
-            let lists: Vec<u64> =
-                batch.draws.iter().map(|draw| r.upload(words(&draw.forbidden))).collect();
-            let table = batch.draws.iter().zip(&lists).enumerate();
-            r.upload(table.fold(Bytes::default(), |table, (row, (draw, list))| {
-                draw_args(table, row, draw, *list)
-            }))
-        });
-        let cached = caches.layers.iter().map(|layer| Cached {
-            rows,
-            most_rows: check.most_rows,
+        Self { recorder, weights, at, shape, tables }
+    }
+
+    /// The sequences of a layer.
+    fn cached(&self, layer: usize) -> Cached {
+        let (config, shape) = (&self.weights.config, self.shape);
+        Cached {
+            rows: shape.rows,
+            most_rows: shape.most_rows,
             heads: config.num_heads,
             kv_heads: config.num_kv_heads,
             head_dim: config.head_dim,
-            ranges,
-            sequences: r.upload(sequence_table(weights, caches, check, *layer)),
-            n_sequences: batch.sequences.len(),
-            pieces,
-            n_pieces: check.pieces.len() / 2,
-            parts: check.parts,
-        });
-        let cached = cached.collect();
-        Self {
-            recorder,
-            weights,
-            caches,
-            check,
-            tokens,
-            positions,
-            places,
-            in_order,
-            wanted,
-            draws,
-            cached,
+            ranges: self.tables.ranges,
+            sequences: self.tables.sequences + layer as u64 * self.tables.sequences_bytes,
+            n_sequences: shape.sequences,
+            pieces: self.tables.pieces,
+            n_pieces: shape.pieces,
+            parts: shape.parts,
         }
     }
 
     fn rows(&self) -> usize {
-        self.check.batch.tokens.len()
+        self.shape.rows
     }
 
     /// A projection of all rows, in a new buffer.
@@ -112,35 +76,38 @@ impl<'a> Builder<'a> {
         (sum, normed)
     }
 
-    /// Logits of the wanted rows.
-    pub(super) fn logits(&mut self) -> Region {
+    /// Logits of the wanted rows, if there are any; keys and values of all rows in any case.
+    pub(super) fn logits(&mut self) -> Option<Region> {
         let (config, parameters) = (&self.weights.config, &self.weights.parameters);
         let (rows, h) = (self.rows(), config.hidden_size);
         let mut x = self.recorder.f32(rows * h);
         let embed = stored(parameters.embed, config.vocab_size, h);
-        self.recorder.stored_rows(embed, self.tokens, x.at, rows);
+        self.recorder.stored_rows(embed, self.tables.tokens, x.at, rows);
         let mut term = None;
-        for i in 0..parameters.layers.len() {
-            let attended;
-            (x, attended) = self.attend(i, x, term);
-            (x, term) = self.feed(i, x, attended);
+        let (wanted, layers) = (self.shape.wanted, parameters.layers.len());
+        for i in 0..layers {
+            let (sum, q) = self.keys(i, x, term);
+            if i + 1 == layers && wanted == 0 {
+                return None;
+            }
+            let attended = self.attend(i, q);
+            (x, term) = self.feed(i, sum, attended);
         }
         let (x, normed) = self.norm(x, term, parameters.norm.at, [rows, h]);
-        let wanted = self.check.batch.wanted.len();
         let r = &mut self.recorder;
         let hidden = r.f32(wanted * h);
         let table = Matrix { at: normed.at, rows, columns: h };
-        r.embedding_f32(table, self.wanted, hidden.at, wanted);
+        r.embedding_f32(table, self.tables.wanted, hidden.at, wanted);
         r.free([x, normed]);
         let logits = r.f32(wanted * config.vocab_size);
         let head = parameters.head.map_or(embed, |head| stored(head, config.vocab_size, h));
         r.few_rows(X::F32(hidden.at), wanted, head, None, logits.at);
         r.free([hidden]);
-        logits
+        Some(logits)
     }
 
-    /// The sum behind the layer's input norm, and the attention's term.
-    fn attend(&mut self, i: usize, x: Region, term: Option<Region>) -> (Region, Region) {
+    /// Puts a layer's keys and values into their places. Returns the sum behind its input norm, and its queries.
+    fn keys(&mut self, i: usize, x: Region, term: Option<Region>) -> (Region, Region) {
         let (config, layer) = (&self.weights.config, &self.weights.parameters.layers[i]);
         let (rows, h, d) = (self.rows(), config.hidden_size, config.head_dim);
         let widths = [config.num_heads * d, config.num_kv_heads * d];
@@ -160,23 +127,31 @@ impl<'a> Builder<'a> {
                 }
             };
             let turned = self.recorder.f32(rows * width);
-            let tables = [self.weights.cos, self.weights.sin, self.positions];
+            let tables = [self.weights.cos, self.weights.sin, self.tables.positions];
             self.recorder.rope_f32((x.at, turned.at), tables, [rows, heads, d]);
             self.recorder.free([x]);
             turned
         });
         let r = &mut self.recorder;
-        let [q16, out] = [(); 2].map(|()| r.bf16(rows * widths[0]));
+        let q16 = r.bf16(rows * widths[0]);
         let by = |x: Region, width| Matrix { at: x.at, rows, columns: width };
-        r.place_rows(by(q, widths[0]), self.in_order, q16.at);
-        for (x, cache) in [k, v].into_iter().zip(self.caches.layers[i]) {
-            r.place_rows(by(x, widths[1]), self.places, cache);
+        r.place_rows(by(q, widths[0]), self.tables.in_order, q16.at);
+        for (x, cache) in [k, v].into_iter().zip(self.at.layers[i]) {
+            r.place_rows(by(x, widths[1]), self.tables.places, cache);
         }
         r.free([q, k, v]);
-        r.attention_decode(self.cached[i], [q16.at, out.at]);
-        let attended = self.project(X::Bf16(out.at), &layer.o, [h, widths[0]]);
-        self.recorder.free([q16, out]);
-        (x, attended)
+        (x, q16)
+    }
+
+    /// The attention's term, of a layer's queries.
+    fn attend(&mut self, i: usize, q: Region) -> Region {
+        let (config, layer) = (&self.weights.config, &self.weights.parameters.layers[i]);
+        let width = config.num_heads * config.head_dim;
+        let out = self.recorder.bf16(self.rows() * width);
+        self.recorder.attention_decode(self.cached(i), [q.at, out.at]);
+        let attended = self.project(X::Bf16(out.at), &layer.o, [config.hidden_size, width]);
+        self.recorder.free([q, out]);
+        attended
     }
 
     /// The sum behind the attention, and the feed-forward part's term.
@@ -195,11 +170,13 @@ impl<'a> Builder<'a> {
 
     /// A candidate of each wanted row, if any are drawn.
     pub(super) fn candidates(&mut self, logits: Region) -> u64 {
-        let Some(draws) = self.draws else { return logits.at };
-        let (n, vocab) = (self.check.batch.draws.len(), self.weights.config.vocab_size);
+        if !self.shape.draws {
+            return logits.at;
+        }
+        let (n, vocab) = (self.shape.wanted, self.weights.config.vocab_size);
         let candidates = self.recorder.f32(n * CANDIDATE_BYTES / 4);
         let logits = Matrix { at: logits.at, rows: n, columns: vocab };
-        self.recorder.sample(logits, draws, n, candidates.at);
+        self.recorder.sample(logits, self.tables.draws, n, candidates.at);
         candidates.at
     }
 }
@@ -208,37 +185,4 @@ impl<'a> Builder<'a> {
 fn stored(weight: Weight, rows: usize, columns: usize) -> Stored {
     let format = Format::of(weight.dtype).expect("`Weights::stored` has checked every format");
     Stored { matrix: Matrix { at: weight.at, rows, columns }, format }
-}
-
-/// A draw as the kernels read it.
-fn draw_args(table: Bytes, row: usize, draw: &Draw, forbidden: u64) -> Bytes {
-    let table = [row as u64, draw.seed, draw.position, draw.refinement]
-        .into_iter()
-        .fold(table, |table, word| table.long(word as usize));
-    let numbers = [draw.temperature, draw.top_p.unwrap_or(0.), draw.min_p.unwrap_or(0.), 1.];
-    let table = numbers.into_iter().fold(table, Bytes::double);
-    let top_k = draw.top_k.map_or(0, |k| k.min(i32::MAX as u32) as usize);
-    let table = table.pointer_or_null(None).pointer(forbidden);
-    table.int(draw.forbidden.len()).int(top_k)
-}
-
-/// The sequences of one layer as attention reads them.
-fn sequence_table(
-    weights: &Weights,
-    caches: &Caches,
-    check: &Checked<'_>,
-    layer: [u64; 2],
-) -> Bytes {
-    let config = &weights.config;
-    let row = config.num_kv_heads * config.head_dim;
-    let mut table = Bytes::default();
-    for (of, sequence) in check.batch.sequences.iter().zip(&check.sequences) {
-        let first = (caches.first[of.cache] * row * 2) as u64;
-        for at in layer {
-            table = table.pointer(at + first).long(0).long(config.head_dim).int(row).end();
-        }
-        let [counts @ .., part] = *sequence;
-        table = counts.into_iter().fold(table, Bytes::int).long(part);
-    }
-    table
 }

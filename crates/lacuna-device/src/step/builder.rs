@@ -4,7 +4,7 @@ use lacuna_checkpoint::{Layer, Linear};
 
 use super::{Optimizer, StepOptions};
 use crate::arena::Region;
-use crate::batch::{Rows, occurrences, words};
+use crate::batch::Lists;
 use crate::layout::{Layout, Place};
 use crate::recorder::{AdamW, Heads, Matrix, Occurrences, Recorder, Sum};
 
@@ -96,30 +96,32 @@ pub(super) struct Tables {
 }
 
 impl<'a> Builder<'a> {
-    /// Writes the tables; everything that is written before the first step has memory of its own.
+    /// Places the lists; everything that is written before the first step has memory of its own.
     pub(super) fn new(
         mut recorder: Recorder,
         layout: &'a Layout,
-        rows: &Rows<'_>,
+        lists: Lists,
         options: &'a StepOptions,
     ) -> Self {
-        let (config, batch, r) = (&layout.config, rows.batch, &mut recorder);
-        let (n, queries) = (batch.tokens.len(), batch.wanted.len());
-        let tables = Tables {
-            tokens: r.upload(words(batch.tokens)),
-            of_token: occurrences(r, batch.tokens),
-            targets: r.upload(words(batch.targets)),
-            weights: r.upload(crate::launch::Bytes::of(batch.weights, f32::to_ne_bytes)),
+        let (config, sizes, r) = (&layout.config, lists.sizes, &mut recorder);
+        let (n, queries) = (sizes.rows, sizes.wanted);
+        let places: Vec<u64> = lists.all.into_iter().map(|list| r.upload(list)).collect();
+        let of_rows = |n, places: &[u64]| Occurrences {
+            n,
+            tokens: places[0],
+            starts: places[1],
+            places: places[2],
         };
-        let positions = r.upload(words(batch.positions));
-        let ranges = r.upload(rows.ranges(false));
-        let of_wanted = (!rows.wants_all()).then(|| {
-            let selected = Selected {
-                rows: r.upload(words(batch.wanted)),
-                occurrences: occurrences(r, batch.wanted),
-            };
-            let positions = r.upload(words(&rows.wanted_positions()));
-            (selected, positions, r.upload(rows.ranges(true)))
+        let tables = Tables {
+            tokens: places[0],
+            of_token: of_rows(sizes.tokens, &places[1..]),
+            targets: places[4],
+            weights: places[5],
+        };
+        let (positions, ranges) = (places[6], places[7]);
+        let of_wanted = sizes.selected.map(|n| {
+            let selected = Selected { rows: places[8], occurrences: of_rows(n, &places[9..]) };
+            (selected, places[12], places[13])
         });
         let mut heads = |ranges, queries| Heads {
             queries,

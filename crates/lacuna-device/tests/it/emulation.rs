@@ -1,9 +1,10 @@
 //! Runs plans on the CUDA kernels as g++ compiles them for the CPU: a [`Machine`] without a card.
 
-use lacuna_device::{Bytes, Error, Machine, Result, Step};
+use lacuna_device::{Bytes, Error, Machine, Recording, Result, Step};
 use std::alloc::{Layout, alloc, dealloc};
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
 /// The variable that names the library.
 const LIBRARY: &str = "LACUNA_EMULATED_KERNELS";
@@ -27,7 +28,29 @@ struct Library {
 }
 
 static LOADED: OnceLock<Library> = OnceLock::new();
-static TURN: Mutex<()> = Mutex::new(());
+static TAKEN: Mutex<bool> = Mutex::new(false);
+static FREE: Condvar = Condvar::new();
+
+/// The turn of one caller, which may go from thread to thread with it.
+struct Turn;
+
+impl Turn {
+    fn take() -> Self {
+        let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        while *taken {
+            taken = FREE.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *taken = true;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        FREE.notify_one();
+    }
+}
 
 fn library() -> &'static Library {
     LOADED.get_or_init(|| {
@@ -46,21 +69,59 @@ fn library() -> &'static Library {
     })
 }
 
+/// A mistake that is made in everything that is recorded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// A kernel is left out.
+    LeftOut(&'static str),
+    /// Tables that are written stay as they were when as many bytes were first written to their place.
+    Stale,
+}
+
 /// An arena in the CPU's memory, and the emulated kernels under one schedule of their threads.
 pub(crate) struct Emulation {
     base: *mut u8,
     bytes: usize,
     schedule: c_int,
-    _turn: MutexGuard<'static, ()>,
+    recordings: HashMap<Recording, Vec<Step>>,
+    recorded: u64,
+    fault: Option<Fault>,
+    /// The kernels that were recorded, for whoever holds it too.
+    kernels: Arc<Mutex<BTreeSet<&'static str>>>,
+    /// The first bytes that were written to a place since something was recorded, by their number.
+    written: HashMap<(u64, usize), Bytes>,
+    _turn: Turn,
 }
+
+// SAFETY: the memory at `base` is its own.
+unsafe impl Send for Emulation {}
 
 impl Emulation {
     /// A machine whose warps run in the order of schedule `schedule` (`emulation/machine.h` lists them). Another test's
     /// is waited for.
     pub(crate) fn new(schedule: c_int) -> Self {
         assert!((0..library().schedules).contains(&schedule));
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        Self { base: std::ptr::null_mut(), bytes: 0, schedule, _turn: turn }
+        Self {
+            base: std::ptr::null_mut(),
+            bytes: 0,
+            schedule,
+            recordings: HashMap::new(),
+            recorded: 0,
+            fault: None,
+            kernels: Arc::default(),
+            written: HashMap::new(),
+            _turn: Turn::take(),
+        }
+    }
+
+    /// The same with a mistake, which tells the kernels that it meets.
+    pub(crate) fn with_fault(
+        mut self,
+        fault: Option<Fault>,
+        kernels: Arc<Mutex<BTreeSet<&'static str>>>,
+    ) -> Self {
+        (self.fault, self.kernels) = (fault, kernels);
+        self
     }
 
     fn layout(&self) -> Layout {
@@ -103,6 +164,7 @@ impl Machine for Emulation {
             return Ok(());
         }
         self.release();
+        self.recordings.clear();
         self.bytes = bytes as usize;
         // SAFETY: the layout has a size. Every byte is written before anything is read.
         unsafe {
@@ -114,6 +176,11 @@ impl Machine for Emulation {
     }
 
     fn write(&mut self, at: u64, data: &Bytes) -> Result<()> {
+        let mut data = data;
+        if self.recorded > 0 && matches!(self.fault, Some(Fault::Stale)) {
+            let first = self.written.entry((at, data.bytes.len()));
+            data = first.or_insert_with(|| data.clone());
+        }
         let bytes = data.in_arena(self.base as u64);
         let at = self.check(at, bytes.len(), "writing")?;
         // SAFETY: `check` has found the region inside of the arena, which nobody else refers to.
@@ -139,11 +206,24 @@ impl Machine for Emulation {
                     self.fill(*at, *bytes, 0xff)?;
                     continue;
                 }
+                Step::Copy { from, to, bytes } => {
+                    let [from, to] = [
+                        self.check(*from, *bytes as usize, "copying")?,
+                        self.check(*to, *bytes as usize, "copying")?,
+                    ];
+                    assert!(from.abs_diff(to) >= *bytes as usize, "a copy onto itself");
+                    // SAFETY: `check` has found both regions inside of the arena, and they are apart.
+                    unsafe {
+                        let base = self.base;
+                        base.add(to).copy_from_nonoverlapping(base.add(from), *bytes as usize);
+                    }
+                    continue;
+                }
                 Step::Launch(launch) => launch,
             };
             let name = CString::new(launch.kernel).unwrap();
             let args = launch.args.in_arena(self.base as u64);
-            // SAFETY: `TURN` makes this the only caller. Name, grid and arguments live until the call returns. The kernel
+            // SAFETY: `Turn` makes this the only caller. Name, grid and arguments live until the call returns. The kernel
             // reads and writes where its arguments point: into the arena, which nobody refers to meanwhile; a planted
             // fault may send it a little beyond, into the slack.
             let said = unsafe {
@@ -164,5 +244,36 @@ impl Machine for Emulation {
             }
         }
         Ok(())
+    }
+    fn record(&mut self, steps: &[Step]) -> Result<Recording> {
+        self.recorded += 1;
+        let mut steps = steps.to_vec();
+        let names = steps.iter().filter_map(|step| match step {
+            Step::Launch(launch) => Some(launch.kernel),
+            _ => None,
+        });
+        self.kernels.lock().unwrap_or_else(PoisonError::into_inner).extend(names);
+        if let Some(Fault::LeftOut(kernel)) = self.fault {
+            steps.retain(|step| !matches!(step, Step::Launch(launch) if launch.kernel == kernel));
+        }
+        self.recordings.insert(Recording(self.recorded), steps);
+        Ok(Recording(self.recorded))
+    }
+
+    fn play(&mut self, recording: Recording) -> Result<()> {
+        let Some(steps) = self.recordings.remove(&recording) else {
+            return Err(Error::Input("the recording was made for another arena".into()));
+        };
+        let played = self.run(&steps);
+        self.recordings.insert(recording, steps);
+        played
+    }
+
+    fn forget(&mut self, recording: Recording) {
+        self.recordings.remove(&recording);
+    }
+
+    fn room(&mut self) -> Option<u64> {
+        Some(64 << 20)
     }
 }

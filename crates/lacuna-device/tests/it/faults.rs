@@ -15,7 +15,7 @@ fn left_out(steps: &[Step]) -> Vec<Fault> {
     let fault = |(i, step): (usize, &Step)| match step {
         Step::Launch(launch) => Some((i, format!("{} is left out", launch.kernel), without(i))),
         Step::Zero { .. } => Some((i, "memory is not zeroed".into(), without(i))),
-        Step::Fresh { .. } => None,
+        Step::Fresh { .. } | Step::Copy { .. } => None,
     };
     steps.iter().enumerate().filter_map(fault).collect()
 }

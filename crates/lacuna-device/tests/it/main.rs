@@ -12,3 +12,4 @@ mod model;
 mod plan;
 mod run;
 mod step;
+mod training;

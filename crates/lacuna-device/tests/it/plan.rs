@@ -16,6 +16,9 @@ fn expect_in_arena(plan: &Plan) {
             Step::Zero { at, bytes } | Step::Fresh { at, bytes } => {
                 assert!(at + bytes <= plan.arena_bytes);
             }
+            Step::Copy { from, to, bytes } => {
+                assert!(from.max(to) + bytes <= plan.arena_bytes);
+            }
             Step::Launch(launch) => {
                 assert!(launch.grid.iter().all(|blocks| *blocks > 0), "{}", launch.kernel);
                 assert!(launch.args.offsets().all(|at| at < plan.arena_bytes), "{}", launch.kernel);

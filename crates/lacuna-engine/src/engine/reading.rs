@@ -44,9 +44,16 @@ impl<'m> Engine<'m> {
     /// another precision than f32 is remembered as it was read.
     #[must_use]
     pub fn remembering(mut self, bytes_max: u64) -> Self {
-        let model = std::sync::Arc::clone(&self.model.transformer);
-        self.prefixes = Some(Prefixes::new(bytes_max, model.cache_bytes_per_token()));
-        self.session = Session::new(model).remembering();
+        let mut bytes_max = bytes_max;
+        if self.model.is_on_machine()
+            && let Some(room) = &mut self.memory_max
+        {
+            // They lie beside those of running requests.
+            bytes_max = bytes_max.min(*room / 4);
+            *room -= bytes_max;
+        }
+        self.prefixes = Some(Prefixes::new(bytes_max, self.model.cache_bytes_per_token()));
+        self.session = Session::of(self.model).remembering();
         self
     }
 

@@ -3,10 +3,10 @@
 
 use candle_core::Tensor;
 use lacuna_model::{Activations, Predicts};
-use lacuna_samplers::{Draft, Segment, Speculative, View};
+use lacuna_samplers::{Draft, Draw, Row, Segment, Speculative, View};
 use std::time::Instant;
 
-use super::{Pending, Sequence, Session, Share, each_row};
+use super::{Passes, Pending, Sequence, Session, Share, each_row};
 use crate::error::{Error, Result};
 
 impl Speculative for Session {
@@ -16,8 +16,35 @@ impl Speculative for Session {
         drafts: &[Draft<'_>],
         read: &mut dyn FnMut(&[f32]),
     ) -> Result<()> {
+        let mut given = Ok(());
+        self.speculate_drawing(segments, drafts, &[], &mut |row| match row {
+            Row::Logits(logits) => read(logits),
+            Row::Drawn(_) => given = Err(Error::Request("a draw that nobody asked for".into())),
+        })?;
+        given
+    }
+
+    fn draws(&self) -> bool {
+        matches!(self.on, Passes::Machine(_))
+    }
+
+    fn speculate_drawing(
+        &mut self,
+        segments: &[Segment<'_>],
+        drafts: &[Draft<'_>],
+        draws: &[Option<Draw<'_>>],
+        read: &mut dyn FnMut(Row<'_>),
+    ) -> Result<()> {
         let began = Instant::now();
         let head = self.model.config().predicts;
+        if self.draws() {
+            let firsts = segments.iter().map(|one| (one.sequence, one.rows.first().copied()));
+            let firsts = firsts.chain(drafts.iter().map(|one| (one.sequence, Some(0))));
+            for (sequence, first) in firsts {
+                let at = self.place(sequence)?;
+                self.sequences[at].read_again(first, head);
+            }
+        }
         let mut shares = Vec::with_capacity(segments.len() + drafts.len());
         for segment in segments {
             let at = self.place(segment.sequence)?;
@@ -28,7 +55,7 @@ impl Speculative for Session {
             shares.push(self.sequences[at].draft_share(at, draft, head)?);
         }
         let only_prompts = shares.iter().all(|share| !self.sequences[share.at].begun);
-        let logits = self.pass(&shares, Activations::F32)?;
+        let logits = self.pass(&shares, Activations::F32, draws, read)?;
         if only_prompts {
             self.prefill_seconds += began.elapsed().as_secs_f64();
         }
@@ -49,10 +76,10 @@ impl Speculative for Session {
             if count < wanted
                 && let Some(boundary) = &state.boundary
             {
-                each_row(boundary, read)?;
+                each_row(boundary, &mut |logits| read(Row::Logits(logits)))?;
             }
             if let Some(rows) = &rows {
-                each_row(rows, read)?;
+                each_row(rows, &mut |logits| read(Row::Logits(logits)))?;
             }
             if let Some(draft) = number.checked_sub(segments.len()).map(|number| &drafts[number]) {
                 state.hold(draft, rows);

@@ -2,9 +2,10 @@
 //! is read from where it differs.
 
 use lacuna_kernels::AttentionMask;
-use lacuna_model::{Activations, Batch, KvCache, Sequence as Rows};
+use lacuna_model::{Activations, Batch, Sequence as Rows};
 use lacuna_samplers::View;
 
+use super::passes::Cache;
 use super::{FIRST_CAPACITY, Sequence, Session};
 use crate::error::Result;
 
@@ -17,7 +18,7 @@ pub struct Prefix {
     view: View,
     precision: Activations,
     tokens: Vec<u32>,
-    cache: KvCache,
+    cache: Cache,
 }
 
 impl Prefix {
@@ -71,7 +72,7 @@ impl Session {
     /// # Errors
     /// When there is no memory for it.
     pub fn prefix(&self, view: View, precision: Activations) -> Result<Prefix> {
-        let cache = self.model.new_cache(FIRST_CAPACITY)?;
+        let cache = self.on.new_cache(FIRST_CAPACITY)?;
         Ok(Prefix { view, precision, tokens: Vec::new(), cache })
     }
 
@@ -100,7 +101,7 @@ impl Session {
             };
             let batch = Batch::of(read, mask)?.in_precision(prefix.precision);
             self.passes += 1;
-            self.model.forward_cached(&batch, &mut [&mut prefix.cache])?;
+            self.on.read(&batch, &mut [&mut prefix.cache])?;
             prefix.cache.keep(0..tokens.len())?;
             self.prompt_rows += tokens.len();
             prefix.tokens.extend_from_slice(tokens);

@@ -113,6 +113,8 @@ constexpr Kernel KERNELS[] = {
     KERNEL(stored_rows_q4_k),
     KERNEL(attention_decode_64),
     KERNEL(attention_decode_merge_64),
+    KERNEL(attention_decode_128),
+    KERNEL(attention_decode_merge_128),
     KERNEL(sample_maxima),
     KERNEL(sample_spans),
     KERNEL(sample_rows),

@@ -23,7 +23,7 @@ template <class T> struct EmbeddingPass {
     std::vector<T> table, d_out, out, d_table; ///< d_table: what is there already, then the sum
     std::vector<float> d_table_f32;            ///< the same in f32, of gradients of T
     std::vector<float> out_f32;                ///< rows of the table in f32
-    std::vector<uint16_t> placed;              ///< these rows in reverse order, in bf16
+    std::vector<uint16_t> placed; ///< these rows in reverse order, in bf16, behind one of NaNs
 };
 
 template <class T> EmbeddingPass<T> draw(const EmbeddingCase &c) {
@@ -81,7 +81,7 @@ template <class Suite> void check_embedding(Suite &suite) {
                 out.push_back(id < (size_t)c.v ? number(inputs.table[id * c.h + column]) : NAN);
                 d_table[inputs.ids[row] * c.h + column] += number(inputs.d_out[i]);
             }
-            std::vector<double> reversed;
+            std::vector<double> reversed(c.h, NAN);
             for (int i = 0; i < c.rows * c.h; i++)
                 reversed.push_back(out[(c.rows - 1 - i / c.h) * c.h + i % c.h]);
             // bf16 is rounded once, by at most 2⁻⁹ of each number.

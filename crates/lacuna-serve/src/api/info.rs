@@ -86,7 +86,7 @@ pub(super) async fn props(State(app): State<Arc<App>>) -> Response {
             true => config.attention.name(),
             false => Attention::Causal.name(),
         },
-        "cache_precision": app.model.transformer.cache_precision().name(),
+        "cache_precision": app.model.cache_precision_name(),
         "pass_seconds": app.metrics.costs(),
         "build_info": concat!("lacuna ", env!("CARGO_PKG_VERSION")),
     });

@@ -5,7 +5,6 @@ use lacuna_engine::{Attention, DecodeEvent, Model, Session, edit_in};
 use lacuna_likelihood::{Blocks, Method, token_scores};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::job::{Job, Reply, Written};
@@ -31,7 +30,7 @@ impl Worker<'_> {
         let (job, reading, mut times) = opening.into_parts();
         let remembered = reading.remembered();
         let (request, prefix) = reading.into_parts();
-        let mut session = Session::new(Arc::clone(&model.transformer)).remembering();
+        let mut session = Session::of(model).remembering();
         session.seat(ONLY, prefix);
         let prompt_tokens = request.prompt.len();
         let (joined, mut blocks, mut late, mut told) = (Instant::now(), 0, false, true);

@@ -76,6 +76,9 @@ impl Recipe {
     pub(crate) fn beyond_machines(&self) -> Option<&'static str> {
         let (model, optimizer) = (&self.model, &self.optimizer);
         let any = |of: &dyn Fn(&Stage) -> bool| self.stage.iter().any(of);
+        // Whatever their order, and how often one is named.
+        let decays = |group| optimizer.decay.contains(group);
+        let is_usual = |group| decays(group) == ParameterGroup::MATRICES.contains(group);
         let asked = [
             (self.lora.is_some(), "training adapters ([lora])"),
             (
@@ -88,7 +91,10 @@ impl Recipe {
             ),
             (optimizer.ema_decay > 0.0, "a running mean of the weights (optimizer.ema_decay)"),
             (optimizer.spike_z_score > 0.0, "leaving out spikes (optimizer.spike_z_score)"),
-            (optimizer.decay != ParameterGroup::MATRICES, "groups that decay (optimizer.decay)"),
+            (
+                optimizer.weight_decay != 0.0 && !ParameterGroup::ALL.iter().all(is_usual),
+                "groups that decay, other than the matrices (optimizer.decay)",
+            ),
             (any(&|stage| stage.dropout > 0.0), "dropout (stage.dropout)"),
             (any(&|stage| stage.reset_optimizer), "a fresh optimizer (stage.reset_optimizer)"),
         ];
@@ -146,5 +152,27 @@ impl LoraRecipe {
                 all_targets().join(", ")
             )),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matrices_decay_on_a_card_in_whatever_order_they_are_named() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/smoke.toml");
+        let beyond = |keys: &[&str]| {
+            let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+            Recipe::load(path.as_ref(), &keys).unwrap().beyond_machines()
+        };
+        assert_eq!(beyond(&[]), None);
+        let reordered =
+            "optimizer.decay=[\"head\", \"feed-forward\", \"attention\", \"embedding\"]";
+        assert_eq!(beyond(&[reordered]), None);
+        let fewer = "optimizer.decay=[\"head\"]";
+        assert!(beyond(&[fewer]).unwrap().contains("optimizer.decay"));
+        assert_eq!(beyond(&[fewer, "optimizer.weight_decay=0.0"]), None, "nothing decays");
     }
 }

@@ -29,6 +29,12 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         "blockIdx.x * p.h",
     ),
     fault(
+        "placed: a row that goes nowhere is written",
+        FILE,
+        ("if (p.places[blockIdx.x] < 0) return;", 0),
+        "",
+    ),
+    fault(
         "placed: numbers beyond a row",
         FILE,
         ("store<WHOLE>(to + i, x, p.h - i);", 1),
@@ -53,6 +59,12 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         FILE,
         ("(blockIdx.y * THREADS + threadIdx.x)", 0),
         "threadIdx.x",
+    ),
+    fault(
+        "backward: a token without places is added to",
+        FILE,
+        ("if (p.starts[blockIdx.x] == end) return;", 0),
+        "",
     ),
     fault("backward: columns beyond a row", FILE, ("if (left <= 0) return;", 0), ""),
     fault("backward: rows as they stand, not by token", FILE, ("p.places[place]", 0), "place"),
