@@ -223,7 +223,7 @@ fn damaged(damage: FileError, whole: Option<u64>) -> TrainError {
 /// Tells whether a file ends too early or is missing, as after a write that was not finished.
 fn was_cut_short(damage: &FileError) -> bool {
     match damage {
-        FileError::Damaged { damage, .. } => !matches!(damage, Damage::Content),
+        FileError::Damaged { damage, .. } => !matches!(damage, Damage::Content | Damage::Seal),
         FileError::Manifest { cut_short, .. } => *cut_short,
         _ => false,
     }

@@ -14,6 +14,7 @@ use crate::recipe::keys::{self, Change, Ruling};
 use crate::record::results::Results;
 use crate::record::{AcceptedChange, Record};
 use crate::run_folder::RunFolder;
+use lacuna_files::FileHash;
 
 /// The start of a run: its place, and its record and recipe as they were when it began.
 pub(super) struct Start {
@@ -78,6 +79,7 @@ fn begin(
     };
     let mut place = checkpoint::read_progress(&chosen.path)?;
     let begun = Begun::read(dir, &chosen.path)?;
+    begun.notice.iter().for_each(|notice| observe(Event::Notice(notice.clone())));
     let settled = settle(&begun, recipe, &mut place, options.accept_changes, dir)?;
     let mut record = begun.record;
     let recorded = dir.join("run.json").exists();
@@ -142,23 +144,40 @@ fn choose(dir: &Path, options: &RunOptions<'_>) -> Result<Option<Chosen>> {
 pub(super) struct Begun {
     pub(super) recipe: Recipe,
     pub(super) record: Record,
+    /// A sentence about a recipe that is not the recorded one.
+    pub(super) notice: Option<String>,
 }
 
 impl Begun {
-    /// Reads both from the run's folder; if its `recipe.toml` is not the one that was recorded (somebody edited it),
-    /// the recipe from the checkpoint.
+    /// Reads both from the run's folder; if its `recipe.toml` is not the one that was recorded (somebody edited it, or a
+    /// bit of it changed), the recipe from the checkpoint.
+    ///
+    /// # Errors
+    /// Errors if the record or the checkpoint's recipe is damaged.
     pub(super) fn read(dir: &Path, newest: &Path) -> Result<Self> {
         let load = |folder: &Path| Recipe::load(&folder.join("recipe.toml"), &[]);
-        let Some(record) = Record::read(dir).or_else(|| Record::read(newest)) else {
+        let record = match Record::read(dir)? {
+            Some(record) => Some(record),
+            None => Record::read(newest)?,
+        };
+        let Some(record) = record else {
             // This run is from before records were kept.
-            return Ok(Self { recipe: load(dir)?, record: Record::default() });
+            return Ok(Self { recipe: load(dir)?, record: Record::default(), notice: None });
         };
-        let whole = |recipe: &Recipe| recipe.fingerprint() == record.recipe;
-        let recipe = match load(dir) {
-            Ok(recipe) if whole(&recipe) => recipe,
-            _ => load(newest)?,
-        };
-        Ok(Self { recipe, record })
+        let own = dir.join("recipe.toml");
+        // A file that is not there, as on a disk that was full, is as good as another one.
+        if FileHash::of(&own).is_ok_and(|file| file.blake3 == record.recipe) {
+            return Ok(Self { recipe: load(dir)?, record, notice: None });
+        }
+        let notice = own.exists().then(|| {
+            format!(
+                "{}: is not the recipe that run.json has the hash of: it was edited, or it is damaged; what the run \
+                 began with is read from {}",
+                own.display(),
+                newest.display()
+            )
+        });
+        Ok(Self { recipe: load(newest)?, record, notice })
     }
 }
 
