@@ -2,7 +2,7 @@
 //! in each checkpoint.
 
 use lacuna_data::Dataset;
-use lacuna_files::{Damage, FileHash, Manifest, Seal};
+use lacuna_files::{Damage, FileHash, Manifest, Seal, short};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -154,7 +154,9 @@ impl Record {
             return Err(damaged(Damage::Seal.to_string()));
         }
         let read = serde_json::from_slice(&text);
-        read.map(Some).map_err(|error| damaged(format!("is no record of a run ({error})")))
+        read.map(Some).map_err(|error| {
+            damaged(format!("is no record of a run ({})", short(&error.to_string())))
+        })
     }
 
     /// Its text, [sealed](lacuna_files::sealed).

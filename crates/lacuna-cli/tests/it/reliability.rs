@@ -121,7 +121,10 @@ fn every_damaged_file_of_a_run_is_named_or_makes_no_difference() {
                 assert!(remedy, "{shown}: {error}");
             }
             // A record is never taken as it is either, though there is a whole one in each checkpoint.
-            if !cut && path.parent() == Some(&*damaged) && ["run.json", "recipe.toml"].contains(&&*name) {
+            if !cut
+                && path.parent() == Some(&*damaged)
+                && ["run.json", "recipe.toml"].contains(&&*name)
+            {
                 assert!(error.contains(&path.display().to_string()), "{shown}: {error}");
             }
             // A file that holds the weights or the place is never taken as it is.

@@ -14,7 +14,7 @@ use crate::recipe::keys::{self, Change, Ruling};
 use crate::record::results::Results;
 use crate::record::{AcceptedChange, Record};
 use crate::run_folder::RunFolder;
-use lacuna_files::FileHash;
+use lacuna_files::{FileHash, Manifest};
 
 /// The start of a run: its place, and its record and recipe as they were when it began.
 pub(super) struct Start {
@@ -80,6 +80,7 @@ fn begin(
     let mut place = checkpoint::read_progress(&chosen.path)?;
     let begun = Begun::read(dir, &chosen.path)?;
     begun.notice.iter().for_each(|notice| observe(Event::Notice(notice.clone())));
+    let has_last = place.stage >= begun.recipe.stage.len();
     let settled = settle(&begun, recipe, &mut place, options.accept_changes, dir)?;
     let mut record = begun.record;
     let recorded = dir.join("run.json").exists();
@@ -89,6 +90,24 @@ fn begin(
         let model = dir.join("final");
         let outcome = Outcome { interrupted: false, finished_before: true, model, evaluations };
         return Ok(ControlFlow::Break(outcome));
+    }
+    // The last checkpoint may have found no room where the model did: there is nothing to train, then.
+    let untouched = options.resume_step.is_none() && settled.changes.is_empty();
+    if recorded && whole && !has_last && is_intact(&dir.join("final")) {
+        let (step, steps) = (place.step, recipe.total_steps());
+        let missing = format!(
+            "the run was finished, but its newest checkpoint is of step {step} of {steps}: the last one was not saved"
+        );
+        if untouched {
+            observe(Event::Notice(format!(
+                "{missing}; to have it, take the last steps again with --resume-step {step}"
+            )));
+            let evaluations = Results::open(dir, &place, false).evaluations();
+            let model = dir.join("final");
+            let outcome = Outcome { interrupted: false, finished_before: true, model, evaluations };
+            return Ok(ControlFlow::Break(outcome));
+        }
+        observe(Event::Notice(format!("{missing}, so the steps behind it are taken again")));
     }
     let now = (options.surroundings.now)();
     for change in settled.accepted(place.step, &now) {
@@ -100,6 +119,12 @@ fn begin(
     let changed = settled.is_new() || !recorded;
     let kept = settled.recipe;
     Ok(ControlFlow::Continue(Start { chosen: Some(chosen), place, record, kept, changed }))
+}
+
+/// Tells whether a model has every file as its manifest has it.
+fn is_intact(model: &Path) -> bool {
+    let manifest = Manifest::read(model).ok().flatten();
+    manifest.is_some_and(|manifest| manifest.verify(model).is_ok())
 }
 
 /// Checks that the directory may be used, and finds the checkpoint to go on from; `None` if the run starts from the

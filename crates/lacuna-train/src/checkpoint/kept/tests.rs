@@ -27,7 +27,7 @@ fn add(run: &Path, step: i64) {
 }
 
 fn found(what: &str, value: f64) -> Found<'_> {
-    Found { what, value, place: "" }
+    Found { what, value, place: Default::default() }
 }
 
 fn steps(run: &Path) -> Vec<u64> {
