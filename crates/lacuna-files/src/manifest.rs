@@ -214,7 +214,8 @@ mod tests {
             bytes[bit / 8] ^= 1u8 << (bit % 8);
             fs::write(&path, bytes).unwrap();
             let told = Manifest::read(folder.path()).unwrap_err();
-            let named = matches!(&told, Error::Damaged { path: p, damage: Damage::Seal } if *p == path);
+            let named =
+                matches!(&told, Error::Damaged { path: p, damage: Damage::Seal } if *p == path);
             assert!(named, "bit {bit}: {told}");
         }
         // A file that was cut off has lost its seal, and is told as one that ends too early.

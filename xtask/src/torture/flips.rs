@@ -165,7 +165,10 @@ pub(super) fn flips(place: &Place, wanted: usize, random: &mut Random) -> Result
     }
     place.finish(&run.run)?;
     compare(&run.run, &unbroken)?;
-    ensure!(unnamed == 0, "{unnamed} of {wanted} flipped bits were not named before training went on");
+    ensure!(
+        unnamed == 0,
+        "{unnamed} of {wanted} flipped bits were not named before training went on"
+    );
     let count = |is: fn(&Target) -> bool| targets.iter().filter(|target| is(target)).count();
     Ok(format!(
         "{wanted} flipped bits of {} files of a checkpoint and its record, {} of shards, and {} that there is a copy of: each \

@@ -2,7 +2,7 @@
 
 use super::{VERSION, manifest_path, shard_path};
 use crate::error::{Error, Result};
-use lacuna_files::{Damage, Seal};
+use lacuna_files::{Damage, Seal, short};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -60,7 +60,10 @@ impl Manifest {
         let bytes = lacuna_files::read_file(&path, LARGEST_MANIFEST)?;
         let manifest: Self = serde_json::from_slice(&bytes).map_err(|error| Error::Shard {
             shard: shard.clone(),
-            reason: format!("not a manifest of shards ({error}); pack the corpus again"),
+            reason: format!(
+                "not a manifest of shards ({}); pack the corpus again",
+                short(&error.to_string())
+            ),
         })?;
         let fail = |reason| Err(Error::Shard { shard, reason });
         if manifest.format != "lacuna-shards" || manifest.version != VERSION {
