@@ -15,13 +15,15 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cargo;
 use crate::run_files::timeless;
 
+mod flips;
+
 /// The things that are done to the runs, and how often.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Kill -9 at random moments
     #[arg(long, default_value_t = 20)]
     kills: usize,
-    /// Flip one bit at random places of the newest checkpoint, and of shards
+    /// Flip one bit at random places of the newest checkpoint, the run's records, and packed text
     #[arg(long, default_value_t = 20)]
     flips: usize,
     /// Stop (SIGTERM) at random moments, by turns with one and two threads
@@ -50,7 +52,7 @@ pub(crate) fn torture(args: &Args) -> Result<()> {
         println!("{}", kills(&place, args.kills, &mut random)?);
     }
     if args.flips > 0 {
-        println!("{}", flips(&place, args.flips, &mut random)?);
+        println!("{}", flips::flips(&place, args.flips, &mut random)?);
     }
     if args.stops > 0 {
         println!("{}", stops(&place, args.stops, &mut random)?);
@@ -241,85 +243,6 @@ fn kills(place: &Place, wanted: usize, random: &mut Random) -> Result<String> {
     ensure!(unusable == 0 && left == 0, "{unusable} unusable, {left} with leftovers");
     Ok(format!(
         "{killed} kills of {runs} runs: 0 unusable, 0 leftovers, weights, losses and scores equal an unbroken run's"
-    ))
-}
-
-fn flips(place: &Place, wanted: usize, random: &mut Random) -> Result<String> {
-    let (unbroken, _) = place.unbroken()?;
-    let checkpoint = format!("checkpoints/step-{}", STEPS[0] + STEPS[1] - 1);
-    let files = |folder: &Path| -> Result<Vec<PathBuf>> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            // The proof of a checkpoint's loss is written after it and is no part of it.
-            if path.is_file() && path.file_name().is_some_and(|name| name != "proof.json") {
-                files.push(path);
-            }
-        }
-        files.sort();
-        Ok(files)
-    };
-    // A run whose last step is still to be taken.
-    let run = place.root.join("flipped");
-    copy(&unbroken, &run)?;
-    fs::remove_dir_all(run.join("final"))?;
-    fs::remove_dir_all(run.join(format!("checkpoints/step-{}", STEPS[0] + STEPS[1])))?;
-    let shards = place.root.join("shards");
-    let packed = Command::new(&place.program)
-        .args(["pack", "--quiet", "--window", "16", "--held-out", "0.1", "--tokenizer"])
-        .arg(cargo::root().join("fixtures/tokenizer/tokenizer.json"))
-        .arg("--out")
-        .arg(&shards)
-        .arg(place.root.join("corpus"))
-        .output()?;
-    ensure!(packed.status.success(), "packing: {}", said(&packed));
-    let mut targets = files(&run.join(&checkpoint))?;
-    let of_checkpoint = targets.len();
-    for part in ["train", "held-out"] {
-        targets.extend(files(&shards.join(part))?);
-    }
-    let before = fs::read(run.join("metrics.jsonl"))?;
-    let shards_set = format!("data.shards={:?}", shards.display().to_string());
-    // Whole shards are taken: what is refused below is refused for its flipped bit.
-    let more = ["--set", "data.corpus=[]", "--set", &shards_set];
-    let output = place.training(&place.root.join("from-whole-shards"), &more).output()?;
-    ensure!(output.status.success(), "whole shards were refused: {}", said(&output));
-    let mut unnamed = 0;
-    for flip in 0..wanted {
-        // By turns, so that small files have their share.
-        let at = flip % targets.len();
-        let path = &targets[at];
-        let whole = fs::read(path)?;
-        if whole.is_empty() {
-            continue;
-        }
-        let mut bytes = whole.clone();
-        let place_of = random.below(bytes.len() as u64) as usize;
-        bytes[place_of] ^= 1u8 << random.below(8);
-        fs::write(path, bytes)?;
-        let output = if at < of_checkpoint {
-            place.training(&run, &[]).output()?
-        } else {
-            place.training(&place.root.join("from-shards"), &more).output()?
-        };
-        // A manifest of shards has no hash of its own: a value that another contradicts names the folder.
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let folder = path.parent().unwrap_or(path).display().to_string();
-        let told = said(&output);
-        let is_named = !output.status.success()
-            && (told.contains(&name) || (at >= of_checkpoint && told.contains(&folder)));
-        if !is_named || fs::read(run.join("metrics.jsonl"))? != before {
-            unnamed += 1;
-            println!("byte {place_of} of {}: {}", path.display(), said(&output));
-        }
-        fs::write(path, whole)?;
-    }
-    place.finish(&run)?;
-    compare(&run, &unbroken)?;
-    ensure!(unnamed == 0, "{unnamed} flipped bits were not named before training went on");
-    Ok(format!(
-        "{wanted} flipped bits of {of_checkpoint} files of a checkpoint and {} of shards: each named before a step was taken",
-        targets.len() - of_checkpoint
     ))
 }
 

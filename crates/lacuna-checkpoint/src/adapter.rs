@@ -13,10 +13,12 @@ use crate::error::{Error, Result};
 use crate::families::of_hugging_face_name;
 use crate::header::HeaderEntry;
 use crate::parameters::{Field, Kind, Name};
-use crate::safetensors::{parse_safetensors, save_tensors};
+use crate::safetensors::{parse_described, save_described};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// The metadata that names the weights which an adapter was trained beside.
+const BASE: &str = "lacuna.base";
 const PREFIX: &str = "base_model.model.";
 const LONGEST_CONFIG: u64 = 1 << 20;
 const MOST_RANK: u64 = 1 << 16;
@@ -59,6 +61,8 @@ pub struct AdapterConfig {
     pub targets: Vec<Field>,
     /// The name or the path of the checkpoint that it was trained on.
     pub base: Option<String>,
+    /// The [hash](crate::Weights::hash) of that checkpoint's weights, which stands beside the adapter's own; PEFT keeps none.
+    pub base_hash: Option<String>,
 }
 
 impl AdapterConfig {
@@ -109,7 +113,10 @@ pub fn save_adapter(
     tensors: Vec<(String, Tensor)>,
 ) -> Result<()> {
     lacuna_files::create_folder(dir)?;
-    save_tensors(&dir.join(WEIGHTS), tensors)?;
+    // PEFT refuses keys of its description that it does not know; metadata is read by nobody but us.
+    let base = config.base_hash.iter().map(|hash| format!(",{}:{}", json!(BASE), json!(hash)));
+    let metadata = format!(r#""__metadata__":{{"format":"pt"{}}}"#, base.collect::<String>());
+    save_described(&dir.join(WEIGHTS), tensors, &metadata)?;
     Ok(lacuna_files::write_file(&dir.join(CONFIG), config.to_json().as_bytes())?)
 }
 
@@ -129,10 +136,12 @@ impl AdapterWeights {
     /// # Errors
     /// Names the file and the field or tensor that is missing, damaged, or of a kind of adapter that is not read.
     pub fn open(dir: &Path) -> Result<Self> {
-        let config = read_config(&dir.join(CONFIG))?;
+        let mut config = read_config(&dir.join(CONFIG))?;
         let path = dir.join(WEIGHTS);
         let file = MappedFile::open(&path)?;
-        let entries = parse_safetensors(file.bytes()).map_err(|fault| fault.in_file(&path))?;
+        let (entries, mut metadata) =
+            parse_described(file.bytes()).map_err(|fault| fault.in_file(&path))?;
+        config.base_hash = metadata.remove(BASE);
         let mut found: BTreeMap<String, (Name, [Option<HeaderEntry>; 2])> = BTreeMap::new();
         for entry in entries {
             let refuse = |reason: &str| Error::tensor(&path, &entry.name, reason);
@@ -194,7 +203,7 @@ impl AdapterWeights {
     /// The matrix `weight`, \[out, in\], merged with its adapter: W + scale · B · A in f32; as it is if it has none.
     ///
     /// # Errors
-    /// If the adapter does not fit the matrix.
+    /// If the adapter does not fit the matrix, or gives values that are no numbers.
     pub fn merged(&self, name: Name, weight: &Tensor) -> Result<Tensor> {
         let Some([a, b]) = self.factors(name)? else { return Ok(weight.clone()) };
         let (rows, cols) = weight.dims2()?;
@@ -207,7 +216,16 @@ impl AdapterWeights {
             return Err(Error::tensor(&self.path, &name.to_string(), reason));
         }
         let update = (b.matmul(&a)? * self.config.scale())?;
-        Ok((weight.to_dtype(DType::F32)? + update)?)
+        let merged = (weight.to_dtype(DType::F32)? + update)?;
+        let values = merged.flatten_all()?.to_vec1::<f32>()?;
+        if let Some(value) = values.into_iter().find(|value| !value.is_finite()) {
+            let (alpha, rank) = (self.config.alpha, self.config.rank);
+            let reason = format!(
+                "merged with its adapter (alpha {alpha:e}, r {rank}), would hold {value}: the adapter or its alpha is too large"
+            );
+            return Err(Error::tensor(&self.path, &name.to_string(), reason));
+        }
+        Ok(merged)
     }
 }
 
@@ -266,7 +284,12 @@ fn read_config(path: &Path) -> Result<AdapterConfig> {
         alpha *= (rank as f64).sqrt();
     }
     let base = map.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned);
-    Ok(AdapterConfig { rank: rank as usize, alpha, targets: targets(&map), base })
+    let (rank, targets) = (rank as usize, targets(&map));
+    let config = AdapterConfig { rank, alpha, targets, base, base_hash: None };
+    if !(config.scale() as f32).is_finite() {
+        return fault("lora_alpha", "divided by r is no number in f32");
+    }
+    Ok(config)
 }
 
 /// The target modules that are known; what is there beside them is known by the tensors.

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::config::Config;
 use crate::error::{Error, Result, printable};
 use crate::names;
 
@@ -45,6 +46,27 @@ const LONGEST_COMPANION: u64 = 16 << 20;
 
 const LONGEST_TOKENIZER: u64 = 128 << 20;
 const MOST_TEMPLATES: usize = 64;
+
+/// Advice for somebody who names a run's folder where a model is wanted; `None` for every other folder.
+pub(crate) fn advice_on_run(dir: &Path) -> Option<String> {
+    if Config::config_file(dir).exists() {
+        return None;
+    }
+    let last = dir.join("final");
+    if Config::config_file(&last).exists() {
+        return Some(format!("is a run's folder; its finished model is {}", last.display()));
+    }
+    let checkpoints = lacuna_files::list(&dir.join("checkpoints")).ok()?;
+    let numbered = checkpoints.into_iter().filter_map(|path| {
+        let step: u64 = path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()?;
+        Config::config_file(&path).exists().then_some((step, path))
+    });
+    let (_, newest) = numbered.max()?;
+    Some(format!(
+        "is a run's folder, and the run has not finished; its newest checkpoint is {}",
+        newest.display()
+    ))
+}
 
 /// The text of `tokenizer.json`, if there is one.
 pub(crate) fn tokenizer(dir: &Path) -> Result<Option<String>> {

@@ -64,7 +64,7 @@ pub use index::Format;
 pub use lacuna_files::MappedFile;
 pub use lacuna_kernels::{CachePrecision, StorageDtype};
 pub use mask_row::mean_row;
-pub use memory::{MemoryEstimate, TrainingMemory, TrainingWork, Workload};
+pub use memory::{MemoryEstimate, Trained, TrainingMemory, TrainingWork, Workload, shown_size};
 pub use outgoing::Outgoing;
 pub use parameters::{Field, Kind, Layer, Linear, Name, Parameters, Parts};
 pub use safetensors::{SaveOptions, save_safetensors, save_tensors};

@@ -6,7 +6,15 @@ use crate::config::Config;
 
 mod training;
 
-pub use training::{TrainingMemory, TrainingWork};
+pub use training::{Trained, TrainingMemory, TrainingWork};
+
+/// A number of bytes as people read it: `4.6 GB`, `12.3 MB`.
+pub fn shown_size(bytes: u64) -> String {
+    match bytes {
+        100_000_000.. => format!("{:.1} GB", bytes as f64 / 1e9),
+        _ => format!("{:.1} MB", bytes as f64 / 1e6),
+    }
+}
 
 /// The work that memory is planned for, as far as memory depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

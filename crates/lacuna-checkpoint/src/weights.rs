@@ -136,6 +136,9 @@ impl Weights {
     }
 
     fn inspect_directory(dir: &Path) -> Result<Self> {
+        if let Some(advice) = directory::advice_on_run(dir) {
+            return Err(Error::file(dir, advice));
+        }
         let config = Config::open(dir)?;
         let mut files = Vec::new();
         let mut index = Index::default();
@@ -364,6 +367,26 @@ impl Weights {
             tensor.makes_logits = self.config.makes_logits(name);
             tensor
         })
+    }
+
+    /// The BLAKE3 hash of all weights in f32, with their names and shapes, as 64 hexadecimal digits. It is the same
+    /// whatever file of the same values they are read from: in one or in several, safetensors or GGUF.
+    ///
+    /// # Errors
+    /// If a file was shortened since it was opened.
+    pub fn hash(&self) -> Result<String> {
+        let mut tensors: Vec<_> = self.outgoing().collect();
+        tensors.sort_by(|one, other| one.name.cmp(&other.name));
+        let mut hasher = blake3::Hasher::new();
+        for tensor in tensors {
+            let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
+            hasher.update(format!("{name} {shape:?}\n").as_bytes());
+            tensor.write(Path::new(""), StorageDtype::F32, None, |bytes| {
+                hasher.update(bytes);
+                Ok(())
+            })?;
+        }
+        Ok(hasher.finalize().to_hex().to_string())
     }
 
     fn rows<'a>(&'a self, name: &'a str, entry: &'a Entry) -> Rows<'a> {

@@ -12,8 +12,8 @@ use lacuna::data::{Dataset, Remainder, ShardFolders, ShardOptions, ShardWriter};
 use lacuna::samplers::trace::{Line, Trace};
 use lacuna::text::Tokenizer;
 use lacuna::train::{
-    Collective, Event, HeldOutPoint, MetricsWriter, Recipe, RunOptions, Sample, StepMetrics,
-    Surroundings, read_held_out, read_metrics, run,
+    Event, HeldOutPoint, MetricsWriter, Recipe, RunOptions, Sample, StepMetrics, read_held_out,
+    read_metrics, run,
 };
 use lacuna::{ConvertOptions, GenerateOptions, Model, OpenOptions, Prompt, Resolved, TraceFile};
 use lacuna_files::testing::{End, Ends, every_end};
@@ -312,16 +312,8 @@ fn a_run_that_is_ended_anywhere_ends_as_one_that_was_not() {
     let place = tempfile::tempdir().unwrap();
     let recipe = recipe(place.path());
     let train = |folder: &Path| {
-        let options = RunOptions {
-            dir: folder.join("run"),
-            resume: true,
-            resume_step: None,
-            accept_changes: false,
-            device: candle_core::Device::Cpu,
-            stop: &AtomicBool::new(false),
-            surroundings: Surroundings::default(),
-            collective: Collective::Alone,
-        };
+        let stop = AtomicBool::new(false);
+        let options = RunOptions { resume: true, ..RunOptions::new(folder.join("run"), &stop) };
         run(&recipe, &options, &mut |event| {
             if let Event::SamplesDue { step, written, .. } = event {
                 let (text, trace) = (format!("after {step}"), format!("trace {step}\n"));

@@ -1,7 +1,7 @@
 //! Keeps windows on disk in one format, which is mapped and checked before use.
 //!
 //! A folder holds `shard-00000.bin`, `shard-00001.bin`, … and, written last, `manifest.json`: a
-//! folder without it is not a dataset. Numbers are little-endian. A shard is
+//! folder without it is not a dataset. The manifest ends with a hash of itself. Numbers are little-endian. A shard is
 //!
 //! | bytes | what |
 //! |---|---|

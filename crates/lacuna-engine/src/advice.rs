@@ -41,6 +41,8 @@ pub enum Knob {
     Generate,
     /// [`ConvertOptions::force`](crate::ConvertOptions::force).
     Force,
+    /// [`ConvertOptions::any_base`](crate::ConvertOptions::any_base).
+    AnyBase,
     /// [`ToBlockDiffusion`](crate::ToBlockDiffusion).
     ToBlockDiffusion,
     /// [`ToBlockDiffusion::mask_token`](crate::ToBlockDiffusion::mask_token).
@@ -49,7 +51,7 @@ pub enum Knob {
     MaskEmbedding,
 }
 
-const ALL: [Knob; 20] = [
+const ALL: [Knob; 21] = [
     Knob::PromptIds,
     Knob::Dtype,
     Knob::Memory,
@@ -67,6 +69,7 @@ const ALL: [Knob; 20] = [
     Knob::MinNewTokens,
     Knob::Generate,
     Knob::Force,
+    Knob::AnyBase,
     Knob::ToBlockDiffusion,
     Knob::MaskToken,
     Knob::MaskEmbedding,
@@ -96,6 +99,7 @@ impl Knob {
             Self::MinNewTokens => "min_new_tokens",
             Self::Generate => "generate",
             Self::Force => "force",
+            Self::AnyBase => "any_base",
             Self::ToBlockDiffusion => "ToBlockDiffusion",
             Self::MaskToken => "mask_token",
             Self::MaskEmbedding => "mask_embedding",

@@ -34,6 +34,8 @@ pub struct ConvertOptions {
     pub block_diffusion: Option<ToBlockDiffusion>,
     /// The folder of a LoRA adapter to merge into the checkpoint's matrices.
     pub adapter: Option<PathBuf>,
+    /// Merge an adapter into other weights than those that it was trained beside.
+    pub any_base: bool,
     /// Replace a checkpoint that stands at the target.
     pub force: bool,
 }
@@ -47,6 +49,7 @@ impl Default for ConvertOptions {
             max_shard_bytes,
             block_diffusion: None,
             adapter: None,
+            any_base: false,
             force: false,
         }
     }
@@ -100,7 +103,9 @@ pub fn convert(
         side.check_tokenizer()?;
     }
     let adapter = options.adapter.as_deref();
-    let adapter = adapter.map(|dir| adapter::open(dir, &weights, &mut config)).transpose()?;
+    let adapter = adapter
+        .map(|dir| adapter::open(dir, &weights, &mut config, options.any_base))
+        .transpose()?;
     let rows = match &options.block_diffusion {
         Some(to) => block_diffusion::apply(&weights, &mut config, &mut side, to)?,
         None => Vec::new(),

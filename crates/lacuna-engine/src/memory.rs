@@ -1,6 +1,8 @@
 //! Knows what memory the machine has to give, and whether a model fits.
 
-use lacuna_checkpoint::{CachePrecision, MemoryEstimate, StorageDtype, Weights, Workload};
+use lacuna_checkpoint::{
+    CachePrecision, MemoryEstimate, StorageDtype, Weights, Workload, shown_size as size,
+};
 use std::path::{Path, PathBuf};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
@@ -73,13 +75,6 @@ pub(crate) fn check(
     );
     let (path, reason) = (path.to_owned(), reason.into());
     Err(Error::TooLarge { path, needed: needed.total(), limit: limit_bytes, reason })
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        100_000_000.. => format!("{:.1} GB", bytes as f64 / 1e9),
-        _ => format!("{:.1} MB", bytes as f64 / 1e6),
-    }
 }
 
 /// Bytes that can be had without swapping: what the system says, and what the control groups that this process

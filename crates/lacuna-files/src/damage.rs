@@ -19,6 +19,8 @@ pub enum Damage {
     Content,
     /// A folder, a pipe or a device in its place.
     NoFile,
+    /// Its bytes are not those that its own [`Seal`](crate::Seal) is the hash of.
+    Seal,
 }
 
 impl std::fmt::Display for Damage {
@@ -31,6 +33,9 @@ impl std::fmt::Display for Damage {
             Damage::Content => {
                 write!(f, "is damaged: its bytes are not those that {MANIFEST} has the hash of")
             }
+            Damage::Seal => f.write_str(
+                "is damaged: its bytes are not those that the seal at its own end is the hash of",
+            ),
             Damage::NoFile => write!(f, "is no regular file, though {MANIFEST} lists it as one"),
         }
     }

@@ -26,6 +26,7 @@
 //! - [`MappedFile`] is a file that is mapped and not read, guarded as far as possible against being cut short.
 //! - [`json`] reads JSON from strangers: it refuses a key that comes twice, and can walk a text without holding it.
 //! - [`Manifest`] lists the sizes and hashes of a folder's files, and tells how the files differ from it.
+//! - [`sealed`] gives a JSON object a hash of itself, and [`Seal`] tells whether a bit of it has changed since.
 //! - [`printable`] and [`short`] spell out text from a file or a model, so that it can't move a terminal's cursor.
 //!
 //! Every change of the disk goes through one file, `disk.rs`, so that tests can stop it after any operation and
@@ -49,6 +50,7 @@ mod parent;
 mod partial;
 mod read;
 mod replace;
+mod seal;
 mod shown;
 #[doc(hidden)]
 pub mod testing;
@@ -66,9 +68,10 @@ pub use names::{
     leads_to, link_folder, list, point_to, remove_dead_link, remove_empty_folder, remove_file,
     remove_if_there, rename,
 };
-pub use partial::{remove_all_leftovers, remove_leftovers};
+pub use partial::{remove_all_leftovers, remove_leftovers, remove_own_leftovers};
 pub use read::{Kind, kind, open_any, open_regular, read_any, read_file, read_text};
 pub use replace::replace_text_file;
+pub use seal::{Seal, sealed};
 pub use shown::{is_moving, printable, short};
 pub use whole::{
     FinishedFile, WholeFile, create_folder, free_bytes, give_if_root, sync_folder, write_file,

@@ -11,11 +11,13 @@ use serde::{Deserialize, Serialize};
 use crate::damage::{Damage, MANIFEST};
 use crate::error::{Error, Result, io};
 use crate::json;
+use crate::seal::{SEAL, Seal};
 
 /// No manifest is longer: a stranger's file is not read into memory whole.
 const MOST_BYTES: u64 = 16 << 20;
 
-/// Sizes and BLAKE3 hashes of a folder's files, by name. Kept as `manifest.json`, which may say more beside them.
+/// Sizes and BLAKE3 hashes of a folder's files, by name. Kept as `manifest.json`, [sealed](crate::sealed), which may
+/// say more beside them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The files.
@@ -113,15 +115,14 @@ impl Manifest {
     /// # Errors
     /// Errors if the disk refuses.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let mut text = serde_json::to_string_pretty(self).expect("text and numbers serialize");
-        text.push('\n');
-        crate::write_file(&folder.join(MANIFEST), text.as_bytes())
+        crate::write_file(&folder.join(MANIFEST), crate::sealed(self).as_bytes())
     }
 
     /// A folder's manifest; `None` if it has none, as models of others haven't.
     ///
     /// # Errors
-    /// Errors if there is one that can't be read, or that names files outside of its folder.
+    /// Errors if there is one that can't be read, that is not as it was written, or that names files outside of its
+    /// folder.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(MANIFEST);
         let text = match crate::read_file(&path, MOST_BYTES) {
@@ -130,10 +131,14 @@ impl Manifest {
             }
             text => text?,
         };
+        if Seal::of(&text) == Seal::Broken {
+            return Err(Error::Damaged { path, damage: Damage::Seal });
+        }
         let broken = |reason, cut_short| Error::Manifest { path: path.clone(), reason, cut_short };
         let said = |error: serde_json::Error| broken(error.to_string(), error.is_eof());
         let value = json::read(&text, |json| json.value()).map_err(said)?;
-        let manifest: Self = serde_json::from_value(value).map_err(said)?;
+        let mut manifest: Self = serde_json::from_value(value).map_err(said)?;
+        manifest.rest.remove(SEAL);
         let plain = |name: &str| {
             !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
         };
@@ -193,6 +198,30 @@ mod tests {
             let named = matches!(&told, Error::Damaged { path: p, damage: Damage::Content } if *p == path);
             prop_assert!(named, "{told}");
         }
+    }
+
+    #[test]
+    fn any_flipped_bit_of_the_manifest_itself_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("weights.bin"), "four").unwrap();
+        let manifest = Manifest::of(folder.path()).unwrap();
+        manifest.write(folder.path()).unwrap();
+        assert_eq!(Manifest::read(folder.path()).unwrap(), Some(manifest));
+        let path = folder.path().join(MANIFEST);
+        let whole = fs::read(&path).unwrap();
+        for bit in 0..8 * whole.len() {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1u8 << (bit % 8);
+            fs::write(&path, bytes).unwrap();
+            let told = Manifest::read(folder.path()).unwrap_err();
+            let named =
+                matches!(&told, Error::Damaged { path: p, damage: Damage::Seal } if *p == path);
+            assert!(named, "bit {bit}: {told}");
+        }
+        // A file that was cut off has lost its seal, and is told as one that ends too early.
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let cut = Manifest::read(folder.path());
+        assert!(matches!(cut, Err(Error::Manifest { cut_short: true, .. })));
     }
 
     #[test]

@@ -72,6 +72,19 @@ pub fn remove_all_leftovers(folder: &Path) {
     }
 }
 
+/// Removes what this very process was writing into a folder: for one that ends now, by a signal.
+pub fn remove_own_leftovers(folder: &Path) {
+    let own = format!("{}-", std::process::id());
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let writer = name.to_str().and_then(|name| name.strip_suffix(".partial")?.rsplit_once('.'));
+        if is_partial(&name, None) && writer.is_some_and(|(_, writer)| writer.starts_with(&own)) {
+            remove(&entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        }
+    }
+}
+
 /// Tells whether a name is one that lacuna 0.1 gave: `.NAME.partial`.
 fn is_old(name: &str) -> bool {
     let inner = name.strip_prefix('.').and_then(|name| name.strip_suffix(".partial"));

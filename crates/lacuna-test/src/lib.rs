@@ -7,6 +7,7 @@
 //!
 //! - [`fixture`] and [`golden`] give paths of files in the repository's `fixtures/`.
 //! - [`checkpoints`] makes folders with a model that a test describes in a line.
+//! - [`timeless`] reads a run's log without its times.
 //! - [`counting`] measures the most memory that a call held, for tests of code that reads strangers' files.
 //! - `talk`, with feature `text`, has one conversation, and the tokenizer of the fixtures.
 //!
@@ -37,6 +38,19 @@ pub fn fixture(path: &str) -> PathBuf {
 /// The fixtures that other implementations recorded.
 pub fn golden() -> PathBuf {
     fixture("golden")
+}
+
+/// The lines of a run's log as JSON, without what depends on the clock and on the machine.
+pub fn timeless(log: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(log).unwrap();
+    let line = |line: &str| {
+        let mut object: serde_json::Value = serde_json::from_str(line).unwrap();
+        for name in ["tokens_per_second", "machine"] {
+            object.as_object_mut().unwrap().remove(name);
+        }
+        object
+    };
+    text.lines().map(line).collect()
 }
 
 /// Asserts that an error says `expected`, in the form that errors have here: one line without a full stop.

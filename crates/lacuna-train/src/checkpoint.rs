@@ -2,7 +2,7 @@
 //! the data.
 
 use candle_core::{DType, Device, Tensor, Var};
-use lacuna_checkpoint::{AdapterConfig, save_adapter, save_tensors};
+use lacuna_checkpoint::{AdapterConfig, save_adapter, save_tensors, shown_size};
 use lacuna_data::Cursor;
 use lacuna_files::{Manifest, WholeFolder};
 use lacuna_model::Transformer;
@@ -138,14 +138,13 @@ pub(crate) fn room(dir: &Path, state: &State<'_>, side: &ModelFiles) -> Result<(
     let beside: u64 = side.iter().map(|(_, text)| text.len() as u64).sum();
     let needed = weights + kept.map(bytes).sum::<u64>() + beside + SMALL_FILES;
     let place = dir.ancestors().find(|folder| folder.is_dir()).unwrap_or(dir);
-    let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
     match lacuna_files::free_bytes(place) {
         Some(free) if free < needed => Err(TrainError::File {
             path: dir.to_owned(),
             reason: format!(
                 "a checkpoint takes {}, and the disk has {} left; make room",
-                mb(needed),
-                mb(free)
+                shown_size(needed),
+                shown_size(free)
             ),
         }),
         _ => Ok(()),

@@ -1,20 +1,12 @@
 //! Trains models by recipes: stages of one legible training step each, with checkpoints that resume, and metrics.
 //!
 //! ```no_run
-//! use lacuna_train::{Collective, Recipe, RunOptions, Surroundings, run};
+//! use lacuna_train::{Recipe, RunOptions, run};
 //! use std::sync::atomic::AtomicBool;
 //!
 //! let recipe = Recipe::load("recipes/tiny.toml".as_ref(), &["stage.0.steps=10".into()])?;
-//! let options = RunOptions {
-//!     dir: "runs/tiny".into(),
-//!     resume: false,
-//!     resume_step: None,
-//!     accept_changes: false,
-//!     device: candle_core::Device::Cpu,
-//!     stop: &AtomicBool::new(false),
-//!     surroundings: Surroundings::default(),
-//!     collective: Collective::Alone,
-//! };
+//! let stop = AtomicBool::new(false);
+//! let options = RunOptions { resume: true, ..RunOptions::new("runs/tiny", &stop) };
 //! let outcome = run(&recipe, &options, &mut |event| println!("{event:?}"))?;
 //! println!("{}", outcome.model.display());
 //! # Ok::<(), lacuna_train::TrainError>(())

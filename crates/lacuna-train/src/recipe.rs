@@ -327,6 +327,11 @@ impl Recipe {
 }
 
 impl Stage {
+    /// Its place in the recipe as `--set` has it, with its name: ``stage.1 (`diffusion`)``.
+    pub(crate) fn place(&self, index: usize) -> String {
+        format!("stage.{index} (`{}`)", lacuna_files::printable(&self.name))
+    }
+
     /// The token that the logits at a masked position predict.
     pub fn predicts(&self) -> Predicts {
         if self.logit_shift { Predicts::Next } else { Predicts::Same }

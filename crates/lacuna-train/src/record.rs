@@ -2,7 +2,7 @@
 //! in each checkpoint.
 
 use lacuna_data::Dataset;
-use lacuna_files::{FileHash, Manifest};
+use lacuna_files::{Damage, FileHash, Manifest, Seal, short};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -134,16 +134,34 @@ pub(crate) struct Record {
 pub(crate) const LONGEST: u64 = 64 << 20;
 
 impl Record {
-    /// A run's record; `None` where there is none that can be read.
-    pub(crate) fn read(folder: &Path) -> Option<Self> {
-        let text = lacuna_files::read_text(&folder.join("run.json"), LONGEST).ok()?;
-        serde_json::from_str(&text).ok()
+    /// A run's record; `None` where there is none.
+    ///
+    /// # Errors
+    /// Errors if it is not as it was written: what it says of the data and of changes can't be relied on.
+    pub(crate) fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join("run.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let damaged = |reason: String| TrainError::File {
+            path: path.clone(),
+            reason: format!(
+                "{reason}; remove it, and the run goes on with the one of its newest checkpoint"
+            ),
+        };
+        let text = lacuna_files::read_file(&path, LONGEST)?;
+        if Seal::of(&text) == Seal::Broken {
+            return Err(damaged(Damage::Seal.to_string()));
+        }
+        let read = serde_json::from_slice(&text);
+        read.map(Some).map_err(|error| {
+            damaged(format!("is no record of a run ({})", short(&error.to_string())))
+        })
     }
 
+    /// Its text, [sealed](lacuna_files::sealed).
     pub(crate) fn to_json(&self) -> String {
-        let mut json = serde_json::to_string_pretty(self).expect("text and numbers serialize");
-        json.push('\n');
-        json
+        lacuna_files::sealed(self)
     }
 
     /// Begins a session.

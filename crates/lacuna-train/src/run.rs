@@ -17,6 +17,7 @@ use crate::error::{Result, TrainError};
 use crate::example::Example;
 use crate::objective::StageObjective;
 use crate::on_machine::{OnMachine, Steps};
+use crate::plan::check_memory;
 use crate::recipe::{Recipe, Stage, StageData};
 use crate::record::Surroundings;
 use crate::setup::{RunData, build_model};
@@ -24,7 +25,7 @@ use crate::step::{StepSettings, step};
 use crate::telemetry::Taken;
 use keeper::Keeper;
 
-mod blame;
+pub(crate) mod blame;
 mod event;
 mod keeper;
 mod measure;
@@ -52,6 +53,26 @@ pub struct RunOptions<'a> {
     pub surroundings: Surroundings,
     /// The ranks that take the steps together.
     pub collective: Collective,
+    /// The bytes of main memory that the run may take; a run that would take more is refused before its first step.
+    /// `None`: as many as there are.
+    pub memory: Option<u64>,
+}
+
+impl<'a> RunOptions<'a> {
+    /// A run in `dir` that begins there, alone, on the CPU, and knows nothing of its surroundings.
+    pub fn new(dir: impl Into<PathBuf>, stop: &'a AtomicBool) -> Self {
+        Self {
+            dir: dir.into(),
+            resume: false,
+            resume_step: None,
+            accept_changes: false,
+            device: Device::Cpu,
+            stop,
+            surroundings: Surroundings::default(),
+            collective: Collective::Alone,
+            memory: None,
+        }
+    }
 }
 
 /// Runs a recipe's stages one after the other on the same weights.
@@ -120,6 +141,10 @@ fn run_as_rank(
     if let Some(entered) = &mut entered {
         entered.check(recipe, &data, &options.dir)?;
     }
+    // On other devices weights and activations are in their memory, which asks for itself.
+    if let Some(limit) = options.memory.filter(|_| on.is_none() && options.device.is_cpu()) {
+        check_memory(recipe, &data, options.collective.size(), limit)?;
+    }
     let mut notice = |told| observe(Event::Notice(told));
     let model = build_model(recipe, &data, newest.as_deref(), &options.device, &mut notice)?;
     let mut optimizer = recipe.optimizer_of(&model, &options.collective)?;
@@ -138,7 +163,7 @@ fn run_as_rank(
     let keeper = entered.map(|entered| entered.keeper(recipe, options, &progress, observe));
     let keeper = keeper.transpose()?;
     observe(Event::Ready { data: &data, model: &model, step: progress.step });
-    let form = recipe.form();
+    let form = recipe.form()?;
     let mut run =
         Run { recipe, options, data, model, optimizer, ema, form, machine, progress, keeper };
     let outcome = run.stages(observe)?;
@@ -402,8 +427,9 @@ impl Run<'_, '_> {
             examples,
         };
         let (what, value, advice) = (*what, *value, advice.clone());
-        let error = TrainError::Diverged { what, value, place: failed.place(), advice };
-        let error = keeper.diverged(error, &self.progress);
+        let place = failed.place();
+        let error = TrainError::Diverged { what, value, place: place.to_string(), advice };
+        let error = keeper.diverged(error, place, &self.progress);
         let _ = collective.any("diverged", true);
         error
     }

@@ -194,12 +194,23 @@ fn special_ids(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<SpecialIds> {
         });
     };
     let mask = match &recipe.model.mask_token {
-        Some(name) => Some(id(name).ok_or_else(|| {
-            let tokenizer = recipe.data.tokenizer.display();
-            recipe.fault(format!(
-                "model.mask_token is `{name}`, a token that {tokenizer} does not have"
-            ))
-        })?),
+        Some(name) => {
+            let fault = |reason: &str| {
+                let (name, file) = (lacuna_files::printable(name), recipe.data.tokenizer.display());
+                recipe.fault(format!("model.mask_token is `{name}`, {reason} ({file})"))
+            };
+            let id = id(name).ok_or_else(|| fault("a token that the tokenizer does not have"))?;
+            if !tokenizer.is_special(id) {
+                return Err(fault(
+                    "which ordinary text contains: the model could not tell it from what it hides; name a special token, or \
+                     append one with `lacuna convert --to block-diffusion --mask-token append`",
+                ));
+            }
+            if id == eos_id {
+                return Err(fault("which ends texts and can't also hide tokens; name another"));
+            }
+            Some(id)
+        }
         None => of_checkpoint.as_ref().and_then(Config::mask_token_id).or_else(|| id(mask)),
     };
     let bos = of_checkpoint.as_ref().and_then(|c| c.bos_token_id).or_else(|| id(bos));

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::Weights;
+use crate::safetensors::parse_safetensors;
 
 fn golden() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden")
@@ -16,8 +17,9 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 #[test]
 fn what_peft_wrote_is_read_and_merges_to_what_peft_merged() {
     let adapter = AdapterWeights::open(&golden().join("adapter")).unwrap();
-    let AdapterConfig { rank, alpha, targets, base } = adapter.config();
+    let AdapterConfig { rank, alpha, targets, base, base_hash } = adapter.config();
     assert_eq!((*rank, *alpha, base.as_deref()), (4, 6.0, Some("tiny_tied")));
+    assert_eq!(*base_hash, None);
     assert_eq!(targets, &[Field::Down, Field::Q, Field::V]);
     assert_eq!(adapter.names().count(), 3 * 4);
     let weights = Weights::open(golden().join("models/tiny_tied")).unwrap();
@@ -55,8 +57,10 @@ fn what_is_written_has_peft_s_names_and_is_read_back() {
         tensors.push((adapter_tensor(name, 'A'), a));
         tensors.push((adapter_tensor(name, 'B'), b));
     }
-    save_adapter(folder.path(), theirs.config(), tensors).unwrap();
+    let config = AdapterConfig { base_hash: Some("0f".repeat(32)), ..theirs.config().clone() };
+    save_adapter(folder.path(), &config, tensors).unwrap();
     let ours = AdapterWeights::open(folder.path()).unwrap();
+    assert_eq!(ours.config().base_hash, config.base_hash);
     let sorted = |adapter: &AdapterWeights| {
         let mut fields: Vec<_> =
             adapter.config().targets.iter().map(|f| target_module(*f).unwrap()).collect();

@@ -4,7 +4,7 @@
 //! its dtype, shape and byte range in the data; the ranges cover the data without a gap.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use lacuna_kernels::StorageDtype;
@@ -19,9 +19,19 @@ use crate::header::{Fault, HeaderEntry, check_shape};
 const LONGEST_HEADER: u64 = 16 << 20;
 const MOST_TENSORS: usize = 1 << 16;
 const MOST_METADATA: usize = 1 << 12;
+/// The beginning of the names that lacuna gives to metadata.
+const OURS: &str = "lacuna.";
+
+/// Strings by name that a file says of itself.
+pub(crate) type Metadata = BTreeMap<String, String>;
 
 /// The tensors of a safetensors file, in the order of their data.
 pub(crate) fn parse_safetensors(file: &[u8]) -> Result<Vec<HeaderEntry>, Fault> {
+    Ok(parse_described(file)?.0)
+}
+
+/// The tensors of a safetensors file, and of its metadata what lacuna writes into it.
+pub(crate) fn parse_described(file: &[u8]) -> Result<(Vec<HeaderEntry>, Metadata), Fault> {
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
         let reason = format!("holds {} bytes; a safetensors file has at least 8", file.len());
         return Err(Fault::file(reason));
@@ -38,8 +48,8 @@ pub(crate) fn parse_safetensors(file: &[u8]) -> Result<Vec<HeaderEntry>, Fault> 
     }
     let mut json = serde_json::Deserializer::from_slice(header);
     let parsed = Header::deserialize(&mut json).and_then(|parsed| json.end().map(|()| parsed));
-    let Header(infos) = parsed.map_err(|e| Fault::file(format!("header: {e}")))?;
-    lay_out(infos, 8 + length, data.len())
+    let Header(infos, metadata) = parsed.map_err(|e| Fault::file(format!("header: {e}")))?;
+    Ok((lay_out(infos, 8 + length, data.len())?, metadata))
 }
 
 /// Checks shapes and ranges, and that the ranges cover the data without gap or overlap.
@@ -122,7 +132,7 @@ fn known_dtype(name: &str) -> Option<(&'static str, usize, Option<StorageDtype>)
     })
 }
 
-struct Header<'a>(Vec<(String, Info<'a>)>);
+struct Header<'a>(Vec<(String, Info<'a>)>, Metadata);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -149,11 +159,12 @@ impl<'de> Deserialize<'de> for Header<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header<'de>, A::Error> {
                 let mut names = BTreeSet::new();
                 let mut infos = Vec::new();
+                let mut metadata = Metadata::new();
                 while let Some(name) = map.next_key::<String>()? {
                     let within =
                         |e: A::Error| A::Error::custom(format!("tensor {}: {e}", printable(&name)));
                     if name == "__metadata__" {
-                        map.next_value::<Metadata>().map_err(within)?;
+                        metadata = map.next_value::<Strings>().map_err(within)?.0;
                     } else {
                         let info = map.next_value::<Info<'de>>().map_err(within)?;
                         infos.push((name.clone(), info));
@@ -167,37 +178,40 @@ impl<'de> Deserialize<'de> for Header<'de> {
                         return Err(A::Error::custom(reason));
                     }
                 }
-                Ok(Header(infos))
+                Ok(Header(infos, metadata))
             }
         }
         deserializer.deserialize_map(Entries)
     }
 }
 
-/// `__metadata__`: strings by name, which nothing here needs.
-struct Metadata;
+/// `__metadata__`: strings by name. Only those whose names begin with `lacuna.` are kept.
+struct Strings(Metadata);
 
-impl<'de> Deserialize<'de> for Metadata {
+impl<'de> Deserialize<'de> for Strings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Strings;
-        impl<'de> Visitor<'de> for Strings {
-            type Value = Metadata;
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Strings;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of strings")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
-                let mut keys = BTreeSet::new();
-                while let Some((key, _)) = map.next_entry::<String, Cow<'de, str>>()? {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Strings, A::Error> {
+                let (mut keys, mut kept) = (BTreeSet::new(), Metadata::new());
+                while let Some((key, value)) = map.next_entry::<String, Cow<'de, str>>()? {
+                    if key.starts_with(OURS) {
+                        kept.insert(key.clone(), value.into_owned());
+                    }
                     if !keys.insert(key) || keys.len() > MOST_METADATA {
                         return Err(A::Error::custom("a key twice, or more than 4096 keys"));
                     }
                 }
-                Ok(Metadata)
+                Ok(Strings(kept))
             }
         }
-        deserializer.deserialize_map(Strings)
+        deserializer.deserialize_map(Entries)
     }
 }
 

@@ -140,6 +140,15 @@ fn write_shard(path: &Path, shard: Vec<(StorageDtype, Outgoing<'_>)>) -> Result<
 /// # Errors
 /// If a tensor is of no floating type, or the disk is full or refuses.
 pub fn save_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
+    save_described(path, tensors, "")
+}
+
+/// [`save_tensors`] with a header that begins with `metadata`, which is JSON.
+pub(crate) fn save_described(
+    path: &Path,
+    tensors: Vec<(String, Tensor)>,
+    metadata: &str,
+) -> Result<()> {
     let mut shard = Vec::with_capacity(tensors.len());
     for tensor in tensors {
         let tensor = Outgoing::from(tensor);
@@ -149,7 +158,7 @@ pub fn save_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
         }
         shard.push((tensor.stored_as(Format::Safetensors, None), tensor));
     }
-    write_tensors(path, shard, "")?.publish().map(drop)
+    write_tensors(path, shard, metadata)?.publish().map(drop)
 }
 
 fn write_tensors(

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use super::Usage;
 use super::console::tell_renamed;
+use super::convert::folder_of;
 use super::ranges;
+use super::signals::leave_nothing_in;
 
 /// Write the mean of a run's last checkpoints, or of any checkpoints of one model.
 ///
@@ -39,6 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         [run] => of_run(run, args.last.get())?,
         several => several.to_vec(),
     };
+    leave_nothing_in(folder_of(&args.out), false);
     let renamed = lacuna::average(&checkpoints, &args.out, args.force)?;
     tell_renamed(&renamed);
     if !args.quiet {

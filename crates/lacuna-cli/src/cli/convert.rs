@@ -4,7 +4,7 @@ use anyhow::Result;
 use lacuna::checkpoint::{Format, Mode, StorageDtype};
 use lacuna::{Attention, ConvertOptions, MaskStart, MaskToken, ToBlockDiffusion};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,6 +13,7 @@ use super::Usage;
 use super::console::tell_renamed;
 use super::progress::{At, Progress, downloads, shows_progress};
 use super::ranges;
+use super::signals::leave_nothing_in;
 use super::sizes::{ByteSize, shown};
 
 /// Write a checkpoint in another format, make it a start for block diffusion, or merge an adapter into it.
@@ -64,12 +65,20 @@ pub(crate) struct Args {
     /// A LoRA adapter to merge, a folder as PEFT writes it: W + alpha / r · B · A
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// Merge the adapter although it was trained beside other weights than those of IN
+    #[arg(long, requires = "adapter")]
+    any_base: bool,
     /// Replace the checkpoint at OUT
     #[arg(long)]
     force: bool,
     /// No progress, no report
     #[arg(long, short)]
     quiet: bool,
+}
+
+/// The folder that a file or a folder stands in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn dtype(text: &str) -> Result<StorageDtype, String> {
@@ -114,9 +123,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             seed: args.seed,
         }),
         adapter: args.adapter.clone(),
+        any_base: args.any_base,
         force: args.force,
     };
     let from = lacuna::locate(&args.from, &downloads(shows_progress()))?;
+    leave_nothing_in(folder_of(&args.to), false);
     let written = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
     let (shown_part, name) = (Arc::clone(&written), args.to.display().to_string());
     let progress = Progress::watching(move || {

@@ -1,14 +1,18 @@
 //! Holds the flags that every command shares which reads a corpus.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use lacuna::data::CorpusOptions;
 use lacuna::data::corpus::{Reading, Skipped};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::progress::style_of;
 use super::ranges;
 
-/// Flags that say what is trained on: the same flags for every command that reads a corpus.
+/// The default of --max-document-bytes.
+const MOST_BYTES: usize = 1 << 20;
+
+/// Flags that say what of the inputs is read: the same flags for every command that reads a corpus.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CorpusArgs {
     /// Part of the documents kept out of training, chosen by the hash of a file's path or of a record's text
@@ -23,6 +27,11 @@ pub(crate) struct CorpusArgs {
 }
 
 impl CorpusArgs {
+    /// The flags among these that choose documents and that were given.
+    pub(crate) fn given(&self) -> Vec<&'static str> {
+        self.filters.given()
+    }
+
     pub(crate) fn options(&self) -> CorpusOptions {
         self.filters.options()
     }
@@ -65,6 +74,23 @@ pub(crate) struct CorpusFilters {
 }
 
 impl CorpusFilters {
+    /// The flags that were given.
+    fn given(&self) -> Vec<&'static str> {
+        let given = [
+            ("--extension", !self.extension.is_empty()),
+            ("--languages", !self.languages.is_empty()),
+            ("--max-document-bytes", self.max_document_bytes != MOST_BYTES),
+            ("--text-field", !self.text_field.is_empty()),
+            ("--take-binary", self.take_binary),
+            ("--take-hidden", self.take_hidden),
+            ("--take-ignored", self.take_ignored),
+            ("--take-duplicates", self.take_duplicates),
+            ("--skip-generated", self.skip_generated),
+            ("--skip-minified", self.skip_minified),
+        ];
+        given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
+    }
+
     pub(crate) fn options(&self) -> CorpusOptions {
         let defaults = CorpusOptions::default();
         CorpusOptions {
@@ -102,8 +128,7 @@ fn bytes(text: &str) -> Result<usize, String> {
 /// Bytes, files and the time that is left, on a terminal alone.
 pub(crate) fn reading_bar(quiet: bool) -> ProgressBar {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
-    let template = "{bar:20} {bytes}/{total_bytes}  {msg}  {eta} left";
-    bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
+    bar.set_style(style_of("{bar:20} {bytes}/{total_bytes}  {msg}{left}"));
     bar.set_message("looking for files");
     bar.enable_steady_tick(Duration::from_millis(250));
     bar

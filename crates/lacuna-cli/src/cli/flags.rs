@@ -22,6 +22,7 @@ pub(crate) fn flag(knob: Knob) -> String {
         Knob::MinNewTokens => "--min-new-tokens",
         Knob::Generate => "`lacuna generate`",
         Knob::Force => "--force",
+        Knob::AnyBase => "--any-base",
         Knob::ToBlockDiffusion => "`lacuna convert --to block-diffusion`",
         Knob::MaskToken => "--mask-token",
         Knob::MaskEmbedding => "--mask-embedding",

@@ -3,6 +3,7 @@
 use super::console::tell_renamed;
 use super::corpus_args::{CorpusArgs, reading_bar, show_reading, skipped_lines};
 use super::ranges;
+use super::signals::leave_nothing_in;
 use anyhow::{Context, Result, bail};
 use lacuna::data::{
     ChatOptions, ChatPacking, HoleOrder, Holes, PackOptions, PackReport, Packing, pack_chat_shards,
@@ -76,6 +77,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let existed = args.out.exists();
+    leave_nothing_in(&args.out, !existed);
     let done = pack(args);
     if done.is_err() && !existed {
         // A folder that is not empty stays: it is not ours.
@@ -89,6 +91,7 @@ fn pack(args: &Args) -> Result<()> {
     if !(2..=1 << 24).contains(&args.window.get()) {
         bail!(super::Usage(format!("--window is {}, expected 2 to {}", args.window, 1 << 24)));
     }
+    check_flags(args)?;
     let tokenizer = lacuna::train::open_tokenizer(&args.tokenizer)?;
     if args.out.join("train").exists() {
         bail!("{} already holds shards; remove it or name another folder", args.out.display());
@@ -108,6 +111,20 @@ fn pack(args: &Args) -> Result<()> {
         out!("{}", told(args, &report));
     }
     Ok(())
+}
+
+/// Refuses flags that would change nothing: those of documents with conversations, and the other way round. The parser
+/// asks nobody for --conversations where a flag that conflicts with it is given too.
+fn check_flags(args: &Args) -> Result<()> {
+    let given = args.corpus.given();
+    let reason = match (args.conversations, given.first(), &args.template) {
+        (true, Some(flag), _) => {
+            format!("{flag} chooses documents, and --conversations reads none; leave it out")
+        }
+        (false, _, Some(_)) => "--template is for --conversations; give both".to_owned(),
+        _ => return Ok(()),
+    };
+    Err(super::Usage(reason).into())
 }
 
 fn documents(

@@ -1,7 +1,9 @@
 //! Shows what a command is at, how much of it is done and how long the rest takes: on stderr, where
 //! that is a terminal, from half a second on, and gone afterwards.
 
-use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
+use indicatif::{
+    HumanCount, ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressState, ProgressStyle,
+};
 use lacuna::{Download, Model};
 use std::cell::RefCell;
 use std::io::IsTerminal;
@@ -10,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use super::train::pace::duration;
 
 /// A task that is done sooner than this is not worth a line.
 const MOMENT: Duration = Duration::from_millis(400);
@@ -41,8 +45,7 @@ pub(crate) fn downloads(shown: bool) -> impl Fn(Download<'_>) {
         }
         let mut current = current.borrow_mut();
         if current.as_ref().is_none_or(|(name, _)| name != file) {
-            let template = "{bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {msg}";
-            let style = ProgressStyle::with_template(template).expect("a fixed template");
+            let style = style_of("{bar:24} {bytes}/{total_bytes}  {bytes_per_sec}{left}  {msg}");
             let bar = ProgressBar::new(total).with_style(style).with_message(file.to_owned());
             *current = Some((file.to_owned(), bar.with_finish(ProgressFinish::AndClear)));
         }
@@ -154,13 +157,47 @@ impl Layers {
 /// One line of a narrow terminal.
 fn style(known: bool) -> ProgressStyle {
     let template = match known {
-        true => "{wide_msg} {bar:20} {percent:>3} %, {eta} left",
+        true => "{wide_msg} {bar:20} {percent:>3} %{left}",
         false => "{spinner} {wide_msg} {elapsed}",
     };
-    ProgressStyle::with_template(template).expect("a fixed template").progress_chars("━╸ ")
+    style_of(template).progress_chars("━╸ ")
+}
+
+/// The style of a bar in whose template `{left}` is the time that the rest takes, behind a comma; nothing while nobody can
+/// know it, and where all is done that is counted.
+pub(crate) fn style_of(template: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template).expect("a fixed template");
+    style.with_key("left", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let (done, all) = (state.pos(), state.len().unwrap_or(0));
+        // A text that can't be written is seen by nobody.
+        let _ = out.write_str(&time_left(done, all, state.eta()));
+    })
+}
+
+fn time_left(done: u64, all: u64, left: Duration) -> String {
+    match done > 0 && done < all && !left.is_zero() {
+        true => format!(", {} left", duration(left.as_secs_f64())),
+        false => String::new(),
+    }
 }
 
 /// `1,234,567`.
 pub(crate) fn count(n: usize) -> String {
     HumanCount(n as u64).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_bar_says_that_nothing_is_left_while_something_is() {
+        let second = Duration::from_secs(1);
+        assert_eq!(time_left(0, 100, Duration::ZERO), "");
+        assert_eq!(time_left(50, 100, Duration::ZERO), "");
+        assert_eq!(time_left(50, 100, second / 10), ", 1 s left");
+        assert_eq!(time_left(50, 100, 200 * second), ", 3 min left");
+        assert_eq!(time_left(100, 100, second), "", "what follows is not counted");
+        style_of("{msg}{left}");
+    }
 }

@@ -3,18 +3,18 @@
 use anyhow::{Context, Result};
 use candle_core::Device;
 use lacuna::data::cache::Step;
-use lacuna::select_device;
 use lacuna::train::{
     Collective, Event, Launch, Launcher, OnMachine, Recipe, RunOptions, TrainError,
     run as run_recipe, run_on,
 };
+use lacuna::{MemoryLimit, select_device};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 mod board;
 mod display;
-mod pace;
+pub(super) mod pace;
 mod plan;
 pub(super) mod plot;
 mod redraw;
@@ -25,6 +25,7 @@ mod stop;
 mod surroundings;
 use super::Usage;
 use super::init::quoted;
+use super::model_args::memory_limit;
 use super::progress::{At, Progress as Waiting, be_quiet, downloads};
 use display::Display;
 use redraw::Redraw;
@@ -47,6 +48,7 @@ Examples:
   lacuna train my.toml --tui
 
 Exit status: 0 finished, 1 failed, 2 wrong usage, 130, 143, 129, … stopped by a signal and saved.")]
+#[command(group = clap::ArgGroup::new("resumed").args(["resume", "resume_step"]).multiple(true))]
 pub(crate) struct Args {
     /// The recipe
     #[arg(value_name = "RECIPE.toml")]
@@ -60,8 +62,8 @@ pub(crate) struct Args {
     /// Go on from the newest complete checkpoint; from the beginning if there is none
     #[arg(long)]
     resume: bool,
-    /// Resume although learning rates, steps or the like differ from what the run began with; run.json records it
-    #[arg(long)]
+    /// With --resume or --resume-step: go on although learning rates, steps or the like differ from what the run began with; run.json records it
+    #[arg(long, requires = "resumed")]
     accept_changes: bool,
     /// Go on from the checkpoint of this step; newer ones are set aside
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
@@ -69,11 +71,14 @@ pub(crate) struct Args {
     /// Device that the model trains on
     #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda", "metal"])]
     device: String,
+    /// Memory to plan with: 8GB, or unlimited for no check; default: what the machine has available
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = memory_limit)]
+    memory: Option<MemoryLimit>,
     /// Say what the run will take, in memory, operations, tokens and time, and end; writes nothing
     #[arg(long, conflicts_with_all = ["out", "resume", "resume_step", "accept_changes", "tui"])]
     plan: bool,
-    /// Print the plan as one JSON object
-    #[arg(long, requires = "plan")]
+    /// With --plan: print it as one JSON object
+    #[arg(long)]
     json: bool,
     /// Show a dashboard in the terminal
     #[arg(long, conflicts_with = "quiet")]
@@ -90,6 +95,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.tui && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
         let message = "--tui needs a terminal for its input and its output; leave it out elsewhere";
         return Err(Usage(message.into()).into());
+    }
+    // If another flag conflicts with --plan, the parser asks nobody for it.
+    if args.json && !args.plan {
+        return Err(Usage("--json prints a plan: give --plan with it".into()).into());
     }
     let mut recipe = Recipe::load(&args.recipe, &args.set)?;
     recipe.tensorboard |= args.tensorboard;
@@ -110,7 +119,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         be_quiet();
     }
     if args.plan {
-        return plan::run(&recipe, &device, args.json);
+        return plan::run(&recipe, &device, args.memory.unwrap_or_default().bytes(), args.json);
     }
     let dir = match &args.out {
         Some(dir) => dir.clone(),
@@ -126,6 +135,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         device,
         stop: stop.flag(),
         collective,
+        memory: args.memory.unwrap_or_default().bytes(),
     };
     let tui = args.tui && options.collective.is_first();
     let mut display = Display::new(quiet, tui, &recipe)?;

@@ -1,7 +1,7 @@
 //! Runs `lacuna convert --adapter` and `lacuna average`: adapters of PEFT's form, and means of checkpoints.
 
 use candle_core::{DType, Device};
-use lacuna::checkpoint::Weights;
+use lacuna::checkpoint::{AdapterConfig, AdapterWeights, Weights, adapter_tensor, save_adapter};
 use lacuna::model::Transformer;
 use std::fs;
 use std::path::PathBuf;
@@ -79,6 +79,61 @@ fn an_adapter_that_fits_nothing_is_refused_and_an_adapter_is_no_model() {
     let error = refusal(&["convert", &base, &out, "--adapter", &small], 1);
     assert!(error.contains("another shape"), "{error}");
     assert!(!PathBuf::from(&out).exists());
+}
+
+/// The recorded adapter, its B times a factor, as one that says which weights it was trained beside.
+fn adapter_beside(base: &str, factor: f64, place: &Folder) -> String {
+    let recorded = AdapterWeights::open(golden("../adapter").as_ref()).unwrap();
+    let mut tensors = Vec::new();
+    for name in recorded.names() {
+        let [a, b] = recorded.factors(name).unwrap().unwrap();
+        tensors.push((adapter_tensor(name, 'A'), a));
+        tensors.push((adapter_tensor(name, 'B'), (b * factor).unwrap()));
+    }
+    let hash = Weights::open(base).unwrap().hash().unwrap();
+    let config = AdapterConfig { base_hash: Some(hash), ..recorded.config().clone() };
+    let folder = place.at("adapter");
+    save_adapter(folder.as_ref(), &config, tensors).unwrap();
+    folder
+}
+
+#[test]
+fn an_adapter_is_merged_into_the_weights_that_it_was_trained_beside_alone() {
+    let place = Folder::new();
+    let base = golden("tiny_tied");
+    let adapter = adapter_beside(&base, 1.0, &place);
+    let (merged, gguf) = (place.at("merged"), place.at("base.gguf"));
+    done(&["convert", &base, &merged, "--adapter", &adapter]);
+    // The same weights in another file are the same.
+    done(&["convert", &base, &gguf]);
+    done(&["convert", &gguf, &place.at("from-gguf"), "--adapter", &adapter]);
+    // A model of the same shape with other weights is another.
+    let out = place.at("wrong");
+    let error = refusal(&["convert", &merged, &out, "--adapter", &adapter], 1);
+    for part in ["other weights", "tiny_tied", "--any-base"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert!(!PathBuf::from(&out).exists());
+    done(&["convert", &merged, &out, "--adapter", &adapter, "--any-base"]);
+    refusal(&["convert", &merged, &place.at("x"), "--any-base"], 2);
+}
+
+#[test]
+fn a_merge_that_gives_no_numbers_is_refused() {
+    let place = Folder::new();
+    let base = golden("tiny_tied");
+    let adapter = adapter_beside(&base, 1e6, &place);
+    let file = PathBuf::from(&adapter).join("adapter_config.json");
+    let whole = fs::read_to_string(&file).unwrap();
+    assert!(whole.contains("\"lora_alpha\": 6"));
+    for (alpha, words) in [("1e40", "lora_alpha"), ("1e38", "too large")] {
+        fs::write(&file, whole.replace("\"lora_alpha\": 6", &format!("\"lora_alpha\": {alpha}")))
+            .unwrap();
+        let out = place.at("out");
+        let error = refusal(&["convert", &base, &out, "--adapter", &adapter], 1);
+        assert!(error.contains(words), "{alpha}: {error}");
+        assert!(!PathBuf::from(&out).exists());
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::support::{lacuna, said, stdout};
 use lacuna::model::{AttentionMask, Batch, Sequence};
+use lacuna_test::timeless;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -269,19 +270,6 @@ fn tiny_run(out: &Path, more: &[&str]) -> Output {
     let out = out.display().to_string();
     let args = ["train", &recipe, "--out", &out, "--quiet"];
     lacuna(&[&args[..], more].concat())
-}
-
-/// Metrics without what depends on the clock.
-fn timeless(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    let line = |line: &str| {
-        let mut object: Value = serde_json::from_str(line).unwrap();
-        for name in ["tokens_per_second", "machine"] {
-            object.as_object_mut().unwrap().remove(name);
-        }
-        object
-    };
-    text.lines().map(line).collect()
 }
 
 #[test]

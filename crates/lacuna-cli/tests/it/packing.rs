@@ -271,3 +271,67 @@ fn files(folder: &Path) -> Vec<Vec<u8>> {
     };
     entries.into_iter().flat_map(content).collect()
 }
+
+#[test]
+fn flags_that_would_change_nothing_are_wrong_usage() {
+    let folder = folder("corpus = [\"src\"]");
+    let root = folder.path();
+    fs::write(root.join("talk.jsonl"), "{\"prompt\": \"a\", \"completion\": \"b\"}\n").unwrap();
+    for (flags, words) in [
+        (&["--conversations", "--languages", "python"][..], "--languages chooses documents"),
+        (&["--conversations", "--skip-minified"], "--skip-minified"),
+        (&["--conversations", "--max-document-bytes", "5"], "--max-document-bytes"),
+        (&["--conversations", "--take-duplicates"], "--take-duplicates"),
+        (&["--fim-rate", "0.5", "--template", "seed-coder"], "--template is for --conversations"),
+    ] {
+        let ran = pack(root, &[flags, &["talk.jsonl"]].concat());
+        assert_eq!(ran.status.code(), Some(2), "{flags:?}: {}", said(&ran));
+        assert!(said(&ran).contains(words), "{flags:?}: {}", said(&ran));
+        assert!(!root.join("shards").exists());
+    }
+    for (flags, words) in [
+        (&["--accept-changes"][..], "--resume"),
+        (&["--json"], "give --plan with it"),
+        (&["--set", "evaluation.sample_every=2"], "evaluation.prompts is empty"),
+    ] {
+        let ran = train(root, "run", flags);
+        assert!(!ran.status.success() && said(&ran).contains(words), "{flags:?}: {}", said(&ran));
+        assert!(!root.join("run").exists());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_packing_that_is_ended_by_a_signal_leaves_nothing() {
+    let folder = folder("");
+    let root = folder.path();
+    // A pipe that nobody writes into: the packing has begun, and waits.
+    let big = "def f(x):\n    return x + 1\n".repeat(400_000);
+    fs::write(root.join("src/big.py"), big).unwrap();
+    for out in ["new", "there"] {
+        fs::create_dir_all(root.join("there")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lacuna"));
+        command.current_dir(root).args(["pack", "--tokenizer", "tok.json", "--window", "16"]);
+        command.args(["--max-document-bytes", "1G", "--quiet", "--out", out, "src"]);
+        let mut child = command.spawn().unwrap();
+        let begun = || {
+            let there = fs::read_dir(root.join(out)).into_iter().flatten().flatten();
+            there
+                .map(|entry| entry.file_name())
+                .any(|name| name.to_string_lossy().ends_with(".partial"))
+        };
+        while !begun() {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it could be ended");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        let status = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(15), "{status:?}");
+        let left: Vec<_> = fs::read_dir(root.join(out)).into_iter().flatten().flatten().collect();
+        let left: Vec<_> =
+            left.iter().map(|entry| entry.file_name()).filter(|name| *name != ".lock").collect();
+        assert_eq!(left, [""; 0], "{out}");
+        assert_eq!(root.join(out).exists(), out == "there");
+    }
+}

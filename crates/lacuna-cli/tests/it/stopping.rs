@@ -118,3 +118,52 @@ fn a_run_killed_before_it_saved_starts_again_by_the_same_command() {
         assert!(record.contains(&format!("\"{field}\"")), "{field} is missing: {record}");
     }
 }
+
+#[test]
+fn a_finished_run_whose_last_checkpoint_found_no_room_is_not_trained_again_unasked() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let every = ["--resume", "--set", "stage.1.checkpoint_every=10"];
+    let first = lacuna().args(train(&out, &every)).output().unwrap();
+    assert!(first.status.success(), "{}", said(&first));
+    let metrics = std::fs::read(out.join("metrics.jsonl")).unwrap();
+    std::fs::remove_dir_all(out.join("checkpoints/step-25")).unwrap();
+    let again = lacuna().args(train(&out, &every)).output().unwrap();
+    assert!(again.status.success(), "{}", said(&again));
+    let told = said(&again);
+    assert!(told.contains("newest checkpoint is of step 20 of 25"), "{told}");
+    assert!(String::from_utf8_lossy(&again.stdout).contains("is finished"), "{told}");
+    assert_eq!(std::fs::read(out.join("metrics.jsonl")).unwrap(), metrics, "no step was taken");
+    // The last steps can be taken again, and end where the run ended.
+    let wanted = ["--resume-step", "20", "--set", "stage.1.checkpoint_every=10"];
+    let taken = lacuna().args(train(&out, &wanted)).output().unwrap();
+    assert!(taken.status.success() && out.join("checkpoints/step-25").is_dir(), "{}", said(&taken));
+    let lines = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count();
+    assert_eq!(lines(&std::fs::read(out.join("metrics.jsonl")).unwrap()), lines(&metrics));
+}
+
+#[test]
+fn a_runs_folder_in_the_place_of_a_model_is_told_where_its_model_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let first = lacuna().args(train(&out, &[])).output().unwrap();
+    assert!(first.status.success(), "{}", said(&first));
+    // Only what is there is listed at the end.
+    let listed = String::from_utf8_lossy(&first.stdout).into_owned();
+    for line in listed.lines().filter(|line| line.contains(&*out.display().to_string())) {
+        let paths = line.split_whitespace().map(|word| word.trim_end_matches(','));
+        for path in paths.filter(|word| word.starts_with(&*out.display().to_string())) {
+            assert!(std::path::Path::new(path).exists(), "{line}");
+        }
+    }
+    let ask = || {
+        let output = lacuna().args(["generate", "--model"]).arg(&out).arg("def ").output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        said(&output)
+    };
+    let told = ask();
+    assert!(told.contains("is a run's folder") && told.contains("run/final"), "{told}");
+    std::fs::remove_dir_all(out.join("final")).unwrap();
+    let told = ask();
+    assert!(told.contains("has not finished") && told.contains("checkpoints/step-25"), "{told}");
+}

@@ -5,6 +5,8 @@
 
 use super::json::Fault;
 use crate::corpus::Reason;
+use parquet::basic::Compression;
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use parquet::record::reader::{ReaderIter, TreeBuilder};
 use parquet::record::{Field, Row};
@@ -44,6 +46,7 @@ impl<R: ChunkReader + 'static> Rows<R> {
         let chosen = Type::group_type_builder(root.name()).with_fields(chosen).build();
         let chosen = chosen.map_err(io::Error::other)?;
         let columns = guarded(|| Ok(Arc::new(SchemaDescriptor::new(Arc::new(chosen)))))?;
+        check_compression(file.metadata(), &columns)?;
         Ok(Self { file, columns, names, next_group: 0, rows: None, number: 0, total })
     }
 
@@ -91,6 +94,29 @@ impl<R: ChunkReader + 'static> Rows<R> {
             self.next_group += 1;
         }
     }
+}
+
+/// Refuses columns whose compression is not read here: their bytes may be whole.
+fn check_compression(metadata: &ParquetMetaData, wanted: &SchemaDescriptor) -> io::Result<()> {
+    use Compression::{GZIP, SNAPPY, UNCOMPRESSED, ZSTD};
+    let is_wanted = |path: &str| wanted.columns().iter().any(|c| c.path().string() == path);
+    let chunks = metadata.row_groups().iter().flat_map(|group| group.columns());
+    for chunk in chunks.filter(|chunk| is_wanted(&chunk.column_path().string())) {
+        let compression = chunk.compression();
+        if !matches!(compression, UNCOMPRESSED | SNAPPY | GZIP(_) | ZSTD(_)) {
+            // Its level, if it has one, is of no interest.
+            let name = compression.to_string();
+            let name = name.split('(').next().unwrap_or_default();
+            let column = chunk.column_path().string();
+            let reason = format!(
+                "column `{}` is compressed with {name}, which is not read here; write the file again with zstd, snappy or \
+                 gzip, or without compression",
+                lacuna_files::short(&column)
+            );
+            return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+        }
+    }
+    Ok(())
 }
 
 /// Runs a reader of strangers' bytes: what it refuses, and what it panics on, is damage.

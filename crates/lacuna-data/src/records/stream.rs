@@ -41,21 +41,30 @@ pub(crate) fn unpacked<'a>(
     })
 }
 
-/// True if what was read makes no sense; else the system refused.
+/// True if what was read makes no sense; else the system refused, or it is of a kind that is not read here.
 pub(crate) fn is_damage(error: &io::Error) -> bool {
-    error.raw_os_error().is_none()
+    error.raw_os_error().is_none() && !is_unread(error)
 }
 
-/// The fault, in words.
+/// True if the file may be whole, and is of a kind that is not read here.
+fn is_unread(error: &io::Error) -> bool {
+    error.raw_os_error().is_none() && error.kind() == io::ErrorKind::Unsupported
+}
+
+/// The fault, in words: a line that can be read, though a library of another format puts half a file into its own.
 pub(crate) fn cause(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),
-        _ => error.to_string(),
+        _ if is_unread(error) => error.to_string(),
+        _ => lacuna_files::short(&error.to_string()),
     }
 }
 
 /// The error of a file that was named and can't be read to its end.
 pub(crate) fn stopped(path: &Path, what: &str, line: Option<usize>, error: io::Error) -> Error {
+    if is_unread(&error) {
+        return Error::Corpus { path: path.to_owned(), reason: cause(&error) };
+    }
     if !is_damage(&error) {
         return io_error(path, "read")(error);
     }

@@ -204,7 +204,10 @@ fn message(turn: &Value) -> Result<Turn, Fault> {
         }
         let json = serde_json::to_vec(&Value::from_pairs(fields));
         json.and_then(|json| serde_json::from_slice(&json)).map_err(|error| {
-            Fault::new(Reason::NoConversation, format!("it is no message ({error})"))
+            Fault::new(
+                Reason::NoConversation,
+                format!("it is no message ({})", lacuna_files::short(&error.to_string())),
+            )
         })
     };
     let off = |name: &str| get(turn, name).is_some_and(|value| !value.is_true());

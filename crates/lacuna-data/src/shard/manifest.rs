@@ -2,13 +2,14 @@
 
 use super::{VERSION, manifest_path, shard_path};
 use crate::error::{Error, Result};
+use lacuna_files::{Damage, Seal, short};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::path::Path;
 
 const LARGEST_MANIFEST: u64 = 64 << 20;
 
-/// The description of a folder of shards, in `manifest.json`.
+/// The description of a folder of shards, in `manifest.json`, [sealed](lacuna_files::sealed).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Always "lacuna-shards".
@@ -52,14 +53,17 @@ impl Manifest {
     /// Reads the manifest of a folder.
     ///
     /// # Errors
-    /// When it is missing, or not a manifest that this version understands.
+    /// When it is missing, not as it was written, or not a manifest that this version understands.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = manifest_path(folder);
         let shard = format!("manifest {}", path.display());
         let bytes = lacuna_files::read_file(&path, LARGEST_MANIFEST)?;
         let manifest: Self = serde_json::from_slice(&bytes).map_err(|error| Error::Shard {
             shard: shard.clone(),
-            reason: format!("not a manifest of shards ({error}); pack the corpus again"),
+            reason: format!(
+                "not a manifest of shards ({}); pack the corpus again",
+                short(&error.to_string())
+            ),
         })?;
         let fail = |reason| Err(Error::Shard { shard, reason });
         if manifest.format != "lacuna-shards" || manifest.version != VERSION {
@@ -97,6 +101,10 @@ impl Manifest {
             return fail(format!(
                 "says {shards} shards, the folder has more: files of two packings"
             ));
+        }
+        // At the end: a value that nothing can hold is told in its own words.
+        if Seal::of(&bytes) == Seal::Broken {
+            return fail(format!("{}; pack the corpus again", Damage::Seal));
         }
         Ok(manifest)
     }

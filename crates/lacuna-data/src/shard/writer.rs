@@ -148,8 +148,7 @@ impl ShardWriter {
             passed_over: std::mem::take(&mut self.passed_over),
             shards: std::mem::take(&mut self.entries),
         };
-        let mut text = serde_json::to_string_pretty(&manifest).expect("text and numbers serialize");
-        text.push('\n');
+        let text = lacuna_files::sealed(&manifest);
         let written = lacuna_files::write_file(&manifest_path(&self.folder), text.as_bytes());
         self.finished = written.is_ok();
         self.entries = if self.finished { vec![] } else { manifest.shards.clone() };

@@ -180,3 +180,39 @@ fn conversations_in_columns_are_those_in_lines() {
     assert!(columns.skipped.is_empty(), "{}", columns.skipped);
     assert_eq!(columns.train.documents() + columns.held_out.documents(), 3);
 }
+
+#[test]
+fn a_compression_that_is_not_read_is_named_and_not_called_damage() {
+    let place = tempfile::tempdir().unwrap();
+    let whole = strings("text", &["def f(): pass".to_owned()]);
+    // The codec of a column stands behind its path in the file's own description: 1, Snappy, is the number 2 there.
+    let path = b"\x18\x04text\x15\x02";
+    let at = whole.windows(path.len()).position(|bytes| bytes == path).unwrap() + path.len() - 1;
+    for (codec, name) in [(4, "BROTLI"), (5, "LZ4"), (7, "LZ4_RAW")] {
+        let mut bytes = whole.clone();
+        bytes[at] = 2 * codec;
+        let path = file(place.path(), "a.parquet", &bytes);
+        let error = read(&path).unwrap_err().to_string();
+        let column = format!("column `text` is compressed with {name}, which is not read here");
+        assert!(error.contains(&column) && error.contains("zstd"), "{error}");
+        assert!(!error.contains("damaged"), "{error}");
+    }
+}
+
+#[test]
+fn whatever_is_damaged_the_error_is_one_line_that_can_be_read() {
+    let place = tempfile::tempdir().unwrap();
+    let texts: Vec<_> = (0..40).map(|n| format!("def f{n}(x):\n    return x + {n}\n")).collect();
+    let whole = strings("text", &texts);
+    let mut refused = 0;
+    for at in (0..whole.len()).step_by(3) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        let path = file(place.path(), "a.parquet", &bytes);
+        let Err(error) = read(&path) else { continue };
+        let (error, name) = (error.to_string(), path.display().to_string());
+        assert!(!error.contains('\n') && error.len() < name.len() + 500, "byte {at}: {error}");
+        refused += 1;
+    }
+    assert!(refused > 20, "{refused}");
+}

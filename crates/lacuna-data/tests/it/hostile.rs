@@ -147,7 +147,9 @@ fn document_starts_must_ascend() {
 fn manifests_are_checked() {
     let folder = shards();
     let path = folder.path().join("manifest.json");
-    let whole = fs::read_to_string(&path).unwrap();
+    let sealed = fs::read_to_string(&path).unwrap();
+    // As only an attacker would: one without a seal is that of an earlier version.
+    let whole = format!("{}\n}}\n", sealed.split_once(",\n  \"seal\"").unwrap().0);
     let change = |from: &str, to: &str, expected: &str| {
         assert!(whole.contains(from));
         fs::write(&path, whole.replace(from, to)).unwrap();
@@ -168,6 +170,22 @@ fn manifests_are_checked() {
     says(open(folder.path()).unwrap(), "files of two packings");
     fs::remove_file(&path).unwrap();
     says(open(folder.path()).unwrap(), "manifest.json: cannot read");
+}
+
+#[test]
+fn every_flipped_bit_of_a_manifest_is_named() {
+    let folder = shards();
+    let path = folder.path().join("manifest.json");
+    let whole = fs::read(&path).unwrap();
+    for bit in 0..8 * whole.len() {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, bytes).unwrap();
+        let error = open(folder.path()).expect("damage shows").to_string();
+        assert!(error.contains("manifest.json"), "bit {bit}: {error}");
+    }
+    fs::write(&path, whole).unwrap();
+    assert!(open(folder.path()).is_none());
 }
 
 #[test]

@@ -2,10 +2,7 @@
 
 use candle_core::{Device, safetensors};
 use lacuna_device::Card;
-use lacuna_train::{
-    Collective, Event, OnMachine, Outcome, Recipe, RunOptions, StepMetrics, Surroundings, run,
-    run_on,
-};
+use lacuna_train::{Event, OnMachine, Outcome, Recipe, RunOptions, StepMetrics, run, run_on};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,16 +36,7 @@ fn run_to(
     last: u64,
 ) -> lacuna_train::Result<(Outcome, Vec<StepMetrics>)> {
     let stop = AtomicBool::new(false);
-    let options = RunOptions {
-        dir: dir.to_owned(),
-        resume: true,
-        resume_step: None,
-        accept_changes: false,
-        device: Device::Cpu,
-        stop: &stop,
-        surroundings: Surroundings::default(),
-        collective: Collective::Alone,
-    };
+    let options = RunOptions { resume: true, ..RunOptions::new(dir, &stop) };
     let mut steps = Vec::new();
     let mut observe = |event: Event<'_>| {
         if let Event::Step { metrics, .. } = event {

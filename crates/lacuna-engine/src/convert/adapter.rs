@@ -4,11 +4,18 @@ use candle_core::{DType, Device};
 use lacuna_checkpoint::{AdapterWeights, Config, Name, Outgoing, StorageDtype, Weights};
 use std::path::Path;
 
+use crate::advice::Knob;
 use crate::error::{Error, Result};
 
 /// Opens an adapter, and makes the configuration declare what training declared beside it: a run's own adapters say
-/// which mode and which attention they were trained for.
-pub(super) fn open(dir: &Path, weights: &Weights, config: &mut Config) -> Result<AdapterWeights> {
+/// which mode and which attention they were trained for. One that was trained beside other weights is refused, unless
+/// any will do.
+pub(super) fn open(
+    dir: &Path,
+    weights: &Weights,
+    config: &mut Config,
+    any_base: bool,
+) -> Result<AdapterWeights> {
     let adapter = AdapterWeights::open(dir)?;
     if let Some(other) = adapter.names().find(|name| weights.shape(&name.to_string()).is_none()) {
         let reason = format!("has an adapter beside {other}, which the checkpoint does not have");
@@ -24,6 +31,17 @@ pub(super) fn open(dir: &Path, weights: &Weights, config: &mut Config) -> Result
         config.predicts = trained.predicts;
         config.attention = trained.attention;
         config.family = trained.family;
+    }
+    if let Some(hash) = adapter.config().base_hash.as_ref().filter(|_| !any_base)
+        && weights.hash()? != *hash
+    {
+        let base = adapter.config().base.as_deref().unwrap_or("another checkpoint");
+        let reason = format!(
+            "was trained beside other weights than these: those of {}; name that checkpoint, or merge it all the same with {}",
+            lacuna_files::printable(base),
+            Knob::AnyBase
+        );
+        return Err(Error::Place { path: dir.to_owned(), reason: reason.into() });
     }
     Ok(adapter)
 }

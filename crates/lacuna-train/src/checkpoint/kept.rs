@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 use crate::error::{IoContext, Result, TrainError};
+use crate::run::blame::Place;
 
 /// The file in which the first step after a checkpoint records the loss that its weights gave.
 pub(super) const PROOF: &str = "proof.json";
@@ -83,9 +84,9 @@ pub(crate) struct Divergence {
     pub(crate) value: String,
     /// The newest checkpoint from before the loss went wrong.
     pub(crate) good: Option<u64>,
-    /// The stage, the seed and the windows of the step, in words.
-    #[serde(default)]
-    pub(crate) place: String,
+    /// The stage, the seed, the place in the data and the rows at fault, for whoever reads the file: it is not read back.
+    #[serde(skip_deserializing)]
+    pub(crate) at: Place,
 }
 
 /// The findings about a step that gave no number.
@@ -94,8 +95,8 @@ pub(crate) struct Found<'a> {
     pub(crate) what: &'a str,
     /// Its value.
     pub(crate) value: f64,
-    /// The stage, the seed and the windows of the step, in words.
-    pub(crate) place: &'a str,
+    /// The place of the step.
+    pub(crate) place: Place,
 }
 
 impl Divergence {
@@ -115,7 +116,7 @@ impl Divergence {
             what: found.what.to_owned(),
             value: found.value.to_string(),
             good: good.map(|(step, _)| *step),
-            place: found.place.to_owned(),
+            at: found.place,
         };
         let text = serde_json::to_string_pretty(&divergence).expect("text and numbers serialize");
         // This is best effort: the message says the same.
@@ -223,7 +224,7 @@ fn damaged(damage: FileError, whole: Option<u64>) -> TrainError {
 /// Tells whether a file ends too early or is missing, as after a write that was not finished.
 fn was_cut_short(damage: &FileError) -> bool {
     match damage {
-        FileError::Damaged { damage, .. } => !matches!(damage, Damage::Content),
+        FileError::Damaged { damage, .. } => !matches!(damage, Damage::Content | Damage::Seal),
         FileError::Manifest { cut_short, .. } => *cut_short,
         _ => false,
     }

@@ -1,6 +1,6 @@
 //! Refuses numbers that no run has, before anything is read, and not by running out of memory.
 
-use super::{Recipe, Stage};
+use super::{OptimizerRecipe, Recipe, Stage};
 
 const MOST_POSITIONS: usize = 1 << 24;
 /// The most tokens of one step: four times the largest batches that language models are trained with.
@@ -19,20 +19,37 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
             "model.max_positions is {positions}, at most {MOST_POSITIONS} is read"
         ));
     }
-    let optimizer = &recipe.optimizer;
-    for (key, value) in [
-        ("epsilon", optimizer.epsilon),
-        ("weight_decay", optimizer.weight_decay),
-        ("spike_z_score", optimizer.spike_z_score),
+    check_optimizer(&recipe.optimizer)?;
+    recipe.stage.iter().enumerate().try_for_each(|(i, stage)| {
+        check_stage(stage, window).map_err(|reason| format!("{}: {reason}", stage.place(i)))
+    })
+}
+
+/// The optimizer computes in f32, in which a number may be 0 or 1 that is not quite.
+fn check_optimizer(optimizer: &OptimizerRecipe) -> Result<(), String> {
+    let OptimizerRecipe { beta1, beta2, epsilon, weight_decay, clip, .. } = *optimizer;
+    let OptimizerRecipe { spike_z_score, ema_decay, .. } = *optimizer;
+    let below_one = |value: f64| (0.0..1.0).contains(&value) && (value as f32) < 1.0;
+    let from_zero = |value: f64| value.is_finite() && value >= 0.0;
+    for (key, value, is_right, expected) in [
+        ("beta1", beta1, below_one(beta1), "0 to below 1"),
+        ("beta2", beta2, below_one(beta2), "0 to below 1"),
+        (
+            "epsilon",
+            epsilon,
+            epsilon >= f64::from(f32::MIN_POSITIVE) && epsilon <= 1.0,
+            "a number above 0 (1.2e-38 at least), at most 1: moments of 0 are divided by it",
+        ),
+        ("weight_decay", weight_decay, from_zero(weight_decay), "a number from 0"),
+        ("clip", clip, clip > 0.0, "a number above 0 (inf: no clipping)"),
+        ("spike_z_score", spike_z_score, from_zero(spike_z_score), "a number from 0 (0: never)"),
+        ("ema_decay", ema_decay, below_one(ema_decay), "0 (none) to below 1"),
     ] {
-        if !(value.is_finite() && value >= 0.0) {
-            return Err(format!("optimizer.{key} is {value:e}, expected a number from 0"));
+        if !is_right {
+            return Err(format!("optimizer.{key} is {value:e}, expected {expected}"));
         }
     }
-    recipe.stage.iter().enumerate().try_for_each(|(i, stage)| {
-        check_stage(stage, window)
-            .map_err(|reason| format!("stage {} (`{}`): {reason}", i + 1, stage.name))
-    })
+    Ok(())
 }
 
 fn check_stage(stage: &Stage, window: usize) -> Result<(), String> {
@@ -75,10 +92,14 @@ mod tests {
             ("data.window=9223372036854775807", "data.window is 9223372036854775807, at most"),
             ("data.window=2147483648", "data.window is"),
             ("model.max_positions=4294967296", "model.max_positions is"),
-            ("stage.0.steps=9223372036854775807", "stage 1 (`autoregressive`): steps is"),
+            ("stage.0.steps=9223372036854775807", "stage.0 (`autoregressive`): steps is"),
             ("stage.0.batch_size=9223372036854775807", "windows of 32 tokens each"),
-            ("stage.1.batch_size=2147483648", "stage 2 (`block-diffusion`): batch_size is"),
-            ("optimizer.epsilon=nan", "optimizer.epsilon is NaN, expected a number from 0"),
+            ("stage.1.batch_size=2147483648", "stage.1 (`block-diffusion`): batch_size is"),
+            ("optimizer.epsilon=nan", "optimizer.epsilon is NaN, expected a number above 0"),
+            ("optimizer.epsilon=0.0", "optimizer.epsilon is 0e0, expected a number above 0"),
+            ("optimizer.epsilon=1e-50", "optimizer.epsilon is 1e-50"),
+            ("optimizer.beta2=0.9999999999", "optimizer.beta2 is 9.999999999e-1"),
+            ("optimizer.ema_decay=1.0", "optimizer.ema_decay is 1e0"),
             ("optimizer.weight_decay=inf", "optimizer.weight_decay is inf"),
             ("optimizer.weight_decay=-1.0", "optimizer.weight_decay is -1e0"),
             ("optimizer.spike_z_score=-1.0", "optimizer.spike_z_score is -1e0"),
@@ -89,5 +110,24 @@ mod tests {
             assert!(error.contains(words) && error.contains("smoke.toml"), "{set}: {error}");
         }
         assert!(load("stage.0.batch_size=512").is_ok());
+        assert!(load("optimizer.clip=inf").is_ok());
+    }
+
+    #[test]
+    fn every_number_of_the_optimizer_has_a_range() {
+        let recipe = load("seed=1").unwrap();
+        let keys = crate::recipe::keys::flat(&recipe);
+        let numbers = keys.iter().filter(|(key, value)| {
+            key.starts_with("optimizer.") && (value.is_float() || value.is_integer())
+        });
+        let mut seen = 0;
+        for (key, _) in numbers {
+            for value in ["nan", "-1.0", "-inf"] {
+                let error = load(&format!("{key}={value}")).map(|_| ()).expect_err(key);
+                assert!(error.contains(key.as_str()), "{key}={value}: {error}");
+            }
+            seen += 1;
+        }
+        assert!(seen >= 7, "{seen}");
     }
 }

@@ -3,8 +3,10 @@
 use lacuna_objective::MaskSampler;
 use std::path::Path;
 
-use super::overrides::{anchor_paths, check_paths, set};
-use super::{ObjectiveKind, Precision, Recipe, Stage, StageData, bounds, corruption, words};
+use super::overrides::{anchor_paths, check_paths, set_all};
+use super::{
+    EvaluationRecipe, ObjectiveKind, Precision, Recipe, Stage, StageData, bounds, corruption, words,
+};
 use crate::error::{IoContext, Result, TrainError};
 use crate::learning_rate::LearningRateShape;
 
@@ -27,9 +29,7 @@ impl Recipe {
         let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         check_paths(&table).map_err(&fail)?;
         anchor_paths(&mut table, &std::path::absolute(base).at("resolving", base)?);
-        for item in overrides {
-            set(&mut table, item).map_err(&fail)?;
-        }
+        set_all(&mut table, overrides).map_err(&fail)?;
         check_paths(&table).map_err(&fail)?;
         corruption::fill_in(&mut table);
         // Paths are absolute by now: the values that two errors quote may differ.
@@ -74,7 +74,7 @@ impl Recipe {
         let window = self.data.window.max(1);
         for (i, stage) in self.stage.iter_mut().enumerate() {
             let Some(tokens) = stage.batch_tokens else { continue };
-            let at = format!("stage {} (`{}`)", i + 1, lacuna_files::printable(&stage.name));
+            let at = stage.place(i);
             let windows = tokens / window;
             if tokens == 0 || !tokens.is_multiple_of(window) {
                 let (less, more) = (windows.max(1) * window, (windows + 1).saturating_mul(window));
@@ -116,27 +116,27 @@ impl Recipe {
                 ("layers", m.layers),
                 ("heads", m.heads),
             ] {
-                need(value > 0, format!("model.{key} is missing (or give model.from)"))?;
+                need(
+                    value > 0,
+                    format!(
+                        "model.{key} is missing or 0, expected a number from 1 (or give model.from)"
+                    ),
+                )?;
             }
             self.validate_heads()?;
         }
-        let o = &self.optimizer;
-        need(o.clip > 0.0, format!("optimizer.clip is {}, it must be above 0", o.clip))?;
-        for (key, beta) in [("beta1", o.beta1), ("beta2", o.beta2)] {
-            need(
-                (0.0..1.0).contains(&beta),
-                format!("optimizer.{key} is {beta}, expected 0 to below 1"),
-            )?;
-        }
+        let EvaluationRecipe { sample_every, prompts, .. } = &self.evaluation;
         need(
-            (0.0..1.0).contains(&o.ema_decay),
-            format!("optimizer.ema_decay is {}, expected 0 (none) to below 1", o.ema_decay),
+            *sample_every == 0 || !prompts.is_empty(),
+            format!(
+                "evaluation.sample_every is {sample_every}, and evaluation.prompts is empty: nothing would be completed; \
+                 give prompts, or 0"
+            ),
         )?;
         self.validate_trained()?;
         bounds::check(self)?;
         self.stage.iter().enumerate().try_for_each(|(i, stage)| {
-            let shown = lacuna_files::printable(&stage.name);
-            let at = |reason: String| format!("stage {} (`{shown}`): {reason}", i + 1);
+            let at = |reason: String| format!("{}: {reason}", stage.place(i));
             self.validate_stage(stage).map_err(at)
         })
     }
@@ -149,7 +149,11 @@ impl Recipe {
             return Err("[lora] needs a checkpoint to stand beside: give model.from".into());
         }
         if !m.frozen.is_empty() || m.frozen_layers > 0 {
-            return Err("with [lora] every weight stays as it is: take model.frozen and model.frozen_layers out".into());
+            return Err(format!(
+                "with [lora] every weight stays as it is: take model.frozen ({} groups) and model.frozen_layers ({}) out",
+                m.frozen.len(),
+                m.frozen_layers
+            ));
         }
         if m.precision != Precision::F32 {
             return Err("model.precision = \"bf16\" rounds weights that [lora] does not train; take one out".into());
@@ -182,7 +186,10 @@ impl Recipe {
     fn validate_stage(&self, stage: &Stage) -> std::result::Result<(), String> {
         words::check_name("name", &stage.name)?;
         if stage.steps == 0 || stage.batch_size == 0 {
-            return Err("steps and batch_size (or batch_tokens) must be at least 1".into());
+            return Err(format!(
+                "steps is {} and batch_size (or batch_tokens) {}, each must be at least 1",
+                stage.steps, stage.batch_size
+            ));
         }
         if !(0.0..1.0).contains(&stage.dropout) {
             return Err(format!("dropout is {}, expected 0 to below 1", stage.dropout));
@@ -202,14 +209,18 @@ impl Recipe {
         }
         let ramps = stage.learning_rate_warmup.checked_add(stage.learning_rate_decay);
         if ramps.is_none_or(|ramps| ramps > stage.steps) {
-            return Err("learning_rate_warmup + learning_rate_decay exceed steps".into());
+            return Err(format!(
+                "learning_rate_warmup is {} and learning_rate_decay {}, together more than steps ({})",
+                stage.learning_rate_warmup, stage.learning_rate_decay, stage.steps
+            ));
         }
         if stage.learning_rate_decay > 0
             && stage.learning_rate_shape != LearningRateShape::WarmupStableDecay
         {
-            return Err(
-                "learning_rate_decay belongs to learning_rate_shape = \"warmup-stable-decay\" alone".into()
-            );
+            return Err(format!(
+                "learning_rate_decay is {}, and belongs to learning_rate_shape = \"warmup-stable-decay\" alone",
+                stage.learning_rate_decay
+            ));
         }
         if stage.data == StageData::Sft && self.sft.is_none() {
             return Err("data = \"sft\" needs an [sft] section with samples".into());
@@ -218,23 +229,30 @@ impl Recipe {
             let rule = stage.corruption.rule(0)?;
             let paired = rule.mask_sampler == MaskSampler::ComplementaryPairs;
             if paired && !(stage.batch_size.is_multiple_of(2) && micro.is_multiple_of(2)) {
-                return Err(
-                    "complementary-pairs needs an even batch_size and micro_batch_size".into()
-                );
+                return Err(format!(
+                    "batch_size is {} and micro_batch_size {micro}; complementary-pairs needs both even",
+                    stage.batch_size
+                ));
             }
             if stage.corruption.warmup_steps > stage.steps {
-                return Err("corruption.warmup_steps exceeds steps".into());
+                return Err(format!(
+                    "corruption.warmup_steps is {}, more than steps ({})",
+                    stage.corruption.warmup_steps, stage.steps
+                ));
             }
         }
         match (stage.objective, stage.block_size) {
-            (ObjectiveKind::BlockDiffusion, None) => Err("block_size is missing".into()),
+            (ObjectiveKind::BlockDiffusion, None) => Err(format!(
+                "block_size is missing, expected 1 to data.window ({})",
+                self.data.window
+            )),
             (ObjectiveKind::BlockDiffusion, Some(b)) if b == 0 || b > self.data.window => {
                 Err(format!("block_size is {b}, expected 1 to data.window ({})", self.data.window))
             }
             (ObjectiveKind::BlockDiffusion, Some(_)) | (_, None) => Ok(()),
-            (_, Some(_)) => {
-                Err("block_size belongs to objective = \"block-diffusion\" alone".into())
-            }
+            (_, Some(b)) => Err(format!(
+                "block_size is {b}, and belongs to objective = \"block-diffusion\" alone"
+            )),
         }
     }
 }

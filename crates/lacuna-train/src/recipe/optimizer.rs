@@ -102,6 +102,9 @@ impl Recipe {
     }
 }
 
+/// The largest factor's numerator. What is used lies below some hundreds; with 1e40 the factor is no number in f32.
+const MOST_ALPHA: f64 = 1e6;
+
 /// Low-rank adapters (LoRA): they alone are trained, beside the matrices of `model.from`, which stay as they are.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -127,10 +130,10 @@ impl LoraRecipe {
         self.alpha.unwrap_or(2.0 * self.rank as f64)
     }
 
-    /// The description that is written beside adapters trained on the checkpoint `base`.
-    pub(crate) fn config(&self, base: Option<String>) -> AdapterConfig {
+    /// The description that is written beside adapters trained on the checkpoint `base`, whose weights have this hash.
+    pub(crate) fn config(&self, base: Option<String>, base_hash: Option<String>) -> AdapterConfig {
         let targets = self.targets.iter().filter_map(|module| targeted_field(module)).collect();
-        AdapterConfig { rank: self.rank, alpha: self.alpha(), targets, base }
+        AdapterConfig { rank: self.rank, alpha: self.alpha(), targets, base, base_hash }
     }
 
     /// Names the first value that no adapter can have.
@@ -138,8 +141,11 @@ impl LoraRecipe {
         if self.rank == 0 || self.rank > 1 << 16 {
             return Err(format!("lora.rank is {}, expected 1 to {}", self.rank, 1 << 16));
         }
-        if !(self.alpha().is_finite() && self.alpha() > 0.0) {
-            return Err(format!("lora.alpha is {}, expected a number above 0", self.alpha()));
+        if !(self.alpha() > 0.0 && self.alpha() <= MOST_ALPHA) {
+            return Err(format!(
+                "lora.alpha is {:e}, expected a number above 0, at most {MOST_ALPHA:e}",
+                self.alpha()
+            ));
         }
         if self.targets.is_empty() {
             return Err("lora.targets is empty: nothing would be trained".into());

@@ -81,8 +81,39 @@ pub(super) fn anchor_paths(table: &mut toml::Table, base: &Path) {
     }
 }
 
+/// Keys of a stage that say the same in two ways: the one that is set takes the place of the other.
+const EITHER: [[&str; 2]; 1] = [["batch_size", "batch_tokens"]];
+
+/// Applies overrides in their order.
+///
+/// # Errors
+/// Names the first that is none, or whose place is not there.
+pub(super) fn set_all(
+    table: &mut toml::Table,
+    items: &[String],
+) -> std::result::Result<(), String> {
+    let keys: Vec<&str> = items.iter().map(|item| item.split('=').next().unwrap_or("")).collect();
+    for (item, key) in items.iter().zip(&keys) {
+        set(table, item)?;
+        // The file may give the other one; where both are set, their difference is for the recipe's own check.
+        let Some((path, last)) = key.rsplit_once('.') else { continue };
+        let other = EITHER.iter().find_map(|pair| {
+            let at = pair.iter().position(|name| *name == last)?;
+            Some(pair[1 - at])
+        });
+        let Some(other) = other.filter(|other| !keys.contains(&&*format!("{path}.{other}"))) else {
+            continue;
+        };
+        let stage = path.strip_prefix("stage.").and_then(|index| index.parse::<usize>().ok());
+        let stages = table.get_mut("stage").and_then(toml::Value::as_array_mut);
+        let stage = stage.zip(stages).and_then(|(at, stages)| stages.get_mut(at)?.as_table_mut());
+        stage.map(|stage| stage.remove(other));
+    }
+    Ok(())
+}
+
 /// Applies `key.path=value`; stages are counted from 0: `stage.1.steps=50`.
-pub(super) fn set(table: &mut toml::Table, item: &str) -> std::result::Result<(), String> {
+fn set(table: &mut toml::Table, item: &str) -> std::result::Result<(), String> {
     let Some((path, raw)) = item.split_once('=') else {
         return Err(format!("--set {item}: expected key.path=value"));
     };

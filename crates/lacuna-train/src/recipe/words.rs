@@ -300,7 +300,7 @@ mod tests {
             "COM1.txt",
             "ends.",
         ] {
-            for (key, at) in [("\"mine\"", "name"), ("\"base\"", "stage 1")] {
+            for (key, at) in [("\"mine\"", "name"), ("\"base\"", "stage.0")] {
                 let error = fault(key, &format!("\"{name}\""));
                 assert!(error.contains("plain file name") && error.contains(at), "{name}: {error}");
                 assert!(!error.contains('\u{1b}'));

@@ -6,6 +6,7 @@ use lacuna_text::ModelFiles;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::blame::Place;
 use super::start::Start;
 use super::{Event, Outcome, RunOptions};
 use crate::checkpoint::kept::{self, Divergence, Found};
@@ -251,9 +252,9 @@ impl Keeper<'_> {
 
     /// Records that a step gave no number, and where, and adds advice to the error: the checkpoint from before the loss
     /// went wrong.
-    pub(super) fn diverged(&self, error: TrainError, at: &Progress) -> TrainError {
+    pub(super) fn diverged(&self, error: TrainError, at_fault: Place, at: &Progress) -> TrainError {
         let TrainError::Diverged { what, value, place, .. } = error else { return error };
-        let found = Found { what, value, place: &place };
+        let found = Found { what, value, place: at_fault };
         let advice = Divergence::record(&self.options.dir, at.step, found, at.stage);
         TrainError::Diverged { what, value, place, advice }
     }

@@ -14,6 +14,7 @@ use crate::recipe::keys::{self, Change, Ruling};
 use crate::record::results::Results;
 use crate::record::{AcceptedChange, Record};
 use crate::run_folder::RunFolder;
+use lacuna_files::{FileHash, Manifest};
 
 /// The start of a run: its place, and its record and recipe as they were when it began.
 pub(super) struct Start {
@@ -78,6 +79,8 @@ fn begin(
     };
     let mut place = checkpoint::read_progress(&chosen.path)?;
     let begun = Begun::read(dir, &chosen.path)?;
+    begun.notice.iter().for_each(|notice| observe(Event::Notice(notice.clone())));
+    let has_last = place.stage >= begun.recipe.stage.len();
     let settled = settle(&begun, recipe, &mut place, options.accept_changes, dir)?;
     let mut record = begun.record;
     let recorded = dir.join("run.json").exists();
@@ -87,6 +90,24 @@ fn begin(
         let model = dir.join("final");
         let outcome = Outcome { interrupted: false, finished_before: true, model, evaluations };
         return Ok(ControlFlow::Break(outcome));
+    }
+    // The last checkpoint may have found no room where the model did: there is nothing to train, then.
+    let untouched = options.resume_step.is_none() && settled.changes.is_empty();
+    if recorded && whole && !has_last && is_intact(&dir.join("final")) {
+        let (step, steps) = (place.step, recipe.total_steps());
+        let missing = format!(
+            "the run was finished, but its newest checkpoint is of step {step} of {steps}: the last one was not saved"
+        );
+        if untouched {
+            observe(Event::Notice(format!(
+                "{missing}; to have it, take the last steps again with --resume-step {step}"
+            )));
+            let evaluations = Results::open(dir, &place, false).evaluations();
+            let model = dir.join("final");
+            let outcome = Outcome { interrupted: false, finished_before: true, model, evaluations };
+            return Ok(ControlFlow::Break(outcome));
+        }
+        observe(Event::Notice(format!("{missing}, so the steps behind it are taken again")));
     }
     let now = (options.surroundings.now)();
     for change in settled.accepted(place.step, &now) {
@@ -98,6 +119,12 @@ fn begin(
     let changed = settled.is_new() || !recorded;
     let kept = settled.recipe;
     Ok(ControlFlow::Continue(Start { chosen: Some(chosen), place, record, kept, changed }))
+}
+
+/// Tells whether a model has every file as its manifest has it.
+fn is_intact(model: &Path) -> bool {
+    let manifest = Manifest::read(model).ok().flatten();
+    manifest.is_some_and(|manifest| manifest.verify(model).is_ok())
 }
 
 /// Checks that the directory may be used, and finds the checkpoint to go on from; `None` if the run starts from the
@@ -142,23 +169,40 @@ fn choose(dir: &Path, options: &RunOptions<'_>) -> Result<Option<Chosen>> {
 pub(super) struct Begun {
     pub(super) recipe: Recipe,
     pub(super) record: Record,
+    /// A sentence about a recipe that is not the recorded one.
+    pub(super) notice: Option<String>,
 }
 
 impl Begun {
-    /// Reads both from the run's folder; if its `recipe.toml` is not the one that was recorded (somebody edited it),
-    /// the recipe from the checkpoint.
+    /// Reads both from the run's folder; if its `recipe.toml` is not the one that was recorded (somebody edited it, or a
+    /// bit of it changed), the recipe from the checkpoint.
+    ///
+    /// # Errors
+    /// Errors if the record or the checkpoint's recipe is damaged.
     pub(super) fn read(dir: &Path, newest: &Path) -> Result<Self> {
         let load = |folder: &Path| Recipe::load(&folder.join("recipe.toml"), &[]);
-        let Some(record) = Record::read(dir).or_else(|| Record::read(newest)) else {
+        let record = match Record::read(dir)? {
+            Some(record) => Some(record),
+            None => Record::read(newest)?,
+        };
+        let Some(record) = record else {
             // This run is from before records were kept.
-            return Ok(Self { recipe: load(dir)?, record: Record::default() });
+            return Ok(Self { recipe: load(dir)?, record: Record::default(), notice: None });
         };
-        let whole = |recipe: &Recipe| recipe.fingerprint() == record.recipe;
-        let recipe = match load(dir) {
-            Ok(recipe) if whole(&recipe) => recipe,
-            _ => load(newest)?,
-        };
-        Ok(Self { recipe, record })
+        let own = dir.join("recipe.toml");
+        // A file that is not there, as on a disk that was full, is as good as another one.
+        if FileHash::of(&own).is_ok_and(|file| file.blake3 == record.recipe) {
+            return Ok(Self { recipe: load(dir)?, record, notice: None });
+        }
+        let notice = own.exists().then(|| {
+            format!(
+                "{}: is not the recipe that run.json has the hash of: it was edited, or it is damaged; what the run \
+                 began with is read from {}",
+                own.display(),
+                newest.display()
+            )
+        });
+        Ok(Self { recipe: load(newest)?, record, notice })
     }
 }
 

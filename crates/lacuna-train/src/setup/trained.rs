@@ -1,7 +1,7 @@
 //! Prepares what of a model is trained: all but what is frozen, or adapters beside it.
 
 use candle_core::{DType, Device, Tensor, Var};
-use lacuna_checkpoint::{AdapterWeights, Kind, Name, target_module};
+use lacuna_checkpoint::{AdapterWeights, Config, Kind, Name, Trained, Weights, target_module};
 use lacuna_model::{Adapter, Transformer};
 use lacuna_random::{Purpose, stream, uniform_f32};
 use std::collections::HashMap;
@@ -17,11 +17,21 @@ pub(super) fn frozen(model: Transformer, recipe: &ModelRecipe) -> Result<Transfo
     if recipe.frozen.is_empty() && recipe.frozen_layers == 0 {
         return Ok(model);
     }
-    let is_frozen = |name: Name| {
-        recipe.frozen.contains(&ParameterGroup::of(name))
-            || name.layer.is_some_and(|layer| layer < recipe.frozen_layers)
-    };
-    Ok(model.frozen(is_frozen)?)
+    Ok(model.frozen(|name| is_frozen(recipe, name))?)
+}
+
+fn is_frozen(recipe: &ModelRecipe, name: Name) -> bool {
+    recipe.frozen.contains(&ParameterGroup::of(name))
+        || name.layer.is_some_and(|layer| layer < recipe.frozen_layers)
+}
+
+/// The rows and columns of a matrix that has an adapter; `None` for what has none.
+fn beside_adapter(lora: &LoraRecipe, name: Name, shape: &[usize]) -> Option<(usize, usize)> {
+    let wanted = target_module(name.field).is_some_and(|m| lora.targets.contains(&m));
+    match (wanted, name.kind, shape) {
+        (true, Kind::Weight, &[rows, cols]) => Some((rows, cols)),
+        _ => None,
+    }
 }
 
 /// The model with adapters: those of a checkpoint of the run, or fresh ones, which change nothing yet. A is uniform in
@@ -33,14 +43,11 @@ pub(super) fn adapted(
     seed: u64,
 ) -> Result<Transformer> {
     let saved = resumed.map(AdapterWeights::open).transpose()?;
-    let scale = lora.config(None).scale();
+    let scale = lora.config(None, None).scale();
     let device = model.device().clone();
     let mut adapters = HashMap::new();
     for (name, shape) in model.config().shapes().iter() {
-        let wanted = target_module(name.field).is_some_and(|m| lora.targets.contains(&m));
-        let (true, Kind::Weight, &[rows, cols]) = (wanted, name.kind, shape.as_slice()) else {
-            continue;
-        };
+        let Some((rows, cols)) = beside_adapter(lora, name, shape) else { continue };
         let [a, b] = match &saved {
             Some(saved) => saved.factors(name)?.ok_or_else(|| TrainError::File {
                 path: resumed.unwrap_or(Path::new("")).to_owned(),
@@ -63,6 +70,25 @@ fn fresh((rows, cols): (usize, usize), rank: usize, (seed, n): (u64, u64)) -> Re
 }
 
 impl Recipe {
+    /// The numbers of a model that the recipe trains, and the copies that it keeps of them.
+    pub(crate) fn trained(&self, config: &Config) -> Trained {
+        let shapes = config.shapes();
+        let copies = u64::from(self.model.precision == Precision::Bf16)
+            + u64::from(self.optimizer.ema_decay > 0.0);
+        let Some(lora) = &self.lora else {
+            let trained = shapes.iter().filter(|(name, _)| !is_frozen(&self.model, *name));
+            let numbers = trained.map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
+            return Trained { numbers, copies, ..Trained::default() };
+        };
+        let (mut adapters, mut merged) = (0, 0);
+        for (name, shape) in shapes.iter() {
+            let Some((rows, cols)) = beside_adapter(lora, name, shape) else { continue };
+            adapters += (lora.rank * (rows + cols)) as u64;
+            merged += if name.layer == Some(0) { (rows * cols) as u64 } else { 0 };
+        }
+        Trained { numbers: adapters, adapters, merged, copies }
+    }
+
     /// Rounds every parameter to bf16, if the recipe has passes read them so.
     pub(crate) fn round_parameters(&self, model: &Transformer) -> Result<()> {
         if self.model.precision == Precision::Bf16 {
@@ -73,13 +99,25 @@ impl Recipe {
         Ok(())
     }
 
-    /// The form in which the run writes its models.
-    pub(crate) fn form(&self) -> Form {
-        let base = self.model.from.as_ref().map(|from| from.display().to_string());
-        let dtype = match self.model.precision {
+    /// The type of the weights in the models that the run writes.
+    pub(crate) fn written_dtype(&self) -> DType {
+        match self.model.precision {
             Precision::F32 => DType::F32,
             Precision::Bf16 => DType::BF16,
+        }
+    }
+
+    /// The form in which the run writes its models. Adapters are written with the hash of the weights beside them.
+    ///
+    /// # Errors
+    /// Errors if these can't be read.
+    pub(crate) fn form(&self) -> Result<Form> {
+        let dtype = self.written_dtype();
+        let Some((lora, from)) = self.lora.as_ref().zip(self.model.from.as_ref()) else {
+            return Ok(Form { dtype, adapter: None });
         };
-        Form { dtype, adapter: self.lora.as_ref().map(|lora| lora.config(base)) }
+        let hash = Weights::open(from)?.hash()?;
+        let adapter = lora.config(Some(from.display().to_string()), Some(hash));
+        Ok(Form { dtype, adapter: Some(adapter) })
     }
 }

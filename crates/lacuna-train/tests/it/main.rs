@@ -5,6 +5,7 @@
 mod adamw;
 mod golden;
 mod laws;
+mod memory;
 mod order;
 mod ranks;
 mod stops;

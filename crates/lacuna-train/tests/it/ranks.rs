@@ -1,6 +1,6 @@
 //! Tests ranks that share a run: their steps are those of one rank, to the byte, and the first alone writes.
 
-use lacuna_train::{Collective, Event, Outcome, Recipe, RunOptions, Surroundings, run};
+use lacuna_train::{Collective, Event, Outcome, Recipe, RunOptions, run};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -24,16 +24,7 @@ fn try_run_as(
 ) -> lacuna_train::Result<Outcome> {
     let stop = AtomicBool::new(false);
     let is_first = collective.is_first();
-    let options = RunOptions {
-        dir: dir.to_owned(),
-        resume: true,
-        resume_step: None,
-        accept_changes: false,
-        device: candle_core::Device::Cpu,
-        stop: &stop,
-        surroundings: Surroundings::default(),
-        collective,
-    };
+    let options = RunOptions { resume: true, collective, ..RunOptions::new(dir, &stop) };
     run(recipe, &options, &mut |event| match event {
         Event::Step { metrics, .. } => {
             assert!(is_first, "the first rank alone tells of steps");
@@ -93,15 +84,8 @@ fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
-/// The metrics without the one number that no run has twice.
-fn metrics(dir: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
-    let timeless = |line: &str| {
-        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
-        line.as_object_mut().unwrap().remove("tokens_per_second");
-        line.to_string()
-    };
-    text.lines().map(timeless).collect()
+fn metrics(dir: &Path) -> Vec<serde_json::Value> {
+    lacuna_test::timeless(&dir.join("metrics.jsonl"))
 }
 
 /// Asserts that two folders hold the same files with the same bytes, but for the checkpoint of a step.

@@ -2,9 +2,7 @@
 //! write the same bytes, wherever they are stopped and resumed.
 
 use lacuna_checkpoint::{AdapterWeights, Weights};
-use lacuna_train::{
-    Collective, Event, Outcome, Recipe, RunOptions, Surroundings, read_metrics, run,
-};
+use lacuna_train::{Event, Outcome, Recipe, RunOptions, read_metrics, run};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,16 +15,7 @@ fn recipe(set: &[&str]) -> Recipe {
 /// Runs, or goes on, until `steps` are taken.
 fn run_to(recipe: &Recipe, dir: &Path, steps: u64) -> Outcome {
     let stop = AtomicBool::new(false);
-    let options = RunOptions {
-        dir: dir.to_owned(),
-        resume: true,
-        resume_step: None,
-        accept_changes: false,
-        device: candle_core::Device::Cpu,
-        stop: &stop,
-        surroundings: Surroundings::default(),
-        collective: Collective::Alone,
-    };
+    let options = RunOptions { resume: true, ..RunOptions::new(dir, &stop) };
     run(recipe, &options, &mut |event| {
         if let Event::Step { metrics, .. } = event {
             stop.store(metrics.step >= steps, Ordering::Relaxed);
@@ -170,16 +159,21 @@ fn values_of_the_new_keys_that_no_run_has_are_refused_by_their_names() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../recipes/smoke.toml");
     for (set, words) in [
         (&["stage.0.batch_tokens=100"][..], "96 or 128"),
-        (&["stage.0.batch_tokens=64"], "batch_tokens are 2 windows"),
-        (&["stage.0.batch_size=0"], "batch_size (or batch_tokens)"),
+        (
+            &["stage.0.batch_tokens=64", "stage.0.batch_size=4"],
+            "batch_size is 4, and batch_tokens are 2 windows",
+        ),
+        (&["evaluation.sample_every=2", "evaluation.prompts=[]"], "evaluation.prompts is empty"),
+        (&["stage.1.corruption.warmup_steps=999"], "corruption.warmup_steps is 999"),
+        (&["stage.0.learning_rate_warmup=999"], "learning_rate_warmup is 999"),
+        (&["stage.0.batch_size=0"], "batch_size (or batch_tokens) 0"),
         (&["stage.0.dropout=1.0"], "dropout is 1"),
         (&["stage.0.dropout=nan"], "dropout is NaN"),
         (
             &["stage.0.learning_rate_shape=cosine", "stage.0.learning_rate_decay=2"],
-            "learning_rate_decay belongs",
+            "learning_rate_decay is 2, and belongs",
         ),
         (&["stage.0.learning_rate_shape=linear"], "learning_rate_shape"),
-        (&["optimizer.ema_decay=1.0"], "optimizer.ema_decay is 1"),
         (&["optimizer.decay=[\"vectors\"]"], "optimizer.decay"),
         (&["model.frozen=[\"layers\"]"], "model.frozen"),
         (&["model.precision=f16"], "model.precision"),
@@ -191,6 +185,7 @@ fn values_of_the_new_keys_that_no_run_has_are_refused_by_their_names() {
         ),
         (&["lora.rank=2", "model.from=x", "lora.targets=[]"], "lora.targets is empty"),
         (&["lora.rank=2", "model.from=x", "lora.alpha=-1.0"], "lora.alpha is -1"),
+        (&["lora.rank=2", "model.from=x", "lora.alpha=1e40"], "lora.alpha is 1e40"),
         (&["lora.rank=2", "model.from=x", "model.frozen=[\"norms\"]"], "model.frozen"),
         (&["lora.rank=2", "model.from=x", "model.precision=bf16"], "model.precision"),
     ] {
@@ -198,6 +193,20 @@ fn values_of_the_new_keys_that_no_run_has_are_refused_by_their_names() {
         let error = Recipe::load(&path, &set).map(|_| ()).expect_err(words).to_string();
         assert!(error.contains(words) && error.contains("smoke.toml"), "{set:?}: {error}");
     }
+}
+
+#[test]
+fn a_batch_may_be_set_in_tokens_on_a_recipe_that_has_it_in_windows_and_the_other_way_round() {
+    let place = tempfile::tempdir().unwrap();
+    // A run's own recipe has every key.
+    let own = place.path().join("recipe.toml");
+    std::fs::write(&own, recipe(&[]).to_toml()).unwrap();
+    let load = |file: &Path, set: &str| Recipe::load(file, &[set.to_owned()]).unwrap();
+    let in_tokens = load(&own, "stage.0.batch_tokens=64");
+    assert_eq!((in_tokens.stage[0].batch_size, in_tokens.stage[0].batch_tokens), (2, Some(64)));
+    std::fs::write(&own, in_tokens.to_toml()).unwrap();
+    let in_windows = load(&own, "stage.0.batch_size=3");
+    assert_eq!((in_windows.stage[0].batch_size, in_windows.stage[0].batch_tokens), (3, None));
 }
 
 #[test]

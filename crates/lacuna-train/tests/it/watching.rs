@@ -1,10 +1,8 @@
 //! Tests what a run shows of itself while it goes on, and what it does when a step goes wrong.
 
 use lacuna_files::testing::TestDisk;
-use lacuna_train::{
-    Collective, Event, Outcome, Recipe, RunOptions, Sample, Surroundings, read_held_out,
-    read_metrics, run,
-};
+use lacuna_test::timeless;
+use lacuna_train::{Event, Outcome, Recipe, RunOptions, Sample, read_held_out, read_metrics, run};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,16 +28,7 @@ struct Told {
 /// Runs until `steps` are taken.
 fn try_run(recipe: &Recipe, dir: &Path, steps: u64) -> lacuna_train::Result<(Outcome, Told)> {
     let stop = AtomicBool::new(false);
-    let options = RunOptions {
-        dir: dir.to_owned(),
-        resume: true,
-        resume_step: None,
-        accept_changes: true,
-        device: candle_core::Device::Cpu,
-        stop: &stop,
-        surroundings: Surroundings::default(),
-        collective: Collective::Alone,
-    };
+    let options = RunOptions { resume: true, accept_changes: true, ..RunOptions::new(dir, &stop) };
     let mut told = Told::default();
     let outcome = run(recipe, &options, &mut |event| match event {
         Event::Step { metrics, .. } => stop.store(metrics.step >= steps, Ordering::Relaxed),
@@ -66,17 +55,6 @@ fn done(recipe: &Recipe, dir: &Path) -> Told {
 fn names(dir: &Path) -> BTreeSet<String> {
     let entries = std::fs::read_dir(dir).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-}
-
-/// A file of lines without the numbers that no run has twice.
-fn timeless(path: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(path).unwrap();
-    let line = |line: &str| {
-        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
-        line.as_object_mut().unwrap().remove("tokens_per_second");
-        line.to_string()
-    };
-    text.lines().map(line).collect()
 }
 
 const WATCHED: [&str; 5] = [
@@ -114,7 +92,7 @@ fn held_out_text_is_scored_on_the_way_and_the_best_checkpoint_is_kept_and_named(
     assert!(names(&dir.join("checkpoints")).len() <= 5, "{:?}", names(&dir.join("checkpoints")));
     let lines = timeless(&dir.join("samples.jsonl"));
     assert_eq!(lines.len(), 6);
-    assert!(lines[0].contains("\"trace\":\"samples/step-6.jsonl\""), "{}", lines[0]);
+    assert_eq!(lines[0]["trace"], "samples/step-6.jsonl");
     assert_eq!(std::fs::read(dir.join("samples/step-6.jsonl")).unwrap(), b"{\"step\":6}\n");
     assert_eq!(names(&dir.join("tensorboard")).len(), 1);
 }
@@ -172,7 +150,20 @@ fn a_loss_that_is_no_number_names_its_step_and_windows_and_is_gone_back_from() {
         assert!(error.contains(part), "`{part}`: {error}");
     }
     let record = std::fs::read_to_string(dir.join("diverged.json")).unwrap();
-    assert!(record.contains("seed 1") && record.contains("window "), "{record}");
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let at = &record["at"];
+    assert_eq!(
+        (&at["seed"], &at["stage"], &at["data"]),
+        (&1.into(), &"autoregressive".into(), &"corpus".into())
+    );
+    assert_eq!((at["step"].as_u64(), record["good"].as_u64()), (record["step"].as_u64(), Some(5)));
+    assert_eq!(at["windows"].as_array().unwrap().len(), 4);
+    let rows = at["at_fault"].as_array().unwrap();
+    assert!(!rows.is_empty(), "{record}");
+    for row in rows {
+        assert_eq!(row["window"], at["windows"][row["row"].as_u64().unwrap() as usize]);
+        assert!(!row["begins"].as_str().unwrap().is_empty());
+    }
     let told = done(&recipe(&[saving]), &dir);
     assert!(told.notices.iter().any(|notice| notice.contains("going back to step-5")));
     assert!(!dir.join("diverged.json").exists());

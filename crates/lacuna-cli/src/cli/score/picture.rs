@@ -5,8 +5,8 @@ use plotters::prelude::*;
 use std::path::Path;
 
 use super::super::train::plot::{
-    AUTOREGRESSIVE, Axis, DrawResult, Labels, RATE, Scale, Series, UNWEIGHTED, WEIGHTED, curve,
-    drawn, free, panel, put, register_font,
+    AUTOREGRESSIVE, Axis, DrawResult, Labels, Mark, RATE, Scale, Series, UNWEIGHTED, WEIGHTED,
+    curve, drawn, free, panel, put, register_font,
 };
 use super::orders::{Followed, part};
 
@@ -25,7 +25,7 @@ pub(super) fn draw(path: &Path, followed: &Followed) -> Result<()> {
 }
 
 fn marks(label: &str, color: RGBColor, points: Vec<(f64, f64)>) -> Series {
-    Series { label: label.into(), color, points, marks: true }
+    Series { label: label.into(), color, points, mark: Some(Mark::Circle) }
 }
 
 /// Four panels: accuracy and confidence in the order of filling; accuracy by confidence; tokens a pass and accuracy over
@@ -48,14 +48,20 @@ fn panels<B: DrawingBackend>(backend: B, followed: &Followed) -> DrawResult<B::E
         "filled" => "rank in the order of filling",
         _ => "tenth of the block, in the order of filling",
     };
-    let axis = Axis { range: 0.8..groups.len() as f64 + 0.2, label, stages: Vec::new() };
+    let axis = Axis {
+        range: 0.8..groups.len() as f64 + 0.2,
+        label,
+        stages: Vec::new(),
+        borders: Vec::new(),
+    };
     let series = vec![
         marks("right candidates", UNWEIGHTED, each(&|group| group.accuracy())),
         marks("confidence, mean", WEIGHTED, each(&|group| group.mean_confidence())),
     ];
     panel(order, &axis, "part", series, Scale::Linear, Labels::Steps)?;
 
-    let axis = Axis { range: 0.0..1.0, label: "confidence", stages: Vec::new() };
+    let axis =
+        Axis { range: 0.0..1.0, label: "confidence", stages: Vec::new(), borders: Vec::new() };
     let known = followed.orders.by_confidence.iter();
     let points = known.filter_map(|group| Some((group.mean_confidence()?, group.accuracy()?)));
     let diagonal = (0..=10).map(|n| (part(n), part(n))).collect();
@@ -66,8 +72,12 @@ fn panels<B: DrawingBackend>(backend: B, followed: &Followed) -> DrawResult<B::E
     panel(calibration, &axis, "part", series, Scale::Linear, Labels::Steps)?;
 
     let lowest = followed.thresholds.iter().map(|(tau, _)| *tau).fold(1.0, f64::min);
-    let axis =
-        Axis { range: (lowest - 0.02).max(0.0)..1.0, label: "threshold", stages: Vec::new() };
+    let axis = Axis {
+        range: (lowest - 0.02).max(0.0)..1.0,
+        label: "threshold",
+        stages: Vec::new(),
+        borders: Vec::new(),
+    };
     let points = followed.thresholds.iter().map(|(tau, orders)| (*tau, orders.tokens_per_pass()));
     let series = vec![marks("tokens a pass", AUTOREGRESSIVE, points.collect())];
     panel(tokens, &axis, "tokens a pass", series, Scale::Linear, Labels::Steps)?;

@@ -29,8 +29,12 @@ impl Display {
     }
 
     pub(super) fn show(&mut self, event: &Event<'_>) {
-        if let Event::Notice(text) = event {
-            self.warn(text);
+        match event {
+            Event::Notice(text) => self.warn(text),
+            Event::Packing(Step::Damaged(reason)) => {
+                self.warn(&format!("a packed corpus is damaged, it is packed again: {reason}"));
+            }
+            _ => {}
         }
         for text in told(event) {
             self.say(&text);
@@ -103,10 +107,6 @@ fn told(event: &Event<'_>) -> Vec<String> {
                 told.push(format!("going on after step {step}"));
             }
             told
-        }
-        Event::Packing(Step::Damaged(reason)) => {
-            let told = format!("a packed corpus is damaged, it is packed again: {reason}");
-            vec![format!("warning: {}", lacuna_files::printable(&told))]
         }
         Event::Start { evaluation } => {
             vec![format!("before the first step:\n  {}", scores(evaluation))]

@@ -50,7 +50,7 @@ impl Pace {
 }
 
 /// `40 s`, `12 min`, `5 h 20 min`, `3 d 4 h`.
-pub(super) fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let seconds = seconds.max(1.0).round().min(1e15) as u64;
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match () {

@@ -3,7 +3,6 @@
 use anyhow::Result;
 use candle_core::Device;
 use indicatif::HumanCount;
-use lacuna::MemoryLimit;
 use lacuna::train::{Plan, Recipe, measured_peak, plan};
 use lacuna_files::WholeFolder;
 use serde_json::{Value, json};
@@ -31,8 +30,12 @@ const DEVICES: [Named; 4] = [
 /// The share of its peak that a device is reckoned with: what well-kept training programs reach.
 const SHARE: f64 = 0.4;
 
-pub(super) fn run(recipe: &Recipe, device: &Device, as_json: bool) -> Result<()> {
-    let available = MemoryLimit::default().bytes();
+pub(super) fn run(
+    recipe: &Recipe,
+    device: &Device,
+    available: Option<u64>,
+    as_json: bool,
+) -> Result<()> {
     let mut opening = Some(Progress::spinning("reading and packing text"));
     let mut fits = true;
     // A plan leaves nothing behind: the text is packed into a folder that goes when this value does.
@@ -85,6 +88,7 @@ fn as_object(recipe: &Recipe, plan: &Plan, peak: Option<f64>, available: Option<
             "weights": memory.weights,
             "gradients": memory.gradients,
             "moments": memory.moments,
+            "copies": memory.copies,
             "activations": memory.activations,
             "program": memory.program,
             "total": memory.total(),
@@ -153,6 +157,7 @@ fn memory(plan: &Plan, available: Option<u64>) -> String {
         ("weights", memory.weights),
         ("gradients", memory.gradients),
         ("moments", memory.moments),
+        ("f32 copies", memory.copies),
         ("activations", memory.activations),
         ("program", memory.program),
     ] {

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-pub(crate) use chart::{Axis, Labels, Scale, Series, curve, panel};
+pub(crate) use chart::{Axis, Labels, Mark, Scale, Series, curve, panel};
 use points::{Points, highest, mean_columns, smoothed};
 
 mod chart;
@@ -31,6 +31,10 @@ pub(crate) const AUTOREGRESSIVE: RGBColor = RGBColor(0x3a, 0x7d, 0x44);
 pub(crate) const RATE: RGBColor = RGBColor(0x8a, 0x63, 0x1f);
 const NORM: RGBColor = RGBColor(0x5b, 0x4a, 0x8a);
 const HELD_OUT: RGBColor = RGBColor(0x22, 0x22, 0x22);
+const TEAL: RGBColor = RGBColor(0x1f, 0x8a, 0x8a);
+const PINK: RGBColor = RGBColor(0xb0, 0x44, 0x7a);
+/// The colours of held-out measures, none of which a curve of the same panel has.
+const MARKED: [RGBColor; 5] = [HELD_OUT, RATE, NORM, TEAL, PINK];
 const FAINT: RGBColor = RGBColor(0xb0, 0xb0, 0xb0);
 
 /// Pixels right of the curves, for what they are.
@@ -227,21 +231,10 @@ impl Run<'_> {
         self.metrics.iter().filter_map(finite).collect()
     }
 
-    /// Begin and end of each stage in steps, and its name.
-    fn stages(&self) -> Vec<(f64, f64, &str)> {
-        let runs = self.metrics.chunk_by(|a, b| a.stage == b.stage);
-        let mut begin = self.metrics.first().map_or(0.0, |m| m.step as f64 - 1.0);
-        let stage = |steps: &'_ [StepMetrics]| {
-            let end = steps.last().map_or(begin, |m| m.step as f64);
-            (std::mem::replace(&mut begin, end), end, steps[0].stage.clone())
-        };
-        let named: Vec<_> = runs.map(stage).collect();
-        let find = |name: &str| self.metrics.iter().find(|m| m.stage == name).map(|m| &*m.stage);
-        named.iter().filter_map(|(from, to, name)| Some((*from, *to, find(name)?))).collect()
-    }
-
     fn axis(&self) -> Axis<'_> {
-        Axis { range: self.steps(), label: "step", stages: self.stages() }
+        let (range, stages) =
+            (self.steps(), stages_of(self.metrics, |i| self.metrics[i].step as f64));
+        Axis { range, label: "step", stages, borders: Vec::new() }
     }
 
     fn steps(&self) -> Range<f64> {
@@ -250,6 +243,17 @@ impl Run<'_> {
         // A little more than there is, so that marks at the last step are whole.
         first..first + (last - first).max(1.0) * 1.012
     }
+}
+
+/// Begin and end of each stage on an axis on which step `i` stands at `place(i)`, and its name.
+fn stages_of(steps: &[StepMetrics], place: impl Fn(usize) -> f64) -> Vec<(f64, f64, &str)> {
+    let (mut begin, mut seen) = (steps.first().map_or(0.0, |_| place(0)), 0);
+    let stages = steps.chunk_by(|a, b| a.stage == b.stage).map(|stage| {
+        seen += stage.len();
+        let end = place(seen - 1);
+        (std::mem::replace(&mut begin, end), end, stage[0].stage.as_str())
+    });
+    stages.collect()
 }
 
 /// Four panels over the steps: losses, mask rate, gradient norm, learning rate.
@@ -302,9 +306,9 @@ fn held_out(run: &Run<'_>) -> Vec<Series> {
         match series.iter_mut().find(|series| series.label == point.label) {
             Some(series) => series.points.push(at),
             None => {
-                let color = [HELD_OUT, RATE, NORM][series.len() % 3];
-                let label = point.label.to_owned();
-                series.push(Series { label, color, points: vec![at], marks: true });
+                let color = MARKED[series.len() % MARKED.len()];
+                let (label, mark) = (point.label.to_owned(), Some(Mark::of(series.len())));
+                series.push(Series { label, color, points: vec![at], mark });
             }
         }
     }

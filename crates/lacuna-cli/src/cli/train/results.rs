@@ -29,17 +29,9 @@ pub(super) fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<
         let whole = format!("{prompt}{}", written.text);
         whole.lines().for_each(|line| text.push_str(&format!("  | {line}\n")));
     }
-    let (model, dir) = (quoted(&dir.join("final")), dir.display());
-    text.push_str(&format!(
-        "\nmodel        {dir}/final\nloss plot    {dir}/loss.png, {dir}/loss.svg\nreport       {dir}/report.html\n\
-         metrics      {dir}/metrics.jsonl\nscores       {dir}/results.json\nrecord       {dir}/run.json\ncheckpoints  {dir}/checkpoints\nrecipe       {dir}/recipe.toml\n"
-    ));
-    for (label, name) in [("mean", "final-ema"), ("adapter", "final-adapter")] {
-        let beside = outcome.model.with_file_name(name);
-        if beside.exists() {
-            text.push_str(&format!("{label:<12} {}\n", beside.display()));
-        }
-    }
+    let model = quoted(&dir.join("final"));
+    text.push('\n');
+    text.push_str(&left_behind(dir));
     if let Some(peak) = memory {
         text.push_str(&format!("memory       {:.0} MiB at most\n", peak as f64 / (1 << 20) as f64));
     }
@@ -49,6 +41,30 @@ pub(super) fn results(recipe: &Recipe, dir: &Path, outcome: &Outcome) -> Result<
         false => format!("\ntry: lacuna generate --model {model} 'def '\n"),
     });
     Ok(text)
+}
+
+/// The files that stand in a run's folder, a line for each kind. On a full disk some are missing.
+fn left_behind(dir: &Path) -> String {
+    let mut text = String::new();
+    for (label, names) in [
+        ("model", &["final"][..]),
+        ("loss plot", &["loss.png", "loss.svg"]),
+        ("report", &["report.html"]),
+        ("metrics", &["metrics.jsonl"]),
+        ("scores", &["results.json"]),
+        ("record", &["run.json"]),
+        ("checkpoints", &["checkpoints"]),
+        ("recipe", &["recipe.toml"]),
+        ("mean", &["final-ema"]),
+        ("adapter", &["final-adapter"]),
+    ] {
+        let there = names.iter().map(|name| dir.join(name)).filter(|path| path.exists());
+        let there: Vec<_> = there.map(|path| path.display().to_string()).collect();
+        if !there.is_empty() {
+            text.push_str(&format!("{label:<12} {}\n", there.join(", ")));
+        }
+    }
+    text
 }
 
 /// The way in which a prompt is completed: by the most confident position a pass, which shows what the model itself can do, not how

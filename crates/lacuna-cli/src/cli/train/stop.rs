@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::super::screen;
+#[cfg(unix)]
+use super::super::signals::heeded;
 
 /// Set when the run is to save and end.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -108,23 +110,11 @@ fn signalled(number: i32) {
 fn listen() -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
     let wanted = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU];
-    let ignored = ignored_signals();
-    // `nohup` and `&` in a script ignore some for their children, who are meant to go on.
-    let wanted = wanted.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
-    let mut signals = signal_hook::iterator::Signals::new(wanted)?;
+    let mut signals = signal_hook::iterator::Signals::new(heeded(&wanted))?;
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || signals.forever().for_each(signalled))?;
     Ok(())
-}
-
-/// The signals that whoever started the program ignores, one bit each; none where the system does not tell.
-#[cfg(unix)]
-fn ignored_signals() -> u64 {
-    let status = lacuna_files::read_text("/proc/self/status".as_ref(), 1 << 20);
-    let status = status.unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 #[cfg(not(unix))]

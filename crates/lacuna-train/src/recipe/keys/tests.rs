@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use super::*;
-use crate::{Collective, Event, Outcome, RunOptions, Surroundings, TrainError, run};
+use crate::{Event, Outcome, RunOptions, TrainError, run};
+use lacuna_test::timeless;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,6 +27,7 @@ samples = ["chat.jsonl"]
 packing = "split-long"
 [evaluation]
 windows = 1
+prompts = ["def"]
 [[stage]]
 name = "done"
 objective = "autoregressive"
@@ -95,16 +97,8 @@ impl Place {
             .collect();
         let recipe = Recipe::load(&self.path("r.toml"), &set)?;
         let stop = AtomicBool::new(false);
-        let options = RunOptions {
-            dir: self.path("run"),
-            resume,
-            resume_step: None,
-            accept_changes,
-            device: candle_core::Device::Cpu,
-            stop: &stop,
-            surroundings: Surroundings::default(),
-            collective: Collective::Alone,
-        };
+        let options =
+            RunOptions { resume, accept_changes, ..RunOptions::new(self.path("run"), &stop) };
         run(&recipe, &options, &mut |event| {
             let taken = match &event {
                 Event::Ready { step, .. } => *step,
@@ -310,17 +304,6 @@ fn a_finished_run_is_left_alone_and_can_be_given_more_steps_or_stages() {
     let error =
         told(place.run(&["stage.2.learning_rate_decay=2", "stage.2.steps=7"], (true, true), 99));
     assert!(error.contains("add a [[stage]]"), "{error}");
-}
-
-/// The lines of metrics without the values that depend on the clock.
-fn timeless(path: &Path) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    let line = |line: &str| {
-        let mut object: serde_json::Value = serde_json::from_str(line).unwrap();
-        object.as_object_mut().unwrap().remove("tokens_per_second");
-        object
-    };
-    text.lines().map(line).collect()
 }
 
 /// The steps among the lines.

@@ -6,7 +6,9 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::symbols::Marker;
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Axis, Block, BorderType, Chart, Dataset, Gauge, GraphType, Paragraph};
+use ratatui::widgets::{
+    Axis, Block, BorderType, Chart, Dataset, Gauge, GraphType, Paragraph, Wrap,
+};
 
 use super::super::super::watch::visible;
 use super::super::stop;
@@ -16,14 +18,16 @@ const TRAINING: Color = Color::Cyan;
 const HELD_OUT: Color = Color::Yellow;
 const SOFT: Color = Color::DarkGray;
 
-/// The whole picture. What does not fit is left out, the chart last.
+/// The whole picture. What does not fit is left out, the chart last; a narrow terminal has the parts below each other.
 pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
     let area = frame.area();
-    let (below, side) = (area.height >= 18, area.width >= 64);
-    let texts = if below { (area.height - 17).clamp(4, 12) } else { 0 };
-    let [title, bar, middle, lower, keys] = Layout::vertical([
+    let (below, side) = (area.height >= 18, area.width >= WIDE);
+    let (least, most) = if side { (4, 12) } else { (8, 16) };
+    let texts = if below { (area.height - 17).clamp(least, most) } else { 0 };
+    let [title, bar, brief, middle, lower, keys] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(1),
+        Constraint::Length(u16::from(!side && area.height >= 8)),
         Constraint::Min(3),
         Constraint::Length(texts),
         Constraint::Length(1),
@@ -35,16 +39,34 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
     let [plot, numbers] =
         Layout::horizontal([Constraint::Min(20), Constraint::Length(numbers_width)]).areas(middle);
     chart(frame, plot, state);
-    if side {
-        figures(frame, numbers, state);
+    match side {
+        true => figures(frame, numbers, state),
+        false => figures_in_brief(frame, brief, state),
     }
     if below {
         let halves = [Constraint::Percentage(50), Constraint::Percentage(50)];
-        let [left, right] = Layout::horizontal(halves).areas(lower);
-        sample(frame, left, state);
-        messages(frame, right, state);
+        let halves = if side { Layout::horizontal(halves) } else { Layout::vertical(halves) };
+        let [one, other] = halves.areas(lower);
+        sample(frame, one, state);
+        messages(frame, other, state);
     }
     footer(frame, keys, state);
+}
+
+/// The width from which on parts stand beside each other.
+const WIDE: u16 = 64;
+
+/// The first of some texts, the longest first, that a line of this width has room for; else the last one.
+fn fitting(width: u16, texts: impl IntoIterator<Item = String>) -> String {
+    let mut shortest = String::new();
+    for text in texts {
+        let fits = text.chars().count() <= usize::from(width);
+        shortest = text;
+        if fits {
+            break;
+        }
+    }
+    shortest
 }
 
 fn plain(text: &str) -> String {
@@ -61,26 +83,56 @@ fn panel(title: String) -> Block<'static> {
 
 fn heading(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let number = state.stages.iter().position(|name| *name == state.last.stage);
-    let stage = match number {
-        Some(at) => format!("{} ({} of {})", state.last.stage, at + 1, state.stages.len()),
-        None => "starting".to_owned(),
+    let (name, doing) = (plain(&state.name), plain(&state.doing));
+    let stages = match number {
+        Some(at) => {
+            let (at, all, stage) = (at + 1, state.stages.len(), plain(&state.last.stage));
+            [
+                format!("{stage} ({at} of {all})"),
+                format!("{stage} {at}/{all}"),
+                format!("stage {at}/{all}"),
+            ]
+        }
+        None => ["starting", "starting", ""].map(str::to_owned),
     };
-    let line = Line::from(vec![
-        Span::styled(format!(" {} ", plain(&state.name)), Style::new().bold().fg(Color::Cyan)),
-        Span::raw(plain(&stage)),
-        Span::styled(
-            if state.doing.is_empty() { String::new() } else { format!("  {}", state.doing) },
-            Style::new().fg(HELD_OUT),
-        ),
-    ]);
-    frame.render_widget(Paragraph::new(line), area);
+    // The run's name goes first where room is short: the thing that is being done is news, and it is not.
+    let forms = [
+        (name.as_str(), &stages[0]),
+        (name.as_str(), &stages[1]),
+        (name.as_str(), &stages[2]),
+        ("", &stages[2]),
+        ("", &String::new()),
+    ]
+    .map(|(name, stage)| {
+        let parts = [name, stage, &doing].into_iter().filter(|part| !part.is_empty());
+        parts.map(str::to_owned).collect::<Vec<_>>()
+    });
+    let width =
+        |parts: &Vec<String>| parts.iter().map(|part| part.chars().count() + 2).sum::<usize>();
+    let room = usize::from(area.width) + 1;
+    let parts = forms.iter().find(|parts| width(parts) <= room).unwrap_or(&forms[4]);
+    let style = |part: &String| match part {
+        part if *part == name => Style::new().bold().fg(Color::Cyan),
+        part if *part == doing => Style::new().fg(HELD_OUT),
+        _ => Style::new(),
+    };
+    let spans = parts.iter().map(|part| Span::styled(format!(" {part} "), style(part)));
+    frame.render_widget(Paragraph::new(Line::from_iter(spans)), area);
 }
 
 fn progress(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let (step, total) = (state.last.step, state.total.max(1));
     let left = state.pace.left(total.saturating_sub(step));
-    let left = left.map_or(String::new(), |left| format!("   about {left} left"));
-    let label = format!("step {} of {}{left}", HumanCount(step), HumanCount(total));
+    let (at, all) = (HumanCount(step), HumanCount(total));
+    let with =
+        |before: &str| left.as_ref().map_or(String::new(), |left| format!("{before}{left} left"));
+    let labels = [
+        format!("step {at} of {all}{}", with("   about ")),
+        format!("step {at} of {all}{}", with("  ")),
+        format!("{at}/{all}{}", with("  ")),
+        format!("{at}/{all}"),
+    ];
+    let label = fitting(area.width, labels);
     let gauge = Gauge::default()
         .gauge_style(Style::new().fg(Color::Blue).bg(Color::Black))
         .ratio((step as f64 / total as f64).clamp(0.0, 1.0))
@@ -95,7 +147,11 @@ fn chart(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let losses: Vec<_> = losses.map(scale).collect();
     let held_out = state.held_out.iter().copied().filter(finite);
     let held_out: Vec<_> = held_out.map(scale).collect();
-    let title = if state.is_log { "loss, log nats/token" } else { "loss, nats/token" };
+    let title = match (state.is_log, area.width < 48) {
+        (true, false) => "loss, log nats/token",
+        (false, false) => "loss, nats/token",
+        (_, true) => "loss",
+    };
     let all = || losses.iter().chain(&held_out);
     let Some(&(first, _)) = all().min_by(|a, b| a.0.total_cmp(&b.0)) else {
         let text = Paragraph::new("no step has been taken yet").fg(SOFT);
@@ -174,6 +230,22 @@ fn figures(frame: &mut Frame<'_>, area: Rect, state: &State) {
     frame.render_widget(Paragraph::new(lines).block(panel("last step".to_owned())), area);
 }
 
+/// The numbers that matter most, in one line.
+fn figures_in_brief(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let m = &state.last;
+    if m.supervised == 0 {
+        return;
+    }
+    let held_out = state.held_out.last().map(|(_, y)| format!("  held out {y:.3}"));
+    let speed = state.pace.tokens_per_second();
+    let speed = speed.map(|n| format!("  {} tokens/s", HumanCount(n as u64)));
+    let (held_out, speed) = (held_out.unwrap_or_default(), speed.unwrap_or_default());
+    let loss = format!(" loss {:.3}", m.loss_unweighted);
+    let text =
+        fitting(area.width, [format!("{loss}{held_out}{speed}"), format!("{loss}{speed}"), loss]);
+    frame.render_widget(Paragraph::new(Line::from(text).bold()), area);
+}
+
 fn sample(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let (title, text) = match &state.sample {
         Some((step, text)) => (format!("it writes, after step {step}"), text.as_str()),
@@ -181,12 +253,21 @@ fn sample(frame: &mut Frame<'_>, area: Rect, state: &State) {
     };
     let lines: Vec<Line<'_>> =
         text.lines().map(|line| Line::from(plain(&line.replace('\t', "    ")))).collect();
-    frame.render_widget(Paragraph::new(lines).block(panel(title)), area);
+    let lines = Paragraph::new(lines).wrap(Wrap { trim: false });
+    frame.render_widget(lines.block(panel(title)), area);
 }
 
 fn messages(frame: &mut Frame<'_>, area: Rect, state: &State) {
-    let room = usize::from(area.height.saturating_sub(2));
-    let first = state.messages.len().saturating_sub(room);
+    let (rows, columns) = (area.height.saturating_sub(2), area.width.saturating_sub(2));
+    // Of the newest messages, as many as there is room for: a long one takes several rows.
+    let mut room = usize::from(rows);
+    let newest = state.messages.iter().rev().take_while(|text| {
+        let taken = text.chars().count().div_ceil(usize::from(columns).max(1)).max(1);
+        let fits = taken <= room;
+        room = room.saturating_sub(taken);
+        fits
+    });
+    let first = state.messages.len() - newest.count().max(1).min(state.messages.len());
     let lines: Vec<Line<'_>> = state
         .messages
         .iter()
@@ -200,16 +281,26 @@ fn messages(frame: &mut Frame<'_>, area: Rect, state: &State) {
             Line::styled(plain(text), style)
         })
         .collect();
-    frame.render_widget(Paragraph::new(lines).block(panel("messages".to_owned())), area);
+    let lines = Paragraph::new(lines).wrap(Wrap { trim: false });
+    frame.render_widget(lines.block(panel("messages".to_owned())), area);
 }
 
 fn footer(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let text = if stop::is_asked() {
-        Line::from(" finishing the step and writing a checkpoint; q again ends at once")
-            .fg(HELD_OUT)
+        let texts = [
+            " finishing the step and writing a checkpoint; q again ends at once",
+            " saving; q again ends at once",
+            " saving",
+        ];
+        Line::from(fitting(area.width, texts.map(str::to_owned))).fg(HELD_OUT)
     } else {
-        let scale = if state.is_log { "linear" } else { "logarithmic" };
-        Line::from(format!(" q  save and end    l  {scale} scale")).fg(SOFT)
+        let (scale, short) = if state.is_log { ("linear", "lin") } else { ("logarithmic", "log") };
+        let texts = [
+            format!(" q  save and end    l  {scale} scale"),
+            format!(" q  save and end  l  {short} scale"),
+            format!(" q end  l {short}"),
+        ];
+        Line::from(fitting(area.width, texts)).fg(SOFT)
     };
     frame.render_widget(Paragraph::new(text), area);
 }

@@ -11,14 +11,59 @@ use super::{DrawResult, FAINT, LEGEND};
 
 /// A curve or a row of marks, and what it is.
 pub(crate) struct Series {
+    /// Its name beside the panel; empty if another one explains it.
     pub(crate) label: String,
     pub(crate) color: RGBColor,
     pub(crate) points: Points,
-    pub(crate) marks: bool,
+    /// The form of its marks; `None` for a curve.
+    pub(crate) mark: Option<Mark>,
 }
 
 pub(crate) fn curve(label: impl Into<String>, color: RGBColor, points: Points) -> Series {
-    Series { label: label.into(), color, points: thinned(&points), marks: false }
+    Series { label: label.into(), color, points: thinned(&points), mark: None }
+}
+
+/// The form of a mark. Two at one place are both seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    Circle,
+    Cross,
+    Triangle,
+    Dot,
+}
+
+impl Mark {
+    /// The form of the measure with this number; few runs have more than two.
+    pub(crate) fn of(number: usize) -> Self {
+        [Self::Circle, Self::Cross, Self::Triangle, Self::Dot][number % 4]
+    }
+}
+
+fn ring<C>(at: C, color: RGBColor) -> Circle<C, i32> {
+    Circle::new(at, 5, color.stroke_width(2))
+}
+
+fn cross<C>(at: C, color: RGBColor) -> Cross<C, i32> {
+    Cross::new(at, 4, color.stroke_width(2))
+}
+
+fn triangle<C>(at: C, color: RGBColor) -> TriangleMarker<C, i32> {
+    TriangleMarker::new(at, 5, color.filled())
+}
+
+fn dot<C>(at: C, color: RGBColor) -> Circle<C, i32> {
+    Circle::new(at, 3, color.filled())
+}
+
+/// A name that the space beside a panel has room for: its beginning and its end, which tell most.
+pub(crate) fn fitted(name: &str) -> String {
+    const MOST: usize = 28;
+    let letters: Vec<char> = name.chars().collect();
+    if letters.len() <= MOST {
+        return name.to_owned();
+    }
+    let (first, last) = (&letters[..MOST / 2 - 1], &letters[letters.len() - MOST / 2..]);
+    first.iter().chain(&['…']).chain(last).collect()
 }
 
 /// The axis that the panels of a picture share, from left to right.
@@ -29,6 +74,8 @@ pub(crate) struct Axis<'a> {
     pub(crate) label: &'a str,
     /// The place on it at which each stage begins, the one at which it ends, and its name.
     pub(crate) stages: Vec<(f64, f64, &'a str)>,
+    /// The places at which stages of single runs end, where runs differ in them, in their colours.
+    pub(crate) borders: Vec<(f64, RGBColor)>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -168,17 +215,26 @@ where
             )))?;
         }
     }
+    for (place, color) in &axis.borders {
+        let border = vec![(*place, range.start), (*place, range.end)];
+        chart.draw_series(std::iter::once(PathElement::new(border, color.mix(0.35))))?;
+    }
     let visible = |y: f64| y >= range.start && y <= range.end;
-    for Series { color, points, marks, .. } in series.iter().filter(|s| !s.points.is_empty()) {
+    for Series { color, points, mark, .. } in series.iter().filter(|s| !s.points.is_empty()) {
         let color = *color;
         let points: Points = points.iter().copied().filter(|(_, y)| visible(*y)).collect();
-        if *marks {
+        if let Some(mark) = *mark {
             if points.len() > 2 {
                 let piece = move |pair: &[(f64, f64)]| PathElement::new(pair, color.mix(0.5));
                 chart.draw_series(points.windows(2).map(piece).collect::<Vec<_>>())?;
             }
-            let mark = move |at| Circle::new(at, 5, color.stroke_width(2));
-            chart.draw_series(points.into_iter().map(mark))?;
+            let points = points.into_iter();
+            match mark {
+                Mark::Circle => chart.draw_series(points.map(|at| ring(at, color)))?,
+                Mark::Cross => chart.draw_series(points.map(|at| cross(at, color)))?,
+                Mark::Triangle => chart.draw_series(points.map(|at| triangle(at, color)))?,
+                Mark::Dot => chart.draw_series(points.map(|at| dot(at, color)))?,
+            };
         } else {
             // Piece by piece: where a line turns sharply, a thick one would shoot beyond the point.
             let piece = move |pair: &[(f64, f64)]| PathElement::new(pair, color.stroke_width(2));
@@ -194,17 +250,23 @@ fn legend<DB: DrawingBackend>(
     series: &[Series],
 ) -> DrawResult<DB::ErrorType> {
     let mut chart = ChartBuilder::on(area).build_cartesian_2d(0.0..1.0, 0.0..1.0)?;
-    for Series { label, color, marks, .. } in series.iter().filter(|s| !s.points.is_empty()) {
+    let named = |series: &&Series| !series.points.is_empty() && !series.label.is_empty();
+    if !series.iter().any(|series| named(&series)) {
+        return Ok(());
+    }
+    for Series { label, color, mark, .. } in series.iter().filter(named) {
         let color = *color;
         let nothing = std::iter::empty::<PathElement<(f64, f64)>>();
-        let named = chart.draw_series(nothing)?.label(label.as_str());
-        if *marks {
-            named.legend(move |(x, y)| Circle::new((x + 9, y), 5, color.stroke_width(2)));
-        } else {
-            named.legend(move |(x, y)| {
+        let named = chart.draw_series(nothing)?.label(fitted(label));
+        match *mark {
+            None => named.legend(move |(x, y)| {
                 PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2))
-            });
-        }
+            }),
+            Some(Mark::Circle) => named.legend(move |(x, y)| ring((x + 9, y), color)),
+            Some(Mark::Cross) => named.legend(move |(x, y)| cross((x + 9, y), color)),
+            Some(Mark::Triangle) => named.legend(move |(x, y)| triangle((x + 9, y), color)),
+            Some(Mark::Dot) => named.legend(move |(x, y)| dot((x + 9, y), color)),
+        };
     }
     chart
         .configure_series_labels()

@@ -1,4 +1,5 @@
 //! Draws several runs into one picture, each in a colour of its own: losses, gradient norm, learning rate, speed.
+//! Held-out measures are told by the forms of their marks.
 
 use anyhow::{Context, Result, bail};
 use lacuna::train::{HeldOutPoint, StepMetrics, read_held_out, read_metrics};
@@ -6,11 +7,11 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use std::path::{Path, PathBuf};
 
-use super::chart::{Axis, Labels, Scale, Series, curve, panel};
-use super::points::{Points, smoothed};
+use super::chart::{Axis, Labels, Mark, Scale, Series, curve, panel};
+use super::points::{Points, calm};
 use super::{
-    AUTOREGRESSIVE, DrawResult, NORM, RATE, SIZE, UNWEIGHTED, WEIGHTED, drawn, free_names,
-    named_after, put, put_pixels, register_font,
+    AUTOREGRESSIVE, DrawResult, NORM, PINK, RATE, SIZE, TEAL, UNWEIGHTED, WEIGHTED, drawn,
+    free_names, named_after, put, put_pixels, register_font, stages_of,
 };
 
 /// The axis from left to right, against which runs are compared.
@@ -25,16 +26,8 @@ pub(crate) enum Against {
 }
 
 /// Colours that are told apart on white, also by most who see few of them.
-const COLOURS: [RGBColor; 8] = [
-    UNWEIGHTED,
-    WEIGHTED,
-    AUTOREGRESSIVE,
-    RATE,
-    NORM,
-    RGBColor(0x1f, 0x8a, 0x8a),
-    RGBColor(0xb0, 0x44, 0x7a),
-    RGBColor(0x55, 0x55, 0x55),
-];
+const COLOURS: [RGBColor; 8] =
+    [UNWEIGHTED, WEIGHTED, AUTOREGRESSIVE, RATE, NORM, TEAL, PINK, RGBColor(0x55, 0x55, 0x55)];
 
 /// A run as it is drawn.
 struct Shown {
@@ -52,20 +45,51 @@ impl Shown {
         points.filter_map(|(x, m)| Some((*x, f(m).filter(|y| y.is_finite())?))).collect()
     }
 
-    /// The scores of the measure that the run's last stage is told by: the first of its last measurement.
-    fn held_out(&self) -> Option<Series> {
-        let step = self.held_out.last()?.step;
-        let last = self.held_out.iter().find(|point| point.step == step)?;
-        let finite = self.held_out.iter().filter(|point| point.nats_per_token.is_finite());
-        let own = finite.filter(|point| point.label == last.label);
+    /// The scores of each of some measures, in the run's colour.
+    fn held_out<'a>(&'a self, measures: &'a [&str]) -> impl Iterator<Item = Series> + 'a {
         let place = |step: u64| {
             let at = self.steps.partition_point(|m| m.step < step).min(self.at.len() - 1);
             self.at[at]
         };
-        let points = own.map(|point| (place(point.step), point.nats_per_token)).collect();
-        let label = format!("{}, {}", self.name, last.label);
-        Some(Series { label, color: self.colour, points, marks: true })
+        measures.iter().enumerate().map(move |(number, measure)| {
+            let finite = self.held_out.iter().filter(|point| point.nats_per_token.is_finite());
+            let own = finite.filter(|point| point.label == *measure);
+            let points = own.map(|point| (place(point.step), point.nats_per_token)).collect();
+            Series {
+                label: String::new(),
+                color: self.colour,
+                points,
+                mark: Some(Mark::of(number)),
+            }
+        })
     }
+
+    fn stages(&self) -> Vec<(f64, f64, &str)> {
+        stages_of(&self.steps, |step| self.at[step])
+    }
+}
+
+/// The measures of all runs, in the order in which they come.
+fn measures(runs: &[Shown]) -> Vec<&'static str> {
+    let mut found: Vec<&str> = Vec::new();
+    for point in runs.iter().flat_map(|run| &run.held_out) {
+        if !found.contains(&point.label) {
+            found.push(point.label);
+        }
+    }
+    found
+}
+
+/// True if every run has its stages where the longest one has them, as far as it came.
+fn share_stages(runs: &[Shown], width: f64) -> bool {
+    let longest = runs.iter().map(Shown::stages).max_by_key(Vec::len).unwrap_or_default();
+    runs.iter().all(|run| {
+        let own = run.stages();
+        let whole = own.len().saturating_sub(1);
+        own.iter().zip(&longest).enumerate().all(|(i, (own, other))| {
+            own.2 == other.2 && (i >= whole || (own.1 - other.1).abs() < 0.005 * width)
+        })
+    })
 }
 
 /// Draws the runs in these folders into `name.svg` and `name.png`, and returns the two paths.
@@ -151,21 +175,43 @@ fn picture<DB: DrawingBackend>(
         Against::Hours => "hours",
     };
     let range = 0.0..ends.fold(1e-9, f64::max) * 1.012;
-    let axis = &Axis { range, label, stages: Vec::new() };
+    let width = range.end;
+    let mut axis = Axis { range, label, stages: Vec::new(), borders: Vec::new() };
+    if share_stages(runs, width) {
+        let longest =
+            runs.iter().max_by(|a, b| a.at.last().partial_cmp(&b.at.last()).expect("finite"));
+        axis.stages = longest.map(Shown::stages).unwrap_or_default();
+    } else {
+        let border = |run: &Shown| {
+            let stages = run.stages();
+            stages.into_iter().map(|(_, end, _)| (end, run.colour)).collect::<Vec<_>>()
+        };
+        axis.borders = runs.iter().flat_map(border).collect();
+    }
+    let axis = &axis;
+    // The colours are told once, beside the losses.
     let of = |column: &dyn Fn(&Shown) -> Points| -> Vec<Series> {
-        runs.iter().map(|run| curve(run.name.clone(), run.colour, column(run))).collect()
+        runs.iter().map(|run| curve("", run.colour, column(run))).collect()
     };
     let masked = |m: &StepMetrics| m.supervised > 0;
-    let mut loss =
-        of(&|run| smoothed(&run.column(&|m| Some(m.loss_unweighted).filter(|_| masked(m)))));
-    loss.extend(runs.iter().filter_map(Shown::held_out));
-    panel(&losses, axis, "nats per token", loss, Scale::Close, Labels::None)?;
-    let norm = of(&|run| smoothed(&run.column(&|m| Some(m.grad_norm).filter(|_| masked(m)))));
+    let mut loss = of(&|run| calm(&run.column(&|m| Some(m.loss_unweighted).filter(|_| masked(m)))));
+    loss.iter_mut().zip(runs).for_each(|(curve, run)| curve.label.clone_from(&run.name));
+    let measures = measures(runs);
+    loss.extend(runs.iter().flat_map(|run| run.held_out(&measures)));
+    // The marks are told by their forms: a point outside of the panel gives each its line beside it.
+    let nowhere = vec![(f64::NAN, f64::NAN)];
+    loss.extend(measures.iter().enumerate().map(|(number, measure)| Series {
+        label: format!("held out, {measure}"),
+        color: BLACK,
+        points: nowhere.clone(),
+        mark: Some(Mark::of(number)),
+    }));
+    panel(&losses, axis, "nats per token", loss, Scale::Close, Labels::Stages)?;
+    let norm = of(&|run| calm(&run.column(&|m| Some(m.grad_norm).filter(|_| masked(m)))));
     panel(&norms, axis, "gradient norm", norm, Scale::Log, Labels::None)?;
     let rate = of(&|run| run.column(&|m| Some(m.lr)));
     panel(&rates, axis, "learning rate", rate, Scale::Linear, Labels::None)?;
-    let speed =
-        of(&|run| smoothed(&run.column(&|m| Some(m.tokens_per_second).filter(|_| masked(m)))));
+    let speed = of(&|run| calm(&run.column(&|m| Some(m.tokens_per_second).filter(|_| masked(m)))));
     panel(&speeds, axis, "tokens per second", speed, Scale::Linear, Labels::Steps)?;
     area.present()
 }

@@ -22,7 +22,16 @@ pub(super) fn mean_columns<'a>(rows: impl Iterator<Item = &'a [Option<f64>]>) ->
 
 /// Centred moving average over about a hundredth of the points.
 pub(super) fn smoothed(points: &Points) -> Points {
-    let half = (points.len() / 200).min(25);
+    averaged(points, (points.len() / 200).min(25))
+}
+
+/// Centred moving average over about a tenth of the points of a short run, and a hundredth of a long one: curves of
+/// several runs are told apart by their trends alone.
+pub(super) fn calm(points: &Points) -> Points {
+    averaged(points, (points.len() / 20).min(4).max(points.len() / 200).min(50))
+}
+
+fn averaged(points: &Points, half: usize) -> Points {
     let mean = |i: usize| {
         let window = &points[i.saturating_sub(half)..(i + half + 1).min(points.len())];
         window.iter().map(|p| p.1).sum::<f64>() / window.len() as f64
@@ -65,5 +74,18 @@ mod tests {
         let peaks = highest(&spiked);
         assert!(peaks.len() <= MOST_POINTS && peaks.contains(&(54_321.0, 1e6)));
         assert_eq!(thinned(&points[..5].to_vec()), points[..5]);
+    }
+
+    #[test]
+    fn curves_that_are_compared_are_calm_in_short_runs_too() {
+        let jump = |points: &Points| {
+            points.windows(2).map(|pair| (pair[1].1 - pair[0].1).abs()).fold(0.0, f64::max)
+        };
+        for length in [60, 600, 6000] {
+            let points: Points = (0..length).map(|i| (f64::from(i), f64::from(i % 2))).collect();
+            assert_eq!(jump(&points), 1.0);
+            assert!(jump(&calm(&points)) <= 0.5, "{length}: {}", jump(&calm(&points)));
+        }
+        assert_eq!(calm(&vec![(1.0, 2.0)]), [(1.0, 2.0)]);
     }
 }

@@ -98,6 +98,70 @@ fn a_legend_is_beside_the_panel_with_a_sample_of_each_curve_and_marks_stay_insid
 }
 
 #[test]
+fn every_measure_has_a_mark_of_its_own_and_two_at_one_place_are_both_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let steps: Vec<_> = (1..=20).map(|step| metrics(step, "a", 1.0)).collect();
+    let labels =
+        ["exact block NELBO", "left-to-right NLL", "autoregressive NLL", "Monte-Carlo NELBO"];
+    let point = |label| HeldOutPoint { step: 20, label, nats_per_token: 2.5 };
+    draw(dir.path(), &steps, &labels.map(point)).unwrap();
+    let svg = std::fs::read_to_string(dir.path().join("loss.svg")).unwrap();
+    for label in labels {
+        assert!(svg.contains(label), "{label}");
+    }
+    let lines = |form: &str| svg.lines().filter(|line| line.contains(form)).count();
+    // One in the panel and one beside it, of rings and of dots; a cross is two strokes.
+    assert_eq!((lines("<circle"), lines("<polygon")), (4, 2));
+    let strokes = svg.lines().filter(|line| line.starts_with("<line") && line.contains("#8A631F"));
+    assert_eq!(strokes.count(), 4);
+}
+
+#[test]
+fn runs_that_are_compared_show_all_measures_their_stages_and_names_that_are_not_cut() {
+    let place = tempfile::tempdir().unwrap();
+    let long = "a-run-with-a-name-that-is-longer-than-the-space-beside-a-panel";
+    let mut runs = Vec::new();
+    for (name, second) in [(long, "b"), ("other", "c")] {
+        let run = place.path().join(name);
+        std::fs::create_dir(&run).unwrap();
+        let mut text = String::new();
+        for step in 1..=20 {
+            let stage = if step <= 10 { "first" } else { second };
+            text += &format!("{}\n", serde_json::to_string(&metrics(step, stage, 1.0)).unwrap());
+        }
+        for (name, nats) in [("exact-nelbo", 2.5), ("left-to-right", 2.4)] {
+            let scores = serde_json::json!({ name: nats });
+            let line = serde_json::json!({ "step": 20, "stage": second, "nats_per_token": scores });
+            text += &format!("{line}\n");
+        }
+        std::fs::write(run.join("metrics.jsonl"), text).unwrap();
+        runs.push(run);
+    }
+    let svg_of = |runs: &[PathBuf]| {
+        let [svg, _] = compare(runs, Against::Steps, &place.path().join("compared")).unwrap();
+        std::fs::read_to_string(svg).unwrap()
+    };
+    let svg = svg_of(&runs);
+    for part in ["held out, exact block NELBO", "held out, left-to-right NLL"] {
+        assert!(svg.lines().any(|line| line == part), "{part}");
+    }
+    let shortened = |line: &str| line.starts_with("a-run-with") && line.ends_with("a-panel");
+    assert!(svg.lines().any(|line| shortened(line) && line.contains('…')));
+    // No line beside the panels is longer than there is room for.
+    let mut beside = svg.lines().skip_while(|line| !line.starts_with("held out")).take(1);
+    assert!(beside.all(|line| line.chars().count() <= 28));
+    // Their second stages differ: each border has its run's colour. Of one run alone, stages have their names.
+    let border = |svg: &str, colour: &str| {
+        svg.lines().any(|line| {
+            line.contains("polyline") && line.contains(colour) && line.contains("opacity=\"0.35\"")
+        })
+    };
+    assert!(border(&svg, "#1F5A8A") && border(&svg, "#B43A2F"), "{svg}");
+    let alone = svg_of(&runs[..1]);
+    assert!(alone.lines().any(|line| line == "first") && !border(&alone, "#1F5A8A"));
+}
+
+#[test]
 fn what_has_a_plots_name_and_is_no_file_is_told_and_not_waited_for() {
     let run = tempfile::tempdir().unwrap();
     std::fs::create_dir(run.path().join("loss.png")).unwrap();

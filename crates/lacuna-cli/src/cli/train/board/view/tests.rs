@@ -64,7 +64,8 @@ fn all_of_it_stands_on_a_terminal_of_80_by_24() {
         "2,560",
         "it writes, after step 20",
         "def add(a, b):",
-        "checkpoint runs/smoke",
+        "runs/smoke/checkpoints/step-20",
+        "warning: no room",
         "q  save and end",
     ] {
         assert!(text.contains(part), "`{part}`:\n{text}");
@@ -72,6 +73,36 @@ fn all_of_it_stands_on_a_terminal_of_80_by_24() {
     assert!(!text.contains('\u{1b}'), "what a model writes commands no terminal");
     let drawn = text.chars().filter(|c| ('\u{2801}'..='\u{28ff}').contains(c)).count();
     assert!(drawn > 5, "a curve:\n{text}");
+}
+
+#[test]
+fn nothing_is_cut_on_a_narrow_terminal() {
+    let mut state = state();
+    state.total = 123_456;
+    state.doing = "scoring held-out text 3/12".into();
+    state.say("warning: step 20 is not saved: no room is left on the disk");
+    for width in [38, 48, 63] {
+        let rows = picture(&state, (width, 30));
+        let text = rows.join("\n");
+        // Words that a line breaks between two rows are put together again.
+        let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c == '│').collect();
+        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        let told = words.join(" ");
+        for part in [
+            "scoring held-out text 3/12",
+            "20/123,456",
+            "loss 5.000",
+            "it writes, after step 20",
+            "warning: step 20 is not saved: no room is left on the disk",
+        ] {
+            let part = if width >= 60 { part.replace("20/123", "20 of 123") } else { part.into() };
+            let either =
+                told.contains(&part) || told.contains(&part.replace("20/123", "20 of 123"));
+            assert!(either, "{width}: `{part}`:\n{text}");
+        }
+        assert!(rows.last().unwrap().trim_end().ends_with("scale"), "{text}");
+        assert!(text.contains("─ training • held out"), "{text}");
+    }
 }
 
 #[test]
