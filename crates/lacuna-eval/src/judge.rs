@@ -9,6 +9,7 @@ use crate::language::Language;
 use crate::python::{Python, Script, request};
 use crate::task::{Task, Tests};
 use crate::value::Value;
+use lacuna_sandbox::Policy;
 use serde_json::json;
 
 mod check;
@@ -176,9 +177,7 @@ impl Judge {
             let place = std::env::temp_dir();
             Error::Request(format!("no folder for a program in {}: {error}", place.display()))
         })?;
-        // The caller may be root, and then the program is another user; else this fails, and nothing is lacking.
-        #[cfg(unix)]
-        let _ = std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY));
+        Policy::spawn(folder.path()).give_folder()?;
         let whole = [program, "\n", test].concat();
         let verdict = language.judge(&whole, folder.path(), self.python.is_insisted())?;
         Ok(Verdict { is_forgeable: true, ..verdict })
@@ -195,10 +194,6 @@ impl Judge {
         Ok(Verdict { is_forgeable: true, ..verdict })
     }
 }
-
-/// The user, and the group, that the sandbox runs a program as when the caller is root.
-#[cfg(unix)]
-const NOBODY: u32 = 65534;
 
 /// The value of an expression, or what is to be said of one that has none.
 enum Evaluated {

@@ -163,8 +163,8 @@ impl Language {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             self == Language::Java && name.starts_with("java")
         };
-        let entries = std::fs::read_dir("/etc").into_iter().flatten().flatten();
-        entries.map(|entry| entry.path()).filter(is_java).collect()
+        let settings = lacuna_files::list(Path::new("/etc")).unwrap_or_default();
+        settings.into_iter().filter(is_java).collect()
     }
 
     /// The part of a completion that belongs to the function that was begun: to the line that closes it.

@@ -245,6 +245,12 @@ fn system(action: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::System { action, source }
 }
 
+/// As [`Policy::give_folder`].
+pub(crate) fn give_folder(policy: &Policy) -> Result<(), Error> {
+    let (Some(folder), Some(user)) = (policy.folder(), user(policy)?) else { return Ok(()) };
+    folder::give(folder, user).map_err(system("give the folder to the program's user"))
+}
+
 /// The user to become: somebody else if the caller is root, nobody else if not.
 fn user(policy: &Policy) -> Result<Option<User>, Error> {
     let is_root = sys::users().contains(&0);

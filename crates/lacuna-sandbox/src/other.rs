@@ -9,3 +9,7 @@ pub(crate) fn missing(_policy: &Policy) -> Vec<Missing> {
 pub(crate) fn run(_program: &Program, _policy: &Policy) -> Result<Report, Error> {
     Err(Error::Unsupported { system: std::env::consts::OS })
 }
+
+pub(crate) fn give_folder(_policy: &Policy) -> Result<(), Error> {
+    Ok(())
+}

@@ -160,6 +160,16 @@ impl Policy {
         self
     }
 
+    /// Makes the writable folder belong to the user that the program runs as, where the caller is root. Else that user is
+    /// the caller, and there is nothing to do, as for a policy without a folder.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses, or the policy's user can't be had.
+    pub fn give_folder(&self) -> Result<(), Error> {
+        crate::linux::give_folder(self)
+    }
+
     /// The folder that the program may write.
     #[cfg(target_os = "linux")]
     pub(crate) fn folder(&self) -> Option<&Path> {

@@ -1,4 +1,4 @@
-//! Measures the writable folder.
+//! Measures the writable folder, and gives it to the program's user.
 
 use std::fs;
 use std::io;
@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
+use crate::policy::User;
 
 /// A block of `stat`, whatever the file system's own are.
 const BLOCK_BYTES: u64 = 512;
@@ -23,6 +24,11 @@ pub(super) fn without_links(folder: &Path) -> Result<PathBuf, Error> {
         path: folder.into(),
         reason: format!("can't be opened: {error}"),
     })
+}
+
+/// Makes a folder belong to a user.
+pub(super) fn give(folder: &Path, user: User) -> io::Result<()> {
+    std::os::unix::fs::chown(folder, Some(user.uid), Some(user.gid))
 }
 
 /// Measures a folder with all that is below it, no further than `entries_max`. Links are not followed.
