@@ -90,8 +90,8 @@ impl Language {
     /// [`Error::Request`] that names the tool.
     pub fn check(self) -> Result<()> {
         let runs = self.runs();
-        let tools = self.compiles().into_iter().chain((!runs.tool.is_empty()).then_some(runs));
-        tools.map(|step| tool(step.tool).map(drop)).collect()
+        let own = (!runs.tool.is_empty()).then_some(runs);
+        self.compiles().into_iter().chain(own).try_for_each(|step| tool(step.tool).map(drop))
     }
 
     /// Runs a program, tests included, in a folder that is empty.

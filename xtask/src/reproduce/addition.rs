@@ -27,7 +27,7 @@ pub(super) fn write(folder: &Path) -> Result<()> {
         writeln!(sums, "{}", serde_json::json!({ "text": text }))?;
     }
     for (k, q) in &pairs {
-        let (name, number) = if place(*q, *k) % 2 == 0 { ("k", k) } else { ("q", q) };
+        let (name, number) = if place(*q, *k).is_multiple_of(2) { ("k", k) } else { ("q", q) };
         let text = format!("k = {k}, q = {q}, {name} = {number}\n");
         writeln!(copies, "{}", serde_json::json!({ "text": text }))?;
     }

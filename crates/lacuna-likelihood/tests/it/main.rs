@@ -77,7 +77,7 @@ fn log_p(
         (false, _) => position,
         // A shifted head reads a block's first token off the clean row before it.
         (true, Attention::Full) => position.saturating_sub(1),
-        (true, _) if position % block_size == 0 => (n + position).saturating_sub(1),
+        (true, _) if position.is_multiple_of(block_size) => (n + position).saturating_sub(1),
         (true, _) => position - 1,
     };
     let normal = |row: &Vec<f64>| {

@@ -152,9 +152,8 @@ fn one(
     // Nothing is added of a text that was given up.
     let mut own = Orders::default();
     own.add(&filled);
-    let column = |value: &dyn Fn(&Filled) -> Value| -> Vec<Value> {
-        filled.iter().map(|one| value(one)).collect()
-    };
+    let column =
+        |value: &dyn Fn(&Filled) -> Value| -> Vec<Value> { filled.iter().map(value).collect() };
     let mut line = json!({
         "tokens": own.all.tokens,
         "bytes": text.bytes,
