@@ -120,7 +120,7 @@ pub struct DecodeBatch<'a> {
 /// The thing that a pass leaves of a wanted row.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Read<'a> {
-    /// Its logits, [vocab].
+    /// Its logits, `[vocab]`.
     Logits(&'a [f32]),
     /// The candidate that was drawn from them.
     Candidate(Candidate),
