@@ -92,7 +92,7 @@ impl<'a> Rows<'a> {
         }
         let mut checked = Self { batch, seen: seen(batch.segments, rows)?, added: 0 };
         if rounds && !checked.wants_all() {
-            // At most a sixty-fourth of many.
+            // Less than a thirty-second of many.
             let of = (wanted / 64).next_power_of_two().max(64);
             checked.added = wanted.next_multiple_of(of) - wanted;
         }

@@ -220,16 +220,19 @@ impl Machine for Driver {
         self.context.bind_to_thread().map_err(failed("choosing the card"))?;
         let bytes = data.in_arena(self.base);
         let to = self.address(at, bytes.len() as u64)?;
-        self.stream.synchronize().map_err(failed("waiting for the card"))?;
-        // SAFETY: the region lies in the arena, no kernel is under way, and the bytes live until the call returns.
-        unsafe { result::memcpy_htod_sync(to, &bytes) }.map_err(failed("writing to the card"))
+        // On the stream, so that it comes behind the kernels that read what was there and before those that read this: a copy
+        // that is not on it may still be on its way when the next kernel starts.
+        // SAFETY: the region lies in the arena, and the bytes live until the stream has been waited for.
+        unsafe { result::memcpy_htod_async(to, &bytes, self.stream.cu_stream()) }
+            .map_err(failed("writing to the card"))?;
+        self.stream.synchronize().map_err(failed("writing to the card"))
     }
 
     fn read(&mut self, at: u64, bytes: &mut [u8]) -> Result<()> {
         self.context.bind_to_thread().map_err(failed("choosing the card"))?;
         let from = self.address(at, bytes.len() as u64)?;
         self.stream.synchronize().map_err(failed("waiting for the card"))?;
-        // SAFETY: as in `write`.
+        // SAFETY: the region lies in the arena, no kernel is under way, and the bytes live until the call returns.
         unsafe { result::memcpy_dtoh_sync(bytes, from) }.map_err(failed("reading from the card"))
     }
 

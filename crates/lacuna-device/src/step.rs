@@ -88,8 +88,8 @@ pub struct StepOptions {
     pub recompute: bool,
     /// Tokens of the vocabulary whose logits are in memory at a time: a multiple of 128.
     pub vocab_chunk: usize,
-    /// True if the plan is to serve other batches of as many rows too: wanted rows are rounded up, at most by a
-    /// sixty-fourth of many, with losses that weigh nothing, and there is room for as many distinct tokens as there can
+    /// True if the plan is to serve other batches of as many rows too: wanted rows are rounded up, by less than a
+    /// thirty-second of many, with losses that weigh nothing, and there is room for as many distinct tokens as there can
     /// be.
     pub rounds: bool,
     /// True if gradients are added to those that are there, of the micro-batches before.

@@ -53,7 +53,7 @@ impl Model {
     /// As [`open`](Self::open), and if there are no kernels for the model or the machine has no room for it.
     pub fn open_on(path: &Path, options: &OpenOptions, on: OnMachine) -> Result<Self> {
         Self::exists(path)?;
-        if options.cache != CachePrecision::F32 {
+        if options.cache == CachePrecision::Q8_0 {
             return Err(unsupported(format!(
                 "{} {}: a card keeps keys and values in bf16; leave it out",
                 Knob::CachePrecision,

@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::{Error, Result, faulty};
+use crate::error::{Result, faulty};
 use crate::functions::{Call, Replies, Reply, replies};
 use crate::language::Language;
 use crate::python::{Python, Script, request};
 use crate::task::{Task, Tests};
 use crate::value::Value;
-use lacuna_sandbox::Policy;
 use serde_json::json;
 
 mod check;
@@ -173,13 +172,8 @@ impl Judge {
     }
 
     fn behind(&self, language: Language, test: &str, program: &str) -> Result<Verdict> {
-        let folder = tempfile::tempdir().map_err(|error| {
-            let place = std::env::temp_dir();
-            Error::Request(format!("no folder for a program in {}: {error}", place.display()))
-        })?;
-        Policy::spawn(folder.path()).give_folder()?;
         let whole = [program, "\n", test].concat();
-        let verdict = language.judge(&whole, folder.path(), self.python.is_insisted())?;
+        let verdict = language.in_folder(&whole, self.python.is_insisted())?;
         Ok(Verdict { is_forgeable: true, ..verdict })
     }
 

@@ -84,18 +84,52 @@ impl Language {
         }
     }
 
-    /// Asks whether the language's tools are installed where a sandboxed program may read them.
+    /// The program by which a package shows that it is there, and the package's name: MBXP's tests need it.
+    fn needs(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Language::JavaScript => {
+                Some(("require('lodash')\n", "the package lodash (node-lodash)"))
+            }
+            Language::Perl => {
+                Some(("use Data::Compare;\n", "the module Data::Compare (libdata-compare-perl)"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Asks whether the language's tools are installed where a sandboxed program may read them, and what MBXP's tests need
+    /// of packages.
     ///
     /// # Errors
-    /// [`Error::Request`] that names the tool.
-    pub fn check(self) -> Result<()> {
+    /// [`Error::Request`] that names the tool or the package.
+    pub fn check(self, is_insisted: bool) -> Result<()> {
         let runs = self.runs();
         let own = (!runs.tool.is_empty()).then_some(runs);
-        self.compiles().into_iter().chain(own).try_for_each(|step| tool(step.tool).map(drop))
+        self.compiles().into_iter().chain(own).try_for_each(|step| tool(step.tool).map(drop))?;
+        let Some((program, package)) = self.needs() else { return Ok(()) };
+        let verdict = self.in_folder(program, is_insisted)?;
+        match verdict.passed {
+            true => Ok(()),
+            false => Err(Error::Request(format!(
+                "{} finds no {package}, and the benchmark's tests need it: {}",
+                self.runs().tool,
+                verdict.result
+            ))),
+        }
+    }
+
+    /// Runs a program, tests included, in a folder of its own.
+    pub(crate) fn in_folder(self, program: &str, is_insisted: bool) -> Result<Verdict> {
+        let folder = tempfile::tempdir().map_err(|error| {
+            let place = std::env::temp_dir();
+            Error::Request(format!("no folder for a program in {}: {error}", place.display()))
+        })?;
+        Policy::spawn(folder.path()).give_folder()?;
+        self.judge(program, folder.path(), is_insisted)
     }
 
     /// Runs a program, tests included, in a folder that is empty.
-    pub(crate) fn judge(self, program: &str, folder: &Path, is_insisted: bool) -> Result<Verdict> {
+    fn judge(self, program: &str, folder: &Path, is_insisted: bool) -> Result<Verdict> {
         lacuna_files::write_file(&folder.join(self.file()), program.as_bytes())?;
         if let Some(step) = self.compiles() {
             let policy = Policy::spawn(folder);

@@ -31,7 +31,7 @@ pub fn judge_all(
     for task in tasks {
         // Said before anything is written: with all tasks of one language, one look.
         if let Tests::Behind { language, .. } = task.tests {
-            language.check()?;
+            language.check(judge.python().is_insisted())?;
             break;
         }
     }

@@ -54,7 +54,7 @@ pub struct RunOptions<'a> {
     /// The ranks that take the steps together.
     pub collective: Collective,
     /// The bytes of main memory that the run may take; a run that would take more is refused before its first step.
-    /// `None`: as many as there are.
+    /// `None`: nobody counts.
     pub memory: Option<u64>,
 }
 

@@ -135,7 +135,7 @@ pub(crate) struct Flags {
     #[arg(long)]
     allow_mode_mismatch: bool,
     /// Format of the keys and values that are kept of the text so far: f32 (as computed: tokens are exact), bf16 (half
-    /// the memory), q8_0 (about a quarter; about one token in a hundred is another)
+    /// the memory), q8_0 (about a quarter; about one token in a hundred is another); kernels on a card keep bf16
     #[arg(long, value_name = "FORMAT", default_value_t, value_parser = cache_precision)]
     pub(crate) cache_precision: CachePrecision,
 }

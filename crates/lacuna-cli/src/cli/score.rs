@@ -21,7 +21,7 @@ use lined::Lined;
 use many::{announce, hear_interrupts, nothing, score};
 use plan::{Named, Plan, attention};
 use serde_json::Value;
-use tokens::{Encoder, Infill, Prepared, Tokens};
+use tokens::{Encoder, Infill, Prepared, Tokens, TooShort};
 use told::{Scores, told};
 
 mod input;
@@ -247,9 +247,15 @@ fn encoded(sources: &[Source], encoder: &Encoder<'_>, are_lines: bool) -> Result
     for source in sources {
         let tokens = match encoder.tokens(source) {
             Err(error) if is_one => return Err(error),
-            Err(_) if matches!(source.body, Body::Document(_)) => {
-                short += 1;
-                continue;
+            Err(error) if matches!(source.body, Body::Document(_)) => {
+                match error.is::<TooShort>() {
+                    true => {
+                        short += 1;
+                        continue;
+                    }
+                    // A folder's texts are all read by one tokenizer: what ails one ails all.
+                    false => return Err(error),
+                }
             }
             tokens => tokens.map_err(|error| super::said(&error)),
         };

@@ -1,5 +1,5 @@
 //! Says what of a pass decides its launches, so that passes of one shape are one plan: numbers of rows and of pieces of
-//! work, rounded up. What the rounding adds goes nowhere: no row's result depends on the rows beside it.
+//! work, rounded up. What the rounding adds goes nowhere: no row's result depends on other texts' rows.
 
 use lacuna_kernels::KeyRanges;
 use std::ops::Range;
@@ -11,9 +11,14 @@ pub(super) const MOST_ROWS: usize = 32;
 /// Forbidden tokens that every shape with draws has room for.
 const FEW_FORBIDDEN: usize = 16;
 
-/// Keys of a piece, by the length of the cache alone: at least 256, and at most 64 pieces.
+/// The most pieces that keys are cut into.
+const MOST_PIECES: usize = 64;
+/// The fewest keys of a piece.
+const FEW_KEYS: usize = 256;
+
+/// Keys of a piece, by the length of the cache alone.
 fn keys_of_a_piece(keys: usize) -> usize {
-    keys.div_ceil(64).next_multiple_of(64).max(256)
+    keys.div_ceil(MOST_PIECES).next_multiple_of(64).max(FEW_KEYS)
 }
 
 /// The pieces that so many keys are cut into.
@@ -139,7 +144,9 @@ impl Shape {
     /// A shape that no pass of `rows` rows, `wanted` of them wanted, on caches of up to `keys` tokens is larger than.
     pub(crate) fn largest(rows: usize, wanted: usize, keys: usize) -> Self {
         let (rows, wanted) = (rounded(rows), rounded(wanted));
-        let parts = (rows * pieces(keys)).next_power_of_two();
+        // Longer caches have larger pieces, and may have fewer of them than a shorter one.
+        let pieces = if keys > MOST_PIECES * FEW_KEYS { MOST_PIECES } else { pieces(keys) };
+        let parts = (rows * pieces).next_power_of_two();
         Self {
             rows,
             wanted,

@@ -7,6 +7,7 @@ use futures_core::Stream;
 use lacuna_engine::FinishReason;
 use serde_json::{Value, json};
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc::Receiver;
@@ -32,11 +33,27 @@ pub(super) async fn whole(app: &App, from: &mut Receiver<Reply>) -> Result<Writt
 
 /// The ends of several requests, in their order.
 pub(super) async fn all(app: &App, from: Vec<Receiver<Reply>>) -> Result<Vec<Written>, ApiError> {
-    let mut written = Vec::with_capacity(from.len());
-    for mut one in from {
-        written.push(whole(app, &mut one).await?);
-    }
-    Ok(written)
+    // Each is listened to all the time: one whose news pile up would count as a reader that lags.
+    let mut ends: Vec<_> = from
+        .into_iter()
+        .map(|mut one| Box::pin(async move { whole(app, &mut one).await }))
+        .collect();
+    let mut written: Vec<Option<Written>> = ends.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        for (end, written) in ends.iter_mut().zip(&mut written).filter(|(_, one)| one.is_none()) {
+            match end.as_mut().poll(context) {
+                Poll::Ready(Ok(one)) => *written = Some(one),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
+            }
+        }
+        match written.iter().all(Option::is_some) {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        }
+    })
+    .await?;
+    Ok(written.into_iter().flatten().collect())
 }
 
 /// The reason why a request came to no end.
@@ -251,7 +268,8 @@ impl Stream for Events {
                     None => (this.write)(number, reply),
                 },
                 None => {
-                    let reason = "the request was given up; the server is stopping";
+                    let reason = "the request was given up: the server is stopping, or its memory was needed while nobody \
+                                  took what it had written";
                     event(&ApiError::broken(reason).json())
                 }
             };

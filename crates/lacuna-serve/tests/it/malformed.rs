@@ -180,12 +180,22 @@ fn nests_and_floods_are_refused_before_they_cost_anything() {
         format!("{{\"prompt\": \"{}\"}}", "word ".repeat(1_000_000)),
         format!("{{\"prompt\": [{}5]}}", "5,".repeat(200_000)),
         format!("{{\"{}\": 1, \"prompt\": \"a\"}}", "k".repeat(100_000)),
+        "{\"prompt\":".repeat(100_000),
+        format!("{{\"prompt\": \"{}", "\\\"".repeat(500_000)),
+        format!("{{\"prompt\": \"a\", \"stop\": {}}}", deep("[", "]", 100)),
+        format!("{{\"prompt\": [{}\"a\"]}}", "[],".repeat(100_000)),
+        format!("{{\"prompt\": \"a\", \"n\": {}}}", "9".repeat(100_000)),
     ];
     for body in &nests {
         is_4xx(&server.send("POST", "/v1/completions", &[], body.as_bytes()), body);
     }
     let message = json!({"messages": [{"role": "user", "content": "x ".repeat(500_000)}]});
     is_4xx(&server.post("/v1/chat/completions", &message), "a long message");
+    let empty: Vec<Value> = vec![json!({}); 100_000];
+    is_4xx(&server.post("/v1/chat/completions", &json!({"messages": empty})), "empty messages");
+    let parts = deep("[{\"type\": \"text\", \"text\":", "}]", 10_000);
+    let parts = format!("{{\"messages\": [{{\"role\": \"user\", \"content\": {parts}}}]}}");
+    is_4xx(&server.send("POST", "/v1/chat/completions", &[], parts.as_bytes()), &parts);
     let roles = json!({"messages": [{"role": 5, "content": "x"}]});
     is_4xx(&server.post("/v1/chat/completions", &roles), "a role that is a number");
     let announced =

@@ -20,6 +20,20 @@ impl Recipe {
     /// # Errors
     /// Errors name the file, the key and, where a key is unknown, the nearest known one.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        let recipe = Self::load_recorded(path, overrides)?;
+        let EvaluationRecipe { sample_every, prompts, .. } = &recipe.evaluation;
+        if *sample_every > 0 && prompts.is_empty() {
+            return Err(recipe.fault(format!(
+                "evaluation.sample_every is {sample_every}, and evaluation.prompts is empty: nothing would be completed; \
+                 give prompts, or 0"
+            )));
+        }
+        Ok(recipe)
+    }
+
+    /// As [`load`](Self::load), of a recipe that a run has begun with: a key that has no effect is no fault there, since
+    /// nobody can change it any more.
+    pub(crate) fn load_recorded(path: &Path, overrides: &[String]) -> Result<Self> {
         let fail = |reason: String| TrainError::Recipe { file: path.to_owned(), reason };
         let bytes = lacuna_files::read_file(path, LONGEST)?;
         let text = String::from_utf8(bytes)
@@ -125,14 +139,6 @@ impl Recipe {
             }
             self.validate_heads()?;
         }
-        let EvaluationRecipe { sample_every, prompts, .. } = &self.evaluation;
-        need(
-            *sample_every == 0 || !prompts.is_empty(),
-            format!(
-                "evaluation.sample_every is {sample_every}, and evaluation.prompts is empty: nothing would be completed; \
-                 give prompts, or 0"
-            ),
-        )?;
         self.validate_trained()?;
         bounds::check(self)?;
         self.stage.iter().enumerate().try_for_each(|(i, stage)| {

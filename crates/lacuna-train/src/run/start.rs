@@ -180,7 +180,7 @@ impl Begun {
     /// # Errors
     /// Errors if the record or the checkpoint's recipe is damaged.
     pub(super) fn read(dir: &Path, newest: &Path) -> Result<Self> {
-        let load = |folder: &Path| Recipe::load(&folder.join("recipe.toml"), &[]);
+        let load = |folder: &Path| Recipe::load_recorded(&folder.join("recipe.toml"), &[]);
         let record = match Record::read(dir)? {
             Some(record) => Some(record),
             None => Record::read(newest)?,

@@ -9,6 +9,18 @@ use std::str::FromStr;
 use super::super::decode_args::in_vocabulary;
 use super::input::{Body, Source};
 
+/// The reason why a text has nothing that could be scored.
+#[derive(Debug)]
+pub(super) struct TooShort(String);
+
+impl std::fmt::Display for TooShort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TooShort {}
+
 /// One thing to score, as its tokens, or the reason why it has none.
 pub(super) struct Prepared {
     /// Its id, or the path of a document.
@@ -108,7 +120,9 @@ impl<'m> Encoder<'m> {
         let eligible: Vec<bool> = (0..tokens.len()).map(|at| at >= first && at < end).collect();
         if !eligible.iter().skip(1).any(|counts| *counts) {
             let (count, what) = (tokens.len(), source.body.scored_part());
-            anyhow::bail!("{what} has no token to score: of {count} in all the first is context");
+            let reason =
+                format!("{what} has no token to score: of {count} in all the first is context");
+            return Err(TooShort(reason).into());
         }
         let bytes = self.scored_bytes(&tokens, &eligible);
         Ok(Tokens { tokens, eligible, bytes, is_whole, form })
