@@ -131,17 +131,15 @@ impl Language {
     /// Runs a program, tests included, in a folder that is empty.
     fn judge(self, program: &str, folder: &Path, is_insisted: bool) -> Result<Verdict> {
         lacuna_files::write_file(&folder.join(self.file()), program.as_bytes())?;
-        if let Some(step) = self.compiles() {
-            let policy = Policy::spawn(folder);
-            if let Some(verdict) = self.take(&step, policy, COMPILE_S, folder, is_insisted)? {
-                return Ok(match verdict.result.as_str() {
-                    "timed out" => verdict,
-                    _ => Verdict::failed(format_args!("it does not compile: {}", verdict.result)),
-                });
-            }
+        if let Some(step) = self.compiles()
+            && let Some(verdict) = self.take(&step, COMPILE_S, folder, is_insisted)?
+        {
+            return Ok(match verdict.result.as_str() {
+                "timed out" => verdict,
+                _ => Verdict::failed(format_args!("it does not compile: {}", verdict.result)),
+            });
         }
-        let policy = Policy::spawn(folder);
-        let failed = self.take(&self.runs(), policy, RUN_S, folder, is_insisted)?;
+        let failed = self.take(&self.runs(), RUN_S, folder, is_insisted)?;
         Ok(failed.unwrap_or_else(Verdict::passed))
     }
 
@@ -149,7 +147,6 @@ impl Language {
     fn take(
         self,
         step: &Step,
-        mut policy: Policy,
         seconds: f64,
         folder: &Path,
         is_insisted: bool,
@@ -158,6 +155,7 @@ impl Language {
             "" => folder.join("main"),
             name => tool(name)?,
         };
+        let mut policy = Policy::spawn(folder);
         policy.limits.wall_time = Duration::from_secs_f64(seconds);
         policy.limits.cpu_time = Duration::from_secs_f64(2.0 * seconds);
         let policy = self.settings().into_iter().fold(policy, Policy::readable);
@@ -193,9 +191,11 @@ impl Language {
 
     /// The folders of the system's settings without which the tools don't start: Debian keeps Java's there.
     fn settings(self) -> Vec<PathBuf> {
+        if self != Language::Java {
+            return Vec::new();
+        }
         let is_java = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            self == Language::Java && name.starts_with("java")
+            path.file_name().unwrap_or_default().to_string_lossy().starts_with("java")
         };
         let settings = lacuna_files::list(Path::new("/etc")).unwrap_or_default();
         settings.into_iter().filter(is_java).collect()

@@ -67,11 +67,7 @@ fn table(experiment: &Experiment, measured: &[Vec<Measured>]) -> String {
             false => format!("| {} |", arm.name),
         };
         for score in &experiment.scores {
-            let digits = match score.as_str() {
-                "step of the best" => 0,
-                score if is_measure(experiment, score) => 1,
-                _ => 3,
-            };
+            let (digits, _) = form(experiment, score);
             line.push_str(&cells(score, digits, runs, reference, is_reference));
         }
         let of = |number: &dyn Fn(&Measured) -> f64| {
@@ -114,19 +110,20 @@ fn cells(
     cells
 }
 
-/// Tells whether a score is one of the experiment's own measures, in percent.
-fn is_measure(experiment: &Experiment, score: &str) -> bool {
-    experiment.measure.iter().any(|measure| measure.in_percent(score))
+/// The digits of a score behind the point, and its unit as it follows the name.
+fn form(experiment: &Experiment, score: &str) -> (usize, &'static str) {
+    match score {
+        "step of the best" => (0, ""),
+        score if experiment.measure.iter().any(|measure| measure.in_percent(score)) => (1, ", %"),
+        score if score.ends_with("tokens a pass") || score.ends_with("share right") => (3, ""),
+        _ => (3, ", nats/token"),
+    }
 }
 
 /// A score's name and unit, as people read them.
 pub(super) fn with_unit(experiment: &Experiment, score: &str) -> String {
-    match score {
-        "step of the best" => label(score),
-        score if is_measure(experiment, score) => format!("{}, %", label(score)),
-        score if score.ends_with("tokens a pass") || score.ends_with("share right") => label(score),
-        score => format!("{}, nats/token", label(score)),
-    }
+    let (_, unit) = form(experiment, score);
+    label(score) + unit
 }
 
 /// A score's name as people read it.

@@ -13,103 +13,94 @@ macro_rules! release {
     };
 }
 
-/// The shape that all of them share.
-const MBXP: Benchmark = Benchmark {
-    licence: "CC-BY-4.0",
-    has_chat: false,
-    prefill: None,
-    sanitized: Sanitized::Never,
-    max_new_tokens: 512,
-    ..FUNCTIONS
-};
+/// MBXP in a language: its name and a line on it, the texts that end a completion, its file and that file's hash.
+const fn mbxp(
+    language: Language,
+    [name, about]: [&'static str; 2],
+    stops: &'static [&'static str],
+    [url, sha256]: [&'static str; 2],
+) -> Benchmark {
+    Benchmark {
+        name,
+        about,
+        format: Format::Mbxp(language),
+        stops,
+        source: Source { url: Some(url), member: None, sha256: Some(sha256) },
+        licence: "CC-BY-4.0",
+        has_chat: false,
+        prefill: None,
+        sanitized: Sanitized::Never,
+        max_new_tokens: 512,
+        ..FUNCTIONS
+    }
+}
 
-pub(super) const JAVASCRIPT: Benchmark = Benchmark {
-    name: "mbxp-javascript",
-    about: "966 short functions of MBPP in JavaScript",
-    format: Format::Mbxp(Language::JavaScript),
-    stops: &["\nfunction ", "\n/**", "\nconst ", "\nconsole."],
-    source: Source {
-        url: Some(release!("mbjsp_release_v1.2.jsonl")),
-        member: None,
-        sha256: Some("9e443a1911bcedd8b5193f43d3217666fbf669cd00d54265941a8eb17e396f5a"),
-    },
-    ..MBXP
-};
+pub(super) const JAVASCRIPT: Benchmark = mbxp(
+    Language::JavaScript,
+    ["mbxp-javascript", "966 short functions of MBPP in JavaScript"],
+    &["\nfunction ", "\n/**", "\nconst ", "\nconsole."],
+    [
+        release!("mbjsp_release_v1.2.jsonl"),
+        "9e443a1911bcedd8b5193f43d3217666fbf669cd00d54265941a8eb17e396f5a",
+    ],
+);
 
-pub(super) const JAVA: Benchmark = Benchmark {
-    name: "mbxp-java",
-    about: "966 short functions of MBPP in Java",
-    format: Format::Mbxp(Language::Java),
-    stops: &["\nclass ", "\npublic class ", "\nimport "],
-    source: Source {
-        url: Some(release!("mbjp_release_v1.2.jsonl")),
-        member: None,
-        sha256: Some("139a0fcdff2f4c6d456c546c82f43a1f389dfe3125f5f2c3f6a12f478483dffd"),
-    },
-    ..MBXP
-};
+pub(super) const JAVA: Benchmark = mbxp(
+    Language::Java,
+    ["mbxp-java", "966 short functions of MBPP in Java"],
+    &["\nclass ", "\npublic class ", "\nimport "],
+    [
+        release!("mbjp_release_v1.2.jsonl"),
+        "139a0fcdff2f4c6d456c546c82f43a1f389dfe3125f5f2c3f6a12f478483dffd",
+    ],
+);
 
-pub(super) const CPP: Benchmark = Benchmark {
-    name: "mbxp-cpp",
-    about: "848 short functions of MBPP in C++",
-    format: Format::Mbxp(Language::Cpp),
-    stops: &["\nint main", "\n#include", "\n/**"],
-    source: Source {
-        url: Some(release!("mbcpp_release_v1.2.jsonl")),
-        member: None,
-        sha256: Some("34a842515927e230eb2bd6e409a44c80a852b0afcbe1172786bd08cfef8b85b0"),
-    },
-    ..MBXP
-};
+pub(super) const CPP: Benchmark = mbxp(
+    Language::Cpp,
+    ["mbxp-cpp", "848 short functions of MBPP in C++"],
+    &["\nint main", "\n#include", "\n/**"],
+    [
+        release!("mbcpp_release_v1.2.jsonl"),
+        "34a842515927e230eb2bd6e409a44c80a852b0afcbe1172786bd08cfef8b85b0",
+    ],
+);
 
-pub(super) const GO: Benchmark = Benchmark {
-    name: "mbxp-go",
-    about: "939 short functions of MBPP in Go",
-    format: Format::Mbxp(Language::Go),
-    stops: &["\nfunc ", "\npackage ", "\n//"],
-    source: Source {
-        url: Some(release!("mbgp_release_v1.1.jsonl")),
-        member: None,
-        sha256: Some("90f519222a4c45bdbed8309076433d2f573c6f37329a848581fa789839b67da8"),
-    },
-    ..MBXP
-};
+pub(super) const GO: Benchmark = mbxp(
+    Language::Go,
+    ["mbxp-go", "939 short functions of MBPP in Go"],
+    &["\nfunc ", "\npackage ", "\n//"],
+    [
+        release!("mbgp_release_v1.1.jsonl"),
+        "90f519222a4c45bdbed8309076433d2f573c6f37329a848581fa789839b67da8",
+    ],
+);
 
-pub(super) const PHP: Benchmark = Benchmark {
-    name: "mbxp-php",
-    about: "966 short functions of MBPP in PHP",
-    format: Format::Mbxp(Language::Php),
-    stops: &["\nfunction ", "\n?>", "\n/**"],
-    source: Source {
-        url: Some(release!("mbphp_release_v1.2.jsonl")),
-        member: None,
-        sha256: Some("aec706039e49bc1bd1c9aaf4cf4815a34777b8387bdc59c1b274312071f3a605"),
-    },
-    ..MBXP
-};
+pub(super) const PHP: Benchmark = mbxp(
+    Language::Php,
+    ["mbxp-php", "966 short functions of MBPP in PHP"],
+    &["\nfunction ", "\n?>", "\n/**"],
+    [
+        release!("mbphp_release_v1.2.jsonl"),
+        "aec706039e49bc1bd1c9aaf4cf4815a34777b8387bdc59c1b274312071f3a605",
+    ],
+);
 
-pub(super) const PERL: Benchmark = Benchmark {
-    name: "mbxp-perl",
-    about: "966 short functions of MBPP in Perl",
-    format: Format::Mbxp(Language::Perl),
-    stops: &["\nsub ", "\n#", "\nuse "],
-    source: Source {
-        url: Some(release!("mbplp_release_v1.jsonl")),
-        member: None,
-        sha256: Some("1293f40e442bda81f1d39ab3769ab8136dfc823f7b41420294c1a1d3bf1d2b2f"),
-    },
-    ..MBXP
-};
+pub(super) const PERL: Benchmark = mbxp(
+    Language::Perl,
+    ["mbxp-perl", "966 short functions of MBPP in Perl"],
+    &["\nsub ", "\n#", "\nuse "],
+    [
+        release!("mbplp_release_v1.jsonl"),
+        "1293f40e442bda81f1d39ab3769ab8136dfc823f7b41420294c1a1d3bf1d2b2f",
+    ],
+);
 
-pub(super) const RUBY: Benchmark = Benchmark {
-    name: "mbxp-ruby",
-    about: "966 short functions of MBPP in Ruby",
-    format: Format::Mbxp(Language::Ruby),
-    stops: &["\ndef ", "\n#", "\nputs "],
-    source: Source {
-        url: Some(release!("mbrbp_release_v1.2.jsonl")),
-        member: None,
-        sha256: Some("fe8c043b7d56f5d122c6aaf24e1dcb78816175a0687a73c03873043a6349b85d"),
-    },
-    ..MBXP
-};
+pub(super) const RUBY: Benchmark = mbxp(
+    Language::Ruby,
+    ["mbxp-ruby", "966 short functions of MBPP in Ruby"],
+    &["\ndef ", "\n#", "\nputs "],
+    [
+        release!("mbrbp_release_v1.2.jsonl"),
+        "fe8c043b7d56f5d122c6aaf24e1dcb78816175a0687a73c03873043a6349b85d",
+    ],
+);
