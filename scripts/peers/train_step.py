@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""A block-diffusion training step of the 13.8 M-parameter model in PyTorch: SDPA with a dense mask, and
-transformers' Llama. Prints one JSON object; tokens are clean tokens (4 x 512 a step)."""
+"""A block-diffusion training step in PyTorch: SDPA with a dense mask, and transformers' Llama. The model has 13.8 M parameters
+(4 x 512 tokens a step), or SmolLM2-135M's shape (`--shape smollm2-135m --batch 2 --seq 256 --micro-batch 1`: what
+recipes/smollm2-135m.toml trains). Prints one JSON object; tokens are clean tokens."""
 import argparse
 import json
 import platform
@@ -11,7 +12,8 @@ import time
 import torch
 import torch.nn.functional as F
 
-HIDDEN, LAYERS, HEADS, INTERMEDIATE, VOCAB = 384, 6, 6, 1024, 8192
+SHAPES = {"13.8m": (384, 6, 6, 6, 1024, 8192), "smollm2-135m": (576, 30, 9, 3, 1536, 49153)}
+HIDDEN, LAYERS, HEADS, KV_HEADS, INTERMEDIATE, VOCAB = SHAPES["13.8m"]
 HEAD_DIM = HIDDEN // HEADS
 MASK_ID = 5
 
@@ -41,7 +43,7 @@ class Sdpa(torch.nn.Module):
             torch.nn.ModuleDict(
                 {
                     "attention_norm": norm(),
-                    "qkv": linear(HIDDEN, 3 * HIDDEN),
+                    "qkv": linear(HIDDEN, (HEADS + 2 * KV_HEADS) * HEAD_DIM),
                     "out": linear(HIDDEN, HIDDEN),
                     "mlp_norm": norm(),
                     "gate_up": linear(HIDDEN, 2 * INTERMEDIATE),
@@ -61,9 +63,9 @@ class Sdpa(torch.nn.Module):
         x = self.embedding(ids)
         batch, length, _ = x.shape
         for layer in self.layers:
-            qkv = layer["qkv"](layer["attention_norm"](x)).view(batch, length, 3, HEADS, HEAD_DIM)
-            q, k, v = qkv.permute(2, 0, 3, 1, 4)
-            y = F.scaled_dot_product_attention(rotate(q), rotate(k), v, attn_mask=mask)
+            qkv = layer["qkv"](layer["attention_norm"](x)).view(batch, length, -1, HEAD_DIM).transpose(1, 2)
+            q, k, v = qkv.split((HEADS, KV_HEADS, KV_HEADS), 1)
+            y = F.scaled_dot_product_attention(rotate(q), rotate(k), v, attn_mask=mask, enable_gqa=KV_HEADS < HEADS)
             x = x + layer["out"](y.transpose(1, 2).reshape(batch, length, HIDDEN))
             gate, up = layer["gate_up"](layer["mlp_norm"](x)).chunk(2, -1)
             x = x + layer["down"](F.silu(gate) * up)
@@ -110,6 +112,7 @@ def llama(args):
         intermediate_size=INTERMEDIATE,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS,
         vocab_size=VOCAB,
         max_position_embeddings=args.seq,
         attn_implementation="sdpa",
@@ -135,9 +138,13 @@ def measure(make, args) -> dict:
         clean = torch.randint(6, VOCAB, (args.batch, args.seq))
         noisy, weights = corrupt(clean)
         start = time.perf_counter()
-        loss = loss_of(run(torch.cat((noisy, clean), 1)), head(), clean, weights)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = 0.0
+        for part in torch.arange(args.batch).split(args.micro_batch or args.batch):
+            hidden = run(torch.cat((noisy[part], clean[part]), 1))
+            partial = loss_of(hidden, head(), clean[part], weights[part]) * len(part) / args.batch
+            partial.backward()
+            loss += partial.detach()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
@@ -159,9 +166,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seq", type=int, default=512)
+    parser.add_argument("--micro-batch", type=int, help="rows of a pass; all, if not given")
     parser.add_argument("--block-size", type=int, default=4)
+    parser.add_argument("--shape", choices=SHAPES, default="13.8m")
     parser.add_argument("--only", choices=["sdpa", "llama"])
     args = parser.parse_args()
+    global HIDDEN, LAYERS, HEADS, KV_HEADS, INTERMEDIATE, VOCAB, HEAD_DIM
+    HIDDEN, LAYERS, HEADS, KV_HEADS, INTERMEDIATE, VOCAB = SHAPES[args.shape]
+    HEAD_DIM = HIDDEN // HEADS
     torch.set_num_threads(args.threads)
     makers = {"sdpa": sdpa, "llama": llama}
     report = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__, "threads": args.threads}

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::cargo::{self, run};
+use crate::train;
 
 mod addition;
 mod figure;
@@ -110,6 +111,14 @@ struct Arm {
     smoke: Vec<String>,
 }
 
+impl Experiment {
+    /// The files of all its recipes.
+    fn recipes<'a>(&'a self, folder: &'a Path) -> impl Iterator<Item = PathBuf> + 'a {
+        let own = self.arm.iter().filter_map(|arm| arm.recipe.as_ref());
+        self.base.iter().chain([&self.recipe]).chain(own).map(|recipe| folder.join(recipe))
+    }
+}
+
 impl Arm {
     /// Its name as a folder's.
     fn folder(&self) -> String {
@@ -142,6 +151,9 @@ pub(crate) fn reproduce(args: &Args) -> Result<()> {
     match experiment.prepare {
         None => {}
         Some(Prepare::Addition) => addition::write(&data)?,
+    }
+    for recipe in experiment.recipes(&folder) {
+        train::prepare(&recipe, &program)?;
     }
     let trainer =
         Trainer { program, folder: folder.clone(), runs: runs.clone(), data, smoke: args.smoke };
@@ -274,10 +286,8 @@ mod tests {
         for name in names().unwrap() {
             let folder = cargo::root().join(EXPERIMENTS).join(&name);
             let experiment = read(&folder).unwrap();
-            let own = experiment.arm.iter().filter_map(|arm| arm.recipe.as_ref());
-            let recipes = experiment.base.iter().chain([&experiment.recipe]).chain(own);
-            for recipe in recipes {
-                assert!(folder.join(recipe).exists(), "{name}: {}", recipe.display());
+            for recipe in experiment.recipes(&folder) {
+                assert!(recipe.exists(), "{name}: {}", recipe.display());
             }
             let mut folders: Vec<_> = experiment.arm.iter().map(Arm::folder).collect();
             folders.sort();

@@ -54,7 +54,7 @@ fn is_recipe(arg: &OsString) -> bool {
 }
 
 /// Fetches what one of this repository's recipes starts from, if it is not there yet, and says so.
-fn prepare(recipe: &Path, program: &Path) -> Result<()> {
+pub(crate) fn prepare(recipe: &Path, program: &Path) -> Result<()> {
     let Some((known, script)) = preparation(recipe) else { return Ok(()) };
     eprintln!("{known}: {} makes its start", script.join(" "));
     let mut command = Command::new("sh");

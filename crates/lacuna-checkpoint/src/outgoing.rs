@@ -118,6 +118,14 @@ impl<'a> Outgoing<'a> {
         Ok(self)
     }
 
+    /// The bytes of a tensor of them; of a file's there are none.
+    pub(crate) fn into_bytes(self) -> Result<Vec<u8>> {
+        match self.source {
+            Source::Tensor(read) => Ok(read()?.flatten_all()?.to_vec1()?),
+            Source::Stored(_) => Err(Error::Input(format!("{}: is no tensor of bytes", self.name))),
+        }
+    }
+
     /// Gives `write` the bytes in `dtype`. `permute` is the number of heads to store for interleaved rotary pairs.
     pub(crate) fn write(
         self,

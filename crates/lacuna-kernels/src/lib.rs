@@ -22,7 +22,7 @@
 //!   [`linear_cross_entropy`] are a transformer's parts, all differentiable.
 //! - Their gradients are functions too ([`rms_norm_backward`], [`linear_cross_entropy_gradients`], …), for a
 //!   caller who keeps what they need instead of letting candle record a graph. They record nothing themselves.
-//! - [`adamw`] is one parameter's share of a training step.
+//! - [`adamw`] is one parameter's share of a training step, [`adamw_eight_bit`] the same with moments of a byte a number.
 //! - [`mod@reference`] holds the definition of each; every fast form is tested against it.
 //!
 //! Every operation takes as its first argument the [`Backend`] that computes it: fused loops for f32 tensors on the
@@ -47,7 +47,10 @@ mod weights;
 pub use backend::{Backend, Isa};
 pub use ffi::{give_back_freed_memory, keep_freed_memory};
 pub use message::message;
-pub use ops::adamw::{AdamWUpdate, Moments, adamw, global_norm, moving_average, sums_of_squares};
+pub use ops::adamw::{
+    AdamWUpdate, EIGHT_BIT_BLOCK, Moments, RoundingWords, adamw, adamw_eight_bit, eight_bit_len,
+    global_norm, moving_average, sums_of_squares,
+};
 pub use ops::attention::{
     AttentionMask, AttentionOutput, CachePrecision, KeyRanges, Segment, Segments, StoredRows,
     attention, attention_backward, attention_kept, attention_over,

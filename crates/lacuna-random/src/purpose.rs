@@ -32,6 +32,9 @@ pub enum Purpose {
     Dropout = u64::from_le_bytes(*b"dropout\0"),
     /// The first values of an adapter; counters: number of the adapter, 0.
     Adapter = u64::from_le_bytes(*b"adapter\0"),
+    /// The roundings of moments that are kept in eight bits; counters: step of the optimizer, number of the block of 256
+    /// numbers among those of all parameters.
+    Rounding = u64::from_le_bytes(*b"rounding"),
     /// The tasks that a score's interval is drawn from; counters: the k of pass@k, 0.
     Resampling = u64::from_le_bytes(*b"resample"),
     /// The token at a position; counters: position, refinement.

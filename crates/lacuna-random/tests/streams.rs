@@ -1,12 +1,12 @@
-//! Holds every stream to its bytes, recorded when four crates derived their keys for themselves (those of holes and
-//! sources worked out by a program in Python), and the laws of the draws.
+//! Holds every stream to its bytes, recorded when four crates derived their keys for themselves (those of holes,
+//! sources and roundings worked out by a program in Python), and the laws of the draws.
 
 use std::collections::BTreeMap;
 
 use lacuna_random::{Places, Purpose, RngCore, below, permutation, stream, uniform, uniform_f32};
 
 /// Seed 7, counters (3, 0) or (3, 5): the first four words of each purpose.
-const RECORDED: [(Purpose, u64, [u64; 4]); 14] = [
+const RECORDED: [(Purpose, u64, [u64; 4]); 15] = [
     (
         Purpose::SourceShuffle,
         5,
@@ -115,6 +115,16 @@ const RECORDED: [(Purpose, u64, [u64; 4]); 14] = [
             0x1b1f_2e7e_0b39_82aa,
             0xcce8_655b_e9c7_562f,
             0x2caa_13a4_eb4c_7af2,
+        ],
+    ),
+    (
+        Purpose::Rounding,
+        5,
+        [
+            0x320c_621f_2fcf_21f0,
+            0x50f0_dc6e_5202_5f7f,
+            0x92ac_ae1f_d5f5_f2a5,
+            0x03d3_c323_1c4b_c8a8,
         ],
     ),
     (

@@ -2,7 +2,11 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor, Var, bail};
-use lacuna_kernels::{AdamWUpdate, Backend, Moments, adamw, global_norm};
+use lacuna_kernels::{
+    AdamWUpdate, Backend, EIGHT_BIT_BLOCK, Moments, adamw, adamw_eight_bit, eight_bit_len,
+    global_norm,
+};
+use lacuna_random::{Purpose, RngCore, stream};
 use std::ops::Range;
 
 use crate::collective::Collective;
@@ -21,11 +25,20 @@ pub struct AdamWConfig {
     pub weight_decay: f64,
     /// Gradients are scaled by min(1, clip / (norm + 1e-6)); `None` leaves them.
     pub clip_norm: Option<f64>,
+    /// The seed of the roundings of moments that are kept in eight bits; `None` keeps them in f32 (f64 for f64).
+    pub eight_bit: Option<u64>,
 }
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip_norm: Some(1.) }
+        Self {
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip_norm: Some(1.),
+            eight_bit: None,
+        }
     }
 }
 
@@ -58,7 +71,7 @@ impl Parameter {
 pub struct AdamWState {
     /// Steps taken.
     pub step: u64,
-    /// (first moment, second moment) of each parameter, in the parameter's shape.
+    /// (first moment, second moment) of each parameter, in the parameter's shape, or the bytes of those in eight bits.
     pub moments: Vec<(Tensor, Tensor)>,
     /// The f32 master copy of each half-precision or rounded parameter; `None` for the others.
     pub masters: Vec<Option<Tensor>>,
@@ -97,7 +110,8 @@ impl AdamW {
         own: Range<usize>,
         config: AdamWConfig,
     ) -> Result<Self> {
-        let moments = parameters[own.clone()].iter().map(moments).collect::<Result<_>>()?;
+        let fresh = |parameter| fresh(parameter, &config);
+        let moments = parameters[own.clone()].iter().map(fresh).collect::<Result<_>>()?;
         Ok(Self { config, step: 0, parameters, own, moments })
     }
 
@@ -109,8 +123,10 @@ impl AdamW {
     pub fn reset(&mut self) -> Result<()> {
         for (parameter, moments) in self.parameters[self.own.clone()].iter().zip(&mut self.moments)
         {
-            let zeros = Moments::zeros(&parameter.var)?;
-            *moments = Moments { master: moments.master.take(), ..zeros };
+            let master = moments.master.take();
+            let plain = Parameter { rounds: false, ..parameter.clone() };
+            let zeros = fresh(&plain, &self.config)?;
+            *moments = Moments { master, ..zeros };
         }
         self.step = 0;
         Ok(())
@@ -169,10 +185,20 @@ impl AdamW {
         }
         self.step += 1;
         let update = update_of(&self.config, self.step, norm, learning_rate);
+        let mut block = self.parameters[..self.own.start].iter().map(blocks).sum::<u64>();
         for ((parameter, moments), gradient) in own.iter().zip(&mut self.moments).zip(gradients) {
             let shrink = if parameter.decay { update.shrink } else { 1. };
             let update = AdamWUpdate { shrink, ..update };
-            adamw(backend, &parameter.var, gradient, moments, &update)?;
+            let Some(seed) = self.config.eight_bit else {
+                adamw(backend, &parameter.var, gradient, moments, &update)?;
+                continue;
+            };
+            let words = |number: usize, words: &mut [u32; EIGHT_BIT_BLOCK]| {
+                let mut draws = stream(seed, Purpose::Rounding, self.step, block + number as u64);
+                words.fill_with(|| draws.next_u32());
+            };
+            adamw_eight_bit(backend, &parameter.var, gradient, moments, &update, &words)?;
+            block += blocks(parameter);
         }
         Ok(())
     }
@@ -247,9 +273,11 @@ impl AdamW {
             bail!("adamw: state of {} parameters, expected {n}", state.moments.len())
         }
         for (i, (parameter, (m, v))) in self.parameters.iter().zip(&state.moments).enumerate() {
-            let want = parameter.var.dims();
-            let master = state.masters[i].as_ref().map_or(want, Tensor::dims);
-            if m.dims() != want || v.dims() != want || master != want {
+            let shape = parameter.var.dims();
+            let master = state.masters[i].as_ref().map_or(shape, Tensor::dims);
+            let bytes = [eight_bit_len(parameter.var.elem_count())];
+            let want = if self.config.eight_bit.is_some() { &bytes[..] } else { shape };
+            if m.dims() != want || v.dims() != want || master != shape {
                 bail!("adamw: moments {i} are {:?}, {:?}, expected {want:?}", m.dims(), v.dims())
             }
             if parameter.has_master() != state.masters[i].is_some() {
@@ -261,10 +289,12 @@ impl AdamW {
         for ((i, moments), ((m, v), master)) in self.own.clone().zip(&mut self.moments).zip(states)
         {
             let var = &self.parameters[i].var;
+            let place = |x: Tensor, dtype| x.to_dtype(dtype)?.to_device(var.device());
+            let of_masters = moments.master.as_ref().map_or(DType::F32, Tensor::dtype);
+            let master = master.map(|master| place(master, of_masters)).transpose()?;
             let dtype = moments.first.dtype();
-            let place = |x: Tensor| x.to_dtype(dtype)?.to_device(var.device());
-            let master = master.map(place).transpose()?;
-            *moments = Moments { first: place(m)?, second: place(v)?, master }.copied()?;
+            *moments =
+                Moments { first: place(m, dtype)?, second: place(v, dtype)?, master }.copied()?;
         }
         Ok(())
     }
@@ -300,9 +330,16 @@ fn update_of(config: &AdamWConfig, step: u64, norm: f64, learning_rate: f64) -> 
     }
 }
 
-fn moments(parameter: &Parameter) -> Result<Moments> {
-    match parameter.rounds {
-        true => Moments::rounding(&parameter.var),
-        false => Moments::zeros(&parameter.var),
+/// The blocks that have a factor of their own, and draws of their own, where moments are kept in eight bits.
+fn blocks(parameter: &Parameter) -> u64 {
+    parameter.var.elem_count().div_ceil(EIGHT_BIT_BLOCK) as u64
+}
+
+/// The moments before the first step, and the f32 copy.
+fn fresh(parameter: &Parameter, config: &AdamWConfig) -> Result<Moments> {
+    match (config.eight_bit, parameter.rounds) {
+        (Some(_), rounds) => Moments::eight_bit(&parameter.var, rounds),
+        (None, true) => Moments::rounding(&parameter.var),
+        (None, false) => Moments::zeros(&parameter.var),
     }
 }

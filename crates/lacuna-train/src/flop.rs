@@ -12,7 +12,8 @@ use crate::objective::StageObjective;
 ///
 /// In the last layer only keys and values are counted for all rows; queries, the projection back, the feed-forward and the
 /// head are counted for the rows that are supervised, since no others are computed. Norms, softmax and the optimizer are
-/// left out, as is usual, and so is what `recompute_activations` computes a second time.
+/// left out, as is usual, and so is what `recompute_activations` computes a second time. An example without a supervised
+/// token counts nothing: it is not read.
 ///
 /// # Errors
 /// Errors if an example is inconsistent.
@@ -27,6 +28,9 @@ pub fn step_flop(objective: &StageObjective, config: &Config, examples: &[Exampl
 
 fn pass_flop(config: &Config, batch: &Batch) -> Result<f64> {
     let (rows, wanted) = (batch.tokens().len() as f64, batch.wanted().len() as f64);
+    if wanted == 0.0 {
+        return Ok(0.0);
+    }
     let pairs = batch.segments()?.pairs() as f64;
     let (hidden, layers) = (config.hidden_size as f64, config.num_layers as f64);
     let heads = (config.num_heads * config.head_dim) as f64;
@@ -74,7 +78,7 @@ mod tests {
         };
         let window =
             Window { tokens: vec![1, 2, 3, 4], eligible: vec![true; 4], documents: vec![4] };
-        let example = objective.examples(&[window], 1, 0, 0).unwrap();
+        let example = objective.examples(std::slice::from_ref(&window), 1, 0, 0).unwrap();
         // Four rows, of which three predict. Keys and values: 2 matrices of 4 × 2 in both layers. Query and projection
         // back: 2 of 4 × 4, and 3 of 4 × 8, for four rows in the first layer and three in the second; the head is 4 × 10.
         let products = 4 * 2 * 16 + 4 * 128 + 3 * 128 + 3 * 40;
@@ -82,5 +86,8 @@ mod tests {
         let attention = 12.0 * 10.0 * 1.75 * 4.0;
         let counted = step_flop(&objective, &config, &example).unwrap();
         assert_eq!(counted, 6.0 * f64::from(products) + attention);
+        let unread = Window { eligible: vec![false; 4], ..window };
+        let empty = objective.examples(&[unread], 1, 0, 0).unwrap();
+        assert_eq!(step_flop(&objective, &config, &empty).unwrap(), 0.0);
     }
 }

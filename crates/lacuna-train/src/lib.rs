@@ -73,8 +73,8 @@ pub use peak::measured_peak;
 pub use plan::{Plan, StagePlan, plan};
 pub use recipe::{
     CorruptionRecipe, DataRecipe, EvaluationRecipe, FimOrderKey, FimRecipe, LoraRecipe,
-    MaskEmbedding, ModelRecipe, ObjectiveKind, OptimizerRecipe, Precision, Recipe, SamplePacking,
-    SftRecipe, SourceRecipe, Stage, StageData,
+    MaskEmbedding, ModelRecipe, MomentsForm, ObjectiveKind, OptimizerRecipe, Precision, Recipe,
+    SamplePacking, SftRecipe, SourceRecipe, Stage, StageData,
 };
 pub use record::results::{HeldOutPoint, START};
 pub use record::{Machine, Surroundings};

@@ -51,7 +51,8 @@ impl<'m> Steps<'m> {
         (model, optimizer): (&Transformer, &AdamW),
         positions: usize,
     ) -> Result<Self> {
-        let AdamWConfig { beta1, beta2, eps, weight_decay, clip_norm } = optimizer.config();
+        let AdamWConfig { beta1, beta2, eps, weight_decay, clip_norm, eight_bit: _ } =
+            optimizer.config();
         let rules = Optimizer { beta1, beta2, eps, weight_decay, clip_norm };
         let layout = Layout::new(model.config(), positions)?;
         let options = StepOptions { card: on.card, ..StepOptions::default() };

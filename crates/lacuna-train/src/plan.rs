@@ -2,6 +2,7 @@
 
 use candle_core::Device;
 use lacuna_checkpoint::{Config, TrainingMemory, TrainingWork, Weights, shown_size};
+use lacuna_kernels::eight_bit_len;
 use lacuna_model::Transformer;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -128,7 +129,13 @@ fn checkpoint_bytes(recipe: &Recipe, config: &Config) -> u64 {
             config.parameter_count().saturating_mul(bytes)
         }
     };
-    weights.saturating_add(trained.numbers.saturating_mul(4 * (2 + trained.copies)))
+    let moments = match trained.eight_bit_moments {
+        true => 2 * eight_bit_len(trained.numbers as usize) as u64,
+        false => trained.numbers.saturating_mul(8),
+    };
+    weights
+        .saturating_add(moments)
+        .saturating_add(trained.numbers.saturating_mul(4 * trained.copies))
 }
 
 /// Refuses a run on the CPU that would take more memory than it may.
@@ -262,17 +269,18 @@ impl<'a> Planned<'a> {
             _ => 1,
         };
         let predicted: usize = examples.iter().map(|example| example.targets.len()).sum();
+        let trained = recipe.trained(config);
         let memory = config.training_memory(TrainingWork {
             rows: micro_batch * recipe.data.window * halves,
             predicted: predicted * micro_batch / examples.len().max(1),
             micro_batches: stage.batch_size.div_ceil(micro_batch).div_ceil(ranks),
             recompute,
-            trained: recipe.trained(config),
+            trained,
         });
         let ranks = ranks as u64;
         let (moments, copies) = (memory.moments.div_ceil(ranks), memory.copies.div_ceil(ranks));
         // At the end a model is made of the running means, for which memory that was freed has not always the room.
-        let averaged = if recipe.optimizer.ema_decay > 0.0 { memory.moments / 2 } else { 0 };
+        let averaged = if recipe.optimizer.ema_decay > 0.0 { 4 * trained.numbers } else { 0 };
         let copies = copies + averaged;
         TrainingMemory { moments, copies, ..memory }
     }

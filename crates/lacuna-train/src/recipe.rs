@@ -19,7 +19,7 @@ mod words;
 
 pub use corruption::CorruptionRecipe;
 pub use data::{FimOrderKey, FimRecipe, SamplePacking, SourceRecipe};
-pub use optimizer::{LoraRecipe, OptimizerRecipe};
+pub use optimizer::{LoraRecipe, MomentsForm, OptimizerRecipe};
 
 /// A whole run: model, data, optimizer, stages.
 #[derive(Clone, Debug, Serialize, Deserialize)]

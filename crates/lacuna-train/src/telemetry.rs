@@ -61,7 +61,8 @@ impl Taken<'_> {
         let machine = self.machine.unwrap_or_else(|| {
             let peak = self.surroundings.machine.peak_flop_per_second.filter(|peak| *peak > 0.0);
             MachineMetrics {
-                share_of_peak: peak.map(|peak| flop / seconds / peak),
+                // A step that read nothing has no share.
+                share_of_peak: peak.filter(|_| flop > 0.0).map(|peak| flop / seconds / peak),
                 memory_bytes: (self.surroundings.memory_bytes)(),
             }
         });

@@ -42,11 +42,12 @@ impl EventFile {
             ("train/loss_weighted", m.loss),
             ("train/grad_norm", m.grad_norm),
             ("train/learning_rate", m.lr),
-            ("speed/tokens_per_second", m.tokens_per_second),
             ("data/tokens", m.tokens as f64),
         ];
+        // A step that supervised nothing was over at once.
         if m.supervised > 0 {
             scalars.push(("train/loss", m.loss_unweighted));
+            scalars.push(("speed/tokens_per_second", m.tokens_per_second));
         }
         let diffusion = m.diffusion.as_ref();
         let machine = m.machine.unwrap_or_default();

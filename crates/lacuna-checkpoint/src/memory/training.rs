@@ -29,6 +29,8 @@ pub struct Trained {
     /// Further copies in f32 of each trained number: the one that updates add up in where passes read rounded weights,
     /// and the running mean.
     pub copies: u64,
+    /// True if the two moments take a byte each, not four.
+    pub eight_bit_moments: bool,
 }
 
 impl Trained {
@@ -70,14 +72,18 @@ impl TrainingMemory {
 impl Config {
     /// The bytes that training the model takes, for such work.
     pub fn training_memory(&self, work: TrainingWork) -> TrainingMemory {
-        let Trained { numbers, adapters, copies, .. } = work.trained;
+        let Trained { numbers, adapters, copies, eight_bit_moments, .. } = work.trained;
         let levels = work.micro_batches.max(1).next_power_of_two().trailing_zeros();
         let floats = |numbers: u64| numbers.saturating_mul(4);
         let gradients = floats(numbers);
         TrainingMemory {
             weights: floats(self.parameter_count().saturating_add(adapters)),
             gradients: gradients.saturating_mul(1 + u64::from(levels)),
-            moments: gradients.saturating_mul(2),
+            // With a factor of four bytes for each 256.
+            moments: match eight_bit_moments {
+                true => (numbers + numbers / 64).saturating_mul(2),
+                false => gradients.saturating_mul(2),
+            },
             copies: gradients.saturating_mul(copies),
             activations: floats(self.pass_numbers(work)).saturating_sub(gradients),
             // Measured where the model is next to nothing: the program, its data, its plots' font and its tokenizer.
@@ -163,5 +169,8 @@ mod tests {
         assert_eq!(config.training_memory(work(beside)).weights, whole.weights + 4000);
         let copied = config.training_memory(work(Trained { copies: 2, ..all }));
         assert_eq!(copied.total() - whole.total(), 2 * whole.weights);
+        let small = Trained { eight_bit_moments: true, ..all };
+        let moments = config.training_memory(work(small)).moments as f64;
+        assert!((moments / whole.moments as f64 - 0.25).abs() < 0.005, "{moments}");
     }
 }

@@ -132,13 +132,14 @@ fn write_shards(
 
 /// Writes one safetensors file: larger dtypes first, so that every tensor is aligned, then by name.
 fn write_shard(path: &Path, shard: Vec<(StorageDtype, Outgoing<'_>)>) -> Result<Finished> {
-    write_tensors(path, shard, r#""__metadata__":{"format":"pt"}"#)
+    let shard = shard.into_iter().map(|(dtype, tensor)| (Element::Float(dtype), tensor));
+    write_tensors(path, shard.collect(), r#""__metadata__":{"format":"pt"}"#)
 }
 
 /// Writes tensors that are no model's, an optimizer's state above all, as one safetensors file, whole or not at all.
 ///
 /// # Errors
-/// If a tensor is of no floating type, or the disk is full or refuses.
+/// If a tensor is neither of a floating type nor of bytes, or the disk is full or refuses.
 pub fn save_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
     save_described(path, tensors, "")
 }
@@ -150,29 +151,56 @@ pub(crate) fn save_described(
     metadata: &str,
 ) -> Result<()> {
     let mut shard = Vec::with_capacity(tensors.len());
-    for tensor in tensors {
-        let tensor = Outgoing::from(tensor);
-        if tensor.dtype.is_none() {
-            let reason = "safetensors hold f64, f32, f16 or bf16: choose one of them";
-            return Err(Error::tensor(path, &tensor.name, reason));
-        }
-        shard.push((tensor.stored_as(Format::Safetensors, None), tensor));
+    for (name, tensor) in tensors {
+        let element = match (tensor.dtype(), StorageDtype::from_candle(tensor.dtype())) {
+            (DType::U8, _) => Element::Byte,
+            (_, Some(dtype)) => Element::Float(dtype),
+            (other, None) => {
+                let reason = format!("is of {other:?}: written are f64, f32, f16, bf16 and bytes");
+                return Err(Error::tensor(path, &name, reason));
+            }
+        };
+        shard.push((element, Outgoing::from((name, tensor))));
     }
     write_tensors(path, shard, metadata)?.publish().map(drop)
 }
 
+/// The type of a tensor's elements in a safetensors file.
+#[derive(Clone, Copy)]
+enum Element {
+    Float(StorageDtype),
+    Byte,
+}
+
+impl Element {
+    fn name(self) -> String {
+        match self {
+            Self::Float(dtype) => dtype.name().to_ascii_uppercase(),
+            Self::Byte => "U8".into(),
+        }
+    }
+
+    /// Bytes of an element.
+    fn width(self) -> usize {
+        match self {
+            Self::Float(dtype) => dtype.block().1,
+            Self::Byte => 1,
+        }
+    }
+}
+
 fn write_tensors(
     path: &Path,
-    mut shard: Vec<(StorageDtype, Outgoing<'_>)>,
+    mut shard: Vec<(Element, Outgoing<'_>)>,
     metadata: &str,
 ) -> Result<Finished> {
-    shard.sort_by(|(a, x), (b, y)| b.block().1.cmp(&a.block().1).then_with(|| x.name.cmp(&y.name)));
+    shard.sort_by(|(a, x), (b, y)| b.width().cmp(&a.width()).then_with(|| x.name.cmp(&y.name)));
     let mut header = format!("{{{metadata}");
     let mut start = 0;
-    for (dtype, tensor) in &shard {
-        let bytes = dtype.bytes_of(&tensor.shape).expect("validated: below 2^48 values");
+    for (element, tensor) in &shard {
+        let bytes = element.width() * tensor.shape.iter().product::<usize>();
         let (name, shape) = (json!(tensor.name), json!(tensor.shape));
-        let dtype = dtype.name().to_ascii_uppercase();
+        let dtype = element.name();
         let comma = if header.len() > 1 { "," } else { "" };
         header.push_str(&format!(
             r#"{comma}{name}:{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{start},{}]}}"#,
@@ -187,8 +215,13 @@ fn write_tensors(
     let mut file = WholeFile::beside(path)?;
     file.write(&(header.len() as u64).to_le_bytes())?;
     file.write(header.as_bytes())?;
-    for (dtype, tensor) in shard {
-        tensor.write(path, dtype, None, |chunk| Ok(file.write(chunk)?))?;
+    for (element, tensor) in shard {
+        match element {
+            Element::Float(dtype) => {
+                tensor.write(path, dtype, None, |chunk| Ok(file.write(chunk)?))?;
+            }
+            Element::Byte => file.write(&tensor.into_bytes()?)?,
+        }
     }
     Ok(Finished { file: file.finish()?, path: path.to_owned() })
 }

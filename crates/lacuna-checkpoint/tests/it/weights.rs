@@ -415,6 +415,7 @@ fn tensors_of_no_model_are_written_as_the_tensor_library_writes_them() {
     let tensors = vec![
         ("b.first_moment".to_owned(), tensor(&[2, 3], DType::F32)),
         ("a.master".to_owned(), tensor(&[5], DType::BF16)),
+        ("c.bytes".to_owned(), tensor(&[7], DType::U8)),
         ("b.second_moment".to_owned(), tensor(&[2, 3], DType::F32)),
         ("a \"quoted\"".to_owned(), tensor(&[1, 1, 4], DType::F64)),
     ];
@@ -422,5 +423,7 @@ fn tensors_of_no_model_are_written_as_the_tensor_library_writes_them() {
     let by_name: std::collections::HashMap<_, _> = tensors.iter().cloned().collect();
     candle_core::safetensors::save(&by_name, &theirs).unwrap();
     save_tensors(&ours, tensors).unwrap();
-    assert_eq!(fs::read(ours).unwrap(), fs::read(theirs).unwrap());
+    assert_eq!(fs::read(&ours).unwrap(), fs::read(theirs).unwrap());
+    let integers = vec![("d".to_owned(), tensor(&[2], DType::U32))];
+    assert!(save_tensors(&ours, integers).unwrap_err().to_string().contains("U32"));
 }

@@ -156,6 +156,51 @@ fn a_plan_says_what_a_run_takes_and_writes_nothing() {
     assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
 }
 
+/// On Linux, where a process can read what it held at most.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_plan_s_memory_is_what_the_run_then_takes() {
+    // Thirteen million parameters: what they take is most of what the process has.
+    const SET: &[&str] = &[
+        "model.hidden_size=512",
+        "model.intermediate_size=1408",
+        "model.layers=4",
+        "model.heads=8",
+        "model.kv_heads=8",
+        "data.window=128",
+        "stage.0.steps=2",
+        "stage.0.learning_rate_warmup=0",
+        "stage.1.steps=2",
+        "stage.1.corruption.warmup_steps=0",
+        "evaluation.windows=0",
+        "evaluation.prompts=[]",
+    ];
+    let place = tempfile::tempdir().unwrap();
+    for (name, more) in [
+        ("whole", "optimizer.moments=f32"),
+        ("rounded", "optimizer.moments=8-bit"),
+        ("averaged", "optimizer.ema_decay=0.9"),
+    ] {
+        let recipe = recipe();
+        let set = SET.iter().chain([&more]).flat_map(|item| ["--set", item]);
+        let out = place.path().join(name).display().to_string();
+        let args: Vec<&str> = ["train", &recipe].into_iter().chain(set).collect();
+        let plan = stdout(&in_folder(place.path(), &[&args[..], &["--plan", "--json"]].concat()));
+        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+        let parts = plan["memory"].as_object().unwrap();
+        let planned = parts["total"].as_f64().unwrap();
+        drop(stdout(&in_folder(place.path(), &[&args[..], &["--out", &out]].concat())));
+        let record = std::fs::read(place.path().join(name).join("run.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        let taken = record["peak_memory_bytes"].as_f64().unwrap();
+        // What the allocator keeps, and pages of files that the system counts, are not planned.
+        assert!(
+            (0.8..1.3).contains(&(planned / taken)),
+            "{name}: {planned} planned, {taken} taken"
+        );
+    }
+}
+
 #[test]
 fn a_dashboard_without_a_terminal_is_wrong_usage() {
     let place = tempfile::tempdir().unwrap();

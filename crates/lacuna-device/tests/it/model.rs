@@ -210,7 +210,7 @@ pub(crate) fn on_the_cpu(
 
     let vars: Vec<_> = half.iter().map(|(_, x)| Var::from_tensor(x).unwrap()).collect();
     let Optimizer { beta1, beta2, eps, weight_decay, clip_norm } = OPTIMIZER;
-    let config = AdamWConfig { beta1, beta2, eps, weight_decay, clip_norm };
+    let config = AdamWConfig { beta1, beta2, eps, weight_decay, clip_norm, eight_bit: None };
     let mut adamw = AdamW::new(vars.iter().cloned().map(Parameter::new).collect(), config).unwrap();
     let (mut moments, mut masters) = (Vec::new(), Vec::new());
     for (_, (state, shape)) in with_shapes.iter() {

@@ -81,6 +81,7 @@ on_every_backend! {
         small_steps_are_not_lost_in_rounded_parameters
         a_running_mean_agrees_with_its_definition
         fused_steps_agree_with_composed_ones
+        a_step_in_eight_bits_is_a_step_from_what_the_bytes_stand_for
         small_steps_are_not_lost_in_half_precision
         thread_count_does_not_matter
     }

@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, cast_slice, pod_collect_to_vec};
 use candle_core::{DType, Tensor};
-use lacuna_kernels::{Backend, sums_of_squares};
+use lacuna_kernels::{Backend, eight_bit_len, sums_of_squares};
 use std::ops::Range;
 
 use super::tree::{self, Part};
@@ -150,8 +150,12 @@ impl<'a> Ranks<'a> {
             for parameter in &parameters[self.shards[rank].clone()] {
                 let var = &parameter.var;
                 let dtype = summed_in(var);
+                let kept = match optimizer.config().eight_bit {
+                    Some(_) => DType::U8,
+                    None => dtype,
+                };
                 let mut take = |dtype| read(&mut rest, var, dtype)?.ok_or_else(|| elsewhere(rank));
-                whole.state.moments.push((take(dtype)?, take(dtype)?));
+                whole.state.moments.push((take(kept)?, take(kept)?));
                 let master = parameter.has_master().then(|| take(dtype)).transpose()?;
                 whole.state.masters.push(master);
                 if let Some(means) = &mut whole.means {
@@ -221,11 +225,12 @@ fn decoded(mut bytes: &[u8], own: &[&Tensor]) -> Result<Option<Vec<Part<LossAndG
     Ok(Some(parts))
 }
 
-/// Appends a tensor's values: f64 as they are, all others as f32, which holds them exactly.
+/// Appends a tensor's values: f64 and bytes as they are, all others as f32, which holds them exactly.
 fn write(bytes: &mut Vec<u8>, tensor: &Tensor) -> Result<()> {
     let flat = tensor.flatten_all()?;
     match flat.dtype() {
         DType::F64 => bytes.extend_from_slice(cast_slice(&flat.to_vec1::<f64>()?)),
+        DType::U8 => bytes.extend_from_slice(&flat.to_vec1::<u8>()?),
         _ => {
             let values = flat.to_dtype(DType::F32)?.to_vec1::<f32>()?;
             bytes.extend_from_slice(cast_slice(&values));
@@ -234,12 +239,17 @@ fn write(bytes: &mut Vec<u8>, tensor: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Takes a tensor of the shape and on the device of `like`; `None` if the bytes are too few.
+/// Takes a tensor of the shape and on the device of `like`, or the bytes of one of its moments; `None` if there are too
+/// few.
 fn read(bytes: &mut &[u8], like: &Tensor, dtype: DType) -> Result<Option<Tensor>> {
     let (shape, device, count) = (like.shape(), like.device(), like.elem_count());
     let tensor = match dtype {
         DType::F64 => {
             values::<f64>(bytes, count).map(|values| Tensor::from_vec(values, shape, device))
+        }
+        DType::U8 => {
+            let len = eight_bit_len(count);
+            values::<u8>(bytes, len).map(|values| Tensor::from_vec(values, len, device))
         }
         _ => values::<f32>(bytes, count).map(|values| Tensor::from_vec(values, shape, device)),
     };

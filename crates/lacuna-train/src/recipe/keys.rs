@@ -113,6 +113,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("optimizer.decay", Insisted, FUTURE),
     key("optimizer.clip", Insisted, FUTURE),
     key("optimizer.ema_decay", Insisted, "the mean of the steps to come has another span"),
+    key("optimizer.moments", Refused, "the moments are kept so"),
     key("optimizer.spike_z_score", Insisted, FUTURE),
     key("stage.name", Refused, "its lines in metrics.jsonl have this name"),
     key("stage.objective", Refused, MEASURED),

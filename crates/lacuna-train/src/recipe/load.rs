@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::overrides::{anchor_paths, check_paths, set_all};
 use super::{
-    EvaluationRecipe, ObjectiveKind, Precision, Recipe, Stage, StageData, bounds, corruption, words,
+    EvaluationRecipe, MaskEmbedding, ObjectiveKind, Precision, Recipe, Stage, StageData, bounds,
+    corruption, words,
 };
 use crate::error::{IoContext, Result, TrainError};
 use crate::learning_rate::LearningRateShape;
@@ -160,6 +161,12 @@ impl Recipe {
                 m.frozen.len(),
                 m.frozen_layers
             ));
+        }
+        if m.mask_embedding != MaskEmbedding::Checkpoint {
+            return Err("model.mask_embedding changes a row of the checkpoint, and an adapter stands beside it as it is: \
+                        give the row its start with lacuna convert MODEL NEW --to block-diffusion --mask-embedding mean, \
+                        and train [lora] from that"
+                .into());
         }
         if m.precision != Precision::F32 {
             return Err("model.precision = \"bf16\" rounds weights that [lora] does not train; take one out".into());

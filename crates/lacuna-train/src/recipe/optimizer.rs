@@ -32,6 +32,20 @@ pub struct OptimizerRecipe {
     pub spike_z_score: f64,
     /// Decay of the running mean of the weights, which is saved as a model of its own; 0: none is kept.
     pub ema_decay: f64,
+    /// The form in which both moments are kept.
+    pub moments: MomentsForm,
+}
+
+/// The form in which the moments are kept between steps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum MomentsForm {
+    /// As numbers of 32 bits.
+    #[default]
+    #[serde(rename = "f32")]
+    F32,
+    /// As a byte each, with a factor for 256 of them, rounded by chance: a quarter of the memory.
+    #[serde(rename = "8-bit")]
+    EightBit,
 }
 
 impl Default for OptimizerRecipe {
@@ -45,6 +59,7 @@ impl Default for OptimizerRecipe {
             clip: 1.0,
             spike_z_score: 0.0,
             ema_decay: 0.0,
+            moments: MomentsForm::F32,
         }
     }
 }
@@ -59,6 +74,7 @@ impl Recipe {
             eps: optimizer.epsilon,
             weight_decay: optimizer.weight_decay,
             clip_norm: Some(optimizer.clip),
+            eight_bit: (optimizer.moments == MomentsForm::EightBit).then_some(self.seed),
         };
         let parameters = model.trained()?.into_iter().map(|(name, var)| Parameter {
             var: var.clone(),
@@ -89,6 +105,7 @@ impl Recipe {
                 model.precision != Precision::F32,
                 "model.precision (a card has bf16 and f32 masters)",
             ),
+            (optimizer.moments != MomentsForm::F32, "moments in eight bits (optimizer.moments)"),
             (optimizer.ema_decay > 0.0, "a running mean of the weights (optimizer.ema_decay)"),
             (optimizer.spike_z_score > 0.0, "leaving out spikes (optimizer.spike_z_score)"),
             (

@@ -92,7 +92,8 @@ fn begin(
         return Ok(ControlFlow::Break(outcome));
     }
     // The last checkpoint may have found no room where the model did: there is nothing to train, then.
-    let untouched = options.resume_step.is_none() && settled.changes.is_empty();
+    let changes_steps = settled.changes.iter().any(|change| change.ruling == Ruling::Insisted);
+    let untouched = options.resume_step.is_none() && !changes_steps;
     if recorded && whole && !has_last && is_intact(&dir.join("final")) {
         let (step, steps) = (place.step, recipe.total_steps());
         let missing = format!(

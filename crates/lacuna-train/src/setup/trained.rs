@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::checkpoint::Form;
 use crate::error::{Result, TrainError};
 use crate::groups::ParameterGroup;
-use crate::recipe::{LoraRecipe, ModelRecipe, Precision, Recipe};
+use crate::recipe::{LoraRecipe, ModelRecipe, MomentsForm, Precision, Recipe};
 
 /// The model without the parameters that the recipe freezes among what is trained.
 pub(super) fn frozen(model: Transformer, recipe: &ModelRecipe) -> Result<Transformer> {
@@ -75,10 +75,11 @@ impl Recipe {
         let shapes = config.shapes();
         let copies = u64::from(self.model.precision == Precision::Bf16)
             + u64::from(self.optimizer.ema_decay > 0.0);
+        let eight_bit_moments = self.optimizer.moments == MomentsForm::EightBit;
         let Some(lora) = &self.lora else {
             let trained = shapes.iter().filter(|(name, _)| !is_frozen(&self.model, *name));
             let numbers = trained.map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
-            return Trained { numbers, copies, ..Trained::default() };
+            return Trained { numbers, copies, eight_bit_moments, ..Trained::default() };
         };
         let (mut adapters, mut merged) = (0, 0);
         for (name, shape) in shapes.iter() {
@@ -86,7 +87,7 @@ impl Recipe {
             adapters += (lora.rank * (rows + cols)) as u64;
             merged += if name.layer == Some(0) { (rows * cols) as u64 } else { 0 };
         }
-        Trained { numbers: adapters, adapters, merged, copies }
+        Trained { numbers: adapters, adapters, merged, copies, eight_bit_moments }
     }
 
     /// Rounds every parameter to bf16, if the recipe has passes read them so.

@@ -1,6 +1,6 @@
 //! Tests ranks that share a run: their steps are those of one rank, to the byte, and the first alone writes.
 
-use lacuna_train::{Collective, Event, Outcome, Recipe, RunOptions, run};
+use lacuna_train::{Collective, Event, MomentsForm, Outcome, Recipe, RunOptions, run};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -128,15 +128,22 @@ fn any_number_of_ranks_writes_the_same_bytes_and_goes_on_from_any_other_s_checkp
     let stage = &mut recipe.stage[0];
     // Five micro-batches: no number of ranks has equal shares, and that of eight has ranks without one.
     (stage.steps, stage.batch_size, stage.micro_batch_size) = (4, 5, Some(1));
-    let alone = folder.path().join("alone");
-    run_as(&recipe, &alone, Collective::Alone, u64::MAX);
+    for moments in [MomentsForm::F32, MomentsForm::EightBit] {
+        recipe.optimizer.moments = moments;
+        compare_ranks(&recipe, &folder.path().join(format!("{moments:?}")));
+    }
+}
+
+fn compare_ranks(recipe: &Recipe, folder: &Path) {
+    let alone = folder.join("alone");
+    run_as(recipe, &alone, Collective::Alone, u64::MAX);
     for size in [2, 3, 4, 8] {
-        let dir = folder.path().join(size.to_string());
-        ranks(size, &recipe, &dir, 2);
+        let dir = folder.join(size.to_string());
+        ranks(size, recipe, &dir, 2);
         // Moments that several ranks kept are one rank's, and the reverse.
         match size {
-            3 => drop(run_as(&recipe, &dir, Collective::Alone, u64::MAX)),
-            _ => drop(ranks(7 - size.min(6), &recipe, &dir, u64::MAX)),
+            3 => drop(run_as(recipe, &dir, Collective::Alone, u64::MAX)),
+            _ => drop(ranks(7 - size.min(6), recipe, &dir, u64::MAX)),
         }
         assert_eq!(metrics(&alone), metrics(&dir), "{size} ranks");
         assert_same(&alone, &dir, 2);

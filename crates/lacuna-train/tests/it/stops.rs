@@ -68,8 +68,12 @@ const EVERYTHING: &[&str] = &[
 
 #[test]
 fn a_run_with_everything_that_is_stopped_anywhere_is_an_unbroken_one() {
-    for precision in ["model.precision=f32", "model.precision=bf16"] {
-        let recipe = recipe(&[EVERYTHING, &[precision]].concat());
+    for (precision, moments) in
+        [("f32", "f32"), ("bf16", "f32"), ("f32", "8-bit"), ("bf16", "8-bit")]
+    {
+        let precision = format!("model.precision={precision}");
+        let moments = format!("optimizer.moments={moments}");
+        let recipe = recipe(&[EVERYTHING, &[precision.as_str(), moments.as_str()]].concat());
         let names = [
             "final/model.safetensors",
             "final-ema/model.safetensors",
@@ -188,6 +192,8 @@ fn values_of_the_new_keys_that_no_run_has_are_refused_by_their_names() {
         (&["lora.rank=2", "model.from=x", "lora.alpha=1e40"], "lora.alpha is 1e40"),
         (&["lora.rank=2", "model.from=x", "model.frozen=[\"norms\"]"], "model.frozen"),
         (&["lora.rank=2", "model.from=x", "model.precision=bf16"], "model.precision"),
+        (&["lora.rank=2", "model.from=x", "model.mask_embedding=measured"], "model.mask_embedding"),
+        (&["optimizer.moments=4-bit"], "optimizer.moments"),
     ] {
         let set: Vec<_> = set.iter().map(|item| (*item).to_owned()).collect();
         let error = Recipe::load(&path, &set).map(|_| ()).expect_err(words).to_string();

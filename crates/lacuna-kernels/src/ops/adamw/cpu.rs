@@ -10,7 +10,7 @@ use crate::raw::{elements, lend, lend_storage};
 use crate::simd::{dot_body, madd, simd};
 
 /// Elements per task; a constant, so that sums come out the same for any number of threads.
-const CHUNK: usize = 64 << 10;
+pub(super) const CHUNK: usize = 64 << 10;
 
 pub(super) fn adamw(
     isa: Isa,
@@ -23,7 +23,7 @@ pub(super) fn adamw(
     let [gradient] = elements([&gradient])?;
     let update = Scalars::from(*update);
     let Moments { first, second, master } = moments;
-    let step = |p: &Tensor| {
+    with_master(parameter, master.as_ref(), |p| {
         lend(first, |m| {
             lend(second, |v| {
                 lend(p, |p| {
@@ -32,7 +32,15 @@ pub(super) fn adamw(
                 })
             })
         })
-    };
+    })
+}
+
+/// Steps a parameter, or its f32 copy, which it is then the rounding of.
+pub(super) fn with_master(
+    parameter: &Var,
+    master: Option<&Tensor>,
+    step: impl FnOnce(&Tensor) -> Result<()>,
+) -> Result<()> {
     let Some(master) = master else { return step(parameter) };
     step(master)?;
     let [master] = elements([master])?;
@@ -64,7 +72,7 @@ fn step_all(isa: Isa, p: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32],
 
 /// [`AdamWUpdate`] in f32, with constant factors multiplied beforehand.
 #[derive(Clone, Copy)]
-struct Scalars {
+pub(super) struct Scalars {
     beta1: f32,
     beta2: f32,
     /// (1 − β₁) · clip factor.
@@ -98,7 +106,7 @@ impl From<AdamWUpdate> for Scalars {
 simd!(fn step(p: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], u: Scalars) = step_body);
 
 #[inline(always)]
-fn step_body<const FMA: bool>(
+pub(super) fn step_body<const FMA: bool>(
     p: &mut [f32],
     grad: &[f32],
     m: &mut [f32],

@@ -5,9 +5,13 @@ use candle_core::{DType, Result, Tensor, Var, bail};
 use crate::backend::{Backend, Serving};
 
 mod cpu;
+mod eight_bit;
 pub(crate) mod reference;
 
-/// The state that AdamW keeps for a parameter from step to step. Every tensor has the parameter's shape.
+pub use eight_bit::{EIGHT_BIT_BLOCK, RoundingWords, adamw_eight_bit, eight_bit_len};
+
+/// The state that AdamW keeps for a parameter from step to step. Every tensor has the parameter's shape, but moments of
+/// [eight bits](Moments::eight_bit) are bytes.
 #[derive(Clone, Debug)]
 pub struct Moments {
     /// The running mean of the gradient.

@@ -1,7 +1,9 @@
 //! Compares AdamW's update with its formula and with its definition.
 
 use super::*;
-use lacuna_kernels::{AdamWUpdate, Backend, Moments, adamw, global_norm, moving_average};
+use lacuna_kernels::{
+    AdamWUpdate, Backend, Moments, adamw, adamw_eight_bit, global_norm, moving_average,
+};
 
 fn variables(dtype: DType) -> Vec<Var> {
     let mut draw = Numbers::new(71);
@@ -166,4 +168,46 @@ pub(crate) fn thread_count_does_not_matter(backend: Backend) {
         assert_eq!(norm, global_norm(backend, &grads).unwrap());
         vars.iter().flat_map(|v| numbers(v)).chain([norm]).collect()
     });
+}
+
+/// One step in eight bits is a step from what the bytes stand for; its moments are then rounded to one of their two
+/// neighbours, those of the definition by the same draws.
+pub(crate) fn a_step_in_eight_bits_is_a_step_from_what_the_bytes_stand_for(backend: Backend) {
+    let vars = variables(DType::F32);
+    let words = |block: usize, words: &mut [u32; 256]| {
+        let draw = |i: usize| ((block * 256 + i) as u32).wrapping_mul(0x9E37_79B9) ^ 0x5bd1_e995;
+        words.iter_mut().enumerate().for_each(|(i, word)| *word = draw(i));
+    };
+    for var in &vars {
+        let mut eight = Moments::eight_bit(var, false).unwrap();
+        for step in 1..=6 {
+            let gradient = &gradients(step, std::slice::from_ref(var), DType::F32)[0];
+            let step = step as i32;
+            let update = AdamWUpdate {
+                beta1: 0.9,
+                beta2: 0.95,
+                eps: 1e-8,
+                grad_scale: 0.5,
+                step_size: 1e-2 / (1. - 0.9f64.powi(step)),
+                root_scale: 1. / (1. - 0.95f64.powi(step)).sqrt(),
+                shrink: 0.999,
+            };
+            let before = Var::from_tensor(&var.copy().unwrap()).unwrap();
+            let mut whole = eight.from_eight_bit(var).unwrap();
+            adamw(backend, &before, gradient, &mut whole, &update).unwrap();
+            adamw_eight_bit(backend, var, gradient, &mut eight, &update, &words).unwrap();
+            assert!(error(var, &before) < 1e-6);
+            let rounded = eight.from_eight_bit(var).unwrap();
+            let largest = numbers(&whole.first).into_iter().fold(0f64, |most, x| most.max(x.abs()));
+            for (x, r) in numbers(&whole.first).into_iter().zip(numbers(&rounded.first)) {
+                // Below the smallest float of a block, numbers are as far from each other as it is from 0.
+                assert!((x - r).abs() <= x.abs() / 8. + largest * 2f64.powi(-14), "{x} {r}");
+            }
+            for (x, r) in numbers(&whole.second).into_iter().zip(numbers(&rounded.second)) {
+                assert!(r > 0. && (x - r).abs() <= x / 8. + 1e-9, "{x} {r}");
+            }
+        }
+    }
+    let doubles = variables(DType::F64);
+    assert!(Moments::eight_bit(&doubles[0], false).unwrap_err().to_string().contains("F64"));
 }

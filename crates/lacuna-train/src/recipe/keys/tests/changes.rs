@@ -43,6 +43,7 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("optimizer.decay", &["optimizer.decay=[\"norms\"]"]),
     ("optimizer.ema_decay", &["optimizer.ema_decay=0.9"]),
     ("optimizer.clip", &["optimizer.clip=2.0"]),
+    ("optimizer.moments", &["optimizer.moments=8-bit"]),
     ("optimizer.spike_z_score", &["optimizer.spike_z_score=6.0"]),
     ("stage.name", &["stage.1.name=renamed"]),
     ("stage.objective", &["stage.1.objective=full-diffusion"]),
