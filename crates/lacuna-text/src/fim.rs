@@ -150,6 +150,11 @@ impl FimFormat {
         FORMATS.iter().find(|format| format.marks().all(|mark| id(mark).is_some()))
     }
 
+    /// The format of that name, if there is one.
+    pub fn named(name: &str) -> Option<&'static FimFormat> {
+        FORMATS.iter().find(|format| format.name == name)
+    }
+
     /// The marks of all formats: what [`find`](Self::find) asks for.
     pub fn all_marks() -> Vec<&'static str> {
         FORMATS.iter().flat_map(FimFormat::marks).collect()

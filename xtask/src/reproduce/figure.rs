@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::Experiment;
 use super::measures::{Measured, Sample, median};
@@ -21,6 +22,9 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 0, 0),
 ];
 const WIDTH: u32 = 860;
+/// The height of a chart over the steps, and of the line that names one of its arms.
+const CHART: u32 = 400;
+const ROW: u32 = 22;
 const FONT: (&str, i32) = ("sans-serif", 14);
 
 /// Each arm's first score: its seeds as points, their mean with the interval that holds it nineteen times of twenty.
@@ -34,10 +38,19 @@ pub(super) fn scores(
         runs.iter().filter_map(|run| run.scores.get(score).copied()).collect()
     };
     let rows: Vec<Vec<f64>> = measured.iter().map(values).collect();
-    let all = || rows.iter().flatten().copied();
-    let (low, high) =
-        (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
-    let margin = (0.08 * (high - low)).max(0.01);
+    let ends = |all: &[f64]| {
+        let least = all.iter().copied().fold(f64::INFINITY, f64::min);
+        (least, all.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+    };
+    let points = rows.concat();
+    let (least, most) = ends(&points);
+    // Of two seeds an interval is so wide that nothing else could be seen.
+    let half = |values: &[f64]| Sample::of(values).interval().min(most - least);
+    let edges = rows
+        .iter()
+        .flat_map(|row| [Sample::of(row).mean - half(row), Sample::of(row).mean + half(row)]);
+    let (low, high) = ends(&edges.chain(points.iter().copied()).collect::<Vec<_>>());
+    let margin = (0.04 * (high - low)).max(0.01);
     let count = rows.len() as f64;
     let mut text = String::new();
     {
@@ -67,7 +80,7 @@ pub(super) fn scores(
         for (row, values) in rows.iter().enumerate() {
             let (y, colour) = (count - 1.0 - row as f64, COLOURS[row % COLOURS.len()]);
             let sample = Sample::of(values);
-            let half = sample.interval().min(high - low + 2.0 * margin);
+            let half = half(values);
             let interval = [(sample.mean - half, y), (sample.mean + half, y)];
             chart.draw_series(LineSeries::new(interval, colour.stroke_width(2))).map_err(failed)?;
             let points = values.iter().map(|x| Circle::new((*x, y), 4, colour.mix(0.45).filled()));
@@ -114,17 +127,26 @@ fn draw(path: &Path, unit: &str, experiment: &Experiment, lines: &[Vec<(f64, f64
     );
     let mut text = String::new();
     {
-        let root = SVGBackend::with_string(&mut text, (WIDTH, 440)).into_drawing_area();
+        let height = CHART + ROW * lines.len() as u32 + 8;
+        let root = SVGBackend::with_string(&mut text, (WIDTH, height)).into_drawing_area();
         root.fill(&WHITE).map_err(failed)?;
-        let mut chart = ChartBuilder::on(&root)
+        // The names stand below, where they cover no line.
+        let (upper, names) = root.split_vertically(CHART);
+        let mut chart = ChartBuilder::on(&upper)
             .margin(12)
             .set_label_area_size(LabelAreaPosition::Left, 64)
             .set_label_area_size(LabelAreaPosition::Bottom, 44)
-            .build_cartesian_2d(0.0..end, (low / 1.2..high * 1.2).log_scale())
+            .build_cartesian_2d(
+                0.0..end,
+                (low / 1.2..high * 1.2).log_scale().with_key_points(marks(low / 1.2, high * 1.2)),
+            )
             .map_err(failed)?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
+            .x_label_formatter(&|step| format!("{step:.0}"))
+            .y_labels(16)
+            .y_label_formatter(&|y| y.to_string())
             .x_desc("step")
             .y_desc(unit)
             .label_style(FONT)
@@ -133,25 +155,26 @@ fn draw(path: &Path, unit: &str, experiment: &Experiment, lines: &[Vec<(f64, f64
         for (row, line) in lines.iter().enumerate() {
             let colour = COLOURS[row % COLOURS.len()];
             let drawn = line.iter().copied().filter(|(_, y)| *y > 0.0);
-            chart
-                .draw_series(LineSeries::new(drawn, colour.stroke_width(2)))
-                .map_err(failed)?
-                .label(experiment.arm[row].name.clone())
-                .legend(move |(x, y)| {
-                    PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3))
-                });
+            chart.draw_series(LineSeries::new(drawn, colour.stroke_width(2))).map_err(failed)?;
+            let y = (ROW * row as u32 + ROW / 2) as i32;
+            let sample = PathElement::new([(76, y), (100, y)], colour.stroke_width(3));
+            names.draw(&sample).map_err(failed)?;
+            let name = experiment.arm[row].name.as_str();
+            let style = FONT.into_text_style(&names).pos(Pos::new(HPos::Left, VPos::Center));
+            names.draw(&Text::new(name, (108, y), style)).map_err(failed)?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE.mix(0.85))
-            .label_font(FONT)
-            .draw()
-            .map_err(failed)?;
         root.present().map_err(failed)?;
     }
     std::fs::write(path, text)?;
     Ok(())
+}
+
+/// The numbers with one digit of 1, 2 or 5 between two others, those with 1 alone if they are far apart.
+fn marks(low: f64, high: f64) -> Vec<f64> {
+    let digits: &[i32] = if high / low > 1e3 { &[1] } else { &[1, 2, 5] };
+    let mark = |power: i32, digit: i32| format!("{digit}e{power}").parse().expect("a number");
+    let all = (-12..12).flat_map(|power| digits.iter().map(move |digit| mark(power, *digit)));
+    all.filter(|mark| (low..=high).contains(mark)).collect()
 }
 
 /// The median of several seeds' lines, and of ten steps where there are many.

@@ -27,6 +27,7 @@ Examples:
   lacuna convert model.gguf M                         for transformers
   lacuna convert M M-bf16 --dtype bf16 --max-shard-size 2GB
   lacuna convert M start --to block-diffusion --mask-token append
+  lacuna convert M start --to block-diffusion --mask-token append --fim-tokens
   lacuna convert M new --to block-diffusion --mask-token 7 --mask-embedding mean
   lacuna convert M merged --adapter runs/mine/final-adapter")]
 pub(crate) struct Args {
@@ -59,6 +60,10 @@ pub(crate) struct Args {
     /// spread; default: as-is, mean for an appended token
     #[arg(long, value_parser = ["as-is", "mean"], requires = "to_mode")]
     mask_embedding: Option<String>,
+    /// Append the marks <fim_prefix>, <fim_suffix> and <fim_middle> to a tokenizer that has none, for a recipe's
+    /// data.fim to train `lacuna fill`
+    #[arg(long, requires = "to_mode")]
+    fim_tokens: bool,
     /// Names the noise of --mask-embedding mean
     #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = ranges::seed)]
     seed: u64,
@@ -120,6 +125,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 "mean" => MaskStart::Mean,
                 _ => MaskStart::AsIs,
             }),
+            fim_tokens: args.fim_tokens,
             seed: args.seed,
         }),
         adapter: args.adapter.clone(),

@@ -420,6 +420,44 @@ fn an_appended_mask_gets_a_row_in_embedding_and_head_and_a_token() {
 }
 
 #[test]
+fn appended_marks_of_filling_get_rows_and_are_filled_with() {
+    let folder = Folder::new();
+    let args = |from: &str, to: &str| -> Vec<String> {
+        let flags = ["--to", "block-diffusion", "--mask-token", "append", "--fim-tokens"];
+        let args = ["convert", from, to, "--quiet"].into_iter().chain(flags);
+        args.map(str::to_owned).collect()
+    };
+    for (name, rows, tied) in [("full", 512, false), ("tied", 512, true), ("free", 520, false)] {
+        let from = autoregressive(&folder, name, rows, tied);
+        let to = folder.at(&format!("{name}-start"));
+        let given = args(&from, &to);
+        let given: Vec<&str> = given.iter().map(String::as_str).collect();
+        // This tokenizer has marks of its own, until they are called otherwise.
+        let error = refusal(&given, 1);
+        assert!(error.contains("already, by <[fim-prefix]>"), "{error}");
+        let tokenizer = Path::new(&from).join("tokenizer.json");
+        let text = fs::read_to_string(&tokenizer).unwrap();
+        fs::write(&tokenizer, text.replace("<[fim-", "<[no-")).unwrap();
+        done(&given);
+        assert_eq!(mask_of(&to), (rows.max(516), 512, 4), "{name}");
+        let (old, new) = (Weights::open(&from).unwrap(), Weights::open(&to).unwrap());
+        for table in [Name::EMBED, Name::HEAD] {
+            let [before, after] = [&old, &new].map(|weights| values(weights, &table.to_string()));
+            assert_eq!(before[..512 * 64], after[..512 * 64], "{name} {table}");
+            for id in 513..516 {
+                is_mean_of(&before, &after[id * 64..][..64]);
+            }
+            assert!(after[513 * 64..514 * 64] != after[514 * 64..515 * 64], "noise of their own");
+        }
+        let inspected: Value = serde_json::from_str(&done(&["inspect", &to, "--json"])).unwrap();
+        assert!(inspected.to_string().contains("starcoder"), "{inspected}");
+        let file = folder.at("hole.py");
+        fs::write(&file, "def add(a, b):\n    return \n").unwrap();
+        done(&["fill", "--model", &to, &file, "--at", "2:12", "--max-new-tokens", "8"]);
+    }
+}
+
+#[test]
 fn a_mask_that_cannot_be_one_is_refused() {
     let folder = Folder::new();
     let from = autoregressive(&folder, "ar", 512, false);

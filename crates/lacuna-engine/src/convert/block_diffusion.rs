@@ -4,6 +4,7 @@
 use lacuna_checkpoint::{Attention, Config, Mode, Name, Outgoing, Weights, mean_row};
 use lacuna_kernels::Backend;
 use lacuna_random::{Purpose, stream, uniform_f32};
+use lacuna_text::FimFormat;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
@@ -24,6 +25,9 @@ pub struct ToBlockDiffusion {
     pub block_size: Option<NonZeroUsize>,
     /// The start of the token's embedding; default: as it is, for an appended token the mean.
     pub mask_embedding: Option<MaskStart>,
+    /// Appends the marks of filling in the middle to a tokenizer that has none, spelled as StarCoder's. Their rows start
+    /// as [`MaskStart::Mean`].
+    pub fim_tokens: bool,
     /// Names the noise of [`MaskStart::Mean`].
     pub seed: u64,
 }
@@ -94,6 +98,7 @@ pub(super) fn apply(
         return Err(unsupported(reason));
     }
     config.vocab_size = config.vocab_size.max(row + 1);
+    let marks = if to.fim_tokens { fim_ids(config, side)? } else { Vec::new() };
     let four = const { NonZeroUsize::new(4).expect("not zero") };
     let block_size = to.block_size.or(config.block_size()).unwrap_or(four);
     config.mode = Mode::BlockDiffusion { block_size, mask_token_id: Some(id) };
@@ -108,14 +113,42 @@ pub(super) fn apply(
         // The head never has to predict MASK; a mean logit neither helps nor hurts the other tokens.
         rows.push((Name::HEAD, row, started(weights, Name::HEAD, to.seed, 1)?));
     }
+    for (mark, number) in marks.into_iter().zip(1..) {
+        let row = mark as usize;
+        rows.push((Name::EMBED, row, started(weights, Name::EMBED, to.seed, 2 * number)?));
+        if !config.tie_word_embeddings {
+            rows.push((Name::HEAD, row, started(weights, Name::HEAD, to.seed, 2 * number + 1)?));
+        }
+    }
     Ok(rows)
+}
+
+/// Appends the marks of filling in the middle; their ids.
+fn fim_ids(config: &mut Config, side: &mut CarriedFiles) -> Result<Vec<u32>> {
+    if let Some(tokenizer) = side.open_tokenizer()?
+        && let Some(format) = FimFormat::find(|name| tokenizer.token_to_id(name))
+    {
+        let marks: Vec<_> = format.marks().collect();
+        let reason = format!("the tokenizer fills in the middle already, by {}", marks.join(" "));
+        return Err(Error::Request(reason));
+    }
+    let format = FimFormat::named("starcoder").expect("one of the formats");
+    let ids: Vec<u32> =
+        format.marks().map(|mark| side.append_token(mark)).collect::<Result<_>>()?;
+    let rows = ids.iter().map(|id| *id as usize + 1).max().unwrap_or(0);
+    config.vocab_size = config.vocab_size.max(rows);
+    Ok(ids)
 }
 
 fn mask_id(config: &Config, side: &mut CarriedFiles, token: Option<&MaskToken>) -> Result<u32> {
     let tokenizer = side.open_tokenizer()?;
     let named = |name: &str| tokenizer.as_ref().and_then(|tokenizer| tokenizer.token_to_id(name));
     let id = match token {
-        Some(MaskToken::Append { name }) if tokenizer.is_some() => return side.append_token(name),
+        Some(MaskToken::Append { name }) if tokenizer.is_some() => {
+            let id = side.append_token(name)?;
+            side.name_mask(name)?;
+            return Ok(id);
+        }
         Some(MaskToken::Append { .. }) => return Ok(config.vocab_size as u32),
         Some(MaskToken::Id(id)) => *id,
         Some(MaskToken::Named(name)) => named(name).ok_or_else(|| {
@@ -145,7 +178,7 @@ fn mask_id(config: &Config, side: &mut CarriedFiles, token: Option<&MaskToken>) 
             );
             return Err(Error::Request(reason));
         }
-        side.name_in_config(&name, None)?;
+        side.name_mask(&name)?;
     }
     Ok(id)
 }

@@ -2,7 +2,7 @@
 
 use lacuna_checkpoint::{CarriedMetadata, Config, Format, Weights};
 use lacuna_text::{ChatTemplate, Facts, Settings, Tokenizer};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 use crate::advice::Knob;
@@ -144,12 +144,24 @@ impl CarriedFiles {
         }
         self.tokenizer = Some(text);
         self.rows = rows;
-        self.name_in_config(name, Some((id, token)))?;
+        self.edit_names(&|map| {
+            let decoder = map.get_mut("added_tokens_decoder").and_then(Value::as_object_mut);
+            if let Some(decoder) = decoder {
+                let mut token = token.clone();
+                token.as_object_mut().map(|token| token.remove("id"));
+                decoder.insert(id.to_string(), token);
+            }
+        })?;
         Ok(id)
     }
 
     /// Says in the files that name special tokens, where they are, which one is MASK.
-    pub(super) fn name_in_config(&mut self, mask: &str, added: Option<(u32, Value)>) -> Result<()> {
+    pub(super) fn name_mask(&mut self, mask: &str) -> Result<()> {
+        self.edit_names(&|map| drop(map.insert("mask_token".into(), mask.into())))
+    }
+
+    /// Changes the files that name special tokens, where they are.
+    fn edit_names(&mut self, edit: &dyn Fn(&mut Map<String, Value>)) -> Result<()> {
         let names = [TOKENIZER_CONFIG, "special_tokens_map.json"];
         for (name, text) in self.others.iter_mut() {
             if !names.contains(&name.as_str()) {
@@ -157,7 +169,7 @@ impl CarriedFiles {
             }
             if text.len() > LONGEST_EDITED {
                 let reason = format!(
-                    "{name} has {} bytes; at most {LONGEST_EDITED} are expected where MASK is to be named in it",
+                    "{name} has {} bytes; at most {LONGEST_EDITED} are expected where a token is to be named in it",
                     text.len()
                 );
                 return Err(Error::Place {
@@ -166,13 +178,7 @@ impl CarriedFiles {
                 });
             }
             let Ok(Value::Object(mut map)) = serde_json::from_str::<Value>(text) else { continue };
-            map.insert("mask_token".into(), mask.into());
-            let decoder = map.get_mut("added_tokens_decoder").and_then(Value::as_object_mut);
-            if let (Some(decoder), Some((id, token))) = (decoder, &added) {
-                let mut token = token.clone();
-                token.as_object_mut().map(|token| token.remove("id"));
-                decoder.insert(id.to_string(), token);
-            }
+            edit(&mut map);
             *text = pretty(&Value::Object(map));
         }
         Ok(())
