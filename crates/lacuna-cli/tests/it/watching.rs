@@ -193,7 +193,7 @@ fn a_plan_s_memory_is_what_the_run_then_takes() {
         let record = std::fs::read(place.path().join(name).join("run.json")).unwrap();
         let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
         let taken = record["peak_memory_bytes"].as_f64().unwrap();
-        // What the allocator keeps, and pages of files that the system counts, are not planned.
+        // Not planned are memory that the allocator keeps, and pages of files that the system counts.
         assert!(
             (0.8..1.3).contains(&(planned / taken)),
             "{name}: {planned} planned, {taken} taken"

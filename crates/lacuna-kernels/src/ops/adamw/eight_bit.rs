@@ -259,7 +259,7 @@ fn factor_above(largest: f32) -> f32 {
 
 /// Bits of an f32's mantissa that a byte lacks.
 const CUT: u32 = 20;
-/// What the byte of the number 1 stands for, in steps of the floats that have three bits of mantissa.
+/// The number 1 in steps of the floats that have three bits of mantissa.
 const ONE: u32 = 1f32.to_bits() >> CUT;
 /// The steps below the first moment's byte 0, and below the second's.
 const FIRST: u32 = ONE - 127;
