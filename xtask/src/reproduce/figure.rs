@@ -169,9 +169,13 @@ fn draw(path: &Path, unit: &str, experiment: &Experiment, lines: &[Vec<(f64, f64
     Ok(())
 }
 
-/// The numbers with one digit of 1, 2 or 5 between two others, those with 1 alone if they are far apart.
+/// The numbers of one digit between two others: all, or those of 1, 2 and 5, or of 1 alone, the farther these are apart.
 fn marks(low: f64, high: f64) -> Vec<f64> {
-    let digits: &[i32] = if high / low > 1e3 { &[1] } else { &[1, 2, 5] };
+    let digits: &[i32] = match high / low {
+        ratio if ratio > 1e3 => &[1],
+        ratio if ratio > 12.0 => &[1, 2, 5],
+        _ => &[1, 2, 3, 4, 5, 6, 7, 8, 9],
+    };
     let mark = |power: i32, digit: i32| format!("{digit}e{power}").parse().expect("a number");
     let all = (-12..12).flat_map(|power| digits.iter().map(move |digit| mark(power, *digit)));
     all.filter(|mark| (low..=high).contains(mark)).collect()

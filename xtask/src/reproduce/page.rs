@@ -25,14 +25,21 @@ pub(super) fn write(
     writeln!(page, "**Published:** {}\n", experiment.published.trim())?;
     writeln!(page, "{}", table(experiment, measured))?;
     let listed: Vec<_> = seeds.iter().map(u64::to_string).collect();
-    writeln!(
-        page,
-        "Means over seeds {} and ± the standard deviation of one run. *Against* is the mean of the differences within a \
-         seed to “{}”, ± their standard deviation. Noise: standard deviation of the loss over the last half of the \
-         steps, by its mean.\n",
-        listed.join(", "),
-        experiment.reference
-    )?;
+    let noise =
+        "Noise: standard deviation of the loss over the last half of the steps, by its mean.";
+    let reference = &experiment.reference;
+    match listed.as_slice() {
+        [seed] => writeln!(
+            page,
+            "Seed {seed} alone, so that nothing is known of the scatter. *Against* is the difference to “{reference}”. {noise}\n"
+        )?,
+        _ => writeln!(
+            page,
+            "Means over seeds {} and ± the standard deviation of one run. *Against* is the mean of the differences within a \
+             seed to “{reference}”, ± their standard deviation. {noise}\n",
+            listed.join(", "),
+        )?,
+    }
     figure::scores(&folder.join("scores.svg"), experiment, measured)?;
     writeln!(page, "![{} of each arm](scores.svg)\n", label(&experiment.scores[0]))?;
     if experiment.track {
@@ -97,14 +104,18 @@ fn cells(
         runs.iter().map(|run| run.scores.get(score).copied()).collect()
     };
     let Some(own) = values(runs) else { return " – | – |".into() };
+    let scatter = |sample: &Sample| match own.len() {
+        1 => String::new(),
+        _ => format!(" ± {:.digits$}", sample.deviation),
+    };
     let sample = Sample::of(&own);
-    let mut cells = format!(" {:.digits$} ± {:.digits$} |", sample.mean, sample.deviation);
+    let mut cells = format!(" {:.digits$}{} |", sample.mean, scatter(&sample));
     match values(reference).filter(|_| !is_reference) {
         None => cells.push_str(" – |"),
         Some(reference) => {
             let pairs: Vec<_> = own.iter().zip(&reference).map(|(own, its)| own - its).collect();
-            let Sample { mean, deviation, .. } = Sample::of(&pairs);
-            cells.push_str(&format!(" {mean:+.digits$} ± {deviation:.digits$} |"));
+            let sample = Sample::of(&pairs);
+            cells.push_str(&format!(" {:+.digits$}{} |", sample.mean, scatter(&sample)));
         }
     }
     cells
