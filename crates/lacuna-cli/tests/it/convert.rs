@@ -39,7 +39,7 @@ impl Folder {
     }
 
     /// Names of everything below, hidden ones too.
-    fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.0.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let mut names: Vec<String> = entries.map(|name| name.into_string().unwrap()).collect();
         names.sort();
@@ -340,7 +340,7 @@ fn a_model_that_does_not_fit_is_refused_with_the_numbers_before_it_is_read() {
 #[test]
 fn inspect_says_what_is_missing_and_fails() {
     let folder = Folder::new();
-    let from = autoregressive(&folder, "ar", 512, true);
+    let from = crate::starts::autoregressive(&folder, "ar", 512, true);
     let config = Path::new(&from).join("config.json");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 5"))

@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::convert::{Folder, done, golden, refusal, same_bits, values};
 
 /// An autoregressive model with the tokenizer of the golden ones, whose 512 ids fill its rows or leave some free.
-fn autoregressive(folder: &Folder, name: &str, rows: usize, tied: bool) -> String {
+pub(crate) fn autoregressive(folder: &Folder, name: &str, rows: usize, tied: bool) -> String {
     let path = folder.at(name);
     let config = Config { vocab_size: rows, tie_word_embeddings: tied, ..Config::default() };
     let model = Transformer::init(config, 3, DType::F32, &Device::Cpu).unwrap();
