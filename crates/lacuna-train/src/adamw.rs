@@ -280,6 +280,10 @@ impl AdamW {
             if m.dims() != want || v.dims() != want || master != shape {
                 bail!("adamw: moments {i} are {:?}, {:?}, expected {want:?}", m.dims(), v.dims())
             }
+            let is_bytes = |moment: &Tensor| moment.dtype() == DType::U8;
+            if [m, v].into_iter().any(|one| is_bytes(one) != self.config.eight_bit.is_some()) {
+                bail!("adamw: moments {i} are {:?}, of another form than is kept", m.dtype())
+            }
             if parameter.has_master() != state.masters[i].is_some() {
                 bail!("adamw: master copy {i} is missing or superfluous")
             }

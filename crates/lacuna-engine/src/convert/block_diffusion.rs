@@ -99,6 +99,16 @@ pub(super) fn apply(
     }
     config.vocab_size = config.vocab_size.max(row + 1);
     let marks = if to.fim_tokens { fim_ids(config, side)? } else { Vec::new() };
+    let taken = config.eos_token_ids.iter().copied().chain(config.bos_token_id).chain([id]);
+    let taken: Vec<u32> = taken.chain(config.pad_token_id).collect();
+    if let Some(mark) = marks.iter().find(|mark| taken.contains(mark)) {
+        let reason = format!(
+            "the first ids that no token has, where marks for filling in the middle go, are in use: {mark} is MASK, or \
+             begins, ends or pads texts; {} append puts MASK elsewhere",
+            Knob::MaskToken
+        );
+        return Err(unsupported(reason));
+    }
     let four = const { NonZeroUsize::new(4).expect("not zero") };
     let block_size = to.block_size.or(config.block_size()).unwrap_or(four);
     config.mode = Mode::BlockDiffusion { block_size, mask_token_id: Some(id) };
@@ -133,6 +143,12 @@ fn fim_ids(config: &mut Config, side: &mut CarriedFiles) -> Result<Vec<u32>> {
         return Err(Error::Request(reason));
     }
     let format = FimFormat::named("starcoder").expect("one of the formats");
+    if let Some(tokenizer) = side.open_tokenizer()?
+        && let Some(mark) = format.marks().find(|mark| tokenizer.token_to_id(mark).is_some())
+    {
+        let reason = format!("the tokenizer has `{mark}` and not all marks that go with it");
+        return Err(Error::Request(reason));
+    }
     let ids: Vec<u32> =
         format.marks().map(|mark| side.append_token(mark)).collect::<Result<_>>()?;
     let rows = ids.iter().map(|id| *id as usize + 1).max().unwrap_or(0);
