@@ -6,9 +6,9 @@
 //!
 //! A number is rounded by chance, upwards as often as it lies near the upper of its two neighbours, so that rounding
 //! adds noise and no bias. Rounded to the nearest, a running mean could stop: with β₂ = .95 a second moment falls by a
-//! twentieth in a step without gradient, and half the distance to the next lower byte is up to an eighteenth. Two exceptions: second
-//! moments below 2⁻³² of the factor are raised to about that, and a block of numbers below 2⁻⁹⁰ becomes zeros. All numbers must be finite,
-//! which a trainer makes sure of before it updates anything.
+//! twentieth in a step without gradient, and half the distance to the next lower byte is up to an eighteenth. Two
+//! exceptions: second moments below 2⁻³² of the factor are raised to about that, and a block of numbers below 2⁻⁹⁰
+//! becomes zeros. All numbers must be finite, which a trainer makes sure of before it updates anything.
 //!
 //! A power of two divides exactly, so numbers that were rounded before stay as they are, whatever the draws.
 
