@@ -4,6 +4,7 @@ use crate::corpus::Document;
 use crate::error::{Error, Result};
 use lacuna_random::{Purpose, stream, uniform};
 use lacuna_text::{Fim, FimOrder, Tokenizer};
+use std::num::NonZeroUsize;
 
 /// The order in which the parts of rewritten documents stand.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -24,6 +25,10 @@ pub enum HoleOrder {
 /// A part `rate` of the documents is cut in three at two uniformly drawn characters, and written as the family of the
 /// tokenizer marks it, the middle last. Which documents, and where they are cut, depends on the seed and the document's
 /// own text: not on its place, nor on the documents beside it.
+///
+/// A document that is longer than a window has its three parts in different windows, and a model never sees a middle
+/// together with what stands around it. [`in_pieces`](Self::in_pieces) cuts rewritten documents first (the *context-level
+/// FIM* of Bavarian et al., arXiv 2207.14255).
 #[derive(Debug)]
 pub struct Holes<'a> {
     tokenizer: &'a Tokenizer,
@@ -31,6 +36,8 @@ pub struct Holes<'a> {
     rate: f64,
     order: HoleOrder,
     seed: u64,
+    /// The most tokens of a piece; none where a document is one piece.
+    piece: Option<NonZeroUsize>,
 }
 
 impl<'a> Holes<'a> {
@@ -55,14 +62,24 @@ impl<'a> Holes<'a> {
                 marks.format.order_in_words()
             )));
         }
-        Ok(Self { tokenizer, marks, rate, order, seed })
+        Ok(Self { tokenizer, marks, rate, order, seed, piece: None })
     }
 
-    /// The tokens of a document that is rewritten; none if it stays as it is.
+    /// The rule that cuts a rewritten document into pieces first, each of which is given a hole and becomes a document of
+    /// its own.
+    ///
+    /// Pieces end where lines end, and hold at most `tokens` tokens, or one line that is longer. A piece with its marks
+    /// and its end takes at most four tokens more, and a few where a token is cut by a hole.
+    #[must_use]
+    pub fn in_pieces(self, tokens: NonZeroUsize) -> Self {
+        Self { piece: Some(tokens), ..self }
+    }
+
+    /// The documents that stand in for a document that is rewritten, as tokens; none if it stays as it is.
     ///
     /// # Errors
     /// When the tokenizer fails on a part.
-    pub fn rewritten(&self, document: &Document) -> Result<Option<Vec<u32>>> {
+    pub fn rewritten(&self, document: &Document) -> Result<Option<Vec<Vec<u32>>>> {
         let hash = blake3::hash(document.text.as_bytes());
         let name = u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("32 bytes"));
         let mut rng = stream(self.seed, Purpose::Hole, name, 0);
@@ -76,13 +93,34 @@ impl<'a> Holes<'a> {
             HoleOrder::Both if uniform(&mut rng) < 0.5 => FimOrder::PrefixSuffix,
             HoleOrder::Both => FimOrder::SuffixPrefix,
         };
-        let tokens = self.marks.example_in(order, self.tokenizer, &document.text, &mut rng)?;
-        Ok(Some(tokens))
+        let pieces = self.pieces(&document.text)?.into_iter();
+        let mut example =
+            |piece| Ok(self.marks.example_in(order, self.tokenizer, piece, &mut rng)?);
+        pieces.map(&mut example).collect::<Result<_>>().map(Some)
+    }
+
+    /// The pieces of a text, one at least, which joined are the text.
+    fn pieces<'t>(&self, text: &'t str) -> Result<Vec<&'t str>> {
+        let Some(most) = self.piece else { return Ok(vec![text]) };
+        let (mut pieces, mut rest) = (Vec::new(), text);
+        let (mut bytes, mut tokens) = (0, 0);
+        for line in text.split_inclusive('\n') {
+            let more = self.tokenizer.encode_ordinary(line)?.len();
+            if bytes > 0 && tokens + more > most.get() {
+                let (piece, behind) = rest.split_at(bytes);
+                pieces.push(piece);
+                (rest, bytes, tokens) = (behind, 0, 0);
+            }
+            bytes += line.len();
+            tokens += more;
+        }
+        pieces.push(rest);
+        Ok(pieces)
     }
 
     /// Everything that the rule depends on but the tokenizer, in words.
     pub(crate) fn description(&self) -> String {
-        let Self { rate, order, seed, .. } = self;
-        format!("holes {rate:?} {order:?} {seed}")
+        let Self { rate, order, seed, piece, .. } = self;
+        format!("holes {rate:?} {order:?} {seed} {piece:?}")
     }
 }

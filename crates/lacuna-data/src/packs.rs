@@ -125,7 +125,8 @@ pub fn pack_corpus(
         },
         |document| encode(&document, options),
         |encoded| {
-            tokens.set(tokens.get() + encoded.tokens.len() as u64 + 1);
+            let more = encoded.documents.iter().map(|document| document.len() as u64 + 1);
+            tokens.set(tokens.get() + more.sum::<u64>());
             parts.take(&encoded, options.document_end)
         },
     )?;
@@ -134,7 +135,8 @@ pub fn pack_corpus(
 
 /// A document as tokens.
 struct Encoded {
-    tokens: Vec<u32>,
+    /// The document, or those that stand in for it.
+    documents: Vec<Vec<u32>>,
     text_bytes: usize,
     is_held_out: bool,
     is_rewritten: bool,
@@ -145,11 +147,11 @@ fn encode(document: &Document, options: &PackOptions<'_>) -> Result<Encoded> {
     let holes = options.holes.as_ref().filter(|_| !is_held_out);
     let rewritten = holes.map(|holes| holes.rewritten(document)).transpose()?.flatten();
     let is_rewritten = rewritten.is_some();
-    let tokens = match rewritten {
-        Some(tokens) => tokens,
-        None => options.tokenizer.encode_ordinary(&document.text)?,
+    let documents = match rewritten {
+        Some(documents) => documents,
+        None => vec![options.tokenizer.encode_ordinary(&document.text)?],
     };
-    Ok(Encoded { tokens, text_bytes: document.text.len(), is_held_out, is_rewritten })
+    Ok(Encoded { documents, text_bytes: document.text.len(), is_held_out, is_rewritten })
 }
 
 /// Both parts of a packing under way.
@@ -178,13 +180,18 @@ impl Parts {
     }
 
     fn take(&mut self, encoded: &Encoded, document_end: u32) -> Result<()> {
-        let Encoded { tokens, text_bytes, is_held_out, is_rewritten } = encoded;
+        let Encoded { documents, text_bytes, is_held_out, is_rewritten } = encoded;
         self.documents += 1;
         self.held_out_documents += usize::from(*is_held_out);
         self.rewritten_documents += usize::from(*is_rewritten);
         self.text_bytes += *text_bytes as u64;
         let part = if *is_held_out { &mut self.held_out } else { &mut self.train };
-        part.push(tokens, document_end, *text_bytes)
+        // The text is counted once, with the first of the documents that stand in for it.
+        let bytes = std::iter::once(*text_bytes).chain(std::iter::repeat(0));
+        documents
+            .iter()
+            .zip(bytes)
+            .try_for_each(|(tokens, bytes)| part.push(tokens, document_end, bytes))
     }
 
     fn finish(

@@ -42,12 +42,16 @@ pub fn answer(
             let fenced = fenced(text).filter(|_| form == PromptForm::Chat);
             return Ok(alone(fenced.unwrap_or(text).to_owned()));
         }
-        Tests::Behind { language, .. } => {
-            let completion = language.function(text).to_owned();
+        Tests::Behind { language, ref stops, .. } => {
+            let completion = match stops.is_empty() {
+                true => language.function(text),
+                false => before_first(text, stops),
+            };
+            let completion = completion.to_owned();
             let solution = task.program(&completion);
             return Ok(Answer { completion, solution });
         }
-        Tests::Check { .. } | Tests::Differential { .. } => {}
+        Tests::Check { .. } | Tests::Differential { .. } | Tests::Cases { .. } => {}
     }
     let is_sanitized = match benchmark.sanitized {
         Sanitized::Always => true,
@@ -84,6 +88,12 @@ fn plain(task: &Task, completion: &str) -> String {
         Some(_) => task.program(completion),
         None => format!("{}\n{completion}", task.prompt.trim()),
     }
+}
+
+/// A text up to where the first of the stops begins.
+fn before_first<'t>(text: &'t str, stops: &[String]) -> &'t str {
+    let end = stops.iter().filter_map(|stop| text.find(stop)).min();
+    &text[..end.unwrap_or(text.len())]
 }
 
 /// The code of an answer that was begun inside a fence.
@@ -157,6 +167,13 @@ mod tests {
         assert_eq!(fenced("```\nnot closed"), Some("not closed"));
         assert_eq!(fenced("```\n```"), Some(""));
         assert_eq!(fenced("no fence"), None);
+    }
+
+    #[test]
+    fn a_completion_ends_at_the_first_stop() {
+        let stops = ["\n}", "\n#"].map(str::to_owned);
+        assert_eq!(before_first("  x\n# y\n}\n", &stops), "  x");
+        assert_eq!(before_first("  x }", &stops), "  x }");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::language::Language;
 
 mod mbxp;
+mod multipl_e;
 
 /// A benchmark that is known by name.
 #[derive(Debug)]
@@ -73,8 +74,12 @@ pub enum Format {
     EditDescriptive,
     /// The same lines, with the short one.
     EditLazy,
+    /// BigCodeBench's lines, of all tasks or the hard ones.
+    BigCodeBench,
     /// MBXP's lines in a language.
     Mbxp(Language),
+    /// MultiPL-E's objects in a language.
+    MultiplE(Language),
 }
 
 /// The texts that end a completion in every benchmark of EvalPlus, with those that one of them adds.
@@ -278,6 +283,15 @@ pub static BENCHMARKS: &[Benchmark] = &[
         format: Format::EditLazy,
         ..EDITING
     },
+    Benchmark {
+        name: "bigcodebench-hard",
+        about: "148 functions that use libraries; from a local copy (--benchmark-file)",
+        format: Format::BigCodeBench,
+        licence: "Apache-2.0",
+        sanitized: Sanitized::Always,
+        max_new_tokens: 1280,
+        ..FUNCTIONS
+    },
     mbxp::JAVASCRIPT,
     mbxp::JAVA,
     mbxp::CPP,
@@ -285,6 +299,10 @@ pub static BENCHMARKS: &[Benchmark] = &[
     mbxp::PHP,
     mbxp::PERL,
     mbxp::RUBY,
+    multipl_e::CPP,
+    multipl_e::JAVASCRIPT,
+    multipl_e::PHP,
+    multipl_e::BASH,
 ];
 
 impl Benchmark {
@@ -312,6 +330,7 @@ impl Benchmark {
             Some("SingleLineInfilling") => "infilling-single-line",
             Some("MultiLineInfilling") => "infilling-multi-line",
             Some("RandomSpanInfilling") => "infilling-random-span",
+            Some("BigCodeBench") => "bigcodebench-hard",
             Some("MBJSP") => "mbxp-javascript",
             Some("MBJP") => "mbxp-java",
             Some("MBCPP") => "mbxp-cpp",

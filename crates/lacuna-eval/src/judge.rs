@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::{Result, faulty};
+use crate::error::{Error, Result, faulty};
 use crate::functions::{Call, Replies, Reply, replies};
 use crate::language::Language;
-use crate::python::{Python, Script, request};
+use crate::python::{Answer, Python, Script, request};
 use crate::task::{Task, Tests};
 use crate::value::Value;
+use lacuna_sandbox::Policy;
 use serde_json::json;
 
 mod check;
@@ -16,6 +17,12 @@ mod differential;
 mod oracle;
 
 use differential::Reference;
+
+/// Address space of a program of BigCodeBench, whose libraries map a lot.
+const CASES_MEMORY: u64 = 8 << 30;
+
+/// Seconds for its cases. The authors allow four minutes, for machines that judge many at once.
+const CASES_S: f64 = 120.0;
 
 /// A judge of samples, with the rules of time that it goes by.
 ///
@@ -116,7 +123,8 @@ impl Judge {
             }
             Tests::Output { output } => self.output(task, output, program),
             Tests::Input { code, output } => self.input(task, code, output, program),
-            Tests::Behind { language, program: test } => self.behind(*language, test, program),
+            Tests::Behind { language, program: test, .. } => self.behind(*language, test, program),
+            Tests::Cases { program: test, head } => self.cases(test, head, program),
             Tests::Together { program: test } => self.together(test, program),
         }
     }
@@ -177,16 +185,42 @@ impl Judge {
         Ok(Verdict { is_forgeable: true, ..verdict })
     }
 
+    fn cases(&self, test: &str, head: &str, program: &str) -> Result<Verdict> {
+        let folder = folder()?;
+        // The head without a body, as the authors put it before every answer.
+        let code = [head, "\n    pass\n", program].concat();
+        let mut python = self.python.clone();
+        python.memory_bytes = CASES_MEMORY;
+        let request = request([("code", code.into()), ("test", test.into())]);
+        let answer = python.run(Script::Cases, request, CASES_S, Some(folder.path()))?;
+        Ok(ended(&answer))
+    }
+
     fn together(&self, test: &str, program: &str) -> Result<Verdict> {
         let request = request([("code", program.into()), ("test", test.into())]);
         let answer = self.python.run(Script::Program, request, self.check_s, None)?;
-        let verdict = match &*answer.lines {
-            [line] if !answer.is_disturbed => check::verdict(line),
-            _ if answer.is_late() => Verdict::late(),
-            _ => Verdict::failed("the program ended before its tests did"),
-        };
-        Ok(Verdict { is_forgeable: true, ..verdict })
+        Ok(ended(&answer))
     }
+}
+
+/// An empty folder for one program, given to the user that it will run as.
+pub(crate) fn folder() -> Result<tempfile::TempDir> {
+    let folder = tempfile::tempdir().map_err(|error| {
+        let place = std::env::temp_dir();
+        Error::Request(format!("no folder for a program in {}: {error}", place.display()))
+    })?;
+    Policy::files(folder.path()).give_folder()?;
+    Ok(folder)
+}
+
+/// The verdict of tests that share their process with the program.
+fn ended(answer: &Answer) -> Verdict {
+    let verdict = match &*answer.lines {
+        [line] if !answer.is_disturbed => check::verdict(line),
+        _ if answer.is_late() => Verdict::late(),
+        _ => Verdict::failed("the program ended before its tests did"),
+    };
+    Verdict { is_forgeable: true, ..verdict }
 }
 
 /// The value of an expression, or what is to be said of one that has none.

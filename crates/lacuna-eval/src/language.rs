@@ -1,4 +1,5 @@
-//! Runs a program with its tests in a language that is not Python, as MBXP's harness does: it ends well, or it fails.
+//! Runs a program with its tests in a language that is not Python, as the harnesses of MBXP and MultiPL-E do: it ends well, or
+//! it fails.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use lacuna_sandbox::{Limit, Policy, Program};
 
 use crate::error::{Error, Result};
-use crate::judge::Verdict;
+use crate::judge::{Verdict, folder};
 
 /// The languages whose programs can be judged, each by the tools of its own that the machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub enum Language {
     Perl,
     /// By `ruby`.
     Ruby,
+    /// By `bash`.
+    Bash,
 }
 
 /// A command of a language: the tool, and its arguments in the program's folder.
@@ -57,6 +60,7 @@ impl Language {
             Language::Php => "main.php",
             Language::Perl => "main.pl",
             Language::Ruby => "main.rb",
+            Language::Bash => "main.sh",
         }
     }
 
@@ -81,6 +85,7 @@ impl Language {
             Language::Php => step("php", &["main.php"]),
             Language::Perl => step("perl", &["main.pl"]),
             Language::Ruby => step("ruby", &["main.rb"]),
+            Language::Bash => step("bash", &["main.sh"]),
         }
     }
 
@@ -97,15 +102,21 @@ impl Language {
         }
     }
 
-    /// Asks whether the language's tools are installed where a sandboxed program may read them, and what MBXP's tests need
-    /// of packages.
+    /// Asks whether the language's tools are installed where a sandboxed program may read them.
     ///
     /// # Errors
-    /// [`Error::Request`] that names the tool or the package.
-    pub fn check(self, is_insisted: bool) -> Result<()> {
+    /// [`Error::Request`] that names the tool.
+    pub fn check(self) -> Result<()> {
         let runs = self.runs();
         let own = (!runs.tool.is_empty()).then_some(runs);
-        self.compiles().into_iter().chain(own).try_for_each(|step| tool(step.tool).map(drop))?;
+        self.compiles().into_iter().chain(own).try_for_each(|step| tool(step.tool).map(drop))
+    }
+
+    /// Asks whether the packages are installed that MBXP's tests need.
+    ///
+    /// # Errors
+    /// [`Error::Request`] that names the package.
+    pub fn check_packages(self, is_insisted: bool) -> Result<()> {
         let Some((program, package)) = self.needs() else { return Ok(()) };
         let verdict = self.in_folder(program, is_insisted)?;
         match verdict.passed {
@@ -120,11 +131,7 @@ impl Language {
 
     /// Runs a program, tests included, in a folder of its own.
     pub(crate) fn in_folder(self, program: &str, is_insisted: bool) -> Result<Verdict> {
-        let folder = tempfile::tempdir().map_err(|error| {
-            let place = std::env::temp_dir();
-            Error::Request(format!("no folder for a program in {}: {error}", place.display()))
-        })?;
-        Policy::spawn(folder.path()).give_folder()?;
+        let folder = folder()?;
         self.judge(program, folder.path(), is_insisted)
     }
 

@@ -166,6 +166,9 @@ pub(crate) fn prompt(
         _ => benchmark.stops,
     };
     options.stop.extend(own.iter().map(|stop| (*stop).to_owned()));
+    if let Tests::Behind { stops, .. } = &task.tests {
+        options.stop.extend(stops.iter().cloned());
+    }
     let tokens = match question(benchmark, task, form)? {
         Question::Text(text) => tokenizer.encode_with_special_tokens(&text)?,
         Question::Hole { prefix, suffix } => {

@@ -39,6 +39,8 @@ pub(crate) enum Script {
     Check,
     /// Runs a program and its tests together.
     Program,
+    /// Runs a program and its cases of `unittest` together.
+    Cases,
     /// Cuts code out of an answer.
     Sanitize,
 }
@@ -50,6 +52,7 @@ impl Script {
             Script::Reference => include_str!("python/reference.py"),
             Script::Check => include_str!("python/check.py"),
             Script::Program => include_str!("python/program.py"),
+            Script::Cases => include_str!("python/cases.py"),
             Script::Sanitize => include_str!("python/sanitize.py"),
         };
         [include_str!("python/values.py"), own].concat()

@@ -30,8 +30,12 @@ pub fn judge_all(
     judge.python().check()?;
     for task in tasks {
         // Said before anything is written: with all tasks of one language, one look.
-        if let Tests::Behind { language, .. } = task.tests {
-            language.check(judge.python().is_insisted())?;
+        if let Tests::Behind { language, stops, .. } = &task.tests {
+            language.check()?;
+            // Those of MBXP.
+            if stops.is_empty() {
+                language.check_packages(judge.python().is_insisted())?;
+            }
             break;
         }
     }

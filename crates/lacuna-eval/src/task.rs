@@ -61,6 +61,17 @@ pub enum Tests {
         language: Language,
         /// The tests.
         program: String,
+        /// The texts before which a completion of this task ends: the tests go on from there. Without any, it ends behind
+        /// the line that closes its function.
+        stops: Vec<String>,
+    },
+    /// By cases of `unittest`, a class `TestCases` in the program's own module, which may write files in a folder of its
+    /// own. A hostile program can forge their verdict.
+    Cases {
+        /// The program that defines the class.
+        program: String,
+        /// The head of the function with its imports, which stands before an answer that may lack them.
+        head: String,
     },
     /// By assertions that look into the program, and so run in its process. A hostile program can forge their verdict.
     Together {

@@ -49,7 +49,11 @@ pub(super) fn scores(
     let edges = rows
         .iter()
         .flat_map(|row| [Sample::of(row).mean - half(row), Sample::of(row).mean + half(row)]);
-    let (low, high) = ends(&edges.chain(points.iter().copied()).collect::<Vec<_>>());
+    let (low, high) = match points.is_empty() {
+        // Runs of a few steps may not have it: plotters never ends a scale without ends.
+        true => (0.0, 1.0),
+        false => ends(&edges.chain(points.iter().copied()).collect::<Vec<_>>()),
+    };
     let margin = (0.04 * (high - low)).max(0.01);
     let count = rows.len() as f64;
     let mut text = String::new();
@@ -77,7 +81,7 @@ pub(super) fn scores(
             .label_style(FONT)
             .draw()
             .map_err(failed)?;
-        for (row, values) in rows.iter().enumerate() {
+        for (row, values) in rows.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
             let (y, colour) = (count - 1.0 - row as f64, COLOURS[row % COLOURS.len()]);
             let sample = Sample::of(values);
             let half = half(values);
@@ -121,10 +125,13 @@ pub(super) fn held_out(
 fn draw(path: &Path, unit: &str, experiment: &Experiment, lines: &[Vec<(f64, f64)>]) -> Result<()> {
     let all = || lines.iter().flatten().copied().filter(|(_, y)| *y > 0.0);
     let end = all().map(|(x, _)| x).fold(1.0, f64::max);
-    let (low, high) = (
-        all().map(|(_, y)| y).fold(f64::INFINITY, f64::min),
-        all().map(|(_, y)| y).fold(f64::MIN_POSITIVE, f64::max),
-    );
+    let (low, high) = match all().next() {
+        None => (1.0, 1.0),
+        Some(_) => (
+            all().map(|(_, y)| y).fold(f64::INFINITY, f64::min),
+            all().map(|(_, y)| y).fold(f64::MIN_POSITIVE, f64::max),
+        ),
+    };
     let mut text = String::new();
     {
         let height = CHART + ROW * lines.len() as u32 + 8;
@@ -197,4 +204,43 @@ fn smoothed(curves: Vec<Vec<(f64, f64)>>) -> Vec<(f64, f64)> {
 
 fn failed<E: std::error::Error + Send + Sync>(error: DrawingAreaErrorKind<E>) -> anyhow::Error {
     anyhow!("drawing: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_no_run_has_make_an_empty_figure() {
+        let experiment: Experiment = toml::from_str(
+            r#"
+            title = "t"
+            about = "a"
+            published = "p"
+            hours = 1.0
+            recipe = "r.toml"
+            seeds = [1]
+            reference = "one"
+            scores = ["before", "nelbo"]
+            smoke = []
+            smoke_arms = []
+            [[arm]]
+            name = "one"
+            [[arm]]
+            name = "two"
+            "#,
+        )
+        .unwrap();
+        let path = std::env::temp_dir().join(format!("lacuna-figure-{}.svg", std::process::id()));
+        let mut measured = vec![vec![Measured::default()], vec![Measured::default()]];
+        scores(&path, &experiment, &measured).unwrap();
+        held_out(&path, &experiment, &measured).unwrap();
+        // One arm has it, and in one place.
+        measured[1][0].scores.insert("before".into(), 0.25);
+        measured[1][0].tracked.push((100.0, 3.5));
+        scores(&path, &experiment, &measured).unwrap();
+        assert!(std::fs::read_to_string(&path).unwrap().contains("circle"));
+        held_out(&path, &experiment, &measured).unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
 }

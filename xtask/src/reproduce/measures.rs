@@ -11,7 +11,7 @@ use serde_json::Value;
 const OWN: [&str; 3] = ["exact-nelbo", "monte-carlo-nelbo", "autoregressive"];
 
 /// The numbers of one run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Measured {
     /// Nats a token on held-out text after the last stage, by the score's name, and other measures by theirs.
     pub(super) scores: BTreeMap<String, f64>,

@@ -48,6 +48,10 @@ pub(crate) struct Args {
     /// Order of the parts: as the tokenizer's family is asked, prefix-suffix-middle, suffix-prefix-middle, or both
     #[arg(long, value_name = "ORDER", default_value = "model", conflicts_with = "conversations", value_parser = ["model", "psm", "spm", "both"])]
     fim_order: String,
+    /// Cut rewritten documents into pieces of at most so many tokens where lines end, each with a hole, so that a window
+    /// holds a hole and what stands around it; default: one hole in a document
+    #[arg(long, value_name = "TOKENS", conflicts_with = "conversations", allow_hyphen_values = true, value_parser = ranges::at_least_one)]
+    fim_context: Option<NonZeroUsize>,
     /// Decides which documents are rewritten and where, and how many end tokens follow a conversation
     #[arg(long, value_name = "N", default_value = "0", allow_hyphen_values = true, value_parser = ranges::seed)]
     seed: u64,
@@ -150,6 +154,10 @@ fn documents(
     let holes = match args.fim_rate {
         0.0 => None,
         rate => Some(Holes::new(tokenizer, rate, order, args.seed)?),
+    };
+    let holes = match args.fim_context {
+        Some(tokens) => holes.map(|holes| holes.in_pieces(tokens)),
+        None => holes,
     };
     let options = PackOptions {
         pad: pad(tokenizer, document_end),

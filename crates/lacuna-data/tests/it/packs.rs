@@ -165,7 +165,9 @@ fn the_parts_of_a_document_with_a_hole_give_the_document() {
     {
         let holes = Holes::new(&TOKENIZER, 1.0, order, 9).unwrap();
         for document in &documents {
-            let tokens = holes.rewritten(document).unwrap().unwrap();
+            let [tokens] = &holes.rewritten(document).unwrap().unwrap()[..] else {
+                panic!("pieces")
+            };
             let at = |mark| {
                 let mut places = tokens.iter().enumerate().filter(|(_, id)| **id == mark);
                 let place = places.next().unwrap().0;
@@ -190,6 +192,68 @@ fn the_parts_of_a_document_with_a_hole_give_the_document() {
         }
     }
     assert!(orders.iter().all(|count| *count > 15), "{orders:?}");
+}
+
+#[test]
+fn a_document_in_pieces_has_a_hole_in_each_of_them() {
+    let fim = Fim::from_tokenizer(&TOKENIZER).unwrap();
+    let marks = [fim.prefix, fim.suffix, fim.middle.unwrap()];
+    let read = lacuna_data::Corpus::read(&[corpus()], &CorpusOptions::default()).unwrap();
+    let mut documents = read.documents;
+    documents.truncate(40);
+    let long_line = format!("x = [{}]\n", "1, ".repeat(300));
+    for text in ["", "\n", "x", &format!("a\r\n{long_line}né 😀\n\n"), &long_line.repeat(2)] {
+        documents.push(Document { path: "odd".into(), text: text.into(), is_record: true });
+    }
+    let holes = |seed| Holes::new(&TOKENIZER, 1.0, HoleOrder::PrefixSuffix, seed).unwrap();
+    let most = 60;
+    for document in &documents {
+        let in_pieces = holes(9).in_pieces(most.try_into().unwrap());
+        let pieces = in_pieces.rewritten(document).unwrap().unwrap();
+        let mut whole = String::new();
+        for tokens in &pieces {
+            let places = marks.map(|mark| tokens.iter().position(|&id| id == mark).unwrap());
+            assert!(places[0] == 0 && places.is_sorted(), "{places:?}");
+            let decode = |from: usize, to: usize| TOKENIZER.decode(&tokens[from..to]).unwrap();
+            let [prefix, suffix] = [decode(0, places[1]), decode(places[1], places[2])];
+            let piece = prefix + &decode(places[2], tokens.len()) + &suffix;
+            let is_one_line = piece.lines().count() == 1;
+            let held = TOKENIZER.encode_ordinary(&piece).unwrap().len();
+            assert!(held <= most || is_one_line, "{held} tokens in {piece:?}");
+            whole += &piece;
+            assert!(whole == document.text || piece.ends_with('\n'), "a line is cut: {piece:?}");
+        }
+        assert_eq!(whole, document.text);
+        let length = TOKENIZER.encode_ordinary(&whole).unwrap().len();
+        assert!(pieces.len() <= 1 + 2 * length.div_ceil(most), "{} of {length}", pieces.len());
+    }
+}
+
+#[test]
+fn documents_in_pieces_are_packed_with_an_end_behind_each() {
+    let place = tempfile::tempdir().unwrap();
+    let holes = Holes::new(&TOKENIZER, 1.0, HoleOrder::Model, 3).unwrap();
+    let holes = Some(holes.in_pieces(100.try_into().unwrap()));
+    let options = PackOptions { holes, held_out: 0.0, ..options(256) };
+    let report = packed(&[corpus()], &options, place.path()).unwrap();
+    assert_eq!(report.rewritten_documents, report.documents);
+    let train = Dataset::open(&place.path().join("train")).unwrap();
+    let middle = Fim::from_tokenizer(&TOKENIZER).unwrap().middle.unwrap();
+    let (mut middles, mut ends, mut whole) = (0, 0, 0);
+    for index in 0..train.windows() {
+        let tokens = train.window(index).unwrap().tokens;
+        middles += tokens.iter().filter(|&&id| id == middle).count();
+        ends += tokens.iter().filter(|&&id| id == 2).count();
+        let behind = tokens.iter().skip_while(|&&id| id != middle);
+        whole += usize::from(behind.skip_while(|&&id| id != 2).next().is_some());
+    }
+    assert!(middles > 2 * report.documents, "{middles} holes in {} documents", report.documents);
+    assert!(middles.abs_diff(ends) <= 1, "{middles} holes, {ends} ends");
+    assert!(
+        10 * whole > 9 * train.windows(),
+        "{whole} of {} windows hold a whole middle",
+        train.windows()
+    );
 }
 
 #[test]

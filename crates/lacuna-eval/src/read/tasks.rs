@@ -16,6 +16,8 @@ pub(super) fn task(format: Format, fields: &Fields<'_>, number: usize) -> Result
         Format::CruxInput => crux(fields, number, true),
         Format::EditDescriptive => edit(fields, number, "instruction_descriptive"),
         Format::Mbxp(language) => mbxp(fields, language),
+        Format::MultiplE(language) => multipl_e(fields, language),
+        Format::BigCodeBench => big_code(fields),
         Format::EditLazy => edit(fields, number, "instruction_lazy"),
     }
 }
@@ -126,7 +128,38 @@ fn mbxp(fields: &Fields<'_>, language: Language) -> Result<Task, String> {
         entry: fields.text("entry_point")?,
         // Some tasks have none.
         canonical: fields.text("canonical_solution").unwrap_or_default(),
-        tests: Tests::Behind { language, program: fields.text("test")? },
+        tests: Tests::Behind { language, program: fields.text("test")?, stops: Vec::new() },
+    })
+}
+
+fn multipl_e(fields: &Fields<'_>, language: Language) -> Result<Task, String> {
+    let stops = fields.texts("stop_tokens")?;
+    if stops.iter().any(String::is_empty) || stops.is_empty() {
+        return Err("`stop_tokens` names no text, or an empty one".into());
+    }
+    let name = fields.text("name")?;
+    // `HumanEval_23_strlen` tests `strlen`.
+    let entry = name.splitn(3, '_').nth(2).unwrap_or_default().to_owned();
+    Ok(Task {
+        id: name,
+        prompt: fields.text("prompt")?,
+        suffix: None,
+        instruction: None,
+        entry,
+        canonical: String::new(),
+        tests: Tests::Behind { language, program: fields.text("tests")?, stops },
+    })
+}
+
+fn big_code(fields: &Fields<'_>) -> Result<Task, String> {
+    Ok(Task {
+        id: fields.text("task_id")?,
+        prompt: fields.text("complete_prompt")?,
+        suffix: None,
+        instruction: None,
+        entry: fields.text("entry_point")?,
+        canonical: fields.text("canonical_solution")?,
+        tests: Tests::Cases { program: fields.text("test")?, head: fields.text("code_prompt")? },
     })
 }
 

@@ -90,7 +90,7 @@ fn task(sum: &Sum) -> Task {
 fn right_programs_pass_and_others_fail_with_a_reason_in_every_language_that_is_here() {
     let Some(judge) = judge() else { return };
     for sum in SUMS {
-        if let Err(error) = sum.language.check(false) {
+        if let Err(error) = sum.language.check().and_then(|()| sum.language.check_packages(false)) {
             eprintln!("SKIPPED {}: {error}", sum.benchmark);
             continue;
         }
@@ -105,6 +105,72 @@ fn right_programs_pass_and_others_fail_with_a_reason_in_every_language_that_is_h
         );
         let broken = verdict(&judge, &task, &task.program("  return (((\n"));
         assert!(broken.result.starts_with("failed: "), "{broken:?}");
+    }
+}
+
+/// A task of MultiPL-E's form: how the authors translate a sum, with the tests that go on where a completion ends.
+fn translated(language: &str) -> (&'static Benchmark, Task, [&'static str; 2]) {
+    let (prompt, tests, stops, ends): (_, _, &[&str], _) = match language {
+        "cpp" => (
+            "#include<assert.h>\n#include<bits/stdc++.h>\n// Add two numbers.\nlong add(long x, long y) {\n",
+            "}\nint main() {\n    auto candidate = add;\n    assert(candidate((2), (3)) == (5));\n}\n",
+            &["\n}"],
+            ["    return x + y;", "    return x - y;"],
+        ),
+        "javascript" => (
+            "//Add two numbers.\nfunction add(x, y){\n",
+            "const assert = require('node:assert');\n\n\nfunction test() {\n  let candidate = add;\n  \
+             assert.deepEqual(candidate(2, 3),5);\n}\n\ntest();",
+            &["\nfunction ", "\n/*", "\n//", "\nconsole.log"],
+            ["  return x + y;\n}\n", "  return x - y;\n}\n"],
+        ),
+        "php" => (
+            "<?php\n// Add two numbers.\nfunction add($x, $y) {\n",
+            "function candidate(...$args) {\n    return add(...$args);\n}\n\nfunction test(): void {\n    if \
+             (candidate(2, 3) !== 5) { throw new Exception(\"Test failed!\"); }\n}\n\ntest();",
+            &["\nfunction", "\n?>", "\n//", "\n#"],
+            ["    return $x + $y;\n}\n", "    return $x - $y;\n}\n"],
+        ),
+        _ => (
+            "#!/bin/bash\n# Add two numbers.\n#\n# $1 is an integer\n# $2 is an integer\nadd() {\n",
+            "}\n\ncandidate() {\n    add \"$@\"\n}\n\nset -e\nrun_test() {\n    [[ $(candidate \"2\" \"3\") = \"5\" ]]\n}\n\n\
+             run_test",
+            &["\n}"],
+            ["    echo $(($1 + $2))", "    echo $(($1 - $2))"],
+        ),
+    };
+    let object = serde_json::json!([{
+        "name": "HumanEval_53_add", "language": language, "prompt": prompt, "tests": tests, "stop_tokens": stops,
+        "doctests": "transform", "prompt_terminology": "reworded",
+    }]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tasks.json");
+    std::fs::write(&file, serde_json::to_string_pretty(&object).unwrap()).unwrap();
+    let benchmark = Benchmark::named(&format!("multipl-e-{language}")).unwrap();
+    (benchmark, read_tasks(benchmark, &file).unwrap().remove(0), ends)
+}
+
+#[test]
+fn translated_tests_go_on_where_a_completion_ends() {
+    let Some(judge) = judge() else { return };
+    for language in ["cpp", "javascript", "php", "bash"] {
+        let (benchmark, task, [right, wrong]) = translated(language);
+        assert_eq!((&*task.id, &*task.entry), ("HumanEval_53_add", "add"));
+        let Tests::Behind { language: tools, stops, .. } = &task.tests else { panic!("{task:?}") };
+        if let Err(error) = tools.check() {
+            eprintln!("SKIPPED {}: {error}", benchmark.name);
+            continue;
+        }
+        let answered = |end: &str| {
+            // A model that goes on behind its function is cut.
+            let text = format!("{}{} and more", end, stops[0]);
+            answer(judge.python(), benchmark, &task, PromptForm::Plain, &text).unwrap()
+        };
+        assert_eq!(answered(right).completion, right, "{language}");
+        let verdict = |end: &str| verdict(&judge, &task, &answered(end).solution);
+        assert!(verdict(right).passed && verdict(right).is_forgeable, "{:?}", verdict(right));
+        assert!(!verdict(wrong).passed, "{language}");
+        assert!(!verdict("    return (((").passed, "{language}");
     }
 }
 
@@ -144,7 +210,7 @@ fn every_published_file_is_read_whole_and_its_solutions_pass() {
         let tasks = read_tasks(benchmark, &Path::new(&folder).join(file)).unwrap();
         assert_eq!(tasks.len(), count, "{name}");
         if let Tests::Behind { language, .. } = tasks[0].tests
-            && let Err(error) = language.check(false)
+            && let Err(error) = language.check().and_then(|()| language.check_packages(false))
         {
             eprintln!("SKIPPED {name}: {error}");
             continue;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test panics where it fails")]
 
+mod cases;
 mod files;
 mod forgeries;
 mod humaneval;

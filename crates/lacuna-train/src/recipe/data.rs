@@ -3,6 +3,7 @@
 use super::DataRecipe;
 use lacuna_data::{ChatPacking, CorpusOptions, HoleOrder};
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// One of several texts that a run is trained on.
@@ -29,6 +30,10 @@ pub struct FimRecipe {
     /// The order of the parts.
     #[serde(default)]
     pub order: FimOrderKey,
+    /// The most tokens of text around and in a hole: a document that is rewritten is cut where lines end, and each piece
+    /// is given a hole. Default: one hole in a document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<NonZeroUsize>,
 }
 
 /// The order of the parts of a document that is rewritten for filling in the middle.
@@ -132,6 +137,13 @@ impl DataRecipe {
         match &self.fim {
             Some(fim) if !(0.0..=1.0).contains(&fim.rate) => {
                 Err(format!("data.fim.rate is {}, expected 0 to 1", fim.rate))
+            }
+            Some(FimRecipe { context: Some(context), .. }) if context.get() > self.window => {
+                Err(format!(
+                    "data.fim.context is {context}, expected at most the {} tokens of data.window, so that a window \
+                     holds a hole and what stands around it",
+                    self.window
+                ))
             }
             _ => Ok(()),
         }

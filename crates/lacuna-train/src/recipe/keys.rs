@@ -95,6 +95,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("data.document_mask", Refused, MEASURED),
     key("data.fim.rate", ByContent, TEXT),
     key("data.fim.order", ByContent, TEXT),
+    key("data.fim.context", ByContent, TEXT),
     key("data.source.corpus", ByContent, TEXT),
     key("data.source.shards", ByContent, TEXT),
     key("data.source.weight", Refused, "the place in the data counts windows of this mixture"),

@@ -77,8 +77,13 @@ fn pack_options<'a>(
     tokenizer: &'a Tokenizer,
     special: SpecialIds,
 ) -> Result<PackOptions<'a>> {
-    let holes = recipe.data.fim.as_ref();
-    let holes = holes.map(|fim| Holes::new(tokenizer, fim.rate, fim.order.into(), recipe.seed));
+    let holes = recipe.data.fim.as_ref().map(|fim| -> Result<_> {
+        let holes = Holes::new(tokenizer, fim.rate, fim.order.into(), recipe.seed)?;
+        Ok(match fim.context {
+            Some(tokens) => holes.in_pieces(tokens),
+            None => holes,
+        })
+    });
     Ok(PackOptions {
         pad: special.pad,
         held_out: recipe.data.held_out,
