@@ -2,7 +2,6 @@
 
 use candle_core::Device;
 use lacuna_checkpoint::{Config, TrainingMemory, TrainingWork, Weights, shown_size};
-use lacuna_kernels::eight_bit_len;
 use lacuna_model::Transformer;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -129,12 +128,8 @@ fn checkpoint_bytes(recipe: &Recipe, config: &Config) -> u64 {
             config.parameter_count().saturating_mul(bytes)
         }
     };
-    let moments = match trained.eight_bit_moments {
-        true => 2 * eight_bit_len(trained.numbers as usize) as u64,
-        false => trained.numbers.saturating_mul(8),
-    };
     weights
-        .saturating_add(moments)
+        .saturating_add(trained.moment_bytes())
         .saturating_add(trained.numbers.saturating_mul(4 * trained.copies))
 }
 

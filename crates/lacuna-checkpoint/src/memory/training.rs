@@ -1,6 +1,7 @@
 //! Estimates what training a model needs in memory, before anything of it is made.
 
 use crate::config::Config;
+use lacuna_kernels::eight_bit_len;
 
 /// The work of a training step, as far as memory depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +39,15 @@ impl Trained {
     pub fn all_of(config: &Config) -> Self {
         Self { numbers: config.parameter_count(), ..Self::default() }
     }
+
+    /// The bytes of both moments.
+    pub fn moment_bytes(&self) -> u64 {
+        let one = match self.eight_bit_moments {
+            true => eight_bit_len(self.numbers as usize) as u64,
+            false => self.numbers.saturating_mul(4),
+        };
+        one.saturating_mul(2)
+    }
 }
 
 /// Bytes that training takes on the CPU, with weights, gradients and moments in f32.
@@ -72,18 +82,14 @@ impl TrainingMemory {
 impl Config {
     /// The bytes that training the model takes, for such work.
     pub fn training_memory(&self, work: TrainingWork) -> TrainingMemory {
-        let Trained { numbers, adapters, copies, eight_bit_moments, .. } = work.trained;
+        let Trained { numbers, adapters, copies, .. } = work.trained;
         let levels = work.micro_batches.max(1).next_power_of_two().trailing_zeros();
         let floats = |numbers: u64| numbers.saturating_mul(4);
         let gradients = floats(numbers);
         TrainingMemory {
             weights: floats(self.parameter_count().saturating_add(adapters)),
             gradients: gradients.saturating_mul(1 + u64::from(levels)),
-            // With a factor of four bytes for each 256.
-            moments: match eight_bit_moments {
-                true => (numbers + numbers / 64).saturating_mul(2),
-                false => gradients.saturating_mul(2),
-            },
+            moments: work.trained.moment_bytes(),
             copies: gradients.saturating_mul(copies),
             activations: floats(self.pass_numbers(work)).saturating_sub(gradients),
             // Measured where the model is next to nothing: the program, its data, its plots' font and its tokenizer.

@@ -173,6 +173,11 @@ fn a_mask_that_cannot_be_one_is_refused() {
         ("512", "the embedding has 512 rows"),
         ("40", "ordinary text contains"),
         ("append=<[end▁of▁sentence]>", "has `<[end▁of▁sentence]>` already"),
+        ("6", "by which the tokenizer fills in the middle"),
+        ("<[fim-middle]>", "by which the tokenizer fills in the middle"),
+        ("append= ", "ordinary text contains that"),
+        ("append=mask", "ordinary text contains that"),
+        ("append=<a mask>", "ordinary text contains that"),
     ] {
         let to = folder.at("start");
         let error =

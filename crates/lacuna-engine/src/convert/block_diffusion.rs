@@ -84,8 +84,9 @@ pub(super) fn apply(
 ) -> Result<Vec<NewRow>> {
     let appends = matches!(to.mask_token, Some(MaskToken::Append { .. }));
     let id = mask_id(config, side, to.mask_token.as_ref())?;
-    let ends = config.eos_token_ids.iter().copied().chain(config.bos_token_id);
-    if ends.chain(config.pad_token_id).any(|other| other == id) {
+    let bounds = config.eos_token_ids.iter().copied().chain(config.bos_token_id);
+    let bounds: Vec<u32> = bounds.chain(config.pad_token_id).collect();
+    if bounds.contains(&id) {
         let reason = format!("id {id} begins, ends or pads texts and can't also be MASK");
         return Err(Error::Request(reason));
     }
@@ -99,9 +100,7 @@ pub(super) fn apply(
     }
     config.vocab_size = config.vocab_size.max(row + 1);
     let marks = if to.fim_tokens { fim_ids(config, side)? } else { Vec::new() };
-    let taken = config.eos_token_ids.iter().copied().chain(config.bos_token_id).chain([id]);
-    let taken: Vec<u32> = taken.chain(config.pad_token_id).collect();
-    if let Some(mark) = marks.iter().find(|mark| taken.contains(mark)) {
+    if let Some(mark) = marks.iter().find(|mark| **mark == id || bounds.contains(mark)) {
         let reason = format!(
             "the first ids that no token has, where marks for filling in the middle go, are in use: {mark} is MASK, or \
              begins, ends or pads texts; {} append puts MASK elsewhere",
@@ -135,19 +134,18 @@ pub(super) fn apply(
 
 /// Appends the marks of filling in the middle; their ids.
 fn fim_ids(config: &mut Config, side: &mut CarriedFiles) -> Result<Vec<u32>> {
-    if let Some(tokenizer) = side.open_tokenizer()?
-        && let Some(format) = FimFormat::find(|name| tokenizer.token_to_id(name))
-    {
-        let marks: Vec<_> = format.marks().collect();
-        let reason = format!("the tokenizer fills in the middle already, by {}", marks.join(" "));
-        return Err(Error::Request(reason));
-    }
     let format = FimFormat::named("starcoder").expect("one of the formats");
-    if let Some(tokenizer) = side.open_tokenizer()?
-        && let Some(mark) = format.marks().find(|mark| tokenizer.token_to_id(mark).is_some())
-    {
-        let reason = format!("the tokenizer has `{mark}` and not all marks that go with it");
-        return Err(Error::Request(reason));
+    if let Some(tokenizer) = side.open_tokenizer()? {
+        if let Some(own) = FimFormat::find(|name| tokenizer.token_to_id(name)) {
+            let marks: Vec<_> = own.marks().collect();
+            let reason =
+                format!("the tokenizer fills in the middle already, by {}", marks.join(" "));
+            return Err(Error::Request(reason));
+        }
+        if let Some(mark) = format.marks().find(|mark| tokenizer.token_to_id(mark).is_some()) {
+            let reason = format!("the tokenizer has `{mark}` and not all marks that go with it");
+            return Err(Error::Request(reason));
+        }
     }
     let ids: Vec<u32> =
         format.marks().map(|mark| side.append_token(mark)).collect::<Result<_>>()?;
@@ -161,6 +159,7 @@ fn mask_id(config: &Config, side: &mut CarriedFiles, token: Option<&MaskToken>) 
     let named = |name: &str| tokenizer.as_ref().and_then(|tokenizer| tokenizer.token_to_id(name));
     let id = match token {
         Some(MaskToken::Append { name }) if tokenizer.is_some() => {
+            check_name(name)?;
             let id = side.append_token(name)?;
             side.name_mask(name)?;
             return Ok(id);
@@ -194,9 +193,34 @@ fn mask_id(config: &Config, side: &mut CarriedFiles, token: Option<&MaskToken>) 
             );
             return Err(Error::Request(reason));
         }
+        let marks = FimFormat::find(|name| tokenizer.token_to_id(name));
+        if marks.is_some_and(|marks| marks.marks().any(|mark| mark == name)) {
+            let reason = format!(
+                "token {id} is `{name}`, by which the tokenizer fills in the middle; choose another special token, or append"
+            );
+            return Err(Error::Request(reason));
+        }
         side.name_mask(&name)?;
     }
     Ok(id)
+}
+
+/// Refuses the name of a new token that stands in ordinary text, of which the tokenizer would make MASK.
+fn check_name(name: &str) -> Result<()> {
+    let is_plain = name.chars().all(|c| c.is_alphanumeric() || c == '_');
+    if name.chars().count() < 3
+        || is_plain
+        || name.contains(|c: char| c.is_whitespace() || c.is_control())
+    {
+        let reason = format!(
+            "{} append={}: ordinary text contains that, and would become MASK there; give a name that no text holds, such as \
+             {MASK}, without blanks",
+            Knob::MaskToken,
+            name.escape_debug()
+        );
+        return Err(Error::Request(reason));
+    }
+    Ok(())
 }
 
 /// The mean row of a table, read a few thousand rows at a time.

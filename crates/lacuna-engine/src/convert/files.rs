@@ -117,8 +117,10 @@ impl CarriedFiles {
         };
         let tokenizer = Tokenizer::of_model(text.as_bytes(), self.rows, &self.file)?;
         if let Some(id) = tokenizer.token_to_id(name) {
-            let reason =
-                format!("the tokenizer has `{name}` already, as id {id}: {} {id}", Knob::MaskToken);
+            let reason = format!(
+                "the tokenizer has `{name}` already, as id {id}: {} append=NAME appends another",
+                Knob::MaskToken
+            );
             return Err(unsupported(reason));
         }
         let id = u32::try_from(tokenizer.vocab_size()).expect("ids are u32");

@@ -48,6 +48,9 @@ pub(super) fn in_words(message: &str) -> String {
     }
     for prefix in ["invalid type: ", "invalid value: "] {
         let parts = message.strip_prefix(prefix).and_then(|rest| rest.rsplit_once(", expected "));
+        if let Some(("unit variant", _)) = parts {
+            return "expected one of the key's own words, as a text between quotes".to_owned();
+        }
         if let Some((found, expected)) = parts {
             if found.contains("i128") || found.contains("u128") {
                 return format!("{} is too large for any key", found.replace(" as i128", ""));
@@ -261,6 +264,7 @@ mod tests {
             ("steps = 4", "", "the key `steps` is missing"),
             ("[\"src\"]", "\"src\"", "line 10, column 10: expected a list"),
             ("\"autoregressive\"", "\"autoregresive\"", "did you mean `autoregressive`?"),
+            ("\"autoregressive\"", "4", "expected one of the key's own words, as a text between"),
             ("[[stage]]", "[stage]", "[[stage]]"),
             ("[[stage]]", "[[stages]]", "did you mean `stage`?"),
             (

@@ -96,8 +96,13 @@ fn begin(
     let untouched = options.resume_step.is_none() && !changes_steps;
     if recorded && whole && !has_last && is_intact(&dir.join("final")) {
         let (step, steps) = (place.step, recipe.total_steps());
+        let newest = checkpoint::newest(&dir.join("checkpoints"))?;
+        let fate = match newest.is_some_and(|newest| newest != chosen.path) {
+            true => "was cut short",
+            false => "was not saved",
+        };
         let missing = format!(
-            "the run was finished, but its newest checkpoint is of step {step} of {steps}: the last one was not saved"
+            "the run was finished, but its newest whole checkpoint is of step {step} of {steps}: the last one {fate}"
         );
         if untouched {
             observe(Event::Notice(format!(
