@@ -10,8 +10,9 @@ use crate::cargo;
 
 const DEFAULT_RECIPE: &str = "recipes/tiny.toml";
 
-/// The recipes that start from a real model, each with the script that fetches it and makes it their start.
+/// The recipes whose model or text is not in the repository, each with the script that fetches it.
 const PREPARED: &[(&str, &[&str])] = &[
+    ("recipes/lacuna-5m.toml", &["scripts/corpus.sh"]),
     ("recipes/smollm2-135m.toml", &["scripts/smollm2.sh", "start"]),
     ("reproduce/warmup-135m/arm.toml", &["scripts/smollm2.sh", "plain-start"]),
 ];
@@ -55,10 +56,10 @@ fn is_recipe(arg: &OsString) -> bool {
     Path::new(arg).extension().is_some_and(|end| end == "toml")
 }
 
-/// Fetches what one of this repository's recipes starts from, if it is not there yet, and says so.
+/// Fetches what one of this repository's recipes needs, if it is not there yet, and says so.
 pub(crate) fn prepare(recipe: &Path, program: &Path) -> Result<()> {
     let Some((known, script)) = preparation(recipe) else { return Ok(()) };
-    eprintln!("{known}: {} makes its start", script.join(" "));
+    eprintln!("{known}: {} fetches what it needs", script.join(" "));
     let mut command = Command::new("sh");
     cargo::run(command.args(*script).env("LACUNA", program).current_dir(cargo::root()))
 }

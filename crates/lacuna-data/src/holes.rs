@@ -6,6 +6,9 @@ use lacuna_random::{Purpose, stream, uniform};
 use lacuna_text::{Fim, FimOrder, Tokenizer};
 use std::num::NonZeroUsize;
 
+/// The marks of a piece and its end, in tokens.
+const AROUND: usize = 4;
+
 /// The order in which the parts of rewritten documents stand.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum HoleOrder {
@@ -68,8 +71,8 @@ impl<'a> Holes<'a> {
     /// The rule that cuts a rewritten document into pieces first, each of which is given a hole and becomes a document of
     /// its own.
     ///
-    /// Pieces end where lines end, and hold at most `tokens` tokens, or one line that is longer. A piece with its marks
-    /// and its end takes at most four tokens more, and a few where a token is cut by a hole.
+    /// Pieces end where lines end, or within a line that is longer, and hold at most `tokens` tokens, counted line by line. A
+    /// piece with its marks and its end takes at most four tokens more, and a few where a token is cut by a hole.
     #[must_use]
     pub fn in_pieces(self, tokens: NonZeroUsize) -> Self {
         Self { piece: Some(tokens), ..self }
@@ -86,33 +89,60 @@ impl<'a> Holes<'a> {
         if uniform(&mut rng) >= self.rate {
             return Ok(None);
         }
-        let order = match self.order {
-            HoleOrder::Model => self.marks.format.order,
-            HoleOrder::PrefixSuffix => FimOrder::PrefixSuffix,
-            HoleOrder::SuffixPrefix => FimOrder::SuffixPrefix,
-            HoleOrder::Both if uniform(&mut rng) < 0.5 => FimOrder::PrefixSuffix,
-            HoleOrder::Both => FimOrder::SuffixPrefix,
-        };
-        let pieces = self.pieces(&document.text)?.into_iter();
-        let mut example =
-            |piece| Ok(self.marks.example_in(order, self.tokenizer, piece, &mut rng)?);
-        pieces.map(&mut example).collect::<Result<_>>().map(Some)
+        let mut examples = Vec::new();
+        for piece in self.pieces(&document.text)? {
+            let order = match self.order {
+                HoleOrder::Model => self.marks.format.order,
+                HoleOrder::PrefixSuffix => FimOrder::PrefixSuffix,
+                HoleOrder::SuffixPrefix => FimOrder::SuffixPrefix,
+                HoleOrder::Both if uniform(&mut rng) < 0.5 => FimOrder::PrefixSuffix,
+                HoleOrder::Both => FimOrder::SuffixPrefix,
+            };
+            examples.push(self.marks.example_in(order, self.tokenizer, piece, &mut rng)?);
+        }
+        Ok(Some(examples))
+    }
+
+    /// Refuses pieces that no window holds with their marks and their end.
+    pub(crate) fn check_window(&self, window: NonZeroUsize) -> Result<()> {
+        let most = window.get().saturating_sub(AROUND);
+        match self.piece {
+            Some(piece) if piece.get() > most => Err(Error::Packing(format!(
+                "pieces of {piece} tokens with a hole do not fit into windows of {window}; with marks and end there is room \
+                 for {most}"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The pieces of a text, one at least, which joined are the text.
     fn pieces<'t>(&self, text: &'t str) -> Result<Vec<&'t str>> {
-        let Some(most) = self.piece else { return Ok(vec![text]) };
+        let Some(most) = self.piece.map(NonZeroUsize::get) else { return Ok(vec![text]) };
         let (mut pieces, mut rest) = (Vec::new(), text);
         let (mut bytes, mut tokens) = (0, 0);
-        for line in text.split_inclusive('\n') {
-            let more = self.tokenizer.encode_ordinary(line)?.len();
-            if bytes > 0 && tokens + more > most.get() {
+        let mut take = |part: &str, more: usize| {
+            if bytes > 0 && tokens + more > most {
                 let (piece, behind) = rest.split_at(bytes);
                 pieces.push(piece);
                 (rest, bytes, tokens) = (behind, 0, 0);
             }
-            bytes += line.len();
+            bytes += part.len();
             tokens += more;
+        };
+        for line in text.split_inclusive('\n') {
+            let count = self.tokenizer.encode_ordinary(line)?.len();
+            if count <= most {
+                take(line, count);
+                continue;
+            }
+            // No token is shorter than a byte.
+            let mut left = line;
+            while !left.is_empty() {
+                let first = left.chars().next().map_or(0, char::len_utf8);
+                let (part, behind) = left.split_at(left.floor_char_boundary(most).max(first));
+                take(part, self.tokenizer.encode_ordinary(part)?.len());
+                left = behind;
+            }
         }
         pieces.push(rest);
         Ok(pieces)
@@ -121,6 +151,7 @@ impl<'a> Holes<'a> {
     /// Everything that the rule depends on but the tokenizer, in words.
     pub(crate) fn description(&self) -> String {
         let Self { rate, order, seed, piece, .. } = self;
-        format!("holes {rate:?} {order:?} {seed} {piece:?}")
+        let pieces = piece.map(|tokens| format!(" in pieces of {tokens}"));
+        format!("holes {rate:?} {order:?} {seed}{}", pieces.unwrap_or_default())
     }
 }

@@ -102,7 +102,7 @@ pub struct PackReport {
 /// never.
 ///
 /// # Errors
-/// When the inputs cannot be read (as [`for_each_document`]), everything is held out, the text does not fill one
+/// When pieces with holes do not fit a window, the inputs cannot be read (as [`for_each_document`]), everything is held out, the text does not fill one
 /// window, or the disk refuses. Then nothing of the packing is left.
 pub fn pack_corpus(
     inputs: &[impl AsRef<Path>],
@@ -111,6 +111,7 @@ pub fn pack_corpus(
     out: &Path,
     progress: &mut dyn FnMut(Packing),
 ) -> Result<PackReport> {
+    options.holes.as_ref().map_or(Ok(()), |holes| holes.check_window(options.window_len))?;
     let folders = ShardFolders::begin(out)?;
     let mut parts = Parts::begin(&folders, options)?;
     let tokens = Cell::new(0);

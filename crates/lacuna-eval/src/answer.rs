@@ -6,7 +6,7 @@ use crate::benchmark::{Benchmark, Sanitized};
 use crate::error::Result;
 use crate::prompt::PromptForm;
 use crate::python::{Python, Script, request};
-use crate::task::{Task, Tests};
+use crate::task::{CompletionEnd, Task, Tests};
 
 /// Lines of an answer that are looked at: those of a program, not of an endless repetition.
 const MOST_LINES: usize = 400;
@@ -42,10 +42,10 @@ pub fn answer(
             let fenced = fenced(text).filter(|_| form == PromptForm::Chat);
             return Ok(alone(fenced.unwrap_or(text).to_owned()));
         }
-        Tests::Behind { language, ref stops, .. } => {
-            let completion = match stops.is_empty() {
-                true => language.function(text),
-                false => before_first(text, stops),
+        Tests::Behind { language, ref end, .. } => {
+            let completion = match end {
+                CompletionEnd::ClosingLine => language.function(text),
+                CompletionEnd::Before(stops) => before_first(text, stops),
             };
             let completion = completion.to_owned();
             let solution = task.program(&completion);
@@ -91,7 +91,7 @@ fn plain(task: &Task, completion: &str) -> String {
 }
 
 /// A text up to where the first of the stops begins.
-fn before_first<'t>(text: &'t str, stops: &[String]) -> &'t str {
+pub(crate) fn before_first<'t>(text: &'t str, stops: &[String]) -> &'t str {
     let end = stops.iter().filter_map(|stop| text.find(stop)).min();
     &text[..end.unwrap_or(text.len())]
 }

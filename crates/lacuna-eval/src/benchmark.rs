@@ -11,7 +11,7 @@ mod multipl_e;
 pub struct Benchmark {
     /// The name on the command line.
     pub name: &'static str,
-    /// A line on what it measures, and the number of its tasks.
+    /// A line on what it measures, and the number of its tasks where that is fixed.
     pub about: &'static str,
     /// The place of its data.
     pub source: Source,
@@ -330,7 +330,6 @@ impl Benchmark {
             Some("SingleLineInfilling") => "infilling-single-line",
             Some("MultiLineInfilling") => "infilling-multi-line",
             Some("RandomSpanInfilling") => "infilling-random-span",
-            Some("BigCodeBench") => "bigcodebench-hard",
             Some("MBJSP") => "mbxp-javascript",
             Some("MBJP") => "mbxp-java",
             Some("MBCPP") => "mbxp-cpp",

@@ -19,10 +19,7 @@ mod oracle;
 use differential::Reference;
 
 /// Address space of a program of BigCodeBench, whose libraries map a lot.
-const CASES_MEMORY: u64 = 8 << 30;
-
-/// Seconds for its cases. The authors allow four minutes, for machines that judge many at once.
-const CASES_S: f64 = 120.0;
+const CASES_MEMORY_BYTES: u64 = 8 << 30;
 
 /// A judge of samples, with the rules of time that it goes by.
 ///
@@ -57,6 +54,8 @@ pub struct Judge {
     pub call_s: f64,
     /// Such a call may take as many times as long as that solution took (4, as in EvalPlus).
     pub call_factor: f64,
+    /// Seconds for all cases of a task of BigCodeBench (120; its authors allow 240 on machines that judge many at once).
+    pub cases_s: f64,
     checks: Mutex<HashMap<String, Arc<Vec<Call>>>>,
     references: Mutex<HashMap<String, Arc<[Reference; 2]>>>,
 }
@@ -98,6 +97,7 @@ impl Judge {
             check_s: 3.0,
             call_s: 1.0,
             call_factor: 4.0,
+            cases_s: 120.0,
             checks: Mutex::default(),
             references: Mutex::default(),
         }
@@ -124,7 +124,7 @@ impl Judge {
             Tests::Output { output } => self.output(task, output, program),
             Tests::Input { code, output } => self.input(task, code, output, program),
             Tests::Behind { language, program: test, .. } => self.behind(*language, test, program),
-            Tests::Cases { program: test, head } => self.cases(test, head, program),
+            Tests::Cases { program: test, head } => self.cases(task, test, head, program),
             Tests::Together { program: test } => self.together(test, program),
         }
     }
@@ -185,14 +185,34 @@ impl Judge {
         Ok(Verdict { is_forgeable: true, ..verdict })
     }
 
-    fn cases(&self, test: &str, head: &str, program: &str) -> Result<Verdict> {
+    /// A task whose own solution lacks a library is no measure of a program that does.
+    fn cases(&self, task: &Task, test: &str, head: &str, program: &str) -> Result<Verdict> {
+        const LACKING: &str = "ModuleNotFoundError";
+        let verdict = self.cases_of(test, head, program)?;
+        if !verdict.result.contains(LACKING) {
+            return Ok(verdict);
+        }
+        let own = self.cases_of(test, head, &task.solution())?;
+        match own.result.split_once(LACKING) {
+            None => Ok(verdict),
+            Some((_, reason)) => Err(faulty(
+                &task.id,
+                format!(
+                    "its own solution lacks a library{reason}; --python names an interpreter that has the libraries of the \
+                     benchmark"
+                ),
+            )),
+        }
+    }
+
+    fn cases_of(&self, test: &str, head: &str, program: &str) -> Result<Verdict> {
         let folder = folder()?;
         // The head without a body, as the authors put it before every answer.
         let code = [head, "\n    pass\n", program].concat();
         let mut python = self.python.clone();
-        python.memory_bytes = CASES_MEMORY;
+        python.memory_bytes = python.memory_bytes.max(CASES_MEMORY_BYTES);
         let request = request([("code", code.into()), ("test", test.into())]);
-        let answer = python.run(Script::Cases, request, CASES_S, Some(folder.path()))?;
+        let answer = python.run(Script::Cases, request, self.cases_s, Some(folder.path()))?;
         Ok(ended(&answer))
     }
 
@@ -209,7 +229,7 @@ pub(crate) fn folder() -> Result<tempfile::TempDir> {
         let place = std::env::temp_dir();
         Error::Request(format!("no folder for a program in {}: {error}", place.display()))
     })?;
-    Policy::files(folder.path()).give_folder()?;
+    Policy::spawn(folder.path()).give_folder()?;
     Ok(folder)
 }
 

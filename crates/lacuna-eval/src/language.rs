@@ -183,7 +183,16 @@ impl Language {
         let report = lacuna_sandbox::run(&program, &policy)?;
         Ok(match report.limit {
             Some(Limit::WallTime | Limit::CpuTime) => Some(Verdict::late()),
-            Some(limit) => Some(Verdict::failed(format_args!("beyond its limits: {limit:?}"))),
+            Some(limit) => {
+                let limit = match limit {
+                    Limit::Memory => "memory",
+                    Limit::Output => "output",
+                    Limit::FileSize => "a file's size",
+                    Limit::Folder => "its folder's size",
+                    _ => "processes and threads",
+                };
+                Some(Verdict::failed(format_args!("beyond its limit of {limit}")))
+            }
             None if report.succeeded() => None,
             None => {
                 // PHP complains on standard output.
@@ -191,7 +200,10 @@ impl Language {
                 let errors = String::from_utf8_lossy(&errors);
                 let told = errors.lines().filter(|line| is_reason(line)).map(str::trim).take(2);
                 let told = told.collect::<Vec<_>>().join("; ");
-                Some(Verdict::failed(if told.is_empty() { "no reason told" } else { &told }))
+                Some(match told.is_empty() {
+                    true => Verdict::failed(format_args!("{:?}, and no reason told", report.end)),
+                    false => Verdict::failed(&told),
+                })
             }
         })
     }

@@ -9,7 +9,7 @@ use lacuna_text::fim::Fim;
 
 use crate::benchmark::{Benchmark, CHAT_STOPS};
 use crate::error::{Error, Result, faulty};
-use crate::task::{Task, Tests};
+use crate::task::{CompletionEnd, Task, Tests};
 
 /// The form in which a model is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,7 +166,7 @@ pub(crate) fn prompt(
         _ => benchmark.stops,
     };
     options.stop.extend(own.iter().map(|stop| (*stop).to_owned()));
-    if let Tests::Behind { stops, .. } = &task.tests {
+    if let Tests::Behind { end: CompletionEnd::Before(stops), .. } = &task.tests {
         options.stop.extend(stops.iter().cloned());
     }
     let tokens = match question(benchmark, task, form)? {

@@ -119,7 +119,8 @@ impl Python {
         }
     }
 
-    /// Runs a script on a request for so many seconds of its own. `folder` is one that its program may write.
+    /// Runs a script on a request for so many seconds of its own. `folder` is one that its program may write, and then
+    /// it may start others.
     pub(crate) fn run(
         &self,
         script: Script,
@@ -134,14 +135,23 @@ impl Python {
             .args(["-s", "-B", "-c", &script.source()])
             // The order of sets is the same each time, so a verdict is too.
             .env("PYTHONHASHSEED", "0")
+            // Times are of one zone, and libraries of numbers start no thread for each core.
+            .env("TZ", "UTC")
+            .env("OMP_NUM_THREADS", "1")
+            .env("OPENBLAS_NUM_THREADS", "1")
             .stdin(Json::from(request).to_string());
+        let program = match folder {
+            // Libraries ask for a place of their own, and for the user's name.
+            Some(folder) => program.env("TMPDIR", folder).env("HOME", folder).env("USER", "nobody"),
+            None => program,
+        };
         let report = lacuna_sandbox::run(&program, &self.policy(seconds, folder))?;
         Ok(read(&report, &nonce))
     }
 
     fn policy(&self, seconds: f64, folder: Option<&Path>) -> Policy {
         let mut policy = match folder {
-            Some(folder) => Policy::files(folder),
+            Some(folder) => Policy::spawn(folder),
             None => Policy::function(),
         };
         let time = Duration::from_secs_f64((seconds + AROUND_S).clamp(0.0, 1e6));

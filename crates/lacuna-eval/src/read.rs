@@ -52,7 +52,8 @@ fn text(bytes: Vec<u8>, member: Option<&str>, path: &Path) -> Result<String> {
         }
         _ => bytes,
     };
-    String::from_utf8(bytes).map_err(|_| data(path, None, "it is no UTF-8 text"))
+    let text = String::from_utf8(bytes).map_err(|_| data(path, None, "it is no UTF-8 text"))?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// All that a decompressor gives, up to a bound: a small file may stand for an endless one.

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 
+use crate::answer::before_first;
 use crate::error::{Result, data};
 use crate::records;
-use crate::task::{Task, Tests};
+use crate::task::{CompletionEnd, Task, Tests};
 
 /// Samples of one file.
 const MOST_SAMPLES: usize = 2_000_000;
@@ -185,9 +186,13 @@ impl Reader<'_> {
 
 /// The program that a completion makes.
 fn whole(task: &Task, completion: &str) -> String {
-    match task.tests {
+    match &task.tests {
         Tests::Output { .. } | Tests::Input { .. } | Tests::Together { .. } => {
             completion.to_owned()
+        }
+        // What others wrote may go on behind its end, as a model does that nobody stops.
+        Tests::Behind { end: CompletionEnd::Before(stops), .. } => {
+            task.program(before_first(completion, stops))
         }
         _ => task.program(completion),
     }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::judge::{Judge, Verdict};
 use crate::records::{self, Records};
 use crate::sample::Sample;
-use crate::task::{Task, Tests};
+use crate::task::{CompletionEnd, Task, Tests};
 
 /// Judges samples of these tasks, so many at once, and writes the verdicts that a file lacks, a line each: `task_id`,
 /// `sample`, `passed`, `result`. The verdicts come back in the order of the samples.
@@ -30,10 +30,9 @@ pub fn judge_all(
     judge.python().check()?;
     for task in tasks {
         // Said before anything is written: with all tasks of one language, one look.
-        if let Tests::Behind { language, stops, .. } = &task.tests {
+        if let Tests::Behind { language, end, .. } = &task.tests {
             language.check()?;
-            // Those of MBXP.
-            if stops.is_empty() {
+            if *end == CompletionEnd::ClosingLine {
                 language.check_packages(judge.python().is_insisted())?;
             }
             break;

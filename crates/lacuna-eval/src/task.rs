@@ -61,9 +61,8 @@ pub enum Tests {
         language: Language,
         /// The tests.
         program: String,
-        /// The texts before which a completion of this task ends: the tests go on from there. Without any, it ends behind
-        /// the line that closes its function.
-        stops: Vec<String>,
+        /// The place where a completion ends and the tests go on.
+        end: CompletionEnd,
     },
     /// By cases of `unittest`, a class `TestCases` in the program's own module, which may write files in a folder of its
     /// own. A hostile program can forge their verdict.
@@ -78,6 +77,15 @@ pub enum Tests {
         /// The assertions.
         program: String,
     },
+}
+
+/// The end of a completion that tests stand behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CompletionEnd {
+    /// Behind the line that closes the function, as in MBXP.
+    ClosingLine,
+    /// Before the first of these texts, as in MultiPL-E, whose tests close the function where a stop would have.
+    Before(Vec<String>),
 }
 
 /// One of EvalPlus's data sets.

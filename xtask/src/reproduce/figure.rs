@@ -50,7 +50,7 @@ pub(super) fn scores(
         .iter()
         .flat_map(|row| [Sample::of(row).mean - half(row), Sample::of(row).mean + half(row)]);
     let (low, high) = match points.is_empty() {
-        // Runs of a few steps may not have it: plotters never ends a scale without ends.
+        // Runs of a few steps may not have it, and plotters loops forever on an axis with infinite bounds.
         true => (0.0, 1.0),
         false => ends(&edges.chain(points.iter().copied()).collect::<Vec<_>>()),
     };
@@ -233,14 +233,18 @@ mod tests {
         .unwrap();
         let path = std::env::temp_dir().join(format!("lacuna-figure-{}.svg", std::process::id()));
         let mut measured = vec![vec![Measured::default()], vec![Measured::default()]];
+        let read = || std::fs::read_to_string(&path).unwrap();
         scores(&path, &experiment, &measured).unwrap();
+        assert!(read().contains("<svg") && !read().contains("<circle"));
         held_out(&path, &experiment, &measured).unwrap();
+        assert!(read().contains("held-out"));
         // One arm has it, and in one place.
         measured[1][0].scores.insert("before".into(), 0.25);
         measured[1][0].tracked.push((100.0, 3.5));
         scores(&path, &experiment, &measured).unwrap();
-        assert!(std::fs::read_to_string(&path).unwrap().contains("circle"));
+        assert!(read().contains("<circle"));
         held_out(&path, &experiment, &measured).unwrap();
+        assert!(read().contains("polyline"));
         std::fs::remove_file(path).unwrap();
     }
 }

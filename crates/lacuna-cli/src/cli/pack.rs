@@ -42,15 +42,16 @@ pub(crate) struct Args {
     /// With --conversations, the token that ends a sample; default: the model's end of text
     #[arg(long, visible_alias = "eos", value_name = "TOKEN")]
     document_end: Option<String>,
-    /// Part of the training documents that is rewritten for filling in the middle, with the tokenizer's marks
-    #[arg(long, value_name = "PART", default_value_t = 0.0, conflicts_with = "conversations", allow_hyphen_values = true, value_parser = ranges::probability)]
-    fim_rate: f64,
+    /// Part of the training documents that is rewritten for filling in the middle, with the tokenizer's marks; default:
+    /// none
+    #[arg(long, value_name = "PART", conflicts_with = "conversations", allow_hyphen_values = true, value_parser = ranges::probability)]
+    fim_rate: Option<f64>,
     /// Order of the parts: as the tokenizer's family is asked, prefix-suffix-middle, suffix-prefix-middle, or both
     #[arg(long, value_name = "ORDER", default_value = "model", conflicts_with = "conversations", value_parser = ["model", "psm", "spm", "both"])]
     fim_order: String,
     /// Cut rewritten documents into pieces of at most so many tokens where lines end, each with a hole, so that a window
     /// holds a hole and what stands around it; default: one hole in a document
-    #[arg(long, value_name = "TOKENS", conflicts_with = "conversations", allow_hyphen_values = true, value_parser = ranges::at_least_one)]
+    #[arg(long, value_name = "TOKENS", requires = "fim_rate", conflicts_with = "conversations", allow_hyphen_values = true, value_parser = ranges::size)]
     fim_context: Option<NonZeroUsize>,
     /// Decides which documents are rewritten and where, and how many end tokens follow a conversation
     #[arg(long, value_name = "N", default_value = "0", allow_hyphen_values = true, value_parser = ranges::seed)]
@@ -152,8 +153,8 @@ fn documents(
         _ => HoleOrder::Model,
     };
     let holes = match args.fim_rate {
-        0.0 => None,
-        rate => Some(Holes::new(tokenizer, rate, order, args.seed)?),
+        None | Some(0.0) => None,
+        Some(rate) => Some(Holes::new(tokenizer, rate, order, args.seed)?),
     };
     let holes = match args.fim_context {
         Some(tokens) => holes.map(|holes| holes.in_pieces(tokens)),

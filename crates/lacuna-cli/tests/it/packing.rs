@@ -251,6 +251,7 @@ fn conversations_are_packed_and_threads_change_no_byte() {
     for flags in [
         ["--fim-rate", "2"],
         ["--fim-order", "middle"],
+        ["--fim-context", "8"],
         ["--closing-eos", "4,1"],
         ["--template", "model"],
     ] {

@@ -175,9 +175,12 @@ fn a_mask_that_cannot_be_one_is_refused() {
         ("append=<[end▁of▁sentence]>", "has `<[end▁of▁sentence]>` already"),
         ("6", "by which the tokenizer fills in the middle"),
         ("<[fim-middle]>", "by which the tokenizer fills in the middle"),
-        ("append= ", "ordinary text contains that"),
-        ("append=mask", "ordinary text contains that"),
-        ("append=<a mask>", "ordinary text contains that"),
+        ("append= ", "would become MASK"),
+        ("append=mask", "would become MASK"),
+        ("append=<a mask>", "would become MASK"),
+        ("append=[0]", "would become MASK"),
+        ("append=-->", "would become MASK"),
+        ("append=<fim_prefix>", "would become MASK"),
     ] {
         let to = folder.at("start");
         let error =

@@ -133,7 +133,7 @@ fn a_finished_run_whose_last_checkpoint_found_no_room_is_not_trained_again_unask
     let again = lacuna().args(train(&out, &kept)).output().unwrap();
     assert!(again.status.success(), "{}", said(&again));
     let told = said(&again);
-    assert!(told.contains("newest whole checkpoint is of step 20 of 25"), "{told}");
+    assert!(told.contains("the newest checkpoint is of step 20 of 25"), "{told}");
     assert!(told.contains("was not saved"), "{told}");
     assert!(String::from_utf8_lossy(&again.stdout).contains("is finished"), "{told}");
     assert_eq!(std::fs::read(out.join("metrics.jsonl")).unwrap(), metrics, "no step was taken");
@@ -141,14 +141,22 @@ fn a_finished_run_whose_last_checkpoint_found_no_room_is_not_trained_again_unask
     let wanted = ["--resume-step", "20", "--set", "stage.1.checkpoint_every=10"];
     let taken = lacuna().args(train(&out, &wanted)).output().unwrap();
     assert!(taken.status.success() && out.join("checkpoints/step-25").is_dir(), "{}", said(&taken));
+    assert!(said(&taken).contains("you asked for an earlier one"), "{}", said(&taken));
     let lines = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count();
     assert_eq!(lines(&std::fs::read(out.join("metrics.jsonl")).unwrap()), lines(&metrics));
     // One that a power cut left half written is as little to go on from, and is told apart.
     let optimizer = out.join("checkpoints/step-25/optimizer.safetensors");
     let half = std::fs::metadata(&optimizer).unwrap().len() / 2;
     std::fs::File::options().write(true).open(&optimizer).unwrap().set_len(half).unwrap();
+    let metrics = std::fs::read(out.join("metrics.jsonl")).unwrap();
     let cut = lacuna().args(train(&out, &every)).output().unwrap();
-    assert!(cut.status.success() && said(&cut).contains("was cut short"), "{}", said(&cut));
+    assert!(cut.status.success(), "{}", said(&cut));
+    assert!(
+        said(&cut).contains("the last one was cut short, and the newest checkpoint is of step 20"),
+        "{}",
+        said(&cut)
+    );
+    assert_eq!(std::fs::read(out.join("metrics.jsonl")).unwrap(), metrics, "no step was taken");
 }
 
 #[test]

@@ -166,7 +166,7 @@ fn the_parts_of_a_document_with_a_hole_give_the_document() {
         let holes = Holes::new(&TOKENIZER, 1.0, order, 9).unwrap();
         for document in &documents {
             let [tokens] = &holes.rewritten(document).unwrap().unwrap()[..] else {
-                panic!("pieces")
+                panic!("several documents in place of one")
             };
             let at = |mark| {
                 let mut places = tokens.iter().enumerate().filter(|(_, id)| **id == mark);
@@ -210,6 +210,8 @@ fn a_document_in_pieces_has_a_hole_in_each_of_them() {
     for document in &documents {
         let in_pieces = holes(9).in_pieces(most.try_into().unwrap());
         let pieces = in_pieces.rewritten(document).unwrap().unwrap();
+        let tokens_of = |text: &str| TOKENIZER.encode_ordinary(text).unwrap().len();
+        let has_long = document.text.split_inclusive('\n').any(|line| tokens_of(line) > most);
         let mut whole = String::new();
         for tokens in &pieces {
             let places = marks.map(|mark| tokens.iter().position(|&id| id == mark).unwrap());
@@ -217,14 +219,16 @@ fn a_document_in_pieces_has_a_hole_in_each_of_them() {
             let decode = |from: usize, to: usize| TOKENIZER.decode(&tokens[from..to]).unwrap();
             let [prefix, suffix] = [decode(0, places[1]), decode(places[1], places[2])];
             let piece = prefix + &decode(places[2], tokens.len()) + &suffix;
-            let is_one_line = piece.lines().count() == 1;
-            let held = TOKENIZER.encode_ordinary(&piece).unwrap().len();
-            assert!(held <= most || is_one_line, "{held} tokens in {piece:?}");
+            let held = tokens_of(&piece);
+            assert!(held <= most, "{held} tokens in {piece:?}");
             whole += &piece;
-            assert!(whole == document.text || piece.ends_with('\n'), "a line is cut: {piece:?}");
+            assert!(
+                whole == document.text || piece.ends_with('\n') || has_long,
+                "a line is cut: {piece:?}"
+            );
         }
         assert_eq!(whole, document.text);
-        let length = TOKENIZER.encode_ordinary(&whole).unwrap().len();
+        let length = tokens_of(&whole);
         assert!(pieces.len() <= 1 + 2 * length.div_ceil(most), "{} of {length}", pieces.len());
     }
 }
@@ -234,6 +238,11 @@ fn documents_in_pieces_are_packed_with_an_end_behind_each() {
     let place = tempfile::tempdir().unwrap();
     let holes = Holes::new(&TOKENIZER, 1.0, HoleOrder::Model, 3).unwrap();
     let holes = Some(holes.in_pieces(100.try_into().unwrap()));
+    let narrow = Holes::new(&TOKENIZER, 1.0, HoleOrder::Model, 3).unwrap();
+    let narrow = Some(narrow.in_pieces(61.try_into().unwrap()));
+    let narrow = PackOptions { holes: narrow, ..options(64) };
+    let error = packed(&[corpus()], &narrow, place.path()).unwrap_err().to_string();
+    assert!(error.contains("room for 60"), "{error}");
     let options = PackOptions { holes, held_out: 0.0, ..options(256) };
     let report = packed(&[corpus()], &options, place.path()).unwrap();
     assert_eq!(report.rewritten_documents, report.documents);

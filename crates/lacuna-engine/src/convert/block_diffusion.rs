@@ -54,9 +54,10 @@ impl FromStr for MaskToken {
         match (text.split_once('='), text.parse()) {
             _ if text.is_empty() => Err("expected a token's name, an id, or append".into()),
             _ if text == "append" => Ok(Self::Append { name: MASK.into() }),
-            (Some(("append", name)), _) if !name.is_empty() => {
-                Ok(Self::Append { name: name.into() })
+            (Some(("append", "")), _) => {
+                Err("append= names no token; append alone names it".into())
             }
+            (Some(("append", name)), _) => Ok(Self::Append { name: name.into() }),
             (_, Ok(id)) => Ok(Self::Id(id)),
             _ => Ok(Self::Named(text.into())),
         }
@@ -205,22 +206,24 @@ fn mask_id(config: &Config, side: &mut CarriedFiles, token: Option<&MaskToken>) 
     Ok(id)
 }
 
-/// Refuses the name of a new token that stands in ordinary text, of which the tokenizer would make MASK.
+/// Refuses a name that ordinary text may contain: the tokenizer would read that text as MASK.
 fn check_name(name: &str) -> Result<()> {
-    let is_plain = name.chars().all(|c| c.is_alphanumeric() || c == '_');
-    if name.chars().count() < 3
-        || is_plain
-        || name.contains(|c: char| c.is_whitespace() || c.is_control())
-    {
-        let reason = format!(
-            "{} append={}: ordinary text contains that, and would become MASK there; give a name that no text holds, such as \
-             {MASK}, without blanks",
+    let inner = name.strip_prefix(['<', '[', '{', '|']);
+    let inner = inner.and_then(|rest| rest.strip_suffix(['>', ']', '}', '|']));
+    let is_name = |inner: &str| {
+        let letters = inner.chars().filter(|c| c.is_alphabetic()).count();
+        letters >= 4 && !inner.contains(|c: char| c.is_whitespace() || c.is_control())
+    };
+    let is_mark = FimFormat::all_marks().contains(&name);
+    match inner.is_some_and(is_name) && !is_mark {
+        true => Ok(()),
+        false => Err(Error::Request(format!(
+            "{} append={}: a name stands in brackets, has four letters or more and no blanks, and is no mark for filling in the \
+             middle, as {MASK}: other text that holds it would become MASK",
             Knob::MaskToken,
-            name.escape_debug()
-        );
-        return Err(Error::Request(reason));
+            lacuna_files::short(&name.escape_debug().to_string())
+        ))),
     }
-    Ok(())
 }
 
 /// The mean row of a table, read a few thousand rows at a time.

@@ -118,7 +118,7 @@ impl CarriedFiles {
         let tokenizer = Tokenizer::of_model(text.as_bytes(), self.rows, &self.file)?;
         if let Some(id) = tokenizer.token_to_id(name) {
             let reason = format!(
-                "the tokenizer has `{name}` already, as id {id}: {} append=NAME appends another",
+                "the tokenizer has `{name}` already, as id {id}: {} append=NAME, with a name that is free, appends a token",
                 Knob::MaskToken
             );
             return Err(unsupported(reason));

@@ -3,7 +3,7 @@
 use super::{Benchmark, FUNCTIONS, Format, Sanitized, Source};
 use crate::language::Language;
 
-/// The authors' repository, at a commit that has the file.
+/// The authors' repository, at the last commit that changed the file: not all were changed by the same one.
 macro_rules! prompts {
     ($commit:literal, $file:literal) => {
         concat!("https://github.com/nuprl/MultiPL-E/raw/", $commit, "/prompts/", $file)

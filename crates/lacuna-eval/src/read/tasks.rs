@@ -3,7 +3,7 @@
 use super::fields::Fields;
 use crate::benchmark::Format;
 use crate::language::Language;
-use crate::task::{Dataset, Task, Tests};
+use crate::task::{CompletionEnd, Dataset, Task, Tests};
 
 /// The task of an object, which is the `number`th of its file.
 pub(super) fn task(format: Format, fields: &Fields<'_>, number: usize) -> Result<Task, String> {
@@ -128,18 +128,40 @@ fn mbxp(fields: &Fields<'_>, language: Language) -> Result<Task, String> {
         entry: fields.text("entry_point")?,
         // Some tasks have none.
         canonical: fields.text("canonical_solution").unwrap_or_default(),
-        tests: Tests::Behind { language, program: fields.text("test")?, stops: Vec::new() },
+        tests: Tests::Behind {
+            language,
+            program: fields.text("test")?,
+            end: CompletionEnd::ClosingLine,
+        },
     })
 }
 
 fn multipl_e(fields: &Fields<'_>, language: Language) -> Result<Task, String> {
+    let known = match language {
+        Language::JavaScript => "js",
+        Language::Cpp => "cpp",
+        Language::Php => "php",
+        _ => "sh",
+    };
+    let told = fields.text("language")?;
+    if told != known {
+        let told = lacuna_files::short(&told);
+        return Err(format!(
+            "`language` is `{told}`, expected `{known}`: this is another benchmark's file"
+        ));
+    }
     let stops = fields.texts("stop_tokens")?;
-    if stops.iter().any(String::is_empty) || stops.is_empty() {
-        return Err("`stop_tokens` names no text, or an empty one".into());
+    if stops.is_empty() {
+        return Err("`stop_tokens` is missing or empty".into());
+    }
+    if stops.iter().any(String::is_empty) {
+        return Err("a text of `stop_tokens` is empty".into());
     }
     let name = fields.text("name")?;
-    // `HumanEval_23_strlen` tests `strlen`.
-    let entry = name.splitn(3, '_').nth(2).unwrap_or_default().to_owned();
+    let entry = name.splitn(3, '_').nth(2).ok_or_else(|| {
+        format!("`name` is `{}`, expected one like HumanEval_23_strlen", lacuna_files::short(&name))
+    })?;
+    let entry = entry.to_owned();
     Ok(Task {
         id: name,
         prompt: fields.text("prompt")?,
@@ -147,7 +169,11 @@ fn multipl_e(fields: &Fields<'_>, language: Language) -> Result<Task, String> {
         instruction: None,
         entry,
         canonical: String::new(),
-        tests: Tests::Behind { language, program: fields.text("tests")?, stops },
+        tests: Tests::Behind {
+            language,
+            program: fields.text("tests")?,
+            end: CompletionEnd::Before(stops),
+        },
     })
 }
 

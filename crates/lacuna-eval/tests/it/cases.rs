@@ -1,7 +1,7 @@
 //! Judges by cases of `unittest` that share a module with the program, as BigCodeBench does.
 
 use crate::support::{judge, verdict};
-use lacuna_eval::{Benchmark, PromptForm, Question, Task, answer, question, read_tasks};
+use lacuna_eval::{Benchmark, PromptForm, Question, Task, Tests, answer, question, read_tasks};
 
 const HEAD: &str = "import collections\nimport os\ndef task_func(path, text):\n";
 
@@ -39,6 +39,11 @@ fn cases_may_write_files_and_patch_the_module() {
     // An answer without the imports of the prompt.
     let bare = format!("def task_func(path, text):\n{BODY}");
     assert!(verdict(&judge, &task, &bare).passed, "{}", verdict(&judge, &task, &bare).result);
+    // Libraries start programs, and ask for a place and a name.
+    let busy = "    import getpass, subprocess, tempfile\n    subprocess.run(['/bin/true'], check=True)\n    \
+                os.rmdir(tempfile.mkdtemp())\n    getpass.getuser()\n";
+    let busy = verdict(&judge, &task, &task.program(&[busy, BODY].concat()));
+    assert!(busy.passed, "{}", busy.result);
     let wrong = verdict(&judge, &task, &task.program("    return {'a': 1}\n"));
     assert!(!wrong.passed && wrong.result.contains("test_count"), "{}", wrong.result);
     for other in
@@ -47,6 +52,44 @@ fn cases_may_write_files_and_patch_the_module() {
         let other = verdict(&judge, &task, other);
         assert!(!other.passed && other.result.starts_with("failed: "), "{}", other.result);
     }
+}
+
+#[test]
+fn a_verdict_says_which_case_failed_and_why_or_that_time_was_up() {
+    let Some(mut judge) = judge() else { return };
+    let with = |cases: &str| {
+        let program = format!("import unittest\nclass TestCases(unittest.TestCase):\n{cases}");
+        Task { tests: Tests::Cases { program, head: HEAD.into() }, ..task() }
+    };
+    let multiline =
+        with("    def test_lists(self):\n        self.assertEqual([1] * 30, [2] * 30)\n");
+    let result = verdict(&judge, &multiline, "").result;
+    assert!(result.starts_with("failed: test_lists: AssertionError: Lists differ"), "{result}");
+    let sub = with(
+        "    def test_parts(self):\n        for x in (1.5, 2.5):\n            with self.subTest(x=x):\n                \
+         self.assertEqual(x, 1.5)\n",
+    );
+    assert!(verdict(&judge, &sub, "").result.contains("test_parts: AssertionError: 2.5 != 1.5"));
+    let skipped = with("    @unittest.skip('no network')\n    def test_it(self): pass\n");
+    assert!(verdict(&judge, &skipped, "").passed);
+    assert!(verdict(&judge, &with("    pass\n"), "").result.contains("no case in it"));
+    judge.cases_s = 1.0;
+    let endless = with(
+        "    def test_a(self):\n        while True: pass\n    def test_b(self):\n        self.fail('later')\n",
+    );
+    assert_eq!(verdict(&judge, &endless, "").result, "timed out");
+}
+
+#[test]
+fn a_library_that_is_not_there_is_no_fault_of_the_program() {
+    let Some(judge) = judge() else { return };
+    let task = Task { canonical: format!("    import no_such_library\n{BODY}"), ..task() };
+    let lacking = task.program("    import no_such_library\n");
+    let error = judge.judge(&task, &lacking).unwrap_err().to_string();
+    assert!(error.contains("no_such_library") && error.contains("--python"), "{error}");
+    // Another library is the program's own mistake.
+    let right = self::task();
+    assert!(!verdict(&judge, &right, &right.program("    import no_such_library\n")).passed);
 }
 
 #[test]
@@ -65,5 +108,6 @@ fn a_completion_is_asked_for_as_the_authors_do() {
         made.solution
     );
     assert!(verdict(&judge, &task, &made.solution).passed);
-    assert_eq!(Benchmark::of_task(&task.id).unwrap().name, "bigcodebench-hard");
+    // The whole benchmark names its tasks alike.
+    assert!(Benchmark::of_task(&task.id).is_none());
 }

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use crate::support::{judge, verdict};
-use lacuna_eval::{Benchmark, Language, PromptForm, Task, Tests, answer, read_tasks};
+use lacuna_eval::{
+    Benchmark, CompletionEnd, Language, PromptForm, Task, Tests, answer, read_tasks,
+};
 
 /// A sum in a language: how it begins, its right and its wrong end, and the tests behind it.
 struct Sum {
@@ -139,8 +141,13 @@ fn translated(language: &str) -> (&'static Benchmark, Task, [&'static str; 2]) {
             ["    echo $(($1 + $2))", "    echo $(($1 - $2))"],
         ),
     };
+    let short = match language {
+        "javascript" => "js",
+        "bash" => "sh",
+        other => other,
+    };
     let object = serde_json::json!([{
-        "name": "HumanEval_53_add", "language": language, "prompt": prompt, "tests": tests, "stop_tokens": stops,
+        "name": "HumanEval_53_add", "language": short, "prompt": prompt, "tests": tests, "stop_tokens": stops,
         "doctests": "transform", "prompt_terminology": "reworded",
     }]);
     let folder = tempfile::tempdir().unwrap();
@@ -156,7 +163,10 @@ fn translated_tests_go_on_where_a_completion_ends() {
     for language in ["cpp", "javascript", "php", "bash"] {
         let (benchmark, task, [right, wrong]) = translated(language);
         assert_eq!((&*task.id, &*task.entry), ("HumanEval_53_add", "add"));
-        let Tests::Behind { language: tools, stops, .. } = &task.tests else { panic!("{task:?}") };
+        let Tests::Behind { language: tools, end: CompletionEnd::Before(stops), .. } = &task.tests
+        else {
+            panic!("{task:?}")
+        };
         if let Err(error) = tools.check() {
             eprintln!("SKIPPED {}: {error}", benchmark.name);
             continue;
@@ -168,10 +178,34 @@ fn translated_tests_go_on_where_a_completion_ends() {
         };
         assert_eq!(answered(right).completion, right, "{language}");
         let verdict = |end: &str| verdict(&judge, &task, &answered(end).solution);
-        assert!(verdict(right).passed && verdict(right).is_forgeable, "{:?}", verdict(right));
-        assert!(!verdict(wrong).passed, "{language}");
+        let (right, wrong) = (verdict(right), verdict(wrong));
+        assert!(right.passed && right.is_forgeable, "{right:?}");
+        // It runs, and its result is wrong.
+        assert!(!wrong.passed && !wrong.result.contains("not compile"), "{wrong:?}");
         assert!(!verdict("    return (((").passed, "{language}");
     }
+}
+
+#[test]
+fn a_file_of_another_language_is_refused_and_completions_of_others_are_cut() {
+    let (_, task, [right, _]) = translated("bash");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tasks.jsonl");
+    let line = serde_json::json!({
+        "name": "HumanEval_53_add", "language": "sh", "prompt": task.prompt, "tests": "}", "stop_tokens": ["\n}"],
+    });
+    std::fs::write(&file, format!("\u{feff}{line}\n")).unwrap();
+    assert_eq!(read_tasks(Benchmark::named("multipl-e-bash").unwrap(), &file).unwrap().len(), 1);
+    let error =
+        read_tasks(Benchmark::named("multipl-e-cpp").unwrap(), &file).unwrap_err().to_string();
+    assert!(error.contains("`language` is `sh`, expected `cpp`"), "{error}");
+    let samples = folder.path().join("samples.jsonl");
+    let sample = serde_json::json!({
+        "task_id": task.id, "completion": format!("{right}\n}}\n\necho done\n"),
+    });
+    std::fs::write(&samples, format!("{sample}\n")).unwrap();
+    let read = lacuna_eval::read_samples(&samples, std::slice::from_ref(&task)).unwrap();
+    assert_eq!(read[0].program, task.program(right));
 }
 
 #[test]

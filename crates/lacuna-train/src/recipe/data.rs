@@ -138,10 +138,13 @@ impl DataRecipe {
             Some(fim) if !(0.0..=1.0).contains(&fim.rate) => {
                 Err(format!("data.fim.rate is {}, expected 0 to 1", fim.rate))
             }
-            Some(FimRecipe { context: Some(context), .. }) if context.get() > self.window => {
+            Some(FimRecipe { context: Some(context), .. })
+                if context.get().saturating_add(4) > self.window =>
+            {
                 Err(format!(
-                    "data.fim.context is {context}, expected at most the {} tokens of data.window, so that a window \
-                     holds a hole and what stands around it",
+                    "data.fim.context is {context}, expected at most {}, so that a window of {} tokens holds a hole, its \
+                     marks and what stands around it",
+                    self.window.saturating_sub(4),
                     self.window
                 ))
             }

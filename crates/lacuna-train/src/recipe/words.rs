@@ -95,6 +95,7 @@ fn unknown(what: &str, rest: &str) -> String {
 fn kind(expected: &str) -> &str {
     match expected {
         "usize" | "u64" | "u32" => "a whole number from 0",
+        "a nonzero usize" | "a nonzero u64" | "a nonzero u32" => "a whole number from 1",
         "f64" | "f32" => "a number",
         "a boolean" => "true or false",
         "a string" | "string" | "path string" => "a text between quotes",
@@ -286,6 +287,18 @@ mod tests {
         let marked = [b"\xef\xbb\xbf", PLAIN.as_bytes()].concat();
         load(&marked, &[]).unwrap();
         load(PLAIN.replace('\n', "\r\n").as_bytes(), &[]).unwrap();
+    }
+
+    #[test]
+    fn a_hole_with_its_marks_fits_into_a_window() {
+        let with = |context: &str| {
+            let set = [format!("data.fim={{rate=0.5, context={context}}}")];
+            load(PLAIN.as_bytes(), &set.each_ref().map(String::as_str))
+        };
+        with("12").unwrap();
+        let error = with("13").map(|_| ()).unwrap_err();
+        assert!(error.contains("data.fim.context is 13, expected at most 12"), "{error}");
+        assert!(with("0").map(|_| ()).unwrap_err().contains("expected a whole number from 1"));
     }
 
     #[test]

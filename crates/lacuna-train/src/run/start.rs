@@ -96,24 +96,26 @@ fn begin(
     let untouched = options.resume_step.is_none() && !changes_steps;
     if recorded && whole && !has_last && is_intact(&dir.join("final")) {
         let (step, steps) = (place.step, recipe.total_steps());
-        let newest = checkpoint::newest(&dir.join("checkpoints"))?;
-        let fate = match newest.is_some_and(|newest| newest != chosen.path) {
-            true => "was cut short",
-            false => "was not saved",
+        let last = checkpoint::newest(&dir.join("checkpoints"))?;
+        let last = last.filter(|path| path.ends_with(format!("step-{steps}")));
+        let fate = match (last, options.resume_step) {
+            (_, Some(_)) => "you asked for an earlier one",
+            (Some(_), _) => "the last one was cut short",
+            (None, _) => "the last one was not saved",
         };
-        let missing = format!(
-            "the run was finished, but its newest whole checkpoint is of step {step} of {steps}: the last one {fate}"
-        );
         if untouched {
             observe(Event::Notice(format!(
-                "{missing}; to have it, take the last steps again with --resume-step {step}"
+                "the run was finished, but {fate}, and the newest checkpoint is of step {step} of {steps}; to have it, take the \
+                 last steps again with --resume-step {step}"
             )));
             let evaluations = Results::open(dir, &place, false).evaluations();
             let model = dir.join("final");
             let outcome = Outcome { interrupted: false, finished_before: true, model, evaluations };
             return Ok(ControlFlow::Break(outcome));
         }
-        observe(Event::Notice(format!("{missing}, so the steps behind it are taken again")));
+        observe(Event::Notice(format!(
+            "the run was finished, but {fate}; the steps behind step {step} of {steps} are taken again"
+        )));
     }
     let now = (options.surroundings.now)();
     for change in settled.accepted(place.step, &now) {

@@ -33,7 +33,7 @@ pub type RoundingWords<'a> = &'a (dyn Fn(usize, &mut [u32; EIGHT_BIT_BLOCK]) + S
 
 /// Bytes that one of the moments of so many numbers takes.
 pub fn eight_bit_len(numbers: usize) -> usize {
-    numbers + FACTOR * numbers.div_ceil(EIGHT_BIT_BLOCK)
+    numbers.saturating_add(FACTOR * numbers.div_ceil(EIGHT_BIT_BLOCK))
 }
 
 impl Moments {
