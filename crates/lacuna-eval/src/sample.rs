@@ -190,7 +190,7 @@ fn whole(task: &Task, completion: &str) -> String {
         Tests::Output { .. } | Tests::Input { .. } | Tests::Together { .. } => {
             completion.to_owned()
         }
-        // What others wrote may go on behind its end, as a model does that nobody stops.
+        // A completion from elsewhere may go on behind its end, as a model does that nobody stops.
         Tests::Behind { end: CompletionEnd::Before(stops), .. } => {
             task.program(before_first(completion, stops))
         }
