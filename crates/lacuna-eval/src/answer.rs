@@ -3,6 +3,7 @@
 use serde_json::Value as Json;
 
 use crate::benchmark::{Benchmark, Sanitized};
+use crate::edits::edited;
 use crate::error::Result;
 use crate::prompt::PromptForm;
 use crate::python::{Python, Script, request};
@@ -42,6 +43,7 @@ pub fn answer(
             let fenced = fenced(text).filter(|_| form == PromptForm::Chat);
             return Ok(alone(fenced.unwrap_or(text).to_owned()));
         }
+        Tests::Exercise { .. } => return Ok(alone(edited(&task.prompt, text))),
         Tests::Behind { language, ref end, .. } => {
             let completion = match end {
                 CompletionEnd::ClosingLine => language.function(text),

@@ -29,6 +29,8 @@ pub struct Benchmark {
     pub prefill: Option<&'static str>,
     /// The answers whose code is cut down to the tested function and what that needs.
     pub sanitized: Sanitized,
+    /// Tries of a task: with a second one the model is told which tests the first one failed.
+    pub tries: usize,
     /// New tokens of a completion at most, where nothing else is said.
     pub max_new_tokens: usize,
 }
@@ -76,6 +78,8 @@ pub enum Format {
     EditLazy,
     /// BigCodeBench's lines, of all tasks or the hard ones.
     BigCodeBench,
+    /// Exercism's folders.
+    Exercism,
     /// MBXP's lines in a language.
     Mbxp(Language),
     /// MultiPL-E's objects in a language.
@@ -116,6 +120,7 @@ const FUNCTIONS: Benchmark = Benchmark {
     instruction: INSTRUCTION,
     prefill: Some(PREFILL),
     sanitized: Sanitized::Chat,
+    tries: 1,
     max_new_tokens: 768,
 };
 
@@ -282,6 +287,21 @@ pub static BENCHMARKS: &[Benchmark] = &[
         about: "the same programs, by a short instruction",
         format: Format::EditLazy,
         ..EDITING
+    },
+    Benchmark {
+        name: "aider",
+        about: "exercises of Exercism's Python track in two tries; from a local copy (--benchmark-file FOLDER)",
+        format: Format::Exercism,
+        licence: "MIT",
+        stops: &[],
+        instruction: "Change the file as the instructions say. Tests import its functions and classes: keep their names. Use \
+                      the standard library alone. Answer with the whole changed file in one markdown code block, behind \
+                      a line with its name, and with nothing else.",
+        prefill: None,
+        sanitized: Sanitized::Never,
+        tries: 2,
+        max_new_tokens: 2048,
+        ..FUNCTIONS
     },
     Benchmark {
         name: "bigcodebench-hard",

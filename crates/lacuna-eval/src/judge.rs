@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result, faulty};
-use crate::functions::{Call, Replies, Reply, replies};
+use crate::functions::{Call, Replies, Reply, replies, text};
 use crate::language::Language;
 use crate::python::{Answer, Python, Script, request};
 use crate::task::{Task, Tests};
 use crate::value::Value;
 use lacuna_sandbox::Policy;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 mod check;
 mod differential;
@@ -125,6 +125,7 @@ impl Judge {
             Tests::Input { code, output } => self.input(task, code, output, program),
             Tests::Behind { language, program: test, .. } => self.behind(*language, test, program),
             Tests::Cases { program: test, head } => self.cases(task, test, head, program),
+            Tests::Exercise { file, tests, .. } => Ok(self.exercise(file, tests, program)?.0),
             Tests::Together { program: test } => self.together(test, program),
         }
     }
@@ -214,6 +215,42 @@ impl Judge {
         let request = request([("code", code.into()), ("test", test.into())]);
         let answer = python.run(Script::Cases, request, self.cases_s, Some(folder.path()))?;
         Ok(ended(&answer))
+    }
+
+    /// The words of the tests that a program fails, for another try; empty for other tasks.
+    ///
+    /// # Errors
+    /// If nothing can be run contained here.
+    pub fn told(&self, task: &Task, program: &str) -> Result<String> {
+        match &task.tests {
+            Tests::Exercise { file, tests, .. } => {
+                let (verdict, told) = self.exercise(file, tests, program)?;
+                Ok(if told.is_empty() { verdict.result } else { told })
+            }
+            _ => Ok(String::new()),
+        }
+    }
+
+    /// The verdict of tests that import the program, and what they say of it.
+    fn exercise(
+        &self,
+        file: &str,
+        tests: &[(String, String)],
+        program: &str,
+    ) -> Result<(Verdict, String)> {
+        let folder = folder()?;
+        let own = [(file.to_owned(), program.to_owned())];
+        let files: Json = own.iter().chain(tests).map(|(name, text)| json!([name, text])).collect();
+        let is_test = |(name, _): &&(String, String)| name.ends_with("_test.py");
+        let modules: Json = tests
+            .iter()
+            .filter(is_test)
+            .map(|(name, _)| json!(name.trim_end_matches(".py")))
+            .collect();
+        let request = request([("files", files), ("modules", modules)]);
+        let answer = self.python.run(Script::Cases, request, self.cases_s, Some(folder.path()))?;
+        let told = answer.lines.first().map(|line| text(line, "all")).unwrap_or_default();
+        Ok((ended(&answer), told))
     }
 
     fn together(&self, test: &str, program: &str) -> Result<Verdict> {

@@ -57,6 +57,7 @@
 
 mod answer;
 mod benchmark;
+mod edits;
 mod error;
 mod estimate;
 mod export;
@@ -93,6 +94,6 @@ pub use report::html;
 pub use sample::{Sample, read_samples};
 pub use score::judge_all;
 pub use summary::{Cost, Summary, TaskScore};
-pub use task::{CompletionEnd, Dataset, Task, Tests};
+pub use task::{CompletionEnd, Dataset, Earlier, Task, Tests};
 pub use value::Value;
 pub use write::{Writing, Written};

@@ -60,6 +60,15 @@ pub enum Question {
         /// The first words of the assistant.
         answer: String,
     },
+    /// A message, what was answered to it, and what is to be said of that.
+    Again {
+        /// The words of the user.
+        message: String,
+        /// The words of the assistant.
+        answer: String,
+        /// The user's reply to them.
+        reply: String,
+    },
 }
 
 /// The words by which a benchmark asks for a task.
@@ -74,9 +83,34 @@ pub fn question(benchmark: &Benchmark, task: &Task, form: PromptForm) -> Result<
         )));
     }
     let instruction = task.instruction.as_deref().unwrap_or_default();
+    if form == PromptForm::Plain && matches!(task.tests, Tests::Exercise { .. }) {
+        return Err(Error::Request(format!(
+            "{} is asked in a chat alone: --prompt-form chat",
+            benchmark.name
+        )));
+    }
     Ok(match (form, &task.tests) {
         (_, Tests::Output { .. }) => shown(form, crux(OUTPUT, OUTPUTS, &task.prompt)),
         (_, Tests::Input { .. }) => shown(form, crux(INPUT, INPUTS, &task.prompt)),
+        (_, Tests::Exercise { file, earlier, .. }) => {
+            let message = format!(
+                "{instruction}\n\n{}\n\n{file}\n```python\n{}\n```\n",
+                benchmark.instruction,
+                task.prompt.trim_end()
+            );
+            match earlier {
+                None => Question::Chat { message, answer: String::new() },
+                Some(earlier) => Question::Again {
+                    message,
+                    answer: earlier.answer.clone(),
+                    reply: format!(
+                        "{}\n\nThese tests fail, and they are right. Change {file} so that they pass, and answer in the same \
+                         way.\n",
+                        earlier.told.trim_end()
+                    ),
+                },
+            }
+        }
         (PromptForm::Plain, Tests::Together { .. }) => Question::Text(format!(
             "## Code Before:\n{}\n## Instruction:\n{instruction}\n## Code After:\n",
             task.prompt
@@ -179,14 +213,14 @@ pub(crate) fn prompt(
             fim.prompt_text(tokenizer, &prefix, &suffix)?
         }
         Question::Chat { message, answer } => {
-            let format = model.chat_format()?;
-            options.eos_ids.get_or_insert_with(|| model.answer_ends(&format));
-            let rendering =
-                RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
-            let mut tokens =
-                format.encode(tokenizer, &[Message::new("user", message)], &rendering)?;
+            let mut tokens = chat(model, &mut options, &[Message::new("user", message)])?;
             tokens.extend(tokenizer.encode_ordinary(&answer)?);
             tokens
+        }
+        Question::Again { message, answer, reply } => {
+            let turns = [("user", message), ("assistant", answer), ("user", reply)];
+            let turns = turns.map(|(role, words)| Message::new(role, words));
+            chat(model, &mut options, &turns)?
         }
     };
     let positions = model.config().max_position_embeddings;
@@ -196,4 +230,12 @@ pub(crate) fn prompt(
         return Err(faulty(&task.id, reason));
     }
     Ok((Prompt::Ids(tokens), options))
+}
+
+/// A conversation in the model's own format, up to where the assistant begins, and the tokens that end what it says.
+fn chat(model: &Model, options: &mut GenerateOptions, turns: &[Message]) -> Result<Vec<u32>> {
+    let format = model.chat_format()?;
+    options.eos_ids.get_or_insert_with(|| model.answer_ends(&format));
+    let rendering = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+    Ok(format.encode(model.tokenizer()?, turns, &rendering)?)
 }

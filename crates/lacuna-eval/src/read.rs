@@ -8,6 +8,7 @@ use crate::benchmark::{Benchmark, Format};
 use crate::error::{Result, data};
 use crate::task::Task;
 
+mod exercism;
 mod fields;
 mod tasks;
 mod wheel;
@@ -26,6 +27,9 @@ const MOST_TASKS: usize = 50_000;
 /// # Errors
 /// If the file can't be read, or a line is not what the benchmark's format has there.
 pub fn read_tasks(benchmark: &Benchmark, path: &Path) -> Result<Vec<Task>> {
+    if benchmark.format == Format::Exercism {
+        return exercism::tasks(path);
+    }
     let bytes = lacuna_files::read_file(path, LARGEST_FILE)?;
     let text = text(bytes, benchmark.source.member, path)?;
     tasks_of(benchmark.format, &text, path)

@@ -72,11 +72,29 @@ pub enum Tests {
         /// The head of the function with its imports, which stands before an answer that may lack them.
         head: String,
     },
+    /// By cases of `unittest` in files of their own, which import the changed file. A hostile program can forge their verdict.
+    Exercise {
+        /// The name of the file that is to be changed.
+        file: String,
+        /// The tests, and what they need beside them: names and texts.
+        tests: Vec<(String, String)>,
+        /// The try before, where this is the second one.
+        earlier: Option<Earlier>,
+    },
     /// By assertions that look into the program, and so run in its process. A hostile program can forge their verdict.
     Together {
         /// The assertions.
         program: String,
     },
+}
+
+/// A try that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Earlier {
+    /// The model's own words.
+    pub answer: String,
+    /// The words of the tests that failed.
+    pub told: String,
 }
 
 /// The end of a completion that tests stand behind.
@@ -103,9 +121,10 @@ impl Task {
     pub fn program(&self, completion: &str) -> String {
         match self.tests {
             // The answer stands for itself.
-            Tests::Output { .. } | Tests::Input { .. } | Tests::Together { .. } => {
-                completion.into()
-            }
+            Tests::Output { .. }
+            | Tests::Input { .. }
+            | Tests::Together { .. }
+            | Tests::Exercise { .. } => completion.into(),
             _ => [&self.prompt, completion, self.suffix.as_deref().unwrap_or_default()].concat(),
         }
     }

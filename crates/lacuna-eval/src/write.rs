@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::prompt::{PromptForm, prompt};
 use crate::python::Python;
 use crate::records::{self, Records};
-use crate::task::Task;
+use crate::task::{Task, Tests};
 
 /// Everything that answers depend on.
 #[derive(Debug)]
@@ -174,15 +174,19 @@ impl Writing<'_> {
         let place = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let mut options = self.options.clone();
         options.stop.sort();
-        let all = json!([
-            place.to_string_lossy(),
-            self.benchmark.name,
-            self.form.to_string(),
-            task.prompt,
-            task.suffix,
-            task.instruction,
-            format!("{options:?}"),
-        ]);
+        let mut all = vec![
+            json!(place.to_string_lossy()),
+            json!(self.benchmark.name),
+            json!(self.form.to_string()),
+            json!(task.prompt),
+            json!(task.suffix),
+            json!(task.instruction),
+            json!(format!("{options:?}")),
+        ];
+        if let Tests::Exercise { earlier: Some(earlier), .. } = &task.tests {
+            all.extend([json!(earlier.answer), json!(earlier.told)]);
+        }
+        let all = Json::from(all);
         lacuna_files::hash(all.to_string().as_bytes())[..16].to_owned()
     }
 

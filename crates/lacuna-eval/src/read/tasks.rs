@@ -18,6 +18,7 @@ pub(super) fn task(format: Format, fields: &Fields<'_>, number: usize) -> Result
         Format::Mbxp(language) => mbxp(fields, language),
         Format::MultiplE(language) => multipl_e(fields, language),
         Format::BigCodeBench => big_code(fields),
+        Format::Exercism => Err("an exercise is a folder, and no object".into()),
         Format::EditLazy => edit(fields, number, "instruction_lazy"),
     }
 }

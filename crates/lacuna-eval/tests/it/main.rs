@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test panics where it fails")]
 
 mod cases;
+mod exercises;
 mod files;
 mod forgeries;
 mod humaneval;

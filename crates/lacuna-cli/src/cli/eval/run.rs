@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use lacuna::{EngineOptions, GenerateOptions, Model, Resolved};
-use lacuna_eval::{Benchmark, PromptForm, Sample, Task, Writing, Written, read_samples};
+use lacuna_eval::{
+    Benchmark, Earlier, Judge, PromptForm, Sample, Task, Tests, Writing, Written, judge_all,
+    read_samples,
+};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -62,6 +65,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
                        it out";
         return Err(Usage(message.into()).into());
     }
+    if benchmark.tries > 1 && args.samples.get() > 1 {
+        let message =
+            format!("--samples: {} has two tries of one answer each; leave it out", benchmark.name);
+        return Err(Usage(message).into());
+    }
     let judge = args.judge.judge()?;
     let (tasks, wanted) = args.judge.tasks(benchmark)?;
     let longest = tasks.iter().map(|task| task.prompt.len()).max().unwrap_or(0);
@@ -92,11 +100,62 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let file = folder.join("samples.jsonl");
     write(&writing, &file, args.judge.quiet)?;
-    let samples = wanted_samples(&file, &tasks, wanted, args.samples.get())?;
-    let facts = facts(args, &model, &options, &rule);
+    let mut samples = wanted_samples(&file, &tasks, wanted, args.samples.get())?;
+    let mut facts = facts(args, &model, &options, &rule);
+    if benchmark.tries > 1 {
+        let passed = second_tries(&writing, &judge, &args.judge, &mut samples, &folder)?;
+        facts.push(("passed at the first of two tries".to_owned(), passed));
+    }
     // Each program is started by a copy of this process: the smaller, the sooner.
     drop(model);
     show::judged(&args.judge, &judge, benchmark, (&tasks, wanted), &samples, facts, &folder)
+}
+
+/// Has the model try again where it failed, told which tests did, and puts these answers in the place of the first; the
+/// share of tasks that passed without. The first tries stay in `samples.jsonl`, the second are in `second.jsonl`.
+fn second_tries(
+    first: &Writing<'_>,
+    judge: &Judge,
+    args: &JudgeArgs,
+    samples: &mut [Sample],
+    folder: &Path,
+) -> Result<String> {
+    let judging = Progress::spinning("judging the first tries".to_owned());
+    let file = folder.join("first.results.jsonl");
+    let verdicts = judge_all(judge, first.tasks, samples, &file, args.jobs(), &mut |_| {})?;
+    let mut again: Vec<Task> = Vec::new();
+    for (sample, verdict) in samples.iter().zip(&verdicts) {
+        let task = first.tasks.iter().find(|task| task.id == sample.task);
+        let Some(task) = task.filter(|_| !verdict.passed) else { continue };
+        let mut task = task.clone();
+        let raw = sample.line.get("raw").and_then(serde_json::Value::as_str);
+        let answer = raw.unwrap_or_default().to_owned();
+        let earlier_try = Earlier { answer, told: judge.told(&task, &sample.program)? };
+        if let Tests::Exercise { earlier, .. } = &mut task.tests {
+            *earlier = Some(earlier_try);
+        }
+        again.push(task);
+    }
+    drop(judging);
+    let second = Writing {
+        tasks: &again,
+        model: first.model,
+        benchmark: first.benchmark,
+        python: first.python,
+        form: first.form,
+        samples: 1,
+        options: first.options,
+        engine: first.engine,
+    };
+    let file = folder.join("second.jsonl");
+    write(&second, &file, args.quiet)?;
+    for answer in wanted_samples(&file, &again, again.len(), 1)? {
+        if let Some(sample) = samples.iter_mut().find(|sample| sample.task == answer.task) {
+            *sample = answer;
+        }
+    }
+    let passed = verdicts.iter().filter(|verdict| verdict.passed).count();
+    Ok(format!("{passed} of {}", verdicts.len()))
 }
 
 /// Writes the answers that are not there, with a line of progress.
