@@ -139,7 +139,9 @@ impl<'a> Holes<'a> {
             let mut left = line;
             while !left.is_empty() {
                 let first = left.chars().next().map_or(0, char::len_utf8);
-                let (part, behind) = left.split_at(left.floor_char_boundary(most).max(first));
+                let end =
+                    (first..=most.min(left.len())).rev().find(|at| left.is_char_boundary(*at));
+                let (part, behind) = left.split_at(end.unwrap_or(first));
                 take(part, self.tokenizer.encode_ordinary(part)?.len());
                 left = behind;
             }
