@@ -6,8 +6,8 @@ use lacuna_random::{Purpose, stream, uniform};
 use lacuna_text::{Fim, FimOrder, Tokenizer};
 use std::num::NonZeroUsize;
 
-/// The marks of a piece and its end, in tokens.
-const AROUND: usize = 4;
+/// The tokens that a piece with a hole takes beside its text: three marks and an end.
+pub const HOLE_TOKENS: usize = 4;
 
 /// The order in which the parts of rewritten documents stand.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -71,8 +71,8 @@ impl<'a> Holes<'a> {
     /// The rule that cuts a rewritten document into pieces first, each of which is given a hole and becomes a document of
     /// its own.
     ///
-    /// Pieces end where lines end, or within a line that is longer, and hold at most `tokens` tokens, counted line by line. A
-    /// piece with its marks and its end takes at most four tokens more, and a few where a token is cut by a hole.
+    /// Pieces end where lines end, or within a line that is longer, and hold at most `tokens` tokens, counted line by
+    /// line (more only where a single character has more). A piece with its marks and its end takes at most four tokens more, and a few where a token is cut by a hole.
     #[must_use]
     pub fn in_pieces(self, tokens: NonZeroUsize) -> Self {
         Self { piece: Some(tokens), ..self }
@@ -105,7 +105,7 @@ impl<'a> Holes<'a> {
 
     /// Refuses pieces that no window holds with their marks and their end.
     pub(crate) fn check_window(&self, window: NonZeroUsize) -> Result<()> {
-        let most = window.get().saturating_sub(AROUND);
+        let most = window.get().saturating_sub(HOLE_TOKENS);
         match self.piece {
             Some(piece) if piece.get() > most => Err(Error::Packing(format!(
                 "pieces of {piece} tokens with a hole do not fit into windows of {window}; with marks and end there is room \

@@ -60,7 +60,7 @@ pub use cache::{PackCache, PackedCorpus};
 pub use corpus::{Corpus, CorpusOptions, Document};
 pub use dataset::Dataset;
 pub use error::{Error, Result};
-pub use holes::{HoleOrder, Holes};
+pub use holes::{HOLE_TOKENS, HoleOrder, Holes};
 pub use mixture::Mixture;
 pub use packing::{Packed, Packer, Remainder, Sample, pack};
 pub use packs::{PackOptions, PackReport, Packing, SHARD_TOKENS, pack_corpus};

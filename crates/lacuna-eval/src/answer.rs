@@ -43,7 +43,7 @@ pub fn answer(
             let fenced = fenced(text).filter(|_| form == PromptForm::Chat);
             return Ok(alone(fenced.unwrap_or(text).to_owned()));
         }
-        Tests::Exercise { .. } => return Ok(alone(edited(&task.prompt, text))),
+        Tests::Exercise { ref file, .. } => return Ok(alone(edited(file, &task.prompt, text))),
         Tests::Behind { language, ref end, .. } => {
             let completion = match end {
                 CompletionEnd::ClosingLine => language.function(text),

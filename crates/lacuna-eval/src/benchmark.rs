@@ -29,8 +29,8 @@ pub struct Benchmark {
     pub prefill: Option<&'static str>,
     /// The answers whose code is cut down to the tested function and what that needs.
     pub sanitized: Sanitized,
-    /// Tries of a task: with a second one the model is told which tests the first one failed.
-    pub tries: usize,
+    /// True if a task that failed is asked for once more, with the tests that it failed.
+    pub has_second_try: bool,
     /// New tokens of a completion at most, where nothing else is said.
     pub max_new_tokens: usize,
 }
@@ -120,7 +120,7 @@ const FUNCTIONS: Benchmark = Benchmark {
     instruction: INSTRUCTION,
     prefill: Some(PREFILL),
     sanitized: Sanitized::Chat,
-    tries: 1,
+    has_second_try: false,
     max_new_tokens: 768,
 };
 
@@ -299,7 +299,7 @@ pub static BENCHMARKS: &[Benchmark] = &[
                       a line with its name, and with nothing else.",
         prefill: None,
         sanitized: Sanitized::Never,
-        tries: 2,
+        has_second_try: true,
         max_new_tokens: 2048,
         ..FUNCTIONS
     },

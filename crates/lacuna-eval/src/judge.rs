@@ -54,7 +54,8 @@ pub struct Judge {
     pub call_s: f64,
     /// Such a call may take as many times as long as that solution took (4, as in EvalPlus).
     pub call_factor: f64,
-    /// Seconds for all cases of a task of BigCodeBench (120; its authors allow 240 on machines that judge many at once).
+    /// Seconds for all cases of a task of BigCodeBench or an exercise (120; the authors of the former allow 240 on machines that
+    /// judge many at once, Aider 180).
     pub cases_s: f64,
     checks: Mutex<HashMap<String, Arc<Vec<Call>>>>,
     references: Mutex<HashMap<String, Arc<[Reference; 2]>>>,
@@ -188,15 +189,18 @@ impl Judge {
 
     /// A task whose own solution lacks a library is no measure of a program that does.
     fn cases(&self, task: &Task, test: &str, head: &str, program: &str) -> Result<Verdict> {
-        const LACKING: &str = "ModuleNotFoundError";
+        let lacking = |verdict: &Verdict| {
+            let errors = ["ModuleNotFoundError", "ImportError"].into_iter();
+            let mut reasons = errors.filter_map(|error| verdict.result.split_once(error));
+            reasons.next().map(|(_, reason)| reason.to_owned())
+        };
         let verdict = self.cases_of(test, head, program)?;
-        if !verdict.result.contains(LACKING) {
+        if lacking(&verdict).is_none() {
             return Ok(verdict);
         }
-        let own = self.cases_of(test, head, &task.solution())?;
-        match own.result.split_once(LACKING) {
+        match lacking(&self.cases_of(test, head, &task.solution())?) {
             None => Ok(verdict),
-            Some((_, reason)) => Err(faulty(
+            Some(reason) => Err(faulty(
                 &task.id,
                 format!(
                     "its own solution lacks a library{reason}; --python names an interpreter that has the libraries of the \
@@ -217,16 +221,14 @@ impl Judge {
         Ok(ended(&answer))
     }
 
-    /// The words of the tests that a program fails, for another try; empty for other tasks.
+    /// A line for each test that a program fails, for another try; empty where there is none, or the tests did not come to
+    /// their end.
     ///
     /// # Errors
     /// If nothing can be run contained here.
     pub fn told(&self, task: &Task, program: &str) -> Result<String> {
         match &task.tests {
-            Tests::Exercise { file, tests, .. } => {
-                let (verdict, told) = self.exercise(file, tests, program)?;
-                Ok(if told.is_empty() { verdict.result } else { told })
-            }
+            Tests::Exercise { file, tests, .. } => Ok(self.exercise(file, tests, program)?.1),
             _ => Ok(String::new()),
         }
     }
@@ -245,11 +247,14 @@ impl Judge {
         let modules: Json = tests
             .iter()
             .filter(is_test)
-            .map(|(name, _)| json!(name.trim_end_matches(".py")))
+            .map(|(name, _)| json!(name.strip_suffix(".py").unwrap_or(name)))
             .collect();
         let request = request([("files", files), ("modules", modules)]);
         let answer = self.python.run(Script::Cases, request, self.cases_s, Some(folder.path()))?;
-        let told = answer.lines.first().map(|line| text(line, "all")).unwrap_or_default();
+        let told = match &*answer.lines {
+            [line] if !answer.is_disturbed => text(line, "all"),
+            _ => String::new(),
+        };
         Ok((ended(&answer), told))
     }
 

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lacuna_sandbox::{Limit, Policy, Program};
+use lacuna_sandbox::{End, Limit, Policy, Program};
 
 use crate::error::{Error, Result};
 use crate::judge::{Verdict, folder};
@@ -189,7 +189,8 @@ impl Language {
                     Limit::Output => "output",
                     Limit::FileSize => "a file's size",
                     Limit::Folder => "its folder's size",
-                    _ => "processes and threads",
+                    Limit::Tasks => "processes and threads",
+                    _ => "time",
                 };
                 Some(Verdict::failed(format_args!("beyond its limit of {limit}")))
             }
@@ -201,7 +202,14 @@ impl Language {
                 let told = errors.lines().filter(|line| is_reason(line)).map(str::trim).take(2);
                 let told = told.collect::<Vec<_>>().join("; ");
                 Some(match told.is_empty() {
-                    true => Verdict::failed(format_args!("{:?}, and no reason told", report.end)),
+                    true => Verdict::failed(match report.end {
+                        End::Exited(status) => {
+                            format!("it ended with status {status} and told no reason")
+                        }
+                        End::Signalled(signal) => {
+                            format!("signal {signal} ended it, and it told no reason")
+                        }
+                    }),
                     false => Verdict::failed(&told),
                 })
             }

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value as Json};
 
 use crate::answer::before_first;
+use crate::edits::{edited, is_edit};
 use crate::error::{Result, data};
 use crate::records;
 use crate::task::{CompletionEnd, Task, Tests};
@@ -193,6 +194,9 @@ fn whole(task: &Task, completion: &str) -> String {
         // A completion from elsewhere may go on behind its end, as a model does that nobody stops.
         Tests::Behind { end: CompletionEnd::Before(stops), .. } => {
             task.program(before_first(completion, stops))
+        }
+        Tests::Exercise { file, .. } if is_edit(completion) => {
+            edited(file, &task.prompt, completion)
         }
         _ => task.program(completion),
     }

@@ -40,7 +40,7 @@ pub fn judge_all(
     }
     let tasks: HashMap<&str, &Task> = tasks.iter().map(|task| (&*task.id, task)).collect();
     let (mut records, lines) = Records::open(file)?;
-    let known = known(&lines, samples, file)?;
+    let known = known(&lines, &tasks, samples, file)?;
     let mut verdicts: Vec<Option<Verdict>> =
         samples.iter().map(|sample| known.get(&(&*sample.task, sample.number)).cloned()).collect();
     let open: Vec<usize> = (0..samples.len()).filter(|at| verdicts[*at].is_none()).collect();
@@ -64,7 +64,11 @@ pub fn judge_all(
         drop(sender);
         for (at, verdict) in receiver {
             let verdict = verdict?;
-            records.append(&line(&samples[at], &verdict))?;
+            records.append(&line(
+                &samples[at],
+                tasks.get(&*samples[at].task).copied(),
+                &verdict,
+            ))?;
             verdicts[at] = Some(verdict);
             done += 1;
             observe(done);
@@ -84,13 +88,14 @@ fn one(judge: &Judge, tasks: &HashMap<&str, &Task>, sample: &Sample) -> Result<V
     judge.judge(task, &sample.program)
 }
 
-fn line(sample: &Sample, verdict: &Verdict) -> Json {
+fn line(sample: &Sample, task: Option<&Task>, verdict: &Verdict) -> Json {
     let mut line = json!({
         "task_id": sample.task,
         "sample": sample.number,
         "passed": verdict.passed,
         "result": verdict.result,
         "program": name(sample),
+        "tests": task.map(tests),
     });
     if let Some(base) = verdict.base_passed {
         line["base_passed"] = base.into();
@@ -104,6 +109,7 @@ fn line(sample: &Sample, verdict: &Verdict) -> Json {
 /// The verdicts that a file holds already.
 fn known<'a>(
     lines: &[Map<String, Json>],
+    tasks: &HashMap<&str, &Task>,
     samples: &'a [Sample],
     file: &Path,
 ) -> Result<HashMap<(&'a str, usize), Verdict>> {
@@ -115,6 +121,13 @@ fn known<'a>(
         let Some(sample) = samples.get(&(records::text(line, "task_id"), sample)) else { continue };
         if records::text(line, "program") != name(sample) {
             let reason = "it is the verdict on another sample of this number";
+            return Err(records::foreign(file, number, reason));
+        }
+        // Lines of before tests were named have none.
+        let kept = records::text(line, "tests");
+        let task = tasks.get(&*sample.task);
+        if !kept.is_empty() && task.is_some_and(|task| tests(task) != kept) {
+            let reason = "it is a verdict by other tests than the task has now";
             return Err(records::foreign(file, number, reason));
         }
         let verdict = Verdict {
@@ -131,4 +144,9 @@ fn known<'a>(
 /// A name for a program's text.
 fn name(sample: &Sample) -> String {
     lacuna_files::hash(sample.program.as_bytes())[..16].to_owned()
+}
+
+/// A name for a task's tests.
+fn tests(task: &Task) -> String {
+    lacuna_files::hash(format!("{:?} {}", task.tests, task.canonical).as_bytes())[..16].to_owned()
 }

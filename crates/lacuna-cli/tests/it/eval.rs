@@ -167,3 +167,69 @@ fn what_can_not_be_done_is_said_before_anything_is_written() {
     let listed = stdout(&lacuna(&["eval", "list", "--json", "--cache", cache]));
     assert_eq!(listed.lines().count(), lacuna_eval::BENCHMARKS.len());
 }
+
+/// Exercises of Exercism's form, each with a file and a test of it.
+fn exercises(folder: &Path, all: &[(&str, &str)]) {
+    for (name, file) in all {
+        let exercise = folder.join(name);
+        for part in [".meta", ".docs"] {
+            std::fs::create_dir_all(exercise.join(part)).unwrap();
+        }
+        let config = json!({ "files": {
+            "solution": ["two.py"], "test": ["two_test.py"], "example": [".meta/example.py"],
+        }});
+        let test = "import unittest\nimport two\nclass TwoTest(unittest.TestCase):\n    def test_two(self):\n        \
+                    self.assertEqual(two.two(), 2)\n";
+        for (path, text) in [
+            (".meta/config.json", &*config.to_string()),
+            (".meta/example.py", "def two():\n    return 2\n"),
+            (".docs/instructions.md", "Return two.\n"),
+            ("two.py", file),
+            ("two_test.py", test),
+        ] {
+            std::fs::write(exercise.join(path), text).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_exercise_that_failed_is_tried_again_and_one_that_passed_is_not() {
+    if !can_judge() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (given, out) = (folder.path().join("exercises"), folder.path().join("out"));
+    // What this model writes has no code in it, so each file stays as it was.
+    exercises(&given, &[("a", "def two():\n    return 2\n"), ("b", "def two():\n    pass\n")]);
+    let model = lacuna_test::golden().join("models/tiny_untied");
+    let paths = [&given, &model, &out].map(|path| path.display().to_string());
+    let run = |more: &[&str]| {
+        let args = ["--benchmark-file", &paths[0], "--model", &paths[1], "--out", &paths[2]];
+        let chat =
+            ["--prompt-form", "chat", "--max-new-tokens", "8", "--allow-mode-mismatch", "--json"];
+        lacuna(&[&["eval", "run", "aider"], &args[..], &chat[..], more].concat())
+    };
+    let summary = |more: &[&str]| -> Value { serde_json::from_str(&stdout(&run(more))).unwrap() };
+    // All pass at the first try, and there is no second.
+    let first = summary(&["--limit", "1"]);
+    assert_eq!((&first["passed"], &first["samples"]), (&json!(1), &json!(1)), "{first}");
+    assert!(first.to_string().contains("two; of the first 1 of 1 passed"), "{first}");
+    assert!(lines(&out.join("second.jsonl")).is_empty());
+    let both = summary(&[]);
+    assert_eq!((&both["passed"], &both["samples"]), (&json!(1), &json!(2)), "{both}");
+    assert!(both.to_string().contains("two; of the first 1 of 2 passed"), "{both}");
+    let second = lines(&out.join("second.jsonl"));
+    assert_eq!(second.len(), 1);
+    assert_eq!(second[0]["task_id"], "b");
+    assert!(
+        second[0]["prompt_tokens"].as_u64()
+            > lines(&out.join("samples.jsonl"))[1]["prompt_tokens"].as_u64()
+    );
+    // Nothing is asked again, and fewer tasks are no fault.
+    assert_eq!(summary(&[]), both);
+    assert_eq!(summary(&["--limit", "1"])["passed"], 1);
+    assert_eq!(lines(&out.join("second.jsonl")), second);
+    let refused = run(&["--samples", "2"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    assert!(said(&refused).contains("two tries of one answer each"), "{}", said(&refused));
+}

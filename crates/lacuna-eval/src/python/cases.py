@@ -69,7 +69,7 @@ def run():
         name, reason = result.issues[0]
         # As much as another try is told.
         lines = (name + ": " + reason for name, reason in result.issues[:50])
-        return tell(k="failed", v=name, m=reason, all="\n".join(lines))
+        return tell(k="failed", v=name, m=reason, all="\n".join(lines)[:4000])
     # Cases that are all skipped pass, as with the authors; a class without any is no test.
     if not result.testsRun:
         return tell(k="failed", v="TestCases", m="no case in it")

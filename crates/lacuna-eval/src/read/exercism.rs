@@ -1,6 +1,6 @@
 //! Reads exercises of Exercism's Python track, each a folder, as Aider's benchmark takes them.
 
-use std::path::Path;
+use std::path::{Component, Path};
 
 use serde_json::Value as Json;
 
@@ -12,9 +12,16 @@ const LARGEST: u64 = 1 << 20;
 
 /// The exercises of a folder, in the order of their names.
 pub(super) fn tasks(folder: &Path) -> Result<Vec<Task>> {
+    let practice = folder.join("exercises/practice");
+    let folder = if practice.is_dir() { &*practice } else { folder };
     let mut tasks = Vec::new();
-    let listed =
-        lacuna_files::list(folder).map_err(|error| data(folder, None, error.to_string()))?;
+    let listed = lacuna_files::list(folder).map_err(|error| {
+        data(
+            folder,
+            None,
+            format!("expected a folder of exercises, and it can't be read as one: {error}"),
+        )
+    })?;
     for exercise in listed {
         let config = exercise.join(".meta/config.json");
         if config.is_file() {
@@ -39,27 +46,36 @@ fn task(exercise: &Path, config: &Path) -> Result<Task> {
     };
     let json: Json = serde_json::from_str(&read(config)?)
         .map_err(|error| data(config, None, error.to_string()))?;
+    let fault = |reason: String| data(config, None, reason);
     let names = |key: &str| -> Result<Vec<String>> {
-        let names = json["files"][key].as_array().into_iter().flatten().filter_map(Json::as_str);
-        let names: Vec<String> = names.map(str::to_owned).collect();
-        let is_plain = |name: &String| {
-            Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)))
-        };
-        match names.is_empty() || !names.iter().all(is_plain) {
-            true => Err(data(config, None, format!("`files.{key}` names no file of the exercise"))),
-            false => Ok(names),
-        }
+        let names = json["files"][key].as_array().map_or(&[][..], Vec::as_slice).iter();
+        let names: Option<Vec<String>> = names
+            .map(|name| name.as_str().filter(|name| is_inside(name)).map(str::to_owned))
+            .collect();
+        let names = names.filter(|names| !names.is_empty());
+        names.ok_or_else(|| {
+            fault(format!("`files.{key}` is no list of names of files of the exercise"))
+        })
     };
-    let [file] = &names("solution")?[..] else {
-        return Err(data(config, None, "`files.solution` names several files; one is expected"));
+    let solution = names("solution")?;
+    let [file] = &solution[..] else {
+        return Err(fault(format!(
+            "`files.solution` names {} files, expected one",
+            solution.len()
+        )));
     };
     let module = file.strip_suffix(".py").filter(|module| !module.contains(['/', '.']));
-    let module =
-        module.ok_or_else(|| data(config, None, format!("`{file}` is no module of Python")))?;
+    let module = module.ok_or_else(|| fault(format!("`{file}` is no module of Python")))?;
     let mut tests = Vec::new();
     for name in names("test")? {
+        if name.contains('/') || name == *file {
+            return Err(fault(format!("the test `{name}` would not stand beside `{file}`")));
+        }
         let text = read(&exercise.join(&name))?;
         tests.push((name, text));
+    }
+    if !tests.iter().any(|(name, _)| name.ends_with("_test.py")) {
+        return Err(fault("`files.test` names no file that ends in _test.py".into()));
     }
     let mut words = Vec::new();
     for part in ["introduction.md", "instructions.md", "instructions.append.md"] {
@@ -67,6 +83,9 @@ fn task(exercise: &Path, config: &Path) -> Result<Task> {
         if path.is_file() {
             words.push(read(&path)?.trim().to_owned());
         }
+    }
+    if words.is_empty() {
+        return Err(data(exercise, None, "no .docs/instructions.md says what is to be done"));
     }
     let example = names("example")?;
     Ok(Task {
@@ -78,4 +97,10 @@ fn task(exercise: &Path, config: &Path) -> Result<Task> {
         canonical: read(&exercise.join(&example[0]))?,
         tests: Tests::Exercise { file: file.clone(), tests, earlier: None },
     })
+}
+
+/// Tells whether a name leads to a file of its folder.
+fn is_inside(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    !name.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))
 }

@@ -64,8 +64,16 @@ fn an_exercise_passes_where_all_its_tests_do_and_says_which_fail() {
     assert_eq!(told.lines().count(), 4, "{told}");
     for broken in ["def is_leap(:", "import os; os._exit(0)", "raise SystemExit(0)", ""] {
         assert!(!verdict(&judge, &task, broken).passed, "{broken}");
-        assert!(!judge.told(&task, broken).unwrap().is_empty());
+        assert!(judge.told(&task, broken).unwrap().is_empty(), "no test came to its end");
     }
+}
+
+#[test]
+fn an_exercise_that_never_ends_is_late() {
+    let Some(mut judge) = judge() else { return };
+    judge.cases_s = 1.0;
+    let endless = "def is_leap(year):\n    while True: pass\n";
+    assert_eq!(verdict(&judge, &task(), endless).result, "timed out");
 }
 
 #[test]
@@ -100,25 +108,80 @@ fn a_second_try_is_told_what_failed() {
 }
 
 #[test]
+fn answers_from_elsewhere_are_read_as_the_models_own() {
+    let task = task();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("samples.jsonl");
+    let fenced = format!("Sure.\n\nleap.py\n```python\n{EXAMPLE}```\n");
+    let block = "<<<<<<< SEARCH\n    pass\n=======\n    return True\n>>>>>>> REPLACE\n";
+    for (completion, program) in [
+        (EXAMPLE, EXAMPLE.to_owned()),
+        (&*fenced, EXAMPLE.to_owned()),
+        (block, STUB.replace("pass", "return True")),
+    ] {
+        let line = serde_json::json!({ "task_id": "leap", "completion": completion });
+        std::fs::write(&file, format!("{line}\n")).unwrap();
+        let read = lacuna_eval::read_samples(&file, std::slice::from_ref(&task)).unwrap();
+        assert_eq!(read[0].program, program);
+    }
+}
+
+#[test]
+fn a_verdict_by_other_tests_is_not_taken_for_one_by_these() {
+    let Some(judge) = judge() else { return };
+    let mut task = task();
+    let folder = tempfile::tempdir().unwrap();
+    let (samples, results) = (folder.path().join("s.jsonl"), folder.path().join("r.jsonl"));
+    let line = serde_json::json!({ "task_id": "leap", "solution": STUB });
+    std::fs::write(&samples, format!("{line}\n")).unwrap();
+    let read = lacuna_eval::read_samples(&samples, std::slice::from_ref(&task)).unwrap();
+    let judged = |task: &Task| {
+        let tasks = std::slice::from_ref(task);
+        let one = std::num::NonZeroUsize::MIN;
+        lacuna_eval::judge_all(&judge, tasks, &read, &results, one, &mut |_| {})
+    };
+    assert!(!judged(&task).unwrap()[0].passed);
+    assert!(!judged(&task).unwrap()[0].passed, "the verdict is kept");
+    let Tests::Exercise { tests, .. } = &mut task.tests else { panic!("{task:?}") };
+    tests[0].1 =
+        "import unittest\nclass T(unittest.TestCase):\n    def test_it(self): pass\n".into();
+    let error = judged(&task).unwrap_err().to_string();
+    assert!(error.contains("by other tests") && error.contains("r.jsonl:1"), "{error}");
+}
+
+#[test]
 fn folders_that_are_no_exercises_are_refused() {
     let empty = tempfile::tempdir().unwrap();
     let error = read_tasks(benchmark(), empty.path()).unwrap_err().to_string();
     assert!(error.contains("no exercise") && error.contains("exercises/practice"), "{error}");
+    let file = empty.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let error = read_tasks(benchmark(), &file).unwrap_err().to_string();
+    assert!(error.contains("expected a folder of exercises"), "{error}");
+    // The repository's own folder leads to them.
+    let practice = empty.path().join("exercises/practice");
+    std::fs::create_dir_all(practice.parent().unwrap()).unwrap();
     let folder = folder();
+    std::fs::rename(folder.path().join("leap"), empty.path().join("leap")).unwrap();
+    std::fs::create_dir(&practice).unwrap();
+    std::fs::rename(empty.path().join("leap"), practice.join("leap")).unwrap();
+    assert_eq!(read_tasks(benchmark(), empty.path()).unwrap().len(), 1);
+    let folder = self::folder();
     let config = folder.path().join("leap/.meta/config.json");
+    let files = |solution: &str, test: &str| {
+        format!(r#"{{"files": {{"solution": [{solution}], "test": [{test}], "example": ["b"]}}}}"#)
+    };
     for (json, says) in [
-        ("{", "config.json"),
-        ("{}", "`files.solution` names no file"),
-        (
-            r#"{"files": {"solution": ["../leap.py"], "test": ["a"], "example": ["b"]}}"#,
-            "names no file",
-        ),
-        (
-            r#"{"files": {"solution": ["leap.rb"], "test": ["a"], "example": ["b"]}}"#,
-            "no module of Python",
-        ),
+        ("{".to_owned(), "config.json"),
+        ("{}".to_owned(), "`files.solution` is no list of names"),
+        (files(r#""../leap.py""#, r#""a""#), "is no list of names"),
+        (files(r#""leap.py", 3"#, r#""a""#), "is no list of names"),
+        (files(r#""leap.py", "a.py""#, r#""a""#), "names 2 files"),
+        (files(r#""leap.rb""#, r#""a""#), "no module of Python"),
+        (files(r#""leap.py""#, r#""years.py""#), "ends in _test.py"),
+        (files(r#""leap.py""#, r#""leap.py""#), "would not stand beside"),
     ] {
-        std::fs::write(&config, json).unwrap();
+        std::fs::write(&config, &json).unwrap();
         let error = read_tasks(benchmark(), folder.path()).unwrap_err().to_string();
         assert!(error.contains(says), "{json}: {error}");
     }

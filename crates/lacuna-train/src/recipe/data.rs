@@ -1,7 +1,7 @@
 //! Defines the parts of `[data]` and `[sft]` that say how text becomes windows.
 
 use super::DataRecipe;
-use lacuna_data::{ChatPacking, CorpusOptions, HoleOrder};
+use lacuna_data::{ChatPacking, CorpusOptions, HOLE_TOKENS, HoleOrder};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -139,12 +139,12 @@ impl DataRecipe {
                 Err(format!("data.fim.rate is {}, expected 0 to 1", fim.rate))
             }
             Some(FimRecipe { context: Some(context), .. })
-                if context.get().saturating_add(4) > self.window =>
+                if context.get().saturating_add(HOLE_TOKENS) > self.window =>
             {
                 Err(format!(
                     "data.fim.context is {context}, expected at most {}, so that a window of {} tokens holds a hole, its \
                      marks and what stands around it",
-                    self.window.saturating_sub(4),
+                    self.window.saturating_sub(HOLE_TOKENS),
                     self.window
                 ))
             }

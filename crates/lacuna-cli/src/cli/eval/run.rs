@@ -65,14 +65,23 @@ pub(super) fn run(args: &Args) -> Result<()> {
                        it out";
         return Err(Usage(message.into()).into());
     }
-    if benchmark.tries > 1 && args.samples.get() > 1 {
-        let message =
-            format!("--samples: {} has two tries of one answer each; leave it out", benchmark.name);
+    if benchmark.has_second_try && args.samples.get() > 1 {
+        let name = benchmark.name;
+        let message = format!("--samples: {name} has two tries of one answer each; leave it out");
+        return Err(Usage(message).into());
+    }
+    if benchmark.has_second_try && args.prompt_form == PromptForm::Plain {
+        let message = format!("{} is asked in a chat alone: --prompt-form chat", benchmark.name);
         return Err(Usage(message).into());
     }
     let judge = args.judge.judge()?;
     let (tasks, wanted) = args.judge.tasks(benchmark)?;
-    let longest = tasks.iter().map(|task| task.prompt.len()).max().unwrap_or(0);
+    let length = |task: &Task| task.prompt.len() + task.instruction.as_ref().map_or(0, String::len);
+    let mut longest = tasks.iter().map(length).max().unwrap_or(0);
+    if benchmark.has_second_try {
+        // The answer before, and the tests that it failed.
+        longest = longest.saturating_add(3 * benchmark.max_new_tokens + 4096);
+    }
     let mut work = args.decode.work(longest.saturating_add(3 * benchmark.max_new_tokens));
     work.logit_rows = work.logit_rows.saturating_mul(args.batch.get());
     let model = args.model.open(work)?;
@@ -102,19 +111,20 @@ pub(super) fn run(args: &Args) -> Result<()> {
     write(&writing, &file, args.judge.quiet)?;
     let mut samples = wanted_samples(&file, &tasks, wanted, args.samples.get())?;
     let mut facts = facts(args, &model, &options, &rule);
-    if benchmark.tries > 1 {
-        let passed = second_tries(&writing, &judge, &args.judge, &mut samples, &folder)?;
-        facts.push(("passed at the first of two tries".to_owned(), passed));
+    if benchmark.has_second_try {
+        let told = second_tries(&writing, &tasks, &judge, &args.judge, &mut samples, &folder)?;
+        facts.push(("tries".to_owned(), format!("two; of the first {told}")));
     }
     // Each program is started by a copy of this process: the smaller, the sooner.
     drop(model);
     show::judged(&args.judge, &judge, benchmark, (&tasks, wanted), &samples, facts, &folder)
 }
 
-/// Has the model try again where it failed, told which tests did, and puts these answers in the place of the first; the
-/// share of tasks that passed without. The first tries stay in `samples.jsonl`, the second are in `second.jsonl`.
+/// Has the model try again where it failed, told which tests did, and puts these answers in the place of the first. The
+/// first tries stay in `samples.jsonl`, the second are in `second.jsonl`. Returns a sentence on how the first tries went.
 fn second_tries(
     first: &Writing<'_>,
+    all_tasks: &[Task],
     judge: &Judge,
     args: &JudgeArgs,
     samples: &mut [Sample],
@@ -126,17 +136,31 @@ fn second_tries(
     let mut again: Vec<Task> = Vec::new();
     for (sample, verdict) in samples.iter().zip(&verdicts) {
         let task = first.tasks.iter().find(|task| task.id == sample.task);
-        let Some(task) = task.filter(|_| !verdict.passed) else { continue };
-        let mut task = task.clone();
+        // What could not be written once can't be written behind more words.
         let raw = sample.line.get("raw").and_then(serde_json::Value::as_str);
-        let answer = raw.unwrap_or_default().to_owned();
-        let earlier_try = Earlier { answer, told: judge.told(&task, &sample.program)? };
+        let (Some(task), Some(raw), false) = (task, raw, verdict.passed) else { continue };
+        let told = judge.told(task, &sample.program)?;
+        let told = if told.is_empty() { verdict.result.clone() } else { told };
+        let mut task = task.clone();
         if let Tests::Exercise { earlier, .. } = &mut task.tests {
-            *earlier = Some(earlier_try);
+            *earlier = Some(Earlier { answer: raw.to_owned(), told });
         }
         again.push(task);
     }
     drop(judging);
+    let passed = verdicts.iter().filter(|verdict| verdict.passed).count();
+    let sum = |key: &str| -> u64 {
+        samples.iter().filter_map(|sample| sample.line.get(key)?.as_u64()).sum()
+    };
+    let told = format!(
+        "{passed} of {} passed, {} tokens in {} passes",
+        verdicts.len(),
+        sum("tokens"),
+        sum("forwards")
+    );
+    if again.is_empty() {
+        return Ok(told);
+    }
     let second = Writing {
         tasks: &again,
         model: first.model,
@@ -149,13 +173,14 @@ fn second_tries(
     };
     let file = folder.join("second.jsonl");
     write(&second, &file, args.quiet)?;
-    for answer in wanted_samples(&file, &again, again.len(), 1)? {
-        if let Some(sample) = samples.iter_mut().find(|sample| sample.task == answer.task) {
+    for answer in read_samples(&file, all_tasks)? {
+        let is_asked = again.iter().any(|task| task.id == answer.task);
+        let sample = samples.iter_mut().find(|sample| is_asked && sample.task == answer.task);
+        if let Some(sample) = sample {
             *sample = answer;
         }
     }
-    let passed = verdicts.iter().filter(|verdict| verdict.passed).count();
-    Ok(format!("{passed} of {}", verdicts.len()))
+    Ok(told)
 }
 
 /// Writes the answers that are not there, with a line of progress.
