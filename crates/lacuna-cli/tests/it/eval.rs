@@ -199,7 +199,7 @@ fn an_exercise_that_failed_is_tried_again_and_one_that_passed_is_not() {
     }
     let folder = tempfile::tempdir().unwrap();
     let (given, out) = (folder.path().join("exercises"), folder.path().join("out"));
-    // What this model writes has no code in it, so each file stays as it was.
+    // This model writes no code in a fence, so each file stays as it was.
     exercises(&given, &[("a", "def two():\n    return 2\n"), ("b", "def two():\n    pass\n")]);
     let model = lacuna_test::golden().join("models/tiny_untied");
     let paths = [&given, &model, &out].map(|path| path.display().to_string());

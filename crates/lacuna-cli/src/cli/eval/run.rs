@@ -136,7 +136,7 @@ fn second_tries(
     let mut again: Vec<Task> = Vec::new();
     for (sample, verdict) in samples.iter().zip(&verdicts) {
         let task = first.tasks.iter().find(|task| task.id == sample.task);
-        // What could not be written once can't be written behind more words.
+        // An answer that could not be written can't be written behind more words.
         let raw = sample.line.get("raw").and_then(serde_json::Value::as_str);
         let (Some(task), Some(raw), false) = (task, raw, verdict.passed) else { continue };
         let told = judge.told(task, &sample.program)?;
