@@ -27,6 +27,7 @@ mod sandbox;
 mod scoring;
 #[cfg(unix)]
 mod serving;
+mod shipped;
 mod starts;
 #[cfg(unix)]
 mod stopping;

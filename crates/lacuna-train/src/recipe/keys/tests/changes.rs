@@ -94,7 +94,7 @@ const CONTENTS: &[(&str, &[&str])] = &[
     ("data.document_end", &["data.document_end=<[PAD▁TOKEN]>"]),
     ("data.fim.rate", &["data.fim={rate=1.0}"]),
     ("data.fim.order", &["data.fim={rate=1.0, order=\"psm\"}"]),
-    ("data.fim.context", &["data.fim={rate=1.0, context=8}"]),
+    ("data.fim.context", &["data.fim={rate=1.0, context=4}"]),
     ("sft.packing", &["sft.packing=run-on"]),
     ("sft.closing_eos", &["sft.closing_eos=[7, 7]"]),
     ("sft.held_out", &["sft.held_out=0.99"]),
