@@ -4,10 +4,18 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
 
 use crate::disk;
 use crate::error::{Result, io};
 use crate::parent::parent;
+
+/// Held to read by whoever makes something new, and to write, for good, by a process that ends.
+static MAKING: RwLock<()> = RwLock::new(());
+
+/// The times that what a living thread still writes into is removed: it may add a file meanwhile.
+const REMOVALS: usize = 100;
 
 /// A file or folder that is being written: its name, and the handle whose lock says that its writer
 /// lives.
@@ -25,6 +33,7 @@ impl<H> Partial<H> {
         try_lock: impl Fn(&H) -> Result<(), TryLockError>,
     ) -> Result<Self> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let _making = MAKING.read().unwrap_or_else(PoisonError::into_inner);
         sweep(parent(target), target.file_name());
         loop {
             let number = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -72,17 +81,33 @@ pub fn remove_all_leftovers(folder: &Path) {
     }
 }
 
-/// Removes what this very process was writing into a folder: for one that ends now, by a signal.
+/// Removes what this very process was writing into a folder: for one that ends now, by a signal. From here on nothing new is
+/// begun: a thread that wants to waits until the process has ended.
 pub fn remove_own_leftovers(folder: &Path) {
-    let own = format!("{}-", std::process::id());
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let writer = name.to_str().and_then(|name| name.strip_suffix(".partial")?.rsplit_once('.'));
-        if is_partial(&name, None) && writer.is_some_and(|(_, writer)| writer.starts_with(&own)) {
-            remove(&entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    std::mem::forget(MAKING.write().unwrap_or_else(PoisonError::into_inner));
+    for _ in 0..REMOVALS {
+        let mut is_clean = true;
+        for (path, is_dir) in own(folder) {
+            remove(&path, is_dir);
+            is_clean &= !path.exists();
         }
+        if is_clean {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Everything in a folder that this very process is writing, and whether it is a folder.
+fn own(folder: &Path) -> Vec<(PathBuf, bool)> {
+    let own = format!("{}-", std::process::id());
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let is_own = |name: &OsStr| {
+        let writer = name.to_str().and_then(|name| name.strip_suffix(".partial")?.rsplit_once('.'));
+        is_partial(name, None) && writer.is_some_and(|(_, writer)| writer.starts_with(&own))
+    };
+    let found = entries.flatten().filter(|entry| is_own(&entry.file_name()));
+    found.map(|entry| (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir()))).collect()
 }
 
 /// Tells whether a name is one that lacuna 0.1 gave: `.NAME.partial`.
