@@ -52,8 +52,17 @@ fn the_shipped_model_writes_and_fills() {
 fn the_shipped_model_beats_counting_pairs_on_code_that_it_has_not_read() {
     // The bigram of its own corpus needs 2.08 bits a byte of text that was held out.
     let text = fixtures().join("corpus/rust/arrayvec-0.7.8/src/array_string.rs");
-    let args =
-        ["score", "--model", &model(), "--method", "left-to-right", "--window", "512", "--json", "--text"];
+    let args = [
+        "score",
+        "--model",
+        &model(),
+        "--method",
+        "left-to-right",
+        "--window",
+        "512",
+        "--json",
+        "--text",
+    ];
     let scored = object(&[&args[..], &[&*text.display().to_string()]].concat());
     let bits = scored["bits_per_byte"].as_f64().unwrap();
     assert!(bits < 1.2, "{bits} bits a byte");
