@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use crate::disk;
@@ -13,6 +13,11 @@ use crate::parent::parent;
 
 /// Held to read by whoever makes something new, and to write, for good, by a process that ends.
 static MAKING: RwLock<()> = RwLock::new(());
+
+/// Waits for good where this process ends; held while something is made that a process that ends would remove.
+pub(crate) fn making() -> RwLockReadGuard<'static, ()> {
+    MAKING.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The times that what a living thread still writes into is removed: it may add a file meanwhile.
 const REMOVALS: usize = 100;
@@ -33,7 +38,7 @@ impl<H> Partial<H> {
         try_lock: impl Fn(&H) -> Result<(), TryLockError>,
     ) -> Result<Self> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
-        let _making = MAKING.read().unwrap_or_else(PoisonError::into_inner);
+        let _making = making();
         sweep(parent(target), target.file_name());
         loop {
             let number = COUNTER.fetch_add(1, Ordering::Relaxed);

@@ -208,7 +208,11 @@ pub fn create_folder(folder: &Path) -> Result<()> {
         return Ok(());
     }
     create_folder(parent(folder))?;
-    match disk::create_dir(folder) {
+    let made = {
+        let _making = crate::partial::making();
+        disk::create_dir(folder)
+    };
+    match made {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && folder.is_dir() => {
             Ok(())
         }
