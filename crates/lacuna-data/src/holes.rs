@@ -69,13 +69,14 @@ impl<'a> Holes<'a> {
     }
 
     /// The rule that cuts a rewritten document into pieces first, each of which is given a hole and becomes a document of
-    /// its own.
+    /// its own; without a length a document is one piece.
     ///
     /// Pieces end where lines end, or within a line that is longer, and hold at most `tokens` tokens, counted line by
-    /// line (more only where a single character has more). A piece with its marks and its end takes at most four tokens more, and a few where a token is cut by a hole.
+    /// line (more only where a single character has more). A piece with its marks and its end takes at most four tokens
+    /// more, and a few where a token is cut by a hole.
     #[must_use]
-    pub fn in_pieces(self, tokens: NonZeroUsize) -> Self {
-        Self { piece: Some(tokens), ..self }
+    pub fn in_pieces(self, tokens: Option<NonZeroUsize>) -> Self {
+        Self { piece: tokens, ..self }
     }
 
     /// The documents that stand in for a document that is rewritten, as tokens; none if it stays as it is.

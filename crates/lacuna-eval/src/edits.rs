@@ -70,10 +70,9 @@ fn edits<'a>(name: &str, answer: &'a str) -> Edits<'a> {
         };
         blocks.push([search, replace]);
     }
-    match (blocks.is_empty(), whole(name, answer)) {
-        (false, _) => Edits::Blocks(blocks),
-        (true, Some(whole)) => Edits::Whole(whole),
-        (true, None) => Edits::Nothing,
+    match blocks.is_empty() {
+        false => Edits::Blocks(blocks),
+        true => whole(name, answer).map_or(Edits::Nothing, Edits::Whole),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::records::{self, Records};
 use crate::task::{Task, Tests};
 
 /// Everything that answers depend on.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Writing<'a> {
     /// The model that is asked.
     pub model: &'a Model,

@@ -154,11 +154,10 @@ fn documents(
     };
     let holes = match args.fim_rate {
         None | Some(0.0) => None,
-        Some(rate) => Some(Holes::new(tokenizer, rate, order, args.seed)?),
-    };
-    let holes = match args.fim_context {
-        Some(tokens) => holes.map(|holes| holes.in_pieces(tokens)),
-        None => holes,
+        Some(rate) => {
+            let holes = Holes::new(tokenizer, rate, order, args.seed)?;
+            Some(holes.in_pieces(args.fim_context))
+        }
     };
     let options = PackOptions {
         pad: pad(tokenizer, document_end),

@@ -9,6 +9,7 @@ use lacuna_test::fixtures;
 use lacuna_text::{Fim, Tokenizer};
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -208,7 +209,7 @@ fn a_document_in_pieces_has_a_hole_in_each_of_them() {
     let holes = |seed| Holes::new(&TOKENIZER, 1.0, HoleOrder::PrefixSuffix, seed).unwrap();
     let most = 60;
     for document in &documents {
-        let in_pieces = holes(9).in_pieces(most.try_into().unwrap());
+        let in_pieces = holes(9).in_pieces(NonZeroUsize::new(most));
         let pieces = in_pieces.rewritten(document).unwrap().unwrap();
         let tokens_of = |text: &str| TOKENIZER.encode_ordinary(text).unwrap().len();
         let mut whole = String::new();
@@ -236,9 +237,9 @@ fn a_document_in_pieces_has_a_hole_in_each_of_them() {
 fn documents_in_pieces_are_packed_with_an_end_behind_each() {
     let place = tempfile::tempdir().unwrap();
     let holes = Holes::new(&TOKENIZER, 1.0, HoleOrder::Model, 3).unwrap();
-    let holes = Some(holes.in_pieces(100.try_into().unwrap()));
+    let holes = Some(holes.in_pieces(NonZeroUsize::new(100)));
     let narrow = Holes::new(&TOKENIZER, 1.0, HoleOrder::Model, 3).unwrap();
-    let narrow = Some(narrow.in_pieces(61.try_into().unwrap()));
+    let narrow = Some(narrow.in_pieces(NonZeroUsize::new(61)));
     let narrow = PackOptions { holes: narrow, ..options(64) };
     let error = packed(&[corpus()], &narrow, place.path()).unwrap_err().to_string();
     assert!(error.contains("room for 60"), "{error}");

@@ -40,10 +40,7 @@ pub(super) fn tasks(folder: &Path) -> Result<Vec<Task>> {
 }
 
 fn task(exercise: &Path, config: &Path) -> Result<Task> {
-    let read = |path: &Path| -> Result<String> {
-        let bytes = lacuna_files::read_file(path, LARGEST)?;
-        String::from_utf8(bytes).map_err(|_| data(path, None, "it is no UTF-8 text"))
-    };
+    let read = |path: &Path| lacuna_files::read_text(path, LARGEST);
     let json: Json = serde_json::from_str(&read(config)?)
         .map_err(|error| data(config, None, error.to_string()))?;
     let fault = |reason: String| data(config, None, reason);

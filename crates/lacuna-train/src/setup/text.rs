@@ -79,10 +79,7 @@ fn pack_options<'a>(
 ) -> Result<PackOptions<'a>> {
     let holes = recipe.data.fim.as_ref().map(|fim| -> Result<_> {
         let holes = Holes::new(tokenizer, fim.rate, fim.order.into(), recipe.seed)?;
-        Ok(match fim.context {
-            Some(tokens) => holes.in_pieces(tokens),
-            None => holes,
-        })
+        Ok(holes.in_pieces(fim.context))
     });
     Ok(PackOptions {
         pad: special.pad,

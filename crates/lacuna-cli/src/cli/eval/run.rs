@@ -161,16 +161,7 @@ fn second_tries(
     if again.is_empty() {
         return Ok(told);
     }
-    let second = Writing {
-        tasks: &again,
-        model: first.model,
-        benchmark: first.benchmark,
-        python: first.python,
-        form: first.form,
-        samples: 1,
-        options: first.options,
-        engine: first.engine,
-    };
+    let second = Writing { tasks: &again, ..*first };
     let file = folder.join("second.jsonl");
     write(&second, &file, args.quiet)?;
     for answer in read_samples(&file, all_tasks)? {
