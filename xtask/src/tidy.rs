@@ -40,6 +40,7 @@ const CHECKS: &[Check] = &[
     ("one error type per crate", sources::error_types),
     ("every library opens with an example", sources::opening_examples),
     ("every fast operation has a reference", sources::references),
+    ("kernels are included once", sources::included_once),
     ("files fit a reader", sources::lengths),
     ("files open with a sentence", prose::openings),
     ("no comment begins with a bare clause", prose::clauses),

@@ -7,6 +7,7 @@
 //   p ← p · shrink − step_size · m / (√v · root_scale + eps)
 //
 // What changes from step to step lies in memory, so that recorded launches can be played again.
+#pragma once
 #include "vectors.cuh"
 
 /// A parameter of T with a gradient of G, and what AdamW keeps of it.

@@ -4,6 +4,7 @@
 //
 //   p = exp(scale · q kᵀ − log_sum)     dv = pᵀ d_out     ds = p ∘ (d_out vᵀ − delta)     delta = Σ
 //   out ∘ d_out dq = scale · ds k                   dk = scale · dsᵀ q
+#pragma once
 #include "attention.cuh"
 
 /// log2 Σ exp and delta of each query; +∞, so that no weight is left, where nothing is seen and

@@ -7,6 +7,7 @@
 // each key is loaded once for them. A product of 16 rows by 16 keys of 128 and back takes 48
 // instructions of a warp, also where one row is real; plain multiplications would take 256 for that
 // one row.
+#pragma once
 #include "attention.cuh"
 
 /// Keys of a tile and of a stage; warps of a block; rows, each a query's head, that a block takes

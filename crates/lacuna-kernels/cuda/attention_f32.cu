@@ -6,6 +6,7 @@
 // A block's 128 threads are 16 groups of eight lanes. A group has ROWS rows of the block's own
 // tile; of a tile that the block goes over, a lane has every eighth row, and of a row of results
 // every eighth vector of four.
+#pragma once
 #include "attention.cuh"
 
 constexpr int GROUP_LANES = 8, GROUPS = 16, F32_THREADS = GROUP_LANES * GROUPS;

@@ -1,5 +1,6 @@
 // Attention forward: out = softmax(scale · q kᵀ over visible keys) v, and log Σ exp of each query,
 // kept for the gradients. A query that sees nothing yields zeros and −∞.
+#pragma once
 #include "attention.cuh"
 
 struct SightArgs {

@@ -1,6 +1,7 @@
 // Attention for sm_90a: the kernels of attention_forward.cu and attention_backward.cu again, with
 // products of warp groups, which read both operands from shared memory and go on while the group
 // computes.
+#pragma once
 #include "hopper.cuh"
 
 /// A block takes 64 queries of one head for each of its GROUPS warp groups and goes over tiles of

@@ -1,5 +1,6 @@
 // The kernels of head and loss for every card, but for the products of sm_90a, which
 // cross_entropy_hopper.cu has.
+#pragma once
 #include "cross_entropy.cuh"
 
 extern "C" {

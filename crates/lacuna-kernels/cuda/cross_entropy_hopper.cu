@@ -1,4 +1,5 @@
 // The products of head and loss for sm_90a, by warp groups.
+#pragma once
 #include "cross_entropy.cuh"
 #include "product_hopper.cuh"
 

@@ -1,5 +1,6 @@
 // Embedding: rows of a table by their tokens, and the table's gradient, deterministic and without
 // atomics: each token that occurs sums the rows of its places in ascending order.
+#pragma once
 #include "vectors.cuh"
 
 /// A table of T, its rows as numbers of D.

@@ -8,6 +8,7 @@
 //
 // A result's bits depend on its row of x, its row of W and the number of columns, on nothing else:
 // warp w of a block takes the slices of columns w, w + 8, …, and the eight sums are added in order.
+#pragma once
 #include "weights.cuh"
 
 /// Warps of a block, slices of columns on their way to each, and rows of weights that a block

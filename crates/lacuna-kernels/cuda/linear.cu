@@ -3,6 +3,7 @@
 //
 // Operands are bf16 and sums f32. A gradient that is the sum of several products adds up in f32 and
 // is rounded with the last; one that goes over micro-batches stays f32.
+#pragma once
 #include "product.cuh"
 #include "vectors.cuh"
 

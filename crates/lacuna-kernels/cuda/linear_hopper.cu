@@ -1,4 +1,5 @@
 // A layer's products for sm_90a, by warp groups.
+#pragma once
 #include "product_hopper.cuh"
 
 extern "C" {

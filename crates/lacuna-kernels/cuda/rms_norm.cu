@@ -3,6 +3,7 @@
 //   r = 1 / sqrt(mean(x²) + eps)                normed = x r weight
 //   g = d_normed weight                         dx = r g − x r³ mean(g x) + carried
 //                                               d_weight = Σ over rows d_normed x r
+#pragma once
 #include "vectors.cuh"
 
 /// Tensors `[rows, h]`, contiguous; weight `[h]`.

@@ -1,5 +1,6 @@
 // Rotary position embedding: each pair (x[i], x[i + d/2]) of a head turns by an angle that its
 // row's position and i give. Its gradient is turned back.
+#pragma once
 #include "vectors.cuh"
 
 template <class T> struct RopeArgs {

@@ -8,6 +8,7 @@
 // A row is read twice, the second time out of the cache where rows fit in it: the CPU's sums are of
 // exponentials below the row's maximum, and only with these very terms does a probability that
 // decides something, as top-p's total does, come out as there. docs/gpu.md says what is equal.
+#pragma once
 #include "sample.cuh"
 
 /// Sums over a warp, for all its lanes.

@@ -1,6 +1,7 @@
 // The gated activation: out = gate σ(gate) up, and its gradients, with out once more.
 //
 //   d_gate = d_out up σ (1 + gate (1 − σ))     d_up = d_out gate σ
+#pragma once
 #include "vectors.cuh"
 
 /// Tensors of n numbers.

@@ -98,6 +98,27 @@ const MOST_LINES: usize = 500;
 /// Worth a look, no complaint.
 pub(super) const LONG_LINES: usize = 250;
 
+/// Files of the kernels that others include carry `#pragma once`: the emulation includes them one by one, the program for a
+/// card all together, and only nvcc, which continuous integration does not have, compiles that.
+pub(super) fn included_once(tree: &Tree) -> Vec<String> {
+    let sources: Vec<_> = tree.matching("crates/lacuna-kernels/cuda/", "").collect();
+    let names = sources.iter().flat_map(|(_, text)| text.lines().filter_map(included));
+    let names: std::collections::BTreeSet<&str> =
+        names.filter_map(|path| path.rsplit('/').next()).collect();
+    let complaint = |(path, text): &(&str, &str)| {
+        let name = path.rsplit('/').next()?;
+        let code = [".cu", ".cuh", ".h"].iter().any(|end| name.ends_with(end));
+        let lacks = code && names.contains(name) && !text.contains("#pragma once");
+        lacks.then(|| format!("{path} is included and has no `#pragma once`"))
+    };
+    sources.iter().filter_map(complaint).collect()
+}
+
+/// The file of ours that a line includes.
+fn included(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("#include \"")?.strip_suffix('"')
+}
+
 /// The sources of libraries: everything in crates/ but the binary and its commands.
 fn libraries(tree: &Tree) -> impl Iterator<Item = (&str, &str)> {
     sources(tree).filter(|(path, _)| !is_binary(path))
@@ -335,6 +356,20 @@ mod tests {
         );
         let binary = [("crates/lacuna-cli/src/main.rs", "fn main() { println!(); }")];
         assert_eq!(prints(&Tree::of(&binary)), [""; 0]);
+    }
+
+    #[test]
+    fn a_kernel_that_is_included_says_once() {
+        let folder = "crates/lacuna-kernels/cuda";
+        let [a, b, card] = ["a.cu", "b.cuh", "card/card.cu"].map(|name| format!("{folder}/{name}"));
+        let files = [
+            (a.as_str(), "int a;\n"),
+            (b.as_str(), "#pragma once\n"),
+            (card.as_str(), "#include \"../a.cu\"\n#include \"../b.cuh\"\n"),
+        ];
+        let told = included_once(&Tree::of(&files));
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with(&a), "{told:?}");
     }
 
     #[test]
