@@ -232,7 +232,7 @@ impl Trainer {
                 self.train(experiment, recipe, *seed, &changes, &out)?;
                 let mut run = Measured::read(&out)?;
                 for measure in experiment.measure.iter().filter(|one| one.is_of(&arm.name)) {
-                    run.scores.extend(measure.take(&self.program, &out, &self.data, self.smoke)?);
+                    run.scores.extend(measure.take(&self.program, &out, &self.data)?);
                 }
                 measured[j].push(run);
             }

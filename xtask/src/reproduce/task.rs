@@ -1,7 +1,7 @@
 //! Asks the program about a trained model, where the scores that training ends with don't say what an experiment asks.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -18,9 +18,8 @@ use crate::cargo::run;
 pub(super) struct Measure {
     /// Its name, which `scores` may list.
     name: String,
-    /// The model's folder within that of the run.
-    #[serde(default = "last")]
-    model: PathBuf,
+    /// The stage whose last checkpoint is asked, counted from 0; without it, the model that the run ends with.
+    stage: Option<usize>,
     /// The arms that it is taken of; without it, all.
     #[serde(default)]
     arms: Vec<String>,
@@ -34,10 +33,6 @@ pub(super) struct Measure {
     /// A JSON pointer (RFC 6901).
     #[serde(default)]
     value: String,
-}
-
-fn last() -> PathBuf {
-    "final".into()
 }
 
 impl Measure {
@@ -71,12 +66,11 @@ impl Measure {
         program: &Path,
         run: &Path,
         data: &Path,
-        smoke: bool,
     ) -> Result<BTreeMap<String, f64>> {
-        let model = run.join(&self.model);
-        if smoke && !model.exists() {
-            return Ok(BTreeMap::new());
-        }
+        let model = match self.stage {
+            Some(stage) => run.join(format!("checkpoints/step-{}", last_step(run, stage)?)),
+            None => run.join("final"),
+        };
         match &self.generate {
             Some(flags) => self.answers(program, &model, run, data, flags),
             None => self.asked(program, &model, run, data),
@@ -147,6 +141,14 @@ impl Measure {
         })?;
         Ok(BTreeMap::from([(self.name.clone(), number)]))
     }
+}
+
+/// The step that ended a stage of a run.
+fn last_step(run: &Path, stage: usize) -> Result<u64> {
+    let path = run.join("results.json");
+    let results: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+    let step = results["stages"][stage]["step"].as_u64();
+    step.with_context(|| format!("{}: no stage {stage}, counted from 0", path.display()))
 }
 
 /// A text's first line, without the spaces around it.
