@@ -52,6 +52,14 @@ pub(crate) fn tests_of(package: &str) -> Result<PathBuf> {
     })
 }
 
+/// Returns the program that runs a package's integration tests with a feature, and with what an environment variable names built in.
+pub(crate) fn tests_with(package: &str, feature: &str, variable: (&str, &Path)) -> Result<PathBuf> {
+    let args = ["test", "--locked", "--release", "--no-run", JOBS, "--package", package];
+    let mut command = cargo(args);
+    command.args(["--features", feature]).env(variable.0, variable.1);
+    built(&mut command, |message| message["target"]["name"] == "it")
+}
+
 /// The last program that `wanted` knows among those that the tests of the whole workspace are built with.
 fn built_by_tests(wanted: impl Fn(&serde_json::Value) -> bool) -> Result<PathBuf> {
     built(&mut cargo(["test", "--locked", "--workspace", "--no-run", JOBS]), wanted)

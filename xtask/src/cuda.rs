@@ -37,7 +37,7 @@ pub(crate) enum Task {
         #[arg(long, default_value = "release")]
         profile: String,
     },
-    /// Build the program that checks and times the kernels on a card, for another machine perhaps
+    /// Build the programs that check a card, for another machine perhaps: the kernels alone, and the steps that are planned of them
     Card,
 }
 
@@ -212,7 +212,9 @@ fn card() -> Result<()> {
         .args(machine(&compiler)?)
         .arg(format!("-L{}", home.join("lib").display()))
         .args(["-lcudart_static", "-ldl", "-lpthread", "-lrt"]))?;
-    println!("{}\nrun it on a machine with a card: `card check`, `card time`", program.display());
+    let plans = build::plans()?;
+    println!("{}\n{}\nrun them on a machine with a card:", program.display(), plans.display());
+    println!("  card check; card time; LACUNA_CARD=0 plans --ignored --skip {}", plan::FAULTS);
     Ok(())
 }
 

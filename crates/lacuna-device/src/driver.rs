@@ -2,10 +2,12 @@
 #![allow(unsafe_code, reason = "every call of the driver is; each says why it may be made")]
 
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError, result, sys,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError, result,
+    sys,
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::card::Card;
@@ -17,6 +19,10 @@ pub struct Driver {
     context: Arc<CudaContext>,
     /// A stream of its own: the default one can't be recorded.
     stream: Arc<CudaStream>,
+    /// Streams of launches that run beside those of `stream`, each with the event that it ends with.
+    sides: [(Arc<CudaStream>, CudaEvent); SIDES],
+    /// The place of `stream` from which its sides go on.
+    fork: CudaEvent,
     modules: Vec<Arc<CudaModule>>,
     functions: HashMap<&'static str, CudaFunction>,
     base: sys::CUdeviceptr,
@@ -30,6 +36,8 @@ pub struct Driver {
 // that has bound its context, as every function here does first, and `&mut self` keeps two threads from using one at a time.
 unsafe impl Send for Driver {}
 
+/// Launches that run beside another at most: of queries, keys and values two.
+const SIDES: usize = 2;
 /// Bytes of shared memory that every kernel may take without asking.
 const PLAIN_SHARED: u32 = 48 << 10;
 
@@ -54,13 +62,19 @@ impl Driver {
         })?;
         there_is(ordinal, usize::try_from(count).unwrap_or(0))?;
         let context = CudaContext::new(ordinal).map_err(none)?;
-        let stream = context.new_stream().map_err(failed("opening a stream"))?;
+        let open = || context.new_stream().map_err(failed("opening a stream"));
+        let event = || context.new_event(None).map_err(failed("making an event"));
+        let stream = open()?;
+        let sides = [(open()?, event()?), (open()?, event()?)];
+        let fork = event()?;
         let load = |image| context.load_module(Ptx::from_binary(image));
         let modules = images.into_iter().map(load).collect::<std::result::Result<_, _>>();
         let modules = modules.map_err(failed("loading kernels"))?;
         Ok(Self {
             context,
             stream,
+            sides,
+            fork,
             modules,
             functions: HashMap::new(),
             base: 0,
@@ -128,7 +142,14 @@ impl Driver {
     /// Puts steps into the stream, which runs or records them.
     fn start(&mut self, steps: &[Step]) -> Result<()> {
         self.context.bind_to_thread().map_err(failed("choosing the card"))?;
-        for step in steps {
+        // The launch's place in its group: 0 on the stream itself, others on its sides, in turn.
+        let mut place = 0;
+        for (i, step) in steps.iter().enumerate() {
+            let beside = matches!(step, Step::Launch(launch) if launch.beside);
+            if place > 0 && !beside && !matches!(step, Step::Fresh { .. }) {
+                self.join()?;
+                place = 0;
+            }
             match step {
                 Step::Fresh { .. } => {}
                 Step::Zero { at, bytes } => {
@@ -145,13 +166,40 @@ impl Driver {
                     unsafe { result::memcpy_dtod_async(to, from, *bytes as usize, stream) }
                         .map_err(failed("copying on the card"))?;
                 }
-                Step::Launch(launch) => self.start_kernel(launch)?,
+                Step::Launch(launch) => {
+                    if !launch.beside && goes_on_beside(&steps[i + 1..]) {
+                        self.fork()?;
+                    }
+                    place = if launch.beside { place + 1 } else { 0 };
+                    let stream = match place % (SIDES + 1) {
+                        0 => &self.stream,
+                        side => &self.sides[side - 1].0,
+                    };
+                    self.start_kernel(launch, Arc::clone(stream))?;
+                }
             }
         }
-        Ok(())
+        if place > 0 { self.join() } else { Ok(()) }
     }
 
-    fn start_kernel(&mut self, launch: &Launch) -> Result<()> {
+    /// Lets the sides go on from here.
+    fn fork(&self) -> Result<()> {
+        let forked = self.fork.record(&self.stream);
+        let waits = |(side, _): &(Arc<CudaStream>, CudaEvent)| side.wait(&self.fork);
+        forked
+            .and_then(|()| self.sides.iter().try_for_each(waits))
+            .map_err(failed("parting a stream"))
+    }
+
+    /// Waits for the sides.
+    fn join(&self) -> Result<()> {
+        let waits = |(side, end): &(Arc<CudaStream>, CudaEvent)| {
+            end.record(side).and_then(|()| self.stream.wait(end))
+        };
+        self.sides.iter().try_for_each(waits).map_err(failed("joining streams"))
+    }
+
+    fn start_kernel(&mut self, launch: &Launch, stream: Arc<CudaStream>) -> Result<()> {
         let function = self.function(launch)?;
         for at in launch.args.offsets() {
             self.address(at, 1)?;
@@ -174,7 +222,7 @@ impl Driver {
                 (x, y, z),
                 (launch.threads, 1, 1),
                 launch.shared,
-                self.stream.cu_stream(),
+                stream.cu_stream(),
                 &mut [words.as_mut_ptr().cast()],
             )
         }
@@ -185,12 +233,8 @@ impl Driver {
         self.stream.synchronize().map_err(failed("waiting for the card"))?;
         self.graphs.clear();
         let base = std::mem::take(&mut self.base);
-        if base != 0 {
-            // SAFETY: `reserve` allocated it, nothing in the stream uses it any more, and nobody frees it again.
-            unsafe { result::free_sync(base) }.map_err(failed("freeing memory"))?;
-        }
         self.bytes = 0;
-        Ok(())
+        free(base)
     }
 }
 
@@ -209,11 +253,31 @@ impl Machine for Driver {
         }
         self.context.bind_to_thread().map_err(failed("choosing the card"))?;
         self.release()?;
-        // SAFETY: `release` frees it, once.
-        self.base = unsafe { result::malloc_sync(bytes as usize) }
-            .map_err(failed(&format!("allocating {bytes} bytes on the card")))?;
-        self.bytes = bytes;
+        (self.base, self.bytes) = (allocate(bytes)?, bytes);
         Ok(())
+    }
+
+    fn grow(&mut self, bytes: u64, least: u64, kept: Range<u64>) -> Result<u64> {
+        self.context.bind_to_thread().map_err(failed("choosing the card"))?;
+        let (from, length) =
+            (self.address(kept.start, kept.end - kept.start)?, kept.end - kept.start);
+        // On the card where the old arena and the new one have room together, else by way of the host.
+        let larger =
+            [bytes, least].into_iter().find_map(|bytes| Some((allocate(bytes).ok()?, bytes)));
+        let Some((base, bytes)) = larger else { return self.grow_by_host(bytes, least, kept) };
+        // SAFETY: the old region lies in the arena, the new one in an allocation that is larger; the stream is waited for
+        // before the old one goes.
+        let copied = unsafe {
+            let stream = self.stream.cu_stream();
+            result::memcpy_dtod_async(base + kept.start, from, length as usize, stream)
+        };
+        if let Err(error) = copied {
+            free(base)?;
+            return Err(failed("copying on the card")(error));
+        }
+        self.release()?;
+        (self.base, self.bytes) = (base, bytes);
+        Ok(bytes)
     }
 
     fn write(&mut self, at: u64, data: &Bytes) -> Result<()> {
@@ -287,6 +351,28 @@ impl std::fmt::Debug for Driver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Driver").field("bytes", &self.bytes).finish_non_exhaustive()
     }
+}
+
+/// Tells whether the next launch is of the group of the one before.
+fn goes_on_beside(steps: &[Step]) -> bool {
+    let next = steps.iter().find(|step| !matches!(step, Step::Fresh { .. }));
+    matches!(next, Some(Step::Launch(launch)) if launch.beside)
+}
+
+/// Memory of the current card.
+fn allocate(bytes: u64) -> Result<sys::CUdeviceptr> {
+    // SAFETY: whoever asks for it frees it, once.
+    unsafe { result::malloc_sync(bytes as usize) }
+        .map_err(failed(&format!("allocating {bytes} bytes on the card")))
+}
+
+/// Frees what [`allocate`] gave, unless it is null.
+fn free(base: sys::CUdeviceptr) -> Result<()> {
+    if base == 0 {
+        return Ok(());
+    }
+    // SAFETY: it was allocated, nothing in a stream uses it any more, and nobody frees it again.
+    unsafe { result::free_sync(base) }.map_err(failed("freeing memory"))
 }
 
 /// Errors where a machine has too few cards for this one to be among them.

@@ -1,7 +1,10 @@
 //! Describes what a device is asked to do: launches of kernels, with their arguments as offsets into an arena, in an
 //! order that is known before any of them runs.
 
-use crate::error::Result;
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::error::{Error, Result};
 
 /// A work of a device, from the first launch to the last, and the memory that it takes.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -68,6 +71,8 @@ pub struct Launch {
     pub shared: u32,
     /// The one argument, a struct.
     pub args: Bytes,
+    /// True if it may run at the same time as the launch before it: neither reads what the other writes.
+    pub beside: bool,
 }
 
 /// Bytes that a kernel reads as a struct: numbers as they are, and pointers, which are offsets until an arena has its
@@ -103,14 +108,17 @@ impl Upload {
 
 impl Bytes {
     /// The bytes with every pointer shifted by the arena's address.
-    pub fn in_arena(&self, base: u64) -> Vec<u8> {
+    pub fn in_arena(&self, base: u64) -> Cow<'_, [u8]> {
+        if self.pointers.is_empty() {
+            return Cow::Borrowed(&self.bytes);
+        }
         let mut bytes = self.bytes.clone();
         for place in &self.pointers {
             let slot = &mut bytes[*place..*place + 8];
             let offset = u64::from_ne_bytes(slot.try_into().expect("a pointer has eight bytes"));
             slot.copy_from_slice(&(base + offset).to_ne_bytes());
         }
-        bytes
+        Cow::Owned(bytes)
     }
 
     /// The offsets that the pointers hold.
@@ -121,7 +129,11 @@ impl Bytes {
 
     /// A slice of numbers.
     pub(crate) fn of<const N: usize, T: Copy>(values: &[T], bytes: impl Fn(T) -> [u8; N]) -> Self {
-        Self { bytes: values.iter().flat_map(|value| bytes(*value)).collect(), pointers: vec![] }
+        let mut all = vec![0; N * values.len()];
+        for (slot, value) in all.chunks_exact_mut(N).zip(values) {
+            slot.copy_from_slice(&bytes(*value));
+        }
+        Self { bytes: all, pointers: vec![] }
     }
 
     /// Puts bytes at a distance from the beginning, behind all that is there; what lies between is zeros.
@@ -201,6 +213,32 @@ pub trait Machine: Send {
     /// # Errors
     /// Errors if there is no room.
     fn reserve(&mut self, bytes: u64) -> Result<()>;
+
+    /// Makes the arena larger, to `bytes` if there is room for so many, else to `least`, and keeps what stands in `kept`.
+    /// Returns its size. Recordings are lost, and the arena may lie elsewhere.
+    ///
+    /// # Errors
+    /// Errors if there is no room; then nothing may be left of what it held.
+    fn grow(&mut self, bytes: u64, least: u64, kept: Range<u64>) -> Result<u64> {
+        self.grow_by_host(bytes, least, kept)
+    }
+
+    /// [`grow`](Self::grow) by reading what is kept to the host's memory, and writing it back.
+    ///
+    /// # Errors
+    /// As [`grow`](Self::grow).
+    fn grow_by_host(&mut self, bytes: u64, least: u64, kept: Range<u64>) -> Result<u64> {
+        let by_host = usize::try_from(kept.end - kept.start);
+        let by_host = by_host.map_err(|_| Error::Input(format!("{kept:?} to be kept")))?;
+        let mut held = vec![0; by_host];
+        self.read(kept.start, &mut held)?;
+        let bytes = match self.reserve(bytes) {
+            Ok(()) => bytes,
+            Err(_) => self.reserve(least).map(|()| least)?,
+        };
+        self.write(kept.start, &Bytes { bytes: held, pointers: Vec::new() })?;
+        Ok(bytes)
+    }
 
     /// Writes bytes to a place of the arena.
     ///

@@ -30,6 +30,8 @@ pub(crate) struct Recorder {
     plan: Plan,
     attention: Attention,
     products: Products,
+    /// In a group of launches that may run side by side: whether it has one already.
+    group: Option<bool>,
 }
 
 /// A matrix with contiguous rows of bf16.
@@ -127,7 +129,7 @@ impl Recorder {
     /// A plan whose arena begins with `bytes` of somebody else's.
     pub(crate) fn new(card: Card, attention: Attention, bytes: u64) -> Self {
         let (arena, plan) = (Arena::behind(bytes), Plan::default());
-        Self { arena, plan, attention, products: Products::of(card) }
+        Self { arena, plan, attention, products: Products::of(card), group: None }
     }
 
     pub(crate) fn finish(self) -> Plan {
@@ -151,6 +153,10 @@ impl Recorder {
 
     /// Gives back buffers that no later step reads.
     pub(crate) fn free(&mut self, regions: impl IntoIterator<Item = Region>) {
+        debug_assert!(
+            self.group.is_none(),
+            "a launch beside others may still read what is given back"
+        );
         regions.into_iter().for_each(|region| self.arena.give_back(region));
     }
 
@@ -172,6 +178,15 @@ impl Recorder {
         self.plan.steps.push(Step::Zero { at, bytes: bytes as u64 });
     }
 
+    /// Writes down launches that may run side by side: none of them reads what another writes.
+    pub(crate) fn together<R>(&mut self, launches: impl FnOnce(&mut Self) -> R) -> R {
+        debug_assert!(self.group.is_none(), "a group in a group");
+        self.group = Some(false);
+        let result = launches(self);
+        self.group = None;
+        result
+    }
+
     fn launch(
         &mut self,
         kernel: &'static str,
@@ -180,7 +195,8 @@ impl Recorder {
         args: Bytes,
     ) {
         let grid = grid.map(|blocks| u32::try_from(blocks).expect("sizes are bounded"));
-        let launch = Launch { kernel, grid, threads, shared, args: args.end() };
+        let beside = self.group.as_mut().is_some_and(|begun| std::mem::replace(begun, true));
+        let launch = Launch { kernel, grid, threads, shared, args: args.end(), beside };
         self.plan.steps.push(Step::Launch(launch));
     }
 

@@ -268,25 +268,17 @@ impl<'m> Training<'m> {
         Ok(updates)
     }
 
-    /// Sees to it that an arena has this many bytes. One that grows loses what it held, so the state is carried over by
-    /// way of the host, and the arena gets an eighth more than is asked for: batches differ a little in what they take.
-    /// What was recorded is lost with it.
+    /// Sees to it that an arena has this many bytes. One that grows gets an eighth more than is asked for where there is
+    /// room: batches differ a little in what they take. What was recorded is lost.
     fn reserve(&mut self, bytes: u64) -> Result<()> {
         if bytes <= self.reserved {
             return Ok(());
         }
-        let Region { at, bytes: state_bytes } = self.layout.region();
-        let too_large = |_| Error::Input(format!("a state of {state_bytes} bytes"));
-        let mut state = vec![0; usize::try_from(state_bytes).map_err(too_large)?];
-        self.machine.0.read(at, &mut state)?;
+        let Region { at, bytes: state } = self.layout.region();
         self.plans.clear();
         self.updates = None;
-        let larger = bytes + (bytes - state_bytes) / 8;
-        self.reserved = match self.machine.0.reserve(larger) {
-            Ok(()) => larger,
-            Err(_) => self.machine.0.reserve(bytes).map(|()| bytes)?,
-        };
-        self.machine.0.write(at, &Bytes { bytes: state, pointers: Vec::new() })?;
+        let larger = bytes + (bytes - state) / 8;
+        self.reserved = self.machine.0.grow(larger, bytes, at..at + state)?;
         self.write_tables()
     }
 

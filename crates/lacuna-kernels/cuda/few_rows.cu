@@ -80,21 +80,36 @@ template <class W> constexpr int few_rows_shared() {
     return PRODUCT_STAGES * PRODUCT_WARPS * PRODUCT_OUTPUTS * W::STRIDE;
 }
 
+/// A block's rows of weights, counted in bytes from a multiple of 16 at or before the first one's
+/// begin: so few that they fit in an int, which is what a copy's place is cheap to find with.
+struct RowsOfBlock {
+    const unsigned char *data;
+    int first, stride, end; ///< end: that of the matrix
+
+    template <class W> static __device__ __forceinline__ RowsOfBlock of(const FewRowsArgs &p) {
+        const long long begin = row_begin<W>(p, (long long)blockIdx.x * PRODUCT_OUTPUTS),
+                        whole = begin & ~15ll, end = row_begin<W>(p, p.outputs) - whole;
+        return {p.weights + whole, static_cast<int>(begin & 15), p.columns / PART * W::OF_PART,
+                static_cast<int>(min(end, 0x7fffffffll))};
+    }
+    template <class W> __device__ __forceinline__ int begin(int row, int slice) const {
+        return first + row * stride + slice * SLICE_BYTES<W>;
+    }
+};
+
 /// Starts to copy a slice of columns of the block's rows of weights, in whole chunks of 16 bytes;
-/// rows beyond the last become zeros.
+/// what lies beyond the slice or the matrix becomes zeros.
 template <class W>
-__device__ __forceinline__ void load_slice(unsigned char *to, const FewRowsArgs &p, int slice) {
+__device__ __forceinline__ void load_slice(unsigned char *to, const RowsOfBlock &rows, int slice) {
     constexpr int CHUNKS = (SLICE_BYTES<W> + 15 + 16 - W::ALIGNED) / 16;
     static_assert(CHUNKS * 16 <= W::STRIDE);
-    const int first = blockIdx.x * PRODUCT_OUTPUTS, lane = thread_anew() & 31;
+    const int lane = thread_anew() & 31;
 #pragma unroll
     for (int i = 0; i < CHUNKS; i++) {
-        const int index = i * 32 + lane, row = index / CHUNKS, chunk = index % CHUNKS;
-        const long long begin = row_begin<W>(p, first + row) + (long long)slice * SLICE_BYTES<W>,
-                        end = min(begin + SLICE_BYTES<W>, row_begin<W>(p, first + row + 1)),
-                        from = (begin & ~15) + chunk * 16;
-        copy_async(to + row * W::STRIDE + chunk * 16, p.weights + from,
-                   first + row < p.outputs && from < end);
+        const int index = i * 32 + lane, row = index / CHUNKS, chunk = index % CHUNKS,
+                  begin = rows.begin<W>(row, slice), from = (begin & ~15) + chunk * 16;
+        copy_async(to + row * W::STRIDE + chunk * 16, rows.data + static_cast<unsigned>(from),
+                   from < min(begin + SLICE_BYTES<W>, rows.end));
     }
 }
 
@@ -215,12 +230,20 @@ __device__ __forceinline__ void multiply_few_rows(const FewRowsArgs &p) {
     SHARED_MEMORY(shared);
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     unsigned char *own = shared + warp * PRODUCT_STAGES * STAGE;
+    const RowsOfBlock rows = RowsOfBlock::of<W>(p);
+    int at[4]; // where this lane's rows begin in any slice: chunks of 16 bytes are copied
+    static_assert(PRODUCT_WARPS * SLICE_BYTES<W> % 16 == 0);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int row = i * 8 + lane / 4;
+        at[i] = row * W::STRIDE + (rows.begin<W>(row, warp) & 15);
+    }
     const int slices = (p.columns + W::COLUMNS - 1) / W::COLUMNS;
     int slice = warp;
 #pragma unroll
     for (int i = 0; i < PRODUCT_STAGES; i++) {
         if (slice + i * PRODUCT_WARPS < slices)
-            load_slice<W>(own + i * STAGE, p, slice + i * PRODUCT_WARPS);
+            load_slice<W>(own + i * STAGE, rows, slice + i * PRODUCT_WARPS);
         copies_commit();
     }
     Sums<GROUPS> sums = {};
@@ -229,14 +252,6 @@ __device__ __forceinline__ void multiply_few_rows(const FewRowsArgs &p) {
     for (int stage = 0; slice < slices; slice += PRODUCT_WARPS, stage ^= 1) {
         copies_wait<PRODUCT_STAGES - 1>();
         __syncwarp(); // this slice is here for all lanes
-        int at[4];    // where this lane's rows begin: chunks of 16 bytes were copied
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int row = i * 8 + lane / 4;
-            const long long begin = row_begin<W>(p, blockIdx.x * PRODUCT_OUTPUTS + row) +
-                                    (long long)slice * SLICE_BYTES<W>;
-            at[i] = row * W::STRIDE + static_cast<int>(begin & 15);
-        }
         const int column = slice * W::COLUMNS, parts = min(W::COLUMNS, p.columns - column) / PART;
         for (int part = 0; part < parts; part++) {
             PartOfX<X, GROUPS> now;
@@ -250,7 +265,7 @@ __device__ __forceinline__ void multiply_few_rows(const FewRowsArgs &p) {
         }
         __syncwarp(); // no lane reads this slice any more
         if (slice + PRODUCT_STAGES * PRODUCT_WARPS < slices)
-            load_slice<W>(own + stage * STAGE, p, slice + PRODUCT_STAGES * PRODUCT_WARPS);
+            load_slice<W>(own + stage * STAGE, rows, slice + PRODUCT_STAGES * PRODUCT_WARPS);
         copies_commit();
     }
     copies_wait<0>();

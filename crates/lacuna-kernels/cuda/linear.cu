@@ -46,6 +46,35 @@ __device__ __forceinline__ void sum_rows(const BiasArgs &p) {
     p.partial[(long long)blockIdx.y * p.columns + mine] = all;
 }
 
+/// A product whose slices of rows are matrices of their own: their sum.
+struct SlicesArgs {
+    const float *partial; ///< `[slices, n]`
+    float *out;           ///< `[n]`
+    long long n;          ///< a multiple of 4
+    int slices;
+    bool add; ///< to what is in `out`
+};
+
+constexpr long long slices_blocks(long long n) {
+    return (n / VECTOR<float> + THREADS - 1) / THREADS;
+}
+
+/// A thread sums a vector of numbers, slices in their order.
+__device__ __forceinline__ void sum_slices(const SlicesArgs &p) {
+    constexpr int N = VECTOR<float>;
+    const long long i = ((long long)blockIdx.x * THREADS + threadIdx.x) * N;
+    if (i >= p.n) return;
+    float sum[N] = {}, x[N];
+    if (p.add) load<true>(sum, p.out + i, N);
+#pragma unroll 4
+    for (int slice = 0; slice < p.slices; slice++) {
+        load<true>(x, p.partial + slice * p.n + i, N);
+#pragma unroll
+        for (int k = 0; k < N; k++) sum[k] += x[k];
+    }
+    store<true>(p.out + i, sum, N);
+}
+
 extern "C" {
 __global__ void __launch_bounds__(Quarters::THREADS, 2) linear_forward(SumArgs p) {
     sum_up<Quarters, Along::Rows, Along::Rows>(p);
@@ -57,4 +86,5 @@ __global__ void __launch_bounds__(Quarters::THREADS, 2) linear_weight_gradient(S
     sum_up<Quarters, Along::Columns, Along::Columns>(p);
 }
 __global__ void __launch_bounds__(THREADS) linear_bias_gradient(BiasArgs p) { sum_rows(p); }
+__global__ void __launch_bounds__(THREADS) linear_sum_slices(SlicesArgs p) { sum_slices(p); }
 }

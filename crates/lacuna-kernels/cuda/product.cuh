@@ -160,7 +160,14 @@ struct SumArgs {
     bool add;                ///< to what is in `out`
     bf16 *rounded = nullptr; ///< the same numbers in bf16, if it is not null
     const bf16 *bias = nullptr; ///< added to each row, if it is not null
+    int slice = 0; ///< where sums run along columns: rows of both operands that a layer of blocks
+                   ///< sums up, each into a matrix of its own in `out`; 0: one layer takes all
 };
+
+/// The rows of a slice, as a matrix of their own.
+__device__ __forceinline__ Matrix slice_of(const Matrix &m, int first, int rows) {
+    return {m.data + (long long)first * m.stride, m.stride, min(rows, m.rows - first), m.columns};
+}
 
 /// Two neighbours of a row and of what is added to it.
 __device__ __forceinline__ float2 plus_bias(float2 sum, const bf16 *bias) {
@@ -174,8 +181,13 @@ template <class Warps, Along LEFT, Along RIGHT>
 __device__ __forceinline__ void sum_up(const SumArgs &p) {
     const int row0 = blockIdx.x * TILE, tile = blockIdx.y,
               columns = RIGHT == Along::Rows ? p.right.rows : p.right.columns;
+    const bool sliced = LEFT == Along::Columns && RIGHT == Along::Columns && p.slice;
+    const int first = sliced ? blockIdx.z * p.slice : 0;
+    float *out = sliced ? p.out + (long long)blockIdx.z * p.rows * columns : p.out;
     multiply<Warps, LEFT, RIGHT>(
-        p.left, p.right, row0, tile, tile + 1, [&](int, typename Warps::Part &sums) {
+        sliced ? slice_of(p.left, first, p.slice) : p.left,
+        sliced ? slice_of(p.right, first, p.slice) : p.right, row0, tile, tile + 1,
+        [&](int, typename Warps::Part &sums) {
             const int column = tile * TILE + Warps::column();
 #pragma unroll
             for (int m = 0; m < Warps::BANDS; m++)
@@ -187,12 +199,12 @@ __device__ __forceinline__ void sum_up(const SumArgs &p) {
 #pragma unroll
                     for (int n = 0; n < Warps::EIGHTS; n++) {
                         if (column + n * 8 >= columns) continue;
-                        float2 *pair = reinterpret_cast<float2 *>(p.out + at + n * 8);
+                        float2 *pair = reinterpret_cast<float2 *>(out + at + n * 8);
                         const float2 old = p.add ? *pair : make_float2(0, 0);
                         float2 sum = make_float2(old.x + sums[m][n][2 * half],
                                                  old.y + sums[m][n][2 * half + 1]);
                         if (p.bias) sum = plus_bias(sum, p.bias + column + n * 8);
-                        if (p.out) *pair = sum;
+                        if (out) *pair = sum;
                         if (p.rounded)
                             *reinterpret_cast<unsigned *>(p.rounded + at + n * 8) =
                                 pack_bf16(sum.x, sum.y);

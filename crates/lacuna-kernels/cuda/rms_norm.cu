@@ -12,7 +12,7 @@ template <class T> struct NormArgs {
     T *normed;
     const T *added; ///< to x, by `add_rms_norm`
     T *sum;
-    int rows, h, lanes; ///< lanes: `lanes_for<T>(h)`
+    int rows, h, lanes; ///< lanes: `norm_lanes<T>(h)`
     float eps;
 };
 
@@ -148,15 +148,28 @@ __device__ __forceinline__ void rms_norm_backward_weight(const NormBackwardArgs<
     p.d_weight[i] = narrow<T>(p.add ? widen(p.d_weight[i]) + sum : sum);
 }
 
-// The blocks of each kernel, which all have THREADS threads, and their bytes of shared memory.
-inline constexpr int NORM_SHARED = SCRATCH, NORM_WEIGHT_SHARED = THREADS * 4;
+/// Threads of a block that norms long rows of f32: a decoder has so few rows that each waits for
+/// the loads of its own.
+constexpr int WIDE = 512;
+
+// The blocks of each kernel, their threads, THREADS but for long rows of f32, and their bytes of
+// shared memory.
+template <class T> constexpr int norm_lanes(int h) {
+    const int lanes = lanes_for<T>(h);
+    return lanes == THREADS && sizeof(T) == 4 ? WIDE : lanes;
+}
+template <class T> constexpr int norm_threads(int h) {
+    return norm_lanes<T>(h) > THREADS ? norm_lanes<T>(h) : THREADS;
+}
+inline constexpr int NORM_SHARED = WIDE / 32 * 4, NORM_WEIGHT_SHARED = THREADS * 4;
 template <class T> constexpr int norm_blocks(int rows, int h) {
-    const int teams = THREADS / lanes_for<T>(h);
+    const int teams = norm_threads<T>(h) / norm_lanes<T>(h);
     return (rows + teams - 1) / teams;
 }
 /// Rows of a block of the gradient: a whole number for each team, and at most 512 blocks.
 template <class T> constexpr int norm_slab(int rows, int h) {
-    return (norm_blocks<T>(rows, h) + 511) / 512 * (THREADS / lanes_for<T>(h));
+    const int teams = THREADS / lanes_for<T>(h);
+    return ((rows + teams - 1) / teams + 511) / 512 * teams;
 }
 template <class T> constexpr int norm_backward_shared(int h) {
     return SCRATCH + THREADS / lanes_for<T>(h) * ((h + VECTOR<T> - 1) / VECTOR<T> * VECTOR<T>)*4;
@@ -167,13 +180,13 @@ extern "C" {
 __global__ void __launch_bounds__(THREADS) rms_norm_bf16(NormArgs<bf16> p) {
     rms_norm<bf16, false>(p);
 }
-__global__ void __launch_bounds__(THREADS) rms_norm_f32(NormArgs<float> p) {
+__global__ void __launch_bounds__(WIDE) rms_norm_f32(NormArgs<float> p) {
     rms_norm<float, false>(p);
 }
 __global__ void __launch_bounds__(THREADS) add_rms_norm_bf16(NormArgs<bf16> p) {
     rms_norm<bf16, true>(p);
 }
-__global__ void __launch_bounds__(THREADS) add_rms_norm_f32(NormArgs<float> p) {
+__global__ void __launch_bounds__(WIDE) add_rms_norm_f32(NormArgs<float> p) {
     rms_norm<float, true>(p);
 }
 __global__ void __launch_bounds__(THREADS) rms_norm_backward_bf16(NormBackwardArgs<bf16> p) {

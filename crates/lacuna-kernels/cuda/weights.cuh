@@ -13,10 +13,14 @@ struct Codes {
     float scale, offset;
 };
 
-/// The word at a multiple of two bytes in shared memory.
-__device__ __forceinline__ unsigned word_at(const unsigned char *shared, int at) {
+/// N words of shared memory, APART words from each other, the first at a multiple of two bytes.
+template <int N, int APART>
+__device__ __forceinline__ void words_at(unsigned (&to)[N], const unsigned char *shared, int at) {
     const unsigned *words = reinterpret_cast<const unsigned *>(shared) + (at >> 2);
-    return __funnelshift_r(words[0], words[1], (at & 2) << 3);
+    const unsigned shift = (at & 2) << 3;
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        to[i] = __funnelshift_r(words[i * APART], words[i * APART + 1], shift);
 }
 /// The f16 at a multiple of two bytes in shared memory.
 __device__ __forceinline__ float f16_at(const unsigned char *shared, int at) {
@@ -61,11 +65,12 @@ struct Q8_0 {
                                                  int quarter) {
         const int block = at + part * 34;
         Codes codes;
+        unsigned four[2];
+        words_at<2, 4>(four, shared, block + 2 + quarter * 4);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            const unsigned four = word_at(shared, block + 2 + quarter * 4 + i * 16);
-            codes.words[i][0] = bytes(__byte_perm(four, 0, 0x4140));
-            codes.words[i][1] = bytes(__byte_perm(four, 0, 0x4342));
+            codes.words[i][0] = bytes(__byte_perm(four[i], 0, 0x4140));
+            codes.words[i][1] = bytes(__byte_perm(four[i], 0, 0x4342));
         }
         codes.scale = f16_at(shared, block);
         return codes;
@@ -80,7 +85,9 @@ struct Q4_0 {
     static __device__ __forceinline__ Codes read(const unsigned char *shared, int at, int part,
                                                  int quarter) {
         const int block = at + part * 18;
-        const unsigned eight = word_at(shared, block + 2 + quarter * 4), minus = 0xc308c308;
+        unsigned of_lane[1];
+        words_at<1, 1>(of_lane, shared, block + 2 + quarter * 4);
+        const unsigned eight = of_lane[0], minus = 0xc308c308;
         return {{{nibbles(eight, minus), nibbles(eight >> 8, minus)},
                  {nibbles(eight >> 4, minus), nibbles(eight >> 12, minus)}},
                 f16_at(shared, block),

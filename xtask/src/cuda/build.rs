@@ -8,6 +8,8 @@ use anyhow::{Context, Result, ensure};
 use super::{ARCHITECTURES, scratch, sources, toolkit};
 use crate::cargo::{self, cargo, run};
 
+/// The variable in which the build of `lacuna-device` looks for the kernels.
+const FATBIN: &str = "LACUNA_FATBIN";
 /// The most bytes of the program, packed by xz.
 const MOST_PACKED: u64 = 20 << 20;
 /// The status of `lacuna kernels` where there is no card.
@@ -18,11 +20,20 @@ pub(super) fn build(profile: &str) -> Result<()> {
     let kernels = fatbin()?;
     println!("{}: {} bytes, {}", kernels.display(), bytes(&kernels)?, packed(&kernels)?);
     let args = ["build", "--package", "lacuna-cli", "--features", "kernels", "--profile", profile];
-    run(cargo(args).env("LACUNA_FATBIN", &kernels))?;
+    run(cargo(args).env(FATBIN, &kernels))?;
     let folder = if profile == "dev" { "debug" } else { profile };
     let program = cargo::target_dir()?.join(folder).join("lacuna");
     println!("{}: {} bytes, {}", program.display(), bytes(&program)?, packed(&program)?);
     starts(&program)
+}
+
+/// Builds the program that compares planned steps and passes on a card with the CPU's: the tests of `lacuna-device` with the
+/// kernels in them.
+pub(super) fn plans() -> Result<PathBuf> {
+    let tests = cargo::tests_with("lacuna-device", "cuda", (FATBIN, &fatbin()?))?;
+    let place = scratch()?.join("plans");
+    std::fs::copy(&tests, &place).with_context(|| tests.display().to_string())?;
+    Ok(place)
 }
 
 /// Every kernel for every architecture, in one file that the driver chooses from.

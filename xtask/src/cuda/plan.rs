@@ -13,7 +13,7 @@ pub(super) const NAME: &str = "plan";
 /// The variable in which the tests look for the library.
 const LIBRARY: &str = "LACUNA_EMULATED_KERNELS";
 /// The test that plants faults in the plan.
-const FAULTS: &str = "every_fault_that_is_planted_in_a_plan_is_found";
+pub(super) const FAULTS: &str = "every_fault_that_is_planted_in_a_plan_is_found";
 
 /// Builds the library, and runs the tests that want it.
 pub(super) fn emulate(compiler: &str, faults: bool) -> Result<()> {

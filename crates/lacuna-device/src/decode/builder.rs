@@ -48,13 +48,22 @@ impl<'a> Builder<'a> {
         self.shape.rows
     }
 
-    /// A projection of all rows, in a new buffer.
-    fn project(&mut self, x: X, of: &Linear<Weight>, [out, columns]: [usize; 2]) -> Region {
+    /// Projections of all rows, side by side, each into a new buffer.
+    fn project<const N: usize>(
+        &mut self,
+        x: X,
+        of: [(&Linear<Weight>, usize); N],
+        columns: usize,
+    ) -> [Region; N] {
         let rows = self.rows();
-        let y = self.recorder.f32(rows * out);
-        let bias = of.bias.map(|bias| bias.at);
-        self.recorder.few_rows(x, rows, stored(of.weight, out, columns), bias, y.at);
-        y
+        self.recorder.together(|r| {
+            of.map(|(linear, out)| {
+                let y = r.f32(rows * out);
+                let bias = linear.bias.map(|bias| bias.at);
+                r.few_rows(x, rows, stored(linear.weight, out, columns), bias, y.at);
+                y
+            })
+        })
     }
 
     /// The norm of rows, or of their sum with a term, which is dropped with them and returned too.
@@ -112,34 +121,36 @@ impl<'a> Builder<'a> {
         let (rows, h, d) = (self.rows(), config.hidden_size, config.head_dim);
         let widths = [config.num_heads * d, config.num_kv_heads * d];
         let (x, normed) = self.norm(x, term, layer.input_norm.at, [rows, h]);
-        let [q, k, v] = [(&layer.q, widths[0]), (&layer.k, widths[1]), (&layer.v, widths[1])]
-            .map(|(linear, width)| self.project(X::F32(normed.at), linear, [width, h]));
+        let of = [(&layer.q, widths[0]), (&layer.k, widths[1]), (&layer.v, widths[1])];
+        let [q, k, v] = self.project(X::F32(normed.at), of, h);
         self.recorder.free([normed]);
         let turned = [(q, layer.q_norm, widths[0]), (k, layer.k_norm, widths[1])];
         let [q, k] = turned.map(|(x, norm, width)| {
-            let heads = width / d;
-            let x = match norm {
-                None => x,
-                Some(norm) => {
-                    let (unnormed, normed) = self.norm(x, None, norm.at, [rows * heads, d]);
-                    self.recorder.free([unnormed]);
-                    normed
-                }
-            };
-            let turned = self.recorder.f32(rows * width);
-            let tables = [self.weights.cos, self.weights.sin, self.tables.positions];
-            self.recorder.rope_f32((x.at, turned.at), tables, [rows, heads, d]);
-            self.recorder.free([x]);
-            turned
+            let Some(norm) = norm else { return (x, width) };
+            let (unnormed, normed) = self.norm(x, None, norm.at, [rows * width / d, d]);
+            self.recorder.free([unnormed]);
+            (normed, width)
         });
+        let tables = [self.weights.cos, self.weights.sin, self.tables.positions];
         let r = &mut self.recorder;
+        let [q_turned, k_turned] = r.together(|r| {
+            [q, k].map(|(x, width)| {
+                let turned = r.f32(rows * width);
+                r.rope_f32((x.at, turned.at), tables, [rows, width / d, d]);
+                turned
+            })
+        });
+        r.free([q.0, k.0]);
         let q16 = r.bf16(rows * widths[0]);
         let by = |x: Region, width| Matrix { at: x.at, rows, columns: width };
-        r.place_rows(by(q, widths[0]), self.tables.in_order, q16.at);
-        for (x, cache) in [k, v].into_iter().zip(self.at.layers[i]) {
-            r.place_rows(by(x, widths[1]), self.tables.places, cache);
-        }
-        r.free([q, k, v]);
+        let caches = self.at.layers[i];
+        r.together(|r| {
+            r.place_rows(by(q_turned, widths[0]), self.tables.in_order, q16.at);
+            for (x, cache) in [k_turned, v].into_iter().zip(caches) {
+                r.place_rows(by(x, widths[1]), self.tables.places, cache);
+            }
+        });
+        r.free([q_turned, k_turned, v]);
         (x, q16)
     }
 
@@ -149,7 +160,8 @@ impl<'a> Builder<'a> {
         let width = config.num_heads * config.head_dim;
         let out = self.recorder.bf16(self.rows() * width);
         self.recorder.attention_decode(self.cached(i), [q.at, out.at]);
-        let attended = self.project(X::Bf16(out.at), &layer.o, [config.hidden_size, width]);
+        let of = [(&layer.o, config.hidden_size)];
+        let [attended] = self.project(X::Bf16(out.at), of, width);
         self.recorder.free([q, out]);
         attended
     }
@@ -159,11 +171,11 @@ impl<'a> Builder<'a> {
         let (config, layer) = (&self.weights.config, &self.weights.parameters.layers[i]);
         let (rows, h, inner) = (self.rows(), config.hidden_size, config.intermediate_size);
         let (x, normed) = self.norm(x, Some(attended), layer.mlp_norm.at, [rows, h]);
-        let [gate, up] = [&layer.gate, &layer.up]
-            .map(|linear| self.project(X::F32(normed.at), linear, [inner, h]));
+        let of = [(&layer.gate, inner), (&layer.up, inner)];
+        let [gate, up] = self.project(X::F32(normed.at), of, h);
         let gated = self.recorder.f32(rows * inner);
         self.recorder.swiglu_f32([gate.at, up.at], gated.at, rows * inner);
-        let fed = self.project(X::F32(gated.at), &layer.down, [h, inner]);
+        let [fed] = self.project(X::F32(gated.at), [(&layer.down, h)], inner);
         self.recorder.free([normed, gate, up, gated]);
         (x, Some(fed))
     }

@@ -3,9 +3,12 @@
 
 use lacuna_kernels::StorageDtype;
 
-use super::{Matrix, Recorder, SCRATCH, THREADS, lanes};
+use super::{Matrix, Recorder, THREADS, lanes};
 use crate::launch::Bytes;
 
+/// Threads of a block that norms long rows, and its shared memory: a float for each warp.
+const WIDE: u32 = 512;
+const WIDE_SCRATCH: u32 = WIDE / 32 * 4;
 /// Numbers of f32 in a vector of sixteen bytes.
 const VECTOR: usize = 4;
 /// Rows that a product takes at most, and rows of weights of a block.
@@ -157,13 +160,17 @@ impl Recorder {
         eps: f64,
     ) {
         let (added, sum) = added.unzip();
-        let lanes = lanes(x.columns, VECTOR);
+        // Long rows have a block of more threads: a decoder has so few of them that each waits for its own loads.
+        let (lanes, threads) = match lanes(x.columns, VECTOR) {
+            long if long == THREADS as usize => (WIDE as usize, WIDE),
+            lanes => (lanes, THREADS),
+        };
         let args = Bytes::default().pointer(x.at).pointer(weight).pointer(normed);
         let args = args.pointer_or_null(added).pointer_or_null(sum);
         let args = args.int(x.rows).int(x.columns).int(lanes).float(eps);
         let kernel = if added.is_some() { "add_rms_norm_f32" } else { "rms_norm_f32" };
-        let blocks = x.rows.div_ceil(THREADS as usize / lanes);
-        self.launch(kernel, [blocks, 1, 1], (THREADS, SCRATCH), args);
+        let blocks = x.rows.div_ceil(threads as usize / lanes);
+        self.launch(kernel, [blocks, 1, 1], (threads, WIDE_SCRATCH), args);
     }
 
     /// [`Recorder::rope`] in f32.

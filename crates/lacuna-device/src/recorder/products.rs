@@ -4,6 +4,10 @@ use super::{Matrix, Recorder, THREADS, matrix};
 use crate::card::Products;
 use crate::launch::Bytes;
 
+/// Rows that a slice of a weight's gradient has at least, and that it has a multiple of.
+const SLICE: usize = 128;
+const DEPTH: usize = 64;
+
 /// The place where a product goes: to f32, alone or on top of what is there, to bf16, or both.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Sum {
@@ -32,7 +36,7 @@ impl Recorder {
     /// y = x · wᵀ, with a bias added to each row if there is one; x: [rows, in], w: [out, in].
     pub(crate) fn linear(&mut self, x: Matrix, (w, bias): (Matrix, Option<u64>), y: u64) {
         let (kernel, shape) = (self.products.forward, [x.rows, w.rows]);
-        self.product(kernel, [x, w], shape, Sum { bias, ..Sum::rounded(y) });
+        self.product(kernel, [x, w], shape, Sum { bias, ..Sum::rounded(y) }, (0, 1));
     }
 
     /// A bias's gradient: the sum of the rows of d_y.
@@ -62,17 +66,50 @@ impl Recorder {
     /// Gradients of rows: d_y · w; d_y: [rows, out], w: [out, in].
     pub(crate) fn input_gradient(&mut self, d_y: Matrix, w: Matrix, to: Sum) {
         let (kernel, shape) = (self.products.input_gradient, [d_y.rows, w.columns]);
-        self.product(kernel, [d_y, w], shape, to);
+        self.product(kernel, [d_y, w], shape, to, (0, 1));
     }
 
-    /// A weight's gradient: d_yᵀ · x; d_y: [rows, out], x: [rows, in].
-    pub(crate) fn weight_gradient(&mut self, d_y: Matrix, x: Matrix, to: Sum) {
-        self.weight_gradient_of(d_y, x, d_y.columns, to);
+    /// Gradients of weights, d_yᵀ · x, to f32; d_y: [rows, out], x: [rows, in]. A small matrix is so few tiles that most of
+    /// a card would be idle: its rows are cut into slices, and the slices' products are summed in their order.
+    pub(crate) fn weight_gradients<const N: usize>(&mut self, of: [(Matrix, Matrix, Sum); N]) {
+        let kernel = self.products.weight_gradient;
+        let sliced = of.map(|(d_y, x, to)| {
+            let n = d_y.columns * x.columns;
+            let (slice, slices) = self.slices(d_y.rows, [d_y.columns, x.columns]);
+            (slice, slices, n, to, (slices > 1).then(|| self.f32(slices * n)))
+        });
+        self.together(|r| {
+            for ((d_y, x, _), (slice, slices, _, to, partial)) in of.into_iter().zip(sliced) {
+                let (to, cut) = match partial {
+                    Some(partial) => (Sum::wide(partial.at), (slice, slices)),
+                    None => (to, (0, 1)),
+                };
+                r.product(kernel, [d_y, x], [d_y.columns, x.columns], to, cut);
+            }
+        });
+        self.together(|r| {
+            for (_, slices, n, to, partial) in sliced {
+                let Some((partial, out)) = partial.zip(to.out) else { continue };
+                let args = Bytes::default().pointer(partial.at).pointer(out).long(n);
+                let args = args.int(slices).flag(to.adds);
+                let blocks = n.div_ceil(4 * THREADS as usize);
+                r.launch("linear_sum_slices", [blocks, 1, 1], (THREADS, 0), args);
+            }
+        });
+        self.free(sliced.into_iter().filter_map(|(.., partial)| partial));
     }
 
-    /// The same of the first `out` columns of d_y alone.
+    /// Rows of a slice of a weight's gradient, and slices: as many as a card runs at a time.
+    fn slices(&self, rows: usize, [out, columns]: [usize; 2]) -> (usize, usize) {
+        let tiles = out.div_ceil(Products::TILE) * columns.div_ceil(Products::TILE);
+        let most = (self.products.at_once / tiles).min(rows.div_ceil(SLICE)).max(1);
+        let slice = rows.div_ceil(most).next_multiple_of(DEPTH);
+        (slice, rows.div_ceil(slice))
+    }
+
+    /// The same of one weight and the first `out` columns of d_y alone, in one product.
     pub(crate) fn weight_gradient_of(&mut self, d_y: Matrix, x: Matrix, out: usize, to: Sum) {
-        self.product(self.products.weight_gradient, [d_y, x], [out, x.columns], to);
+        self.product(self.products.weight_gradient, [d_y, x], [out, x.columns], to, (0, 1));
     }
 
     fn product(
@@ -81,12 +118,13 @@ impl Recorder {
         [left, right]: [Matrix; 2],
         [rows, columns]: [usize; 2],
         to: Sum,
+        (slice, slices): (usize, usize),
     ) {
         let args = matrix(matrix(Bytes::default(), left), right).pointer_or_null(to.out);
         let args = args.int(rows).flag(to.adds).pointer_or_null(to.rounded);
-        let args = args.pointer_or_null(to.bias);
+        let args = args.pointer_or_null(to.bias).int(slice);
         let tiles = |n: usize| n.div_ceil(Products::TILE);
-        let grid = [tiles(rows), tiles(columns), 1];
+        let grid = [tiles(rows), tiles(columns), slices];
         self.launch(kernel, grid, (self.products.threads, Products::SHARED), args);
     }
 }

@@ -80,12 +80,11 @@ impl Builder<'_> {
         let results = [gated.at, d_gate.at, d_up.at];
         r.swiglu_backward([gate.at, up.at, d_gated.at], results, rows * inner);
         r.free([d_gated, gate, up]);
-        self.linear_gradients(&layer.down, by_width(d_y), by_inner(gated));
+        self.linear_gradients([(&layer.down, by_width(d_y), by_inner(gated))]);
         self.recorder.free([gated]);
         let normed = self.norm(h, layer.mlp_norm, [rows, width]);
-        for (d, linear) in [(d_gate, &layer.gate), (d_up, &layer.up)] {
-            self.linear_gradients(linear, by_inner(d), by_width(normed));
-        }
+        let both = [(&layer.gate, d_gate), (&layer.up, d_up)];
+        self.linear_gradients(both.map(|(linear, d)| (linear, by_inner(d), by_width(normed))));
         let r = &mut self.recorder;
         r.free([normed]);
         let (sums, d_normed) = (r.f32(rows * width), r.bf16(rows * width));
@@ -111,7 +110,7 @@ impl Builder<'_> {
         let (rows, width, wide) = (pass.queries(), self.sizes.hidden, self.sizes.q());
         let keys = pass.keys() * self.sizes.kv();
         let d_h = matrix(d_h, rows, width);
-        self.linear_gradients(&layer.o, d_h, matrix(out, rows, wide));
+        self.linear_gradients([(&layer.o, d_h, matrix(out, rows, wide))]);
         let r = &mut self.recorder;
         let d_out = r.bf16(rows * wide);
         r.input_gradient(d_h, weight(&layer.o, width, wide), Sum::rounded(d_out.at));
@@ -168,9 +167,9 @@ impl Builder<'_> {
             (&layer.k, d_k, normed, keys, sizes.kv()),
             (&layer.v, d_v, normed, keys, sizes.kv()),
         ];
-        for (linear, d, read, rows, out) in projections {
-            self.linear_gradients(linear, matrix(d, rows, out), matrix(read, rows, width));
-        }
+        self.linear_gradients(projections.map(|(linear, d, read, rows, out)| {
+            (linear, matrix(d, rows, out), matrix(read, rows, width))
+        }));
         let r = &mut self.recorder;
         r.free([normed].into_iter().chain(selected));
         let (sums, d_normed) = (r.f32(keys * width), r.bf16(keys * width));

@@ -215,12 +215,17 @@ impl<'a> Builder<'a> {
         Sum { adds: self.options.adds, ..Sum::wide(of.gradient) }
     }
 
-    /// The gradients of a projection's weight and bias; d_y: [rows, out], x: [rows, in].
-    pub(super) fn linear_gradients(&mut self, linear: &Linear<Place>, d_y: Matrix, x: Matrix) {
-        let to = self.gradient(linear.weight);
-        self.recorder.weight_gradient(d_y, x, to);
-        if let Some(bias) = linear.bias {
-            self.recorder.bias_gradient(d_y, bias.gradient, self.options.adds);
+    /// The gradients of weights and biases of some projections; d_y: [rows, out], x: [rows, in].
+    pub(super) fn linear_gradients<const N: usize>(
+        &mut self,
+        of: [(&Linear<Place>, Matrix, Matrix); N],
+    ) {
+        let weights = of.map(|(linear, d_y, x)| (d_y, x, self.gradient(linear.weight)));
+        self.recorder.weight_gradients(weights);
+        for (linear, d_y, _) in of {
+            if let Some(bias) = linear.bias {
+                self.recorder.bias_gradient(d_y, bias.gradient, self.options.adds);
+            }
         }
     }
 }

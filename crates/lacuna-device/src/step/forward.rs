@@ -96,11 +96,12 @@ impl Builder<'_> {
         let (sum, normed) =
             self.add_and_norm(selected.unwrap_or(x), attended, layer.mlp_norm, rows);
         self.recorder.free(selected);
-        let [gate, up] = [&layer.gate, &layer.up].map(|linear| {
-            let result = self.recorder.bf16(rows * sizes.inner);
-            let w = biased(linear, sizes.inner, h);
-            self.recorder.linear(matrix(normed, rows, h), w, result.at);
-            result
+        let [gate, up] = self.recorder.together(|r| {
+            [&layer.gate, &layer.up].map(|linear| {
+                let result = r.bf16(rows * sizes.inner);
+                r.linear(matrix(normed, rows, h), biased(linear, sizes.inner, h), result.at);
+                result
+            })
         });
         self.recorder.free([normed]);
         Kept { unnormed, qkv, out, log_sums, h: sum, gate, up }
@@ -121,10 +122,12 @@ impl Builder<'_> {
             (&layer.k, normed, keys, sizes.kv()),
             (&layer.v, normed, keys, sizes.kv()),
         ];
-        let [q, k, v] = projected.map(|(linear, x, rows, width)| {
-            let result = self.recorder.bf16(rows * width);
-            self.recorder.linear(matrix(x, rows, h), biased(linear, width, h), result.at);
-            result
+        let [q, k, v] = self.recorder.together(|r| {
+            projected.map(|(linear, x, rows, width)| {
+                let result = r.bf16(rows * width);
+                r.linear(matrix(x, rows, h), biased(linear, width, h), result.at);
+                result
+            })
         });
         self.recorder.free([normed].into_iter().chain(selected));
         let [at_keys, at_queries] = pass.positions;

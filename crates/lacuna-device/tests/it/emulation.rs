@@ -1,13 +1,17 @@
-//! Runs plans on the CUDA kernels as g++ compiles them for the CPU: a [`Machine`] without a card.
+//! Runs plans on the CUDA kernels as g++ compiles them for the CPU: a [`Machine`] without a card. Where [`CARD`] is set the same
+//! tests run on a card, with kernels that were built into their program.
 
 use lacuna_device::{Bytes, Error, Machine, Recording, Result, Step};
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
 /// The variable that names the library.
 const LIBRARY: &str = "LACUNA_EMULATED_KERNELS";
+/// The variable that asks for the card with this number.
+const CARD: &str = "LACUNA_CARD";
 /// NaNs behind the arena, for kernels that a fault sends there.
 const SLACK: usize = 16 << 20;
 
@@ -90,6 +94,8 @@ pub(crate) struct Emulation {
     kernels: Arc<Mutex<BTreeSet<&'static str>>>,
     /// The first bytes that were written to a place since something was recorded, by their number.
     written: HashMap<(u64, usize), Bytes>,
+    /// The card that takes its place, on which there are no schedules.
+    card: Option<Box<dyn Machine>>,
     _turn: Turn,
 }
 
@@ -100,7 +106,12 @@ impl Emulation {
     /// A machine whose warps run in the order of schedule `schedule` (`emulation/machine.h` lists them). Another test's
     /// is waited for.
     pub(crate) fn new(schedule: c_int) -> Self {
-        assert!((0..library().schedules).contains(&schedule));
+        let turn = Turn::take();
+        let card = std::env::var(CARD).ok().map(|number| {
+            let number = number.parse().unwrap_or_else(|_| panic!("{CARD}={number}"));
+            lacuna_device::open(number).unwrap().machine
+        });
+        assert!(card.is_some() || (0..library().schedules).contains(&schedule));
         Self {
             base: std::ptr::null_mut(),
             bytes: 0,
@@ -110,7 +121,8 @@ impl Emulation {
             fault: None,
             kernels: Arc::default(),
             written: HashMap::new(),
-            _turn: Turn::take(),
+            card,
+            _turn: turn,
         }
     }
 
@@ -122,6 +134,34 @@ impl Emulation {
     ) -> Self {
         (self.fault, self.kernels) = (fault, kernels);
         self
+    }
+
+    /// The steps, under all schedules but the first with the launches of each group in reverse, behind the buffers that
+    /// begin among them: which of a group comes first must not matter.
+    fn in_an_order(&self, steps: &[Step]) -> Vec<Step> {
+        let mut ordered = steps.to_vec();
+        if self.schedule == 0 {
+            return ordered;
+        }
+        let launch = |step: &Step| match step {
+            Step::Launch(launch) => Some(launch.beside),
+            _ => None,
+        };
+        let mut first = 0;
+        for i in 0..ordered.len() {
+            match launch(&ordered[i]) {
+                Some(false) => first = i,
+                Some(true) => {
+                    // One more of the group: it comes before the others, its buffer before all.
+                    ordered[first..=i].sort_by_key(|step| launch(step).is_some());
+                    let launches =
+                        first + ordered[first..=i].partition_point(|step| launch(step).is_none());
+                    ordered[launches..=i].rotate_right(1);
+                }
+                None => {}
+            }
+        }
+        ordered
     }
 
     fn layout(&self) -> Layout {
@@ -145,6 +185,9 @@ impl Emulation {
     }
 
     pub(crate) fn fill(&mut self, at: u64, bytes: u64, with: u8) -> Result<()> {
+        if let Some(card) = &mut self.card {
+            return card.write(at, &Bytes { bytes: vec![with; bytes as usize], pointers: vec![] });
+        }
         let at = self.check(at, bytes as usize, "filling memory")?;
         // SAFETY: `check` has found the region inside of the arena.
         unsafe { self.base.add(at).write_bytes(with, bytes as usize) };
@@ -166,6 +209,10 @@ impl Machine for Emulation {
         self.release();
         self.recordings.clear();
         self.bytes = bytes as usize;
+        if let Some(card) = &mut self.card {
+            card.reserve(bytes)?;
+            return self.fill(0, bytes, 0xff);
+        }
         // SAFETY: the layout has a size. Every byte is written before anything is read.
         unsafe {
             self.base = alloc(self.layout());
@@ -175,13 +222,23 @@ impl Machine for Emulation {
         Ok(())
     }
 
+    fn grow(&mut self, bytes: u64, least: u64, kept: Range<u64>) -> Result<u64> {
+        let Some(card) = &mut self.card else { return self.grow_by_host(bytes, least, kept) };
+        let bytes = card.grow(bytes, least, kept)?;
+        self.bytes = bytes as usize;
+        Ok(bytes)
+    }
+
     fn write(&mut self, at: u64, data: &Bytes) -> Result<()> {
         let mut data = data;
         if self.recorded > 0 && matches!(self.fault, Some(Fault::Stale)) {
             let first = self.written.entry((at, data.bytes.len()));
             data = first.or_insert_with(|| data.clone());
         }
-        let bytes = data.in_arena(self.base as u64);
+        if let Some(card) = &mut self.card {
+            return card.write(at, data);
+        }
+        let bytes = data.in_arena(self.base as u64).into_owned();
         let at = self.check(at, bytes.len(), "writing")?;
         // SAFETY: `check` has found the region inside of the arena, which nobody else refers to.
         unsafe { self.base.add(at).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
@@ -189,6 +246,9 @@ impl Machine for Emulation {
     }
 
     fn read(&mut self, at: u64, bytes: &mut [u8]) -> Result<()> {
+        if let Some(card) = &mut self.card {
+            return card.read(at, bytes);
+        }
         let at = self.check(at, bytes.len(), "reading")?;
         // SAFETY: as in `write`; every byte of the arena has been written.
         unsafe { self.base.add(at).copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
@@ -196,7 +256,10 @@ impl Machine for Emulation {
     }
 
     fn run(&mut self, steps: &[Step]) -> Result<()> {
-        for step in steps {
+        if let Some(card) = &mut self.card {
+            return card.run(steps);
+        }
+        for step in &self.in_an_order(steps) {
             let launch = match step {
                 Step::Zero { at, bytes } => {
                     self.fill(*at, *bytes, 0)?;
@@ -256,11 +319,17 @@ impl Machine for Emulation {
         if let Some(Fault::LeftOut(kernel)) = self.fault {
             steps.retain(|step| !matches!(step, Step::Launch(launch) if launch.kernel == kernel));
         }
+        if let Some(card) = &mut self.card {
+            return card.record(&steps);
+        }
         self.recordings.insert(Recording(self.recorded), steps);
         Ok(Recording(self.recorded))
     }
 
     fn play(&mut self, recording: Recording) -> Result<()> {
+        if let Some(card) = &mut self.card {
+            return card.play(recording);
+        }
         let Some(steps) = self.recordings.remove(&recording) else {
             return Err(Error::Input("the recording was made for another arena".into()));
         };
@@ -270,6 +339,9 @@ impl Machine for Emulation {
     }
 
     fn forget(&mut self, recording: Recording) {
+        if let Some(card) = &mut self.card {
+            return card.forget(recording);
+        }
         self.recordings.remove(&recording);
     }
 

@@ -59,6 +59,7 @@ constexpr Kernel KERNELS[] = {
     KERNEL(swiglu_bf16),
     KERNEL(swiglu_backward_bf16),
     KERNEL(linear_bias_gradient),
+    KERNEL(linear_sum_slices),
     KERNEL(linear_forward),
     KERNEL(linear_input_gradient),
     KERNEL(linear_weight_gradient),

@@ -49,6 +49,20 @@ void run(const LinearCase &c, LinearPass &pass) {
     d_w.read(pass.d_w);
     weight.add = true;
     launch<WEIGHT>(grid(c.out, c.in), BLOCK, PRODUCT_SHARED, weight);
+    const int slices = (c.rows + c.slice - 1) / c.slice;
+    const size_t n = (size_t)c.out * c.in;
+    const Buffer<float> sliced(slices * n), sum(n);
+    weight.out = sliced.data(), weight.slice = c.slice, weight.add = false;
+    dim3 layers = grid(c.out, c.in);
+    layers.z = static_cast<unsigned>(slices);
+    launch<WEIGHT>(layers, BLOCK, PRODUCT_SHARED, weight);
+    SlicesArgs all{sliced.data(), sum.data(), (long long)n, slices, false};
+    const dim3 blocks{static_cast<unsigned>(slices_blocks(n))};
+    launch<linear_sum_slices>(blocks, THREADS, 0, all);
+    sum.read(pass.d_w_sliced);
+    all.add = true;
+    launch<linear_sum_slices>(blocks, THREADS, 0, all);
+    sum.read(pass.d_w_sliced_twice);
     d_w.read(pass.d_w_twice), y.read(pass.y), d_x.read(pass.d_x), sums.read(pass.d_x_f32);
 }
 

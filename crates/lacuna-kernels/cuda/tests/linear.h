@@ -6,12 +6,14 @@
 struct LinearCase {
     const char *name;
     int rows, in, out;
+    int slice = 128; ///< rows of a slice of the weight's gradient, where it is sliced
 };
 
 /// Rows and numbers that no tile divides, more slabs than stages in every direction.
 constexpr LinearCase LINEAR_CASES[] = {
     {"less than a tile of everything", 5, 24, 16},
     {"tails of all kinds", 260, 200, 136},
+    {"slices of rows, the last one short", 200, 40, 24, 64},
 };
 
 struct LinearPass {
@@ -19,12 +21,15 @@ struct LinearPass {
     /// y without and with the bias; d_x: the sum of the gradients by both projections.
     std::vector<uint16_t> y, y_biased, d_x;
     std::vector<float> d_x_f32, d_w, d_w_twice, d_bias;
+    std::vector<float> d_w_sliced, d_w_sliced_twice; ///< the same by slices of rows
 };
 
 inline bool same_bits(const LinearPass &a, const LinearPass &b) {
     return same_bits(a.y, b.y) && same_bits(a.d_x, b.d_x) && same_bits(a.d_x_f32, b.d_x_f32) &&
            same_bits(a.d_w, b.d_w) && same_bits(a.d_w_twice, b.d_w_twice) &&
-           same_bits(a.y_biased, b.y_biased) && same_bits(a.d_bias, b.d_bias);
+           same_bits(a.y_biased, b.y_biased) && same_bits(a.d_bias, b.d_bias) &&
+           same_bits(a.d_w_sliced, b.d_w_sliced) &&
+           same_bits(a.d_w_sliced_twice, b.d_w_sliced_twice);
 }
 
 inline LinearPass draw(const LinearCase &c) {
@@ -67,11 +72,13 @@ inline Verdict compare(const LinearCase &c, const LinearPass &inputs, const Line
     LinearTruth t = truth(c, inputs);
     const double y = relative_error(pass.y, t.y), d_x = relative_error(pass.d_x, t.d_x),
                  sums = relative_error(pass.d_x_f32, t.d_x),
-                 d_w = relative_error(pass.d_w, t.d_w);
+                 d_w = relative_error(pass.d_w, t.d_w),
+                 sliced = relative_error(pass.d_w_sliced, t.d_w);
     const double biased = relative_error(pass.y_biased, t.y_biased),
                  d_bias = relative_error(pass.d_bias, t.d_bias);
     for (double &x : t.d_w) x *= 2;
-    const double twice = relative_error(pass.d_w_twice, t.d_w);
+    const double twice = relative_error(pass.d_w_twice, t.d_w),
+                 sliced_twice = relative_error(pass.d_w_sliced_twice, t.d_w);
     // Products of bf16 are exact in f32, whose sums remain; bf16 is rounded once.
     return {error_text({{"y", y},
                         {"biased", biased},
@@ -79,7 +86,9 @@ inline Verdict compare(const LinearCase &c, const LinearPass &inputs, const Line
                         {"in f32", sums},
                         {"d_w", d_w},
                         {"added up", twice},
+                        {"sliced", sliced},
+                        {"added up", sliced_twice},
                         {"d_bias", d_bias}}),
             y <= 2e-3 && biased <= 2e-3 && d_x <= 2e-3 && sums <= 1e-6 && d_w <= 1e-6 &&
-                twice <= 1e-6 && d_bias <= 1e-6};
+                twice <= 1e-6 && sliced <= 1e-6 && sliced_twice <= 1e-6 && d_bias <= 1e-6};
 }

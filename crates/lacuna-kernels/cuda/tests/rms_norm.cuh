@@ -12,11 +12,13 @@ template <class T> void run(const NormCase &c, NormPass<T> &pass) {
     const Buffer<E> x(pass.x), added(pass.added), weight(pass.weight), d_normed(pass.d_normed),
         carried(pass.carried), normed(n), sum(n), normed_sum(n), dx(n), d_weight(c.h);
     const Buffer<float> partial((size_t)slabs * c.h);
-    NormArgs<E> args{x.data(), weight.data(), normed.data(), nullptr, nullptr,
-                     c.rows,   c.h,           lanes,         NORM_EPS};
-    launch_typed<T, rms_norm_bf16, rms_norm_f32>(blocks, NORM_SHARED, args);
+    const dim3 grid{static_cast<unsigned>(blocks)};
+    const int threads = norm_threads<E>(c.h);
+    NormArgs<E> args{x.data(), weight.data(), normed.data(),      nullptr, nullptr,
+                     c.rows,   c.h,           norm_lanes<E>(c.h), NORM_EPS};
+    launch_typed<T, rms_norm_bf16, rms_norm_f32>(grid, threads, NORM_SHARED, args);
     args.normed = normed_sum.data(), args.added = added.data(), args.sum = sum.data();
-    launch_typed<T, add_rms_norm_bf16, add_rms_norm_f32>(blocks, NORM_SHARED, args);
+    launch_typed<T, add_rms_norm_bf16, add_rms_norm_f32>(grid, threads, NORM_SHARED, args);
     NormBackwardArgs<E> back{x.data(),
                                    weight.data(),
                                    d_normed.data(),

@@ -35,8 +35,9 @@ void print_typed(const char *name, int shared_bf16, int shared_f32) {
 } // namespace
 
 int main() {
-    print_typed("rms_norm", NORM_SHARED, NORM_SHARED);
-    print_typed("add_rms_norm", NORM_SHARED, NORM_SHARED);
+    for (const char *name : {"rms_norm", "add_rms_norm"})
+        std::printf("%s_bf16 %d %d\n%s_f32 %d %d\n", name, THREADS, NORM_SHARED, name, WIDE,
+                    NORM_SHARED);
     print_typed("rms_norm_backward", norm_backward_shared<bf16>(2048),
                 norm_backward_shared<float>(2048));
     print_typed("rms_norm_backward_weight", NORM_WEIGHT_SHARED, NORM_WEIGHT_SHARED);
@@ -54,7 +55,8 @@ int main() {
     for (const char *name : {"forward", "input_gradient", "weight_gradient"})
         std::printf("linear_%s %d %d\nlinear_%s_hopper %d %d\n", name, Quarters::THREADS,
                     PRODUCT_SHARED, name, Groups::THREADS, PRODUCT_SHARED);
-    std::printf("linear_bias_gradient %d %d\n", THREADS, BIAS_SHARED);
+    std::printf("linear_bias_gradient %d %d\nlinear_sum_slices %d 0\n", THREADS, BIAS_SHARED,
+                THREADS);
     for (const char *name : {"q8_0", "q4_0", "q4_1", "q4_k"})
         std::printf("stored_rows_%s 128 0\n", name);
     for (const char *name : {"merge", "chunk", "chunk_gradient", "chunk_gradient_bf16"})

@@ -10,17 +10,21 @@ template <class T> using Element = std::conditional_t<sizeof(T) == 2, bf16, floa
 
 /// Starts the kernel for T. A build for a planted fault has the kernels of one type alone.
 template <class T, auto BF16, auto F32, class Args>
-void launch_typed([[maybe_unused]] dim3 grid, [[maybe_unused]] size_t shared,
-                  [[maybe_unused]] const Args &args) {
+void launch_typed([[maybe_unused]] dim3 grid, [[maybe_unused]] int threads,
+                  [[maybe_unused]] size_t shared, [[maybe_unused]] const Args &args) {
     if constexpr (sizeof(T) == 2) {
 #if !defined(LACUNA_ONLY) || LACUNA_ONLY == 16
-        launch<BF16>(grid, THREADS, shared, args);
+        launch<BF16>(grid, threads, shared, args);
 #endif
     } else {
 #if !defined(LACUNA_ONLY) || LACUNA_ONLY == 32
-        launch<F32>(grid, THREADS, shared, args);
+        launch<F32>(grid, threads, shared, args);
 #endif
     }
+}
+template <class T, auto BF16, auto F32, class Args>
+void launch_typed(dim3 grid, size_t shared, const Args &args) {
+    launch_typed<T, BF16, F32>(grid, THREADS, shared, args);
 }
 template <class T, auto BF16, auto F32, class Args>
 void launch_typed(int blocks, size_t shared, const Args &args) {

@@ -46,8 +46,8 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
     fault(
         "rows of weights that are none are read",
         FEW_ROWS,
-        ("first + row < p.outputs && from < end", 0),
-        "from < end",
+        ("from < min(begin + SLICE_BYTES<W>, rows.end)", 0),
+        "from < begin + SLICE_BYTES<W>",
     ),
     fault("the ninth row is left out", FEW_ROWS, ("p.rows <= 8", 0), "p.rows <= 9"),
     fault(
@@ -78,13 +78,13 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
     fault(
         "q4_0: weights are read beyond the last",
         FEW_ROWS,
-        ("first + row < p.outputs && from < end", 0),
-        "first + row < p.outputs",
+        ("row_begin<W>(p, p.outputs) - whole", 0),
+        "row_begin<W>(p, p.outputs) - whole + 16",
     ),
     fault(
         "q4_0: rows begin at multiples of 16",
         FEW_ROWS,
-        ("static_cast<int>(begin & 15)", 0),
+        ("(rows.begin<W>(row, warp) & 15)", 0),
         "0",
     ),
     fault("q4_0: words at multiples of 4", WEIGHTS, ("(at & 2) << 3", 0), "0"),

@@ -68,6 +68,32 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("sum_up<Quarters, Along::Columns, Along::Columns>(p);", 0),
         "sum_up<Quarters, Along::Rows, Along::Columns>(p);",
     ),
+    // The gradient of W by slices of rows.
+    fault("slices: every slice is the first", PRODUCT, ("blockIdx.z * p.slice", 0), "0"),
+    fault(
+        "slices: the last one goes on into what follows",
+        PRODUCT,
+        ("min(rows, m.rows - first)", 0),
+        "rows",
+    ),
+    fault(
+        "slices: one result for all",
+        PRODUCT,
+        ("p.out + (long long)blockIdx.z * p.rows * columns", 0),
+        "p.out",
+    ),
+    fault(
+        "slices: the last one is left out",
+        LINEAR,
+        ("slice < p.slices", 0),
+        "slice + 1 < p.slices",
+    ),
+    fault(
+        "slices: what is there is not added to",
+        LINEAR,
+        ("if (p.add) load<true>(sum, p.out + i, N);", 0),
+        "",
+    ),
     // Biases, and their gradients.
     fault(
         "the bias is left out",
