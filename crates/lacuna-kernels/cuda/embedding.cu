@@ -39,9 +39,6 @@ template <class T, class D = T> struct EmbeddingBackwardArgs {
     int h;
 };
 
-/// Rows of a token that are on their way at a time.
-constexpr int AHEAD = 8;
-
 /// A block takes a token, its threads a vector of columns each.
 template <class T, class D, bool WHOLE>
 __device__ __forceinline__ void add_rows(const EmbeddingBackwardArgs<T, D> &p) {
@@ -51,23 +48,13 @@ __device__ __forceinline__ void add_rows(const EmbeddingBackwardArgs<T, D> &p) {
     if (left <= 0) return;
     if (p.starts[blockIdx.x] == end) return;
     D *to = p.d_table + (long long)p.tokens[blockIdx.x] * p.h + i;
-    float sum[N], x[AHEAD][N];
+    float sum[N], x[N];
     load<WHOLE>(sum, to, left);
-    int place = p.starts[blockIdx.x];
-    // A frequent token's rows come several at a time: one after the other, each would be waited for.
-    for (; place + AHEAD <= end; place += AHEAD) {
+#pragma unroll 4
+    for (int place = p.starts[blockIdx.x]; place < end; place++) {
+        load<WHOLE>(x, p.d_out + (long long)p.places[place] * p.h + i, left);
 #pragma unroll
-        for (int j = 0; j < AHEAD; j++)
-            load<WHOLE>(x[j], p.d_out + (long long)p.places[place + j] * p.h + i, left);
-#pragma unroll
-        for (int j = 0; j < AHEAD; j++)
-#pragma unroll
-            for (int k = 0; k < N; k++) sum[k] += x[j][k];
-    }
-    for (; place < end; place++) {
-        load<WHOLE>(x[0], p.d_out + (long long)p.places[place] * p.h + i, left);
-#pragma unroll
-        for (int k = 0; k < N; k++) sum[k] += x[0][k];
+        for (int k = 0; k < N; k++) sum[k] += x[k];
     }
     store<WHOLE>(to, sum, left);
 }

@@ -53,24 +53,6 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("place = p.starts[blockIdx.x]", 0),
         "place = p.starts[blockIdx.x] + 1",
     ),
-    fault(
-        "backward: one of several rows is left out",
-        FILE,
-        ("for (int j = 0; j < AHEAD; j++)", 1),
-        "for (int j = 1; j < AHEAD; j++)",
-    ),
-    fault(
-        "backward: several rows as they stand, not by token",
-        FILE,
-        ("p.places[place + j]", 0),
-        "(place + j)",
-    ),
-    fault(
-        "backward: rows of the next token come along",
-        FILE,
-        ("place + AHEAD <= end", 0),
-        "place < end",
-    ),
     fault("backward: a place of the next token", FILE, ("place < end", 0), "place <= end"),
     fault(
         "backward: every block takes the first columns",

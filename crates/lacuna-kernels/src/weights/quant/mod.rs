@@ -6,6 +6,8 @@ mod k_dequantize;
 mod k_quantize;
 mod small;
 
+use rayon::prelude::*;
+
 use super::dtype::StorageDtype;
 use crate::simd::f16_to_f32;
 
@@ -38,6 +40,9 @@ pub(crate) fn dequantize(dtype: StorageDtype, src: &[u8], dst: &mut [f32]) {
         StorageDtype::Q6K => each(src, dst, k_dequantize::dequantize_q6k),
     }
 }
+
+/// Weights that one thread packs at a time.
+const SHARE: usize = 1 << 14;
 
 /// Packs whole blocks of finite values that are no larger than an f16 holds; `None` for the formats that are read
 /// only: Q2K, Q3K, Q5K.
@@ -82,12 +87,16 @@ fn each<const BYTES: usize, const LEN: usize>(
 fn each_back<const LEN: usize, const BYTES: usize>(
     src: &[f32],
     dst: &mut [u8],
-    block: impl Fn(&[f32; LEN], &mut [u8; BYTES]),
+    block: impl Fn(&[f32; LEN], &mut [u8; BYTES]) + Sync,
 ) {
     let (src, dst) = (src.as_chunks::<LEN>().0, dst.as_chunks_mut::<BYTES>().0);
-    for (weights, block_bytes) in src.iter().zip(dst) {
-        block(weights, block_bytes);
-    }
+    // Threads share what is large: a search for the best scales takes far longer than reading the weights.
+    let of_a_task = SHARE.div_ceil(LEN);
+    src.par_chunks(of_a_task).zip(dst.par_chunks_mut(of_a_task)).for_each(|(src, dst)| {
+        for (weights, block_bytes) in src.iter().zip(dst) {
+            block(weights, block_bytes);
+        }
+    });
 }
 
 /// Reads the IEEE half at byte `at` of a block.
