@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
-"""Asks a server for one text, for one behind a long prompt, and for sixteen at a time, and says how long each took.
-
-    ask.py PORT [SECONDS]       waits up to SECONDS for the server, 100 if none are given
-"""
+"""Asks a server for one text, for one behind a long prompt, and for sixteen at a time, and says how long each took."""
+import argparse
 import concurrent.futures
 import json
 import sys
@@ -10,8 +8,11 @@ import time
 import urllib.error
 import urllib.request
 
-ADDRESS = f"http://127.0.0.1:{sys.argv[1]}"
-PATIENCE = float(sys.argv[2]) if len(sys.argv) > 2 else 100
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("port", type=int)
+parser.add_argument("seconds", type=float, nargs="?", default=100, help="to wait for the server, and for an answer")
+arguments = parser.parse_args()
+ADDRESS, PATIENCE = f"http://127.0.0.1:{arguments.port}", arguments.seconds
 
 
 def get(path, body=None):
@@ -38,19 +39,25 @@ def wait():
             return get("/health")
         except OSError:
             if time.time() - began > PATIENCE:
-                raise
+                sys.exit(f"no server at {ADDRESS} after {PATIENCE:.0f} s")
             time.sleep(0.25)
 
 
+def report(what, seconds, tokens):
+    print(f"{what}: {tokens} tokens in {seconds:.3f} s, {tokens / seconds:.1f} a second")
+
+
 wait()
-ask("def f(x):", 16)  # plans are made and recorded
-seconds, tokens, _ = ask("def g(x):", 160)
-print(f"one text: {tokens} tokens in {seconds:.3f} s, {tokens / seconds:.1f} a second")
-seconds, _, prompt = ask("def add(left, right):\n    return left + right\n\n" * 150, 1)
-print(f"a prompt of {prompt} tokens: {seconds:.3f} s")
-with concurrent.futures.ThreadPoolExecutor(16) as pool:
-    began = time.time()
-    answers = list(pool.map(lambda i: ask(f"import lib{i}\n", 128), range(16)))
-    seconds = time.time() - began
-tokens = sum(tokens for _, tokens, _ in answers)
-print(f"sixteen texts: {tokens} tokens in {seconds:.3f} s, {tokens / seconds:.1f} a second")
+# Each twice, other words each time so that nothing is remembered: the first makes plans and records them.
+for name in ("f", "g"):
+    seconds, tokens, _ = ask(f"def {name}(x):", 160)
+report("one text", seconds, tokens)
+for name in ("add", "subtract"):
+    seconds, _, prompt = ask(f"def {name}(left, right):\n    return {name}(left, right)\n\n" * 150, 1)
+report("a prompt", seconds, prompt)
+for library in ("one", "two"):
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        began = time.time()
+        answers = list(pool.map(lambda i: ask(f"import {library}{i}\n", 128), range(16)))
+        seconds = time.time() - began
+report("sixteen texts", seconds, sum(tokens for _, tokens, _ in answers))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# On a machine with a card: everything that docs/gpu.md wants to know of it, in one folder. Neither Rust nor a toolkit is needed.
+# On a machine with a card: checks and times that fill the tables of docs/gpu.md, in one folder. Neither Rust nor a toolkit is needed.
 #
 #   on-a-card.sh OUT LACUNA CARD PLANS  LACUNA: the program of `cargo xtask cuda build`; CARD, PLANS: those of `cargo xtask cuda card`
 #
@@ -9,7 +9,7 @@
 # served (with LACUNA_TOKENIZER, Stable-DiffCoder's tokenizer.json), PyTorch's attention under the same masks, its fused AdamW and the
 # released decoder. Ends with the status of the checks.
 set -uo pipefail
-[ $# = 4 ] || { sed -n '2,12p' "$0" >&2; exit 2; }
+[ $# = 4 ] || { sed -n '2,10p' "$0" >&2; exit 2; }
 out=$1 lacuna=$2 card=$3 plans=$4
 here=$(cd "$(dirname "$0")" && pwd); peers=$here/../peers; root=$here/../..
 for program in "$lacuna" "$card" "$plans"; do [ -x "$program" ] || { echo "on-a-card: no program $program" >&2; exit 2; }; done
@@ -38,10 +38,13 @@ part train "$lacuna" train "$root/recipes/tiny.toml" --device cuda --out "$out/r
   --set model.heads=4 --set model.kv_heads=4 --set stage.0.steps=250 --set stage.1.steps=400 || status=1
 if python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
   if [ -n "${LACUNA_TOKENIZER:-}" ]; then
-    part random-8b python3 "$here/random_8b.py" "$out/8b" "$LACUNA_TOKENIZER" || status=1
-    "$lacuna" serve --model "$out/8b" --device cuda --port 8099 2>"$out/serve.txt" & server=$!
-    part ask python3 "$here/ask.py" 8099 || status=1
-    kill -INT $server; wait $server
+    if part random-8b python3 "$here/random_8b.py" "$out/8b" "$LACUNA_TOKENIZER"; then
+      "$lacuna" serve --model "$out/8b" --device cuda --port 8099 >"$out/serve.txt" 2>&1 & server=$!
+      part ask python3 "$here/ask.py" 8099 600 || status=1
+      kill -TERM $server; wait $server || status=1
+    else
+      status=1
+    fi
   fi
   for head in 128 64; do part "flex_attention-$head" python3 "$peers/flex_attention.py" "$head"; done
   part adamw python3 "$peers/adamw.py"

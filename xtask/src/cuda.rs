@@ -213,8 +213,12 @@ fn card() -> Result<()> {
         .arg(format!("-L{}", home.join("lib").display()))
         .args(["-lcudart_static", "-ldl", "-lpthread", "-lrt"]))?;
     let plans = build::plans()?;
-    println!("{}\n{}\nrun them on a machine with a card:", program.display(), plans.display());
-    println!("  card check; card time; LACUNA_CARD=0 plans --ignored --skip {}", plan::FAULTS);
+    println!("run these on a machine with a card:");
+    let (card, plans) = (program.display(), plans.display());
+    println!(
+        "  {card} check\n  {card} time\n  LACUNA_CARD=0 {plans} --ignored --skip {}",
+        plan::FAULTS
+    );
     Ok(())
 }
 

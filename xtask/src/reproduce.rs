@@ -26,16 +26,16 @@ pub(crate) struct Args {
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// A few steps of every arm with one seed: the same path in minutes. Writes no page into the repository
-    #[arg(long)]
+    #[arg(long, requires = "name")]
     smoke: bool,
     /// Only so many of its seeds
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", requires = "name")]
     seeds: Option<usize>,
     /// The folder of its runs, which a second call goes on with
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", requires = "name")]
     out: Option<PathBuf>,
     /// This program in place of one that is built for speed
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", requires = "name")]
     program: Option<PathBuf>,
 }
 
@@ -181,7 +181,7 @@ fn list() -> Result<()> {
         let experiment = read(&cargo::root().join(EXPERIMENTS).join(&name))?;
         let runs = experiment.arm.len() * experiment.seeds.len();
         println!(
-            "{name:<12}{}; {runs} runs, {} h on two cores",
+            "{name:<14}{}; {runs} runs, {} h on two cores",
             experiment.title, experiment.hours
         );
     }

@@ -133,7 +133,8 @@ pub(crate) struct Products {
     pub(crate) loss_forward: &'static str,
     pub(crate) loss_gradient: &'static str,
     pub(crate) threads: u32,
-    /// Blocks that run at a time on the largest card of the kind.
+    /// Blocks that a card of the kind runs at a time, about: its multiprocessors by the blocks that their shared memory has
+    /// room for.
     pub(crate) at_once: usize,
 }
 
@@ -146,8 +147,8 @@ impl Products {
     pub(crate) fn of(card: Card) -> Self {
         match card {
             Card::Large | Card::Small => Self {
-                // An A100 has 108 multiprocessors with room for two blocks each, an RTX 4090 128 with room for one.
-                at_once: if card == Card::Large { 216 } else { 128 },
+                // An A100 has 108 multiprocessors, an RTX 4090 128, with room for one block each.
+                at_once: if card == Card::Large { 108 } else { 128 },
                 forward: "linear_forward",
                 input_gradient: "linear_input_gradient",
                 weight_gradient: "linear_weight_gradient",
@@ -156,6 +157,7 @@ impl Products {
                 threads: 128,
             },
             Card::Hopper => Self {
+                // 132 multiprocessors with room for two.
                 at_once: 264,
                 forward: "linear_forward_hopper",
                 input_gradient: "linear_input_gradient_hopper",

@@ -19,7 +19,7 @@ pub struct Driver {
     context: Arc<CudaContext>,
     /// A stream of its own: the default one can't be recorded.
     stream: Arc<CudaStream>,
-    /// Streams of launches that run beside those of `stream`, each with the event that it ends with.
+    /// Streams beside the main one, so that queries, keys and values have one each; each with the event that it ends with.
     sides: [(Arc<CudaStream>, CudaEvent); SIDES],
     /// The place of `stream` from which its sides go on.
     fork: CudaEvent,
@@ -142,13 +142,21 @@ impl Driver {
     /// Puts steps into the stream, which runs or records them.
     fn start(&mut self, steps: &[Step]) -> Result<()> {
         self.context.bind_to_thread().map_err(failed("choosing the card"))?;
-        // The launch's place in its group: 0 on the stream itself, others on its sides, in turn.
-        let mut place = 0;
+        let mut group = None;
+        let started = self.start_in_groups(steps, &mut group);
+        // The sides end here whatever has failed: a stream that is waited for, or recorded, must not leave them behind.
+        let joined = if group.is_some() { self.join() } else { Ok(()) };
+        started.and(joined)
+    }
+
+    /// The same, but for the end of the last group. `group`: launches of the group under way, on the stream itself and on
+    /// its sides in turn; none between groups.
+    fn start_in_groups(&mut self, steps: &[Step], group: &mut Option<usize>) -> Result<()> {
         for (i, step) in steps.iter().enumerate() {
             let beside = matches!(step, Step::Launch(launch) if launch.beside);
-            if place > 0 && !beside && !matches!(step, Step::Fresh { .. }) {
+            if group.is_some() && !beside && !matches!(step, Step::Fresh { .. }) {
                 self.join()?;
-                place = 0;
+                *group = None;
             }
             match step {
                 Step::Fresh { .. } => {}
@@ -168,10 +176,12 @@ impl Driver {
                 }
                 Step::Launch(launch) => {
                     if !launch.beside && goes_on_beside(&steps[i + 1..]) {
+                        *group = Some(0);
                         self.fork()?;
                     }
-                    place = if launch.beside { place + 1 } else { 0 };
-                    let stream = match place % (SIDES + 1) {
+                    let place = group.unwrap_or(0) % (SIDES + 1);
+                    *group = group.map(|launches| launches + 1);
+                    let stream = match place {
                         0 => &self.stream,
                         side => &self.sides[side - 1].0,
                     };
@@ -179,7 +189,7 @@ impl Driver {
                 }
             }
         }
-        if place > 0 { self.join() } else { Ok(()) }
+        Ok(())
     }
 
     /// Lets the sides go on from here.
@@ -230,7 +240,11 @@ impl Driver {
     }
 
     fn release(&mut self) -> Result<()> {
-        self.stream.synchronize().map_err(failed("waiting for the card"))?;
+        let sides = self.sides.iter().map(|(side, _)| side);
+        let mut streams = std::iter::once(&self.stream).chain(sides);
+        streams
+            .try_for_each(|stream| stream.synchronize())
+            .map_err(failed("waiting for the card"))?;
         self.graphs.clear();
         let base = std::mem::take(&mut self.base);
         self.bytes = 0;
@@ -259,9 +273,10 @@ impl Machine for Driver {
 
     fn grow(&mut self, bytes: u64, least: u64, kept: Range<u64>) -> Result<u64> {
         self.context.bind_to_thread().map_err(failed("choosing the card"))?;
-        let (from, length) =
-            (self.address(kept.start, kept.end - kept.start)?, kept.end - kept.start);
-        // On the card where the old arena and the new one have room together, else by way of the host.
+        let length = kept.end.saturating_sub(kept.start);
+        let from = self.address(kept.start, length)?;
+        // On the card where the old arena and the new one have room together, if need be the smallest that will do: by way of
+        // the host a state takes as much memory there.
         let larger =
             [bytes, least].into_iter().find_map(|bytes| Some((allocate(bytes).ok()?, bytes)));
         let Some((base, bytes)) = larger else { return self.grow_by_host(bytes, least, kept) };
@@ -271,11 +286,12 @@ impl Machine for Driver {
             let stream = self.stream.cu_stream();
             result::memcpy_dtod_async(base + kept.start, from, length as usize, stream)
         };
-        if let Err(error) = copied {
-            free(base)?;
-            return Err(failed("copying on the card")(error));
+        let moved = copied.map_err(failed("copying on the card")).and_then(|()| self.release());
+        if let Err(error) = moved {
+            // The first error says why; memory that can't be freed goes with the process.
+            let _ = free(base);
+            return Err(error);
         }
-        self.release()?;
         (self.base, self.bytes) = (base, bytes);
         Ok(bytes)
     }

@@ -71,7 +71,8 @@ pub struct Launch {
     pub shared: u32,
     /// The one argument, a struct.
     pub args: Bytes,
-    /// True if it may run at the same time as the launch before it: neither reads what the other writes.
+    /// True if it belongs to the group of the launch before it. Launches of a group may run at the same time: none reads or
+    /// writes what another writes.
     pub beside: bool,
 }
 
@@ -214,11 +215,11 @@ pub trait Machine: Send {
     /// Errors if there is no room.
     fn reserve(&mut self, bytes: u64) -> Result<()>;
 
-    /// Makes the arena larger, to `bytes` if there is room for so many, else to `least`, and keeps what stands in `kept`.
-    /// Returns its size. Recordings are lost, and the arena may lie elsewhere.
+    /// Makes the arena larger, to `bytes` if there is room for so many, else to `least`, which is no more, and keeps the bytes
+    /// that stand in `kept`. Returns its size in bytes. Recordings are lost, and the arena may lie elsewhere.
     ///
     /// # Errors
-    /// Errors if there is no room; then nothing may be left of what it held.
+    /// Errors if `kept` does not lie in the arena, or there is no room; then nothing may be left of what it held.
     fn grow(&mut self, bytes: u64, least: u64, kept: Range<u64>) -> Result<u64> {
         self.grow_by_host(bytes, least, kept)
     }
@@ -228,7 +229,7 @@ pub trait Machine: Send {
     /// # Errors
     /// As [`grow`](Self::grow).
     fn grow_by_host(&mut self, bytes: u64, least: u64, kept: Range<u64>) -> Result<u64> {
-        let by_host = usize::try_from(kept.end - kept.start);
+        let by_host = usize::try_from(kept.end.saturating_sub(kept.start));
         let by_host = by_host.map_err(|_| Error::Input(format!("{kept:?} to be kept")))?;
         let mut held = vec![0; by_host];
         self.read(kept.start, &mut held)?;

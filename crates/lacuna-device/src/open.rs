@@ -73,7 +73,8 @@ fn name_of(_: usize) -> Result<String> {
 
 #[cfg(not(feature = "cuda"))]
 fn without_driver() -> Error {
-    Error::NoCard("this program was built without the feature `kernels`".into())
+    let why = "this program was built without the feature `kernels`: `cargo xtask cuda build` makes one that has it";
+    Error::NoCard(why.into())
 }
 
 /// Operations a second that a card's tensor cores reach on bf16 by its maker's word, dense, by its name; none for a card

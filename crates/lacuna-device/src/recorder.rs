@@ -30,7 +30,7 @@ pub(crate) struct Recorder {
     plan: Plan,
     attention: Attention,
     products: Products,
-    /// In a group of launches that may run side by side: whether it has one already.
+    /// True once the group of launches that is being written down has one; none outside of a group.
     group: Option<bool>,
 }
 
@@ -153,10 +153,7 @@ impl Recorder {
 
     /// Gives back buffers that no later step reads.
     pub(crate) fn free(&mut self, regions: impl IntoIterator<Item = Region>) {
-        debug_assert!(
-            self.group.is_none(),
-            "a launch beside others may still read what is given back"
-        );
+        assert!(self.group.is_none(), "a launch beside others may still read what is given back");
         regions.into_iter().for_each(|region| self.arena.give_back(region));
     }
 
@@ -175,12 +172,13 @@ impl Recorder {
     }
 
     pub(crate) fn zero(&mut self, at: u64, bytes: usize) {
+        assert!(self.group.is_none(), "zeros would part a group of launches");
         self.plan.steps.push(Step::Zero { at, bytes: bytes as u64 });
     }
 
-    /// Writes down launches that may run side by side: none of them reads what another writes.
+    /// Writes down launches that may run side by side: none of them reads or writes what another writes.
     pub(crate) fn together<R>(&mut self, launches: impl FnOnce(&mut Self) -> R) -> R {
-        debug_assert!(self.group.is_none(), "a group in a group");
+        assert!(self.group.is_none(), "a group in a group");
         self.group = Some(false);
         let result = launches(self);
         self.group = None;

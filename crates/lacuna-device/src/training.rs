@@ -268,7 +268,7 @@ impl<'m> Training<'m> {
         Ok(updates)
     }
 
-    /// Sees to it that an arena has this many bytes. One that grows gets an eighth more than is asked for where there is
+    /// Sees to it that an arena has this many bytes. One that grows gets an eighth more behind the state where there is
     /// room: batches differ a little in what they take. What was recorded is lost.
     fn reserve(&mut self, bytes: u64) -> Result<()> {
         if bytes <= self.reserved {
@@ -278,6 +278,8 @@ impl<'m> Training<'m> {
         self.plans.clear();
         self.updates = None;
         let larger = bytes + (bytes - state) / 8;
+        // Of an arena that could not grow nothing may be left.
+        self.reserved = 0;
         self.reserved = self.machine.0.grow(larger, bytes, at..at + state)?;
         self.write_tables()
     }

@@ -10,7 +10,7 @@ use crate::disk;
 use crate::error::{Result, io};
 use crate::manifest::Manifest;
 use crate::parent::parent;
-use crate::partial::{ASIDE, Partial};
+use crate::partial::{ASIDE, Partial, making};
 use crate::whole::{create_folder, sync_all, sync_folder};
 
 /// A folder being filled under a name of its own; [`publish`](Self::publish) gives it the one it is for. Dropped
@@ -55,6 +55,7 @@ impl WholeFolder {
     /// Errors if the name is taken, or the disk refuses.
     pub fn publish(mut self) -> Result<()> {
         sync_all(&self.partial)?;
+        let _making = making();
         disk::rename(&self.partial, &self.target)
             .map_err(io(&self.target, "give the finished folder its name"))?;
         self.published = true;
@@ -80,6 +81,7 @@ impl WholeFolder {
         };
         others.carry(&self.target, &self.partial)?;
         sync_all(&self.partial)?;
+        let _making = making();
         exchange(&self.partial, &self.target)?;
         // Somebody may have put files into the old folder since it was read.
         others.carry(&self.partial, &self.target)?;
@@ -106,6 +108,7 @@ impl Drop for WholeFolder {
 pub fn remove_folder(folder: &Path) -> Result<()> {
     // An empty folder under a temporary name takes the old one's place, and both go.
     let empty = WholeFolder::beside(folder)?;
+    let _making = making();
     exchange(&empty.partial, folder)?;
     disk::remove_dir(folder).map_err(io(folder, "remove it"))?;
     drop(empty);

@@ -68,7 +68,7 @@ pub use names::{
     leads_to, link_folder, list, point_to, remove_dead_link, remove_empty_folder, remove_file,
     remove_if_there, rename,
 };
-pub use partial::{remove_all_leftovers, remove_leftovers, remove_own_leftovers};
+pub use partial::{remove_all_leftovers, remove_leftovers, remove_own_leftovers, wait_if_ending};
 pub use read::{Kind, kind, open_any, open_regular, read_any, read_file, read_text};
 pub use replace::replace_text_file;
 pub use seal::{Seal, sealed};

@@ -11,10 +11,11 @@ use crate::disk;
 use crate::error::{Result, io};
 use crate::parent::parent;
 
-/// Held to read by whoever makes something new, and to write, for good, by a process that ends.
+/// Held to read by whoever makes something new or gives it its name, and to write, for good, by a process that ends.
 static MAKING: RwLock<()> = RwLock::new(());
 
-/// Waits for good where this process ends; held while something is made that a process that ends would remove.
+/// Waits for good where this process ends; held while something is made that a process that ends would remove, and while
+/// it gets its name: a folder half of which was removed must not get one. Nobody may hold it twice.
 pub(crate) fn making() -> RwLockReadGuard<'static, ()> {
     MAKING.read().unwrap_or_else(PoisonError::into_inner)
 }
@@ -86,8 +87,14 @@ pub fn remove_all_leftovers(folder: &Path) {
     }
 }
 
+/// Waits until this process has ended, if one of its threads has begun to remove what it was writing
+/// ([`remove_own_leftovers`]): for a thread that meets an error then, which is no error to tell.
+pub fn wait_if_ending() {
+    drop(making());
+}
+
 /// Removes what this very process was writing into a folder: for one that ends now, by a signal. From here on nothing new is
-/// begun: a thread that wants to waits until the process has ended.
+/// begun, and nothing gets its name: a thread that wants to waits until the process has ended.
 pub fn remove_own_leftovers(folder: &Path) {
     std::mem::forget(MAKING.write().unwrap_or_else(PoisonError::into_inner));
     for _ in 0..REMOVALS {

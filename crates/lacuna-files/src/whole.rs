@@ -107,6 +107,7 @@ impl FinishedFile {
     /// Errors if the rename is refused.
     pub fn publish(mut self) -> Result<()> {
         let Names { partial, target, .. } = &self.names;
+        let _making = crate::partial::making();
         disk::rename(partial, target).map_err(io(target, "give the finished file its name"))?;
         self.names.published = true;
         sync_folder(parent(&self.names.target))

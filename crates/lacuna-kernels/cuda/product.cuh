@@ -160,8 +160,8 @@ struct SumArgs {
     bool add;                ///< to what is in `out`
     bf16 *rounded = nullptr; ///< the same numbers in bf16, if it is not null
     const bf16 *bias = nullptr; ///< added to each row, if it is not null
-    int slice = 0; ///< where sums run along columns: rows of both operands that a layer of blocks
-                   ///< sums up, each into a matrix of its own in `out`; 0: one layer takes all
+    int slice = 0; ///< rows of both operands that a layer of blocks (blockIdx.z) sums into a matrix
+                   ///< of its own in `out`; 0: one layer takes all. For sums along columns alone
 };
 
 /// The rows of a slice, as a matrix of their own.

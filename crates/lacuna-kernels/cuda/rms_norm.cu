@@ -148,8 +148,8 @@ __device__ __forceinline__ void rms_norm_backward_weight(const NormBackwardArgs<
     p.d_weight[i] = narrow<T>(p.add ? widen(p.d_weight[i]) + sum : sum);
 }
 
-/// Threads of a block that norms long rows of f32: a decoder has so few rows that each waits for
-/// the loads of its own.
+/// Threads of a block that norms long rows of f32. A decoder has so few rows that a block takes as
+/// long as its threads' loads: of more threads each has fewer.
 constexpr int WIDE = 512;
 
 // The blocks of each kernel, their threads, THREADS but for long rows of f32, and their bytes of

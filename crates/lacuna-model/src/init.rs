@@ -3,8 +3,9 @@
 use lacuna_random::{Purpose, stream, uniform};
 use rayon::prelude::*;
 
-/// Values that one thread draws at a time, an even number.
-const CHUNK: usize = 1 << 16;
+/// Values that one thread draws at a time.
+const VALUES_OF_A_TASK: usize = 1 << 16;
+const _: () = assert!(VALUES_OF_A_TASK.is_multiple_of(2), "values are drawn in pairs");
 /// Words of the stream that a pair of values takes: two numbers of 64 bits.
 const WORDS_OF_A_PAIR: u128 = 4;
 
@@ -12,9 +13,9 @@ const WORDS_OF_A_PAIR: u128 = 4;
 /// each chunk begins at its own place of the stream.
 pub(crate) fn normal(seed: u64, tensor: u64, n: usize, std: f64) -> Vec<f32> {
     let mut values = vec![0.0; n];
-    values.par_chunks_mut(CHUNK).enumerate().for_each(|(i, chunk)| {
+    values.par_chunks_mut(VALUES_OF_A_TASK).enumerate().for_each(|(i, chunk)| {
         let mut rng = stream(seed, Purpose::Weights, tensor, 0);
-        rng.set_word_pos((i * CHUNK / 2) as u128 * WORDS_OF_A_PAIR);
+        rng.set_word_pos((i * VALUES_OF_A_TASK / 2) as u128 * WORDS_OF_A_PAIR);
         for pair in chunk.chunks_mut(2) {
             // 1 − u lies in (0, 1], so the logarithm is finite.
             let radius = (-2.0 * (1.0 - uniform(&mut rng)).ln()).sqrt() * std;

@@ -25,8 +25,8 @@ pub(super) fn write(
     writeln!(page, "**Published:** {}\n", experiment.published.trim())?;
     writeln!(page, "{}", table(experiment, measured))?;
     let listed: Vec<_> = seeds.iter().map(u64::to_string).collect();
-    let noise =
-        "Noise: standard deviation of the loss over the last half of the steps, by its mean.";
+    let noise = "Noise: standard deviation of the loss over the last half of the steps, by its mean. Norm: of the gradient, its \
+                 median over the steps and that of the first step.";
     let reference = &experiment.reference;
     match listed.as_slice() {
         [seed] => writeln!(
@@ -42,6 +42,11 @@ pub(super) fn write(
     }
     figure::scores(&folder.join("scores.svg"), experiment, measured)?;
     writeln!(page, "![{} of each arm](scores.svg)\n", label(&experiment.scores[0]))?;
+    writeln!(
+        page,
+        "In this figure a point is a run, the tick the mean of an arm, the bar the interval that holds the true mean nineteen times of \
+         twenty (Student's t).\n"
+    )?;
     if experiment.track {
         figure::held_out(&folder.join("held-out.svg"), experiment, measured)?;
         writeln!(page, "![held-out score over the steps](held-out.svg)\n")?;

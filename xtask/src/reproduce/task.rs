@@ -146,9 +146,11 @@ impl Measure {
 /// The step that ended a stage of a run.
 fn last_step(run: &Path, stage: usize) -> Result<u64> {
     let path = run.join("results.json");
-    let results: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+    let shown = || path.display().to_string();
+    let text = std::fs::read_to_string(&path).with_context(shown)?;
+    let results: Value = serde_json::from_str(&text).with_context(shown)?;
     let step = results["stages"][stage]["step"].as_u64();
-    step.with_context(|| format!("{}: no stage {stage}, counted from 0", path.display()))
+    step.with_context(|| format!("{}: no stage {stage}, counted from 0", shown()))
 }
 
 /// A text's first line, without the spaces around it.

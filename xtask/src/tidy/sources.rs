@@ -99,7 +99,8 @@ const MOST_LINES: usize = 500;
 pub(super) const LONG_LINES: usize = 250;
 
 /// Files of the kernels that others include carry `#pragma once`: the emulation includes them one by one, the program for a
-/// card all together, and only nvcc, which continuous integration does not have, compiles that.
+/// card all together, and only nvcc, which continuous integration does not have, compiles that. Files are known by their names, without
+/// their folders.
 pub(super) fn included_once(tree: &Tree) -> Vec<String> {
     let sources: Vec<_> = tree.matching("crates/lacuna-kernels/cuda/", "").collect();
     let names = sources.iter().flat_map(|(_, text)| text.lines().filter_map(included));

@@ -262,6 +262,8 @@ fn report_usage(error: &clap::Error) -> ExitCode {
 
 /// The error and its causes on stderr. A reader that closed our stdout (`| head`) is no failure.
 fn report(error: &anyhow::Error) -> ExitCode {
+    // A signal that ends the program has its files removed: that they are gone is no error to tell.
+    lacuna_files::wait_if_ending();
     let broken_pipe = error.chain().any(|cause| {
         let io = cause.downcast_ref::<std::io::Error>();
         io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+#[cfg(unix)]
+use std::process::{Command, Stdio};
 
 fn tiny() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/models/tiny_untied")
@@ -220,4 +222,51 @@ fn conversations_alone_are_enough_to_train_on_and_to_resume_with() {
     let output = train(&[]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && error.contains("data.corpus or data.shards"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_conversion_that_is_ended_by_a_signal_is_whole_or_not_there_and_says_nothing() {
+    use std::os::unix::process::ExitStatusExt;
+    use std::time::Instant;
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let from =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/lacuna-5m/lacuna-5m-q8_0.gguf");
+    let start = |out: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lacuna"));
+        command
+            .current_dir(root)
+            .arg("convert")
+            .arg(&from)
+            .args([out, "--dtype", "f32", "--quiet"]);
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let names = |out: &str| {
+        let entries = fs::read_dir(root.join(out)).unwrap().flatten();
+        let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+        names.sort();
+        names
+    };
+    let began = Instant::now();
+    assert!(start("whole").wait().unwrap().success());
+    let (took, whole) = (began.elapsed(), names("whole"));
+    // The moments about the end matter most: there a folder is synced and gets its name.
+    for i in 0..40 {
+        let mut child = start("out");
+        std::thread::sleep(took.mul_f64(0.5 + f64::from(i) / 60.0));
+        let id = child.id().to_string();
+        let _ = Command::new("kill").args(["-INT", &id]).status().unwrap();
+        let ended = child.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success() || ended.status.signal() == Some(2), "{i}: {told}");
+        assert_eq!(told, "", "{i}");
+        if root.join("out").exists() {
+            assert_eq!(names("out"), whole, "{i}");
+            fs::remove_dir_all(root.join("out")).unwrap();
+        } else {
+            assert!(!ended.status.success(), "{i}: it says that it is done");
+        }
+        assert_eq!(names("."), ["whole"], "{i}");
+    }
 }

@@ -112,6 +112,8 @@ impl Recorder {
         bias: Option<u64>,
         y: u64,
     ) {
+        // The kernel counts the bytes of a block's rows, at most 64 a column, in an int.
+        assert!(w.columns < 1 << 25, "a weight of {} columns", w.columns);
         let (kernel, at, bytes) = match x {
             X::Bf16(at) => (format.products[0], at, 2),
             X::F32(at) => (format.products[1], at, 4),

@@ -4,9 +4,22 @@ use super::{Matrix, Recorder, THREADS, matrix};
 use crate::card::Products;
 use crate::launch::Bytes;
 
-/// Rows that a slice of a weight's gradient has at least, and that it has a multiple of.
-const SLICE: usize = 128;
+/// Rows that a slice of rows has at least.
+const LEAST_SLICE: usize = 128;
+/// Rows that a product sums at a time: a slice has a multiple of them.
 const DEPTH: usize = 64;
+
+/// The way in which a product's rows are cut: each slice gives a matrix of its own.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// Rows of a slice; 0: all.
+    rows: usize,
+    slices: usize,
+}
+
+impl Cut {
+    const NONE: Self = Self { rows: 0, slices: 1 };
+}
 
 /// The place where a product goes: to f32, alone or on top of what is there, to bf16, or both.
 #[derive(Clone, Copy, Default)]
@@ -36,7 +49,7 @@ impl Recorder {
     /// y = x · wᵀ, with a bias added to each row if there is one; x: [rows, in], w: [out, in].
     pub(crate) fn linear(&mut self, x: Matrix, (w, bias): (Matrix, Option<u64>), y: u64) {
         let (kernel, shape) = (self.products.forward, [x.rows, w.rows]);
-        self.product(kernel, [x, w], shape, Sum { bias, ..Sum::rounded(y) }, (0, 1));
+        self.product(kernel, [x, w], shape, Sum { bias, ..Sum::rounded(y) }, Cut::NONE);
     }
 
     /// A bias's gradient: the sum of the rows of d_y.
@@ -66,50 +79,59 @@ impl Recorder {
     /// Gradients of rows: d_y · w; d_y: [rows, out], w: [out, in].
     pub(crate) fn input_gradient(&mut self, d_y: Matrix, w: Matrix, to: Sum) {
         let (kernel, shape) = (self.products.input_gradient, [d_y.rows, w.columns]);
-        self.product(kernel, [d_y, w], shape, to, (0, 1));
+        self.product(kernel, [d_y, w], shape, to, Cut::NONE);
     }
 
     /// Gradients of weights, d_yᵀ · x, to f32; d_y: [rows, out], x: [rows, in]. A small matrix is so few tiles that most of
     /// a card would be idle: its rows are cut into slices, and the slices' products are summed in their order.
     pub(crate) fn weight_gradients<const N: usize>(&mut self, of: [(Matrix, Matrix, Sum); N]) {
         let kernel = self.products.weight_gradient;
-        let sliced = of.map(|(d_y, x, to)| {
-            let n = d_y.columns * x.columns;
-            let (slice, slices) = self.slices(d_y.rows, [d_y.columns, x.columns]);
-            (slice, slices, n, to, (slices > 1).then(|| self.f32(slices * n)))
+        let shape = |(d_y, x, _): (Matrix, Matrix, Sum)| [d_y.columns, x.columns];
+        let cuts = of.map(|product| {
+            let cut = self.cut(product.0.rows, shape(product));
+            let [out, columns] = shape(product);
+            (cut, (cut.slices > 1).then(|| self.f32(cut.slices * out * columns)))
         });
         self.together(|r| {
-            for ((d_y, x, _), (slice, slices, _, to, partial)) in of.into_iter().zip(sliced) {
+            for (product, (cut, partial)) in of.into_iter().zip(cuts) {
+                let (d_y, x, to) = product;
                 let (to, cut) = match partial {
-                    Some(partial) => (Sum::wide(partial.at), (slice, slices)),
-                    None => (to, (0, 1)),
+                    Some(partial) => (Sum::wide(partial.at), cut),
+                    None => (to, Cut::NONE),
                 };
-                r.product(kernel, [d_y, x], [d_y.columns, x.columns], to, cut);
+                r.product(kernel, [d_y, x], shape(product), to, cut);
             }
         });
         self.together(|r| {
-            for (_, slices, n, to, partial) in sliced {
-                let Some((partial, out)) = partial.zip(to.out) else { continue };
+            for (product, (cut, partial)) in of.into_iter().zip(cuts) {
+                let Some(partial) = partial else { continue };
+                let to = product.2;
+                let out = to.out.expect("a weight's gradient goes to f32");
+                assert!(
+                    to.rounded.is_none() && to.bias.is_none(),
+                    "a weight's gradient is a sum alone"
+                );
+                let n: usize = shape(product).iter().product();
                 let args = Bytes::default().pointer(partial.at).pointer(out).long(n);
-                let args = args.int(slices).flag(to.adds);
+                let args = args.int(cut.slices).flag(to.adds);
                 let blocks = n.div_ceil(4 * THREADS as usize);
                 r.launch("linear_sum_slices", [blocks, 1, 1], (THREADS, 0), args);
             }
         });
-        self.free(sliced.into_iter().filter_map(|(.., partial)| partial));
+        self.free(cuts.into_iter().filter_map(|(_, partial)| partial));
     }
 
-    /// Rows of a slice of a weight's gradient, and slices: as many as a card runs at a time.
-    fn slices(&self, rows: usize, [out, columns]: [usize; 2]) -> (usize, usize) {
+    /// The cut of a weight's gradient: as many slices of rows as a card runs at a time.
+    fn cut(&self, rows: usize, [out, columns]: [usize; 2]) -> Cut {
         let tiles = out.div_ceil(Products::TILE) * columns.div_ceil(Products::TILE);
-        let most = (self.products.at_once / tiles).min(rows.div_ceil(SLICE)).max(1);
-        let slice = rows.div_ceil(most).next_multiple_of(DEPTH);
-        (slice, rows.div_ceil(slice))
+        let most = (self.products.at_once / tiles).min(rows.div_ceil(LEAST_SLICE)).max(1);
+        let of_a_slice = rows.div_ceil(most).next_multiple_of(DEPTH);
+        Cut { rows: of_a_slice, slices: rows.div_ceil(of_a_slice) }
     }
 
-    /// The same of one weight and the first `out` columns of d_y alone, in one product.
+    /// The gradient of a weight whose outputs are the first `out` columns of d_y, in one product.
     pub(crate) fn weight_gradient_of(&mut self, d_y: Matrix, x: Matrix, out: usize, to: Sum) {
-        self.product(self.products.weight_gradient, [d_y, x], [out, x.columns], to, (0, 1));
+        self.product(self.products.weight_gradient, [d_y, x], [out, x.columns], to, Cut::NONE);
     }
 
     fn product(
@@ -118,13 +140,13 @@ impl Recorder {
         [left, right]: [Matrix; 2],
         [rows, columns]: [usize; 2],
         to: Sum,
-        (slice, slices): (usize, usize),
+        cut: Cut,
     ) {
         let args = matrix(matrix(Bytes::default(), left), right).pointer_or_null(to.out);
         let args = args.int(rows).flag(to.adds).pointer_or_null(to.rounded);
-        let args = args.pointer_or_null(to.bias).int(slice);
+        let args = args.pointer_or_null(to.bias).int(cut.rows);
         let tiles = |n: usize| n.div_ceil(Products::TILE);
-        let grid = [tiles(rows), tiles(columns), slices];
+        let grid = [tiles(rows), tiles(columns), cut.slices];
         self.launch(kernel, grid, (self.products.threads, Products::SHARED), args);
     }
 }

@@ -45,7 +45,7 @@ template <auto KERNEL, int BLOCK> void time_product(const char *name, int rows, 
 template <auto KERNEL, int BLOCK>
 void time_weight(const char *name, int rows, int in, int out, int at_once) {
     const int tiles = (out + TILE - 1) / TILE * ((in + TILE - 1) / TILE);
-    const int most = std::max(1, at_once / tiles),
+    const int most = std::max(1, std::min(at_once / tiles, (rows + 127) / 128)),
               slice = ((rows + most - 1) / most + DEPTH - 1) / DEPTH * DEPTH,
               slices = (rows + slice - 1) / slice;
     const size_t n = (size_t)out * in;

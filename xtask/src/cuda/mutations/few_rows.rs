@@ -115,12 +115,7 @@ pub(in super::super) const MUTATIONS: &[Mutation] = &[
         ("f16_at(shared, block)", 0),
         "f16_at(shared, at)",
     ),
-    fault(
-        "q8_0: halves of a part are the same",
-        WEIGHTS,
-        ("quarter * 4 + i * 16", 0),
-        "quarter * 4",
-    ),
+    fault("q8_0: halves of a part are the same", WEIGHTS, ("words_at<2, 4>", 0), "words_at<2, 0>"),
     fault("q8_0: bytes of a word are mixed", WEIGHTS, ("0x4342", 0), "0x4243"),
     fault("q4_1: no minimum", WEIGHTS, ("f16_at(shared, block + 2)", 0), "0"),
     fault(

@@ -42,7 +42,7 @@ pub(crate) fn dequantize(dtype: StorageDtype, src: &[u8], dst: &mut [f32]) {
 }
 
 /// Weights that one thread packs at a time.
-const SHARE: usize = 1 << 14;
+const WEIGHTS_OF_A_TASK: usize = 1 << 14;
 
 /// Packs whole blocks of finite values that are no larger than an f16 holds; `None` for the formats that are read
 /// only: Q2K, Q3K, Q5K.
@@ -91,7 +91,7 @@ fn each_back<const LEN: usize, const BYTES: usize>(
 ) {
     let (src, dst) = (src.as_chunks::<LEN>().0, dst.as_chunks_mut::<BYTES>().0);
     // Threads share what is large: a search for the best scales takes far longer than reading the weights.
-    let of_a_task = SHARE.div_ceil(LEN);
+    let of_a_task = WEIGHTS_OF_A_TASK.div_ceil(LEN);
     src.par_chunks(of_a_task).zip(dst.par_chunks_mut(of_a_task)).for_each(|(src, dst)| {
         for (weights, block_bytes) in src.iter().zip(dst) {
             block(weights, block_bytes);
