@@ -30,7 +30,7 @@
 //! | threads, signals to itself, timers | yes | yes | yes |
 //! | reads `/usr`, `/bin`, `/lib`, the program, [`Policy::readable`] | yes | yes | yes |
 //! | makes and changes regular files and folders in one folder | no | yes | yes |
-//! | `socketpair` of a stream | no | yes | yes |
+//! | `socketpair` of a stream, or of packets in order | no | yes | yes |
 //! | starts other processes, signals them | no | no | yes |
 //! | Linux | 5.13 | 5.13 | 6.12 |
 //!

@@ -253,7 +253,7 @@ fn a_conversion_that_is_ended_by_a_signal_is_whole_or_not_there_and_says_nothing
     let (took, whole) = (began.elapsed(), names("whole"));
     // The moments about the end matter most: there a folder is synced and gets its name.
     for i in 0..40 {
-        let mut child = start("out");
+        let child = start("out");
         std::thread::sleep(took.mul_f64(0.5 + f64::from(i) / 60.0));
         let id = child.id().to_string();
         let _ = Command::new("kill").args(["-INT", &id]).status().unwrap();

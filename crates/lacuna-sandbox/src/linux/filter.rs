@@ -190,11 +190,14 @@ impl Rules {
             .try_for_each(|request| self.when(libc::SYS_ioctl, &[Arg::is(1, *request as u32)]))
     }
 
-    /// Two connected ends of a stream. Not datagrams: those can be sent from either end to any socket that has a name.
+    /// Two connected ends of a stream, or of one that keeps packets apart, by which Rust's library starts programs. Not
+    /// datagrams: those can be sent from either end to any socket that has a name.
     fn sockets(&mut self) -> Built {
         const KINDS: u64 = 0xf;
-        let unix = Arg::is(0, libc::AF_UNIX as u32);
-        self.when(libc::SYS_socketpair, &[unix, Arg(1, KINDS, libc::SOCK_STREAM as u64)])?;
+        let unix = || Arg::is(0, libc::AF_UNIX as u32);
+        for kind in [libc::SOCK_STREAM, libc::SOCK_SEQPACKET] {
+            self.when(libc::SYS_socketpair, &[unix(), Arg(1, KINDS, kind as u64)])?;
+        }
         self.when(libc::SYS_sendto, &[Arg::is(4, 0)])
     }
 }

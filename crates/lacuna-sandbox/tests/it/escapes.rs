@@ -105,6 +105,14 @@ const ATTEMPTS: &[(&str, &str)] = &[
         "reach a name from a stream's end",
         "import socket; a, b = socket.socketpair(); a.sendto(b'x', outside + '/datagrams')",
     ),
+    (
+        "reach a name from an end of packets",
+        "import socket; a, b = socket.socketpair(1, 5); a.sendto(b'x', outside + '/datagrams')",
+    ),
+    (
+        "reach a name by message from an end of packets",
+        "import socket; a, b = socket.socketpair(1, 5); a.sendmsg([b'x'], [], 0, outside + '/datagrams')",
+    ),
     ("signal the parent", "os.kill(os.getppid(), 0); print('ACHIEVED')"),
     ("signal the caller", "os.kill(int(caller), 0); print('ACHIEVED')"),
     ("end another process", "os.kill(int(victim), 9)"),

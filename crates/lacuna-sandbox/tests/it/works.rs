@@ -126,6 +126,10 @@ const WRITES: &[(&str, &str)] = &[
         "a pair",
         "import socket; a, b = socket.socketpair(); a.sendall(b'x'); assert b.recv(1) == b'x'; a.shutdown(2)",
     ),
+    (
+        "a pair of packets, by which Rust's library starts programs",
+        "import socket; a, b = socket.socketpair(1, 5); a.send(b'xy'); a.send(b'z'); assert b.recv(9) == b'xy'",
+    ),
 ];
 
 #[test]

@@ -75,7 +75,7 @@ fn a_browser_draws_a_text_that_is_filled_in() {
         String::from_utf8_lossy(&drawn.stdout).into_owned()
     };
     let is_done = |page: &String| page.contains("data-done=\"yes\"");
-    let budgets = [20_000, 100_000, 500_000, 2_500_000];
+    let budgets = [20_000, 100_000, 500_000, 2_500_000, 25_000_000, 250_000_000];
     let page = budgets.into_iter().map(drawn).find(is_done).unwrap_or_default();
     assert!(page.contains("data-done=\"yes\""), "the text did not come to its end: {page}");
     let canvas = page.split("id=\"canvas\"").nth(1).unwrap().split("</pre>").next().unwrap();
